@@ -1,0 +1,9 @@
+"""Signatures of the roles that agents play, derived from any task signature.
+
+Knows only dspy: what the roles are asked, what they read in which order, and how one agent's text is shown to another.
+"""
+
+from moa_dspy.signatures.quoting import clean, quote
+from moa_dspy.signatures.roles import Roles, TaskSignature, derive_roles, is_free_text, task_signature
+
+__all__ = ["Roles", "TaskSignature", "clean", "derive_roles", "is_free_text", "quote", "task_signature"]

@@ -1,0 +1,254 @@
+"""The signatures of the roles, derived from the signature of the task.
+
+Each role reads the task's inputs first and what differs between calls last, so that servers can reuse the longest
+common prefix: the task, then the agent's own answer, then a peer's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import dspy
+from dspy.signatures.signature import _default_instructions
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.signatures import instructions as told
+from moa_dspy.signatures.quoting import quote
+
+__all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "task_signature"]
+
+TaskSignature: TypeAlias = type[dspy.Signature]
+
+_OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
+_PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
+_CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """One signature per role, and how each role's inputs are made.
+
+    Attributes:
+        task: the task, with a reasoning field where its outputs are not free text.
+        propose: the first answer; reads the task's inputs alone.
+        improve: an answer in a later layer; also reads the previous layer's output.
+        critique: suggestions for a peer's answer.
+        self_critique: suggestions for one's own answer.
+        refine: one's answer again, in the light of the critiques of it.
+        aggregate: one answer out of all agents' answers.
+        synthesize: whether the newest layer improves, and one answer out of all layers'.
+    """
+
+    task: TaskSignature
+    propose: TaskSignature
+    improve: TaskSignature
+    critique: TaskSignature
+    self_critique: TaskSignature
+    refine: TaskSignature
+    aggregate: TaskSignature
+    synthesize: TaskSignature
+    history: str | None
+    names: Mapping[str, str]
+
+    def answer_text(self, outputs: Mapping[str, Any]) -> str:
+        """Return the task's outputs as the text that other agents read.
+
+        A single free-text output stands for itself; several, or typed ones, become ``name: value`` lines with JSON
+        for what is not text.
+        """
+        fields = self.task.output_fields
+        if len(fields) == 1:
+            (name,) = fields
+            return _as_text(outputs[name])
+        return "\n".join(f"{name}: {_as_text(outputs[name])}" for name in fields)
+
+    def for_propose(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the inputs of ``propose``: the task's own."""
+        return dict(inputs)
+
+    def for_improve(self, inputs: Mapping[str, Any], previous: str) -> dict[str, Any]:
+        """Return the inputs of ``improve``, with the previous layer's output."""
+        return self._with(inputs, {_PREVIOUS: quote("answer", previous)})
+
+    def for_critique(self, inputs: Mapping[str, Any], own: str, peer: str) -> dict[str, Any]:
+        """Return the inputs of ``critique``: the critic's own answer, then the one to criticise."""
+        return self._with(inputs, {_OWN: quote("answer", own), _PEER: quote("answer", peer)})
+
+    def for_self_critique(self, inputs: Mapping[str, Any], own: str) -> dict[str, Any]:
+        """Return the inputs of ``self_critique``."""
+        return self._with(inputs, {_OWN: quote("answer", own)})
+
+    def for_refine(self, inputs: Mapping[str, Any], own: str, critiques: Sequence[str]) -> dict[str, Any]:
+        """Return the inputs of ``refine``: one's own answer, then the critiques of it, without their authors."""
+        block = _numbered("critique", critiques) or "(none)"
+        return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: block})
+
+    def for_aggregate(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
+        """Return the inputs of ``aggregate``: the agents' answers in the order of the agents, without their names."""
+        return self._with(inputs, {_CANDIDATES: _numbered("answer", answers)})
+
+    def for_synthesize(self, inputs: Mapping[str, Any], rounds: Sequence[str]) -> dict[str, Any]:
+        """Return the inputs of ``synthesize``: the accepted outputs so far and the new aggregate, oldest first."""
+        blocks = (quote("answer", text, round=number) for number, text in enumerate(rounds, 1))
+        return self._with(inputs, {_ROUNDS: "\n\n".join(blocks)})
+
+    def critique_of(self, outputs: Mapping[str, Any]) -> str:
+        """Return the text of a critique."""
+        return str(outputs[self.names[_CRITIQUE]])
+
+    def decision_of(self, outputs: Mapping[str, Any]) -> bool:
+        """Return whether a synthesis found the newest layer better than the one before it."""
+        return bool(outputs[self.names[_IMPROVED]])
+
+    def task_outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the task's own part of what a role wrote."""
+        return {name: outputs[name] for name in self.task.output_fields}
+
+    def jsonable(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the task's outputs as JSON values."""
+        return {name: to_jsonable_python(value, fallback=str) for name, value in self.task_outputs(outputs).items()}
+
+    def ballot(self, outputs: Mapping[str, Any]) -> str:
+        """Return what two answers must share to count as the same vote: all outputs but the reasoning, in any case."""
+        values = {name: value for name, value in self.jsonable(outputs).items() if name != _REASONING}
+        return json.dumps(values, sort_keys=True).casefold()
+
+    def _with(self, inputs: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, Any]:
+        values = dict(inputs)
+        if self.history is not None:
+            turns = values.pop(self.history, None)
+            values = {self.names[_CONVERSATION]: _conversation(turns), **values}
+        return {**values, **{self.names[name]: text for name, text in extra.items()}}
+
+
+def task_signature(signature: str | TaskSignature) -> TaskSignature:
+    """Return ``signature`` as a class.
+
+    Raises:
+        ConfigurationError: it is no signature, or lacks an input or an output.
+    """
+    if isinstance(signature, str) and "->" not in signature:
+        raise ConfigurationError(f"signature {signature!r} has no output; write it as 'question -> answer'")
+    try:
+        # dspy.Signature looks up the types that a string names in the frames of its callers.
+        made: Any = cast("Any", dspy.Signature)(signature) if isinstance(signature, str) else signature
+    except (ValueError, TypeError, SyntaxError, NameError) as error:
+        raise ConfigurationError(f"signature {signature!r} cannot be read: {error}") from error
+    if not (isinstance(made, type) and issubclass(made, dspy.Signature)):
+        raise ConfigurationError(f"a signature is a string such as 'question -> answer' or a class, not {signature!r}")
+    task = cast("TaskSignature", made)
+    for kind, fields in (("input", task.input_fields), ("output", task.output_fields)):
+        if not fields:
+            raise ConfigurationError(f"signature {task.signature!r} has no {kind}; write it as 'question -> answer'")
+    return task
+
+
+def is_free_text(signature: TaskSignature) -> bool:
+    """Return whether a completion can be taken as it is: exactly one output, and it is plain text."""
+    fields = list(signature.output_fields.values())
+    return len(fields) == 1 and fields[0].annotation is str
+
+
+def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> Roles:
+    """Derive the role signatures from a task signature.
+
+    Args:
+        signature: any DSPy signature: several inputs, one or more outputs of any type, with a ``dspy.History`` or not.
+        reasoning: put a reasoning field before outputs of which one is not free text, so that a critique has
+            something to hold on to.
+
+    Raises:
+        ConfigurationError: ``signature`` is not usable.
+    """
+    task = task_signature(signature)
+    own_words = task.instructions != _default_instructions(task)
+    typed = any(field.annotation is not str for field in task.output_fields.values())
+    if reasoning and typed and _REASONING not in task.fields:
+        task = task.prepend(_REASONING, dspy.OutputField(desc="the steps that lead to the answer, briefly"), str)
+    history = next((name for name, field in task.input_fields.items() if field.annotation is dspy.History), None)
+    names = _free_names(task)
+    described = task.instructions if own_words else _plain_task(task, without=(history, _REASONING))
+    make = _RoleMaker(task, history, names, described)
+    return Roles(
+        task=task,
+        propose=task.with_instructions(described),
+        improve=make.answering(told.IMPROVE, _PREVIOUS),
+        critique=make.criticising(told.CRITIQUE, _OWN, _PEER),
+        self_critique=make.criticising(told.SELF_CRITIQUE, _OWN),
+        refine=make.answering(told.REFINE, _OWN, _CRITIQUES),
+        aggregate=make.answering(told.AGGREGATE, _CANDIDATES),
+        synthesize=make.deciding(told.SYNTHESIZE, _ROUNDS),
+        history=history,
+        names=names,
+    )
+
+
+@dataclass(frozen=True)
+class _RoleMaker:
+    task: TaskSignature
+    history: str | None
+    names: Mapping[str, str]
+    described: str
+
+    def answering(self, instructions: str, *extra: str) -> TaskSignature:
+        """A role that writes the task's outputs."""
+        role = self.task.with_instructions(f"{instructions}\n\nThe task: {self.described}")
+        if self.history is not None:
+            role = role.delete(self.history).prepend(self.names[_CONVERSATION], dspy.InputField(), str)
+        for name in extra:
+            role = role.append(self.names[name], dspy.InputField(), str)
+        return role
+
+    def criticising(self, instructions: str, *extra: str) -> TaskSignature:
+        """A role that writes a critique instead."""
+        role = self.answering(instructions, *extra)
+        for name in self.task.output_fields:
+            role = role.delete(name)
+        return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
+
+    def deciding(self, instructions: str, *extra: str) -> TaskSignature:
+        """A role that decides before it writes the task's outputs."""
+        field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
+        after_reasoning = int(next(iter(self.task.output_fields)) == _REASONING)
+        return self.answering(instructions, *extra).insert(after_reasoning, self.names[_IMPROVED], field, bool)
+
+
+def _free_names(task: TaskSignature) -> dict[str, str]:
+    """Our field names, with underscores added where the task already has one of that name."""
+    names = {}
+    for name in (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED):
+        free = name
+        while free in task.fields:
+            free += "_"
+        names[name] = free
+    return names
+
+
+def _plain_task(task: TaskSignature, without: tuple[str | None, ...]) -> str:
+    def readable(fields: Mapping[str, Any]) -> str:
+        return " and ".join(name.replace("_", " ") for name in fields if name not in without)
+
+    return told.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
+
+
+def _numbered(tag: str, texts: Sequence[str]) -> str:
+    return "\n\n".join(quote(tag, text, number=number) for number, text in enumerate(texts, 1))
+
+
+def _conversation(history: dspy.History | None) -> str:
+    if history is None or not history.messages:
+        return "(this is the first turn)"
+    turns = "\n\n".join(
+        "\n".join(f"{key}: {_as_text(value)}" for key, value in turn.items()) for turn in history.messages
+    )
+    return quote("conversation", turns)
