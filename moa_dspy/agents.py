@@ -1,0 +1,252 @@
+"""Agents at run time: a specification together with a live language model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, TypeAlias
+
+import dspy
+from dspy.clients._litellm import get_litellm
+from dspy.clients.capabilities import resolve
+from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
+
+from moa_dspy.architecture import AgentSpec, validated
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.local import is_local, local_lm
+
+__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "Voice", "agent_of", "check_model", "make_lm", "voices_of"]
+
+# What of an LM's settings belongs to the program: never an address, never a key.
+SAMPLING_OPTIONS: Final = frozenset(
+    {
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "presence_penalty",
+        "frequency_penalty",
+        "reasoning_effort",
+        "logit_bias",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent: who answers, how, and under which name.
+
+    Args:
+        lm: a model string (``"openai/gpt-4.1"``, ``"local"``), a ``dspy.LM``, or None for the LM that DSPy is
+            configured with at the time of the call.
+        name: unique within a program; default: the last part of the model's name, numbered where it repeats.
+        temperature: overrides the LM's own, 0 to 2.
+        max_tokens: overrides the LM's own, at least 1.
+        persona: text put before the agent's instructions; other agents never see it.
+
+    Raises:
+        ConfigurationError: ``lm`` is neither of these, or the model string is unknown.
+    """
+
+    lm: str | dspy.BaseLM | None = None
+    name: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    persona: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lm, str):
+            object.__setattr__(self, "lm", make_lm(self.lm))
+        elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
+            raise ConfigurationError(
+                f"an agent is a model string, a dspy.LM or an Agent, not {type(self.lm).__name__} ({self.lm!r})"
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the agent itself: programs that are copied share their agents' connections."""
+        return self
+
+    def spec(self, name: str) -> AgentSpec:
+        """Return what a program file records of this agent, under the given name."""
+        settings = dict(getattr(self.lm, "kwargs", {}))
+        longest = settings.get("max_tokens") or settings.get("max_completion_tokens")
+        values = {
+            "name": name,
+            "model": getattr(self.lm, "model", None),
+            "temperature": settings.get("temperature") if self.temperature is None else self.temperature,
+            "max_tokens": longest if self.max_tokens is None else self.max_tokens,
+            "persona": self.persona,
+            "options": {key: settings[key] for key in sorted(SAMPLING_OPTIONS & settings.keys())},
+        }
+        return validated(AgentSpec, values)
+
+    @classmethod
+    def of_spec(cls, spec: AgentSpec, lm: dspy.BaseLM | None = None) -> Self:
+        """Return the agent that ``spec`` describes, on ``lm`` if one is given."""
+        if lm is None and spec.model is not None:
+            options = {"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options}
+            lm = make_lm(spec.model, **{name: value for name, value in options.items() if value is not None})
+        return cls(lm, spec.name, spec.temperature, spec.max_tokens, spec.persona)
+
+
+AgentLike: TypeAlias = str | dspy.BaseLM | Agent
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An agent in its place in a program: what a step needs to make its call.
+
+    Attributes:
+        name: the agent's name in this program.
+        agent: the agent.
+        sample: how many agents before it use the same model with the same settings; what makes their samples differ.
+    """
+
+    name: str
+    agent: Agent
+    sample: int
+
+    def lm(self) -> dspy.BaseLM:
+        """Return the agent's LM, or the one that DSPy is configured with.
+
+        Raises:
+            ConfigurationError: there is neither.
+        """
+        lm = self.agent.lm if self.agent.lm is not None else dspy.settings.lm
+        if not isinstance(lm, dspy.BaseLM):
+            raise ConfigurationError(f"agent {self.name!r} has no model; pass one, or call dspy.configure(lm=...)")
+        return lm
+
+    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: int | None = None) -> dict[str, Any]:
+        """Return the options of one of this agent's calls.
+
+        DSPy's cache keys on the request, so agents on one model with one prompt would all get one completion. The
+        ``rollout_id`` tells them apart. It is made of the agent's sample number, the LM's own rollout and that of
+        the ambient LM, which optimizers bump to draw new samples. A critique also has its target in it: two equal
+        answers make two equal requests, which are under way at the same time and must not overwrite each other.
+
+        Args:
+            lm: the LM that will be called.
+            ambient: the LM whose rollouts the program follows.
+            target: number of the agent whose answer is criticised.
+        """
+        own = dict(getattr(lm, "kwargs", {}))
+        config: dict[str, Any] = {}
+        if self.agent.temperature is not None:
+            config["temperature"] = self.agent.temperature
+        if self.agent.max_tokens is not None:
+            config["max_completion_tokens" if "max_completion_tokens" in own else "max_tokens"] = self.agent.max_tokens
+        own_rollout = ambient_rollout = None
+        if config.get("temperature", own.get("temperature")) != 0:  # at 0 there is but one sample to draw
+            own_rollout, ambient_rollout = _rollout_of(lm), None if ambient is lm else _rollout_of(ambient)
+        rollout = _rollout(own_rollout, ambient_rollout, self.sample, target)
+        if rollout is not None:
+            config["rollout_id"] = rollout
+        return config
+
+
+def agent_of(value: AgentLike) -> Agent:
+    """Return ``value`` as an ``Agent``.
+
+    Raises:
+        ConfigurationError: it is neither a model string, a ``dspy.LM`` nor an ``Agent``.
+    """
+    return value if isinstance(value, Agent) else Agent(value)
+
+
+def voices_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tuple[Voice, ...]:
+    """Give every agent a unique name and a sample number.
+
+    Args:
+        agents: in order.
+        ambient: the LM of agents that have none of their own.
+    """
+    names = _unique_names(agents)
+    seen: Counter[str] = Counter()
+    voices = []
+    for name, agent in zip(names, agents, strict=True):
+        spoken = agent if agent.lm is not None else replace(agent, lm=ambient)
+        key = spoken.spec("-").model_copy(update={"persona": None}).model_dump_json()
+        voices.append(Voice(name, agent, seen[key]))
+        seen[key] += 1
+    return tuple(voices)
+
+
+def make_lm(model: str, **options: Any) -> dspy.BaseLM:
+    """Return the LM of a model string; the embedded one for ``local...``.
+
+    Args:
+        model: for example ``"openai/gpt-4.1"``, ``"local"`` or ``"local/<path.gguf>"``.
+        **options: handed to ``dspy.LM``.
+
+    Raises:
+        ConfigurationError: no provider of that name is known, or the embedded model is not installed.
+    """
+    if is_local(model):
+        return local_lm(model, **options)
+    check_model(model)
+    return dspy.LM(model, **options)
+
+
+def check_model(model: str) -> None:
+    """Refuse a model string that neither DSPy's engine nor LiteLLM can route.
+
+    Raises:
+        ConfigurationError: the string is malformed or names no known provider.
+    """
+    if not re.fullmatch(r"\S+", model) or model.startswith("/") or model.endswith("/"):
+        raise ConfigurationError(f"model {model!r} is not a model name; write it as provider/model, or 'local'")
+    try:
+        resolve(dspy.LM(model))
+    except (UnknownModelError, UnsupportedFeatureError):
+        if not _litellm_knows(model):
+            raise ConfigurationError(
+                f"model {model!r} names no provider that DSPy or LiteLLM knows; "
+                "write it as provider/model, for example openai/gpt-4.1, or use 'local'"
+            ) from None
+
+
+def _litellm_knows(model: str) -> bool:
+    litellm = get_litellm(feature="moa-dspy")
+    try:
+        litellm.get_llm_provider(model)
+    except litellm.exceptions.BadRequestError:
+        return False
+    return True
+
+
+def _rollout_of(lm: dspy.BaseLM | None) -> int | None:
+    return getattr(lm, "kwargs", {}).get("rollout_id")
+
+
+def _rollout(own: int | None, ambient: int | None, sample: int, target: int | None) -> int | None:
+    if own is None and ambient is None and target is None:
+        return sample or None
+    digest = hashlib.blake2b(repr((own, ambient, sample, target)).encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _unique_names(agents: Iterable[Agent]) -> list[str]:
+    wanted = [agent.name or _short(getattr(agent.lm, "model", None) or "default") for agent in agents]
+    given = [agent.name for agent in agents if agent.name is not None]
+    twice = sorted({name for name in given if given.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"agent names must differ, but {', '.join(twice)} is used more than once")
+    taken = set(given)
+    names = []
+    for agent, name in zip(agents, wanted, strict=True):
+        free, number = name, 1
+        while agent.name is None and free in taken:
+            number += 1
+            free = f"{name}-{number}"
+        taken.add(free)
+        names.append(free)
+    return names
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")

@@ -1,0 +1,128 @@
+"""The shape of a program: which agents, how deep, who criticises whom, how it ends.
+
+An ``Architecture`` is data: frozen, validated, equal by value, and the same in JSON. It names models but holds no
+connection, key or prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, TypeVar
+
+import pydantic
+
+from moa_dspy.attention import Attention, check_attention, critique_count
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
+
+Aggregation = Literal["synthesis", "vote", "none"]
+Residual = Literal["synthesis", "none"]
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AgentSpec(_Frozen):
+    """One voice of the program, without its connection.
+
+    Attributes:
+        name: unique within the program.
+        model: LiteLLM or DSPy model string, or ``local...``; None for the LM that DSPy is configured with.
+        temperature: sampling temperature of this agent; None leaves it to the model.
+        max_tokens: longest completion, in tokens; None leaves it to the model.
+        persona: text put before the agent's instructions.
+        options: further sampling options (``top_p``, ``seed`` and their like).
+    """
+
+    name: str = pydantic.Field(min_length=1)
+    model: str | None = None
+    temperature: float | None = pydantic.Field(default=None, ge=0, le=2, strict=False)
+    max_tokens: int | None = pydantic.Field(default=None, ge=1)
+    persona: str | None = None
+    options: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+
+class Architecture(_Frozen):
+    """What Optuna searches and a program file records.
+
+    Attributes:
+        agents: the proposers, at least one.
+        layers: L, at least 1.
+        aggregator: who aggregates and synthesises; None for the first agent's model.
+        attention: who criticises whom, see ``moa_dspy.attention``.
+        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands a layer's aggregate on.
+        early_stop: whether a synthesis that sees no improvement ends the run.
+        shared_prompts: one prompt per role for all agents, or one per role and agent.
+        aggregation: how a layer's answers become one: an LM writes it, they vote, or the only agent's stands.
+        reasoning: whether outputs that are not free text are preceded by a reasoning field.
+    """
+
+    agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
+    layers: int = pydantic.Field(default=2, ge=1)
+    aggregator: AgentSpec | None = None
+    attention: Attention = "full"
+    residual: Residual = "synthesis"
+    early_stop: bool = True
+    shared_prompts: bool = True
+    aggregation: Aggregation = "synthesis"
+    reasoning: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.agents:
+            raise ValueError("there is no agent; give at least one model")
+        names = [agent.name for agent in self.agents]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"agent names must differ, but {', '.join(twice)} is used more than once")
+        check_attention(self.attention, len(self.agents))
+        if self.aggregation == "none" and len(self.agents) > 1:
+            raise ValueError(f"aggregation='none' takes one agent, not {len(self.agents)}")
+        return self
+
+    @property
+    def critiques(self) -> int:
+        """Return C, the number of critiques in a layer."""
+        return critique_count(self.attention, len(self.agents))
+
+    @property
+    def synthesizes(self) -> bool:
+        """Return whether layers are joined by residual synthesis calls."""
+        return self.residual == "synthesis" and self.layers > 1
+
+    @property
+    def max_calls(self) -> int:
+        """Return the number of LM calls of a run that neither stops early nor loses a call."""
+        agents = len(self.agents)
+        layer = agents + self.critiques + (agents if self.critiques else 0) + (self.aggregation == "synthesis")
+        return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
+
+    @property
+    def depth(self) -> int:
+        """Return the number of LM calls that must follow one another in such a run."""
+        layer = 1 + (2 if self.critiques else 0) + (self.aggregation == "synthesis")
+        return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
+
+
+Spec = TypeVar("Spec", bound=_Frozen)
+
+
+def validated(model: type[Spec], values: dict[str, Any]) -> Spec:
+    """Build ``model`` from plain values, with one readable line instead of pydantic's report.
+
+    Raises:
+        ConfigurationError: a value is missing, unknown or out of range; the message names it.
+    """
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError("; ".join(_line(problem) for problem in error.errors())) from None
+
+
+def _line(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "literal[", "int")))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    return f"{where}={problem['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,137 @@
+"""How many calls may be under way at once: for each model, and for the whole process.
+
+Limits hold across programs, threads and event loops, since that is what a provider or a machine feels.
+
+::
+
+    limit_concurrency(64)                       # for the whole process
+    limit_concurrency(4, model="local")         # for one model
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass
+
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["admitted", "limit_concurrency"]
+
+
+def limit_concurrency(calls: int | None, model: str | None = None) -> None:
+    """Allow at most ``calls`` LM calls at once.
+
+    Where calls have to wait for a model, those that share the prompt's beginning with the call that has just ended go
+    first. A server that keeps prompts (llama.cpp, vLLM) then reads a critic's own answer once instead of once for
+    every peer. That costs no time where the limit is the number of requests that the server works on at once.
+
+    Args:
+        calls: at least 1; None lifts the limit.
+        model: the model string; None means the whole process.
+
+    Raises:
+        ConfigurationError: ``calls`` is no such number.
+    """
+    if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
+        raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
+    with _lock:
+        if calls is None:
+            _gates.pop(model, None)
+        else:
+            _gates[model] = _Gate(calls)
+
+
+@contextlib.asynccontextmanager
+async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
+    """Wait until a call of ``model`` may start, and hold its place until the block ends.
+
+    Args:
+        model: the model string.
+        group: equal for calls whose prompts begin alike, so different for different runs.
+    """
+    gates = [gate for key in (model, None) if (gate := _gates.get(key)) is not None]
+    async with contextlib.AsyncExitStack() as places:
+        for gate in gates:
+            await places.enter_async_context(gate.place(group))
+        yield
+
+
+@dataclass(eq=False)
+class _Waiter:
+    group: Hashable
+    loop: asyncio.AbstractEventLoop
+    admitted: asyncio.Future[None]
+
+
+class _Gate:
+    """A counting semaphore that works across event loops and lets the same group go on.
+
+    A place that a call leaves goes to its own group, else to one that has no call under way: two calls of a group at
+    once would each have the server read what they share.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[_Waiter] = deque()
+        self._under_way: Counter[Hashable] = Counter()
+        self._lock = threading.Lock()
+
+    @contextlib.asynccontextmanager
+    async def place(self, group: Hashable) -> AsyncIterator[None]:
+        await self._enter(group)
+        try:
+            yield
+        finally:
+            self._leave(group)
+
+    async def _enter(self, group: Hashable) -> None:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(group, loop, loop.create_future())
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                self._under_way[group] += 1
+                return
+            self._waiting.append(waiter)
+        try:
+            await waiter.admitted
+        except asyncio.CancelledError:
+            with self._lock:
+                still_waiting = waiter in self._waiting
+                if still_waiting:
+                    self._waiting.remove(waiter)
+            if not still_waiting:
+                self._leave(group)  # it had been let in already: pass the place on
+            raise
+
+    def _leave(self, group: Hashable) -> None:
+        with self._lock:
+            self._under_way[group] -= 1
+            if not self._under_way[group]:
+                del self._under_way[group]
+            while self._waiting:
+                following = self._following(group)
+                self._waiting.remove(following)
+                with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
+                    following.loop.call_soon_threadsafe(_admit, following.admitted)
+                    self._under_way[following.group] += 1
+                    return
+            self._free += 1
+
+    def _following(self, group: Hashable) -> _Waiter:
+        same = (waiter for waiter in self._waiting if waiter.group == group)
+        fresh = (waiter for waiter in self._waiting if waiter.group not in self._under_way)
+        return next(same, None) or next(fresh, None) or self._waiting[0]
+
+
+def _admit(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_lock = threading.Lock()
+_gates: dict[str | None, _Gate] = {}

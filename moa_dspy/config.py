@@ -1,0 +1,364 @@
+"""The configuration file of the command line: agents, their connections, and the architecture, in TOML.
+
+A file names the environment variable that holds a key, never the key. What it says is checked completely when it is
+read; models are reached for when a program is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+
+import pydantic
+
+from moa_dspy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import dspy
+
+    from moa_dspy.agents import Agent
+    from moa_dspy.architecture import AgentSpec
+    from moa_dspy.program import AttentionMoA
+    from moa_dspy.signatures import TaskSignature
+
+__all__ = ["AgentConfig", "ArchitectureConfig", "Config", "TaskConfig", "load_config"]
+
+DEFAULT_SIGNATURE: Final = "question -> answer"
+
+_VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]*")
+# A server without keys ignores this; a server with keys refuses it, instead of being sent another provider's key.
+_NO_KEY: Final = "no-key"
+# What of ``options`` belongs to the connection, and so holds for a program file's agent too.
+_CONNECTION_OPTIONS: Final = frozenset(
+    {"api_version", "cache", "engine", "model_type", "num_retries", "organization", "project", "timeout"}
+)
+# Options of dspy.LM that are keys of the agent itself, secrets, or no data.
+_OWN_KEYS: Final = frozenset({"model", "temperature", "max_tokens", "api_base", "base_url", "api_key", "rollout_id"})
+_SECRET: Final = re.compile(
+    r"(^|_)(api_key|secret|password|credentials?|headers?|authorization)($|_)|_token$|access_key"
+)
+
+
+def _variable_name(value: str) -> str:
+    if not _VARIABLE.fullmatch(value):  # what was given is not shown: it may be the key
+        raise ValueError("it must be the name of an environment variable in capitals, such as OPENAI_API_KEY")
+    return value
+
+
+def _address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", value):
+        raise ValueError("it must be an address such as http://127.0.0.1:8000/v1, without a user name or password")
+    return value
+
+
+def _pattern(value: object) -> object:
+    if value in ("full", "cross", "self", "none") or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError("it must be full, cross, self, none, or a number of peers")
+
+
+def _safe_options(options: dict[str, Any]) -> dict[str, Any]:
+    for name in options:
+        if name in _OWN_KEYS - {"api_key"}:
+            raise ValueError(f"{name} does not belong in options; it is a key of the agent itself, or has no use there")
+        if _SECRET.search(name.lower()):
+            raise ValueError(f"{name} may hold a secret, which has no place in this file; use api_key_env for the key")
+    return options
+
+
+_Name: TypeAlias = Annotated[str, pydantic.StringConstraints(min_length=1)]
+_Attention: TypeAlias = Annotated[Literal["full", "cross", "self", "none"] | int, pydantic.PlainValidator(_pattern)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class AgentConfig(_Section):
+    """One agent, or the aggregator.
+
+    Attributes:
+        model: model string, such as ``openai/gpt-4.1`` or ``local``.
+        name: unique within the file; default: the last part of the model's name.
+        api_base: address of the server, where it is not the provider's own.
+        api_key_env: name of the environment variable that holds the key; default: the provider's usual one. With an
+            ``api_base`` and without this, no key is sent.
+        temperature: 0 to 2; default: the model's.
+        max_tokens: longest completion; default: the model's.
+        persona: text put before the agent's instructions.
+        options: further options of ``dspy.LM``, such as ``top_p``, ``seed``, ``timeout`` or ``num_retries``.
+    """
+
+    model: _Name
+    name: _Name | None = None
+    api_base: Annotated[str, pydantic.AfterValidator(_address)] | None = None
+    api_key_env: Annotated[str, pydantic.AfterValidator(_variable_name)] | None = None
+    temperature: float | None = pydantic.Field(default=None, ge=0, le=2)
+    max_tokens: int | None = pydantic.Field(default=None, ge=1)
+    persona: str | None = None
+    options: Annotated[dict[str, Any], pydantic.AfterValidator(_safe_options)] = pydantic.Field(default_factory=dict)
+
+    def lm(self) -> dspy.BaseLM:
+        """Return the agent's LM, with its connection.
+
+        Raises:
+            ConfigurationError: the model is unknown, its options do not fit, or the key's variable is not set.
+        """
+        return self._make({"temperature": self.temperature, "max_tokens": self.max_tokens, **self.options})
+
+    def lm_for(self, spec: AgentSpec) -> dspy.BaseLM:
+        """Return an LM with this agent's model and connection, and the sampling of an agent of a program file.
+
+        Raises:
+            ConfigurationError: see ``lm``.
+        """
+        options = {name: value for name, value in self.options.items() if name in _CONNECTION_OPTIONS}
+        return self._make({"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options, **options})
+
+    def _make(self, options: Mapping[str, Any]) -> dspy.BaseLM:
+        from dspy.utils.exceptions import LMError
+
+        from moa_dspy.agents import make_lm
+
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return make_lm(self.model, **given, **self._connection())
+        except ConfigurationError:
+            raise
+        except (LMError, ValueError, TypeError) as error:
+            message = " ".join(str(error).removeprefix(f"[{self.model}] ").split())
+            raise ConfigurationError(f"model {self.model!r}: {message}") from error
+
+    def agent(self) -> Agent:
+        """Return the agent that this describes.
+
+        Raises:
+            ConfigurationError: see ``lm``.
+        """
+        from moa_dspy.agents import Agent
+
+        return Agent(self.lm(), self.name, persona=self.persona)
+
+    def _connection(self) -> dict[str, str]:
+        key = self._key()
+        if (self.api_base or key) and re.match(r"local(/|\Z)", self.model):
+            raise ConfigurationError(
+                f"model {self.model!r} runs on this machine; it takes no api_base and no api_key_env"
+            )
+        if self.api_base is not None:
+            return {"api_base": self.api_base, "api_key": key or _NO_KEY}
+        return {} if key is None else {"api_key": key}
+
+    def _key(self) -> str | None:
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigurationError(
+                f"environment variable {self.api_key_env} (api_key_env) is not set; put the API key for "
+                f"{self.model} there"
+            )
+        return key
+
+
+class TaskConfig(_Section):
+    """What is to be done.
+
+    Attributes:
+        signature: DSPy's short form.
+        instructions: what the task is, in words; default: DSPy's own sentence.
+    """
+
+    signature: _Name = DEFAULT_SIGNATURE
+    instructions: _Name | None = None
+
+    def build(self) -> TaskSignature:
+        """Return the task's signature.
+
+        Raises:
+            ConfigurationError: it cannot be read, or has no input or no output.
+        """
+        from moa_dspy.signatures import task_signature
+
+        task = task_signature(self.signature)
+        return task if self.instructions is None else task.with_instructions(self.instructions)
+
+
+class ArchitectureConfig(_Section):
+    """The arguments of ``AttentionMoA`` of the same names; what is not given is left to its defaults."""
+
+    layers: int | None = pydantic.Field(default=None, ge=1)
+    attention: _Attention | None = None
+    residual: Literal["synthesis", "none"] | None = None
+    early_stop: bool | None = None
+    shared_prompts: bool | None = None
+    aggregation: Literal["synthesis", "vote", "none"] | None = None
+    reasoning: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what is set, as arguments."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Config(_Section):
+    """A whole configuration.
+
+    Attributes:
+        task: what is to be done.
+        agents: the agents; none where the file only has other parts.
+        aggregator: who aggregates and synthesises; default: the first agent.
+        architecture: depth, attention and the like.
+    """
+
+    task: TaskConfig = TaskConfig()
+    agents: tuple[AgentConfig, ...] = pydantic.Field(default=(), strict=False)
+    aggregator: AgentConfig | None = None
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    _source: str | None = pydantic.PrivateAttr(default=None)
+
+    @pydantic.model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [agent.name for agent in self.agents if agent.name is not None]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"agent names must differ, but {', '.join(twice)} is used more than once")
+        return self
+
+    @property
+    def source(self) -> str | None:
+        """Return the file that all of this is from; None where some of it is not."""
+        return self._source
+
+    def overridden(self, **parts: Any) -> Config:
+        """Return the configuration with other parts; those that are None stay."""
+        changed = {name: part for name, part in parts.items() if part is not None}
+        if not changed:
+            return self
+        other = self.model_copy(update=changed)
+        other._source = None
+        return other
+
+    def program(self) -> AttentionMoA:
+        """Build the program.
+
+        Raises:
+            ConfigurationError: something does not fit; the message names the file, where there is one, and the key.
+        """
+        from moa_dspy.program import AttentionMoA
+
+        if not self.agents:
+            raise ConfigurationError(_at(self._source, "there is no agent; add an [[agents]] table with a model"))
+        with _named(self._source, "task" if self._source else None):
+            task = self.task.build()
+        agents = [self._agent(agent, f"agent {number}") for number, agent in enumerate(self.agents, 1)]
+        aggregator = None if self.aggregator is None else self._agent(self.aggregator, "aggregator")
+        with _named(self._source):
+            return AttentionMoA(task, agents, aggregator=aggregator, **self.architecture.given())
+
+    def _agent(self, agent: AgentConfig, where: str) -> Agent:
+        with _named(self._source, where if self._source else None):
+            return agent.agent()
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    A ``local/<path>`` that exists relative to the file is taken relative to it, else as it stands.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not TOML, or holds an unknown key or an unfit value; one line
+            that names the file and the key.
+    """
+    path = Path(path)
+    values = _read(path)
+    try:
+        config = Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        lines = [_line(problem) for problem in error.errors(include_url=False)]
+        raise ConfigurationError(f"{path}: {' '.join('; '.join(dict.fromkeys(lines)).split())}") from None
+    update: dict[str, Any] = {"agents": tuple(_settled(agent, path.parent) for agent in config.agents)}
+    if config.aggregator is not None:
+        update["aggregator"] = _settled(config.aggregator, path.parent)
+    config = config.model_copy(update=update)
+    config._source = str(path)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not a text file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+
+
+def _settled(agent: AgentConfig, folder: Path) -> AgentConfig:
+    """Return the agent with a ``local/<path>`` beside the file made independent of the working directory."""
+    rest = agent.model.removeprefix("local/")
+    if rest == agent.model or not (folder / rest).is_file():
+        return agent
+    return agent.model_copy(update={"model": f"local/{folder / rest}"})
+
+
+def _at(*where: str | None) -> str:
+    return ": ".join(part for part in where if part)
+
+
+@contextmanager
+def _named(*where: str | None) -> Iterator[None]:
+    """Put the place before what a ``ConfigurationError`` says."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(_at(*where, str(error))) from error
+
+
+def _line(problem: Mapping[str, Any]) -> str:
+    """Return one of pydantic's problems as a reader of the file sees it; never the value, which may be a key."""
+    location = [part for part in problem["loc"] if not str(part).startswith(("function-", "literal["))]
+    where = _place(location)
+    if problem["type"] == "extra_forbidden":
+        return _at(where, _unknown(location))
+    if problem["type"] == "missing":
+        return _at(where, "is missing")
+    message = re.sub(r" or instance of \w+", "", str(problem["msg"]).removeprefix("Value error, "))
+    message = message.replace("dictionary", "table").replace("a valid tuple", "a list of tables")
+    given = problem["input"]
+    shown = f", not {given!r}" if location[:1] == ["architecture"] or isinstance(given, float | int) else ""
+    return _at(where, f"{message[:1].lower()}{message[1:]}{shown}")
+
+
+def _place(location: list[Any]) -> str:
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] == "agents":
+        number = int(parts[1]) + 1
+        return ".".join([f"agents[{number}]", *parts[2:]])
+    return ".".join(parts)
+
+
+def _unknown(location: list[Any]) -> str:
+    name = str(location[-1])
+    if name == "api_key":
+        return 'keys have no place in a file; write api_key_env = "NAME", the environment variable that holds the key'
+    section = Config if len(location) == 1 else _SECTIONS.get(str(location[0]))
+    known = list(section.model_fields) if section is not None else []
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    return f"is not a known key; {hint}"
+
+
+_SECTIONS: Final[dict[str, type[_Section]]] = {
+    "task": TaskConfig,
+    "agents": AgentConfig,
+    "aggregator": AgentConfig,
+    "architecture": ArchitectureConfig,
+}

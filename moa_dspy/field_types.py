@@ -1,0 +1,277 @@
+"""Types of signature fields as JSON, and back, without code.
+
+A program file must rebuild ``Literal["yes", "no"]``, ``list[Invoice]`` or ``float | None`` in a process that has never
+seen the caller's classes. Pydantic models and enums are written out field by field and rebuilt with the same name,
+fields, descriptions and limits, so that prompts are the same to the byte; validators, being code, stay behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import functools
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time
+from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin
+
+import annotated_types
+import dspy
+import pydantic
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.errors import ConfigurationError, ProgramFileError
+
+__all__ = ["decode_type", "encode_type"]
+
+_PLAIN: Final[dict[str, Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "none": type(None),
+    "any": Any,
+    "date": date,
+    "datetime": datetime,
+    "time": time,
+}
+_DSPY: Final[dict[str, Any]] = {
+    name: getattr(dspy, name)
+    for name in ("History", "Image", "Audio", "File", "Code", "Reasoning", "Tool", "ToolCalls")
+}
+_GENERIC: Final[dict[str, Any]] = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
+_LIMITS: Final[dict[str, type[Any]]] = {
+    "gt": annotated_types.Gt,
+    "ge": annotated_types.Ge,
+    "lt": annotated_types.Lt,
+    "le": annotated_types.Le,
+    "min_length": annotated_types.MinLen,
+    "max_length": annotated_types.MaxLen,
+    "multiple_of": annotated_types.MultipleOf,
+}
+# What else of a pydantic field or model shows in its JSON schema, and so in prompts, or in which values it takes.
+_FIELD_SETTINGS: Final = (
+    *("description", "title", "alias", "validation_alias", "serialization_alias"),
+    *("examples", "json_schema_extra", "deprecated", "discriminator"),
+)
+_MODEL_SETTINGS: Final = (
+    *("extra", "title", "json_schema_extra", "strict", "frozen", "use_enum_values", "str_strip_whitespace"),
+    *("populate_by_name", "validate_by_name", "validate_by_alias", "serialize_by_alias"),
+)
+_ENUM_BASES: Final[dict[str, type[Any]]] = {"StrEnum": enum.StrEnum, "IntEnum": enum.IntEnum}
+_ENUM_MIXINS: Final[dict[str, type[Any]]] = {"str": str, "int": int, "float": float}
+
+
+def encode_type(annotation: Any) -> dict[str, Any]:
+    """Return ``annotation`` as JSON values.
+
+    Raises:
+        ConfigurationError: the type cannot be rebuilt from data alone; the message names it.
+    """
+    return _encode(annotation, ())
+
+
+def _encode(annotation: Any, open_models: tuple[type[Any], ...]) -> dict[str, Any]:
+    if annotation is None:
+        annotation = type(None)
+    for table in (_PLAIN, _DSPY):
+        for name, known in table.items():
+            if annotation is known:
+                return {"type": name}
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _encode_annotated(arguments[0], arguments[1:], open_models)
+    if origin is Literal:
+        return {"type": "literal", "values": _json_values(annotation, list(arguments))}
+    if origin in (Union, types.UnionType):
+        return {"type": "union", "of": [_encode(argument, open_models) for argument in arguments]}
+    for name, generic in _GENERIC.items():
+        if annotation is generic or origin is generic:
+            of = ["..." if argument is Ellipsis else _encode(argument, open_models) for argument in arguments]
+            return {"type": name, "of": of}
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag):
+        return _encode_enum(annotation)
+    if inspect.isclass(annotation) and issubclass(annotation, pydantic.BaseModel) and not _is_special(annotation):
+        return _encode_model(annotation, open_models)
+    raise _unwritable(annotation)
+
+
+def _unwritable(annotation: Any, why: str = "use plain types or pydantic models") -> ConfigurationError:
+    return ConfigurationError(f"type {annotation!r} cannot be written to a program file; {why}")
+
+
+def _is_special(model: type[pydantic.BaseModel]) -> bool:
+    """Whether a model is more than its fields: a root model, or a type of DSPy's with a format of its own."""
+    return issubclass(model, (pydantic.RootModel, dspy.Type))
+
+
+def _encode_annotated(bare: Any, metadata: Iterable[Any], open_models: tuple[type[Any], ...]) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            limits.update(_encode_settings(item), **_encode_limits(item.metadata))
+        else:
+            limits.update(_encode_limits([item]))
+    encoded = _encode(bare, open_models)
+    return {"type": "limited", "is": encoded, "limits": limits} if limits else encoded
+
+
+def _encode_enum(kind: type[enum.Enum]) -> dict[str, Any]:
+    bases = {name: base for name, base in (*_ENUM_BASES.items(), *_ENUM_MIXINS.items()) if issubclass(kind, base)}
+    return {
+        "type": "enum",
+        "name": kind.__name__,
+        "base": next(iter(bases), None),
+        "doc": kind.__doc__,
+        "members": _json_values(kind, {name: member.value for name, member in kind.__members__.items()}),
+    }
+
+
+def _encode_model(model: type[pydantic.BaseModel], open_models: tuple[type[Any], ...]) -> dict[str, Any]:
+    if model in open_models:
+        raise ConfigurationError(f"type {model.__name__} refers to itself, which a program file cannot hold")
+    inner = (*open_models, model)
+    documented = model.__doc__ and model.__doc__ != pydantic.BaseModel.__doc__
+    config = {key: model.model_config.get(key) for key in _MODEL_SETTINGS if model.model_config.get(key) is not None}
+    return {
+        "type": "model",
+        "name": model.__name__,
+        "doc": inspect.cleandoc(model.__doc__ or "") if documented else None,
+        "config": _json_values(model, config),
+        "fields": {name: _encode_field(field, inner) for name, field in model.model_fields.items()},
+    }
+
+
+def _encode_field(field: FieldInfo, open_models: tuple[type[Any], ...]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"is": _encode(field.annotation, open_models), **_encode_settings(field)}
+    limits = _encode_limits(field.metadata)
+    if limits:
+        entry["limits"] = limits
+    if not field.is_required():
+        key = "default" if field.default_factory is None else "fresh_default"  # a factory does not show in a schema
+        entry[key] = to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+    return entry
+
+
+def _encode_settings(field: FieldInfo) -> dict[str, Any]:
+    settings = {key: getattr(field, key) for key in _FIELD_SETTINGS if getattr(field, key) is not None}
+    return cast("dict[str, Any]", _json_values(field, settings))
+
+
+def _encode_limits(metadata: Iterable[Any]) -> dict[str, Any]:
+    """The limits among ``metadata``; pydantic keeps a pattern in an object of its own, and some come in groups."""
+    limits: dict[str, Any] = {}
+    for item in metadata:
+        if isinstance(item, annotated_types.GroupedMetadata):
+            limits.update(_encode_limits(item))
+        for name, kind in _LIMITS.items():
+            if isinstance(item, kind):
+                limits[name] = getattr(item, name)
+        pattern = getattr(item, "pattern", None)
+        if pattern is not None:
+            limits["pattern"] = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    return cast("dict[str, Any]", _json_values(metadata, limits))
+
+
+def _json_values(owner: Any, values: Any) -> Any:
+    """``values``, if JSON gives them back as they are."""
+    try:
+        same = json.loads(json.dumps(values)) == values
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise _unwritable(owner, f"it holds values that JSON does not have: {values!r}")
+    return values
+
+
+def decode_type(data: Any) -> Any:
+    """Return the type that ``encode_type`` wrote.
+
+    Raises:
+        ProgramFileError: ``data`` is not such a type.
+    """
+    try:
+        decoded = _decode(data)
+        pydantic.TypeAdapter(decoded)  # what it is made of fits together
+    except Exception as error:  # noqa: BLE001 (pydantic has many ways to refuse a foreign definition)
+        why = " ".join(str(error).split())
+        raise ProgramFileError(f"a field type in the program file cannot be read: {data!r:.200} ({why:.200})") from None
+    return decoded
+
+
+def _decode(data: Mapping[str, Any]) -> Any:
+    name = data["type"]
+    for table in (_PLAIN, _DSPY):
+        if name in table:
+            return table[name]
+    if name in _GENERIC:
+        of = tuple(Ellipsis if part == "..." else _decode(part) for part in data["of"])
+        return _GENERIC[name][of] if of else _GENERIC[name]
+    if name in _NAMED:
+        return _decode_named(json.dumps(data))
+    decode: Callable[[Mapping[str, Any]], Any] = _COMPOUND[name]
+    return decode(data)
+
+
+@functools.lru_cache(maxsize=1024)
+def _decode_named(text: str) -> type[Any]:
+    """Decode a class; equal definitions are one class, as they were where they came from."""
+    data = json.loads(text)
+    decode: Callable[[Mapping[str, Any]], type[Any]] = _NAMED[data["type"]]
+    return decode(data)
+
+
+def _decode_union(data: Mapping[str, Any]) -> Any:
+    parts = tuple(_decode(part) for part in data["of"])
+    return Union[parts]  # noqa: UP007 (built from a tuple)
+
+
+def _decode_literal(data: Mapping[str, Any]) -> Any:
+    if not data["values"] or not all(value is None or isinstance(value, (str, int)) for value in data["values"]):
+        raise TypeError("a literal has texts and whole numbers to choose from")
+    return Literal[tuple(data["values"])]
+
+
+def _decode_enum(data: Mapping[str, Any]) -> type[enum.Enum]:
+    name, members, base = data["name"], data["members"], data["base"]
+    functional: Any = enum.Enum if base is None or base in _ENUM_MIXINS else _ENUM_BASES[base]
+    made = functional(name, members, **({"type": _ENUM_MIXINS[base]} if base in _ENUM_MIXINS else {}))
+    made.__doc__ = data["doc"]
+    return cast("type[enum.Enum]", made)
+
+
+def _decode_model(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+    fields: dict[str, Any] = {}
+    for name, entry in data["fields"].items():
+        kind = _decode(entry["is"])
+        settings = {key: entry[key] for key in _FIELD_SETTINGS if key in entry}
+        limits = {key: value for key, value in entry.get("limits", {}).items() if key in (*_LIMITS, "pattern")}
+        fields[name] = (kind, pydantic.Field(**_decode_default(kind, entry), **settings, **limits))
+    config = cast("pydantic.ConfigDict", {key: data["config"][key] for key in _MODEL_SETTINGS if key in data["config"]})
+    return pydantic.create_model(data["name"], __config__=config, __doc__=data["doc"], **fields)
+
+
+def _decode_default(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    key = next((key for key in ("default", "fresh_default") if key in entry), None)
+    if key is None:
+        return {}
+    value = entry[key] if entry[key] is None else pydantic.TypeAdapter(kind).validate_python(entry[key])
+    return {"default": value} if key == "default" else {"default_factory": lambda: copy.deepcopy(value)}
+
+
+def _decode_limited(data: Mapping[str, Any]) -> Any:
+    known = (*_LIMITS, "pattern", *_FIELD_SETTINGS)
+    limits = {key: value for key, value in data["limits"].items() if key in known}
+    return Annotated[_decode(data["is"]), pydantic.Field(**limits)]
+
+
+_COMPOUND: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "literal": _decode_literal,
+    "union": _decode_union,
+    "limited": _decode_limited,
+}
+_NAMED: Final[dict[str, Callable[[Mapping[str, Any]], type[Any]]]] = {"enum": _decode_enum, "model": _decode_model}

@@ -1,0 +1,98 @@
+"""The ensembles that Attention-MoA is compared with, each the same program with parts switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from moa_dspy.agents import AgentLike, agent_of
+from moa_dspy.architecture import Aggregation
+from moa_dspy.attention import Attention
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.program import AttentionMoA
+from moa_dspy.signatures import TaskSignature, task_signature
+
+__all__ = ["attention_moa", "mixture_of_agents", "self_consistency", "self_moa", "single_model"]
+
+
+def single_model(signature: str | TaskSignature, agent: AgentLike, **options: Any) -> AttentionMoA:
+    """One model, one call: what an ensemble has to beat.
+
+    Args:
+        signature: the task.
+        agent: who answers.
+        **options: further arguments of ``AttentionMoA``, such as ``reasoning``.
+    """
+    return AttentionMoA(signature, [agent], layers=1, attention="none", aggregation="none", **options)
+
+
+def self_consistency(
+    signature: str | TaskSignature, agent: AgentLike, samples: int = 5, **options: Any
+) -> AttentionMoA:
+    """Several samples of one model; typed outputs are put to the vote, free text is synthesised (arXiv 2203.11171).
+
+    Args:
+        signature: the task.
+        agent: who answers; its temperature must not be 0.
+        samples: how many times, at least 2.
+        **options: further arguments of ``AttentionMoA``.
+    """
+    typed = all(field.annotation is not str for field in task_signature(signature).output_fields.values())
+    aggregation: Aggregation = "vote" if typed else "synthesis"
+    agents = _samples(agent, samples)
+    return AttentionMoA(signature, agents, layers=1, attention="none", aggregation=aggregation, **options)
+
+
+def mixture_of_agents(
+    signature: str | TaskSignature,
+    agents: Sequence[AgentLike],
+    layers: int = 2,
+    aggregator: AgentLike | None = None,
+    **options: Any,
+) -> AttentionMoA:
+    """MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis."""
+    return AttentionMoA(signature, agents, layers, aggregator, attention="none", residual="none", **options)
+
+
+def self_moa(
+    signature: str | TaskSignature,
+    agent: AgentLike,
+    samples: int = 5,
+    layers: int = 1,
+    aggregator: AgentLike | None = None,
+    **options: Any,
+) -> AttentionMoA:
+    """Self-MoA (arXiv 2502.00674): MoA over several samples of one model.
+
+    Args:
+        signature: the task.
+        agent: who answers; its temperature must not be 0.
+        samples: how many times in each layer, at least 2.
+        layers: as for ``AttentionMoA``.
+        aggregator: default: the same model.
+        **options: further arguments of ``AttentionMoA``.
+    """
+    agents = _samples(agent, samples)
+    return mixture_of_agents(signature, agents, layers, aggregator, **options)
+
+
+def attention_moa(
+    signature: str | TaskSignature,
+    agents: Sequence[AgentLike],
+    layers: int = 2,
+    aggregator: AgentLike | None = None,
+    attention: Attention = "full",
+    **options: Any,
+) -> AttentionMoA:
+    """Attention-MoA (arXiv 2601.16596), everything switched on."""
+    return AttentionMoA(signature, agents, layers, aggregator, attention, **options)
+
+
+def _samples(agent: AgentLike, samples: int) -> list[AgentLike]:
+    if samples < 2:
+        raise ConfigurationError(f"samples={samples}: several samples are at least 2; for one, use single_model")
+    one = agent_of(agent)
+    if one.spec("-").temperature == 0:
+        raise ConfigurationError("samples at temperature 0 would all be the same; give the agent a higher temperature")
+    return [replace(one, name=f"{one.name}-{number}" if one.name else None) for number in range(1, samples + 1)]

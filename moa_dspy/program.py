@@ -1,0 +1,345 @@
+"""AttentionMoA: the multi-layer program as a DSPy module."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import dspy
+from dspy.adapters.utils import annotation_allows_none
+from pydantic_core import PydanticUndefined
+
+from moa_dspy import background
+from moa_dspy.agents import Agent, AgentLike, Voice, agent_of, voices_of
+from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
+from moa_dspy.attention import Attention, check_attention
+from moa_dspy.errors import ConfigurationError, InputError
+from moa_dspy.events import emit
+from moa_dspy.layers import Outcome, Predictors, run_layers
+from moa_dspy.ledger import Ledger
+from moa_dspy.limits import Budget, Tolerance
+from moa_dspy.signatures import TaskSignature, derive_roles, task_signature
+from moa_dspy.steps import Recorder, Session
+from moa_dspy.trace import StoppedBy, Trace
+
+if TYPE_CHECKING:
+    from moa_dspy.planning import Lengths, Plan
+    from moa_dspy.provenance import Provenance
+
+__all__ = ["AttentionMoA", "Prediction"]
+
+
+class Prediction(dspy.Prediction):
+    """The task's outputs, as of any DSPy program, and what happened on the way.
+
+    Attributes:
+        trace: the run's ``Trace``; not one of the outputs, so it is in no key, comparison or export of them.
+    """
+
+    trace: Trace
+
+    def __init__(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        trace = trace or getattr(kwargs.get("base"), "trace", None)
+        if trace is not None:
+            object.__setattr__(self, "trace", trace)
+
+
+class AttentionMoA(dspy.Module):
+    """Several language models answer, criticise each other's and their own answers, refine, and are synthesised.
+
+    Implements Attention-MoA (arXiv 2601.16596); simpler ensembles are the same program with parts switched off, see
+    ``moa_dspy.presets``. Every role is a ``dspy.Predict`` in ``named_predictors()``, so any DSPy optimizer can tune it.
+
+    Args:
+        signature: any DSPy signature, string or class.
+        agents: model strings, ``dspy.LM``s or ``Agent``s; at least one. The same model may be there several times: its
+            samples are independent (at a temperature above 0) and reproducible.
+        layers: L, at least 1.
+        aggregator: who aggregates and synthesises; default: the first agent's model, without its persona.
+        attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, or k: itself
+            and k peers, rotating with the layer.
+        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands on a layer's aggregate.
+        early_stop: end the run, with the last accepted output, when a synthesis finds no improvement.
+        shared_prompts: one prompt per role for all agents, or one per role and agent.
+        aggregation: ``"synthesis"`` (an LM writes the layer's answer), ``"vote"`` (equal outputs are counted, without
+            a call) or ``"none"`` (there is one agent, and its answer stands).
+        reasoning: precede outputs that are not free text with a reasoning field.
+        budget: the most that one run may spend; a call may narrow it with ``budget=``.
+        tolerance: timeouts, retries, deadlines, quorum, strictness.
+
+    Attributes:
+        provenance: where the program comes from, if that is on record; it is saved and loaded with the program.
+
+    Raises:
+        ConfigurationError: any of these does not fit; the message says what to do.
+    """
+
+    provenance: Provenance | None
+
+    def __init__(
+        self,
+        signature: str | TaskSignature,
+        agents: Sequence[AgentLike],
+        layers: int = 2,
+        aggregator: AgentLike | None = None,
+        attention: Attention = "full",
+        residual: Residual = "synthesis",
+        early_stop: bool = True,
+        shared_prompts: bool = True,
+        *,
+        aggregation: Aggregation = "synthesis",
+        reasoning: bool = True,
+        budget: Budget | None = None,
+        tolerance: Tolerance | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(agents, (str, dspy.BaseLM, Agent)) or not isinstance(agents, Sequence):
+            raise ConfigurationError(f"agents is a list of models, not {agents!r}; write agents=[...]")
+        if not agents:
+            raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
+        self.agents = tuple(agent_of(agent) for agent in agents)
+        self.aggregator = None if aggregator is None else agent_of(aggregator)
+        self._voices = voices_of(self.agents)
+        self.architecture = validated(
+            Architecture,
+            {
+                "agents": [voice.agent.spec(voice.name) for voice in self._voices],
+                "layers": layers,
+                "aggregator": None if self.aggregator is None else self.aggregator.spec(self._aggregator.name),
+                "attention": check_attention(attention, len(self.agents)),
+                "residual": residual,
+                "early_stop": early_stop,
+                "shared_prompts": shared_prompts,
+                "aggregation": aggregation,
+                "reasoning": reasoning,
+            },
+        )
+        self.task = task_signature(signature)
+        self.roles = derive_roles(self.task, reasoning=reasoning)
+        if "trace" in self.task.output_fields or "budget" in self.task.input_fields:
+            raise ConfigurationError("a task cannot have an output 'trace' or an input 'budget'; rename the field")
+        self.budget = budget or Budget()
+        self.tolerance = tolerance or Tolerance()
+        self.provenance = None
+        self._make_predictors()
+
+    def _make_predictors(self) -> None:
+        """Create the predictors of exactly those roles that this architecture plays, in canonical order."""
+        shape, roles = self.architecture, self.roles
+        critics_of_others = shape.attention not in ("none", "self") and len(self.agents) > 1
+        critics_of_self = shape.attention not in ("none", "cross")
+        self.propose = self._per_agent(roles.propose)
+        if shape.layers > 1:
+            self.improve = self._per_agent(roles.improve)
+        if critics_of_others:
+            self.critique = self._per_agent(roles.critique)
+        if critics_of_self:
+            self.self_critique = self._per_agent(roles.self_critique)
+        if critics_of_others or critics_of_self:
+            self.refine = self._per_agent(roles.refine)
+        if shape.aggregation == "synthesis":
+            self.aggregate = dspy.Predict(roles.aggregate)
+        if shape.synthesizes:
+            self.synthesize = dspy.Predict(roles.synthesize)
+
+    def _per_agent(self, signature: TaskSignature) -> dspy.Predict | list[dspy.Predict]:
+        if self.architecture.shared_prompts:
+            return dspy.Predict(signature)
+        return [dspy.Predict(signature) for _ in self.agents]
+
+    @property
+    def signature(self) -> TaskSignature:
+        """Return the task's signature, with the reasoning field where one was added."""
+        return self.roles.task
+
+    @property
+    def _aggregator(self) -> Voice:
+        if self.aggregator is not None:
+            return Voice(self.aggregator.name or "aggregator", self.aggregator, 0)
+        first = self.agents[0]
+        return Voice("aggregator", Agent(first.lm, "aggregator", first.temperature, first.max_tokens), 0)
+
+    def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
+        """Run the program on the task's input fields; blocks.
+
+        Safe from any number of threads, and from inside a running event loop. Arguments and errors are those of
+        ``aforward``.
+        """
+        return background.run(lambda: self.aforward(*args, budget=budget, **inputs))
+
+    async def aforward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
+        """Run the program on the task's input fields.
+
+        Args:
+            *args: none; inputs are given by name.
+            budget: for this run; it narrows the program's own.
+            **inputs: the task's inputs, by name.
+
+        Raises:
+            InputError: a field is missing, or is not one of the task's.
+            ConfigurationError: an agent has no model.
+            AllProposalsFailedError: no agent answered.
+            StepFailedError: a step failed, and ``tolerance.strict`` is set.
+        """
+        if args:
+            raise InputError(f"give the inputs by name: {', '.join(f'{name}=...' for name in self.task.input_fields)}")
+        values = self._checked(inputs)
+        recorder = Recorder()
+        session = Session(recorder, Ledger(self.budget.within(budget), recorder.clock), self.tolerance)
+        voices = self._voices
+        if any(voice.agent.lm is None for voice in voices):
+            voices = voices_of(self.agents, recorder.ambient)
+        for voice in (*voices, self._aggregator):
+            voice.lm()
+        outcome: Outcome | None = None
+        stopped_by: StoppedBy = "failure"
+        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
+        try:
+            outcome = await run_layers(
+                self.architecture, self.roles, Predictors(**parts), voices, self._aggregator, values, session
+            )
+            stopped_by = outcome.stopped_by
+            answer = outcome.answer
+        except asyncio.CancelledError:
+            stopped_by = "cancelled"
+            raise
+        finally:
+            recorder.publish_trace()
+            trace = self._trace(outcome, stopped_by, recorder)
+            emit(trace)
+        return Prediction(**answer.outputs, trace=trace)
+
+    def plan(
+        self,
+        example: Mapping[str, Any] | dspy.Example | None = None,
+        /,
+        *,
+        budget: Budget | None = None,
+        lengths: Lengths | None = None,
+        times: int = 1,
+        seconds_per_call: float | None = None,
+        **inputs: Any,
+    ) -> Plan:
+        """Return what a run would do and cost, without calling any LM.
+
+        Args:
+            example: the inputs, as an example or a mapping; without any inputs they are assumed.
+            budget: for that run; it narrows the program's own.
+            lengths: assumed lengths of what models will write, in tokens.
+            times: how many questions the totals are for.
+            seconds_per_call: latency of an LM call, for an estimate of the wall time.
+            **inputs: the task's inputs, by name.
+
+        Raises:
+            InputError: some inputs are given, but not all, or one is not the task's.
+            ConfigurationError: an agent has no model, a prompt cannot be written, or an option is out of range.
+        """
+        from moa_dspy.planning import make_plan
+
+        return make_plan(
+            self,
+            example,
+            inputs,
+            budget=budget,
+            lengths=lengths,
+            times=times,
+            seconds_per_call=seconds_per_call,
+        )
+
+    def _trace(self, outcome: Outcome | None, stopped_by: StoppedBy, recorder: Recorder) -> Trace:
+        layers = () if outcome is None else outcome.layers
+        return Trace(
+            steps=recorder.steps,
+            outputs=tuple(self.roles.jsonable(layer.outputs) for layer in layers),
+            improved=() if outcome is None else outcome.improved,
+            stopped_by=stopped_by,
+            seconds=recorder.clock(),
+        )
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        fields = self.signature.input_fields
+        known = ", ".join(fields)
+        unknown = [name for name in inputs if name not in fields]
+        if unknown:
+            raise InputError(f"{', '.join(unknown)} is no input of this task; its inputs are: {known}")
+        values, missing = dict(inputs), []
+        for name, field in fields.items():
+            if name in values:
+                continue
+            if field.default is not PydanticUndefined:
+                values[name] = field.default
+            elif field.annotation is dspy.History:
+                values[name] = dspy.History(messages=[])
+            elif not annotation_allows_none(field.annotation):
+                missing.append(name)
+        if missing:
+            raise InputError(f"input {', '.join(missing)} is missing; the task's inputs are: {known}")
+        return values
+
+    def set_lm(self, lm: dspy.BaseLM) -> None:
+        """Set the LM whose rollouts agents follow; every agent keeps its own model.
+
+        Optimizers that resample (SIMBA, BootstrapFewShot) hand in an LM with a new ``rollout_id`` for each round.
+        Agents without a model of their own use the LM that DSPy is configured with.
+        """
+        super().set_lm(lm)
+
+    def get_lm(self) -> dspy.BaseLM:
+        """Return the LM that stands for the program: the one set by ``set_lm``, else the aggregator's."""
+        return self.propose_lm or self._aggregator.lm()
+
+    @property
+    def propose_lm(self) -> dspy.BaseLM | None:
+        """Return the LM that ``set_lm`` has set, if any."""
+        first = self.propose[0] if isinstance(self.propose, list) else self.propose
+        return first.lm
+
+    def save(self, path: str | Path, save_program: bool = False, modules_to_serialize: list[Any] | None = None) -> None:
+        """Write the whole program (architecture, prompts, demos, versions) to one JSON file.
+
+        Args:
+            path: the file; an existing one is replaced in one step, so that it is never half written.
+            save_program: only False; a program file is self-contained without pickle.
+            modules_to_serialize: only None.
+
+        Raises:
+            ConfigurationError: pickle was asked for, or the file cannot be written.
+        """
+        from moa_dspy.program_file import save
+
+        if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
+            raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
+        save(self, path)
+
+    def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
+        """Load prompts and demos from a program file into this program, whose predictors must be the same.
+
+        To rebuild a program from the file alone, use ``moa_dspy.load``.
+
+        Raises:
+            ProgramFileError: the file is damaged, foreign or newer, or has other predictors.
+        """
+        from moa_dspy.program_file import load_prompts
+
+        del allow_pickle, allow_unsafe_lm_state  # neither is ever needed: program files hold no code and no LM
+        load_prompts(self, path)
+
+    def with_agents(self, agents: Sequence[AgentLike], aggregator: AgentLike | None = None) -> Self:
+        """Return a copy of the program, prompts and demos included, whose agents are others, in the same order.
+
+        Raises:
+            ConfigurationError: there are not as many of them as before.
+        """
+        if len(agents) != len(self.agents):
+            raise ConfigurationError(f"this program has {len(self.agents)} agents, {len(agents)} were given")
+        copy: Self = self.deepcopy()
+        copy.agents = tuple(agent_of(agent) for agent in agents)
+        copy.aggregator = self.aggregator if aggregator is None else agent_of(aggregator)
+        copy._voices = voices_of(copy.agents)
+        specs = [voice.agent.spec(voice.name) for voice in copy._voices]
+        spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
+        copy.architecture = self.architecture.model_copy(update={"agents": tuple(specs), "aggregator": spec})
+        return copy
