@@ -1,0 +1,169 @@
+"""``load``: benchmarks by name, and a user's own files and hub sets, as examples with inputs set."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from moa_dspy.data.benchmark import benchmarks, get_benchmark
+from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
+from moa_dspy.data.splitting import sample
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["is_benchmark", "load", "stream"]
+
+
+def load(
+    name_or_path: str | Path,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    fields: Mapping[str, str] | Sequence[str] | None = None,
+    inputs: Sequence[str] = ("question",),
+    path: str | Path | None = None,
+    config: str | None = None,
+) -> list[dspy.Example]:
+    """Examples with inputs set.
+
+    Args:
+        name_or_path: a benchmark's name; a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; a folder with one such
+            file for each split; or the id of a set on the Hugging Face hub.
+        split: its name. Default: the benchmark's first; "test" for a folder or a hub set; a file has none.
+        limit: how many at most.
+        seed: draw a random sample by content (a larger limit holds the smaller sample); None takes the first ones.
+        fields: for one's own data: example field to column, or the columns to keep; default is all columns.
+        inputs: for one's own data: the example fields that are inputs of the task.
+        path: for a benchmark: the folder with its files (else ``MOA_DSPY_DATA``, else the hub or its cache).
+        config: for a hub set: its configuration.
+
+    Returns:
+        At least one example, unless ``limit`` is 0.
+
+    Raises:
+        ConfigurationError: the name, split or file does not exist, a field is missing, a line is malformed, the set is
+            gated or empty, or there is no network; one line says which and what to do.
+    """
+    if limit is not None and limit < 0:
+        raise ConfigurationError(f"limit is 0 or more, not {limit}")
+    if is_benchmark(name_or_path):
+        _only_for_own_data(name_or_path, fields, inputs, config)
+        return get_benchmark(str(name_or_path)).load(split, limit, seed, path)
+    examples = _own(name_or_path, split, fields, inputs, config, path, streaming=False)
+    found = sample(examples, limit, seed) if seed is not None else list(itertools.islice(examples, limit))
+    if not found and limit != 0:
+        raise ConfigurationError(f"{name_or_path} is empty")
+    return found
+
+
+def stream(
+    name_or_path: str | Path,
+    split: str | None = None,
+    fields: Mapping[str, str] | Sequence[str] | None = None,
+    inputs: Sequence[str] = ("question",),
+    path: str | Path | None = None,
+    config: str | None = None,
+) -> Iterator[dspy.Example]:
+    """The examples of ``load``, in order, for sets that do not fit in memory: read as they are asked for.
+
+    Hub sets are read while they are downloaded and leave nothing in the cache. The arguments are those of ``load``.
+    """
+    if is_benchmark(name_or_path):
+        _only_for_own_data(name_or_path, fields, inputs, config)
+        return get_benchmark(str(name_or_path)).stream(split, path)
+    return _own(name_or_path, split, fields, inputs, config, path, streaming=True)
+
+
+def is_benchmark(name: str | Path) -> bool:
+    """Whether it is a benchmark's name: no path, and no file of that name."""
+    if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix in FORMATS:
+        return False
+    if Path(name).is_dir() and not _known(name):
+        return False
+    if not _known(name):
+        raise ConfigurationError(
+            f"{name!r} is neither a benchmark ({', '.join(benchmarks())}) nor a file ({', '.join(FORMATS)}), "
+            "a folder or a hub id (owner/name)"
+        )
+    return True
+
+
+def _known(name: str) -> bool:
+    try:
+        get_benchmark(name)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def _only_for_own_data(
+    name: str | Path, fields: Mapping[str, str] | Sequence[str] | None, inputs: Sequence[str], config: str | None
+) -> None:
+    if fields is not None or tuple(inputs) != ("question",) or config is not None:
+        raise ConfigurationError(f"fields, inputs and config are for your own data; {name} says its own")
+
+
+def _own(
+    name: str | Path,
+    split: str | None,
+    fields: Mapping[str, str] | Sequence[str] | None,
+    inputs: Sequence[str],
+    config: str | None,
+    path: str | Path | None,
+    *,
+    streaming: bool,
+) -> Iterator[dspy.Example]:
+    if path is not None:
+        raise ConfigurationError("path= is for benchmarks; give a file or folder of your own as the first argument")
+    rows = _rows(name, split, config, streaming=streaming)
+    return (_example(row, number, fields, inputs) for number, row in enumerate(rows, start=1))
+
+
+def _rows(name: str | Path, split: str | None, config: str | None, *, streaming: bool) -> Iterator[Row]:
+    file = Path(name)
+    if file.is_dir():
+        return read_file(_split_file(file, split or "test"))
+    if isinstance(name, Path) or file.suffix in FORMATS or file.exists():
+        if split is not None:
+            raise ConfigurationError(f"{file.name} is one file and has no split {split!r}; leave split out")
+        return read_file(file)
+    if str(name).count("/") != 1:
+        raise ConfigurationError(f"no such file or folder: {name}")
+    return read_hub(str(name), split=split or "test", config=config, streaming=streaming)
+
+
+def _split_file(folder: Path, split: str) -> Path:
+    files = {file.stem: file for suffix in reversed(FORMATS) for file in sorted(folder.glob(f"*{suffix}"))}
+    if split not in files:
+        raise ConfigurationError(f"{folder} has no split {split!r}; there are: {', '.join(sorted(files)) or 'none'}")
+    return files[split]
+
+
+def _example(
+    row: Row, number: int, fields: Mapping[str, str] | Sequence[str] | None, inputs: Sequence[str]
+) -> dspy.Example:
+    columns = _columns(row, fields)
+    missing = [column for column in columns.values() if column not in row]
+    if missing:
+        raise ConfigurationError(f"row {number} lacks {_listed(missing)}; it has: {', '.join(row) or 'none'}")
+    values: dict[str, Any] = {name: row[column] for name, column in columns.items()}
+    absent = [name for name in inputs if name not in values]
+    if absent:
+        raise ConfigurationError(
+            f"row {number} has no input field {_listed(absent)}; it has: {', '.join(values) or 'none'} "
+            "(name the inputs with inputs=, or map columns with fields=)"
+        )
+    return dspy.Example(values).with_inputs(*inputs)
+
+
+def _columns(row: Row, fields: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    if fields is None:
+        return {name: name for name in row}
+    return dict(fields) if isinstance(fields, Mapping) else {name: name for name in fields}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,94 @@
+"""The packaged set: 160 items written for this project, so that everything runs without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from moa_dspy.data.benchmark import Benchmark
+from moa_dspy.data.checks import Instructions
+from moa_dspy.data.metrics import ChoiceLetter, Contains, Metric, Numeric, Verdict, field_of
+from moa_dspy.data.sources import Row, read_file
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["ByKind", "Starter"]
+
+_FILE = Path(__file__).with_name("starter.jsonl")
+
+
+@dataclass(frozen=True)
+class ByKind(Metric):
+    """Scores an item by the metric of its kind.
+
+    Attributes:
+        kind: field of the example with the kind.
+        metrics: kind to metric.
+    """
+
+    kind: str = "kind"
+    metrics: Mapping[str, Metric] = field(
+        default_factory=lambda: {
+            "fact": Contains(),
+            "choice": ChoiceLetter(),
+            "arithmetic": Numeric(),
+            "instruction": Instructions(),
+        }
+    )
+
+    def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
+        """The verdict of the kind's metric."""
+        kind = field_of(example, self.kind, "example")
+        if kind not in self.metrics:
+            raise ConfigurationError(f"no metric for the kind {kind!r}; there are: {', '.join(self.metrics)}")
+        return self.metrics[kind].assess(example, prediction)
+
+
+class AnswerShortly(dspy.Signature):
+    """Do what the question asks and give only the answer. Where there are choices, answer with the letter alone."""
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+class Starter(Benchmark):
+    """Four kinds of 40 items: fact, choice, arithmetic, instruction; the category is the kind."""
+
+    name = "starter"
+    title = "Starter set"
+    source = "this package (data/starter.md)"
+    licence = "Apache-2.0"
+    signature = AnswerShortly
+
+    def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
+        """The packaged file, unless a folder is given."""
+        if path is not None:
+            yield from super().rows(split, path, streaming=streaming)
+        else:
+            yield from (("starter", row) for row in read_file(_FILE))
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
+        """Every item has the same fields; ``answer`` of an instruction is empty, its ``checks`` decide."""
+        choices = row.get("choices")
+        lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices or (), strict=False)]
+        item = dspy.Example(
+            id=row["id"],
+            kind=row["kind"],
+            question="\n".join([row["question"], *lettered]),
+            answer=row.get("answer", ""),
+            checks=row.get("checks", []),
+        )
+        if choices:
+            item["choices"] = list(choices)
+        return item.with_inputs("question")
+
+    def category(self, example: dspy.Example) -> str | None:
+        """The kind."""
+        return str(example.kind)
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
+        """The metric of each item's kind."""
+        return ByKind()
