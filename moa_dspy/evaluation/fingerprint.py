@@ -1,0 +1,149 @@
+"""What a run is, in so few bytes that two runs can be told apart: program, data and metric.
+
+No address and no key takes part: a run may go on over another connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import dspy
+import pydantic
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.agents import Agent
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["content_of", "describe", "digest", "fingerprint", "identified"]
+
+_COUNTERS = frozenset({"judged", "unparsed", "history", "callbacks"})
+
+
+def fingerprint(
+    program: dspy.Module, benchmark: str, split: str, limit: int | None, seed: int, examples: Any, metric: Any
+) -> dict[str, Any]:
+    """Return what identifies a run; parts that differ between two runs are what is wrong with resuming one as other.
+
+    Args:
+        program: what is evaluated.
+        benchmark: its name, or the file's.
+        split: of the benchmark.
+        limit: the most examples.
+        seed: of the sample.
+        examples: what came of these.
+        metric: what scores them.
+    """
+    contents = [content_of(example) for example in examples]
+    return {
+        "program": {"name": label(program), "digest": digest([describe(program), _ambient()])},
+        "benchmark": benchmark,
+        "split": split,
+        "limit": limit,
+        "seed": seed,
+        "examples": {"name": len(contents), "digest": digest(contents)},
+        "metric": {"name": _name(metric), "digest": digest(describe(metric))},
+    }
+
+
+def label(program: dspy.Module) -> str:
+    """Return what a program is called in a table: its kind, and the agents of an ``AttentionMoA``."""
+    if not isinstance(program, AttentionMoA):
+        return type(program).__name__
+    names = ", ".join(agent.name for agent in program.architecture.agents)
+    layers = program.architecture.layers
+    return f"{type(program).__name__}({names}; {layers} layer{'' if layers == 1 else 's'})"
+
+
+def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
+    """Return the examples by id: their own, else a digest of their content; a repeated one is numbered."""
+    named: dict[str, dspy.Example] = {}
+    for example in examples:
+        name = str(example["id"]) if "id" in example else content_of(example)
+        unique, number = name, 1
+        while unique in named:
+            number += 1
+            unique = f"{name}#{number}"
+        named[unique] = example
+    return named
+
+
+def content_of(example: dspy.Example) -> str:
+    """Return a digest of everything that an example holds."""
+    return digest(to_jsonable_python(example.toDict(), fallback=str))
+
+
+def digest(value: Any) -> str:
+    """Return a short digest of a JSON value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def describe(value: Any) -> Any:
+    """Return what matters of a program, metric, judge or setting, as JSON values that are the same in every process."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dspy.BaseLM):
+        return Agent(value).spec("-").model_dump(mode="json")
+    if isinstance(value, dspy.Module):
+        return _module(value)
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): describe(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"is": _name(value), **{field.name: describe(getattr(value, field.name)) for field in fields(value)}}
+    if inspect.isroutine(value) or isinstance(value, type):
+        return {"is": _name(value), "source": _source(value)}
+    return {"is": _name(value), **_attributes(value)}
+
+
+def _module(module: dspy.Module) -> dict[str, Any]:
+    predictors = {name: _predictor(predictor) for name, predictor in module.named_predictors()}
+    if isinstance(module, AttentionMoA):
+        own = {"architecture": describe(module.architecture), "budget": describe(module.budget)}
+    elif isinstance(module, dspy.Predict):
+        own = {"config": describe(module.config)}
+    else:
+        own = _attributes(module, without=(dspy.Module,))
+    return {"is": _name(module), "predictors": predictors, **own}
+
+
+def _predictor(predictor: dspy.Predict) -> dict[str, Any]:
+    state = predictor.dump_state()
+    prompt = {key: to_jsonable_python(state.get(key), fallback=str) for key in ("demos", "signature", "fields")}
+    return {**prompt, "lm": describe(predictor.lm)}
+
+
+def _attributes(value: Any, without: tuple[type, ...] = ()) -> dict[str, Any]:
+    return {
+        name: describe(part)
+        for name, part in sorted(getattr(value, "__dict__", {}).items())
+        if not name.startswith("_") and name not in _COUNTERS and not isinstance(part, without)
+    }
+
+
+def _ambient() -> Any:
+    """What programs take from DSPy's settings: the LM of agents without one, and the adapter."""
+    adapter = dspy.settings.adapter
+    return [describe(dspy.settings.lm), None if adapter is None else _name(adapter)]
+
+
+def _name(value: Any) -> str:
+    kind = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
+    return str(getattr(kind, "__qualname__", kind))
+
+
+def _source(value: Any) -> str | None:
+    try:
+        return digest(inspect.getsource(value))
+    except (OSError, TypeError):
+        return None

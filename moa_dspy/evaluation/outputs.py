@@ -1,0 +1,46 @@
+"""Answers as files that the official evaluators take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dspy
+
+from moa_dspy.data.benchmark import Answered, Benchmark
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.records import Record
+
+__all__ = ["check_outputs", "write_outputs"]
+
+
+def check_outputs(task: Benchmark, path: str | Path) -> None:
+    """Refuse a file for official outputs that the benchmark has no format for, or that has no folder.
+
+    Raises:
+        ConfigurationError: says which.
+    """
+    if not task.official_outputs:
+        raise ConfigurationError(f"{task.name} has no official format of outputs; leave --outputs out")
+    folder = Path(path).parent
+    if Path(path).is_dir() or not folder.is_dir():
+        raise ConfigurationError(f"cannot write {path}: it is a folder, or its folder is not there")
+
+
+def write_outputs(
+    task: Benchmark, examples: Mapping[str, dspy.Example], records: Mapping[str, Record], path: str | Path, name: str
+) -> None:
+    """Write the answers in the benchmark's official format, in the order of the examples.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    answered = [
+        Answered(example, records[key].outputs, records[key].finished)
+        for key, example in examples.items()
+        if key in records and records[key].outputs
+    ]
+    try:
+        Path(path).write_text(task.format_outputs(answered, name), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,111 @@
+"""The paper's experiments as recipes: an ensemble that ships as a configuration file, a benchmark, a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from moa_dspy.config import Config, load_config
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["ENDPOINT_VARIABLE", "RECIPES", "Recipe", "recipe"]
+
+ENDPOINT_VARIABLE: Final = "HOSTED_VLLM_API_BASE"
+"""Where the address of the small models' server is."""
+
+_FOLDER: Final = Path(__file__).resolve().parents[1] / "recipes"
+
+_JUDGES: Final = {
+    "alpaca_eval": "openai/gpt-4-1106-preview",
+    "mt_bench": "openai/gpt-4-0613",
+    "flask": "openai/gpt-4-0613",
+}
+_SPLITS: Final = {"alpaca_eval": "eval", "mt_bench": "test", "flask": "hard"}
+_AGGREGATORS: Final = {
+    "large": {"alpaca_eval": "claude", "mt_bench": "qwen", "flask": "gpt"},
+    "small": {"alpaca_eval": "qwen", "mt_bench": "qwen", "flask": "qwen"},
+}
+_PUBLISHED: Final[Mapping[tuple[str, str], Mapping[str, float]]] = {
+    ("large", "alpaca_eval"): {"length_controlled_win_rate": 91.15},
+    ("small", "alpaca_eval"): {"length_controlled_win_rate": 77.36},
+    ("small", "mt_bench"): {"average": 8.83},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Attributes:
+        name: such as ``alpaca_eval-large``.
+        ensemble: ``large`` or ``small``.
+        layers: 1 as in the authors' scripts, or 3, which is ours.
+        benchmark: its name.
+        split: that the authors' script runs; FLASK's is the hard set.
+        aggregator: name of the agent whose model aggregates.
+        judge: the official judge's model.
+        published: the paper's figures, by the names of the benchmark's official figures.
+    """
+
+    name: str
+    ensemble: str
+    layers: int
+    benchmark: str
+    split: str
+    aggregator: str
+    judge: str
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Return the configuration file of the ensemble."""
+        return _FOLDER / f"{self.ensemble}{'' if self.layers == 1 else f'-{self.layers}-layers'}.toml"
+
+    @property
+    def origin(self) -> str:
+        """Return whose settings these are."""
+        if self.layers > 1:
+            return "ours: three layers"
+        return "as in the authors' script" if self.ensemble == "large" else "the authors' settings, aggregator ours"
+
+    def config(self) -> Config:
+        """Return the ensemble's configuration with the aggregator of this benchmark."""
+        config = load_config(self.file)
+        chosen = next(agent for agent in config.agents if agent.name == self.aggregator)
+        return config.overridden(aggregator=chosen.model_copy(update={"name": None}))
+
+
+def _all() -> dict[str, Recipe]:
+    found = [
+        Recipe(
+            name=f"{benchmark}-{ensemble}{suffix}",
+            ensemble=ensemble,
+            layers=layers,
+            benchmark=benchmark,
+            split=_SPLITS[benchmark],
+            aggregator=_AGGREGATORS[ensemble][benchmark],
+            judge=_JUDGES[benchmark],
+            published=_PUBLISHED.get((ensemble, benchmark), {}),
+        )
+        for benchmark in _JUDGES
+        for ensemble in _AGGREGATORS
+        for layers, suffix in ((1, ""), (3, "-3-layers"))
+    ]
+    return {each.name: each for each in found}
+
+
+RECIPES: Final = _all()
+"""All recipes by name."""
+
+
+def recipe(name: str) -> Recipe:
+    """Return a recipe by its name.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigurationError(f"no recipe named {name!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]

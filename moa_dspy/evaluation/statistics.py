@@ -1,0 +1,135 @@
+"""Intervals and paired tests, with generators of their own: equal seeds give equal figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEVEL", "Estimate", "estimate", "paired_interval", "paired_p_value"]
+
+LEVEL: Final = 0.95
+"""Coverage of all intervals."""
+
+_REPLICATES: Final = 10_000
+_CHUNK: Final = 2_000_000
+_ENUMERATED: Final = 14
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean score with its interval.
+
+    Attributes:
+        value: the mean, None without any score.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        items: how many scores it is the mean of.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    items: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"value": self.value, "low": self.low, "high": self.high, "items": self.items}
+
+
+def estimate(scores: Sequence[float], seed: int = 0) -> Estimate:
+    """Return the mean of scores from 0 to 1 with its bootstrap interval.
+
+    Items are drawn with replacement; the spread is widened by sqrt(n / (n - 1)), the bootstrap's known shortfall in
+    small samples. Where all scores are 0, or all are 1, no resample could differ: the interval is then the exact one
+    of Clopper and Pearson. A single score has none.
+
+    Args:
+        scores: one for each item.
+        seed: of the resampling.
+    """
+    if not len(scores):
+        return Estimate(None, None, None, 0)
+    values = np.asarray(scores, dtype=float)
+    mean = float(values.mean())
+    low, high = _ends(values, mean, seed)
+    return Estimate(mean, low, high, len(values))
+
+
+def _ends(values: Array, mean: float, seed: int) -> tuple[float | None, float | None]:
+    count = len(values)
+    beyond = (1 - LEVEL) / 2
+    if mean in (0.0, 1.0) and float(values.min()) == float(values.max()):
+        reach = 1 - beyond ** (1 / count)
+        return (0.0, reach) if mean == 0 else (1 - reach, 1.0)
+    if count == 1:
+        return None, None
+    low, high = _bootstrap(values, mean, seed)
+    inside = float(values.min()) >= 0.0 and float(values.max()) <= 1.0
+    return (max(low, 0.0), min(high, 1.0)) if inside else (low, high)
+
+
+def _bootstrap(values: Array, mean: float, seed: int) -> tuple[float, float]:
+    count = len(values)
+    random = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // count)
+    means = np.concatenate(
+        [
+            values[random.integers(0, count, size=(min(rows, _REPLICATES - start), count))].mean(axis=1)
+            for start in range(0, _REPLICATES, rows)
+        ]
+    )
+    spread = math.sqrt(count / (count - 1))
+    beyond = (1 - LEVEL) / 2
+    low, high = np.quantile(mean + (means - mean) * spread, [beyond, 1 - beyond])
+    return float(low), float(high)
+
+
+def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float | None, float | None]:
+    """Return the bootstrap interval of the mean difference; items are drawn with both their scores."""
+    values = np.asarray(differences, dtype=float)
+    if len(values) < 2:
+        return None, None
+    low, high = _bootstrap(values, float(values.mean()), seed)
+    return max(low, -1.0), min(high, 1.0)
+
+
+def paired_p_value(differences: Sequence[float], seed: int = 0) -> float:
+    """Return the two-sided p-value of the sign-flip permutation test on the mean difference.
+
+    Under the null hypothesis each item's difference could as well have the other sign. Exact where all differences
+    that are not zero have one size (right or wrong: McNemar's exact test) and for few of them; else 10,000 draws.
+
+    Args:
+        differences: one for each item.
+        seed: of the draws.
+    """
+    values = np.asarray([value for value in differences if value != 0], dtype=float)
+    count = len(values)
+    if count == 0:
+        return 1.0
+    sizes = np.abs(values)
+    if float(sizes.max() - sizes.min()) < 1e-12:
+        return _binomial(int((values > 0).sum()), count)
+    reached = abs(float(values.sum())) - 1e-9
+    if count <= _ENUMERATED:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        return float(np.mean(np.abs(signs @ sizes) >= reached))
+    random = np.random.default_rng(seed)
+    beyond, rows = 0, max(1, _CHUNK // count)
+    for start in range(0, _REPLICATES, rows):
+        flips = random.integers(0, 2, size=(min(rows, _REPLICATES - start), count)) * 2 - 1
+        beyond += int((np.abs(flips @ sizes) >= reached).sum())
+    return (beyond + 1) / (_REPLICATES + 1)
+
+
+def _binomial(wins: int, count: int) -> float:
+    fewer = min(wins, count - wins)
+    tail = sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count
+    return min(1.0, 2 * tail)

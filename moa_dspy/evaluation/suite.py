@@ -1,0 +1,178 @@
+"""What is evaluated on, and what scores it: benchmarks, a user's own examples, metrics by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.data.benchmark import Benchmark, get_benchmark
+from moa_dspy.data.loading import is_benchmark, load
+from moa_dspy.data.metrics import (
+    F1,
+    ChoiceLetter,
+    Contains,
+    ExactMatch,
+    MathEquivalence,
+    Metric,
+    NormalizedMatch,
+    Numeric,
+    Verdict,
+)
+from moa_dspy.data.sources import Row
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["METRICS", "FunctionMetric", "OwnData", "Selection", "as_metric", "named_metric", "open_benchmark"]
+
+METRICS: Final[Mapping[str, type[Metric]]] = {
+    "exact": ExactMatch,
+    "normalized": NormalizedMatch,
+    "f1": F1,
+    "contains": Contains,
+    "numeric": Numeric,
+    "choice": ChoiceLetter,
+    "math": MathEquivalence,
+}
+"""Metrics by name; all compare the field ``answer`` of the prediction with that of the example."""
+
+
+class OwnData(Benchmark):
+    """A user's own examples: one turn, no official figures, and no metric of their own."""
+
+    title = "own data"
+    source = "the user"
+    licence = "the user's"
+    splits = ("all",)
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "name", name)
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
+        """A row as it is."""
+        return dspy.Example(row)
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
+        """There is none.
+
+        Raises:
+            ConfigurationError: always; it names those there are.
+        """
+        raise ConfigurationError(
+            f"{self.name} brings no metric; name one (--metric, metric=): {', '.join(METRICS)}, "
+            "or package.module:function"
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which examples of a benchmark or file.
+
+    Attributes:
+        split: None is the benchmark's first.
+        limit: the most examples; None is all, in their order.
+        seed: of the sample that a limit draws.
+        path: folder with a benchmark's files.
+        fields: for one's own data: example field to column.
+        inputs: for one's own data: the fields that are inputs.
+    """
+
+    split: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    path: str | Path | None = None
+    fields: Mapping[str, str] | None = None
+    inputs: Sequence[str] = ("question",)
+
+    def load(self, name: str | Path) -> list[dspy.Example]:
+        """The examples; with a limit a sample of them, drawn by content, so that a larger one holds the smaller.
+
+        Raises:
+            ConfigurationError: there is nothing to read, or it does not fit.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"limit is 1 or more, not {self.limit}")
+        seed = None if self.limit is None else self.seed
+        return load(name, self.split, self.limit, seed, self.fields, self.inputs, self.path)
+
+
+def open_benchmark(name: str | Path) -> Benchmark:
+    """The benchmark of a name; a user's own data for a file, a folder or a hub id.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    return get_benchmark(str(name)) if is_benchmark(name) else OwnData(Path(name).name)
+
+
+class FunctionMetric(Metric):
+    """A function of example and prediction as a metric.
+
+    Attributes:
+        function: returns a bool, a number from 0 to 1, or an object with ``score`` (and ``feedback``).
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
+        """What the function says.
+
+        Raises:
+            ConfigurationError: it says something that is no score.
+        """
+        said = self.function(example, prediction)
+        score = getattr(said, "score", said)
+        if isinstance(score, (bool, int, float)) and 0 <= score <= 1:
+            return Verdict(score, str(getattr(said, "feedback", "") or ""))
+        name = getattr(self.function, "__qualname__", self.function)
+        raise ConfigurationError(f"the metric {name} gave {score!r}; a score is a bool or a number from 0 to 1")
+
+
+def as_metric(metric: Metric | Callable[..., Any]) -> Metric:
+    """A metric as it is, a function as a metric.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if not callable(metric):
+        raise ConfigurationError(f"a metric is a Metric or a function (example, prediction) -> score, not {metric!r}")
+    return FunctionMetric(metric)
+
+
+def named_metric(name: str) -> Metric:
+    """A metric by its name in ``METRICS``, or as ``package.module:function``.
+
+    Raises:
+        ConfigurationError: there is no such thing.
+    """
+    if name in METRICS:
+        return METRICS[name]()
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ConfigurationError(f"no metric {name!r}; there are: {', '.join(METRICS)}, or package.module:function")
+    found = getattr(_imported(module), attribute, None)
+    if found is None:
+        raise ConfigurationError(f"module {module} has no {attribute!r}")
+    return as_metric(found() if isinstance(found, type) else found)
+
+
+def _imported(module: str) -> Any:
+    """The module; one in the working directory is found too, as with ``python -m``."""
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise ConfigurationError(f"cannot import {module}: {type(error).__name__}: {error}") from error
+    finally:
+        if added:
+            sys.path.remove(here)
