@@ -1,0 +1,104 @@
+"""Tuning of a program for a task, a metric and a price.
+
+    compiled = compile(program, trainset, valset, metric=metric, method="gepa")     # prompts, by DSPy's optimizers
+    print(profile(program, devset, metric))                                         # which stage gains, which loses
+    found = search(task, agents, trainset=trainset, metric=metric, n_trials=40)     # the architecture, by Optuna
+
+Names are loaded on first use; ``import moa_dspy.optimizers`` costs nothing until one is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from moa_dspy.optimizers.acceptance import Acceptance, accept
+    from moa_dspy.optimizers.comparing import Comparison, Contender, compare
+    from moa_dspy.optimizers.compiling import Compiled, compile  # noqa: A004 (DSPy's word)
+    from moa_dspy.optimizers.contributing import Contribution, Contributions, contributions
+    from moa_dspy.optimizers.depth import Depth, Price, depth_curve, fit_stop
+    from moa_dspy.optimizers.feedback import StageFeedback
+    from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+    from moa_dspy.optimizers.paired import Gain
+    from moa_dspy.optimizers.profiling import Profile, StageRow, profile
+    from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
+    from moa_dspy.optimizers.results import Cost, Score
+    from moa_dspy.optimizers.search_report import Point
+    from moa_dspy.optimizers.searching import Searched, SearchProgress, search
+    from moa_dspy.optimizers.space import SearchSpace
+    from moa_dspy.optimizers.stages import StageScore, StageScores, attribute
+    from moa_dspy.optimizers.stopping import StopRule
+
+__all__ = [
+    "Acceptance",
+    "Comparison",
+    "Compiled",
+    "Contender",
+    "Contribution",
+    "Contributions",
+    "Cost",
+    "Depth",
+    "Gain",
+    "Measurement",
+    "Metric",
+    "Point",
+    "Price",
+    "Profile",
+    "Provenance",
+    "Run",
+    "Score",
+    "SearchProgress",
+    "SearchSpace",
+    "Searched",
+    "StageFeedback",
+    "StageRow",
+    "StageScore",
+    "StageScores",
+    "StopRule",
+    "accept",
+    "attribute",
+    "compare",
+    "compile",
+    "contributions",
+    "depth_curve",
+    "fit_stop",
+    "measure",
+    "profile",
+    "provenance_of",
+    "search",
+    "stamp",
+]
+
+_HOMES: Final = {
+    "acceptance": ("Acceptance", "accept"),
+    "comparing": ("Comparison", "Contender", "compare"),
+    "contributing": ("Contribution", "Contributions", "contributions"),
+    "compiling": ("Compiled", "compile"),
+    "feedback": ("StageFeedback",),
+    "measuring": ("Measurement", "Metric", "Run", "measure"),
+    "paired": ("Gain",),
+    "profiling": ("Profile", "StageRow", "profile"),
+    "provenance": ("Provenance", "provenance_of", "stamp"),
+    "results": ("Cost", "Score"),
+    "depth": ("Depth", "Price", "depth_curve", "fit_stop"),
+    "search_report": ("Point",),
+    "searching": ("SearchProgress", "Searched", "search"),
+    "space": ("SearchSpace",),
+    "stages": ("StageScore", "StageScores", "attribute"),
+    "stopping": ("StopRule",),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,225 @@
+"""Held-out acceptance: a candidate replaces the baseline only if it wins on data that it was not tuned on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import dspy
+import pydantic
+
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.fingerprint import digest
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.significance import check_share, examples_needed, one_sided
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["Acceptance", "Scores", "accept", "asked", "decide", "refuse_overlap"]
+
+Side: TypeAlias = Literal["baseline", "candidate"]
+_POWER: Final = 0.8
+
+
+class Scores(pydantic.BaseModel):
+    """What a paired test of scores decides, and why.
+
+    Attributes:
+        accepted: whether the candidate is shown to be better.
+        reason: the same in one sentence.
+        before: the baseline's score.
+        after: the candidate's score.
+        gain: candidate minus baseline, example by example; the interval's lower end belongs to the one-sided test.
+        p: one-sided p value of the sign-flip permutation test.
+        alpha: the candidate is accepted if ``p`` is at most this.
+        won: examples on which the candidate scores higher.
+        lost: examples on which it scores lower.
+        needed: how many examples a test of such a difference needs, for a chance of ``power`` to find it; None where
+            there is no gain.
+        power: see ``needed``.
+        seed: of the resampling.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    accepted: bool
+    reason: str
+    before: Score
+    after: Score
+    gain: Gain
+    p: float
+    alpha: float
+    won: int
+    lost: int
+    needed: int | None
+    power: float
+    seed: int
+
+
+class Acceptance(Scores):
+    """The outcome of ``accept``; ``str`` gives its sentence, ``report`` JSON values.
+
+    Attributes:
+        program: the one to use: the candidate where it is accepted, else the baseline.
+        failed: runs that failed and count as 0, of the baseline and of the candidate.
+        checked: how many examples that were tuned on the held-out ones were compared with; 0 where none were given.
+        cost: what both measurements have cost.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
+    failed: tuple[int, int] = (0, 0)
+    checked: int = 0
+    cost: Cost = Cost()
+
+    @property
+    def score(self) -> Score:
+        """Return the held-out score of the program to use."""
+        return self.after if self.accepted else self.before
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything but the program, as JSON values."""
+        return self.model_dump(mode="json")
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def accept(
+    baseline: AttentionMoA,
+    candidate: AttentionMoA,
+    heldout: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    tuned_on: Sequence[dspy.Example] = (),
+    alpha: float = 0.05,
+    power: float = _POWER,
+    seed: int = 0,
+    concurrency: int = 8,
+    on_run: Callable[[Side, Run], None] | None = None,
+) -> Acceptance:
+    """Run both programs on held-out examples, and keep the baseline unless the candidate is shown to be better.
+
+    Args:
+        baseline: what is in use.
+        candidate: what would replace it.
+        heldout: examples that neither program was tuned on.
+        metric: the task's.
+        tuned_on: all examples that the candidate was tuned or chosen on, validation included.
+        alpha: chance of accepting a candidate that is no better.
+        power: for the number of examples that would be needed.
+        seed: of the resampling.
+        concurrency: runs under way at once.
+        on_run: told of each run as it ends.
+
+    Raises:
+        ConfigurationError: a held-out example was tuned on, or an argument is out of range; nothing was paid for.
+        RunError: a program fails on every example.
+    """
+    check_share("alpha", alpha)
+    check_share("power", power)
+    refuse_overlap(heldout, tuned_on, "held-out", "that the program was tuned on")
+
+    def measured(side: Side, program: AttentionMoA) -> Measurement:
+        told = None if on_run is None else functools.partial(on_run, side)
+        return measure(program, heldout, metric, concurrency=concurrency, on_run=told)
+
+    old = measured("baseline", baseline)
+    new = measured("candidate", candidate)
+    if old.errors == len(old.runs):
+        raise RunError(f"the baseline fails on every held-out example; the first one: {old.runs[0].error}")
+    decision = decide(old.scores, new.scores, alpha=alpha, power=power, seed=seed)
+    return Acceptance(
+        **dict(decision),
+        program=candidate if decision.accepted else baseline,
+        failed=(old.errors, new.errors),
+        checked=len(tuned_on),
+        cost=old.cost + new.cost,
+    )
+
+
+def decide(
+    before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = _POWER, seed: int = 0
+) -> Scores:
+    """Decide by scores that are there already.
+
+    Args:
+        before: the baseline's, one for each held-out example.
+        after: the candidate's, in the same order.
+        alpha: see ``accept``.
+        power: see ``accept``.
+        seed: see ``accept``.
+
+    Raises:
+        ValueError: there are no scores, or not as many on both sides.
+    """
+    gain = Gain.of(before, after, seed=seed, level=1 - 2 * alpha)
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    p = one_sided(gain)
+    accepted, needed = p <= alpha, examples_needed(differences, alpha, power)
+    return Scores(
+        accepted=accepted,
+        reason=_reason(gain, p, alpha, needed, power),
+        before=Score.of(before, seed=seed),
+        after=Score.of(after, seed=seed),
+        gain=gain,
+        p=p,
+        alpha=alpha,
+        won=sum(difference > 0 for difference in differences),
+        lost=sum(difference < 0 for difference in differences),
+        needed=needed,
+        power=power,
+        seed=seed,
+    )
+
+
+def refuse_overlap(examples: Sequence[dspy.Example], seen: Sequence[dspy.Example], what: str, where: str) -> None:
+    """Refuse examples that ask what is asked elsewhere, in whatever letter case and spacing.
+
+    Args:
+        examples: of which none may be in ``seen``.
+        seen: the others.
+        what: what ``examples`` are, for the message.
+        where: among which they must not be.
+
+    Raises:
+        ConfigurationError: says how many are.
+    """
+    there = {asked(example) for example in seen}
+    shared = [example for example in examples if asked(example) in there]
+    if shared:
+        raise ConfigurationError(
+            f"{len(shared)} of {len(examples)} {what} examples are among those {where}; "
+            "leave them out, or what is measured is memory"
+        )
+
+
+def asked(example: dspy.Example) -> str:
+    """Return a digest of what an example asks: its inputs, without their letter case and spacing.
+
+    Raises:
+        ConfigurationError: the example does not say what its inputs are.
+    """
+    if getattr(example, "_input_keys", None) is None:
+        raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
+    return digest({name: _plain(value) for name, value in example.inputs().toDict().items()})
+
+
+def _plain(value: Any) -> Any:
+    return " ".join(value.split()).casefold() if isinstance(value, str) else value
+
+
+def _reason(gain: Gain, p: float, alpha: float, needed: int | None, power: float) -> str:
+    figures = f"{gain} on {gain.examples} held-out example{'' if gain.examples == 1 else 's'}, one-sided p = {p:.3g}"
+    if p <= alpha:
+        return f"The candidate is accepted: it gains {figures}, at most {alpha:g}."
+    if needed is None:
+        return f"The baseline is kept: the candidate does not gain on it ({figures})."
+    return (
+        f"The baseline is kept: that the candidate is better is not shown ({figures}, above {alpha:g}); "
+        f"a gain of this size takes about {needed} examples to show ({power:.0%} of the time)."
+    )

@@ -1,0 +1,156 @@
+"""What a program has to beat: simpler ensembles of its own agents, with its own prompts, at any size.
+
+Baselines take over the tuned prompts of the roles that they share with the program. Else a comparison would tell what
+tuning brings, and not what the ensemble does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from moa_dspy.agents import Agent
+from moa_dspy.presets import mixture_of_agents, self_moa, single_model
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "ensemble_of", "named_agents", "singles_of", "take_prompts"]
+
+BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa"]
+NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
+
+_WARM: Final = 0.7
+"""Temperature of samples of an agent that has 0, at which all samples would be one."""
+
+
+@dataclass(frozen=True)
+class Single:
+    """One of a program's agents, alone.
+
+    Attributes:
+        name: the agent's.
+        agent: the agent.
+        place: its number among the program's agents; 0 for the aggregator, which has no proposals' prompt of its own.
+        program: one call of it.
+    """
+
+    name: str
+    agent: Agent
+    place: int
+    program: AttentionMoA
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A baseline that can be made larger.
+
+    Attributes:
+        name: of the baseline.
+        smallest: its least size.
+        build: makes it.
+        describe: says in words what a size is.
+    """
+
+    name: BaselineName
+    smallest: int
+    build: Callable[[int], AttentionMoA]
+    describe: Callable[[int], str]
+
+
+def named_agents(program: AttentionMoA) -> list[Agent]:
+    """Return the program's agents under the names that they have in it."""
+    specs = program.architecture.agents
+    return [replace(agent, name=spec.name) for agent, spec in zip(program.agents, specs, strict=True)]
+
+
+def singles_of(program: AttentionMoA) -> list[Single]:
+    """Return every agent alone that differs from those before it in more than its name; the aggregator as well."""
+    agents = named_agents(program)
+    if program.aggregator is not None:
+        agents.append(replace(program.aggregator, name=program.aggregator.name or "aggregator"))
+    found: dict[str, Single] = {}
+    for number, agent in enumerate(agents):
+        key = agent.spec("-").model_dump_json()
+        if key not in found:
+            place = number if number < len(program.agents) else 0
+            made = single_model(program.task, agent, **_options(program))
+            take_prompts(made, program, [place])
+            found[key] = Single(agent.name or "", agent, place, made)
+    return list(found.values())
+
+
+def ensemble_of(name: BaselineName, program: AttentionMoA, single: Single) -> Ensemble:
+    """Return a baseline of several calls.
+
+    Args:
+        name: any but ``single``.
+        program: whose agents and prompts it takes.
+        single: the best of its agents, which is sampled.
+    """
+    if name == "moa":
+        names = ", ".join(spec.name for spec in program.architecture.agents)
+        return Ensemble(name, 1, lambda size: _mixture(program, size), lambda size: f"{_layers(size)} of {names}")
+    vote = name == "self-consistency"
+    warmth = f" at temperature {_WARM}" if single.agent.spec("-").temperature == 0 else ""
+    return Ensemble(
+        name,
+        2,
+        lambda size: _samples(program, single, size, vote=vote),
+        lambda size: f"{size} samples of {single.name}{warmth}{', vote' if vote else ''}",
+    )
+
+
+def take_prompts(made: AttentionMoA, program: AttentionMoA, places: list[int]) -> None:
+    """Give a program the prompts and demos of another, for the roles that both play.
+
+    Args:
+        made: is changed.
+        program: whose prompts are copied.
+        places: for each agent of ``made`` its number among those of ``program``.
+    """
+    ours = vars(program)
+    for role, predictors in _roles(made):
+        theirs = ours.get(role)
+        if theirs is None:
+            continue
+        if isinstance(predictors, list):
+            value: Any = [(theirs[place] if isinstance(theirs, list) else theirs).deepcopy() for place in places]
+        else:
+            value = (theirs[places[0]] if isinstance(theirs, list) else theirs).deepcopy()
+        setattr(made, role, value)
+
+
+def _roles(program: AttentionMoA) -> Iterator[tuple[str, Any]]:
+    names = dict.fromkeys(name.partition("[")[0] for name, _ in program.named_predictors())
+    return ((name, getattr(program, name)) for name in names)
+
+
+def _options(program: AttentionMoA) -> dict[str, Any]:
+    return {"reasoning": program.architecture.reasoning, "tolerance": program.tolerance}
+
+
+def _mixture(program: AttentionMoA, layers: int) -> AttentionMoA:
+    shared = program.architecture.shared_prompts
+    agents = named_agents(program)
+    made = mixture_of_agents(
+        program.task, agents, layers, program.aggregator, shared_prompts=shared, **_options(program)
+    )
+    take_prompts(made, program, list(range(len(agents))))
+    return made
+
+
+def _samples(program: AttentionMoA, single: Single, samples: int, *, vote: bool) -> AttentionMoA:
+    agent = single.agent
+    if agent.spec("-").temperature == 0:
+        agent = replace(agent, temperature=_WARM)
+    made = self_moa(program.task, agent, samples, **_options(program))
+    if vote:
+        made = AttentionMoA(
+            program.task, made.agents, layers=1, attention="none", aggregation="vote", **_options(program)
+        )
+    take_prompts(made, program, [single.place] * samples)
+    return made
+
+
+def _layers(size: int) -> str:
+    return f"{size} layer{'' if size == 1 else 's'}"

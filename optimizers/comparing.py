@@ -1,0 +1,311 @@
+"""Does the ensemble beat what is simpler, for the same money? A program against baselines at matched spend.
+
+::
+
+    result = compare(program, testset=testset, metric=metric, match="usd")
+    print(result)                        # a table, and a verdict that may well be "use the single model"
+    result.winner.save("program.json")
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import dspy
+import pydantic
+
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.optimizers.acceptance import asked, refuse_overlap
+from moa_dspy.optimizers.arena import Arena, enter_baselines
+from moa_dspy.optimizers.baselines import NAMES, BaselineName, singles_of
+from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.matching import Unit, amount, check_price
+from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.significance import check_share
+from moa_dspy.optimizers.tables import aligned
+from moa_dspy.optimizers.verdicts import PROGRAM, RULE, Standing, Verdict, judge
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["Comparison", "Contender", "compare"]
+
+_PILOT_SHARE: Final = 0.2
+_LEAST_PILOT: Final = 4
+
+
+class Contender(pydantic.BaseModel):
+    """A program in a comparison.
+
+    Attributes:
+        name: ``program``, a baseline's name, or the caller's.
+        what: the same in words.
+        size: samples or layers, where they were chosen to match the spend.
+        score: on the test examples; a failed run counts as 0.
+        failed: how many runs failed.
+        spent: for an example, where nothing is cached, as a mean over the runs that did not fail.
+        ratio: of ``spent`` in the matched unit to the program's.
+        matched: whether the size was chosen so that the spend differs from the program's by no more than the tolerance.
+        gain: of the program on this one, example by example; None for the program itself.
+        p: two-sided p value of that, adjusted for all baselines by Holm's method.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    what: str
+    size: int | None = None
+    score: Score
+    failed: int = 0
+    spent: Price
+    ratio: float = 1.0
+    matched: bool = False
+    gain: Gain | None = None
+    p: float | None = None
+
+
+class Comparison(pydantic.BaseModel):
+    """The outcome of ``compare``; ``str`` gives a table with the verdict, ``report`` JSON values.
+
+    Attributes:
+        verdict: what to use and why, in one sentence.
+        use: the name of that contender.
+        winner: that program.
+        contenders: the program, then the baselines.
+        match: the unit of the matched spend.
+        tolerance: share by which a matched baseline may exceed the program's spend.
+        alpha: level of the tests.
+        seed: of the pilot sample and the resampling.
+        examples: how many test examples judged.
+        pilot: how many other examples chose the single model.
+        rule: how scores and prices become the verdict.
+        notes: what else a reader should know: what was chosen how, what was left out.
+        programs: all contenders' programs, by name.
+        cost: everything that was paid for.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    verdict: str
+    use: str
+    winner: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
+    contenders: tuple[Contender, ...]
+    match: Unit
+    tolerance: float
+    alpha: float
+    seed: int
+    examples: int
+    pilot: int
+    rule: str = RULE
+    notes: tuple[str, ...] = ()
+    programs: pydantic.SkipValidation[Mapping[str, AttentionMoA]] = pydantic.Field(exclude=True, repr=False)
+    cost: Cost
+
+    @property
+    def program(self) -> AttentionMoA:
+        """Return the winner."""
+        return self.winner
+
+    @property
+    def score(self) -> Score:
+        """Return the winner's score on the test examples."""
+        return self.contender(self.use).score
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything but the programs, as JSON values."""
+        return self.model_dump(mode="json")
+
+    def contender(self, name: str) -> Contender:
+        """Return one contender.
+
+        Raises:
+            LookupError: there is none of that name.
+        """
+        for one in self.contenders:
+            if one.name == name:
+                return one
+        raise LookupError(f"no {name!r} was compared; there are: {', '.join(one.name for one in self.contenders)}")
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return everything but the programs, as JSON text."""
+        return self.model_dump_json(indent=indent)
+
+    def to_table(self) -> str:
+        """Return the comparison as text for people."""
+        head = ("", "what", "score", "calls", "tokens", "usd", "spend", "program's gain", "p")
+        table = aligned([head, *(_cells(one) for one in self.contenders)], left=2)
+        spend = f"spend: {self.match} for an example, as a multiple of the program's; at most {self.tolerance:.0%} more"
+        over = f"{self.examples} test examples; p adjusted for {len(self.contenders) - 1} baselines (Holm)"
+        lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+
+def compare(
+    program: AttentionMoA,
+    baselines: Sequence[BaselineName] | Mapping[str, AttentionMoA] | None = None,
+    testset: Sequence[dspy.Example] = (),
+    metric: Metric | None = None,
+    match: Unit = "calls",
+    *,
+    pilot: Sequence[dspy.Example] | None = None,
+    tolerance: float = 0.1,
+    alpha: float = 0.05,
+    seed: int = 0,
+    concurrency: int = 8,
+    on_stage: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Compare a program with its best single model, self-consistency, Self-MoA and MoA at matched spend.
+
+    The baselines are made of the program's own agents and prompts. Their samples or layers are as many as come nearest
+    to the program's own spend on the test examples. Spend is what runs would cost without the response cache, which
+    makes the comparison cheap: samples are drawn once.
+
+    Args:
+        program: what is to prove itself.
+        baselines: some of ``single``, ``self-consistency``, ``self-moa`` and ``moa`` (default: all), or programs of
+            your own by name, which are compared as they are.
+        testset: examples that the program was not tuned on.
+        metric: the task's.
+        match: what is matched: ``calls``, ``tokens`` or ``usd``.
+        pilot: examples that choose the best single model; default: where there are several, a fifth of the test
+            examples is set aside for it. They take no part in the judgement.
+        tolerance: share by which a baseline may exceed the program's spend; one that cannot be made small enough is
+            left out, the single model excepted.
+        alpha: chance that any difference is declared where there is none.
+        seed: of the pilot sample and the resampling.
+        concurrency: examples under way at once.
+        on_stage: told in a few words what is run next.
+
+    Raises:
+        ConfigurationError: an argument does not fit, or dollars are to be matched and a price is unknown; nothing was
+            paid for.
+        RunError: a contender fails on every example.
+    """
+    wanted = _wanted(baselines)
+    if metric is None:
+        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    if match not in ("calls", "tokens", "usd"):
+        raise ConfigurationError(f"match={match!r} is not 'calls', 'tokens' or 'usd'")
+    if not 0 <= tolerance < float("inf"):
+        raise ConfigurationError(f"tolerance={tolerance!r} is out of range; it must be at least 0")
+    check_share("alpha", alpha)
+    singles = [] if isinstance(wanted, Mapping) or wanted == ["moa"] else singles_of(program)
+    test, trial = _parted(testset, pilot, len(singles), seed)
+    if match == "usd":
+        check_price(program, test[0])
+    arena = Arena(metric, match, tolerance, concurrency, on_stage or (lambda _: None))
+    arena.enter(PROGRAM, "the program", program, test)
+    if isinstance(wanted, Mapping):
+        for name, other in wanted.items():
+            arena.enter(name, name, other, test)
+    else:
+        enter_baselines(arena, wanted, program, singles, test, trial)
+    return _concluded(arena, test, trial, alpha, seed)
+
+
+def _concluded(
+    arena: Arena, test: Sequence[dspy.Example], trial: Sequence[dspy.Example], alpha: float, seed: int
+) -> Comparison:
+    entries, unit = arena.entries, arena.unit
+    if len(entries) == 1:
+        raise RunError(f"there is nothing to compare with: {'; '.join(arena.notes)}")
+    standings = {
+        name: Standing(entry.what, entry.measured.scores, (amount(entry.price, unit), entry.price.tokens))
+        for name, entry in entries.items()
+    }
+    verdict = judge(standings, alpha, seed)
+    contenders = tuple(_contender(arena, name, verdict, seed) for name in entries)
+    return Comparison(
+        verdict=verdict.sentence,
+        use=verdict.use,
+        winner=entries[verdict.use].program,
+        contenders=contenders,
+        match=unit,
+        tolerance=arena.tolerance,
+        alpha=alpha,
+        seed=seed,
+        examples=len(test),
+        pilot=len(trial),
+        notes=(*arena.notes, *_caution(len(test), len(entries) - 1, alpha)),
+        programs={name: entry.program for name, entry in entries.items()},
+        cost=arena.cost,
+    )
+
+
+def _contender(arena: Arena, name: str, verdict: Verdict, seed: int) -> Contender:
+    entry, target = arena.entries[name], arena.target
+    ratio = amount(entry.price, arena.unit) / target if target else 1.0
+    return Contender(
+        name=name,
+        what=entry.what,
+        size=entry.size,
+        score=entry.measured.score(seed),
+        failed=entry.measured.errors,
+        spent=entry.price,
+        ratio=ratio,
+        matched=entry.size is not None and abs(ratio - 1) <= arena.tolerance + 1e-9,
+        gain=verdict.gains.get(name),
+        p=verdict.adjusted.get(name),
+    )
+
+
+def _caution(examples: int, baselines: int, alpha: float) -> list[str]:
+    """A note where the test could show nothing, however large the difference."""
+    if 2 / 2**examples * baselines <= alpha:
+        return []
+    return [f"{examples} examples are too few to show any difference at alpha = {alpha:g}"]
+
+
+def _wanted(baselines: Sequence[str] | Mapping[str, AttentionMoA] | None) -> list[BaselineName] | Mapping[str, Any]:
+    if isinstance(baselines, Mapping):
+        if not baselines or PROGRAM in baselines:
+            raise ConfigurationError(f"baselines are programs by name, at least one, and none is called {PROGRAM!r}")
+        return baselines
+    if isinstance(baselines, str):
+        raise ConfigurationError(f"baselines is a list of names, not {baselines!r}; write baselines=[...]")
+    chosen: list[BaselineName] = [name for name in NAMES if baselines is None or name in baselines]
+    unknown = [] if baselines is None else [name for name in baselines if name not in NAMES]
+    if unknown or not chosen:
+        said = f"no baseline {', '.join(map(repr, unknown))}" if unknown else "there is no baseline"
+        raise ConfigurationError(f"{said}; there are: {', '.join(NAMES)}")
+    return chosen
+
+
+def _parted(
+    testset: Sequence[dspy.Example], pilot: Sequence[dspy.Example] | None, singles: int, seed: int
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """The examples that judge, and those that choose the single model; none where there is nothing to choose."""
+    test = list(testset)
+    if pilot is not None:
+        refuse_overlap(pilot, test, "pilot", "that judge")
+        if not pilot and singles > 1:
+            raise ConfigurationError("there are no pilot examples; without pilot= some test examples are set aside")
+        set_aside = list(pilot) if singles > 1 else []
+    elif singles > 1:
+        number = max(_LEAST_PILOT, round(len(test) * _PILOT_SHARE))
+        chosen = set(random.Random(seed).sample(range(len(test)), min(number, len(test))))  # noqa: S311
+        set_aside = [example for index, example in enumerate(test) if index in chosen]
+        known = {asked(example) for example in set_aside}
+        test = [example for example in test if asked(example) not in known]
+    else:
+        set_aside = []
+    if len(test) < 2:
+        apart = (
+            f" when {len(set_aside)} are set aside to choose the single model" if pilot is None and set_aside else ""
+        )
+        raise ConfigurationError(f"{len(test)} test examples are too few to compare on{apart}; give more")
+    return test, set_aside
+
+
+def _cells(one: Contender) -> tuple[str, ...]:
+    usd = "unknown" if one.spent.usd is None else f"{one.spent.usd:.6f}"
+    gain = "" if one.gain is None else str(one.gain)
+    p = "" if one.p is None else f"{one.p:.3g}"
+    figures = (f"{one.spent.calls:.1f}", f"{one.spent.tokens:.0f}", usd, f"x{one.ratio:.2f}")
+    return (one.name, one.what, str(one.score), *figures, gain, p)

@@ -1,0 +1,198 @@
+"""Tuning a program's prompts with DSPy's own optimizers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dspy
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.nearest import Nearest
+from moa_dspy.optimizers.jobs import Effort, Job, Method
+from moa_dspy.optimizers.measuring import Measurement, Metric, measure
+from moa_dspy.optimizers.methods import MethodName, method_of
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.quiet import own_randomness, quiet
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.spending import count_spending
+from moa_dspy.optimizers.students import ambient_lm, instructions_of, learned, student_of
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["Compiled", "compile"]
+
+_NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came of tuning a program's prompts.
+
+    Attributes:
+        program: the tuned program, whatever it scores; the one that was given is unchanged.
+        score: its score on the validation set. Methods that choose by that set make it look better than it is.
+        before: the score of the program as it was given, on the same examples.
+        gain: of the one on the other, example by example.
+        cost: everything that was paid for, the two measurements and the models that write prompts included.
+        report: method, options, seed, scores, and each predictor's instructions before and after, as JSON values.
+    """
+
+    program: AttentionMoA
+    score: Score
+    before: Score
+    gain: Gain
+    cost: Cost
+    report: dict[str, Any]
+
+
+def compile(  # noqa: A001 (DSPy's word, and the issue's)
+    program: AttentionMoA,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example] | None = None,
+    metric: Metric | None = None,
+    method: MethodName = "gepa",
+    *,
+    seed: int = 0,
+    effort: Effort = "light",
+    prompt_lm: dspy.BaseLM | None = None,
+    concurrency: int = 8,
+    progress: Callable[[Cost], None] | None = None,
+    **options: Any,
+) -> Compiled:
+    """Tune the prompts of a copy of ``program``.
+
+    Args:
+        program: its agents may be on different models, and have prompts of their own or not; it is not changed, and
+            every agent of the result has the model that it had.
+        trainset: examples to learn from, with their inputs set.
+        valset: examples to choose by and to report on; default: a third of ``trainset``, drawn by the seed, which is
+            then not learnt from.
+        metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
+        method: ``labeled``, ``bootstrap``, ``bootstrap_random``, ``knn`` (demos), ``copro``, ``gepa`` (instructions),
+            ``mipro``, ``simba`` (both) or ``reanchor`` (the stop decision).
+        seed: the same seed, cache and arguments give the same result.
+        effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
+        prompt_lm: writes instructions; default: the aggregator's model.
+        concurrency: examples under way at once.
+        progress: told of the cost so far with every paid call (its price comes a moment later), from any thread.
+        **options: of the method; see the classes in ``moa_dspy.optimizers.methods``.
+
+    Raises:
+        ConfigurationError: an argument does not fit; nothing was paid for.
+        RunError: the program as it was given fails on every example.
+    """
+    chosen = method_of(method, options)
+    _check(program, trainset, valset, metric, effort, concurrency)
+    learn, hold = _split(trainset, seed) if valset is None else (list(trainset), list(valset))
+    writer = prompt_lm or program.get_lm()
+    ambient = ambient_lm(program)
+    lms = [lm for lm in (agent.lm for agent in program.agents) if isinstance(lm, dspy.BaseLM)]
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(quiet())
+        stack.enter_context(own_randomness(seed))
+        spending = stack.enter_context(count_spending([*lms, program.get_lm(), writer, ambient], progress))
+        stack.enter_context(dspy.context(trace=None))
+        job = Job(student_of(program), learn, hold, _given(metric), seed, effort, writer, ambient, concurrency)
+        before = _measured(program, job)
+        tuned = _tuned(program, chosen, job)
+        after = measure(tuned, hold, job.metric, concurrency=concurrency)
+    return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors)
+
+
+def _tuned(program: AttentionMoA, chosen: Method, job: Job) -> AttentionMoA:
+    with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT):
+        return learned(chosen.run(job), program)
+
+
+def _measured(program: AttentionMoA, job: Job) -> Measurement:
+    """Measure the program as it was given, so that what is broken shows before much is paid."""
+    before = measure(program, job.valset, job.metric, concurrency=job.concurrency)
+    if before.errors == len(before.runs):
+        raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
+    return before
+
+
+def _compiled(
+    program: AttentionMoA,
+    tuned: AttentionMoA,
+    chosen: Method,
+    method: MethodName,
+    job: Job,
+    before: Measurement,
+    after: Measurement,
+    cost: Cost,
+    errors: list[str],
+) -> Compiled:
+    old, new, gain = before.score(job.seed), after.score(job.seed), Gain.of(before.scores, after.scores, seed=job.seed)
+    report = {
+        "method": method,
+        "options": to_jsonable_python(asdict(chosen), fallback=str),  # type: ignore[call-overload]
+        "effort": job.effort,
+        "seed": job.seed,
+        "prompt_lm": job.prompt_lm.model,
+        "examples": {"trainset": len(job.trainset), "valset": len(job.valset)},
+        "score": {"before": old.model_dump(), "after": new.model_dump(), "gain": gain.model_dump()},
+        "cost": cost.model_dump(),
+        "errors": {"count": len(errors), "first": errors[:3]},
+        "predictors": _predictors(program, tuned),
+    }
+    return Compiled(tuned, new, old, gain, cost, report)
+
+
+def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
+    before, after = instructions_of(program), instructions_of(tuned)
+    report: dict[str, Any] = {}
+    for name, predictor in tuned.named_predictors():
+        own = [bool(demo.get("augmented")) for demo in predictor.demos]
+        nearest = Nearest.of(predictor)
+        report[name] = {
+            "instructions": {"before": before[name], "after": after[name]},
+            "demos": {"bootstrapped": sum(own), "labeled": len(own) - sum(own), "shown": nearest and nearest.k},
+            "decisions": to_jsonable_python(predictor.fields),
+        }
+    return report
+
+
+def _check(
+    program: AttentionMoA,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example] | None,
+    metric: Metric | None,
+    effort: Effort,
+    concurrency: int,
+) -> None:
+    if not isinstance(program, AttentionMoA):
+        raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
+    if metric is None:
+        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    if effort not in ("light", "medium", "heavy"):
+        raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency} lets nothing run; give at least 1")
+    if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):
+        raise ConfigurationError(
+            f"{len(trainset)} training examples{'' if valset is None else f' and {len(valset)} for validation'} "
+            "are too few; give at least 3, or at least one of each"
+        )
+    for example in (*trainset, *(valset or ())):
+        if getattr(example, "_input_keys", None) is None:
+            raise ConfigurationError(
+                "the examples do not say what their inputs are; use example.with_inputs('question')"
+            )
+
+
+def _given(metric: Metric | None) -> Metric:
+    if metric is None:
+        raise ConfigurationError("there is no metric")
+    return metric
+
+
+def _split(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Hold back a third, at least one, for choosing and reporting; both parts keep their order."""
+    held = set(random.Random(seed).sample(range(len(examples)), max(1, len(examples) // 3)))  # noqa: S311
+    learn = [example for index, example in enumerate(examples) if index not in held]
+    return learn, [example for index, example in enumerate(examples) if index in held]

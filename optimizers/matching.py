@@ -1,0 +1,96 @@
+"""Matched spend: what an example costs where nothing is cached, and the size that comes nearest to a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, TypeAlias
+
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.optimizers.depth import Price, price_of
+from moa_dspy.optimizers.measuring import Run
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["LARGEST", "UNKNOWN_PRICE", "Unit", "amount", "check_price", "mean_price", "nearest_size"]
+
+Unit: TypeAlias = Literal["calls", "tokens", "usd"]
+
+LARGEST: Final = 64
+"""No baseline gets more samples or layers."""
+
+UNKNOWN_PRICE: Final = "dollars cannot be matched: {why}; use match='tokens' or match='calls'"
+
+
+def mean_price(runs: Iterable[Run]) -> Price:
+    """Return what a run would have cost without the response cache, as a mean over those that did not fail.
+
+    Raises:
+        RunError: all failed.
+    """
+    runs = list(runs)
+    traces = [run.trace for run in runs if run.trace is not None]
+    if not traces:
+        raise RunError(f"every run failed; the first one: {runs[0].error}")
+    return sum((price_of(trace, trace.layers) for trace in traces), start=Price()).per(len(traces))
+
+
+def amount(price: Price, unit: Unit) -> float:
+    """Return a price in one unit.
+
+    Raises:
+        ConfigurationError: it is asked for in dollars, and not known.
+    """
+    value = getattr(price, unit)
+    if value is None:
+        raise ConfigurationError(UNKNOWN_PRICE.format(why="the price of a model is not known"))
+    return float(value)
+
+
+def check_price(program: AttentionMoA, example: object) -> None:
+    """Refuse a program whose dollars cannot be matched, before anything is paid.
+
+    Raises:
+        ConfigurationError: a model's price is unknown, or all are free.
+    """
+    planned = program.plan(example).full  # type: ignore[arg-type, unused-ignore]
+    if planned.usd is None:
+        unknown = [share.model for share in planned.models if share.price is None]
+        raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
+    if not planned.usd:
+        raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
+
+
+def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
+    """Return the size whose price is nearest to a target, without exceeding it by more than a tolerance.
+
+    Prices grow about linearly with the size, so that a line through those known says what to look at next, and few
+    need be found out.
+
+    Args:
+        price: of a size; may cost something to find out.
+        target: the price to come near to.
+        tolerance: share of the target by which it may be exceeded.
+        smallest: the least size.
+
+    Returns:
+        None where the smallest size already exceeds it.
+    """
+    limit = target * (1 + tolerance) + 1e-9
+    known = {smallest: price(smallest)}
+    if known[smallest] > limit:
+        return None
+    known[smallest + 1] = price(smallest + 1)
+    while True:
+        near = min((size for size in known if known[size] <= limit), key=lambda size: abs(known[size] - target))
+        over = min((size for size in known if known[size] > limit), default=LARGEST + 1)
+        slope = _slope(known, near)
+        guess = near + round((target - known[near]) / slope) if slope > 0 else near
+        guess = max(smallest, min(guess, over - 1))
+        if guess in known:
+            return near
+        known[guess] = price(guess)
+
+
+def _slope(known: dict[int, float], size: int) -> float:
+    """What one more costs about there."""
+    other = min((there for there in known if there != size), key=lambda there: abs(there - size))
+    return (known[other] - known[size]) / (other - size)

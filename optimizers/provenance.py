@@ -1,0 +1,105 @@
+"""Writing down where a program comes from, as ``moa_dspy.provenance`` records it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+import dspy
+from dspy.utils.saving import get_dependency_versions
+
+import moa_dspy
+from moa_dspy.evaluation.fingerprint import content_of, digest
+from moa_dspy.optimizers.acceptance import Acceptance
+from moa_dspy.optimizers.comparing import Comparison
+from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.program import AttentionMoA
+from moa_dspy.program_file import digest_of
+from moa_dspy.provenance import Data, Figure, Outlay, Provenance
+
+__all__ = ["Provenance", "figures_of", "metric_name", "provenance_of", "stamp"]
+
+
+def provenance_of(
+    program: AttentionMoA,
+    method: str,
+    *,
+    metric: Metric | str | None = None,
+    data: Mapping[str, Sequence[dspy.Example]] | None = None,
+    seeds: Mapping[str, int] | None = None,
+    scores: Mapping[str, Score | Gain] | None = None,
+    outcome: Acceptance | Comparison | None = None,
+    cost: Cost | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Provenance:
+    """Return the record of a program as it is now.
+
+    Args:
+        program: what the figures are of.
+        method: how it was made or chosen, such as ``gepa`` or ``search``.
+        metric: by what it was measured.
+        data: the examples, by what they were used for: ``train``, ``validation``, ``held-out``, ``test``.
+        seeds: by what they were for.
+        scores: and differences of scores, by what they are of.
+        outcome: of ``accept`` or ``compare``, whose verdict and figures are taken over.
+        cost: of the whole undertaking; default: the outcome's.
+        names: of the data, by use.
+    """
+    figures = {**(scores or {}), **figures_of(outcome)}
+    spent = outcome.cost if cost is None and outcome is not None else cost
+    names = names or {}
+    return Provenance(
+        method=method,
+        metric=metric if metric is None or isinstance(metric, str) else metric_name(metric),
+        data=tuple(
+            Data(use=use, name=names.get(use), examples=len(examples), digest=digest(list(map(content_of, examples))))
+            for use, examples in (data or {}).items()
+        ),
+        seeds=dict(seeds or {}),
+        scores=tuple(_figure(what, value) for what, value in figures.items()),
+        verdict=None if outcome is None else _verdict(outcome),
+        cost=None if spent is None else Outlay(**spent.model_dump()),
+        versions={"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
+        date=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+        program=digest_of(program),
+    )
+
+
+def stamp(program: AttentionMoA, record: Provenance) -> AttentionMoA:
+    """Return a copy of the program that carries the record wherever it is saved, on top of the one that it has."""
+    copy: AttentionMoA = program.deepcopy()
+    copy.provenance = record.model_copy(update={"earlier": program.provenance}) if program.provenance else record
+    return copy
+
+
+def metric_name(metric: Metric) -> str:
+    """Return what a metric is called: a function's module and name, an object's kind."""
+    function = getattr(metric, "function", metric)  # a function that was made a metric
+    if not hasattr(function, "__qualname__"):
+        return type(function).__name__
+    module = getattr(function, "__module__", None)
+    return f"{module}:{function.__qualname__}" if module else str(function.__qualname__)
+
+
+def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gain]:
+    """Return the scores and differences of an outcome, by what they are of."""
+    if outcome is None:
+        return {}
+    if isinstance(outcome, Acceptance):
+        gain = outcome.gain.model_copy(update={"p": outcome.p})
+        return {"baseline, held-out": outcome.before, "candidate, held-out": outcome.after, "their difference": gain}
+    figures: dict[str, Score | Gain] = {one.what: one.score for one in outcome.contenders}
+    for one in outcome.contenders:
+        if one.gain is not None:
+            figures[f"the program - {one.what}"] = one.gain.model_copy(update={"p": one.p})
+    return figures
+
+
+def _verdict(outcome: Acceptance | Comparison) -> str:
+    return outcome.reason if isinstance(outcome, Acceptance) else outcome.verdict
+
+
+def _figure(what: str, value: Score | Gain) -> Figure:
+    return Figure(what=what, **value.model_dump())

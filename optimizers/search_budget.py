@@ -1,0 +1,96 @@
+"""The budget of a search: no run is started that it does not cover, and those under way may end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+import dspy
+
+from moa_dspy.limits import Budget
+from moa_dspy.optimizers.spending import Spending
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["BudgetEndedError", "Gate", "Purse"]
+
+_PAUSE = 0.02
+
+
+class BudgetEndedError(Exception):
+    """The search's budget covers no further run."""
+
+
+class Purse:
+    """What is left of a search's budget.
+
+    Args:
+        budget: calls (never exceeded, retries aside), dollars and tokens (exceeded by runs under way at most), seconds.
+        spending: what has been paid so far.
+    """
+
+    def __init__(self, budget: Budget, spending: Spending) -> None:
+        self._budget, self._spending = budget, spending
+        self._under_way: list[int] = []
+        self._until = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Return the seconds left; infinite where they are not limited."""
+        return self._until - time.monotonic()
+
+    def covers(self, calls: int) -> bool:
+        """Return whether a run of at most ``calls`` calls may start beside those under way."""
+        cost, budget = self._spending.cost, self._budget
+        if budget.calls is not None and cost.calls + sum(self._under_way) + calls > budget.calls:
+            return False
+        if budget.tokens is not None and cost.tokens >= budget.tokens:
+            return False
+        if budget.usd is not None and (cost.usd or 0.0) >= budget.usd:
+            return False
+        return self.seconds_left > 0
+
+    async def enter(self, calls: int) -> None:
+        """Wait for room, and take it.
+
+        Raises:
+            BudgetEndedError: there is none, and no run is under way whose end could make some.
+        """
+        while not self.covers(calls):
+            if not self._under_way:
+                raise BudgetEndedError
+            await asyncio.sleep(_PAUSE)
+        self._under_way.append(calls)
+
+    def leave(self, calls: int) -> None:
+        """Give the room back; what the run really took is in the spending."""
+        self._under_way.remove(calls)
+
+
+class Gate(dspy.Module):
+    """A program whose runs start only where the budget covers them, and end with its time.
+
+    A run that is cut off has its answered calls in DSPy's cache, so that another try does not pay for them again.
+    """
+
+    def __init__(self, program: AttentionMoA, purse: Purse) -> None:
+        super().__init__()
+        self.program, self._purse = program, purse
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program.
+
+        Raises:
+            BudgetEndedError: the budget does not cover the run, or its time is over.
+        """
+        calls = self.program.architecture.max_calls
+        await self._purse.enter(calls)
+        left = self._purse.seconds_left
+        try:
+            async with asyncio.timeout(None if left == math.inf else max(left, 0.0)):
+                return await self.program.acall(**inputs)
+        except TimeoutError:
+            raise BudgetEndedError from None
+        finally:
+            self._purse.leave(calls)

@@ -1,0 +1,208 @@
+"""What a search optimizes, and the books of one trial: scores and prices under every stop rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from optuna.study import StudyDirection
+
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.stopping import StopRule
+
+__all__ = ["Board", "Champion", "Objective", "Tally", "Unit"]
+
+Unit: TypeAlias = Literal["usd", "tokens", "calls"]
+Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
+
+
+@dataclass
+class Tally:
+    """Scores of the examples so far, in their order, and what they would cost in all."""
+
+    scores: list[float] = field(default_factory=list)
+    price: Price = field(default_factory=Price)
+
+    @property
+    def score(self) -> float:
+        """Return the mean score."""
+        return math.fsum(self.scores) / len(self.scores)
+
+    @property
+    def mean_price(self) -> Price:
+        """Return the price of one example."""
+        return self.price.per(len(self.scores))
+
+
+class Board(dict[StopRule, Tally]):
+    """The tallies of one trial."""
+
+    @classmethod
+    def of(cls, rules: Sequence[StopRule]) -> Board:
+        """Return empty tallies for ``rules``."""
+        return cls({rule: Tally() for rule in rules})
+
+    @property
+    def examples(self) -> int:
+        """Return how many examples have been run."""
+        return min(len(tally.scores) for tally in self.values())
+
+    def add(self, marks: Mapping[StopRule, float], prices: Mapping[StopRule, Price]) -> None:
+        """Enter one example."""
+        for rule, tally in self.items():
+            tally.scores.append(marks[rule])
+            tally.price = tally.price + prices[rule]
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Return the board as attributes of a trial: the depth curve, and the scores of every example."""
+        depths = {str(rule): {"score": tally.score, **tally.mean_price.model_dump()} for rule, tally in self.items()}
+        scores = {str(rule): [_short(score) for score in tally.scores] for rule, tally in self.items()}
+        return {"examples": self.examples, "depths": depths, "scores": scores}
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Board:
+        """Read what ``to_attrs`` wrote."""
+        board = cls()
+        for text, scores in attrs.get("scores", {}).items():
+            point = attrs["depths"][text]
+            usd = None if point["usd"] is None else point["usd"] * len(scores)
+            price = Price(calls=point["calls"] * len(scores), tokens=point["tokens"] * len(scores), usd=usd)
+            board[StopRule.parse(text)] = Tally([float(score) for score in scores], price)
+        return board
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What a trial has to stand up to: the scores of an earlier one under its rule, and its cost."""
+
+    scores: Sequence[float]
+    cost: float
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is wanted.
+
+    Args:
+        wanted: ``"score"``; ``"score_at_price"``, the best score among programs whose examples cost at most ``price``
+            on average; or ``("score", "cost")``, both, with a Pareto front.
+        price: the most that an example may cost, above 0.
+        unit: what cost and price are counted in; prices are those of a run without cache.
+
+    Raises:
+        ConfigurationError: these do not fit together.
+    """
+
+    wanted: Wanted = "score"
+    price: float | None = None
+    unit: Unit = "usd"
+
+    def __post_init__(self) -> None:
+        wanted = tuple(self.wanted) if isinstance(self.wanted, list) else self.wanted
+        object.__setattr__(self, "wanted", wanted)
+        if wanted not in ("score", "score_at_price", ("score", "cost")):
+            raise ConfigurationError(
+                f"objective={wanted!r} is none; use 'score', 'score_at_price' or ('score', 'cost')"
+            )
+        if self.unit not in ("usd", "tokens", "calls"):
+            raise ConfigurationError(f"unit={self.unit!r} is none; use 'usd', 'tokens' or 'calls'")
+        if (self.price is not None) != (wanted == "score_at_price"):
+            raise ConfigurationError("price= goes with objective='score_at_price', and that needs it")
+        if self.price is not None and not self.price > 0:
+            raise ConfigurationError(f"price={self.price!r} must be above 0")
+
+    @property
+    def two(self) -> bool:
+        """Return whether there are two objectives."""
+        return isinstance(self.wanted, tuple)
+
+    @property
+    def directions(self) -> list[StudyDirection]:
+        """Return Optuna's directions."""
+        best = StudyDirection.MAXIMIZE
+        return [best, StudyDirection.MINIMIZE] if self.two else [best]
+
+    def cost(self, price: Price) -> float:
+        """Return a price in the objective's unit.
+
+        Raises:
+            ConfigurationError: it is in dollars, which are wanted and not known.
+        """
+        value = getattr(price, self.unit)
+        if value is not None:
+            return float(value)
+        if self.wanted == "score":
+            return float(price.calls)
+        raise ConfigurationError(
+            "the price of a call in dollars is not known for every model; count in unit='tokens' or unit='calls'"
+        )
+
+    def values(self, tally: Tally) -> list[float]:
+        """Return what Optuna is told."""
+        return [tally.score, self.cost(tally.mean_price)] if self.two else [tally.score]
+
+    def excess(self, tally: Tally) -> float:
+        """Return by how much the price is exceeded; at most 0 where it is kept, or there is none."""
+        return 0.0 if self.price is None else self.cost(tally.mean_price) - self.price
+
+    def pick(self, board: Board, front: Sequence[tuple[float, float]] = ()) -> StopRule:
+        """Return the rule that a trial settles on.
+
+        Best score, then the fewest calls; among those within the price, or else the cheapest. With two objectives it
+        is the rule that adds most to ``front``, the scores and costs of finished trials.
+        """
+
+        def merit(rule: StopRule) -> tuple[float, ...]:
+            tally = board[rule]
+            best = (tally.score, -tally.mean_price.calls, -float(rule.layers))
+            if self.two:
+                return (_gain(front, (tally.score, self.cost(tally.mean_price))), *best)
+            excess = self.excess(tally)
+            return (-excess, *best) if excess > 0 else (0.0, *best)
+
+        return max(board, key=merit)
+
+    def hopeless(self, board: Board, champions: Sequence[Champion], level: float) -> bool:
+        """Return whether a trial can be given up: under every rule it is too dear, or a champion is better.
+
+        Args:
+            board: after some of the examples.
+            champions: as scored on the same examples, in the same order.
+            level: of the one-sided paired test.
+        """
+        rules = sorted(board, key=lambda rule: -board[rule].score)
+        return all(self.excess(board[rule]) > 0 or self._beaten(board[rule], champions, level) for rule in rules)
+
+    def _beaten(self, tally: Tally, champions: Sequence[Champion], level: float) -> bool:
+        rivals = [champion for champion in champions if not self.two or champion.cost <= self.cost(tally.mean_price)]
+        for champion in rivals:
+            theirs = champion.scores[: len(tally.scores)]
+            if len(theirs) == len(tally.scores) and math.fsum(theirs) > math.fsum(tally.scores):
+                gain = Gain.of(tally.scores, theirs)
+                if gain.p / 2 < level:
+                    return True
+        return False
+
+
+def _short(score: float) -> float:
+    """A score as short as JSON can say it without harm; thousands of them are kept with a study."""
+    return int(score) if score == int(score) else round(score, 6)
+
+
+def _gain(front: Sequence[tuple[float, float]], point: tuple[float, float]) -> float:
+    """How much area below score and to the right of cost ``point`` adds to that of ``front``."""
+    worst = 1.0 + 1.1 * max((cost for _, cost in (*front, point)))
+    return _area([*front, point], worst) - _area(front, worst)
+
+
+def _area(points: Sequence[tuple[float, float]], worst: float) -> float:
+    area, reached = 0.0, 0.0
+    for score, cost in sorted(points, key=lambda point: (point[1], -point[0])):
+        if score > reached:
+            area += (score - reached) * (worst - cost)
+            reached = score
+    return area

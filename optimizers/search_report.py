@@ -1,0 +1,102 @@
+"""What a study has come to: the best trial, the front, and everything as JSON values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.results import Score
+from moa_dspy.optimizers.search_objective import Objective
+from moa_dspy.optimizers.search_sampler import tried
+from moa_dspy.optimizers.search_trials import board_of, chosen_of, finished, summary_of
+from moa_dspy.optimizers.space import BoundSpace
+
+__all__ = ["Point", "best_trial", "depth_points", "pareto_of", "report_of"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """An architecture, what it scores and what an example costs where nothing is cached."""
+
+    architecture: Architecture
+    score: Score
+    price: Price
+    trial: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the point as JSON values."""
+        return {
+            "architecture": self.architecture.model_dump(mode="json"),
+            "score": self.score.model_dump(),
+            "price": self.price.model_dump(),
+            "trial": self.trial,
+        }
+
+
+def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
+    """Return the best trial that ran all examples; of equally good ones the cheapest, then the earliest.
+
+    Where none did, the one that got furthest; None where nothing was scored. Trials above the price come last.
+    """
+
+    def merit(trial: FrozenTrial) -> tuple[float, ...]:
+        tally = board_of(trial)[chosen_of(trial, objective)]
+        excess = max(objective.excess(tally), 0.0)
+        return (-excess, tally.score, -objective.cost(tally.mean_price), -trial.number)
+
+    whole = finished(study)
+    if whole:
+        return max(whole, key=merit)
+    started = [trial for trial in study.get_trials(deepcopy=False) if "board" in trial.user_attrs]
+    return max(started, key=lambda trial: (board_of(trial).examples, *merit(trial)), default=None)
+
+
+def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
+    """Return the front over all finished trials and all their stop rules, cheapest first."""
+    points = []
+    for trial in finished(study):
+        design = tried(bound, trial)
+        if design is None:
+            continue
+        for rule, tally in board_of(trial).items():
+            points.append((objective.cost(tally.mean_price), -tally.score, trial.number, rule, design, tally))
+    front, best = [], float("-inf")
+    for _, negative, number, rule, design, tally in sorted(points, key=lambda point: (*point[:3], str(point[3]))):
+        if -negative > best:
+            best = -negative
+            architecture = bound.program(design, rule).architecture
+            front.append(Point(architecture, Score.of(tally.scores), tally.mean_price, number))
+    return tuple(front)
+
+
+def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
+    """Return the depth curve of a trial: every stop rule with its score and the price of an example."""
+    rows = []
+    for rule, tally in board_of(trial).items():
+        stop = {"layers": rule.layers, "early_stop": rule.early_stop, "threshold": rule.threshold}
+        score = Score.of(tally.scores).model_dump()
+        rows.append({**stop, "score": score, "price": tally.mean_price.model_dump()})
+    return rows
+
+
+def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the report: the given facts, the best trial, all trials, and the best score after each."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    whole = {trial.number for trial in finished(study)}
+    history, reached = [], None
+    for trial in trials:
+        if trial.number in whole:
+            reached = max(trial.user_attrs["score"], float("-inf") if reached is None else reached)
+        history.append({"trial": trial.number, "best": reached})
+    return {
+        "study": study.study_name,
+        **facts,
+        "best": {"trial": best.number, "params": best.params, "architecture": architecture},
+        "trials": [summary_of(trial) for trial in trials],
+        "history": history,
+    }

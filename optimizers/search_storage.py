@@ -1,0 +1,110 @@
+"""Where a study is kept: a file, a database that is there anyway, or memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["open_storage", "open_study"]
+
+_SECONDS_FOR_A_LOCK = 60
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal file, cleared of the half-written line that a killed process may leave at its end."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append log entries, each a whole line."""
+        self._mend()
+        super().append_logs(logs)
+
+    def _mend(self) -> None:
+        path = Path(self._file_path)
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end == 0 or (file.seek(end - 1) >= 0 and file.read(1) == b"\n"):
+                return
+        acquired = self._lock.acquire()
+        try:
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(path, whole)
+        finally:
+            if acquired:
+                self._lock.release()
+
+
+def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
+    """Return the storage that is meant.
+
+    Args:
+        storage: a path or ``sqlite:///path`` (SQLite), ``journal:///path`` (a journal file, which also works on network
+            file systems), the URL of a PostgreSQL or MySQL database, an Optuna storage, or None for memory.
+
+    Raises:
+        ConfigurationError: it cannot be opened; the message says why.
+    """
+    if storage is None:
+        return InMemoryStorage()
+    if isinstance(storage, BaseStorage):
+        return storage
+    url = str(storage)
+    if url.startswith("journal://"):
+        return _opened(url, lambda path: JournalStorage(_Journal(path)), url.removeprefix("journal:///"))
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    patient = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
+    engine: dict[str, Any] = patient if url.startswith("sqlite") else {"pool_pre_ping": True}
+    return _opened(url, lambda _: RDBStorage(url, engine_kwargs=engine), url.removeprefix("sqlite:///"))
+
+
+def open_study(
+    storage: BaseStorage, name: str, directions: list[StudyDirection], about: dict[str, Any]
+) -> optuna.Study:
+    """Return the study of that name, created if it is not there.
+
+    Args:
+        storage: where it is kept.
+        name: unique in the storage.
+        directions: one for each objective.
+        about: what must be equal for trials to be comparable; kept with the study.
+
+    Raises:
+        ConfigurationError: the study is there and is about something else.
+    """
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=directions, load_if_exists=True, pruner=optuna.pruners.NopPruner()
+    )
+    known = study.user_attrs.get("about")
+    if known is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr("about", about)
+        return study
+    differing = sorted(key for key in about if known is None or known.get(key) != about[key])
+    if differing:
+        raise ConfigurationError(
+            f"study {name!r} was begun with another {', '.join(differing)}; its trials cannot be compared with new "
+            "ones: use another study_name, or begin anew in another file"
+        )
+    return study
+
+
+def _opened(url: str, make: Any, path: str) -> BaseStorage:
+    folder = Path(path).parent
+    if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
+        raise ConfigurationError(f"storage {url!r}: there is no folder {str(folder)!r}; create it first")
+    try:
+        return make(path)
+    except ImportError as error:
+        raise ConfigurationError(f"storage {url!r} needs a database driver: {error}") from error
+    except Exception as error:
+        message = str(error).splitlines()[0]
+        raise ConfigurationError(f"storage {url!r} cannot be opened: {message}") from error
