@@ -1,0 +1,134 @@
+"""The command line's frame: the commands, and what every outcome looks like from outside.
+
+Whatever goes wrong is one line on standard error and an exit code; a traceback appears only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+
+import moa_dspy
+from moa_dspy.cli.ask import ask
+from moa_dspy.cli.compare import compare_command
+from moa_dspy.cli.console import error, set_quiet
+from moa_dspy.cli.eval import evaluate_command
+from moa_dspy.cli.plan import plan
+from moa_dspy.cli.profile import profile_command
+from moa_dspy.cli.show import show
+from moa_dspy.errors import MoAError
+
+__all__ = ["app", "run"]
+
+DEBUG_VARIABLE: Final = "MOA_DSPY_DEBUG"
+_INTERRUPTED: Final = 130
+
+
+@dataclass
+class _Settings:
+    """What holds for every command."""
+
+    debug: bool
+
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # rich costs more than a tenth of a second of every --help
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(short_help="Ask a question.")(ask)
+app.command("eval", short_help="Score a program on a benchmark.")(evaluate_command)
+app.command("compare", short_help="Compare a program with simpler ones at matched spend.")(compare_command)
+app.command("profile", short_help="Show which stage gains and which loses.")(profile_command)
+app.command(short_help="Show what a question would cost.")(plan)
+app.command(short_help="Show a saved program.")(show)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moa-dspy {moa_dspy.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show logs, warnings and tracebacks (also: {DEBUG_VARIABLE}=1).")
+    ] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Ask several language models that criticise each other's answers, and get the one answer they arrive at.
+
+    Exit codes: 0 ok, 1 the work failed, 2 wrong usage, 130 interrupted.
+    """
+    settings: _Settings = context.obj
+    settings.debug = settings.debug or debug
+    set_quiet(logs=not settings.debug)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: the arguments without the program's name; default: those of this process.
+    """
+    settings = _Settings(debug=os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"))
+    command = typer.main.get_command(app)
+    arguments = None if argv is None else list(argv)
+    try:
+        code = command.main(args=arguments, prog_name="moa-dspy", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon_stdout()
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    except Exception as problem:  # noqa: BLE001 (whatever it is, the user gets one line)
+        if settings.debug:
+            traceback.print_exc()
+        return _report(problem)
+    if code == _INTERRUPTED:
+        error("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _report(problem: Exception) -> int:
+    """Say in one line what went wrong, and return the exit code for it."""
+    problem = _cause(problem)
+    if isinstance(problem, MoAError):
+        error(str(problem))
+        return problem.exit_code
+    format_message: Any = getattr(problem, "format_message", None)
+    if callable(format_message):  # a usage error of Typer, whose class differs between its versions
+        error(f"{format_message()} (see --help)")
+        return 2
+    error(f"{type(problem).__name__}: {problem} (this is a bug; run moa-dspy --debug ... to see where)")
+    return 1
+
+
+def _cause(problem: Exception) -> Exception:
+    """Return what a group of concurrent failures comes down to: an error that was raised on purpose, or the first."""
+    while isinstance(problem, ExceptionGroup):
+        ours, _ = problem.split(MoAError)
+        problem = (ours or problem).exceptions[0]
+    return problem
+
+
+def _abandon_stdout() -> None:
+    """Let nothing more be written to a pipe whose reader has gone, not even when the interpreter ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # standard output is no file, as in tests
+        return

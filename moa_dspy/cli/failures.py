@@ -1,0 +1,70 @@
+"""What a failed run is told as: which agents failed of what, once per cause, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.trace import Failure, Step
+
+__all__ = ["CommandError", "brief", "explained", "grouped"]
+
+# Causes that repeating the command cannot cure: what was asked for is wrong.
+_USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", "unknown_model", "configuration"})
+
+_REMEDIES: Final = {
+    "auth": "check the API key (for a server of your own, name its variable as api_key_env in --config)",
+    "not_configured": "set the API key",
+    "unsupported_model": "check the model's name and your access to it",
+    "invalid_request": "check the model's name and options, and the address (api_base)",
+    "billing": "check the account's credit",
+    "rate_limit": "wait a moment, or use fewer agents on this provider",
+    "timeout": "try again, or give the agent a longer timeout in --config (options)",
+    "transport": "check the address (api_base) and the network",
+    "server": "try again later",
+    "context_window_exceeded": "shorten the input, or use a model with a larger context",
+    "adapter_parse_error": "the model did not write the asked-for format; use a larger one, or a text output",
+}
+
+
+class CommandError(RunError):
+    """A failure with an exit code of its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def explained(steps: Sequence[Step]) -> CommandError:
+    """Return what to tell the user where no agent answered: causes, remedies, and the right exit code.
+
+    Args:
+        steps: the run's steps, all of which failed.
+    """
+    failed = [step for step in steps if step.error is not None]
+    kinds = {step.error.kind for step in failed if step.error is not None}
+    wrong_usage = bool(kinds) and kinds <= _USAGE_KINDS
+    exit_code = ConfigurationError.exit_code if wrong_usage else RunError.exit_code
+    remedies = dict.fromkeys(_REMEDIES[kind] for kind in sorted(kinds) if kind in _REMEDIES)
+    message = f"no agent answered: {grouped(failed)}"
+    return CommandError("; ".join([message, *remedies]), exit_code)
+
+
+def grouped(steps: Iterable[Step]) -> str:
+    """Return the failures of ``steps`` with the agents that each befell."""
+    agents: dict[str, dict[str, None]] = {}
+    for step in steps:
+        if step.error is not None:
+            agents.setdefault(brief(step.error), {})[step.agent] = None
+    return "; ".join(f"{cause} ({', '.join(names)})" for cause, names in agents.items())
+
+
+def brief(failure: Failure, length: int = 200) -> str:
+    """Return a failure in one line, without the advice for programmers that DSPy adds."""
+    message = failure.message.partition(" To fix: ")[0].partition(" credential came from: ")[0]
+    message = re.sub(r"\A\[\S+\] ", "", message).strip()  # DSPy puts the model first; the agent is named anyway
+    if len(message) > length:
+        message = f"{message[: length - 1]}…"
+    return f"{failure.kind}: {message}" if message else failure.kind

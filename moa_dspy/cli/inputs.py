@@ -1,0 +1,109 @@
+"""The task's inputs, out of the question and the ``--input`` options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pydantic
+from dspy.adapters.utils import get_annotation_name
+from pydantic_core import PydanticUndefined
+
+from moa_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from moa_dspy.signatures import TaskSignature
+
+__all__ = ["gather_inputs"]
+
+
+def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the task's input fields, as far as they are given.
+
+    Args:
+        task: the task.
+        question: the argument; ``-`` for standard input. It goes to the one field that is not given otherwise, or to
+            ``question`` where there are several.
+        pairs: the ``NAME=VALUE`` options.
+
+    Raises:
+        InputError: a name is unknown or given twice, a value does not fit its field, or there is no place for the
+            question, or no question.
+    """
+    texts = _split(task, pairs)
+    if question is not None:
+        place = _place_for_question(task, texts)
+        texts[place] = _read_stdin() if question == "-" else question
+        if not texts[place].strip():
+            raise InputError("the question is empty")
+    elif not texts:
+        raise InputError("there is no question; give it as an argument, or - to read it from standard input")
+    return {name: _parsed(name, text, task.input_fields[name]) for name, text in texts.items()}
+
+
+def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise InputError(f"--input {pair!r} is not NAME=VALUE")
+        if name not in task.input_fields:
+            known = ", ".join(task.input_fields)
+            raise InputError(f"--input {name} is no input of this task; its inputs are: {known}")
+        if name in texts:
+            raise InputError(f"--input {name} is given twice")
+        texts[name] = text
+    return texts
+
+
+def _place_for_question(task: TaskSignature, given: dict[str, str]) -> str:
+    fields = {name: field for name, field in task.input_fields.items() if field.annotation is not dspy.History}
+    free = [name for name in fields if name not in given]
+    needed = [name for name in free if fields[name].default is PydanticUndefined]
+    for candidates in (free, needed, [name for name in free if name == "question"]):
+        if len(candidates) == 1:
+            return candidates[0]
+    if not free:
+        raise InputError("every input is given with --input, which leaves no place for QUESTION; leave one out")
+    raise InputError(f"the task has several inputs ({', '.join(free)}); give each with --input NAME=VALUE")
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError("standard input is not text in UTF-8") from None
+
+
+def _parsed(name: str, text: str, field: FieldInfo) -> Any:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"input {name} is not text in UTF-8") from None
+    if field.annotation is str:
+        return text
+    kind: Any = field.annotation
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
+        return _as_json_or_text(adapter, text)
+    except (pydantic.ValidationError, pydantic.PydanticUserError):
+        raise InputError(
+            f"input {name}={_short(text)!r} does not fit its type {get_annotation_name(kind)}; write it as JSON"
+        ) from None
+
+
+def _as_json_or_text(adapter: pydantic.TypeAdapter[Any], text: str) -> Any:
+    """Return the value; what is no JSON may still fit as text, such as one of several words or a date."""
+    try:
+        return adapter.validate_json(text)
+    except pydantic.ValidationError:
+        return adapter.validate_python(text)
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

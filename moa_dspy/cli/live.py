@@ -1,0 +1,134 @@
+"""The live table: agents as rows, the stages of the current layer as columns."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TypeAlias
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from moa_dspy.architecture import Architecture
+from moa_dspy.attention import critics_of
+from moa_dspy.cli.console import printable
+from moa_dspy.events import StepStarted
+from moa_dspy.trace import Stage, Step
+
+__all__ = ["LiveTable"]
+
+_Cell: TypeAlias = tuple[int, str, Stage]
+
+
+class LiveTable:
+    """Redraws the state of a run several times a second; gone when the run has ended.
+
+    Args:
+        architecture: of the program that runs.
+        console: where to draw; default: standard error.
+    """
+
+    def __init__(self, architecture: Architecture, console: Console | None = None) -> None:
+        self._architecture = architecture
+        self._console = console or Console(file=sys.stderr)
+        self._began = time.monotonic()
+        self._layer = 1
+        self._calls = 0
+        self._lock = threading.Lock()  # events come from the program's thread, pictures are drawn on another
+        self._running: Counter[_Cell] = Counter()
+        self._done: dict[_Cell, list[Step]] = {}
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.render,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+        )
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._began = time.monotonic()
+        self._live.start()
+
+    def show(self, event: StepStarted | Step) -> None:
+        """Take note of an event; the next redraw shows it."""
+        cell = event.layer, event.agent, event.stage
+        with self._lock:
+            self._layer = max(self._layer, event.layer)
+            if isinstance(event, StepStarted):
+                self._running[cell] += 1
+            else:
+                self._running[cell] -= 1
+                self._calls += event.calls
+                self._done.setdefault(cell, []).append(event)
+
+    def stop(self) -> None:
+        """Stop drawing and take the table away."""
+        self._live.stop()
+
+    def render(self) -> Group:
+        """Return the picture of this moment."""
+        with self._lock:
+            shape, layer = self._architecture, self._layer
+            seconds = time.monotonic() - self._began
+            head = (
+                f"layer {layer} of {shape.layers}   {self._calls} of at most {shape.max_calls} calls   {seconds:.0f} s"
+            )
+            past = [Text(line, style="dim") for line in self._past(layer)]
+            return Group(*past, Text(head, style="bold"), self._table(layer))
+
+    def _table(self, layer: int) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        stages: list[Stage] = ["propose", "critique", "refine"] if self._architecture.critiques else ["propose"]
+        for name in ("", *stages):
+            table.add_column(name, style="" if name else "cyan", header_style="dim", no_wrap=True, overflow="ellipsis")
+        for number, spec in enumerate(self._architecture.agents):
+            cells = [self._cell((layer, spec.name, stage), self._expected(number, stage)) for stage in stages]
+            table.add_row(Text(printable(spec.name)), *cells)
+        for stage in self._final_stages(layer):
+            table.add_row(Text(stage), self._final_cell(layer, stage))
+        return table
+
+    def _final_stages(self, layer: int) -> list[Stage]:
+        """The steps of the aggregator in this layer, whose name may be that of an agent that stands in for it."""
+        stages: list[Stage] = ["aggregate"] if self._architecture.aggregation != "none" else []
+        return [*stages, "synthesize"] if self._architecture.synthesizes and layer > 1 else stages
+
+    def _final_cell(self, layer: int, stage: Stage) -> Text:
+        cells = [cell for cell in {**self._running, **self._done} if cell[0] == layer and cell[2] == stage]
+        if not cells:
+            return Text("·", style="dim")
+        return self._cell(max(cells, key=lambda cell: (self._running[cell], len(self._done.get(cell, ())))), 1)
+
+    def _expected(self, agent: int, stage: Stage) -> int:
+        if stage != "critique":
+            return 1
+        count, attention = len(self._architecture.agents), self._architecture.attention
+        return sum(agent in critics_of(target, attention, count, self._layer) for target in range(count))
+
+    def _cell(self, cell: _Cell, expected: int) -> Text:
+        done, running = self._done.get(cell, []), self._running[cell]
+        failed = sum(step.status != "ok" for step in done)
+        count = f"{len(done)}/{expected} " if expected > 1 else ""
+        if running > 0:
+            return Text(f"{count}working", style="yellow")
+        if failed:
+            return Text(f"{count}{failed} failed" if expected > 1 else "failed", style="red")
+        if not done:
+            return Text("·", style="dim")
+        seconds = max(step.end for step in done) - min(step.start for step in done)
+        took = "cached" if all(step.cached for step in done) else f"{seconds:.1f} s"
+        return Text(f"{count}{took}", style="green")
+
+    def _past(self, layer: int) -> list[str]:
+        """One line for each layer before this one."""
+        lines = []
+        for number in range(1, layer):
+            steps = [step for cell, done in self._done.items() if cell[0] == number for step in done]
+            seconds = max((step.end for step in steps), default=0.0) - min((step.start for step in steps), default=0.0)
+            lines.append(f"layer {number} done: {sum(step.calls for step in steps)} calls, {seconds:.1f} s")
+        return lines
