@@ -1,0 +1,267 @@
+"""Search on simulated agents, where the optimum is known because everything was tried.
+
+    uv run python tests/bench/search_simulated.py --seeds 20
+
+Runs every architecture of a small space on every example, once, and keeps the runs with the requests that they made.
+Each search is then replayed from these: a run that it asks for is taken from the record, and costs the requests that
+the search has not made before, as it would with an empty cache. The first search is run for real as well, and must
+find and cost the same. Beside each search stands a random one that may make as many calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextvars
+import hashlib
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.clients.cache import Cache
+from dspy.lm15 import Request
+
+from moa_dspy import AttentionMoA
+from moa_dspy.optimizers import SearchSpace, measure, search, search_trials
+from moa_dspy.optimizers.depth import DepthMetric
+from moa_dspy.optimizers.measuring import Measurement, Run
+from moa_dspy.optimizers.results import Cost
+from moa_dspy.optimizers.space import BoundSpace
+from moa_dspy.testing import SimulatedLM, prompt_of
+
+TASK = "question -> answer: int"
+SPACE = SearchSpace(
+    samples=1,
+    temperatures=(0.3, 0.9),
+    attention=("full", "cross", "none"),
+    residual=("synthesis", "none"),
+    aggregation=("synthesis",),
+    aggregators=("planner",),
+    layers=(1, 2),
+)
+
+
+def main() -> None:
+    """Print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seeds", type=int, default=20)
+    options.add_argument("--examples", type=int, default=24)
+    options.add_argument("--trials", type=int, nargs="+", default=[16, 18, 20, 26])
+    arguments = options.parse_args()
+    world = World(arguments.examples)
+    record = world.exhaustive()
+    print(
+        f"{len(record.designs)} designs, {arguments.examples} examples, optimum {record.best:.4f}; exhaustive: "
+        f"{record.calls} calls, of which {record.distinct} differ and reach a model",
+        flush=True,
+    )
+    print("| trials | search, median | within 2 % | calls | paid calls | random, median | within 2 % |")
+    print("|---|---|---|---|---|---|---|")
+    for trials in arguments.trials:
+        rows = [row(record, seed, trials) for seed in range(arguments.seeds)]
+        found, calls, paid, rival = (statistics.median(column) for column in zip(*rows, strict=True))
+        within = [f"{sum(row[column] >= 0.98 for row in rows)} of {len(rows)}" for column in (0, 3)]
+        print(
+            f"| {trials} | {found:.1%} | {within[0]} | {calls:.1%} | {paid:.1%} | {rival:.1%} | {within[1]} |",
+            flush=True,
+        )
+    replayed, really = record.search(0, arguments.trials[0]), world.search(0, arguments.trials[0])
+    print(f"a real search with seed 0 finds and pays the same: {(replayed[0], replayed[2]) == really}")
+
+
+def row(record: Record, seed: int, trials: int) -> tuple[float, float, float, float]:
+    """Return score of the optimum, share of the calls, share of the paid calls, and a random search's score."""
+    found, calls, paid = record.search(seed, trials)
+    return found / record.best, calls / record.calls, paid / record.distinct, record.random(seed, calls) / record.best
+
+
+_asked: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("asked", default=None)
+
+
+class RecordingCache(Cache):
+    """DSPy's response cache, which notes the requests that are made."""
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+        """Look a request up, and note it."""
+        asked = _asked.get()
+        if asked is not None:
+            asked.add(self.cache_key(request, ignored_args_for_cache_key))
+        return super().get(request, ignored_args_for_cache_key)
+
+
+class Recorded(dspy.Module):
+    """A program whose runs note their requests."""
+
+    def __init__(self, program: AttentionMoA, requests: dict[str, set[str]]) -> None:
+        super().__init__()
+        self.program, self.requests = program, requests
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program."""
+        _asked.set(self.requests.setdefault(inputs["question"], set()))
+        return await self.program.acall(**inputs)
+
+
+@dataclass
+class Entry:
+    """What a design did: its runs and their requests, by question, and its best score over all depths and stops."""
+
+    runs: dict[str, Run]
+    requests: dict[str, set[str]]
+    best: float
+
+    @property
+    def calls(self) -> int:
+        """Return the calls of all runs."""
+        return sum(run.trace.calls for run in self.runs.values() if run.trace is not None)
+
+
+class Record:
+    """Everything that there is to know of a world."""
+
+    def __init__(self, world: World, designs: dict[str, Entry]) -> None:
+        self.world, self.designs = world, designs
+        self.best = max(entry.best for entry in designs.values())
+        self.calls = sum(entry.calls for entry in designs.values())
+        requests = (asked for entry in designs.values() for asked in entry.requests.values())
+        self.distinct = len(set().union(*requests))
+
+    def search(self, seed: int, n_trials: int, **options: Any) -> tuple[float, int, int]:
+        """Replay a search; return its score, its calls, and those of them that would have reached a model."""
+        made, calls = set[str](), 0
+
+        def replayed(gate: Any, batch: Sequence[dspy.Example], metric: DepthMetric, **_: Any) -> Measurement:
+            nonlocal calls
+            entry = self.designs[key_of(gate.program)]
+            runs = tuple(entry.runs[example.question] for example in batch)
+            for run in runs:
+                assert run.trace is not None
+                made.update(entry.requests[run.example.question])
+                calls += run.trace.calls
+                metric(run.example, run.prediction)
+            return Measurement(runs, Cost())
+
+        search_trials.measure = replayed
+        try:
+            found = self.world.found(self.world.agents(), seed, n_trials, **options)
+        finally:
+            search_trials.measure = measure
+        return found.score.value, calls, len(made)
+
+    def random(self, seed: int, calls: int) -> float:
+        """Return the best of designs drawn evenly and run in full, with as many calls."""
+        order = sorted(self.designs)
+        random.Random(seed).shuffle(order)
+        best = 0.0
+        for key in order:
+            calls -= self.designs[key].calls
+            if calls < 0:
+                break
+            best = max(best, self.designs[key].best)
+        return best
+
+
+class Wordy(SimulatedLM):
+    """A simulated agent that never says the same thing in the same words, unless it is asked the same again.
+
+    Without this, agents that agree would agree to the letter, and most calls of most architectures would be one.
+    """
+
+    def __init__(self, answers: dict[str, str], model: str, **options: Any) -> None:
+        super().__init__(answers, model=model, **options)
+        script: Any = self.engine
+        plain = script._reply
+
+        def reply(request: Request) -> str:
+            asked = f"{model} {request.config.temperature} {prompt_of(request)}"
+            words = hashlib.sha256(asked.encode()).hexdigest()[:12]
+            text = str(plain(request))
+            known = "It follows from the task."
+            return text.replace(known, f"It follows from {words}.") if known in text else f"{text} ({words})"
+
+        script._reply = reply
+
+
+class World:
+    """Three agents and a task: a good critic, a good writer, and one that misleads.
+
+    The critic (``planner``) finds errors, the writer knows most at a low temperature, and ``talker`` is wrong nearly
+    always and never sees it. So the best ensemble is the first two at the right temperatures, with critiques.
+    """
+
+    def __init__(self, count: int, space: SearchSpace = SPACE) -> None:
+        self.space = space
+        self.answers = {f"task {number:03d}": str(number + 100) for number in range(count)}
+        self.examples = [
+            dspy.Example(question=question, answer=int(answer)).with_inputs("question")
+            for question, answer in self.answers.items()
+        ]
+
+    def agents(self) -> list[SimulatedLM]:
+        """Fresh models, whose requests are counted from 0."""
+
+        def agent(name: str, knows: Callable[[Request], float], finds: float, misled: float) -> SimulatedLM:
+            skill: dict[str, Any] = {"knows": knows, "finds": finds, "misled": misled, "adopts": 0.7}
+            return Wordy(self.answers, model=f"simulated/{name}", cache=True, **skill)
+
+        return [
+            agent("planner", lambda request: 0.4 if warmth(request) > 0.5 else 0.2, finds=0.4, misled=0.2),
+            agent("writer", lambda request: 0.45 if warmth(request) < 0.5 else 0.25, finds=0.15, misled=0.3),
+            agent("talker", lambda request: 0.1, finds=0.0, misled=0.5),
+        ]
+
+    def exhaustive(self) -> Record:
+        """Try everything."""
+        dspy.cache = fresh(RecordingCache)  # pyright: ignore[reportAttributeAccessIssue]
+        bound = BoundSpace(self.space, TASK, self.agents(), {})
+        designs = {}
+        for design in bound.designs():
+            program, rules = bound.program(design), bound.rules(design)
+            judge, requests = DepthMetric(program, rules, exact), dict[str, set[str]]()
+            runs = [
+                Run(run.example, run.score, run.prediction, getattr(run.prediction, "trace", None))
+                for run in measure(Recorded(program, requests), self.examples, judge).runs
+            ]
+            marks = [judge.marks_of(run) for run in runs]
+            best = max(statistics.fmean(mark[rule] for mark in marks) for rule in rules)
+            designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)
+        return Record(self, designs)
+
+    def search(self, seed: int, n_trials: int) -> tuple[float, int]:
+        """Search for real; return the score, and the calls that reached a model."""
+        dspy.cache = fresh(Cache)  # pyright: ignore[reportAttributeAccessIssue]
+        agents = self.agents()
+        found = self.found(agents, seed, n_trials)
+        return found.score.value, sum(len(agent.requests) for agent in agents)
+
+    def found(self, agents: list[SimulatedLM], seed: int, n_trials: int, **options: Any) -> Any:
+        """Return what a search finds."""
+        given: dict[str, Any] = {"trainset": self.examples, "metric": exact, "unit": "calls", **options}
+        return search(TASK, agents, self.space, seed=seed, n_trials=n_trials, **given)
+
+
+def warmth(request: Request) -> float:
+    """The temperature that was asked for."""
+    return request.config.temperature or 0.0
+
+
+def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    """Whether the answer is right."""
+    del trace
+    return example.answer == prediction.answer
+
+
+def fresh(kind: type[Cache]) -> Cache:
+    """An empty cache in memory."""
+    return kind(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None)
+
+
+def key_of(program: AttentionMoA) -> str:
+    """What tells designs apart."""
+    return program.architecture.model_dump_json()
+
+
+if __name__ == "__main__":
+    main()

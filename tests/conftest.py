@@ -1,0 +1,58 @@
+"""What every test shares: no real provider, no network, a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+for _name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BASE", "_BASE_URL"))]:
+    del os.environ[_name]
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+hypothesis.settings.register_profile("moa-dspy", deadline=None)
+hypothesis.settings.load_profile("moa-dspy")
+
+
+class RealNetworkError(RuntimeError):
+    """A test tried to leave this machine."""
+
+
+_connect = socket.socket.connect
+
+
+def _loopback_only(self: socket.socket, address: Any) -> Any:
+    host = address[0] if isinstance(address, tuple) else ""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and host not in ("127.0.0.1", "::1", "localhost"):
+        raise RealNetworkError(f"a test tried to reach {host}; only loopback is allowed")
+    return _connect(self, address)
+
+
+socket.socket.connect = _loopback_only  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def dspy_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh response cache, in memory, for every test."""
+    import dspy
+    from dspy.clients.cache import Cache
+
+    cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=10_000)
+    monkeypatch.setattr(dspy, "cache", cache)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real benchmark data beside the project; tests that need it skip where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the benchmark data beside the project ({folder.parent.name}/data), which is absent")
+    return folder

@@ -1,0 +1,426 @@
+"""Judges on a scripted model behind DSPy's own LM: what they ask, what they read, what they count."""
+
+import asyncio
+import json
+import math
+
+import dspy
+import pytest
+from dspy.lm15 import Message, Response, TokenLogprob, TopLogprob, Usage
+
+from moa_dspy.data import GradeJudge, PairJudge, SkillJudge, UnparsedVerdictError, flask, get_benchmark, load, mt_bench
+from moa_dspy.data.alpaca_eval import OfficialPairJudge, score_annotations
+from moa_dspy.data.alpaca_eval import judge_prompt as pair_prompt
+from moa_dspy.data.judges import letter_probability
+from moa_dspy.errors import ConfigurationError
+
+
+class Engine:
+    """Answers every request with what a function of it says: a text, or a text and its tokens."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.requests = []
+
+    def complete(self, request):
+        self.requests.append(request)
+        said = self.answer(request)
+        text, tokens = said if isinstance(said, tuple) else (said, None)
+        return Response(
+            id="r",
+            model=request.model,
+            message=Message.assistant(text),
+            finish_reason="stop",
+            usage=Usage(input_tokens=1, output_tokens=1, total_tokens=2),
+            logprobs=tokens,
+        )
+
+    def close(self):
+        """Nothing to close."""
+
+
+def scripted(answer):
+    engine = Engine(answer if callable(answer) else lambda request: answer)
+    return dspy.LM("scripted/judge", engine=engine, cache=False), engine
+
+
+def user(request):
+    return request.messages[-1].parts[0].text
+
+
+def fields(**values):
+    return "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()) + "\n\n[[ ## completed ## ]]"
+
+
+def token(chosen, **probabilities):
+    top = tuple(TopLogprob(text, math.log(p)) for text, p in probabilities.items())
+    return TokenLogprob(chosen, math.log(probabilities[chosen]), top=top)
+
+
+def test_pair_judge_asks_in_both_orders_and_takes_the_mean():
+    lm, engine = scripted(lambda request: fields(verdict="A"))
+    result = PairJudge(lm)(instruction="do", baseline="old", answer="new")
+    first, second = map(user, engine.requests)
+    assert first.index("old") < first.index("new")
+    assert second.index("new") < second.index("old")
+    assert (result.win, result.orders, result.unparsed, result.protocol) == (0.5, [0.0, 1.0], 0, "own")
+
+
+@pytest.mark.parametrize(("better", "win"), [("new", 1.0), ("old", 0.0)])
+def test_pair_judge_follows_the_answer_not_the_place(better, win):
+    def answer(request):
+        text = user(request)
+        other = "old" if better == "new" else "new"
+        return fields(verdict="A" if text.index(better) < text.index(other) else "B")
+
+    lm, _ = scripted(answer)
+    assert PairJudge(lm)(instruction="do", baseline="old", answer="new").win == win
+
+
+def test_pair_judge_reads_the_probability_of_the_verdict():
+    tokens = (TokenLogprob("[[ ## verdict ## ]]\n", -0.1), token("A", A=0.6, B=0.2), TokenLogprob("\n", -0.1))
+    lm, engine = scripted(lambda request: (fields(verdict="A"), tokens))
+    result = PairJudge(lm, logprobs=True)(instruction="do", baseline="old", answer="new")
+    assert result.orders == [pytest.approx(0.25), pytest.approx(0.75)]
+    assert all(request.config.logprobs == 5 for request in engine.requests)
+    lm, engine = scripted(fields(verdict="tie"))
+    assert PairJudge(lm)(instruction="do", baseline="old", answer="new").win == 0.5
+    assert engine.requests[0].config.logprobs is None, "not asked of a model that is not known to give them"
+
+
+def test_an_unreadable_verdict_is_no_verdict():
+    replies = iter(["what?", "what?", fields(verdict="A")] * 2)
+    lm, _ = scripted(lambda request: next(replies, "what?"))
+    result = PairJudge(lm)(instruction="do", baseline="old", answer="new")
+    assert result.unparsed == 1
+    assert result.win == 1.0
+    lm, _ = scripted("what?")
+    result = PairJudge(lm)(instruction="do", baseline="old", answer="new")
+    assert (result.win, result.unparsed) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([token("m", m=0.6, M=0.2)], 0.75),
+        ([token(" M", **{" M": 0.5, "m": 0.5})], 0.5),
+        ([token("m", m=0.9)], 1.0),
+        ([token("x", x=0.9, m=0.1)], None),
+        ([], None),
+        ([{"token": "M", "logprob": math.log(0.9), "top_logprobs": [{"token": "m", "logprob": math.log(0.1)}]}], 0.1),
+    ],
+)
+def test_probability_of_a_letter(tokens, expected):
+    assert letter_probability(tokens, "m", "M") == (None if expected is None else pytest.approx(expected))
+
+
+def test_grade_judge():
+    lm, engine = scripted(fields(reasons="fine", score="7.5"))
+    result = GradeJudge(lm)(questions=["a?", "b?"], answers=["x", "y"], reference="z")
+    assert (result.score, result.reasons, result.protocol) == (7.5, "fine", "own")
+    assert "[question 2]\nb?\n\n[answer 2]\ny" in user(engine.requests[0])
+    for bad in (fields(reasons="", score="11"), fields(reasons="", score="high"), "?"):
+        assert GradeJudge(scripted(bad)[0])(questions=["a?"], answers=["x"]).score is None
+
+
+def test_skill_judge():
+    lm, engine = scripted(fields(reasons="ok", scores='{"Readability": 4, "Factuality": null}'))
+    result = SkillJudge(lm)(instruction="do", answer="x", skills={"Readability": "easy", "Factuality": "true"})
+    assert result.scores == {"Readability": 4, "Factuality": None}
+    assert "- Readability: easy\n- Factuality: true" in user(engine.requests[0])
+    assert SkillJudge(scripted("?")[0])(instruction="do", answer="x", skills={}).scores == {}
+
+
+def test_judges_are_programs():
+    for judge, name in ((PairJudge(), "compare"), (GradeJudge(), "grade"), (SkillJudge(), "assess")):
+        assert [found for found, _ in judge.named_predictors()] == [name]
+        judge.deepcopy()
+    lm, _ = scripted(fields(reasons="fine", score="3"))
+    with dspy.context(lm=lm):
+        assert GradeJudge()(questions=["a"], answers=["b"]).score == 3
+    with pytest.raises(ConfigurationError, match="a judge needs a language model"):
+        GradeJudge()(questions=["a"], answers=["b"])
+
+
+# MT-Bench from its own files, made here.
+
+PROMPTS = [
+    {"name": name, "type": "single", "system_prompt": f"sys {name}\n\n", "prompt_template": f"{name}\n{body}"}
+    for name, body in {
+        "single-v1": "Q {question} A {answer}",
+        "single-math-v1": "Q {question} R {ref_answer_1} A {answer}",
+        "single-v1-multi-turn": "{question_1}{answer_1}{question_2}{answer_2}",
+        "single-math-v1-multi-turn": "{question_1}{ref_answer_1}{question_2}{ref_answer_2}{answer_1}{answer_2}",
+    }.items()
+]
+
+
+def jsonl(file, rows):
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def mt_folder(tmp_path):
+    questions = [
+        {"question_id": 81, "category": "writing", "turns": ["w1", "w2"]},
+        {"question_id": 111, "category": "math", "turns": ["m1", "m2"]},
+    ]
+    jsonl(tmp_path / "question.jsonl", questions)
+    jsonl(tmp_path / "judge_prompts.jsonl", PROMPTS)
+    reference = {"question_id": 111, "choices": [{"index": 0, "turns": ["r1", "r2"]}]}
+    jsonl(tmp_path / "reference_answer_gpt-4.jsonl", [reference])
+    return tmp_path
+
+
+class Chat(dspy.Module):
+    def forward(self, history, question):
+        return dspy.Prediction(answer=f"{len(history.messages)}:{question}")
+
+    async def aforward(self, history, question):
+        return self.forward(history, question)
+
+
+def test_mt_bench_runs_two_turns_with_the_official_prompts(mt_folder):
+    lm, engine = scripted(lambda request: "Rating: [[8]]" if "turn" in user(request) else "so [[4.5]] and [[9]]")
+    benchmark = get_benchmark("mt_bench")
+    metric = benchmark.metric(lm, prompts=mt_folder)
+    writing, maths = load("mt_bench", path=mt_folder)
+    prediction = benchmark.run(Chat(), maths)
+    assert prediction.answers == ["0:m1", "1:m2"]
+    assert asyncio.run(benchmark.arun(Chat(), maths)).answers == prediction.answers
+    verdict = metric.assess(maths, prediction)
+    assert verdict.score == pytest.approx((4.5 + 8) / 2 / 10)
+    assert verdict.details == {"scores": [4.5, 8.0], "category": "math", "protocol": "official", "unparsed": 0}
+    assert [user(request) for request in engine.requests] == [
+        "single-math-v1\nQ m1 R r1 A 0:m1",
+        "single-math-v1-multi-turn\nm1r1m2r20:m11:m2",
+    ]
+    assert engine.requests[0].system == "sys single-math-v1\n\n"
+    assert engine.requests[0].config.temperature == 0
+    other = metric.assess(writing, benchmark.run(Chat(), writing))
+    assert user(engine.requests[2]) == "single-v1\nQ w1 A 0:w1"
+    summary = benchmark.summarize([verdict.details, other.details])
+    assert summary == {
+        "average": 6.25,
+        "turns": [4.5, 8.0],
+        "categories": {"math": 6.25, "writing": 6.25},
+        "unparsed": 0,
+        "protocols": ["official"],
+    }
+    assert benchmark.generation(writing) == {"temperature": 0.7}
+    assert benchmark.generation(maths) == {"temperature": 0.0}
+
+
+def test_mt_bench_without_official_prompts_says_so(mt_folder):
+    lm, engine = scripted(fields(reasons="fine", score="6"))
+    metric = get_benchmark("mt_bench").metric(lm)
+    maths = load("mt_bench", path=mt_folder)[1]
+    verdict = metric.assess(maths, dspy.Prediction(answer="x"))
+    assert verdict.details["protocol"] == "own"
+    assert verdict.details["scores"] == [6.0]
+    assert "r1" in user(engine.requests[0])
+    assert metric(maths, dspy.Prediction(answer="x"), None, "propose", None).feedback == "Turn 1: 6 of 10. fine"
+
+
+def test_other_references_are_not_the_official_protocol(mt_folder):
+    (mt_folder / "reference_answer_gpt-4.jsonl").unlink()
+    lm, _ = scripted("[[5]]")
+    metric = get_benchmark("mt_bench").metric(lm, prompts=mt_folder)
+    maths = load("mt_bench", path=mt_folder)[1]
+    with pytest.raises(ConfigurationError, match="a math question is judged with its reference answer"):
+        metric(maths, dspy.Prediction(answer="x"))
+    maths["reference"] = ["h1", "h2"]
+    details = metric.assess(maths, dspy.Prediction(answer="x")).details
+    assert details["protocol"] == "official prompts, other references"
+
+
+def test_unreadable_turns_are_counted_and_an_unreadable_item_is_no_score(mt_folder):
+    lm, _ = scripted(lambda request: "[[6]]" if "turn" in user(request) else "no score")
+    benchmark = mt_bench.MtBench()
+    metric = benchmark.metric(lm, prompts=mt_folder)
+    writing = load("mt_bench", path=mt_folder)[0]
+    verdict = metric.assess(writing, dspy.Prediction(answers=["a", "b"], answer="b"))
+    assert verdict.details["scores"] == [-1.0, 6.0]
+    assert verdict.score == 0.6
+    with pytest.raises(UnparsedVerdictError, match="no readable score for item 81") as caught:
+        metric(writing, dspy.Prediction(answer="a"))
+    assert caught.value.details["unparsed"] == 1
+    assert (metric.judged, metric.unparsed) == (2, 2)
+    summary = benchmark.summarize([verdict.details, caught.value.details])
+    assert (summary["average"], summary["unparsed"]) == (6.0, 2)
+
+
+def test_without_auxiliary_rows_the_reason_is_given(tmp_path):
+    details = {"preference": 1.5, "index": 0, "len_baseline": 1, "len_model": 1, "unparsed": 0, "protocol": "own"}
+    summary = get_benchmark("alpaca_eval").summarize([details] * 9, path=tmp_path)
+    assert summary["win_rate"] == 50
+    assert "df_gamed.csv cannot be fetched without a network" in summary["not_length_controlled"]
+    assert "length_controlled_win_rate" not in summary
+
+
+@pytest.mark.parametrize(
+    ("judgment", "score"),
+    [
+        ("[[7]]", 7),
+        ("[[7.5]]", 7.5),
+        ("[5] then [[8]]", 8),
+        ("[5]", 5),
+        ("7", -1),
+        ("", -1),
+        ("[[x]]", -1),
+        ("[[9]] [[2]]", 9),
+    ],
+)
+def test_mt_bench_scores(judgment, score):
+    assert mt_bench.parse_score(judgment) == score
+
+
+def test_mt_bench_average_leaves_out_what_was_not_parsed():
+    assert mt_bench.average([8, -1, 4]) == 6
+    assert math.isnan(mt_bench.average([-1]))
+    assert math.isnan(mt_bench.average([]))
+
+
+def test_mt_bench_prompt_errors():
+    question = {"turns": ["a", "b"], "category": "writing"}
+    with pytest.raises(ConfigurationError, match="turns 1 and 2"):
+        mt_bench.judge_prompt(PROMPTS, question, ["x"], 3)
+    with pytest.raises(ConfigurationError, match="turn 2 needs 2"):
+        mt_bench.judge_prompt(PROMPTS, question, ["x"], 2)
+    with pytest.raises(ConfigurationError, match="no judge prompt named 'single-v1'; there are: none"):
+        mt_bench.judge_prompt([], question, ["x"], 1)
+    with pytest.raises(ConfigurationError, match=r"has no judge_prompts.jsonl"):
+        get_benchmark("mt_bench").metric(prompts="nowhere")
+
+
+# AlpacaEval with a template in the official form, made here.
+
+TEMPLATE = """<|im_start|>system
+Pick.
+<|im_end|>
+<|im_start|>user
+{"instruction": {instruction}}
+{m: {output_1}, M: {output_2}}
+<|im_end|>
+"""
+
+
+@pytest.fixture
+def alpaca_folder(tmp_path):
+    (tmp_path / "alpaca_eval_clf.txt").write_text(TEMPLATE)
+    rows = [{"instruction": f"do {n}", "output": "old", "dataset": "koala"} for n in range(6)]
+    (tmp_path / "gpt4_baseline.json").write_text(json.dumps(rows))
+    lines = ["preference,index,std_delta_len,instruction_difficulty"]
+    lines += [f"{0.5 + 0.4 * (-1) ** n},{n % 6},{(-1) ** n * 1.5},{n % 6 / 6}" for n in range(24)]
+    (tmp_path / "df_gamed.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_alpaca_prompt_is_the_template_with_its_values():
+    system, prompt = pair_prompt(TEMPLATE, "say {output_1}", "one", "two")
+    assert system == "Pick."
+    assert prompt == '{"instruction": say {output_1}}\n{m: one, M: two}'
+    with pytest.raises(ConfigurationError, match=r"no <|im_start|>user"):
+        pair_prompt("plain", "a", "b", "c")
+
+
+def test_alpaca_official_judge_follows_the_answer_in_either_order(alpaca_folder):
+    def answer(request):
+        first_is_new = "m: new" in user(request)
+        return "m" if first_is_new else "M", (
+            token(
+                "m" if first_is_new else "M", **dict(zip("mM", (0.8, 0.2) if first_is_new else (0.2, 0.8), strict=True))
+            ),
+        )
+
+    lm, engine = scripted(answer)
+    benchmark = get_benchmark("alpaca_eval")
+    metric = benchmark.metric(lm, prompts=alpaca_folder)
+    examples = load("alpaca_eval", path=alpaca_folder)
+    verdicts = [metric.assess(example, dspy.Prediction(answer="new")) for example in examples]
+    assert [verdict.score for verdict in verdicts] == [pytest.approx(0.8)] * 6
+    assert {"m: new" in user(request) for request in engine.requests} == {True, False}
+    assert all((r.config.max_tokens, r.config.logprobs, r.config.temperature) == (1, 5, 1.0) for r in engine.requests)
+    assert verdicts[2].details == {
+        "preference": pytest.approx(1.8),
+        "index": 2,
+        "len_baseline": 3,
+        "len_model": 3,
+        "orders": [pytest.approx(0.8)],
+        "protocol": "official",
+        "unparsed": 0,
+    }
+    summary = benchmark.summarize([verdict.details for verdict in verdicts], path=alpaca_folder)
+    assert summary["win_rate"] == pytest.approx(80)
+    assert 0 < summary["length_controlled_win_rate"] < 100
+    assert summary["protocols"] == ["official"]
+
+
+def test_alpaca_official_judge_without_probabilities_takes_the_token(alpaca_folder):
+    lm, _ = scripted("M")
+    assert OfficialPairJudge(lm, alpaca_folder, both_orders=True)(instruction="i", baseline="b", answer="a").win == 0.5
+    lm, _ = scripted("neither")
+    result = OfficialPairJudge(lm, alpaca_folder)(instruction="i", baseline="b", answer="a")
+    assert (result.win, result.unparsed) == (None, 1)
+    with pytest.raises(ConfigurationError, match=r"has none of alpaca_eval_clf.txt"):
+        OfficialPairJudge(lm, alpaca_folder / "nowhere")
+
+
+def test_annotations_of_the_official_form():
+    rows = [
+        {"preference": p, "output_1": "a" * 5, "output_2": "b" * n} for n, p in enumerate([1.0, 2.0, 0, None, math.nan])
+    ]
+    figures = score_annotations(rows)
+    assert figures["win_rate"] == pytest.approx(50)
+    assert (figures["annotated"], figures["rows"]) == (3, 5)
+
+
+# FLASK.
+
+
+def test_flask_with_our_own_judge(tmp_path):
+    row = {"idx": 3, "instruction": "do", "answer": "ref", "skill": ["Readability", "Factuality", "Conciseness"]}
+    jsonl(tmp_path / "flask_evaluation.jsonl", [row])
+    scores = '{"Readability": 4, "Factuality": null, "Conciseness": 2}'
+    lm, engine = scripted(fields(reasons="ok", scores=scores))
+    benchmark = get_benchmark("flask")
+    example = load("flask", path=tmp_path)[0]
+    metric = benchmark.metric(lm)
+    verdict = metric.assess(example, dspy.Prediction(answer="x"))
+    assert verdict.score == pytest.approx(0.6)
+    assert verdict.details["protocol"] == "own"
+    assert "Readability: the answer is well ordered" in user(engine.requests[0])
+    summary = benchmark.summarize([verdict.details])
+    assert summary["skills"] == {"readability": 4.0, "conciseness": 2.0}
+    assert summary["not_applicable"] == {"factuality": 1}
+
+
+def test_flask_with_the_official_prompts(tmp_path):
+    row = {"idx": 3, "instruction": "do", "answer": "ref", "skill": ["Readability"]}
+    jsonl(tmp_path / "evaluation.jsonl", [row])
+    template = {
+        "prompt_id": 2,
+        "system_prompt": "sys",
+        "prompt_template": "{p}{skills}|{question}|{sample_answer}|{response}",
+        "defaults": {"p": "P"},
+    }
+    jsonl(tmp_path / "judge_prompts.jsonl", [template])
+    lm, engine = scripted("Good. {'Readability': 5}")
+    benchmark = flask.Flask()
+    with pytest.raises(ConfigurationError, match=r"has none of skillset.json"):
+        benchmark.metric(lm, prompts=tmp_path)
+    rubric = [{"Skill": "Readability", "Criteria": "c", "Scoring": {str(n): f"s{n}" for n in range(1, 6)}}]
+    (tmp_path / "skillset.json").write_text(json.dumps(rubric))
+    verdict = benchmark.metric(lm, prompts=tmp_path).assess(
+        load("flask", path=tmp_path)[0], dspy.Prediction(answer="x")
+    )
+    assert verdict.score == 1.0
+    assert verdict.details["protocol"] == "official"
+    levels = "".join(f"\nScore {n}: s{n}" for n in range(1, 6))
+    assert user(engine.requests[0]) == f"P\nReadability: c{levels}\n\n|do|ref|x"
+    lm, _ = scripted("I would rather not.")
+    metric = benchmark.metric(lm, prompts=tmp_path)
+    with pytest.raises(UnparsedVerdictError) as caught:
+        metric(load("flask", path=tmp_path)[0], dspy.Prediction(answer="x"))
+    assert benchmark.summarize([caught.value.details])["unparsed"] == 1
+    assert metric.unparsed == 1

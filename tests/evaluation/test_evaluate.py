@@ -1,0 +1,348 @@
+"""``evaluate`` on scripted models: scores, records, resuming, budgets, comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from moa_dspy import AttentionMoA, Budget, ConfigurationError, evaluate, single_model
+from moa_dspy.data import ExactMatch, VoteMatch
+from moa_dspy.errors import RunError
+from moa_dspy.evaluation import Progress, compare_files, read_records
+from moa_dspy.testing import ScriptedLM, prompt_of
+
+Make = Callable[..., Any]
+
+
+def items(count: int) -> list[dspy.Example]:
+    return [
+        dspy.Example(id=f"q{n}", question=f"item number {n}.", answer=str(n), category="even" if n % 2 == 0 else "odd")
+        .with_inputs("question")
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def number(request: Any) -> int:
+    return int(prompt_of(request).rpartition("item number ")[2].split(".")[0])
+
+
+def model(wrong: set[int] = frozenset(), failing: set[int] = frozenset(), **options: Any) -> ScriptedLM:  # type: ignore[assignment]
+    def reply(request: Any) -> str:
+        asked = number(request)
+        if asked in failing:
+            raise ConnectionError("the line is dead")
+        return "none" if asked in wrong else str(asked)
+
+    return ScriptedLM(reply, **options)
+
+
+def single(lm: dspy.BaseLM, **options: Any) -> AttentionMoA:
+    return single_model("question -> answer", lm, **options)
+
+
+def run(program: dspy.Module, count: int = 12, **options: Any) -> Any:
+    return evaluate(program, "mine.jsonl", examples=items(count), metric=ExactMatch(), **options)
+
+
+def test_errors_are_no_wrong_answers() -> None:
+    result = run(single(model(wrong={0, 1, 2}, failing={3, 4})))
+    assert result.score.value == pytest.approx(7 / 10)
+    assert (result.scored, result.errors, result.unparsed, result.pending) == (10, 2, 0, 0)
+    assert result.errors_as_wrong == pytest.approx(7 / 12)
+    failed = [record for record in result.records if record.status == "error"]
+    assert [record.id for record in failed] == ["q3", "q4"]
+    assert all(record.error is not None and "the line is dead" in record.error.message for record in failed)
+    assert {name: part.items for name, part in result.categories.items()} == {"even": 5, "odd": 5}
+
+
+def test_records_keep_the_order_of_the_examples_whatever_ends_first() -> None:
+    result = run(single(model(latency=0.001)), concurrency=5)
+    assert [record.id for record in result.records] == [f"q{n}" for n in range(12)]
+    assert result.score.value == 1.0
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_spending_is_counted_the_same_for_any_module(ensemble: bool) -> None:
+    lm = model()
+    if ensemble:
+        result = run(AttentionMoA("question -> answer", [lm, lm], layers=1))
+        assert result.calls == 12 * 9 == len(lm.requests)
+    else:
+        lm = ScriptedLM(lambda request: f"[[ ## answer ## ]]\n{number(request)}\n\n[[ ## completed ## ]]")
+        with dspy.context(lm=lm):
+            result = run(dspy.Predict("question -> answer"))
+        assert result.calls == 12 == len(lm.requests)
+        assert result.score.value == 1.0
+    assert result.tokens.total > 0
+    assert result.cost_usd is None
+
+
+def test_a_module_without_async_is_run_too() -> None:
+    class Plain(dspy.Module):
+        def forward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=question.split()[2].strip("."))
+
+    assert run(Plain(), concurrency=3).score.value == 1.0
+
+
+def test_cached_calls_cost_nothing_and_are_counted() -> None:
+    lm = model(cache=True)
+    run(single(lm))
+    again = run(single(lm))
+    assert (again.calls, again.spent.cached_calls, again.tokens.total, again.cost_usd) == (12, 12, 0, 0.0)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    lm, out = model(wrong={1}), tmp_path / "run.jsonl"
+    first = run(single(lm), out=out)
+    again = run(single(lm), out=out)
+    assert len(lm.requests) == 12
+    assert again.score == first.score
+    assert again.records == first.records
+    assert len(out.read_text().splitlines()) == 13
+
+
+def test_a_torn_line_is_cut_off_and_its_item_run_again(tmp_path: Path) -> None:
+    lm, out = model(), tmp_path / "run.jsonl"
+    whole = run(single(lm), out=out)
+    content = out.read_bytes()
+    out.write_bytes(content[:-40])
+    again = run(single(lm), out=out)
+    assert len(lm.requests) == 13
+    assert again.score == whole.score
+    assert len(read_records(out)[1]) == 12
+
+
+def test_a_header_torn_by_a_kill_is_written_anew(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    run(single(model()), 3, out=out)
+    out.write_bytes(out.read_bytes()[:30])
+    assert run(single(model()), 3, out=out).scored == 3
+
+
+def test_items_that_failed_are_tried_again_and_what_they_took_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    lm = model(failing={5})
+    before = run(single(lm), out=out)
+    assert before.errors == 1
+    after = run(single(model()), out=out)
+    assert (after.errors, after.scored) == (0, 12)
+    assert after.calls == before.calls + 1
+
+
+def test_an_answer_is_kept_where_only_its_metric_failed(tmp_path: Path) -> None:
+    lm, out = model(), tmp_path / "run.jsonl"
+    broken = [True]
+
+    def fussy(example: dspy.Example, prediction: Any) -> bool:
+        if broken[0] and example.id == "q2":
+            raise OSError("the judge is out")
+        return bool(prediction.answer == example.answer)
+
+    first = evaluate(single(lm), "mine.jsonl", examples=items(4), metric=fussy, out=out)
+    assert (first.errors, first.scored) == (1, 3)
+    broken[0] = False
+    second = evaluate(single(lm), "mine.jsonl", examples=items(4), metric=fussy, out=out)
+    assert (second.errors, second.scored, second.score.value) == (0, 4, 1.0)
+    assert len(lm.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"program": "other"}, "its program differs"),
+        ({"count": 11}, "its examples is 12, not 11"),
+        ({"seed": 1}, "its seed is 0, not 1"),
+        ({"metric": VoteMatch(ExactMatch())}, "its metric is ExactMatch, not VoteMatch"),
+        ({"benchmark": "others.jsonl"}, "its benchmark is mine.jsonl, not others.jsonl"),
+    ],
+)
+def test_the_file_of_another_run_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    out = tmp_path / "run.jsonl"
+    lm = model()
+    run(single(lm), out=out)
+    content = out.read_bytes()
+    program = single(lm)
+    if "program" in change:
+        program.propose.signature = program.propose.signature.with_instructions("Answer in another way.")  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        evaluate(
+            program,
+            change.get("benchmark", "mine.jsonl"),
+            examples=items(change.get("count", 12)),
+            metric=change.get("metric", ExactMatch()),
+            seed=change.get("seed", 0),
+            out=out,
+        )
+    assert "\n" not in str(refused.value)
+    assert len(lm.requests) == 12
+    assert out.read_bytes() == content
+
+
+def test_demos_temperature_and_labels_are_part_of_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    run(single(model()), out=out)
+    program = single(model())
+    program.propose.demos = [dspy.Example(question="q", answer="a")]  # type: ignore[union-attr]
+    relabelled = items(12)
+    relabelled[0].answer = "7"
+    for changed, examples in (
+        (program, items(12)),
+        (single(model(temperature=0.9)), items(12)),
+        (single(model()), relabelled),
+    ):
+        with pytest.raises(ConfigurationError, match="is of another run"):
+            evaluate(changed, "mine.jsonl", examples=examples, metric=ExactMatch(), out=out)
+    assert run(single(model()), out=out).scored == 12
+
+
+@pytest.mark.parametrize("content", ["some notes\n", '{"a": 1}\n', '{"format": "moa-dspy-program"}\n', "notes"])
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    out = tmp_path / "notes.txt"
+    out.write_text(content)
+    with pytest.raises(ConfigurationError, match="does not hold records"):
+        run(single(model()), out=out)
+    assert out.read_text() == content
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    run(single(model()), 3, out=out)
+    lines = out.read_text().splitlines()
+    out.write_text("\n".join([lines[0], "{}", *lines[2:]]) + "\n")
+    with pytest.raises(ConfigurationError, match="damaged in line 2"):
+        run(single(model()), 3, out=out)
+
+
+def test_two_evaluations_cannot_write_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    refused: list[str] = []
+
+    def nosy(progress: Progress) -> None:
+        if progress.done == 1 and not refused:
+            with pytest.raises(ConfigurationError, match="being written by another evaluation") as error:
+                run(single(model()), out=out)
+            refused.append(str(error.value))
+
+    run(single(model()), out=out, progress=nosy, concurrency=1)
+    assert refused
+
+
+def test_a_budget_ends_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    lm, out = model(), tmp_path / "run.jsonl"
+    first = run(single(lm), out=out, budget=Budget(calls=5))
+    assert (first.scored, first.pending, first.ended_by, len(lm.requests)) == (5, 7, "budget", 5)
+    again = run(single(lm), out=out, budget=Budget(calls=5))
+    assert (again.scored, len(lm.requests)) == (5, 5)
+    rest = run(single(lm), out=out)
+    assert (rest.scored, rest.ended_by, len(lm.requests)) == (12, "items", 12)
+
+
+def test_a_budget_of_tokens_is_kept_with_many_items_under_way() -> None:
+    lm = model(latency=0.001)
+    free = run(single(model()), 20).tokens.total
+    result = run(single(lm), 20, budget=Budget(tokens=free // 2), concurrency=8)
+    assert 0 < result.scored < 20
+    assert result.tokens.total <= free // 2
+
+
+def test_a_budget_too_small_for_one_item_is_refused() -> None:
+    lm = model()
+    with pytest.raises(ConfigurationError, match="8 calls is too small for a single item, which takes 9"):
+        run(AttentionMoA("question -> answer", [lm, lm], layers=1), budget=Budget(calls=8))
+    assert not lm.requests
+
+
+def test_what_fails_for_every_item_ends_early() -> None:
+    lm = model(failing=set(range(100)))
+    with pytest.raises(RunError, match=r"the first 1\d items all failed"):
+        run(single(lm), 100, concurrency=4)
+    assert len(lm.requests) < 20
+
+
+def test_a_metric_that_does_not_fit_ends_it_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="no field 'wrong'"):
+        evaluate(single(model()), "mine.jsonl", examples=items(5), metric=ExactMatch(field="wrong"))
+    with pytest.raises(ConfigurationError, match="gave 3; a score is"):
+        evaluate(single(model()), "mine.jsonl", examples=items(5), metric=lambda example, prediction: 3)
+
+
+def test_inputs_that_are_not_the_programs_are_refused_before_the_first_call() -> None:
+    lm = model()
+    with pytest.raises(ConfigurationError, match=r"inputs \(question\) are not the program's \(problem\)"):
+        run(single_model("problem -> answer", lm))
+    assert not lm.requests
+
+
+def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
+    worse, better = tmp_path / "worse.jsonl", tmp_path / "better.jsonl"
+    run(single(model(wrong={0, 1, 2, 3, 4, 5}, failing={11})), out=worse)
+    result = run(single(model(wrong={5})), out=better, against=worse)
+    found = result.comparison
+    assert found is not None
+    assert (found.matched, found.only_here, found.only_there) == (11, 1, 0)
+    assert (found.better, found.worse, found.equal) == (5, 0, 6)
+    assert found.difference == pytest.approx(5 / 11)
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 < found.low < found.difference < found.high
+    assert found.p_value == pytest.approx(2 / 2**5)
+    assert compare_files(better, worse) == found
+
+
+def test_runs_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    renamed = [
+        dspy.Example({**example.toDict(), "id": f"x{n}"}).with_inputs("question") for n, example in enumerate(items(4))
+    ]
+    evaluate(single(model()), "mine.jsonl", examples=renamed, metric=ExactMatch(), out=other)
+    with pytest.raises(ConfigurationError, match="no item is in both"):
+        run(single(model()), 4, against=other)
+    changed = items(4)
+    changed[1].answer = "other"
+    evaluate(single(model()), "mine.jsonl", examples=changed, metric=ExactMatch(), out=tmp_path / "changed.jsonl")
+    with pytest.raises(ConfigurationError, match="1 of 4 items have another content"):
+        run(single(model()), 4, against=tmp_path / "changed.jsonl")
+
+
+def test_progress_tells_score_and_cost_as_it_goes() -> None:
+    seen: list[Progress] = []
+    run(single(model(wrong={0, 1})), progress=seen.append, concurrency=1)
+    assert [progress.done for progress in seen] == list(range(13))
+    assert seen[-1].mean == pytest.approx(10 / 12)
+    assert seen[-1].spent.calls == 12
+
+
+def test_a_log_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    run(single(model(failing={7})), progress=True)
+    said = capsys.readouterr().err
+    assert "12 of 12 items: score 100.0 %, 1 errors" in said
+    assert "item q7 failed" in said
+
+
+def test_examples_without_ids_are_told_apart() -> None:
+    twins = [dspy.Example(question="item number 1.", answer="1").with_inputs("question") for _ in range(3)]
+    result = evaluate(single(model()), "mine.jsonl", examples=twins, metric=ExactMatch())
+    assert len({record.id for record in result.records}) == 3
+
+
+def test_what_models_write_is_recorded_whatever_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+    strange = "\ud800 \x00 \u2028 \n é"
+    lm = ScriptedLM(strange)
+    result = evaluate(single(lm), "mine.jsonl", examples=items(2), metric=ExactMatch(), out=out)
+    assert result.scored == 2
+    assert len(out.read_bytes().splitlines()) == 3
+    assert len(read_records(out)[1]) == 2
+
+
+def test_the_result_is_json(tmp_path: Path) -> None:
+    result = run(single(model()), out=tmp_path / "run.jsonl")
+    content = json.loads(result.to_json())
+    assert content["score"]["value"] == 1.0
+    assert content["records"].endswith("run.jsonl")

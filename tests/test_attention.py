@@ -1,0 +1,75 @@
+"""Who criticises whom."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa_dspy.attention import check_attention, critics_of, critique_count
+from moa_dspy.errors import ConfigurationError
+
+
+@given(agents=st.integers(1, 9), layer=st.integers(1, 12), data=st.data())
+def test_patterns_are_what_their_names_say(agents: int, layer: int, data: st.DataObject) -> None:
+    everyone = set(range(agents))
+    target = data.draw(st.integers(0, agents - 1))
+    peers = everyone - {target}
+
+    assert set(critics_of(target, "full", agents, layer)) == everyone
+    assert set(critics_of(target, "cross", agents, layer)) == peers
+    assert critics_of(target, "self", agents, layer) == (target,)
+    assert critics_of(target, "none", agents, layer) == ()
+
+
+@given(agents=st.integers(2, 9), layer=st.integers(1, 30), data=st.data())
+def test_k_peers_is_itself_and_k_others_and_the_work_is_shared_evenly(
+    agents: int, layer: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, agents - 1))
+    critics = [critics_of(target, k, agents, layer) for target in range(agents)]
+
+    for target, of_target in enumerate(critics):
+        assert target in of_target
+        assert len(set(of_target)) == len(of_target) == k + 1
+    written = [sum(agent in of_target for of_target in critics) for agent in range(agents)]
+    assert written == [k + 1] * agents
+    assert critique_count(k, agents) == agents * (k + 1)
+
+
+@given(agents=st.integers(2, 9), data=st.data())
+def test_with_k_peers_every_pair_meets_in_time(agents: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, agents - 1))
+    rounds = -(-(agents - 1) // k)
+    met = {
+        (critic, target)
+        for layer in range(1, rounds + 1)
+        for target in range(agents)
+        for critic in critics_of(target, k, agents, layer)
+    }
+
+    assert met >= set(permutations(range(agents), 2))
+
+
+@given(agents=st.integers(2, 9), layer=st.integers(1, 9))
+def test_full_is_k_with_all_peers(agents: int, layer: int) -> None:
+    for target in range(agents):
+        assert critics_of(target, "full", agents, layer) == critics_of(target, agents - 1, agents, layer)
+
+
+@pytest.mark.parametrize("wrong", ["most", "", None, True, 1.5, ["full"]])
+def test_what_is_no_pattern_is_refused_with_the_patterns_there_are(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match="full, cross, self, none"):
+        check_attention(wrong, 3)
+
+
+@pytest.mark.parametrize(("k", "agents"), [(0, 3), (3, 3), (-1, 3), (1, 1), ("7", 3)])
+def test_more_peers_than_there_are_is_refused(k: object, agents: int) -> None:
+    with pytest.raises(ConfigurationError, match="peers"):
+        check_attention(k, agents)
+
+
+def test_a_number_may_come_as_text() -> None:
+    assert check_attention("2", 3) == 2

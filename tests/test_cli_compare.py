@@ -1,0 +1,150 @@
+"""``moa-dspy compare`` and ``moa-dspy profile`` from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.loopback import Body, Loopback
+
+from moa_dspy import AttentionMoA, load
+from moa_dspy.cli import main
+
+COUNT = 14
+
+
+def reply(body: Body) -> str:
+    """Model one is always right, model two never."""
+    number = int(str(body["messages"][-1]["content"]).partition("item ")[2].split()[0])
+    return str(number % 3) if body["model"] == "one" else "none"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Data and a configuration of two agents on loopback, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"item {n} of all", "answer": str(n % 3)} for n in range(COUNT)]
+    Path("items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("turns.jsonl").write_text(json.dumps({"question": "a", "turns": ["a", "b"], "answer": "c"}) + "\n")
+    Path("own_metric.py").write_text(
+        "def right(example, prediction, trace=None):\n    return example.answer == prediction.answer\n"
+    )
+    with Loopback(reply) as served:
+        agent = '[[agents]]\nmodel = "openai/{}"\napi_base = "' + served.url + '"\n'
+        Path("moa.toml").write_text(agent.format("one") + agent.format("two") + "[architecture]\nlayers = 1\n")
+        yield tmp_path
+
+
+COMMON = ("--config", "moa.toml", "--data", "items.jsonl")
+
+
+def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--metric",
+        "own_metric:right",
+        "--baseline",
+        "single",
+        "--baseline",
+        "moa",
+        "--keep-winner",
+        "best.json",
+    ]
+    assert main(["compare", *COMMON, *arguments]) == 0
+    said = capsys.readouterr()
+    assert "verdict: " in said.out
+    assert "use the cheapest one: the single model one" in said.out
+    assert "pilot of two alone: 4 examples" in said.err
+    assert "kept in best.json: the single model one" in said.err
+    kept = load("best.json")
+    assert len(kept.agents) == 1
+    assert kept.provenance is not None
+    assert (kept.provenance.method, kept.provenance.metric) == ("compare", "own_metric:right")
+    assert kept.provenance.data[0].name == "items.jsonl"
+    assert str(folder) not in Path("best.json").read_text()
+    assert main(["show", "best.json"]) == 0
+    assert "no difference shown" in capsys.readouterr().out
+
+    assert main(["compare", "best.json", *COMMON, "--metric", "exact", "-b", "single", "--json", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out)["contenders"][0]["score"]["value"] == 1
+
+
+def test_the_same_seed_and_limit_give_the_same_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results: list[dict[str, Any]] = []
+    for _ in range(2):
+        arguments = ["--metric", "exact", "--limit", "10", "--seed", "4", "-b", "single", "--match", "tokens"]
+        assert main(["compare", *COMMON, *arguments, "--json", "-q"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["examples"] + results[0]["pilot"] == 10
+    assert results[0]["match"] == "tokens"
+    assert all(result.pop("cost") for result in results)
+    assert results[0] == results[1]
+
+
+def test_profile_shows_stages_and_agents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", *COMMON, "--metric", "exact", "--limit", "4", "--agents"]) == 0
+    said = capsys.readouterr()
+    assert "propose" in said.out
+    assert "adds to the score" in said.out
+    assert main(["profile", *COMMON, "--metric", "exact", "--limit", "4", "--json", "-q"]) == 0
+    said = capsys.readouterr()
+    whole = json.loads(said.out)
+    assert whole["agents"] is None
+    assert whole["stages"]["examples"] == 4
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("command", ["compare", "profile"])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "items.jsonl"], "there is no program"),
+        (["--config", "moa.toml"], "there are no examples"),
+        ([*COMMON], "brings no metric"),
+        ([*COMMON, "--metric", "best"], "no metric 'best'"),
+        ([*COMMON, "--metric", "own_metric:wrong"], "has no 'wrong'"),
+        (["gone.json", *COMMON, "--metric", "exact"], "cannot read gone.json"),
+        (["--config", "moa.toml", "--data", "gone.jsonl", "--metric", "exact"], "gone.jsonl"),
+        (["--config", "moa.toml", "--data", "turns.jsonl", "--metric", "exact"], "several turns"),
+        ([*COMMON, "--metric", "exact", "--limit", "0"], "--limit"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    command: str, arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(command, arguments, says, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--match", "euros"], "--match 'euros' is not calls, tokens or usd"),
+        (["--match", "usd"], "use match='tokens' or match='calls'"),
+        (["--baseline", "best"], "no baseline 'best'"),
+        (["--tolerance", "-1"], "tolerance=-1.0"),
+        (["--alpha", "0"], "alpha=0.0"),
+        (["--limit", "3"], "too few"),
+        (["--keep-winner", "no/such/folder.json"], "--keep-winner no/such/folder.json"),
+    ],
+)
+def test_wrong_options_of_compare_are_one_line(
+    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused("compare", [*COMMON, "--metric", "exact", *arguments], says, capsys)
+
+
+def refused(command: str, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1, said.err
+    assert says in said.err
+
+
+def test_a_program_without_a_connection_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    AttentionMoA("question -> answer", ["openai/gpt-4.1-mini"], layers=1).save("p.json")
+    refused("compare", ["p.json", "--data", "items.jsonl", "--metric", "exact"], "OPENAI_API_KEY", capsys)

@@ -1,0 +1,74 @@
+"""What is installed, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import moa_dspy
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    source = tmp_path_factory.mktemp("source") / "project"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in tracked.stdout.splitlines():
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            target.symlink_to((ROOT / name).readlink())
+        else:
+            target.write_bytes((ROOT / name).read_bytes())
+    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", out, source], check=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_claims_one_name_and_holds_every_module(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"moa_dspy"}
+    assert "moa_dspy/py.typed" in names
+    sources = {f"moa_dspy/{path.relative_to(ROOT / 'moa_dspy')}" for path in (ROOT / "moa_dspy").rglob("*.py")}
+    for folder in ("signatures", "optimizers", "data"):
+        sources |= {f"moa_dspy/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == sources
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = "dspy", "pydantic", "litellm", "optuna", "datasets", "numpy"
+    code = f"import sys, moa_dspy; print([name for name in {heavy!r} if name in sys.modules])"
+    assert run(code).strip() == "[]"
+
+
+def test_the_program_needs_neither_litellm_nor_the_optimizers_libraries() -> None:
+    # DSPy registers LiteLLM as a lazy module, which becomes an ordinary one when it is first used.
+    code = """
+import sys, moa_dspy
+moa_dspy.AttentionMoA
+loaded = [name for name, module in sys.modules.items() if type(module).__name__ != "_LazyModule"]
+print([name for name in ("litellm", "optuna", "datasets", "xllamacpp") if name in loaded])
+"""
+    assert run(code).strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in moa_dspy.__all__:
+        assert getattr(moa_dspy, name) is not None
+    assert set(moa_dspy.__all__) <= set(dir(moa_dspy))
+    with pytest.raises(AttributeError, match="nothing"):
+        moa_dspy.nothing  # noqa: B018

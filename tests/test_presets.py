@@ -1,0 +1,125 @@
+"""The baselines: which calls they make, and how they settle on an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import moa_dspy
+from moa_dspy import Agent, AttentionMoA, ConfigurationError
+from moa_dspy.testing import ScriptedLM
+
+
+def stages(program: AttentionMoA) -> list[str]:
+    return [step.stage for step in program(question="?").trace.steps if step.calls]
+
+
+def model(reply: Any = "Paris", name: str = "a/model") -> ScriptedLM:
+    return ScriptedLM(reply, name, temperature=1.0)
+
+
+def counted(*values: str) -> ScriptedLM:
+    return model([f"[[ ## reasoning ## ]]\nway {n}\n\n[[ ## count ## ]]\n{value}" for n, value in enumerate(values)])
+
+
+def test_a_single_model_is_one_call_and_its_answer_stands():
+    lm = model()
+    program = moa_dspy.single_model("question -> answer", lm)
+    assert stages(program) == ["propose"]
+    assert program(question="?").answer == "Paris"
+    assert program.architecture.max_calls == 1
+    assert [name for name, _ in program.named_predictors()] == ["propose"]
+
+
+def test_self_consistency_puts_typed_answers_to_the_vote():
+    lm = counted("3", "4", "4", "5", "4")
+    program = moa_dspy.self_consistency("question -> count: int", lm, samples=5)
+    prediction = program(question="?")
+    assert prediction.count == 4
+    assert prediction.trace.calls == len(lm.requests) == 5
+    assert prediction.trace.steps[-1].agent == "vote"
+
+
+def test_a_tied_vote_goes_to_the_first():
+    assert moa_dspy.self_consistency("question -> count: int", counted("7", "8"), samples=2)(question="?").count in (
+        7,
+        8,
+    )
+    lms = [counted("8"), counted("7")]
+    program = AttentionMoA("question -> count: int", lms, layers=1, attention="none", aggregation="vote")
+    assert program(question="?").count == 8
+
+
+def test_self_consistency_synthesises_free_text():
+    assert stages(moa_dspy.self_consistency("question -> answer", model(), samples=3)) == ["propose"] * 3 + [
+        "aggregate"
+    ]
+
+
+def test_mixture_of_agents_has_neither_critiques_nor_synthesis():
+    agents = [model("x", "a/x"), model("y", "b/y")]
+    program = moa_dspy.mixture_of_agents("question -> answer", agents, layers=3)
+    assert stages(program) == ["propose", "propose", "aggregate"] * 3
+    assert program.architecture.max_calls == 9
+    assert {name for name, _ in program.named_predictors()} == {"propose", "improve", "aggregate"}
+
+
+def test_self_moa_is_that_with_samples_of_one_model():
+    lm = model([str(number) for number in range(20)])
+    prediction = moa_dspy.self_moa("question -> answer", lm, samples=4)(question="?")
+    assert len({step.text for step in prediction.trace.select(stage="propose")}) == 4
+    assert prediction.trace.calls == 5
+
+
+def test_samples_differ_with_the_cache_on_and_are_remembered():
+    lm = ScriptedLM([str(number) for number in range(20)], temperature=1.0, cache=True)
+    program = moa_dspy.self_moa("question -> answer", lm, samples=4)
+    first = program(question="?")
+    assert len({step.text for step in first.trace.select(stage="propose")}) == 4
+    asked = len(lm.requests)
+    assert program(question="?").answer == first.answer
+    assert len(lm.requests) == asked
+
+
+def test_attention_moa_is_everything_switched_on():
+    agents = [model("x", "a/x"), model("y", "b/y")]
+    ours = moa_dspy.attention_moa("question -> answer", agents)
+    assert ours.architecture == AttentionMoA("question -> answer", agents).architecture
+    assert moa_dspy.attention_moa("question -> answer", agents, 3, attention="cross").architecture.max_calls == 23
+
+
+PRESETS: dict[str, Callable[..., AttentionMoA]] = {
+    "self_consistency": moa_dspy.self_consistency,
+    "self_moa": moa_dspy.self_moa,
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_named_agents_keep_their_name_with_a_number(preset: str):
+    program = PRESETS[preset]("question -> answer", Agent(model(), name="poet"), samples=2)
+    assert [agent.name for agent in program.architecture.agents] == ["poet-1", "poet-2"]
+    program = PRESETS[preset]("question -> answer", model(), samples=3)
+    assert [agent.name for agent in program.architecture.agents] == ["model", "model-2", "model-3"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("samples", [1, 0, -2])
+def test_several_samples_are_at_least_two(preset: str, samples: int):
+    with pytest.raises(ConfigurationError, match=f"samples={samples}"):
+        PRESETS[preset]("question -> answer", model(), samples=samples)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("agent", [ScriptedLM("x", temperature=0), Agent(model(), temperature=0.0)])
+def test_samples_at_temperature_0_are_refused(preset: str, agent: Any):
+    with pytest.raises(ConfigurationError, match="temperature 0"):
+        PRESETS[preset]("question -> answer", agent)
+
+
+def test_further_options_are_passed_on():
+    program = moa_dspy.single_model("question -> count: int", model(), reasoning=False)
+    assert list(program.signature.output_fields) == ["count"]
+    with pytest.raises(TypeError):
+        moa_dspy.single_model("question -> answer", model(), attention="full")

@@ -1,0 +1,135 @@
+"""Constructing and calling the program: what is accepted, what is refused and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+import pytest
+from pydantic import ValidationError
+
+import moa_dspy
+from moa_dspy import Agent, Architecture, AttentionMoA, ConfigurationError, InputError
+from moa_dspy.testing import ScriptedLM
+
+ONE = ScriptedLM("yes", model="scripted/one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"agents": []}, "no agent"),
+        ({"agents": "openai/gpt-4.1"}, r"agents=\[...\]"),
+        ({"agents": [5]}, "a model string, a dspy.LM or an Agent"),
+        ({"agents": ["gpt"]}, "provider/model"),
+        ({"agents": ["nobody/nothing"]}, "no provider"),
+        ({"agents": ["openai/"]}, "provider/model"),
+        ({"agents": [""]}, "provider/model"),
+        ({"layers": 0}, "layers=0"),
+        ({"layers": 1.5}, "layers"),
+        ({"layers": "two"}, "layers"),
+        ({"attention": 3}, "peers"),
+        ({"attention": "most"}, "full, cross, self, none"),
+        ({"residual": "sum"}, "residual"),
+        ({"aggregation": "best"}, "aggregation"),
+        ({"aggregation": "none"}, "one agent"),
+        ({"signature": "question"}, "no output"),
+        ({"signature": "question -> trace"}, "trace"),
+        ({"agents": [Agent(ONE, "a"), Agent(ONE, "a")]}, "names must differ"),
+        ({"agents": [Agent(ONE, temperature=3.0)]}, "temperature"),
+        ({"agents": [Agent(ONE, max_tokens=0)]}, "max_tokens"),
+        ({"early_stop": "maybe"}, "early_stop"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_that_says_what_to_do(arguments: dict[str, Any], says: str) -> None:
+    settings: dict[str, Any] = {"signature": "question -> answer", "agents": [ONE, ONE, ONE], **arguments}
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        AttentionMoA(**settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_input_is_named_with_the_inputs_there_are() -> None:
+    moa = AttentionMoA("context, question -> answer", [ONE])
+    with pytest.raises(InputError, match=r"question is missing.*context, question"):
+        moa(context="c")
+    with pytest.raises(InputError, match=r"query is no input.*context, question"):
+        moa(context="c", query="q")
+
+
+def test_inputs_with_a_default_or_optional_ones_may_be_left_out() -> None:
+    class Task(dspy.Signature):
+        """Answer."""
+
+        question: str = dspy.InputField()
+        language: str = dspy.InputField(default="en")
+        hint: str | None = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    assert AttentionMoA(Task, [ONE], 1)(question="?").answer == "yes"
+
+
+def test_an_agent_without_a_model_says_so() -> None:
+    moa = AttentionMoA("question -> answer", [Agent(name="nobody")], 1)
+    with pytest.raises(ConfigurationError, match=r"nobody.*dspy\.configure"):
+        moa(question="?")
+
+
+def test_names_are_made_from_models_and_numbered_where_they_repeat() -> None:
+    lm = ScriptedLM("x", model="org/family/small-1b")
+    names = [agent.name for agent in AttentionMoA("q -> a", [lm, lm, Agent(lm, "critic"), ONE]).architecture.agents]
+    assert names == ["small-1b", "small-1b-2", "critic", "one"]
+
+
+def test_the_architecture_is_frozen_equal_by_value_and_the_same_in_json() -> None:
+    first = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture
+    second = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture
+    assert first == second
+    assert Architecture.model_validate_json(first.model_dump_json()) == first
+    with pytest.raises(ValidationError, match="frozen"):
+        first.layers = 9  # type: ignore[misc]
+
+
+def test_the_longest_contract_example_works() -> None:
+    moa = AttentionMoA(
+        "question -> answer",
+        agents=["openai/gpt-4.1", dspy.LM("openai/x"), Agent(lm=ONE, name="critic", temperature=0.9, persona="strict")],
+        layers=3,
+        aggregator=None,
+        attention="full",
+        residual="synthesis",
+        early_stop=True,
+        shared_prompts=True,
+    )
+    assert [agent.name for agent in moa.architecture.agents] == ["gpt-4.1", "x", "critic"]
+    assert moa.architecture.max_calls == 3 * (9 + 6 + 1) + 2
+    assert moa.architecture.depth == 4 + 5 + 5
+
+
+@pytest.mark.parametrize(("agents", "layers", "calls"), [(5, 1, 36), (5, 3, 110)])
+def test_published_call_counts(agents: int, layers: int, calls: int) -> None:
+    assert AttentionMoA("q -> a", [ONE] * agents, layers).architecture.max_calls == calls
+
+
+def test_events_tell_of_every_step_as_it_starts_and_ends() -> None:
+    seen: list[Any] = []
+    with moa_dspy.watch(seen.append):
+        prediction = AttentionMoA("question -> answer", [ONE, ONE], 1)(question="?")
+    started = [event for event in seen if isinstance(event, moa_dspy.StepStarted)]
+    ended = [event for event in seen if isinstance(event, moa_dspy.Step)]
+    assert len(started) == len(ended) == prediction.trace.calls
+    assert {step.stage for step in ended} == {"propose", "critique", "refine", "aggregate"}
+    before = len(seen)
+    AttentionMoA("question -> answer", [ONE], 1)(question="?")
+    assert len(seen) == before
+
+
+def test_agents_can_be_exchanged_with_prompts_and_demos_kept() -> None:
+    moa = AttentionMoA("question -> answer", [ONE, ONE], 1)
+    moa.propose.signature = moa.propose.signature.with_instructions("tuned")  # type: ignore[union-attr]
+    two = ScriptedLM("two", model="scripted/two")
+    other = moa.with_agents([two, two])
+    assert other(question="?").answer == "two"
+    assert moa(question="?").answer == "yes"
+    assert "tuned" in (two.requests[0].system or "")
+    with pytest.raises(ConfigurationError, match="2 agents"):
+        moa.with_agents([two])

@@ -1,0 +1,160 @@
+"""The record of a run: JSON in and out, totals that add up, a summary for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa_dspy import AttentionMoA, Step, Tokens, Trace, single_model
+from moa_dspy.testing import ScriptedLM
+from moa_dspy.trace import STAGES, Failure, Stage, Status, StoppedBy
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=20)
+COUNTS = st.integers(0, 10**9)
+SECONDS = st.floats(0, 1e3)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=5,
+)
+OUTPUTS = st.dictionaries(TEXTS, VALUES, max_size=3)
+STEPS = st.builds(
+    Step,
+    layer=st.integers(1, 4),
+    stage=st.sampled_from(STAGES),
+    agent=TEXTS.filter(lambda text: text.isprintable()),
+    target=st.none() | st.just("b"),
+    model=st.none() | st.just("provider/model"),
+    status=st.sampled_from(get_args(Status)),
+    text=TEXTS,
+    outputs=OUTPUTS,
+    calls=st.integers(0, 3),
+    cached=st.booleans(),
+    tokens=st.builds(Tokens, prompt=COUNTS, cached=COUNTS, completion=COUNTS),
+    cost_usd=st.none() | st.floats(0, 100),
+    start=SECONDS,
+    end=SECONDS,
+    error=st.none() | st.builds(Failure, kind=TEXTS, message=TEXTS),
+)
+TRACES = st.builds(
+    Trace,
+    steps=st.lists(STEPS, max_size=8).map(tuple),
+    outputs=st.lists(OUTPUTS, max_size=3).map(tuple),
+    improved=st.lists(st.none() | st.booleans(), max_size=3).map(tuple),
+    stopped_by=st.sampled_from(get_args(StoppedBy)),
+    seconds=SECONDS,
+)
+
+
+@given(TRACES)
+def test_what_is_written_is_read_back_equal(trace: Trace):
+    text = trace.to_json()
+    assert Trace.from_json(text) == trace
+    assert Trace.from_json(text.encode()) == trace
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert Trace.from_json(trace.to_json(indent=2)) == trace
+
+
+@given(TRACES)
+def test_totals_are_the_sums_over_the_steps(trace: Trace):
+    assert trace.calls == sum(step.calls for step in trace.steps)
+    assert 0 <= trace.cached_calls <= trace.calls
+    assert trace.tokens.total == sum(step.tokens.prompt + step.tokens.completion for step in trace.steps)
+    assert trace.layers == max([step.layer for step in trace.steps], default=0)
+    costs = [step.cost_usd for step in trace.steps]
+    assert trace.cost_usd == (None if None in costs else pytest.approx(sum(map(float, [cost or 0 for cost in costs]))))
+
+
+@given(TRACES)
+def test_the_summary_has_a_row_for_each_layer_and_stage_and_the_totals(trace: Trace):
+    rows = trace.summary().split("\n")
+    assert len(rows) == 1 + len({(step.layer, step.stage) for step in trace.steps}) + 2
+    assert len({len(row) for row in rows[:-2]}) == 1 or trace.tokens.total >= 10**8
+    assert trace.stopped_by in rows[-1]
+
+
+def test_stages_are_named_once():
+    assert get_args(Stage) == STAGES
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"steps": 1, "outputs": []}', '{"steps": [], "outputs": [], "x": 1}']
+)
+def test_what_is_no_trace_is_refused(text: str):
+    with pytest.raises(pydantic.ValidationError):
+        Trace.from_json(text)
+
+
+def test_a_record_cannot_be_changed_afterwards():
+    with pytest.raises(pydantic.ValidationError):
+        Step(layer=1, stage="propose", agent="a").text = "other"  # type: ignore[misc]
+
+
+def run() -> Trace:
+    first, second = ScriptedLM("Paris is big.", "a/first"), ScriptedLM("Rome", "b/second")
+    return AttentionMoA("question -> answer", [first, second], layers=1)(question="Where?").trace
+
+
+def test_a_real_run_is_selected_by_what_one_asks_for():
+    trace = run()
+    assert [step.text for step in trace.select(stage="propose")] == ["Paris is big.", "Rome"]
+    assert [(step.agent, step.target) for step in trace.select(stage="critique", target="first")] == [
+        ("first", "first"),
+        ("second", "first"),
+    ]
+    assert list(trace.select(layer=2)) == []
+    assert list(trace.select()) == list(trace.steps)
+
+
+def test_a_real_run_is_read_back_equal_and_in_order():
+    trace = run()
+    assert Trace.from_json(trace.to_json()) == trace
+    assert [step.stage for step in trace.steps] == ["propose"] * 2 + ["critique"] * 4 + ["refine"] * 2 + ["aggregate"]
+    assert all(0 <= step.start <= step.end <= trace.seconds for step in trace.steps)
+    assert trace.outputs == ({"answer": "Paris is big."},)
+
+
+@pytest.mark.parametrize(("written", "shown"), [("NaN", "NaN"), ("-Infinity", "-Infinity"), ("2.5", 2.5)])
+def test_numbers_that_json_does_not_have_are_said_by_name(written: str, shown: Any):
+    lm = ScriptedLM(f"[[ ## reasoning ## ]]\nr\n\n[[ ## x ## ]]\n{written}")
+    trace = single_model("question -> x: float", lm)(question="?").trace
+    assert trace.outputs[0]["x"] == shown
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+def test_half_an_emoji_from_a_model_can_be_recorded():
+    trace = single_model("question -> answer", ScriptedLM("half \ud83d"))(question="?").trace
+    assert trace.steps[0].text == "half ?"
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+def test_the_summary_reads_well():
+    trace = Trace(
+        steps=(
+            Step(
+                layer=1,
+                stage="propose",
+                agent="a",
+                calls=1,
+                tokens=Tokens(prompt=10, completion=2),
+                cost_usd=0.5,
+                end=2,
+            ),
+            Step(layer=1, stage="propose", agent="b", calls=2, cached=True, status="failed", start=1, end=3),
+            Step(layer=1, stage="aggregate", agent="a", calls=1, start=3, end=4.5),
+        ),
+        outputs=({"answer": "x"},),
+        seconds=4.5,
+    )
+    assert trace.summary().splitlines() == [
+        "layer  stage      steps failed calls cached   tokens seconds",
+        "    1  propose        2      1     3      2       12    3.00",
+        "    1  aggregate      1      0     1      0        0    1.50",
+        "  all                 3      1     4      2       12    4.50",
+        "stopped by layers after 1 layer(s), 4.50 s, $0.500000",
+    ]
