@@ -83,7 +83,7 @@ class Acceptance(Scores):
     @property
     def report(self) -> dict[str, Any]:
         """Return everything but the program, as JSON values."""
-        return self.model_dump(mode="json")
+        return {"kind": "acceptance", **self.model_dump(mode="json")}
 
     def __str__(self) -> str:
         return self.reason

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -116,7 +117,7 @@ class Comparison(pydantic.BaseModel):
     @property
     def report(self) -> dict[str, Any]:
         """Return everything but the programs, as JSON values."""
-        return self.model_dump(mode="json")
+        return {"kind": "compare", **self.model_dump(mode="json")}
 
     def contender(self, name: str) -> Contender:
         """Return one contender.
@@ -131,7 +132,7 @@ class Comparison(pydantic.BaseModel):
 
     def to_json(self, indent: int | None = None) -> str:
         """Return everything but the programs, as JSON text."""
-        return self.model_dump_json(indent=indent)
+        return json.dumps(self.report, ensure_ascii=False, indent=indent)
 
     def to_table(self) -> str:
         """Return the comparison as text for people."""

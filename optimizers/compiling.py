@@ -129,6 +129,7 @@ def _compiled(
 ) -> Compiled:
     old, new, gain = before.score(job.seed), after.score(job.seed), Gain.of(before.scores, after.scores, seed=job.seed)
     report = {
+        "kind": "compile",
         "method": method,
         "options": to_jsonable_python(asdict(chosen), fallback=str),  # type: ignore[call-overload]
         "effort": job.effort,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,11 +82,11 @@ class Contributions(pydantic.BaseModel):
     @property
     def report(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return self.model_dump(mode="json")
+        return {"kind": "contributions", **self.model_dump(mode="json")}
 
     def to_json(self, indent: int | None = None) -> str:
         """Return everything as JSON text."""
-        return self.model_dump_json(indent=indent)
+        return json.dumps(self.report, ensure_ascii=False, indent=indent)
 
     def to_table(self) -> str:
         """Return the rows as a table for people."""

@@ -6,6 +6,7 @@ import contextvars
 import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import dspy
 import pydantic
@@ -88,6 +89,11 @@ class Profile(pydantic.BaseModel):
             if (row.layer, row.stage, row.agent) == (layer, stage, agent):
                 return row
         raise LookupError(f"the profile has no row for layer {layer}, {stage}, agent {agent}")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {"kind": "profile", **self.model_dump(mode="json")}
 
     def to_table(self) -> str:
         """Return the rows as a table for people."""

@@ -94,6 +94,7 @@ def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], fac
             reached = max(trial.user_attrs["score"], float("-inf") if reached is None else reached)
         history.append({"trial": trial.number, "best": reached})
     return {
+        "kind": "search",
         "study": study.study_name,
         **facts,
         "best": {"trial": best.number, "params": best.params, "architecture": architecture},

@@ -57,7 +57,7 @@ def profile_command(
         if agents:
             parts = contributions(job.program, job.examples, job.metric, concurrency=concurrency, seed=seed)
         if as_json:
-            whole = {"stages": stages.model_dump(mode="json"), "agents": None if parts is None else parts.report}
+            whole = {"stages": stages.report, "agents": None if parts is None else parts.report}
             typer.echo(json.dumps(whole, ensure_ascii=False, indent=2))
         else:
             typer.echo(printable("\n\n".join(str(part) for part in (stages, parts) if part is not None)))
