@@ -7,15 +7,17 @@ that no error text can reach a prompt.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import dspy
+from dspy.adapters.decision import record_evidence
 from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Response
 from dspy.utils.exceptions import AdapterParseError, is_retryable_lm_error
@@ -275,6 +277,7 @@ class _Call:
         self._counted_lm = _with_acall(self._lm, self._request)
         # Calls whose prompts begin alike: one agent's in one stage, but for its critique of itself.
         self._group = (session.recorder, place.layer, place.stage, place.agent, place.agent == place.target)
+        self._probabilities: dict[str, float] = {}
         self._calls = self._cached_calls = 0
         self._queued = 0.0
         self._start = session.recorder.clock()
@@ -312,7 +315,10 @@ class _Call:
 
     async def _attempt(self, adapter: dspy.Adapter) -> dict[str, Any]:
         demos = await shown_demos(self._predictor, self._inputs)
-        with dspy.context(**self._session.recorder.settings_for(self._place, self._meter, adapter)):
+        with (
+            dspy.context(**self._session.recorder.settings_for(self._place, self._meter, adapter)),
+            _probabilities_into(self._probabilities) if self._predictor.fields else contextlib.nullcontext(),
+        ):
             prediction = await self._predictor.acall(
                 lm=self._counted_lm, signature=self._signature, config=self._config, demos=demos, **self._inputs
             )
@@ -369,6 +375,7 @@ class _Call:
             status=_status(self.failure, self._calls),
             text="" if outputs is None else text_of(outputs),
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),
+            probabilities={} if outputs is None else dict(self._probabilities),
             calls=self._calls,
             cached_calls=self._cached_calls,
             cached=0 < self._calls == self._cached_calls,
@@ -381,6 +388,22 @@ class _Call:
             end=self._session.recorder.clock(),
             error=self.failure,
         )
+
+
+@contextlib.contextmanager
+def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
+    """Note the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field.
+
+    A collector around this one (ReAnchor's) still hears of all evidence.
+    """
+    outer = dspy.settings.get("_decision_evidence")
+    with record_evidence() as evidence:
+        yield
+    found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
+    if outer is not None:
+        log, lock = outer
+        with lock:
+            log.extend(evidence)
 
 
 class _OutOfBudgetError(Exception):

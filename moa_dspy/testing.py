@@ -70,6 +70,7 @@ class SimulatedLM(ScriptedLM):
       one with probability ``misled`` (where its own is right).
     - An aggregate is the answer that most agents gave; of equally many, one at random. A synthesis finds an improvement
       where the newest answer differs from the one before it, and sees with probability ``finds`` which is right.
+      Asked how likely an improvement is, it is sure of what it sees (0.95 or 0.05), and says 0.6 where it does not see.
 
     Args:
         answers: task text (found anywhere in the prompt) to its right answer; the longest text found counts.
@@ -186,6 +187,7 @@ class _AsyncScript:
 _ANSWER = re.compile(r"<answer[^>]*>\n(.*?)\n</answer>", re.DOTALL)
 _CRITIQUE = re.compile(r"<critique[^>]*>\n(.*?)\n</critique>", re.DOTALL)
 _SUGGESTION = re.compile(r"The answer should be: (.*?)\.(?:\s|$)", re.DOTALL)
+_SURE, _LIKELY, _UNLIKELY = 0.95, 0.6, 0.05
 _OUTPUT_FIELD = re.compile(r"^\d+\. `(\w+)`", re.MULTILINE)
 
 
@@ -209,11 +211,11 @@ class _Mind:
 
     def reply(self, request: Request) -> str:
         """Play the role that the request shows, and write in the format that it asks for."""
-        improved, answer = self._play(request)
-        return _written(request, answer, improved)
+        likely, answer = self._play(request)
+        return _written(request, answer, likely)
 
-    def _play(self, request: Request) -> tuple[bool | None, str]:
-        """Return the answer or critique, and before it the decision, in the one role that has one."""
+    def _play(self, request: Request) -> tuple[float | None, str]:
+        """Return the answer or critique, and before it how likely an improvement is, in the one role that decides."""
         prompt = request.messages[-1].text or ""
         right, others = self._task(prompt)
         shown = [_core(text) for text in _ANSWER.findall(prompt)]
@@ -267,13 +269,13 @@ class _Mind:
         winners = [answer for answer in counts if counts[answer] == best]
         return winners[int(self._chance(request, "tie") * len(winners))]
 
-    def _synthesis(self, request: Request, right: str, shown: list[str]) -> tuple[bool, str]:
+    def _synthesis(self, request: Request, right: str, shown: list[str]) -> tuple[float, str]:
         before, newest = shown[-2], shown[-1]
         if before == newest:
-            return False, before
+            return _UNLIKELY, before
         if self._chance(request, "finds") < self._finds:
-            return newest == right, newest if newest == right else before
-        return True, newest
+            return (_SURE, newest) if newest == right else (_UNLIKELY, before)
+        return _LIKELY, newest
 
     def _chance(self, request: Request, what: str) -> float:
         key = repr((self._seed, what, _rollout.get(), prompt_of(request))).encode()
@@ -309,16 +311,22 @@ def _wants_json(request: Request) -> bool:
     return request.config.response_format is not None or "Outputs will be a JSON object" in system
 
 
-def _written(request: Request, answer: str, improved: bool | None) -> str:
+def _asks_for_probability(request: Request) -> bool:
+    """Whether DSPy asks for the probability that a decision is yes, instead of yes or no."""
+    return isinstance(request.system, str) and '"type": "noul"' in request.system
+
+
+def _written(request: Request, answer: str, likely: float | None) -> str:
     fields = _asked_fields(request)
     if not fields:
         return answer
     values: dict[str, Any] = dict.fromkeys(fields, answer)
     if "reasoning" in fields:
         values["reasoning"] = "It follows from the task."
-    if improved is not None:
-        values["improved"] = improved
+    if likely is not None:
+        values["improved"] = {"noul": likely} if _asks_for_probability(request) else likely >= 0.5
     if _wants_json(request):
         return json.dumps(values, ensure_ascii=False)
-    blocks = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
+    texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    blocks = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]
     return "\n\n".join([*blocks, "[[ ## completed ## ]]"])

@@ -80,6 +80,7 @@ class Step(_Record):
             ended or went on without it).
         text: what other agents get to read of it.
         outputs: the fields that were written, as JSON values.
+        probabilities: of yes, by output field, where the model was asked for them instead of yes or no.
         calls: LM calls made, cached ones and retries included.
         cached_calls: those of them that DSPy's response cache answered.
         cached: whether every call was answered from there, so that nothing was paid.
@@ -101,6 +102,7 @@ class Step(_Record):
     status: Status = "ok"
     text: _Text = ""
     outputs: _Outputs = pydantic.Field(default_factory=dict)
+    probabilities: dict[str, float] = pydantic.Field(default_factory=dict)
     calls: int = 0
     cached_calls: int = 0
     cached: bool = False

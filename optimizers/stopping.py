@@ -126,11 +126,6 @@ def thresholds_of(runs: Iterable[Sequence[Decision]], most: int = 9) -> tuple[fl
 
 
 def _probability(step: Step | None) -> float | None:
-    """The probability on record: the step's own, or that of a graded decision among its outputs."""
-    if step is None:
-        return None
-    value = getattr(step, "probability", None)
-    graded = [output for output in step.outputs.values() if isinstance(output, dict) and "noul" in output]
-    if value is None and graded:
-        value = graded[0]["noul"]
-    return None if value is None else float(value)
+    """The probability on record of the decision, which is the first output that can have one."""
+    graded = () if step is None else [step.probabilities[name] for name in step.outputs if name in step.probabilities]
+    return graded[0] if graded else None

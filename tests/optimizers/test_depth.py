@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import dspy
@@ -122,16 +121,19 @@ def test_probabilities_are_used_where_they_are_on_record() -> None:
     assert StopRule.parse("4") == StopRule(4)
 
 
-def test_a_graded_decision_is_read_from_the_trace() -> None:
-    moa = program(2)
-    trace = moa(question="task 001").trace
-    assert decisions_of(trace) == tuple(Decision(improved) for improved in trace.improved)
-    values = json.loads(trace.to_json())
-    for step in values["steps"]:
-        if step["stage"] == "synthesize":
-            step["outputs"]["improved"] = {"noul": 0.8}
-    graded = type(trace).from_json(json.dumps(values))
-    assert [decision.probability for decision in decisions_of(graded)] == [0.8]
+@pytest.mark.parametrize("adapter", [None, dspy.ChatAdapter(), dspy.JSONAdapter()])
+def test_a_graded_decision_is_read_from_the_trace(adapter: Any) -> None:
+    plain, graded = program(2), program(2)
+    graded.synthesize.fields["improved"] = {"threshold": 0.7}
+    with dspy.context(adapter=adapter):
+        for example in examples(12):
+            (yes_or_no,) = decisions_of(plain(question=example.question).trace)
+            trace = graded(question=example.question).trace
+            (decision,) = decisions_of(type(trace).from_json(trace.to_json()))
+            assert yes_or_no.probability is None
+            assert decision.probability in (0.05, 0.6, 0.95)
+            assert decision.improved == (decision.probability >= 0.7)
+            assert trace.improved == (decision.improved,)
 
 
 def test_a_program_of_one_layer_has_nothing_to_stop() -> None:
