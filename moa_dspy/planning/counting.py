@@ -1,0 +1,104 @@
+"""Tokens, counted as LiteLLM counts them, without the tokenizers that it would have to fetch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from dspy.clients._litellm import get_litellm
+
+__all__ = ["WORD", "Counter", "Counters", "TokenCounter", "local_tables"]
+
+Counter: TypeAlias = Literal["tiktoken", "anthropic", "stand-in", "characters"]
+
+WORD: Final = "the"  # one token in every tokenizer, and with its space four characters, as English has for a token
+
+_LOCAL_TABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
+_CHARACTERS_PER_TOKEN: Final = 4
+# LiteLLM would fetch tokenizers of Llama and Cohere models, and try again for half a minute. Named by its type, the one
+# of tiktoken that it carries is used.
+_CARRIED: Final[Mapping[str, Any]] = {"type": "openai_tokenizer", "tokenizer": None}
+
+
+@contextlib.contextmanager
+def local_tables() -> Iterator[None]:
+    """Let LiteLLM and DSPy load the price tables that they carry, instead of fetching them."""
+    before = os.environ.get(_LOCAL_TABLE)
+    os.environ[_LOCAL_TABLE] = "True"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_LOCAL_TABLE]
+        else:
+            os.environ[_LOCAL_TABLE] = before
+
+
+class Counters:
+    """A token counter for every model of a plan."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, TokenCounter] = {}
+
+    def of(self, model: str) -> TokenCounter:
+        """Return the token counter of a model."""
+        if model not in self._counters:
+            self._counters[model] = TokenCounter(model)
+        return self._counters[model]
+
+
+class TokenCounter:
+    """LiteLLM's token counter for one model, without the tokenizers that it would have to fetch.
+
+    Args:
+        model: with its provider, or without.
+
+    Attributes:
+        kind: which tokenizer it is.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._litellm = get_litellm(feature="moa-dspy")
+        provider, _, rest = model.partition("/")
+        name = rest if rest and provider in self._litellm.provider_list else model
+        self.kind: Counter = "characters" if self._litellm.disable_token_counter else _usable_counter(name)
+        self._options: dict[str, Any] = {"model": name, "use_default_image_token_count": True}
+        if self.kind == "stand-in":
+            self._options["custom_tokenizer"] = _CARRIED
+        self._known: dict[str, int] = {}
+
+    def __call__(self, content: str | Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of a text, or of messages with what a provider puts around them."""
+        key = content if isinstance(content, str) else json.dumps(content, default=str)
+        if key not in self._known:
+            self._known[key] = self._count(content, key)
+        return self._known[key]
+
+    def _count(self, content: str | Sequence[Mapping[str, Any]], as_text: str) -> int:
+        if self.kind == "characters":
+            return math.ceil(len(as_text) / _CHARACTERS_PER_TOKEN)
+        if isinstance(content, str):
+            return int(self._litellm.token_counter(text=content, **self._options))
+        return int(self._litellm.token_counter(messages=list(content), **self._options))
+
+
+@functools.lru_cache(maxsize=256)  # LiteLLM tries for seconds to load what it cannot load
+def _usable_counter(name: str) -> Counter:
+    """Return how the tokens of the model ``name`` can be counted without a network."""
+    litellm = get_litellm(feature="moa-dspy")
+    try:
+        if name in litellm.open_ai_chat_completion_models:
+            litellm.token_counter(model=name, text=WORD)
+            return "tiktoken"
+        if name in litellm.anthropic_models and litellm.utils.select_tokenizer(name)["type"] != _CARRIED["type"]:
+            litellm.token_counter(model=name, text=WORD)
+            return "anthropic"
+        litellm.token_counter(model=name, text=WORD, custom_tokenizer=_CARRIED)
+    except Exception:  # noqa: BLE001 (whatever keeps it from loading a tokenizer, there is a rule of thumb)
+        return "characters"
+    return "stand-in"

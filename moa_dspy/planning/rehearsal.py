@@ -1,0 +1,199 @@
+"""The rehearsal: the program itself, run on stand-ins that report assumed usage instead of calling a model."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import dspy
+
+from moa_dspy.adapters import adapters_for
+from moa_dspy.agents import Agent
+from moa_dspy.errors import ConfigurationError, StepFailedError
+from moa_dspy.limits import Budget, Tolerance
+from moa_dspy.planning.inputs import placeholder, words
+from moa_dspy.planning.lengths import Lengths
+from moa_dspy.planning.pricing import Account, Books
+from moa_dspy.trace import Trace
+
+if TYPE_CHECKING:
+    from moa_dspy.program import AttentionMoA
+    from moa_dspy.signatures import Roles, TaskSignature
+
+__all__ = ["Rehearsal"]
+
+# Turns of the event loop without a new call after which all calls that can be under way at once are.
+_QUIET_TURNS: Final = 20
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A program, to be rehearsed on one set of inputs."""
+
+    program: AttentionMoA
+    inputs: Mapping[str, Any]
+    lengths: Lengths
+    books: Books
+
+    def run(self, budget: Budget, *, improving: bool = True) -> Trace:
+        """Return the trace of a run without models.
+
+        Args:
+            budget: what it keeps to; a limit of seconds is left aside, as a rehearsal takes no time.
+            improving: what every residual synthesis decides.
+        """
+        prompter = _Prompter(self.program.roles, self.lengths, dspy.settings.adapter, self.books, improving)
+        double = self._double(prompter)
+        double.budget = dataclasses.replace(budget, seconds=None)
+        double.tolerance = Tolerance(timeout=None, retries=0, strict=True)
+        settings: dict[str, Any] = {
+            "lm": None,
+            "adapter": prompter,
+            "callbacks": [],
+            "caller_modules": [],
+            "trace": None,
+            "usage_tracker": None,
+            "track_usage": False,
+            "send_stream": None,
+            "warn_on_type_mismatch": False,
+        }
+
+        async def perform() -> Trace:
+            with dspy.context(**settings):
+                return (await double.aforward(**self.inputs)).trace
+
+        # In a thread, and so in a context, of its own: nobody who watches runs or calls sees a rehearsal, it holds up
+        # no run that goes on, and it may be asked for from inside a running event loop.
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="moa-dspy-plan") as pool:
+                return pool.submit(lambda: asyncio.run(perform())).result()
+        except StepFailedError as error:
+            raise ConfigurationError(f"the prompt to {error.stage} by {error.agent} cannot be made: {error}") from error
+
+    def _double(self, prompter: _Prompter) -> AttentionMoA:
+        """Return the program with stand-ins for its models; it shares everything else, and changes none of it."""
+        ambient = dspy.settings.lm
+
+        def understudied(agent: Agent) -> Agent:
+            lm = ambient if agent.lm is None else agent.lm
+            return dataclasses.replace(agent, lm=prompter.stand_in(lm)) if isinstance(lm, dspy.BaseLM) else agent
+
+        program, double = self.program, copy.copy(self.program)
+        double.agents = tuple(understudied(agent) for agent in program.agents)
+        double.aggregator = None if program.aggregator is None else understudied(program.aggregator)
+        double._voices = tuple(
+            dataclasses.replace(voice, agent=agent) for voice, agent in zip(program._voices, double.agents, strict=True)
+        )
+        return double
+
+
+class _Prompter(dspy.Adapter):
+    """Writes every prompt as the run's adapter would, and returns what a model is assumed to write.
+
+    Calls that can be under way at once are answered at once, so that a budget is spent in the order of a run.
+    """
+
+    def __init__(
+        self, roles: Roles, lengths: Lengths, configured: dspy.Adapter | None, books: Books, improving: bool
+    ) -> None:
+        super().__init__()
+        self._roles, self._lengths, self._configured = roles, lengths, configured
+        self._books, self._improving = books, improving
+        self._arrived = 0
+        self._gate: asyncio.Future[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    def stand_in(self, lm: dspy.BaseLM) -> dspy.BaseLM:
+        """Return a copy of ``lm`` that answers no prompt and reports what a call would have used."""
+
+        async def report(usage: dict[str, int], usd: float | None) -> None:
+            await self._together()
+            # As DSPy reports a billed call: to the usage tracker, then to the histories of the calling modules, of
+            # which the first is the meter of the step.
+            dspy.settings.usage_tracker.add_usage(lm.model, usage)
+            dspy.settings.caller_modules[0].history.append({"cost": usd})
+
+        double: Any = lm.copy()
+        double.acall = report
+        return double
+
+    async def acall(
+        self,
+        lm: dspy.BaseLM,
+        lm_kwargs: dict[str, Any],
+        signature: TaskSignature,
+        demos: list[dict[str, Any]],
+        inputs: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        """Write the prompt of one call, enter what it would cost, and return placeholders of its outputs."""
+        adapter = adapters_for(signature, lm, self._configured)[0]
+        sent = adapter._call_preprocess(lm, dict(lm_kwargs), signature, inputs)
+        account = self._books.account(lm)
+        prompt = account.count(adapter.format(sent, demos, inputs))
+        limit = _limit({**getattr(lm, "kwargs", {}), **lm_kwargs})
+        outputs, completion = self._reply(adapter, account, signature, limit)
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        report: Any = lm.acall  # of a stand-in, within what the step puts around each call
+        await report(usage, account.cost(prompt, completion))
+        return [outputs]
+
+    def _reply(
+        self, adapter: dspy.Adapter, account: Account, signature: TaskSignature, limit: int | None
+    ) -> tuple[dict[str, Any], int]:
+        """Return the outputs and their tokens, the format around them included."""
+        fields = signature.output_fields
+        wanted = {name: self._length(name) for name in fields}
+        lengths = {name: length if limit is None else min(length, limit) for name, length in wanted.items()}
+        outputs = {name: self._output(name, field.annotation, lengths[name]) for name, field in fields.items()}
+        texts = [name for name in fields if outputs[name] == words(lengths[name])]
+        around = account.count(_formatted(adapter, signature, {**outputs, **dict.fromkeys(texts, "")}))
+        completion = around + sum(lengths[name] for name in texts) + self._lengths.thinking
+        if limit is None:
+            return outputs, completion
+        if completion > limit or any(lengths[name] < wanted[name] for name in texts):
+            account.shortened_to.add(limit)
+        return outputs, min(completion, limit)
+
+    def _output(self, name: str, annotation: Any, length: int) -> Any:
+        if name == self._roles.names["improved"]:
+            return self._improving
+        return placeholder(annotation, words(length))
+
+    def _length(self, name: str) -> int:
+        if name == self._roles.names["critique"]:
+            return self._lengths.critique
+        return self._lengths.reasoning if name == "reasoning" else self._lengths.answer
+
+    async def _together(self) -> None:
+        """Wait until no further call comes in."""
+        self._arrived += 1
+        if self._gate is None:
+            self._gate = asyncio.get_running_loop().create_future()
+            self._opening = asyncio.create_task(self._open(self._gate))
+        await asyncio.shield(self._gate)
+
+    async def _open(self, gate: asyncio.Future[None]) -> None:
+        seen, quiet = self._arrived, 0
+        while quiet < _QUIET_TURNS:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._arrived == seen else 0
+            seen = self._arrived
+        self._gate = None
+        gate.set_result(None)
+
+
+def _limit(options: Mapping[str, Any]) -> int | None:
+    limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
+    return min(limits, default=None)
+
+
+def _formatted(adapter: dspy.Adapter, signature: TaskSignature, outputs: Mapping[str, Any]) -> str:
+    try:
+        return str(adapter.format_assistant_message_content(signature, dict(outputs)))
+    except NotImplementedError:  # an adapter that writes no demos
+        return "\n".join(str(value) for value in outputs.values())
