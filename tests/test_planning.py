@@ -24,6 +24,7 @@ from support.loopback import Body, LockStep, Loopback
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, InputError, Lengths, Plan
 from moa_dspy.events import watch
+from moa_dspy.nearest import Nearest
 from moa_dspy.presets import self_consistency, single_model
 from moa_dspy.testing import ScriptedLM, prompt_of
 from moa_dspy.trace import Failure, Step, Tokens, Trace
@@ -232,6 +233,60 @@ def test_the_first_prompts_are_the_ones_that_a_server_gets_to_the_token(case: st
         sent = tokens_of(server)
     assert plan.full.prompt_tokens == sum(sent)
     assert sorted(share.prompt_tokens for share in plan.full.models) == sorted(sent)
+
+
+CITIES = {
+    "What is the capital of Peru, a country on the Pacific Ocean?": "Lima",
+    "Two plus two": "four",
+    "Three plus five, written as a word": "eight",
+    "Who wrote the novel about a whale, and in which year was it printed first?": "Herman Melville, in 1851",
+    "Nine": "9",
+}
+
+
+def choosing(k: int, vectorizer: Any = "words", agents: Any = None) -> AttentionMoA:
+    """A program of which every prompt shows the k demos nearest to the question."""
+    moa = AttentionMoA("question -> answer", agents or [ScriptedLM("a"), ScriptedLM("b")], 1, shared_prompts=False)
+    for predictor in moa.predictors():
+        predictor.demos = [demo(question=question, answer=answer) for question, answer in CITIES.items()]
+        Nearest.set_on(predictor, Nearest(k, ("question",), vectorizer))
+    return moa
+
+
+def showing(questions: list[str]) -> AttentionMoA:
+    moa = choosing(len(questions))
+    for predictor in moa.predictors():
+        predictor.demos = [demo(question=question, answer=CITIES[question]) for question in questions]
+    return moa
+
+
+def test_of_demos_chosen_by_likeness_the_nearest_to_the_given_input_are_counted() -> None:
+    question = "What is the capital of Ecuador, a country on the Pacific?"
+    with Loopback(reply=lambda body: "Quito") as server:
+        moa = choosing(1, agents=[server.lm("a")])
+        plan = moa.plan(question=question)
+        moa(question=question)
+        first, *_ = tokens_of(server)
+    assert plan.full.stages[0].prompt_tokens == first
+    assert "Lima" in str(server.calls[0].body)
+    assert not any("nearest" in note for note in plan.notes)
+    assert plan.full.prompt_tokens < choosing(2, agents=list(moa.agents)).plan(question=question).full.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("vectorizer", "inputs"),
+    [("words", {}), ("openai/text-embedding-3-small", {}), ("openai/text-embedding-3-small", {"question": "Ten?"})],
+)
+def test_where_the_choice_of_demos_is_not_known_those_of_median_length_are_counted(
+    vectorizer: str, inputs: dict[str, Any], forbidden_network: list[str]
+) -> None:
+    by_length = sorted(CITIES, key=lambda question: len(question + CITIES[question]))
+    moa = choosing(3, vectorizer)
+    plan = moa.plan(**inputs)
+    assert plan.full.prompt_tokens == showing(by_length[1:4]).plan(**inputs).full.prompt_tokens
+    assert any("the 3 of median length are assumed" in note for note in plan.notes)
+    assert forbidden_network == []
+    assert all(Nearest.of(predictor) and len(predictor.demos) == 5 for predictor in moa.predictors())
 
 
 def test_with_answers_of_the_assumed_lengths_all_prompts_come_out_as_planned() -> None:

@@ -11,6 +11,7 @@ import dspy
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.limits import Budget
 from moa_dspy.planning.counting import local_tables
+from moa_dspy.planning.demos import choice_notes
 from moa_dspy.planning.figures import course_of, difference, notes_on
 from moa_dspy.planning.inputs import assumed_inputs, given_inputs
 from moa_dspy.planning.lengths import Lengths, check_whole
@@ -45,11 +46,12 @@ def make_plan(
         raise ConfigurationError(f"seconds_per_call={seconds_per_call!r} is no latency; it must be above 0")
     lengths = lengths or Lengths()
     given = given_inputs(example, inputs)
+    assumed = not given
     values = program._checked(given or assumed_inputs(program.signature, lengths))
     limits = program.budget.within(budget)
     with local_tables():
         books = Books()
-        rehearsal = Rehearsal(program, values, lengths, books)
+        rehearsal = Rehearsal(program, values, lengths, books, assumed)
         full = course_of(rehearsal.run(limits), books, seconds_per_call)
         shape = program.architecture
         stops = shape.early_stop and shape.synthesizes
@@ -63,5 +65,8 @@ def make_plan(
         lengths=lengths,
         budget=limits,
         left_out=tuple(difference(unlimited, full)),
-        notes=tuple(notes_on(full, limits, lengths, books, assumed=not given)),
+        notes=(
+            *notes_on(full, limits, lengths, books, assumed=assumed),
+            *choice_notes(program.predictors(), assumed=assumed),
+        ),
     )

@@ -8,14 +8,16 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import dspy
 
 from moa_dspy.adapters import adapters_for
 from moa_dspy.agents import Agent
 from moa_dspy.errors import ConfigurationError, StepFailedError
+from moa_dspy.layers import Predictors
 from moa_dspy.limits import Budget, Tolerance
+from moa_dspy.planning.demos import with_settled_demos
 from moa_dspy.planning.inputs import placeholder, words
 from moa_dspy.planning.lengths import Lengths
 from moa_dspy.planning.pricing import Account, Books
@@ -30,15 +32,26 @@ __all__ = ["Rehearsal"]
 # Turns of the event loop without a new call after which all calls that can be under way at once are.
 _QUIET_TURNS: Final = 20
 
+_Part: TypeAlias = "dspy.Predict | list[dspy.Predict] | None"
+
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A program, to be rehearsed on one set of inputs."""
+    """A program, to be rehearsed on one set of inputs.
+
+    Attributes:
+        program: what is rehearsed; it is not changed.
+        inputs: all of its task's.
+        lengths: of what nobody has written yet.
+        books: where models, prices and counters are entered.
+        assumed: whether the inputs are placeholders.
+    """
 
     program: AttentionMoA
     inputs: Mapping[str, Any]
     lengths: Lengths
     books: Books
+    assumed: bool = False
 
     def run(self, budget: Budget, *, improving: bool = True) -> Trace:
         """Return the trace of a run without models.
@@ -89,7 +102,16 @@ class Rehearsal:
         double._voices = tuple(
             dataclasses.replace(voice, agent=agent) for voice, agent in zip(program._voices, double.agents, strict=True)
         )
+        for name in Predictors.__dataclass_fields__:
+            setattr(double, name, self._settled(vars(program).get(name)))
         return double
+
+    def _settled(self, part: _Part) -> _Part:
+        if part is None:
+            return None
+        if isinstance(part, list):
+            return [with_settled_demos(predictor, assumed=self.assumed) for predictor in part]
+        return with_settled_demos(part, assumed=self.assumed)
 
 
 class _Prompter(dspy.Adapter):
