@@ -1,4 +1,4 @@
-"""The configuration file of the command line: agents, their connections, and the architecture, in TOML.
+"""The configuration file of the command line: agents, their connections, the architecture and limits, in TOML.
 
 A file names the environment variable that holds a key, never the key. What it says is checked completely when it is
 read; models are reached for when a program is built.
@@ -7,6 +7,7 @@ read; models are reached for when a program is built.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlia
 import pydantic
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.limits import Budget, Tolerance
 
 if TYPE_CHECKING:
     import dspy
@@ -27,7 +29,15 @@ if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA
     from moa_dspy.signatures import TaskSignature
 
-__all__ = ["AgentConfig", "ArchitectureConfig", "Config", "TaskConfig", "load_config"]
+__all__ = [
+    "AgentConfig",
+    "ArchitectureConfig",
+    "BudgetConfig",
+    "Config",
+    "TaskConfig",
+    "ToleranceConfig",
+    "load_config",
+]
 
 DEFAULT_SIGNATURE: Final = "question -> answer"
 
@@ -190,7 +200,13 @@ class TaskConfig(_Section):
         return task if self.instructions is None else task.with_instructions(self.instructions)
 
 
-class ArchitectureConfig(_Section):
+class _Arguments(_Section):
+    def given(self) -> dict[str, Any]:
+        """Return what is set, as arguments."""
+        return {name: value for name, value in self if value is not None}
+
+
+class ArchitectureConfig(_Arguments):
     """The arguments of ``AttentionMoA`` of the same names; what is not given is left to its defaults."""
 
     layers: int | None = pydantic.Field(default=None, ge=1)
@@ -201,9 +217,50 @@ class ArchitectureConfig(_Section):
     aggregation: Literal["synthesis", "vote", "none"] | None = None
     reasoning: bool | None = None
 
-    def given(self) -> dict[str, Any]:
-        """Return what is set, as arguments."""
-        return {name: value for name, value in self if value is not None}
+
+class BudgetConfig(_Arguments):
+    """The arguments of ``Budget``: the most that one run may spend; what is not given is unlimited."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            self.build()
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix("budget ")) from None
+        return self
+
+    def build(self) -> Budget:
+        """Return the budget."""
+        return Budget(**self.given())
+
+
+class ToleranceConfig(_Arguments):
+    """The arguments of ``Tolerance``; what is not given is left to its defaults. ``timeout = inf`` is no timeout."""
+
+    timeout: float | None = None
+    retries: int | None = None
+    layer_deadline: float | None = None
+    quorum: int | None = None
+    grace: float | None = None
+    patience: float | None = None
+    strict: bool | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Tolerance:
+        """Return the tolerance."""
+        given = self.given()
+        if self.timeout == math.inf:
+            given["timeout"] = None  # which TOML has no word for
+        return Tolerance(**given)
 
 
 class Config(_Section):
@@ -214,12 +271,16 @@ class Config(_Section):
         agents: the agents; none where the file only has other parts.
         aggregator: who aggregates and synthesises; default: the first agent.
         architecture: depth, attention and the like.
+        budget: what one run may spend.
+        tolerance: what a run puts up with.
     """
 
     task: TaskConfig = TaskConfig()
     agents: tuple[AgentConfig, ...] = pydantic.Field(default=(), strict=False)
     aggregator: AgentConfig | None = None
     architecture: ArchitectureConfig = ArchitectureConfig()
+    budget: BudgetConfig = BudgetConfig()
+    tolerance: ToleranceConfig = ToleranceConfig()
     _source: str | None = pydantic.PrivateAttr(default=None)
 
     @pydantic.model_validator(mode="after")
@@ -259,7 +320,13 @@ class Config(_Section):
         agents = [self._agent(agent, f"agent {number}") for number, agent in enumerate(self.agents, 1)]
         aggregator = None if self.aggregator is None else self._agent(self.aggregator, "aggregator")
         with _named(self._source):
-            return AttentionMoA(task, agents, aggregator=aggregator, **self.architecture.given())
+            program = AttentionMoA(task, agents, aggregator=aggregator, **self.architecture.given())
+        self.limit(program)
+        return program
+
+    def limit(self, program: AttentionMoA) -> None:
+        """Give a program this budget and tolerance."""
+        program.budget, program.tolerance = self.budget.build(), self.tolerance.build()
 
     def _agent(self, agent: AgentConfig, where: str) -> Agent:
         with _named(self._source, where if self._source else None):
@@ -333,7 +400,8 @@ def _line(problem: Mapping[str, Any]) -> str:
     message = re.sub(r" or instance of \w+", "", str(problem["msg"]).removeprefix("Value error, "))
     message = message.replace("dictionary", "table").replace("a valid tuple", "a list of tables")
     given = problem["input"]
-    shown = f", not {given!r}" if location[:1] == ["architecture"] or isinstance(given, float | int) else ""
+    open_value = location[:1] and location[0] in _OPEN and not isinstance(given, Mapping)
+    shown = f", not {given!r}" if open_value or isinstance(given, float | int) else ""
     return _at(where, f"{message[:1].lower()}{message[1:]}{shown}")
 
 
@@ -361,4 +429,8 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
     "agents": AgentConfig,
     "aggregator": AgentConfig,
     "architecture": ArchitectureConfig,
+    "budget": BudgetConfig,
+    "tolerance": ToleranceConfig,
 }
+_OPEN: Final = frozenset({"architecture", "budget", "tolerance"})
+"""Where no value can be a secret, so that a message may repeat it."""

@@ -99,5 +99,5 @@ class Tolerance:
             value = getattr(self, name)
             if value is not None and not value > least:
                 raise ConfigurationError(f"{name}={value!r} is out of range; it must be above {least}")
-        if self.grace < 0:
+        if not self.grace >= 0:
             raise ConfigurationError(f"grace={self.grace!r} is out of range; it must not be negative")

@@ -563,6 +563,19 @@ def test_a_program_runs_with_connections_from_the_configuration(moa: Run, provid
     assert all(body.get("temperature") is None for body in provider.bodies), "and so is the sampling"
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_question_is_asked_within_the_limits_of_the_configuration(
+    saved: bool, moa: Run, provider: Provider, tmp_path: Path
+) -> None:
+    limits = "[budget]\ncalls = 2\n\n[tolerance]\nstrict = true\n"
+    options = ("--program", saved_program(tmp_path)) if saved else ()
+    outcome = moa("ask", "Capital of France?", "-c", agents_file(tmp_path, provider, extra=limits), "--json", *options)
+    assert outcome.code == 0, outcome.err
+    said = json.loads(outcome.out)
+    assert (said["calls"], said["stopped_by"]) == (2, "budget")
+    assert len(provider.bodies) == 2
+
+
 def test_a_connection_is_found_by_name_before_model(moa: Run, provider: Provider, tmp_path: Path) -> None:
     path = saved_program(tmp_path)
     (tmp_path / "moa.toml").write_text(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from moa_dspy import AttentionMoA
+from moa_dspy import AttentionMoA, Budget
 from moa_dspy.cli import main
 from moa_dspy.testing import ScriptedLM
 
@@ -77,6 +77,27 @@ def test_a_budget_and_a_latency_are_kept_to(plan: Run) -> None:
     assert result["full"]["seconds"] == 8
     assert result["budget"] == {"calls": 12, "tokens": None, "usd": 1.5, "seconds": None}
     assert result["left_out"]
+
+
+def test_the_budget_of_the_configuration_is_kept_to_and_narrowed(plan: Run, tmp_path: Path) -> None:
+    agents = '[[agents]]\nmodel = "openai/gpt-4.1"\n' * 2
+    (tmp_path / "moa.toml").write_text(f"{agents}[budget]\ncalls = 12\nusd = 1.5\n")
+    result = as_json(plan, "Why?", "--config", "moa.toml", "--budget", "usd=0.5")
+    assert result["budget"] == {"calls": 12, "tokens": None, "usd": 0.5, "seconds": None}
+    assert result["full"]["calls"] <= 12
+
+
+def test_a_saved_program_takes_the_limits_of_a_configuration_without_agents(plan: Run, tmp_path: Path) -> None:
+    AttentionMoA("question -> answer", [ScriptedLM("a", model="openai/gpt-4.1")] * 2, budget=Budget(calls=99)).save(
+        tmp_path / "p.json"
+    )
+    (tmp_path / "moa.toml").write_text("[budget]\ncalls = 12\n")
+    assert as_json(plan, "Why?", "--program", "p.json")["budget"]["calls"] is None
+    assert as_json(plan, "Why?", "--program", "p.json", "--config", "moa.toml")["budget"]["calls"] == 12
+    (tmp_path / "moa.toml").write_text("[architecture]\nlayers = 2\n")
+    code, _, err = plan("Why?", "--program", "p.json", "--config", "moa.toml")
+    assert code == 2
+    assert "has a connection for none of the agents" in err
 
 
 def test_lengths_are_given_or_those_of_an_earlier_run(plan: Run, tmp_path: Path) -> None:

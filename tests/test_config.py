@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moa_dspy.config import load_config
+from moa_dspy.config import BudgetConfig, ToleranceConfig, load_config
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.limits import Budget, Tolerance
 
 FULL = """
 [task]
@@ -42,6 +45,21 @@ early_stop = false
 shared_prompts = false
 aggregation = "synthesis"
 reasoning = false
+
+[budget]
+calls = 40
+tokens = 60000
+usd = 0.05
+seconds = 20
+
+[tolerance]
+timeout = 30
+retries = 2
+layer_deadline = 15.5
+quorum = 2
+grace = 3
+patience = 10
+strict = true
 """
 
 
@@ -78,6 +96,10 @@ def test_a_full_file_becomes_a_program(tmp_path: Path, monkeypatch: pytest.Monke
     assert shape.aggregator.model == "openai/gpt-4.1"
     assert (shape.layers, shape.attention, shape.residual) == (3, 1, "none")
     assert (shape.early_stop, shape.shared_prompts, shape.reasoning) == (False, False, False)
+    assert program.budget == Budget(calls=40, tokens=60000, usd=0.05, seconds=20)
+    assert program.tolerance == Tolerance(
+        timeout=30, retries=2, layer_deadline=15.5, quorum=2, grace=3, patience=10, strict=True
+    )
     lm: Any = program.agents[0].lm
     assert lm.kwargs["api_key"] == "secret-1"
     assert lm.kwargs["timeout"] == 30
@@ -90,6 +112,18 @@ def test_what_is_not_given_is_left_to_the_programs_defaults(tmp_path: Path) -> N
     assert program.architecture.attention == "full"
     assert list(program.task.output_fields) == ["answer"]
     assert program.aggregator is None
+    assert program.budget == Budget()
+    assert program.tolerance == Tolerance()
+
+
+@pytest.mark.parametrize(("section", "limits"), [(BudgetConfig, Budget), (ToleranceConfig, Tolerance)])
+def test_every_limit_of_a_program_has_a_key(section: type[pydantic.BaseModel], limits: Any) -> None:
+    assert list(section.model_fields) == [field.name for field in dataclasses.fields(limits)]
+
+
+def test_an_endless_timeout_is_none(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, '[[agents]]\nmodel = "openai/x"\n[tolerance]\ntimeout = inf\n'))
+    assert config.program().tolerance == Tolerance(timeout=None)
 
 
 def test_a_server_of_ones_own_is_never_sent_the_providers_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +148,8 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path) -> None:
         "openai/qwen3-32b",
         "local/models/mine.gguf",
     ]
-    assert config.architecture.given().keys() == type(config.architecture).model_fields.keys()
+    for section in (config.architecture, config.budget, config.tolerance):
+        assert section.given().keys() == type(section).model_fields.keys()
 
 
 @pytest.mark.parametrize(
@@ -170,6 +205,19 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path) -> None:
         ('[[agents]]\nmodel = "openai/x"\n[task]\nsignature = "question"', "task: signature 'question' has no output"),
         ('[[agents]]\nmodel = "openai/x"\n[task]\nsignature = 3', "task.signature: input should be a valid string"),
         ("task = 3", "task: input should be a valid table"),
+        ("budget = 3", "budget: input should be a valid table"),
+        ("[budget]\ncalls = 0", "budget: calls=0 is too small for a single proposal; it must be at least 1"),
+        ("[budget]\nusd = -0.5", "budget: usd=-0.5 is too small for a single proposal; it must be above 0"),
+        ("[budget]\nusd = nan", "budget: usd=nan is too small"),
+        ("[budget]\ncalls = 1.5", "budget.calls: input should be a valid integer"),
+        ('[budget]\nseconds = "ten"', "budget.seconds: input should be a valid number, not 'ten'"),
+        ("[budget]\ndollars = 1", "budget.dollars: is not a known key; known here: calls, tokens, usd, seconds"),
+        ("[tolerance]\ntimeout = 0", "tolerance: timeout=0.0 is out of range; it must be above 0"),
+        ("[tolerance]\nretries = -1", "tolerance: retries=-1 is out of range"),
+        ("[tolerance]\ngrace = -1", "tolerance: grace=-1.0 is out of range; it must not be negative"),
+        ("[tolerance]\ngrace = nan", "tolerance: grace=nan is out of range"),
+        ("[tolerance]\nstrict = 1", "tolerance.strict: input should be a valid boolean"),
+        ("[tolerance]\nretry = 1", "tolerance.retry: is not a known key; did you mean retries?"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -251,13 +299,16 @@ def as_toml(value: Any) -> str:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(
-    st.sampled_from(["task", "agents", "aggregator", "architecture", "other"]),
+    st.sampled_from(["task", "agents", "aggregator", "architecture", "budget", "tolerance", "other"]),
     st.recursive(
         st.one_of(st.integers(-3, 3), st.booleans(), st.floats(-3, 3), st.text(max_size=8)),
         lambda inner: (
             st.lists(inner, max_size=2)
             | st.dictionaries(
-                st.sampled_from(["model", "name", "options", "layers", "attention", "signature"]) | st.text(max_size=6),
+                st.sampled_from(
+                    ["model", "name", "options", "layers", "attention", "signature", "calls", "usd", "grace"]
+                )
+                | st.text(max_size=6),
                 inner,
                 max_size=2,
             )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 
@@ -225,20 +225,20 @@ def _shaped(program: AttentionMoA, task: TaskSignature, preset: str | None, samp
     """The same agents on another task, in the shape of a preset."""
     shape, agents, aggregator = program.architecture, program.agents, program.aggregator
     number = samples or _SAMPLES
+    limits: dict[str, Any] = {"budget": program.budget, "tolerance": program.tolerance}
     if preset is None:
         kept = {
             name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")
         }
-        return AttentionMoA(task, agents, aggregator=aggregator, **kept)
+        return AttentionMoA(task, agents, aggregator=aggregator, **kept, **limits)
+    common = {"reasoning": shape.reasoning, **limits}
     makers: Mapping[str, Callable[[], AttentionMoA]] = {
-        "single": lambda: presets.single_model(task, agents[0], reasoning=shape.reasoning),
-        "self-consistency": lambda: presets.self_consistency(task, agents[0], number, reasoning=shape.reasoning),
-        "self-moa": lambda: presets.self_moa(
-            task, agents[0], number, shape.layers, aggregator, reasoning=shape.reasoning
-        ),
-        "moa": lambda: presets.mixture_of_agents(task, agents, shape.layers, aggregator, reasoning=shape.reasoning),
+        "single": lambda: presets.single_model(task, agents[0], **common),
+        "self-consistency": lambda: presets.self_consistency(task, agents[0], number, **common),
+        "self-moa": lambda: presets.self_moa(task, agents[0], number, shape.layers, aggregator, **common),
+        "moa": lambda: presets.mixture_of_agents(task, agents, shape.layers, aggregator, **common),
         "attention-moa": lambda: presets.attention_moa(
-            task, agents, shape.layers, aggregator, early_stop=shape.early_stop, reasoning=shape.reasoning
+            task, agents, shape.layers, aggregator, early_stop=shape.early_stop, **common
         ),
     }
     if preset not in makers:

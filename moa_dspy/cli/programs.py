@@ -101,7 +101,13 @@ def _overridden(config: Config, options: Options) -> Config:
 def _from_file(path: str, config: Config | None) -> AttentionMoA:
     from moa_dspy.program_file import load
 
-    return load(path, lms=None if config is None else _connections(path, config))
+    if config is None:
+        return load(path)
+    names_agents = bool(config.agents) or config.aggregator is not None
+    limits_runs = bool(config.budget.given() or config.tolerance.given())
+    program = load(path, lms=_connections(path, config) if names_agents or not limits_runs else None)
+    config.limit(program)
+    return program
 
 
 def _connections(path: str, config: Config) -> dict[str, dspy.BaseLM]:

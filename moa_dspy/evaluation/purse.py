@@ -17,8 +17,9 @@ __all__ = ["Purse"]
 class Purse:
     """Decides whether another item may start.
 
-    An item is taken to need as much as the largest one so far (calls: as many as the architecture takes), and so are
-    those under way. What items of earlier starts took counts; seconds are those of this start.
+    An item is taken to need as much as the largest one so far (calls: as many as the architecture takes and the
+    program's own budget allows), and so are those under way. What items of earlier starts took counts; seconds are
+    those of this start.
 
     Args:
         budget: for the whole evaluation.
@@ -33,7 +34,7 @@ class Purse:
         self._budget = budget
         self._began = time.monotonic()
         self._spent = Spending()
-        self._calls = program.architecture.max_calls * turns if isinstance(program, AttentionMoA) else 1
+        self._calls = _calls_of_a_run(program) * turns if isinstance(program, AttentionMoA) else 1
         self._tokens = 0
         self._usd = 0.0
         self.learned = budget.tokens is None and budget.usd is None
@@ -61,6 +62,11 @@ class Purse:
         if budget.usd is not None and not _room(spent.cost_usd or 0.0, items * self._usd, budget.usd):
             return False
         return budget.seconds is None or time.monotonic() - self._began < budget.seconds
+
+
+def _calls_of_a_run(program: AttentionMoA) -> int:
+    most, allowed = program.architecture.max_calls, program.budget.calls
+    return most if allowed is None else min(most, allowed)
 
 
 def _room(spent: float, needed: float, limit: float) -> bool:

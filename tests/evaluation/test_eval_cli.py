@@ -139,6 +139,17 @@ def test_presets_are_the_same_agents_in_another_shape(
     assert json.loads(capsys.readouterr().out)["calls"] == 2 * calls == len(server.calls)
 
 
+@pytest.mark.parametrize("preset", ["moa", "attention-moa"])
+def test_each_item_keeps_to_the_budget_of_the_configuration(
+    preset: str, items: Path, config: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(f"{config.read_text()}\n[budget]\ncalls = 2\n")
+    arguments = command(items, config, "--limit", "3", "--max-calls", "6", "--json", "--quiet")
+    arguments[arguments.index("single")] = preset
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["calls"] == 6 == len(server.calls)
+
+
 def test_a_saved_program_and_a_function_as_metric(
     items: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
