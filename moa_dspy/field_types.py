@@ -240,7 +240,7 @@ def _decode_enum(data: Mapping[str, Any]) -> type[enum.Enum]:
     name, members, base = data["name"], data["members"], data["base"]
     functional: Any = enum.Enum if base is None or base in _ENUM_MIXINS else _ENUM_BASES[base]
     made = functional(name, members, **({"type": _ENUM_MIXINS[base]} if base in _ENUM_MIXINS else {}))
-    made.__doc__ = data["doc"]
+    made.__doc__ = _doc(data)
     return cast("type[enum.Enum]", made)
 
 
@@ -252,7 +252,14 @@ def _decode_model(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
         limits = {key: value for key, value in entry.get("limits", {}).items() if key in (*_LIMITS, "pattern")}
         fields[name] = (kind, pydantic.Field(**_decode_default(kind, entry), **settings, **limits))
     config = cast("pydantic.ConfigDict", {key: data["config"][key] for key in _MODEL_SETTINGS if key in data["config"]})
-    return pydantic.create_model(data["name"], __config__=config, __doc__=data["doc"], **fields)
+    return pydantic.create_model(data["name"], __config__=config, __doc__=_doc(data), **fields)
+
+
+def _doc(data: Mapping[str, Any]) -> str | None:
+    doc = data["doc"]
+    if not (doc is None or isinstance(doc, str)):
+        raise TypeError("a description is text")
+    return doc
 
 
 def _decode_default(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:

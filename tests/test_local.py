@@ -209,7 +209,8 @@ def test_async_calls_work_on_several_event_loops() -> None:
 
     for _ in range(3):
         assert all("Paris" in answer[0] for answer in asyncio.run(ask_twice()))
-    assert len(connections.connect("local")._async_engines) == 1
+    # Closed loops leave nothing but the last one's; the loop of the programs of other tests may be there as well.
+    assert sum(loop.is_closed() for loop in connections.connect("local")._async_engines) <= 1
 
 
 def test_it_streams() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import moa_dspy
@@ -294,7 +294,13 @@ def typed_file() -> str:
         return path.read_text()
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Without shrinking: each try loads a program, and the change that broke one is told anyway.
+@settings(
+    max_examples=80,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_whatever_is_changed_in_a_file_it_loads_or_is_refused_in_one_line(tmp_path: Path, data: st.DataObject):
     content = json.loads(typed_file())
@@ -307,6 +313,7 @@ def test_whatever_is_changed_in_a_file_it_loads_or_is_refused_in_one_line(tmp_pa
             parent[path[-1]] = data.draw(JUNK)
         else:
             del parent[path[-1]]
+        note(f"changed: {path}")
     file = tmp_path / "changed.json"
     file.write_text(json.dumps(content))
     try:
