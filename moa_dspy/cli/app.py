@@ -21,6 +21,7 @@ from moa_dspy.cli.console import error, set_quiet
 from moa_dspy.cli.eval import evaluate_command
 from moa_dspy.cli.plan import plan
 from moa_dspy.cli.profile import profile_command
+from moa_dspy.cli.report_page import report_command
 from moa_dspy.cli.show import show
 from moa_dspy.errors import MoAError
 
@@ -46,6 +47,7 @@ app.command(short_help="Ask a question.")(ask)
 app.command("eval", short_help="Score a program on a benchmark.")(evaluate_command)
 app.command("compare", short_help="Compare a program with simpler ones at matched spend.")(compare_command)
 app.command("profile", short_help="Show which stage gains and which loses.")(profile_command)
+app.command("report", short_help="Show searches, tunings and programs as one HTML page.")(report_command)
 app.command(short_help="Show what a question would cost.")(plan)
 app.command(short_help="Show a saved program.")(show)
 
