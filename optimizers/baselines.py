@@ -6,15 +6,16 @@ tuning brings, and not what the ensemble does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from moa_dspy.agents import Agent
+from moa_dspy.optimizers.rebuilding import named_agents, take_prompts
 from moa_dspy.presets import mixture_of_agents, self_moa, single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "ensemble_of", "named_agents", "singles_of", "take_prompts"]
+__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "ensemble_of", "singles_of"]
 
 BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa"]
 NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
@@ -57,12 +58,6 @@ class Ensemble:
     describe: Callable[[int], str]
 
 
-def named_agents(program: AttentionMoA) -> list[Agent]:
-    """Return the program's agents under the names that they have in it."""
-    specs = program.architecture.agents
-    return [replace(agent, name=spec.name) for agent, spec in zip(program.agents, specs, strict=True)]
-
-
 def singles_of(program: AttentionMoA) -> list[Single]:
     """Return every agent alone that differs from those before it in more than its name; the aggregator as well."""
     agents = named_agents(program)
@@ -98,31 +93,6 @@ def ensemble_of(name: BaselineName, program: AttentionMoA, single: Single) -> En
         lambda size: _samples(program, single, size, vote=vote),
         lambda size: f"{size} samples of {single.name}{warmth}{', vote' if vote else ''}",
     )
-
-
-def take_prompts(made: AttentionMoA, program: AttentionMoA, places: list[int]) -> None:
-    """Give a program the prompts and demos of another, for the roles that both play.
-
-    Args:
-        made: is changed.
-        program: whose prompts are copied.
-        places: for each agent of ``made`` its number among those of ``program``.
-    """
-    ours = vars(program)
-    for role, predictors in _roles(made):
-        theirs = ours.get(role)
-        if theirs is None:
-            continue
-        if isinstance(predictors, list):
-            value: Any = [(theirs[place] if isinstance(theirs, list) else theirs).deepcopy() for place in places]
-        else:
-            value = (theirs[places[0]] if isinstance(theirs, list) else theirs).deepcopy()
-        setattr(made, role, value)
-
-
-def _roles(program: AttentionMoA) -> Iterator[tuple[str, Any]]:
-    names = dict.fromkeys(name.partition("[")[0] for name, _ in program.named_predictors())
-    return ((name, getattr(program, name)) for name in names)
 
 
 def _options(program: AttentionMoA) -> dict[str, Any]:

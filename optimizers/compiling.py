@@ -6,26 +6,48 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.limits import Budget
 from moa_dspy.nearest import Nearest
 from moa_dspy.optimizers.jobs import Effort, Job, Method
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, SpentError
 from moa_dspy.optimizers.quiet import own_randomness, quiet
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.students import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Compiled", "compile"]
+__all__ = ["CompileProgress", "Compiled", "compile"]
+
+EndedBy: TypeAlias = Literal["done", "budget"]
 
 _NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class CompileProgress:
+    """Where a tuning of prompts is.
+
+    Attributes:
+        cost: what has been spent.
+        of: LM calls that it takes about, at most; those that the response cache answers are among them.
+    """
+
+    cost: Cost
+    of: int
+
+    @property
+    def done(self) -> float:
+        """Return the share that is done, at least; below 1."""
+        return min(self.cost.calls / max(self.of, 1), 0.99)
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,8 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     effort: Effort = "light",
     prompt_lm: dspy.BaseLM | None = None,
     concurrency: int = 8,
-    progress: Callable[[Cost], None] | None = None,
+    budget: Budget | None = None,
+    progress: Callable[[CompileProgress], None] | None = None,
     **options: Any,
 ) -> Compiled:
     """Tune the prompts of a copy of ``program``.
@@ -78,12 +101,14 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
         prompt_lm: writes instructions; default: the aggregator's model.
         concurrency: examples under way at once.
-        progress: told of the cost so far with every paid call (its price comes a moment later), from any thread.
+        budget: of this call. When it ends, which only calls under way exceed, the program as it was given is returned,
+            unless the method has something better by then; what was answered is in DSPy's cache for another try.
+        progress: told where it is with every paid call (its price comes a moment later), from any thread.
         **options: of the method; see the classes in ``moa_dspy.optimizers.methods``.
 
     Raises:
         ConfigurationError: an argument does not fit; nothing was paid for.
-        RunError: the program as it was given fails on every example.
+        RunError: the program as it was given fails on every example, or the budget ends before it has been measured.
     """
     chosen = method_of(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
@@ -94,26 +119,55 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(quiet())
         stack.enter_context(own_randomness(seed))
-        spending = stack.enter_context(count_spending([*lms, program.get_lm(), writer, ambient], progress))
+        told = _Progress(progress)
+        spending = stack.enter_context(count_spending([*lms, program.get_lm(), writer, ambient], told))
         stack.enter_context(dspy.context(trace=None))
-        job = Job(student_of(program), learn, hold, _given(metric), seed, effort, writer, ambient, concurrency)
+        purse = Purse(budget or Budget(), spending)
+        student = student_of(program, None if budget is None else purse)
+        job = Job(student, learn, hold, _given(metric), seed, effort, writer, ambient, concurrency, purse)
+        told.of = (2 * len(hold) + chosen.expected_runs(job)) * program.architecture.max_calls
         before = _measured(program, job)
-        tuned = _tuned(program, chosen, job)
-        after = measure(tuned, hold, job.metric, concurrency=concurrency)
-    return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors)
+        tuned, after, ended_by = _tuned(program, chosen, job, before)
+    return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors, ended_by)
 
 
-def _tuned(program: AttentionMoA, chosen: Method, job: Job) -> AttentionMoA:
-    with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT):
-        return learned(chosen.run(job), program)
+def _tuned(
+    program: AttentionMoA, chosen: Method, job: Job, before: Measurement
+) -> tuple[AttentionMoA, Measurement, EndedBy]:
+    """Tune, and measure what came of it; where the budget ends meanwhile, that is the program as it was given."""
+    try:
+        with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT):
+            tuned = learned(chosen.run(job), program)
+        after = measure(Gate(tuned, job.purse), job.valset, job.metric, concurrency=job.concurrency)
+    except (SpentError, BudgetEndedError):
+        return program.deepcopy(), before, "budget"
+    return tuned, after, "done"
 
 
 def _measured(program: AttentionMoA, job: Job) -> Measurement:
     """Measure the program as it was given, so that what is broken shows before much is paid."""
-    before = measure(program, job.valset, job.metric, concurrency=job.concurrency)
+    try:
+        before = measure(Gate(program, job.purse), job.valset, job.metric, concurrency=job.concurrency)
+    except BudgetEndedError:
+        raise RunError(
+            f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
+            "give fewer examples"
+        ) from None
     if before.errors == len(before.runs):
         raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
     return before
+
+
+@dataclass
+class _Progress:
+    """Tells of the cost so far, and of how many calls there will be."""
+
+    tell: Callable[[CompileProgress], None] | None
+    of: int = 0
+
+    def __call__(self, cost: Cost) -> None:
+        if self.tell is not None:
+            self.tell(CompileProgress(cost, self.of))
 
 
 def _compiled(
@@ -126,6 +180,7 @@ def _compiled(
     after: Measurement,
     cost: Cost,
     errors: list[str],
+    ended_by: EndedBy,
 ) -> Compiled:
     old, new, gain = before.score(job.seed), after.score(job.seed), Gain.of(before.scores, after.scores, seed=job.seed)
     report = {
@@ -138,6 +193,7 @@ def _compiled(
         "examples": {"trainset": len(job.trainset), "valset": len(job.valset)},
         "score": {"before": old.model_dump(), "after": new.model_dump(), "gain": gain.model_dump()},
         "cost": cost.model_dump(),
+        "ended_by": ended_by,
         "errors": {"count": len(errors), "first": errors[:3]},
         "predictors": _predictors(program, tuned),
     }

@@ -9,13 +9,12 @@ from typing import Any
 import dspy
 import pydantic
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.optimizers.baselines import named_agents, take_prompts
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.significance import holm
 from moa_dspy.optimizers.tables import aligned
@@ -172,22 +171,9 @@ def without(program: AttentionMoA, place: int) -> AttentionMoA:
         program: of at least two agents.
         place: the agent's number, from 0.
     """
-    shape = program.architecture
     kept = [number for number in range(len(program.agents)) if number != place]
-    agents = named_agents(program)
-    settled = ("agents", "aggregator", "attention")
-    options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in settled}
-    made = AttentionMoA(
-        program.task,
-        [agents[number] for number in kept],
-        aggregator=program._aggregator.agent,
-        attention=_fewer_peers(shape.attention, len(kept)),
-        budget=program.budget,
-        tolerance=program.tolerance,
-        **options,
-    )
-    take_prompts(made, program, kept)
-    return made
+    attention = _fewer_peers(program.architecture.attention, len(kept))
+    return rebuilt(program, kept, aggregator=program._aggregator.agent, attention=attention)
 
 
 def _fewer_peers(attention: Any, agents: int) -> Any:

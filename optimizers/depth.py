@@ -156,10 +156,10 @@ class DepthMetric:
             return dict.fromkeys(self._rules, 0.0)
         return self._marks[id(run.prediction)]
 
-    def prices_of(self, run: Run) -> dict[StopRule, Price]:
-        """Return what the run would have cost under each rule; nothing where it failed."""
+    def prices_of(self, run: Run) -> dict[StopRule, Price] | None:
+        """Return what the run would have cost under each rule; None where it failed."""
         if run.prediction is None:
-            return dict.fromkeys(self._rules, Price())
+            return None
         readings = readings_of(run.prediction.trace, self._rules)
         return {rule: reading.price for rule, reading in readings.items()}
 
@@ -181,12 +181,13 @@ def depth_curve(
     for run in runs:
         if run.prediction is not None:
             judge(run.example, run.prediction)
-    marks, prices = [judge.marks_of(run) for run in runs], [judge.prices_of(run) for run in runs]
+    marks = [judge.marks_of(run) for run in runs]
+    prices = [prices for run in runs if (prices := judge.prices_of(run)) is not None]
     return [
         Depth(
             rule,
             Score.of([mark[rule] for mark in marks]),
-            sum((price[rule] for price in prices), start=Price()).per(len(runs)),
+            sum((price[rule] for price in prices), start=Price()).per(max(1, len(prices))),
         )
         for rule in rules
     ]

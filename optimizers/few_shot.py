@@ -27,6 +27,11 @@ class Labeled:
         """Return the student with demos."""
         return LabeledFewShot(k=self.demos).compile(job.student, trainset=job.shuffled())
 
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged: none."""
+        del job
+        return 0
+
 
 @dataclass(frozen=True)
 class Bootstrap:
@@ -54,6 +59,10 @@ class Bootstrap:
             max_rounds=job.by_effort(self.rounds, 1, 2, 4),
         )
         return optimizer.compile(job.student, trainset=job.shuffled())
+
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged, if no example fails twice."""
+        return min(len(job.trainset), 2 * self.bootstrapped_demos)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ class BootstrapRandom:
         )
         return optimizer.compile(job.student, trainset=job.shuffled(), valset=list(job.valset))
 
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged: every set of demos on the validation set, and bootstrapping."""
+        sets = job.by_effort(self.candidates, 3, 8, 16)
+        return (sets + 3) * len(job.valset) + (sets + 1) * min(len(job.trainset), 2 * self.bootstrapped_demos)
+
 
 @dataclass(frozen=True)
 class Knn:
@@ -116,3 +130,7 @@ class Knn:
             predictor.demos = [*predictor.demos, *unused]
             Nearest.set_on(predictor, nearest)
         return tuned
+
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged, if no example fails twice."""
+        return len(job.trainset)

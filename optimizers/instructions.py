@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import dspy
 from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
+from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 
 from moa_dspy.optimizers.feedback import StageFeedback
 from moa_dspy.optimizers.jobs import Job
@@ -42,6 +43,11 @@ class Copro:
         )
         kwargs = {"num_threads": job.concurrency, "display_progress": False}
         return optimizer.compile(job.student, trainset=job.shuffled(), eval_kwargs=kwargs)
+
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged: those of every candidate on the training set."""
+        candidates = job.by_effort(self.breadth, 4, 7, 10) * job.by_effort(self.depth, 1, 2, 3)
+        return candidates * len(job.student.predictors()) * len(job.trainset)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,14 @@ class Mipro:
             minibatch_size=min(batch, len(job.valset)),
         )
 
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged: of trials, full looks at the best of them, and bootstrapping."""
+        candidates = job.by_effort(self.candidates, 6, 12, 18)
+        trials = self.trials or self._trials(len(job.student.predictors()), candidates)
+        batch = min(self.minibatch or (35 if len(job.valset) > 50 else len(job.valset)), len(job.valset))
+        looks = trials * batch + (2 + trials // 5) * len(job.valset)
+        return looks + candidates * min(len(job.trainset), 2 * self.bootstrapped_demos)
+
     def _trials(self, predictors: int, candidates: int) -> int:
         variables = predictors * (2 if self.bootstrapped_demos or self.labeled_demos else 1)
         return int(max(2 * variables * math.log2(candidates), 1.5 * candidates))
@@ -127,6 +141,11 @@ class Simba:
         )
         return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
 
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged: samples and new programs of every step, and the last look at the best."""
+        batch, candidates = min(self.batch or 32, len(job.trainset)), job.by_effort(self.candidates, 4, 6, 6)
+        return 2 * job.by_effort(self.steps, 4, 8, 12) * batch * candidates + (candidates + 1) * len(job.trainset)
+
 
 @dataclass(frozen=True)
 class Gepa:
@@ -148,8 +167,19 @@ class Gepa:
 
     def run(self, job: Job) -> dspy.Module:
         """Return the best candidate on the validation set."""
+        return self._optimizer(job).compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
+
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged, at most."""
+        if self.runs is not None:
+            return self.runs
+        settings = AUTO_RUN_SETTINGS[job.effort]
+        runs = self._optimizer(job).auto_budget(len(job.student.predictors()), settings["n"], len(job.valset))
+        return int(runs)
+
+    def _optimizer(self, job: Job) -> Any:
         budget: dict[str, Any] = {"auto": job.effort} if self.runs is None else {"max_metric_calls": self.runs}
-        optimizer = GEPA(
+        return GEPA(
             metric=StageFeedback(job.metric, job.student),
             reflection_lm=cast("Any", job.prompt_lm),
             reflection_minibatch_size=self.minibatch,
@@ -161,7 +191,6 @@ class Gepa:
             gepa_kwargs=dict(self.more),
             **budget,
         )
-        return optimizer.compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
 
 
 def _silent(lm: dspy.BaseLM) -> dspy.BaseLM:

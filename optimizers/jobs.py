@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import dspy
 
 from moa_dspy.optimizers.measuring import Metric, score_of
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Effort", "Job", "Method", "called", "takes"]
@@ -33,6 +34,7 @@ class Job:
         prompt_lm: writes prompts.
         ambient: stands in DSPy's settings meanwhile; its copies with other rollouts make the agents resample.
         concurrency: examples under way at once.
+        purse: what may be spent.
     """
 
     student: AttentionMoA
@@ -44,6 +46,7 @@ class Job:
     prompt_lm: dspy.BaseLM
     ambient: dspy.BaseLM
     concurrency: int
+    purse: Purse
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
         """Return the metric's score as a number, which not every DSPy optimizer makes of it."""
@@ -65,6 +68,10 @@ class Method(Protocol):
 
     def run(self, job: Job) -> dspy.Module:
         """Return the tuned student, or another program with the same predictors."""
+        ...
+
+    def expected_runs(self, job: Job) -> int:
+        """Return about how many answers it will have judged, at most, for a bar that shows how far it is."""
         ...
 
 

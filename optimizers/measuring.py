@@ -15,7 +15,6 @@ import dspy
 from moa_dspy import background
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Trace
 
 __all__ = ["Measurement", "Metric", "Run", "measure", "score_of"]
@@ -138,5 +137,6 @@ async def _run(program: dspy.Module, example: dspy.Example, metric: Metric) -> R
         prediction = await program.acall(**example.inputs())
     except RunError as error:
         return Run(example, 0.0, error=str(error))
-    trace = getattr(prediction, "trace", None) if isinstance(program, AttentionMoA) else None
-    return Run(example, score_of(await asyncio.to_thread(metric, example, prediction)), prediction, trace)
+    trace = getattr(prediction, "trace", None)
+    score = score_of(await asyncio.to_thread(metric, example, prediction))
+    return Run(example, score, prediction, trace if isinstance(trace, Trace) else None)

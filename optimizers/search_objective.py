@@ -22,10 +22,11 @@ Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
 
 @dataclass
 class Tally:
-    """Scores of the examples so far, in their order, and what they would cost in all."""
+    """Scores of the examples so far, in their order, and what those of them that did not fail would cost in all."""
 
     scores: list[float] = field(default_factory=list)
     price: Price = field(default_factory=Price)
+    failed: int = 0
 
     @property
     def score(self) -> float:
@@ -34,8 +35,8 @@ class Tally:
 
     @property
     def mean_price(self) -> Price:
-        """Return the price of one example."""
-        return self.price.per(len(self.scores))
+        """Return the price of one example whose run does not fail."""
+        return self.price.per(max(1, len(self.scores) - self.failed))
 
 
 class Board(dict[StopRule, Tally]):
@@ -51,17 +52,20 @@ class Board(dict[StopRule, Tally]):
         """Return how many examples have been run."""
         return min(len(tally.scores) for tally in self.values())
 
-    def add(self, marks: Mapping[StopRule, float], prices: Mapping[StopRule, Price]) -> None:
-        """Enter one example."""
+    def add(self, marks: Mapping[StopRule, float], prices: Mapping[StopRule, Price] | None) -> None:
+        """Enter one example; it has no prices where its run failed."""
         for rule, tally in self.items():
             tally.scores.append(marks[rule])
-            tally.price = tally.price + prices[rule]
+            tally.failed += prices is None
+            if prices is not None:
+                tally.price = tally.price + prices[rule]
 
     def to_attrs(self) -> dict[str, Any]:
         """Return the board as attributes of a trial: the depth curve, and the scores of every example."""
         depths = {str(rule): {"score": tally.score, **tally.mean_price.model_dump()} for rule, tally in self.items()}
         scores = {str(rule): [_short(score) for score in tally.scores] for rule, tally in self.items()}
-        return {"examples": self.examples, "depths": depths, "scores": scores}
+        failed = max((tally.failed for tally in self.values()), default=0)
+        return {"examples": self.examples, "failed": failed, "depths": depths, "scores": scores}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Board:
@@ -69,9 +73,11 @@ class Board(dict[StopRule, Tally]):
         board = cls()
         for text, scores in attrs.get("scores", {}).items():
             point = attrs["depths"][text]
-            usd = None if point["usd"] is None else point["usd"] * len(scores)
-            price = Price(calls=point["calls"] * len(scores), tokens=point["tokens"] * len(scores), usd=usd)
-            board[StopRule.parse(text)] = Tally([float(score) for score in scores], price)
+            failed = attrs.get("failed", 0)
+            priced = max(1, len(scores) - failed)
+            usd = None if point["usd"] is None else point["usd"] * priced
+            price = Price(calls=point["calls"] * priced, tokens=point["tokens"] * priced, usd=usd)
+            board[StopRule.parse(text)] = Tally([float(score) for score in scores], price, failed)
         return board
 
 

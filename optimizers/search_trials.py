@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import DepthMetric
 from moa_dspy.optimizers.measuring import Metric, measure
-from moa_dspy.optimizers.search_budget import Gate, Purse
+from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective
 from moa_dspy.optimizers.space import BoundSpace, Design
 from moa_dspy.optimizers.stopping import StopRule

@@ -32,9 +32,9 @@ from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse
 from moa_dspy.optimizers.quiet import quiet
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.search_budget import BudgetEndedError, Purse
 from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted
 from moa_dspy.optimizers.search_report import Point, best_trial, depth_points, pareto_of, report_of
 from moa_dspy.optimizers.search_sampler import NovelSampler, tried
@@ -118,6 +118,8 @@ def search(
     sampler: Callable[[BoundSpace, int], BaseSampler] | None = None,
     grace: float = GRACE,
     progress: Callable[[SearchProgress], None] | None = None,
+    aggregators: Sequence[AgentLike] = (),
+    prompts: AttentionMoA | None = None,
     **options: Any,
 ) -> Searched:
     """Search for the best architecture for a task.
@@ -147,6 +149,8 @@ def search(
         sampler: makes another Optuna sampler out of the bound space and the seed.
         grace: seconds without a sign of life after which another process's trial is taken from it.
         progress: told after every batch.
+        aggregators: further models that may aggregate, and propose nothing.
+        prompts: a program of the same task, whose prompts and demos all trials have.
         **options: further arguments of ``AttentionMoA``, such as ``tolerance`` and ``reasoning``.
 
     Raises:
@@ -159,10 +163,10 @@ def search(
         raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency!r} must be at least 1")
-    bound = BoundSpace(space or SearchSpace(), task, agents, options)
+    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts)
     wanted = Objective(objective, price, unit)
     rungs = Rungs(len(trainset), first_batch or max(4, len(trainset) // 8), prune_level)
-    lms = [agent.lm for agent in bound.agents if isinstance(agent.lm, dspy.BaseLM)]
+    lms = [agent.lm for agent in bound.writers if isinstance(agent.lm, dspy.BaseLM)]
     with quiet(), count_spending(lms) as spending:
         study = open_study(open_storage(storage), study_name, wanted.directions, _about(bound, trainset, wanted))
         seed = _settled_seed(study, seed)

@@ -19,8 +19,10 @@ from moa_dspy.agents import Agent, AgentLike, agent_of, voices_of
 from moa_dspy.architecture import Aggregation, Residual
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.stopping import StopRule, stop_rules
+from moa_dspy.optimizers.rebuilding import take_prompts
+from moa_dspy.optimizers.stopping import StopRule, grade, stop_rules
 from moa_dspy.program import AttentionMoA
+from moa_dspy.program_file import digest_of
 from moa_dspy.signatures import TaskSignature, task_signature
 
 __all__ = ["BoundSpace", "Design", "SearchSpace"]
@@ -45,6 +47,8 @@ class SearchSpace:
         shared_prompts: one prompt per role, one per role and agent, or both.
         layers: depths. A trial runs the largest once and tells how all of them would have done.
         early_stop: stop rules.
+        thresholds: least probabilities of an improvement from which a run goes on. With any, every trial asks its
+            synthesis for that probability instead of yes or no, and tells how all of them would have done.
 
     Raises:
         ConfigurationError: a field has no choice, or one that cannot be.
@@ -61,11 +65,13 @@ class SearchSpace:
     shared_prompts: tuple[bool, ...] = (True,)
     layers: tuple[int, ...] = (1, 2, 3)
     early_stop: tuple[bool, ...] = (True, False)
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("attention", "residual", "aggregation", "aggregators", "shared_prompts", "layers", "early_stop"):
             object.__setattr__(self, name, _choices(name, getattr(self, name)))
         object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
+        object.__setattr__(self, "thresholds", _thresholds(self.thresholds))
         for name, value in (("samples", self.samples), ("max_agents", self.max_agents), *_depths(self.layers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"{name}={value!r} must be a whole number from 1")
@@ -81,7 +87,7 @@ class SearchSpace:
     @property
     def rules(self) -> tuple[StopRule, ...]:
         """Return the stop rules that a program whose layers are joined by synthesis may have."""
-        return stop_rules(self.layers, self.early_stop)
+        return stop_rules(self.layers, self.early_stop, self.thresholds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON values."""
@@ -133,31 +139,46 @@ class BoundSpace:
         task: any DSPy signature.
         agents: at least one.
         options: further arguments of ``AttentionMoA``, the same for all designs.
+        aggregators: further models that may aggregate, and propose nothing.
+        prompts: a program of the same task, whose prompts and demos all designs have.
 
     Raises:
         ConfigurationError: the space does not fit the agents, or an option is the search's to choose.
     """
 
     def __init__(
-        self, space: SearchSpace, task: str | TaskSignature, agents: Sequence[AgentLike], options: Mapping[str, Any]
+        self,
+        space: SearchSpace,
+        task: str | TaskSignature,
+        agents: Sequence[AgentLike],
+        options: Mapping[str, Any],
+        aggregators: Sequence[AgentLike] = (),
+        prompts: AttentionMoA | None = None,
     ) -> None:
         taken = sorted(_CHOSEN & options.keys())
         if taken:
             raise ConfigurationError(f"{taken[0]} is the search's to choose; say what it may be in SearchSpace")
         if isinstance(agents, str) or not agents:
             raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
-        voices = voices_of([agent_of(agent) for agent in agents])
-        self.space, self.task, self.options = space, task_signature(task), dict(options)
-        self.names = tuple(voice.name for voice in voices)
-        self.agents = tuple(replace(voice.agent, name=voice.name) for voice in voices)
-        self.aggregators = self._known(space.aggregators or self.names, "aggregators")
+        voices = voices_of([agent_of(agent) for agent in (*agents, *aggregators)])
+        self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), prompts
+        self.names = tuple(voice.name for voice in voices[: len(agents)])
+        self.agents = tuple(replace(voice.agent, name=voice.name) for voice in voices[: len(agents)])
+        self._writers = {voice.name: voice.agent for voice in voices}
+        self.aggregators = space.aggregators or tuple(self._writers)
+        _refuse_unknown(self.aggregators, tuple(self._writers), "aggregators")
         if isinstance(space.temperatures, Mapping):
-            self._known(tuple(space.temperatures), "temperatures")
+            _refuse_unknown(tuple(space.temperatures), self.names, "temperatures")
         typed = all(field.annotation is not str for field in self.task.output_fields.values())
         self.aggregations: tuple[Aggregation, ...] = space.aggregation or (
             ("synthesis", "vote") if typed else ("synthesis",)
         )
         self.distributions = self._distributions()
+
+    @property
+    def writers(self) -> tuple[Agent, ...]:
+        """Return all models that take part in some design: the agents, and those that only aggregate."""
+        return tuple(self._writers.values())
 
     @property
     def layers(self) -> int:
@@ -212,7 +233,7 @@ class BoundSpace:
         """Return the program of ``design``; without a rule, as deep as can be and without early stopping."""
         rule = rule or StopRule(self.layers)
         residual: Residual = design.residual if rule.layers > 1 else "synthesis"
-        return AttentionMoA(
+        made = AttentionMoA(
             self.task,
             self._ensemble(design),
             layers=rule.layers,
@@ -224,6 +245,11 @@ class BoundSpace:
             aggregation=design.aggregation,
             **self.options,
         )
+        if self.prompts is not None:
+            take_prompts(made, self.prompts, self._places(design, self.prompts))
+        if self.space.thresholds and made.architecture.synthesizes:
+            grade(made, rule.threshold)
+        return made
 
     def baselines(self) -> list[dict[str, Any]]:
         """Return the parameters of the usual ensembles, as far as the space holds them.
@@ -268,6 +294,8 @@ class BoundSpace:
                 agent.spec(name).model_dump(mode="json") for agent, name in zip(self.agents, self.names, strict=True)
             ],
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
+            "aggregators": [self._writers[name].spec(name).model_dump(mode="json") for name in self._further()],
+            "prompts": None if self.prompts is None else digest_of(self.prompts),
         }
 
     def _distributions(self) -> dict[str, BaseDistribution]:
@@ -336,8 +364,17 @@ class BoundSpace:
         return members
 
     def _aggregator(self, name: str) -> Agent:
-        agent = self.agents[self.names.index(name)]
+        agent = self._writers[name]
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
+
+    def _further(self) -> list[str]:
+        return [name for name in self._writers if name not in self.names]
+
+    def _places(self, design: Design, prompts: AttentionMoA) -> list[int]:
+        """For each member of the ensemble, the agent of ``prompts`` whose prompts it gets: its own, or the first's."""
+        known = [spec.name for spec in prompts.architecture.agents]
+        counted = zip(self.names, design.samples, strict=True)
+        return [known.index(name) if name in known else 0 for name, count in counted for _ in range(count)]
 
     def _asks_aggregator(self, design: Design) -> bool:
         return design.aggregation == "synthesis" or (design.residual == "synthesis" and self.layers > 1)
@@ -354,12 +391,6 @@ class BoundSpace:
         choices = self.space.temperatures
         return choices.get(name, (None,)) if isinstance(choices, Mapping) else choices
 
-    def _known(self, names: tuple[str, ...], what: str) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in self.names]
-        if unknown:
-            raise ConfigurationError(f"{what} names {unknown[0]!r}, but the agents are: {', '.join(self.names)}")
-        return names
-
 
 _CHOSEN = frozenset(
     {
@@ -373,6 +404,20 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "shared_prompts": (True, False),
     "early_stop": (True, False),
 }
+
+
+def _refuse_unknown(names: tuple[str, ...], known: tuple[str, ...], what: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(f"{what} names {unknown[0]!r}, but the agents are: {', '.join(known)}")
+
+
+def _thresholds(value: Any) -> tuple[float, ...]:
+    choices = _choices("thresholds", value) if value else ()
+    for choice in choices:
+        if isinstance(choice, bool) or not isinstance(choice, (int, float)) or not 0 <= choice <= 1:
+            raise ConfigurationError(f"thresholds has {choice!r}; a threshold is a probability from 0 to 1")
+    return tuple(float(choice) for choice in choices)
 
 
 def _choices(name: str, value: Any) -> Any:

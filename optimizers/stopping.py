@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Step, Trace
 
-__all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "stop_rules", "thresholds_of"]
+__all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "grade", "stop_rules", "thresholds_of"]
 
 
 @dataclass(frozen=True, order=True)
@@ -108,6 +109,20 @@ def stop_rules(depths: Iterable[int], stops: Iterable[bool], thresholds: Iterabl
     rules = {StopRule(layers, stop and layers > 1) for layers in depths for stop in stops}
     rules |= {StopRule(rule.layers, True, value) for rule in rules if rule.early_stop for value in thresholds}
     return tuple(sorted(rules, key=lambda rule: (rule.layers, rule.early_stop, rule.threshold or 0.0)))
+
+
+def grade(program: AttentionMoA, threshold: float | None = None) -> None:
+    """Have the residual synthesis of ``program`` asked how likely an improvement is, instead of yes or no.
+
+    Args:
+        program: its layers are joined by synthesis; it is changed.
+        threshold: the least probability from which it goes on; None is one half.
+    """
+    name = program.roles.decision
+    program.synthesize.fields[name] = {
+        **program.synthesize.fields.get(name, {}),
+        "threshold": 0.5 if threshold is None else threshold,
+    }
 
 
 def thresholds_of(runs: Iterable[Sequence[Decision]], most: int = 9) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 from dspy.teleprompt.reanchor import ReAnchor
+from dspy.teleprompt.reanchor.calibrate import MAX_CANDIDATES
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.jobs import Job
@@ -34,6 +35,10 @@ class Reanchor:
         _check(job.student, cached=self.require_cache)
         optimizer = ReAnchor(job.score, num_threads=job.concurrency, require_cache=False)
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
+
+    def expected_runs(self, job: Job) -> int:
+        """Return how many answers are judged, at most: with yes or no, with a probability, and for each threshold."""
+        return (3 + MAX_CANDIDATES) * len(job.trainset)
 
 
 class _StopDecision(dspy.Module):

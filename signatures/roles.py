@@ -100,9 +100,14 @@ class Roles:
         """Return the text of a critique."""
         return str(outputs[self.names[_CRITIQUE]])
 
+    @property
+    def decision(self) -> str:
+        """Return the name of the output field that says whether the newest layer improves."""
+        return self.names[_IMPROVED]
+
     def decision_of(self, outputs: Mapping[str, Any]) -> bool:
         """Return whether a synthesis found the newest layer better than the one before it."""
-        return bool(outputs[self.names[_IMPROVED]])
+        return bool(outputs[self.decision])
 
     def task_outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the task's own part of what a role wrote."""

@@ -16,7 +16,7 @@ import pytest
 from support import planted
 
 import moa_dspy
-from moa_dspy import Agent, AttentionMoA, ConfigurationError, RunError
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.optimizers import Gain, compile, measure  # noqa: A004 (DSPy's word)
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -119,7 +119,7 @@ def test_the_cost_counts_every_call_that_was_paid_for(method: Any):
     seen: list[int] = []
     with dspy.track_usage() as tracker:
         result = compiled(
-            planted.program_of(lms), method, prompt_lm=writer, progress=lambda cost: seen.append(cost.calls)
+            planted.program_of(lms), method, prompt_lm=writer, progress=lambda so_far: seen.append(so_far.cost.calls)
         )
     asked = sum(len(cast("Any", lm).requests) for lm in (*lms, writer))
     assert result.cost.calls == asked == max(seen) == len(seen) > 0
@@ -348,6 +348,36 @@ def test_the_report_says_what_was_done():
     import json
 
     assert json.loads(json.dumps(report)) == report
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "labeled"])
+def test_a_budget_ends_it_with_the_program_as_it_was_and_nothing_is_lost(method: Any):
+    lms = planted.agents(planted.either, count=2, cache=True)
+    program, writer = planted.program_of(lms), planted.writer()
+    whole = compiled(planted.program_of(planted.agents(planted.either, count=2)), method, prompt_lm=planted.writer())
+    calls = whole.cost.calls // 2
+    result = compiled(program, method, prompt_lm=writer, budget=Budget(calls=calls))
+    assert result.report["ended_by"] == "budget"
+    assert prompts(result.program) == prompts(program)
+    assert (result.score, result.gain.value) == (result.before, 0.0)
+    assert calls <= result.cost.calls <= calls + 24
+    again = compiled(program, method, prompt_lm=planted.writer())
+    assert again.report["ended_by"] == "done"
+    asked = sum(len(cast("Any", lm).requests) for lm in lms)
+    assert result.cost.calls <= asked
+    assert again.cost.calls < whole.cost.calls
+
+
+def test_a_budget_that_does_not_cover_the_first_measurement_is_refused():
+    with pytest.raises(RunError, match="budget ends before the program as it is"):
+        compiled(planted.program_of(planted.agents(count=2)), "bootstrap", budget=Budget(calls=3))
+
+
+def test_progress_knows_about_how_far_it_is():
+    seen: list[Any] = []
+    compiled(planted.program_of(planted.agents(planted.either, count=2)), "gepa", runs=40, progress=seen.append)
+    assert seen[0].done < seen[len(seen) // 2].done <= seen[-1].done < 1
+    assert seen[-1].cost.calls <= seen[-1].of * 1.5
 
 
 def test_runs_that_fail_meanwhile_are_in_the_report():

@@ -1,11 +1,11 @@
-"""The budget of a search: no run is started that it does not cover, and those under way may end."""
+"""The budget of an optimization: no run is started that it does not cover, and those under way may end."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 import dspy
 
@@ -13,17 +13,21 @@ from moa_dspy.limits import Budget
 from moa_dspy.optimizers.spending import Spending
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["BudgetEndedError", "Gate", "Purse"]
+__all__ = ["BudgetEndedError", "Gate", "Purse", "SpentError"]
 
 _PAUSE = 0.02
 
 
 class BudgetEndedError(Exception):
-    """The search's budget covers no further run."""
+    """The budget covers no further run."""
+
+
+class SpentError(BaseException):
+    """The same, for DSPy's optimizers: these take an ``Exception`` for a failed example, and would go on."""
 
 
 class Purse:
-    """What is left of a search's budget.
+    """What is left of a budget.
 
     Args:
         budget: calls (never exceeded, retries aside), dollars and tokens (exceeded by runs under way at most), seconds.
@@ -50,6 +54,28 @@ class Purse:
         if budget.usd is not None and (cost.usd or 0.0) >= budget.usd:
             return False
         return self.seconds_left > 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: copies of a program spend from one purse."""
+        return self
+
+    def share(self, part: float) -> Budget:
+        """Return a part of what is left, as a budget.
+
+        Args:
+            part: above 0, at most 1.
+
+        Raises:
+            BudgetEndedError: nothing is left.
+        """
+        cost, budget = self._spending.cost, self._budget
+        calls = None if budget.calls is None else int((budget.calls - cost.calls) * part)
+        tokens = None if budget.tokens is None else int((budget.tokens - cost.tokens) * part)
+        usd = None if budget.usd is None else (budget.usd - (cost.usd or 0.0)) * part
+        seconds = None if math.isinf(self._until) else self.seconds_left * part
+        if any(value is not None and value <= 0 for value in (calls, tokens, usd, seconds)):
+            raise BudgetEndedError
+        return Budget(calls, tokens, usd, seconds)
 
     async def enter(self, calls: int) -> None:
         """Wait for room, and take it.
