@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 import pydantic
 
-__all__ = ["Gain"]
+from moa_dspy.evaluation.statistics import flipped_p_value
+from moa_dspy.optimizers.results import bootstrap_interval
 
-_RESAMPLES: Final = 2000
-_FLIPS: Final = 10_000
+__all__ = ["Gain"]
 
 
 class Gain(pydantic.BaseModel):
@@ -46,25 +46,15 @@ class Gain(pydantic.BaseModel):
             raise ValueError(f"a gain needs equally many values before and after, not {len(before)} and {len(after)}")
         differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
         generator = np.random.default_rng(seed)
-        draws = generator.integers(0, len(differences), size=(_RESAMPLES, len(differences)))
-        low, high = np.quantile(differences[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+        low, high = bootstrap_interval(differences, generator, level)
         return cls(
             value=float(differences.mean()),
-            low=float(low),
-            high=float(high),
-            p=_sign_flip(differences[differences != 0], generator),
+            low=low,
+            high=high,
+            p=flipped_p_value(differences[differences != 0], generator),
             examples=len(differences),
             level=level,
         )
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def _sign_flip(differences: np.ndarray, generator: np.random.Generator) -> float:
-    """How often a sum as far from 0 as this one comes about if the sign of each difference were a coin flip."""
-    if not len(differences):
-        return 1.0
-    signs = generator.choice([-1.0, 1.0], size=(_FLIPS, len(differences)))
-    as_far = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
-    return float((1 + as_far.sum()) / (1 + _FLIPS))

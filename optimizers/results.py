@@ -7,10 +7,12 @@ from typing import Final, Self
 
 import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
+from moa_dspy.evaluation.statistics import resampled_means
 from moa_dspy.trace import Trace
 
-__all__ = ["Cost", "Score"]
+__all__ = ["Cost", "Score", "bootstrap_interval"]
 
 _RESAMPLES: Final = 2000
 
@@ -86,10 +88,21 @@ class Score(_Value):
         if not len(values):
             raise ValueError("a score needs at least one example")
         given = np.asarray(values, dtype=float)
-        draws = np.random.default_rng(seed).integers(0, len(given), size=(_RESAMPLES, len(given)))
-        means = given[draws].mean(axis=1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        return cls(value=float(given.mean()), low=float(low), high=float(high), examples=len(given), level=level)
+        low, high = bootstrap_interval(given, np.random.default_rng(seed), level)
+        return cls(value=float(given.mean()), low=low, high=high, examples=len(given), level=level)
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_interval(values: NDArray[np.float64], random: np.random.Generator, level: float) -> tuple[float, float]:
+    """Return the ends of the percentile bootstrap interval of the mean.
+
+    Args:
+        values: at least one.
+        random: what draws.
+        level: coverage, between 0 and 1.
+    """
+    means = resampled_means(values, random, _RESAMPLES)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

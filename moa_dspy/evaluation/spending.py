@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import dspy
 import pydantic
@@ -49,45 +49,65 @@ class Spending(pydantic.BaseModel):
         return cls(calls=trace.calls, cached_calls=trace.cached_calls, tokens=trace.tokens, cost_usd=trace.cost_usd)
 
 
-class Meter:
+class Meter(UsageTracker):
     """Hears of every LM call within ``metered``, on whatever thread or task it is made.
 
-    DSPy first tells the usage tracker of a call that is billed, then hands the call's history entry to the modules
-    that called; both happen on the calling thread, one right after the other. An entry without such notice was
-    answered from the response cache.
+    DSPy first tells the usage tracker of a call that is billed, then hands the call's history entry, which has the
+    price, to the modules that called; both happen on the calling thread, one right after the other. An entry without
+    such notice was answered from the response cache. DSPy's parallel threads copy the usage tracker and lose what the
+    copies hear; this one is its own copy.
+
+    Args:
+        outer: the caller's usage tracker, which still hears of everything.
+        free: names of models that cost nothing, beside those that run on this machine.
+        on_paid: told of every call that is paid for, in the thread that makes it; its price comes a moment later.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, outer: UsageTracker | None, free: Collection[str] = (), on_paid: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__()
         self.history = _Entries(self)
-        self._billed = threading.local()
+        self._outer, self._free, self._on_paid = outer, frozenset(free), on_paid
         self._lock = threading.Lock()
-        self._spent = Spending()
+        self._billed = threading.local()
+        self._spent, self._unpriced = Spending(), 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     @property
     def spent(self) -> Spending:
-        """Return what the calls so far took."""
+        """Return what the calls so far took; its dollars are unknown while the price of one is."""
         with self._lock:
-            return self._spent
+            return self._spent.model_copy(update={"cost_usd": None}) if self._unpriced else self._spent
 
-    def bill(self, usage: Mapping[str, Any]) -> None:
-        """Take note that the call whose entry comes next is paid for."""
-        self._billed.usage = usage
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """Count a call that is paid for (called by DSPy)."""
+        with self._lock:
+            self._spent += Spending(calls=1, tokens=_tokens(usage_entry))
+            self._unpriced += 1
+            if self._outer is not None:
+                self._outer.add_usage(lm, usage_entry)
+        self._billed.waits = True
+        if self._on_paid is not None:
+            self._on_paid()
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Take note of a finished call."""
-        usage = getattr(self._billed, "usage", None)
-        self._billed.usage = None
-        if usage is None:
-            call = Spending(calls=1, cached_calls=1)
-        else:
-            cost = 0.0 if is_local(str(entry.get("model"))) else entry.get("cost")
-            call = Spending(calls=1, tokens=_tokens(usage), cost_usd=cost)
+        """Take the price of the call that was just billed out of its history entry, or count a cached call."""
+        billed, self._billed.waits = getattr(self._billed, "waits", False), False
+        model = str(entry.get("model"))
+        cost = 0.0 if model in self._free or is_local(model) else entry.get("cost")
         with self._lock:
-            self._spent += call
+            if not billed:
+                self._spent += Spending(calls=1, cached_calls=1)
+            elif cost is not None:
+                self._spent += Spending(cost_usd=cost)
+                self._unpriced -= 1
 
 
 class _Entries(list[dict[str, Any]]):
-    """Stands where DSPy expects a module's history."""
+    """Stands where DSPy expects a module's history, and keeps nothing."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
@@ -97,27 +117,17 @@ class _Entries(list[dict[str, Any]]):
         self._meter.note(entry)
 
 
-class _Billing(UsageTracker):
-    """Hears of billed calls and passes them on to the caller's tracker."""
-
-    def __init__(self, meter: Meter, outer: UsageTracker | None) -> None:
-        super().__init__()
-        self._meter = meter
-        self._outer = outer
-
-    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        self._meter.bill(usage_entry)
-        if self._outer is not None:
-            self._outer.add_usage(lm, usage_entry)
-
-
 @contextmanager
-def metered() -> Iterator[Meter]:
-    """Measure the LM calls that are made within the block, and from it on other threads in the same context."""
-    meter = Meter()
+def metered(free: Collection[str] = (), on_paid: Callable[[], None] | None = None) -> Iterator[Meter]:
+    """Measure the LM calls that are made within the block, and from it on other threads in the same context.
+
+    Args:
+        free: see ``Meter``.
+        on_paid: see ``Meter``.
+    """
     settings = dspy.settings
-    callers = [*(settings.caller_modules or ()), meter]
-    with dspy.context(usage_tracker=_Billing(meter, settings.usage_tracker), caller_modules=callers):
+    meter = Meter(settings.usage_tracker, free, on_paid)
+    with dspy.context(usage_tracker=meter, caller_modules=[*(settings.caller_modules or ()), meter]):
         yield meter
 
 

@@ -1,4 +1,7 @@
-"""Intervals and paired tests, with generators of their own: equal seeds give equal figures."""
+"""Intervals and paired tests, with generators of their own: equal seeds give equal figures.
+
+``resampled_means`` and ``flipped_p_value`` are what ``moa_dspy.optimizers`` draws with too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEVEL", "Estimate", "estimate", "paired_interval", "paired_p_value"]
+__all__ = [
+    "LEVEL",
+    "Estimate",
+    "estimate",
+    "flipped_p_value",
+    "paired_interval",
+    "paired_p_value",
+    "resampled_means",
+]
 
 LEVEL: Final = 0.95
 """Coverage of all intervals."""
@@ -18,6 +29,7 @@ LEVEL: Final = 0.95
 _REPLICATES: Final = 10_000
 _CHUNK: Final = 2_000_000
 _ENUMERATED: Final = 14
+_ROUNDING: Final = 1e-9
 
 Array = NDArray[np.float64]
 
@@ -77,18 +89,24 @@ def _ends(values: Array, mean: float, seed: int) -> tuple[float | None, float | 
 
 def _bootstrap(values: Array, mean: float, seed: int) -> tuple[float, float]:
     count = len(values)
-    random = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // count)
-    means = np.concatenate(
-        [
-            values[random.integers(0, count, size=(min(rows, _REPLICATES - start), count))].mean(axis=1)
-            for start in range(0, _REPLICATES, rows)
-        ]
-    )
+    means = resampled_means(values, np.random.default_rng(seed))
     spread = math.sqrt(count / (count - 1))
     beyond = (1 - LEVEL) / 2
     low, high = np.quantile(mean + (means - mean) * spread, [beyond, 1 - beyond])
     return float(low), float(high)
+
+
+def resampled_means(values: Array, random: np.random.Generator, replicates: int = _REPLICATES) -> Array:
+    """Return the means of bootstrap samples: as many values as there are, drawn with replacement.
+
+    Args:
+        values: at least one.
+        random: what draws.
+        replicates: how many samples.
+    """
+    sizes = _chunks(replicates, len(values))
+    draws = (values[random.integers(0, len(values), size=size)] for size in sizes)
+    return np.concatenate([drawn.mean(axis=1) for drawn in draws])
 
 
 def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float | None, float | None]:
@@ -117,16 +135,37 @@ def paired_p_value(differences: Sequence[float], seed: int = 0) -> float:
     sizes = np.abs(values)
     if float(sizes.max() - sizes.min()) < 1e-12:
         return _binomial(int((values > 0).sum()), count)
-    reached = abs(float(values.sum())) - 1e-9
     if count <= _ENUMERATED:
         signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-        return float(np.mean(np.abs(signs @ sizes) >= reached))
-    random = np.random.default_rng(seed)
-    beyond, rows = 0, max(1, _CHUNK // count)
-    for start in range(0, _REPLICATES, rows):
-        flips = random.integers(0, 2, size=(min(rows, _REPLICATES - start), count)) * 2 - 1
-        beyond += int((np.abs(flips @ sizes) >= reached).sum())
+        return float(np.mean(_reaching(signs, values)))
+    return flipped_p_value(values, np.random.default_rng(seed))
+
+
+def flipped_p_value(differences: Array, random: np.random.Generator) -> float:
+    """Return the two-sided p-value of the sign-flip permutation test by 10,000 draws; 1 without any difference.
+
+    Args:
+        differences: those that are not zero.
+        random: what draws.
+    """
+    if not len(differences):
+        return 1.0
+    beyond = 0
+    for size in _chunks(_REPLICATES, len(differences)):
+        flips = random.integers(0, 2, size=size) * 2 - 1
+        beyond += int(_reaching(flips, differences).sum())
     return (beyond + 1) / (_REPLICATES + 1)
+
+
+def _reaching(signs: NDArray[np.int64], differences: Array) -> NDArray[np.bool_]:
+    """Return which rows of signs give a sum as far from 0 as the true one."""
+    return np.abs(signs @ differences) >= abs(float(differences.sum())) - _ROUNDING
+
+
+def _chunks(replicates: int, count: int) -> list[tuple[int, int]]:
+    """Return the sizes of draws that together are ``replicates`` rows of ``count``, none of them large."""
+    rows = max(1, _CHUNK // count)
+    return [(min(rows, replicates - start), count) for start in range(0, replicates, rows)]
 
 
 def _binomial(wins: int, count: int) -> float:

@@ -90,6 +90,23 @@ def test_a_module_without_async_is_run_too() -> None:
     assert run(Plain(), concurrency=3).score.value == 1.0
 
 
+def test_what_a_module_asks_in_threads_of_its_own_is_counted() -> None:
+    class Twice(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            asked = [(self.answer, {"question": question, "config": {"rollout_id": n}}) for n in (1, 2)]
+            return dspy.Parallel(num_threads=2, disable_progress_bar=True)(asked)[0]
+
+    lm = ScriptedLM(lambda request: f"[[ ## answer ## ]]\n{number(request)}\n\n[[ ## completed ## ]]")
+    with dspy.context(lm=lm):
+        result = run(Twice(), 4)
+    assert (result.score.value, result.calls, len(lm.requests)) == (1.0, 8, 8)
+    assert result.tokens.total > 0
+
+
 def test_cached_calls_cost_nothing_and_are_counted() -> None:
     lm = model(cache=True)
     run(single(lm))
