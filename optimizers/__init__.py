@@ -1,8 +1,10 @@
 """Tuning of a program for a task, a metric and a price.
 
     compiled = compile(program, trainset, valset, metric=metric, method="gepa")     # prompts, by DSPy's optimizers
-    print(profile(program, devset, metric))                                         # which stage gains, which loses
     found = search(task, agents, trainset=trainset, metric=metric, n_trials=40)     # the architecture, by Optuna
+    result = optimize(program, trainset, metric=metric, budget=Budget(usd=5))       # both, and proof
+    print(profile(program, devset, metric))                                         # which stage gains, which loses
+    print(compare(program, testset=testset, metric=metric))                         # against simpler ones, same spend
 
 Names are loaded on first use; ``import moa_dspy.optimizers`` costs nothing until one is touched.
 """
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from moa_dspy.optimizers.acceptance import Acceptance, accept
     from moa_dspy.optimizers.comparing import Comparison, Contender, compare
-    from moa_dspy.optimizers.compiling import Compiled, compile  # noqa: A004 (DSPy's word)
+    from moa_dspy.optimizers.compiling import Compiled, CompileProgress, compile  # noqa: A004 (DSPy's word)
     from moa_dspy.optimizers.contributing import Contribution, Contributions, contributions
     from moa_dspy.optimizers.depth import Depth, Price, depth_curve, fit_stop
     from moa_dspy.optimizers.feedback import StageFeedback
     from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+    from moa_dspy.optimizers.optimizing import Optimized, optimize
     from moa_dspy.optimizers.paired import Gain
     from moa_dspy.optimizers.profiling import Profile, StageRow, profile
     from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
     from moa_dspy.optimizers.searching import Searched, SearchProgress, search
     from moa_dspy.optimizers.space import SearchSpace
     from moa_dspy.optimizers.stages import StageScore, StageScores, attribute
+    from moa_dspy.optimizers.stop_fitting import StopFit, fit_stop_rule
     from moa_dspy.optimizers.stopping import StopRule
+    from moa_dspy.optimizers.undertaking import OptimizeProgress
 
 __all__ = [
     "Acceptance",
     "Comparison",
+    "CompileProgress",
     "Compiled",
     "Contender",
     "Contribution",
@@ -42,6 +48,8 @@ __all__ = [
     "Gain",
     "Measurement",
     "Metric",
+    "OptimizeProgress",
+    "Optimized",
     "Point",
     "Price",
     "Profile",
@@ -55,6 +63,7 @@ __all__ = [
     "StageRow",
     "StageScore",
     "StageScores",
+    "StopFit",
     "StopRule",
     "accept",
     "attribute",
@@ -63,7 +72,9 @@ __all__ = [
     "contributions",
     "depth_curve",
     "fit_stop",
+    "fit_stop_rule",
     "measure",
+    "optimize",
     "profile",
     "provenance_of",
     "search",
@@ -74,9 +85,11 @@ _HOMES: Final = {
     "acceptance": ("Acceptance", "accept"),
     "comparing": ("Comparison", "Contender", "compare"),
     "contributing": ("Contribution", "Contributions", "contributions"),
-    "compiling": ("Compiled", "compile"),
+    "compiling": ("CompileProgress", "Compiled", "compile"),
     "feedback": ("StageFeedback",),
     "measuring": ("Measurement", "Metric", "Run", "measure"),
+    "optimizing": ("Optimized", "optimize"),
+    "undertaking": ("OptimizeProgress",),
     "paired": ("Gain",),
     "profiling": ("Profile", "StageRow", "profile"),
     "provenance": ("Provenance", "provenance_of", "stamp"),
@@ -86,6 +99,7 @@ _HOMES: Final = {
     "searching": ("SearchProgress", "Searched", "search"),
     "space": ("SearchSpace",),
     "stages": ("StageScore", "StageScores", "attribute"),
+    "stop_fitting": ("StopFit", "fit_stop_rule"),
     "stopping": ("StopRule",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -13,6 +13,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import digest
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.significance import check_share, examples_needed, one_sided
 from moa_dspy.program import AttentionMoA
@@ -101,6 +102,7 @@ def accept(
     seed: int = 0,
     concurrency: int = 8,
     on_run: Callable[[Side, Run], None] | None = None,
+    purse: Purse | None = None,
 ) -> Acceptance:
     """Run both programs on held-out examples, and keep the baseline unless the candidate is shown to be better.
 
@@ -115,10 +117,12 @@ def accept(
         seed: of the resampling.
         concurrency: runs under way at once.
         on_run: told of each run as it ends.
+        purse: what may be spent.
 
     Raises:
         ConfigurationError: a held-out example was tuned on, or an argument is out of range; nothing was paid for.
         RunError: a program fails on every example.
+        BudgetEndedError: the purse does not cover all runs.
     """
     check_share("alpha", alpha)
     check_share("power", power)
@@ -126,7 +130,8 @@ def accept(
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)
-        return measure(program, heldout, metric, concurrency=concurrency, on_run=told)
+        runner: dspy.Module = program if purse is None else Gate(program, purse)
+        return measure(runner, heldout, metric, concurrency=concurrency, on_run=told)
 
     old = measured("baseline", baseline)
     new = measured("candidate", candidate)

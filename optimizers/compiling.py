@@ -18,7 +18,7 @@ from moa_dspy.optimizers.jobs import Effort, Job, Method
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
-from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, SpentError
+from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, SpentError, TooLittleError
 from moa_dspy.optimizers.quiet import own_randomness, quiet
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
@@ -149,7 +149,7 @@ def _measured(program: AttentionMoA, job: Job) -> Measurement:
     try:
         before = measure(Gate(program, job.purse), job.valset, job.metric, concurrency=job.concurrency)
     except BudgetEndedError:
-        raise RunError(
+        raise TooLittleError(
             f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
             "give fewer examples"
         ) from None

@@ -62,6 +62,7 @@ class Profile(pydantic.BaseModel):
     """What each stage of a program does for its score and its cost; ``str`` gives a table.
 
     Attributes:
+        program: that was looked into.
         rows: in canonical order; a stage's row for all agents, then one for each agent where there are several.
         score: of the program's answers; a failed run counts as 0.
         cost: of all runs.
@@ -70,8 +71,9 @@ class Profile(pydantic.BaseModel):
         shares_of: what ``share`` is a part of.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
     rows: tuple[StageRow, ...]
     score: Score
     cost: Cost
@@ -128,7 +130,7 @@ def profile(
     runs = _attributed(program, measured.runs, metric, concurrency)
     if not runs:
         raise RunError(f"every run failed; the first one: {measured.runs[0].error}")
-    return _profile(measured, runs, seed)
+    return _profile(program, measured, runs, seed)
 
 
 def _attributed(program: AttentionMoA, runs: Sequence[Run], metric: Metric, concurrency: int) -> list[StageScores]:
@@ -141,7 +143,7 @@ def _attributed(program: AttentionMoA, runs: Sequence[Run], metric: Metric, conc
         return [job.result() for job in jobs]
 
 
-def _profile(measured: Measurement, runs: Sequence[StageScores], seed: int) -> Profile:
+def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageScores], seed: int) -> Profile:
     unit, whole = _unit([step for run in runs for step in run.trace.steps])
     rows = [
         _row(runs, layer, stage, agent, unit, whole, seed)
@@ -150,6 +152,7 @@ def _profile(measured: Measurement, runs: Sequence[StageScores], seed: int) -> P
         for agent in _agents(runs, layer, stage)
     ]
     return Profile(
+        program=program,
         rows=tuple(rows),
         score=measured.score(seed),
         cost=measured.cost,

@@ -9,11 +9,13 @@ from typing import Any, Self
 
 import dspy
 
+from moa_dspy.errors import RunError
 from moa_dspy.limits import Budget
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import Spending
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["BudgetEndedError", "Gate", "Purse", "SpentError"]
+__all__ = ["BudgetEndedError", "Gate", "Purse", "SpentError", "TooLittleError"]
 
 _PAUSE = 0.02
 
@@ -26,18 +28,29 @@ class SpentError(BaseException):
     """The same, for DSPy's optimizers: these take an ``Exception`` for a failed example, and would go on."""
 
 
+class TooLittleError(RunError):
+    """The budget ended before there was anything to return."""
+
+
 class Purse:
     """What is left of a budget.
 
     Args:
         budget: calls (never exceeded, retries aside), dollars and tokens (exceeded by runs under way at most), seconds.
         spending: what has been paid so far.
+        since: what of it was paid before, and does not count.
     """
 
-    def __init__(self, budget: Budget, spending: Spending) -> None:
-        self._budget, self._spending = budget, spending
+    def __init__(self, budget: Budget, spending: Spending, since: Cost | None = None) -> None:
+        self._budget, self._spending, self._since = budget, spending, since or Cost()
         self._under_way: list[int] = []
         self._until = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
+
+    @property
+    def _cost(self) -> Cost:
+        now, since = self._spending.cost, self._since
+        usd = (now.usd or 0.0) - (since.usd or 0.0)
+        return Cost(calls=now.calls - since.calls, tokens=now.tokens - since.tokens, usd=usd)
 
     @property
     def seconds_left(self) -> float:
@@ -46,7 +59,7 @@ class Purse:
 
     def covers(self, calls: int) -> bool:
         """Return whether a run of at most ``calls`` calls may start beside those under way."""
-        cost, budget = self._spending.cost, self._budget
+        cost, budget = self._cost, self._budget
         if budget.calls is not None and cost.calls + sum(self._under_way) + calls > budget.calls:
             return False
         if budget.tokens is not None and cost.tokens >= budget.tokens:
@@ -68,7 +81,7 @@ class Purse:
         Raises:
             BudgetEndedError: nothing is left.
         """
-        cost, budget = self._spending.cost, self._budget
+        cost, budget = self._cost, self._budget
         calls = None if budget.calls is None else int((budget.calls - cost.calls) * part)
         tokens = None if budget.tokens is None else int((budget.tokens - cost.tokens) * part)
         usd = None if budget.usd is None else (budget.usd - (cost.usd or 0.0)) * part

@@ -32,7 +32,7 @@ from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.measuring import Metric
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.quiet import quiet
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted
@@ -322,7 +322,7 @@ def _searched(
 ) -> Searched:
     best = best_trial(study, objective)
     if best is None:
-        raise RunError("the search ended before a trial was scored; give it a larger budget")
+        raise TooLittleError("the search ended before a trial was scored; give it a larger budget")
     design = tried(bound, best)
     if design is None:
         raise RunError(f"trial {best.number} has parameters that this space does not have")
