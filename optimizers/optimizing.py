@@ -1,0 +1,269 @@
+"""From a program to a better one: architecture, then prompts for the winner, then when to stop, and proof.
+
+::
+
+    result = optimize(moa, trainset, metric=metric, budget=Budget(usd=5))
+    print(result)                          # whether the candidate is shown to be better, on examples it has not seen
+    result.program.save("program.json")    # the candidate, or the program as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import dspy
+
+from moa_dspy.data.splitting import split
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.fingerprint import content_of, digest
+from moa_dspy.limits import Budget
+from moa_dspy.optimizers.acceptance import Acceptance, refuse_overlap
+from moa_dspy.optimizers.compiling import Compiled
+from moa_dspy.optimizers.contributing import Contributions
+from moa_dspy.optimizers.jobs import Effort
+from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.methods import MethodName, method_of
+from moa_dspy.optimizers.profiling import Profile
+from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.search_objective import Unit, Wanted
+from moa_dspy.optimizers.searching import Searched
+from moa_dspy.optimizers.significance import check_share
+from moa_dspy.optimizers.space import SearchSpace
+from moa_dspy.optimizers.spending import count_spending
+from moa_dspy.optimizers.stop_fitting import StopFit
+from moa_dspy.optimizers.students import instructions_of
+from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["OptimizeProgress", "Optimized", "Part", "optimize"]
+
+Part: TypeAlias = Literal["architecture", "prompts", "stop"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What an optimization has come to; ``str`` gives the verdict.
+
+    Attributes:
+        program: the one to use: the candidate where it is shown to be better, else the program as it was given. It
+            carries its provenance.
+        candidate: what was found, whether accepted or not.
+        acceptance: the test on held-out examples; None where there was no candidate, or no budget left for the test.
+        score: of ``program`` on the held-out examples; None where these were not run.
+        cost: of everything.
+        searched: the searches, one for each round.
+        compiled: the tunings of prompts, one for each round.
+        stop: the fits of the stop rule, one for each round.
+        profile: which stage of ``program`` gains and which loses on the held-out examples.
+        contributions: what each of its agents adds on these.
+        report: everything as JSON values; ``moa-dspy report`` makes a page of it.
+        ended_by: ``budget`` where some part was left out or cut short for want of it.
+    """
+
+    program: AttentionMoA
+    candidate: AttentionMoA
+    acceptance: Acceptance | None
+    score: Score | None
+    cost: Cost
+    searched: tuple[Searched, ...]
+    compiled: tuple[Compiled, ...]
+    stop: tuple[StopFit, ...]
+    profile: Profile | None
+    contributions: Contributions | None
+    report: dict[str, Any]
+    ended_by: EndedBy
+
+    @property
+    def accepted(self) -> bool:
+        """Return whether the candidate is shown to be better than the program as it was given."""
+        return self.acceptance is not None and self.acceptance.accepted
+
+    def __str__(self) -> str:
+        return "\n".join([self.report["verdict"], *self.report["notes"]])
+
+
+def optimize(
+    program: AttentionMoA,
+    trainset: Sequence[dspy.Example],
+    heldout: Sequence[dspy.Example] | None = None,
+    metric: Metric | None = None,
+    *,
+    parts: Sequence[Part] = PARTS,
+    rounds: int = 1,
+    space: SearchSpace | None = None,
+    n_trials: int = 40,
+    objective: Wanted = "score",
+    price: float | None = None,
+    unit: Unit = "usd",
+    storage: str | None = None,
+    study_name: str = "moa-dspy",
+    method: MethodName = "gepa",
+    effort: Effort = "light",
+    prompt_lm: dspy.BaseLM | None = None,
+    budget: Budget | None = None,
+    alpha: float = 0.05,
+    explain: bool = True,
+    seed: int = 0,
+    concurrency: int = 8,
+    progress: Callable[[OptimizeProgress], None] | None = None,
+    **options: Any,
+) -> Optimized:
+    """Tune a program for a task, a metric and a price, and keep the result only if it is shown to be better.
+
+    Args:
+        program: its agents are what the search chooses from; it is not changed.
+        trainset: examples to tune on, with their inputs set.
+        heldout: examples that decide whether the candidate replaces the program; default: a third of ``trainset``,
+            chosen by content, which is then not tuned on.
+        metric: ``metric(example, prediction, trace=None)``.
+        parts: which of ``architecture`` (Optuna), ``prompts`` (DSPy) and ``stop`` (the depth and stop rule, fitted on
+            recorded decisions) are tuned; they are done in this order.
+        rounds: how often; a further round searches the architecture anew with the prompts found.
+        space: what the search may choose.
+        n_trials: of each search.
+        objective: of the search, see ``search``.
+        price: see ``search``.
+        unit: of price and cost.
+        storage: where studies are kept; with it, and with DSPy's disk cache, a killed run goes on where it was.
+        study_name: rounds after the first have their number added.
+        method: that tunes prompts.
+        effort: of that method.
+        prompt_lm: that writes prompts; default: the aggregator's model.
+        budget: of everything. At its end what has been found so far goes to the test on held-out examples, for which a
+            share is kept; where that cannot be paid any more, the program stays as it was.
+        alpha: chance of accepting a candidate that is no better.
+        explain: also tell what each stage and each agent of the result is worth, on the held-out examples.
+        seed: of everything that is drawn.
+        concurrency: examples under way at once.
+        progress: told where it is, from any thread.
+        **options: of the method that tunes prompts; see the classes in ``moa_dspy.optimizers.methods``.
+
+    Raises:
+        ConfigurationError: an argument does not fit; nothing was paid for.
+        RunError: the program fails on every example, or the budget ends before anything is known.
+    """
+    if metric is None:
+        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    tune, held = _parted(trainset, heldout, seed)
+    _check(program, parts, rounds, alpha, concurrency)
+    method_of(method, options)
+    lms = [agent.lm for agent in program.agents if isinstance(agent.lm, dspy.BaseLM)]
+    writers = [lm for lm in (program.get_lm(), prompt_lm) if lm is not None]
+    with count_spending([*lms, *writers]) as spending:
+        run = Undertaking(
+            program,
+            tune,
+            held,
+            metric,
+            budget=budget,
+            spending=spending,
+            plan=_plan(parts, rounds, explain=explain),
+            concurrency=concurrency,
+            seed=seed,
+            tell=progress,
+        )
+        searching = {"space": space, "n_trials": n_trials, "objective": objective, "price": price, "unit": unit}
+        compiling = {"method": method, "effort": effort, "prompt_lm": prompt_lm, **options}
+        for number in range(1, rounds + 1):
+            name = study_name if number == 1 else f"{study_name}-{number}"
+            run.round(parts, {**searching, "storage": storage, "study_name": name}, compiling)
+        run.test(alpha)
+        if explain:
+            run.explain()
+        return _optimized(run, method)
+
+
+def _optimized(run: Undertaking, method: str) -> Optimized:
+    """Write everything down, also in the provenance of the program to use."""
+    outcome, cost, chosen, score = run.acceptance, run.cost, run.chosen, run.score
+    how = "+".join(dict.fromkeys(method if part == "prompts" else part for part in run.plan if part in PARTS))
+    record = provenance_of(
+        chosen,
+        f"optimize: {how}" if chosen is not run.program else f"kept, against optimize: {how}",
+        metric=run.metric,
+        data={"tuning": run.tune, "held-out": run.held},
+        seeds={"optimize": run.seed},
+        scores=None if outcome is not None or score is None else {"the program, held-out": score},
+        outcome=outcome,
+        cost=cost,
+    )
+    report = {
+        "kind": "optimize",
+        "task": run.program.task.signature,
+        "metric": metric_name(run.metric),
+        "method": how,
+        "seed": run.seed,
+        "verdict": run.verdict,
+        "score": None if score is None else score.model_dump(),
+        "data": {use: _described(examples) for use, examples in (("tuning", run.tune), ("held-out", run.held))},
+        "rounds": run.rounds,
+        "acceptance": None if outcome is None else outcome.report,
+        "profile": None if run.profile is None else run.profile.report,
+        "contributions": None if run.contributions is None else run.contributions.report,
+        "baseline": _shown(run.program),
+        "candidate": _shown(run.candidate),
+        "cost": cost.model_dump(),
+        "spent": [{"stage": part, "cost": spent.model_dump()} for part, spent in run.spent],
+        "ended_by": run.ended_by,
+        "notes": run.notes,
+    }
+    return Optimized(
+        program=stamp(chosen, record),
+        candidate=run.candidate,
+        acceptance=outcome,
+        score=score,
+        cost=cost,
+        searched=tuple(run.searched),
+        compiled=tuple(run.compiled),
+        stop=tuple(run.stops),
+        profile=run.profile,
+        contributions=run.contributions,
+        report=report,
+        ended_by=run.ended_by,
+    )
+
+
+def _check(program: AttentionMoA, parts: Sequence[Part], rounds: int, alpha: float, concurrency: int) -> None:
+    if not isinstance(program, AttentionMoA):
+        raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
+    unknown = [part for part in parts if part not in PARTS]
+    if isinstance(parts, str) or unknown or not parts:
+        raise ConfigurationError(f"parts={parts!r} must be some of {', '.join(PARTS)}")
+    if rounds < 1:
+        raise ConfigurationError(f"rounds={rounds!r} must be at least 1")
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; give at least 1")
+    check_share("alpha", alpha)
+
+
+def _parted(
+    trainset: Sequence[dspy.Example], heldout: Sequence[dspy.Example] | None, seed: int
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    if heldout is not None:
+        refuse_overlap(heldout, trainset, "held-out", "that are tuned on")
+        tune, held = list(trainset), list(heldout)
+    else:
+        parts = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed)
+        tune, held = parts.train, parts.test
+    if len(tune) < 3 or len(held) < 2:
+        raise ConfigurationError(
+            f"{len(tune)} examples to tune on and {len(held)} held-out ones are too few; give more, at least 3 and 2"
+        )
+    return tune, held
+
+
+def _plan(parts: Sequence[Part], rounds: int, *, explain: bool) -> list[str]:
+    tuned = [part for part in PARTS if part in parts] * rounds
+    return [*tuned, "acceptance", *(["explanation"] if explain else [])]
+
+
+def _described(examples: Sequence[dspy.Example]) -> dict[str, Any]:
+    return {"examples": len(examples), "digest": digest(list(map(content_of, examples)))}
+
+
+def _shown(program: AttentionMoA) -> dict[str, Any]:
+    return {"architecture": program.architecture.model_dump(mode="json"), "prompts": instructions_of(program)}

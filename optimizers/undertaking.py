@@ -1,0 +1,320 @@
+"""An optimization under way: its parts one after the other, each with its share of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import dspy
+
+from moa_dspy.limits import Budget
+from moa_dspy.optimizers.acceptance import Acceptance, accept
+from moa_dspy.optimizers.compiling import Compiled, compile  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers.contributing import Contributions, contributions
+from moa_dspy.optimizers.measuring import Metric, Run
+from moa_dspy.optimizers.profiling import Profile, profile
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
+from moa_dspy.optimizers.rebuilding import named_agents
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.search_objective import Objective
+from moa_dspy.optimizers.searching import Searched, SearchProgress, search
+from moa_dspy.optimizers.spending import Spending
+from moa_dspy.optimizers.stop_fitting import StopFit, fit_stop_rule
+from moa_dspy.program import AttentionMoA
+from moa_dspy.program_file import digest_of
+
+__all__ = ["EndedBy", "OptimizeProgress", "Undertaking"]
+
+EndedBy: TypeAlias = Literal["done", "budget"]
+
+_WEIGHTS: Final[Mapping[str, float]] = {
+    "architecture": 4.0,
+    "prompts": 3.0,
+    "stop": 1.0,
+    "acceptance": 2.0,
+    "explanation": 0.0,
+}
+"""How a budget is divided: a part gets its share of what is left, so what one does not use goes to those after it."""
+
+
+@dataclass(frozen=True)
+class OptimizeProgress:
+    """Where an optimization is.
+
+    Attributes:
+        part: what is under way: ``architecture``, ``prompts``, ``stop``, ``acceptance`` or ``explanation``.
+        number: of that part, from 1.
+        of: how many parts there are.
+        done: share of the part that is done.
+        detail: where in it, in words.
+        best: the best score on the training examples so far, where there is one.
+        cost: what has been spent on all parts.
+    """
+
+    part: str
+    number: int
+    of: int
+    done: float
+    detail: str
+    best: float | None
+    cost: Cost
+
+
+class Undertaking:
+    """What has been found, tested and spent so far.
+
+    Args:
+        program: as it was given.
+        tune: examples to tune on.
+        held: examples that decide.
+        metric: the task's.
+        budget: of everything, if there is one.
+        spending: what has been paid.
+        plan: the parts, in order.
+        concurrency: runs under way at once.
+        seed: of everything that is drawn.
+        tell: told of progress.
+
+    Attributes:
+        candidate: the best program so far; the given one at first.
+        rounds: a report of each part of each round.
+        notes: what else a reader should know.
+        spent: the cost of each part.
+    """
+
+    def __init__(
+        self,
+        program: AttentionMoA,
+        tune: Sequence[dspy.Example],
+        held: Sequence[dspy.Example],
+        metric: Metric,
+        *,
+        budget: Budget | None,
+        spending: Spending,
+        plan: Sequence[str],
+        concurrency: int,
+        seed: int,
+        tell: Callable[[OptimizeProgress], None] | None,
+    ) -> None:
+        self.program = self.candidate = program
+        self.tune, self.held, self.metric, self.seed = list(tune), list(held), metric, seed
+        self.plan = list(plan)
+        self.searched: list[Searched] = []
+        self.compiled: list[Compiled] = []
+        self.stops: list[StopFit] = []
+        self.rounds: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.spent: list[tuple[str, Cost]] = []
+        self.ended_by: EndedBy = "done"
+        self.acceptance: Acceptance | None = None
+        self.profile: Profile | None = None
+        self.contributions: Contributions | None = None
+        self._purse = Purse(budget or Budget(), spending)
+        self._limited, self._spending = budget is not None, spending
+        self._concurrency, self._tell = concurrency, tell
+        self._best: float | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Return what has been spent."""
+        return self._spending.cost
+
+    @property
+    def chosen(self) -> AttentionMoA:
+        """Return the program to use."""
+        return self.program if self.acceptance is None else self.acceptance.program
+
+    @property
+    def score(self) -> Score | None:
+        """Return its score on the held-out examples, where it was run on them."""
+        if self.acceptance is not None:
+            return self.acceptance.score
+        return None if self.profile is None else self.profile.score
+
+    @property
+    def verdict(self) -> str:
+        """Return what became of the candidate, in one sentence."""
+        if self.acceptance is not None:
+            return self.acceptance.reason
+        if not self._changed:
+            return "The program is kept: nothing better was found on the training examples."
+        return (
+            "The program is kept: the budget ended before its candidate could be tested on held-out examples; with a "
+            "larger one, the same call goes on from here out of the cache."
+        )
+
+    def round(self, parts: Collection[str], searching: Mapping[str, Any], compiling: Mapping[str, Any]) -> None:
+        """Tune once.
+
+        Args:
+            parts: which.
+            searching: arguments of ``search``.
+            compiling: arguments of ``compile``.
+        """
+        self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
+        if "architecture" in parts:
+            self._do("architecture", lambda share: self._search(share, searching))
+        if "prompts" in parts:
+            self._do("prompts", lambda share: self._compile(share, compiling))
+        if "stop" in parts:
+            objective = Objective(searching["objective"], searching["price"], searching["unit"])
+            self._do("stop", lambda share: self._fit_stop(share, objective))
+
+    def test(self, alpha: float) -> None:
+        """Test the candidate against the program as it was given, on the held-out examples."""
+        self._do("acceptance", lambda _: self._accept(alpha))
+
+    def explain(self) -> None:
+        """Tell what the stages and agents of the program to use are worth, on the held-out examples."""
+        self._do("explanation", lambda _: self._explain())
+
+    @property
+    def _changed(self) -> bool:
+        return digest_of(self.candidate) != digest_of(self.program)
+
+    def _search(self, share: Budget | None, arguments: Mapping[str, Any]) -> None:
+        given = self.program
+
+        def told(at: SearchProgress) -> None:
+            where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
+            self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
+
+        found = search(
+            given.task,
+            named_agents(given),
+            trainset=self.tune,
+            metric=self.metric,
+            budget=share,
+            seed=self.seed,
+            concurrency=self._concurrency,
+            progress=told,
+            aggregators=() if given.aggregator is None else (given.aggregator,),
+            prompts=self.candidate,
+            reasoning=given.architecture.reasoning,
+            tolerance=given.tolerance,
+            **arguments,
+        )
+        self.searched.append(found)
+        self.rounds[-1]["search"] = found.report
+        self.candidate, self._best = found.program, found.score.value
+        if found.report["ended_by"] == "budget":
+            self._cut("architecture: the search ended with its share of the budget")
+
+    def _compile(self, share: Budget | None, arguments: Mapping[str, Any]) -> None:
+        method, shape = arguments["method"], self.candidate.architecture
+        if method == "reanchor" and not (shape.synthesizes and shape.early_stop):
+            self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
+            return
+        tuned = compile(
+            self.candidate,
+            self.tune,
+            metric=self.metric,
+            seed=self.seed,
+            concurrency=self._concurrency,
+            budget=share,
+            progress=lambda at: self._say(at.done, f"{method}: {at.cost.calls} of at most {at.of} calls"),
+            **arguments,
+        )
+        self.compiled.append(tuned)
+        self.rounds[-1]["prompts"] = tuned.report
+        if tuned.report["ended_by"] == "budget":
+            self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
+        elif tuned.gain.value > 0:
+            self.candidate = tuned.program
+        else:
+            self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
+
+    def _fit_stop(self, share: Budget | None, objective: Objective) -> None:
+        shape = self.candidate.architecture
+        if shape.layers < 2:
+            self.notes.append("stop: the candidate has one layer, and nothing to stop")
+            return
+        runs = len(self.tune) * (2 if shape.synthesizes else 1)
+        fit = fit_stop_rule(
+            self.candidate,
+            self.tune,
+            self.metric,
+            concurrency=self._concurrency,
+            purse=None if share is None else Purse(share, self._spending, since=self.cost),
+            affordable=lambda price: objective.price is None or objective.cost(price) <= objective.price,
+            on_run=self._counter(runs, "runs"),
+        )
+        self.stops.append(fit)
+        self.rounds[-1]["stop"] = fit.report
+        self.candidate, self._best = fit.program, fit.chosen.score.value
+
+    def _accept(self, alpha: float) -> None:
+        if not self._changed:
+            return
+        count = self._counter(2 * len(self.held), "held-out runs")
+        self.acceptance = accept(
+            self.program,
+            self.candidate,
+            self.held,
+            self.metric,
+            tuned_on=self.tune,
+            alpha=alpha,
+            seed=self.seed,
+            concurrency=self._concurrency,
+            purse=self._purse,
+            on_run=lambda _, run: count(run),
+        )
+
+    def _explain(self) -> None:
+        chosen, agents = self.chosen, len(self.chosen.agents)
+        if not self._purse.covers(len(self.held) * (agents + 1) * chosen.architecture.max_calls):
+            raise BudgetEndedError
+        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed}
+        self._say(0.0, "stages")
+        self.profile = profile(chosen, self.held, self.metric, **given)
+        if agents > 1:
+            parts = iter(range(agents + 1))
+            self.contributions = contributions(
+                chosen,
+                self.held,
+                self.metric,
+                on_stage=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
+                **given,
+            )
+
+    def _do(self, part: str, work: Callable[[Budget | None], None]) -> None:
+        """Do a part of the plan with its share of the budget; where that is not enough, the part is left out."""
+        before, number = self.cost, len(self.spent)
+        weights = [_WEIGHTS[name] for name in self.plan[number:]]
+        self._say(0.0, "")
+        try:
+            work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
+        except (BudgetEndedError, TooLittleError) as error:
+            self._cut(f"{part}: {error}" if str(error) else f"{part}: left out, since the budget does not cover it")
+        self.spent.append((part, _difference(self.cost, before)))
+
+    def _cut(self, why: str) -> None:
+        self.ended_by = "budget"
+        self.notes.append(why)
+
+    def _counter(self, of: int, what: str) -> Callable[[Run], None]:
+        runs: list[Run] = []
+
+        def count(run: Run) -> None:
+            runs.append(run)
+            self._say(min(len(runs) / of, 1.0), f"{len(runs)} of {of} {what}")
+
+        return count
+
+    def _say(self, done: float, detail: str, best: float | None = None) -> None:
+        if self._tell is None:
+            return
+        number = len(self.spent)
+        best = self._best if best is None else best
+        self._tell(OptimizeProgress(self.plan[number], number + 1, len(self.plan), done, detail, best, self.cost))
+
+
+def _difference(after: Cost, before: Cost) -> Cost:
+    known = after.usd is not None and before.usd is not None
+    return Cost(
+        calls=after.calls - before.calls,
+        tokens=after.tokens - before.tokens,
+        usd=(after.usd or 0.0) - (before.usd or 0.0) if known else None,
+        seconds=after.seconds - before.seconds,
+    )
