@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_dspy.cli.console import note, printable, quiet_libraries
-from moa_dspy.cli.judged import (
+from moa_dspy.cli.judged import data_name, judged
+from moa_dspy.cli.options import (
     AsJson,
     Concurrency,
     ConfigFile,
@@ -16,13 +17,11 @@ from moa_dspy.cli.judged import (
     Limit,
     MetricName,
     Own,
-    ProgramFile,
     Quiet,
     Seed,
     Split,
-    data_name,
-    judged,
 )
+from moa_dspy.cli.options import ProgramArgument as ProgramFile
 from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli.console import note, quiet_libraries, warning
-from moa_dspy.cli.options import Agents, Aggregator, AttentionPattern, ConfigFile, Layers, ProgramFile, Quiet
+from moa_dspy.cli.options import (
+    Agents,
+    Aggregator,
+    AsJson,
+    AttentionPattern,
+    Concurrency,
+    ConfigFile,
+    Fields,
+    JudgeModel,
+    Layers,
+    Limit,
+    MetricName,
+    ProgramFile,
+    Quiet,
+    Seed,
+    Split,
+)
 from moa_dspy.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
@@ -74,17 +90,13 @@ def evaluate_command(
     samples: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Of self-consistency and self-moa.  [default: 5]")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of the benchmark.  [default: its first]")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="A sample of so many items.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the sample and of the intervals.")] = 0,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
     data: Annotated[str | None, typer.Option(metavar="FOLDER", help="The benchmark's files.")] = None,
-    fields: Annotated[
-        str | None, typer.Option(metavar="FIELD=COLUMN,...", help="Of your own data: fields of the task by column.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="exact, normalized, f1, contains, numeric, choice, math, or m:f.")
-    ] = None,
-    judge: Annotated[str | None, typer.Option(metavar="MODEL", help="Who judges, where that is needed.")] = None,
+    fields: Fields = None,
+    metric: MetricName = None,
+    judge: JudgeModel = None,
     judge_prompts: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The official judge prompts.  [default: our own]")
     ] = None,
@@ -98,13 +110,13 @@ def evaluate_command(
         str | None, typer.Option(metavar="FILE", help="Write the answers in the benchmark's official format.")
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="What the program is called in these.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Items under way at once.")] = 8,
+    concurrency: Concurrency = 8,
     max_calls: Annotated[int | None, typer.Option(min=1, metavar="N", help="End before more calls than that.")] = None,
     max_usd: Annotated[float | None, typer.Option(metavar="DOLLARS", help="End before more dollars than that.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the paper's experiments.")] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a recipe is run.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a program on a benchmark, item by item; an interrupted run with --out goes on where it stopped.

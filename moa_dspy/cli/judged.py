@@ -1,57 +1,16 @@
-"""What a program is judged by, for the commands that run it on examples: the same options everywhere."""
+"""What a program is judged by, for the commands that run it on examples."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
+from typing import TYPE_CHECKING
 
 from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.eval_setup import Job
 
-__all__ = [
-    "AsJson",
-    "Concurrency",
-    "ConfigFile",
-    "Fields",
-    "JudgeModel",
-    "Limit",
-    "MetricName",
-    "Own",
-    "ProgramFile",
-    "Quiet",
-    "Seed",
-    "Split",
-    "data_name",
-    "judged",
-]
-
-ProgramFile: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="PROGRAM", help="A saved program; --config may add its connections.")
-]
-ConfigFile: TypeAlias = Annotated[
-    str | None, typer.Option("--config", "-c", metavar="FILE", help="Agents, connections, architecture, in TOML.")
-]
-Own: TypeAlias = Annotated[
-    str | None, typer.Option("--data", "-d", metavar="DATA", help="A file of your own, or the name of a benchmark.")
-]
-Fields: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="FIELD=COLUMN,...", help="Of your own data: fields of the task by column.")
-]
-MetricName: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--metric", "-m", metavar="NAME", help="exact, normalized, f1, ..., or package.module:function."),
-]
-JudgeModel: TypeAlias = Annotated[str | None, typer.Option(metavar="MODEL", help="Who judges, where that is needed.")]
-Split: TypeAlias = Annotated[str | None, typer.Option(metavar="NAME", help="Of the benchmark.")]
-Limit: TypeAlias = Annotated[int | None, typer.Option(min=1, metavar="N", help="A sample of so many examples.")]
-Seed: TypeAlias = Annotated[int, typer.Option(metavar="N", help="Of the samples and the intervals.")]
-Concurrency: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N", help="Examples under way at once.")]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")]
+__all__ = ["data_name", "judged"]
 
 
 def judged(

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from moa_dspy.cli.console import note, printable, quiet_libraries
-from moa_dspy.cli.judged import (
+from moa_dspy.cli.judged import judged
+from moa_dspy.cli.options import (
     AsJson,
     Concurrency,
     ConfigFile,
@@ -17,12 +18,11 @@ from moa_dspy.cli.judged import (
     Limit,
     MetricName,
     Own,
-    ProgramFile,
     Quiet,
     Seed,
     Split,
-    judged,
 )
+from moa_dspy.cli.options import ProgramArgument as ProgramFile
 
 __all__ = ["profile_command"]
 
