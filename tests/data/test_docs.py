@@ -24,4 +24,4 @@ def test_example(block):
 
 
 def test_they_are_found():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
