@@ -22,7 +22,7 @@ from dspy.lm15 import Config, Message, Request
 from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy.data.metrics import Metric, Verdict
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
 
 __all__ = [
     "OFFICIAL",
@@ -43,18 +43,6 @@ OFFICIAL = "official"
 """Protocol: the official prompt, built to the byte."""
 
 _TOP = 5
-
-
-class UnparsedVerdictError(RunError):
-    """A judge's reply could not be read, so there is no score for the item.
-
-    Attributes:
-        details: what is known of the item, as in a verdict.
-    """
-
-    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
-        super().__init__(message)
-        self.details = dict(details)
 
 
 class CompareAnswers(dspy.Signature):

@@ -7,13 +7,17 @@
     └── RunError                 the work itself failed (exit code 1)
         ├── AllProposalsFailedError   no agent answered; lists every cause
         ├── StepFailedError      a step failed in a strict run
-        └── LocalModelError      the embedded model could not be started
+        ├── LocalModelError      the embedded model could not be started
+        └── UnparsedVerdictError      a judge's reply could not be read, so an item has no score
 
 A message says what was given, what was expected and what to do. ``ConfigurationError`` is also a ``ValueError``,
 so code that knows nothing of this package can catch it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "AllProposalsFailedError",
@@ -24,6 +28,7 @@ __all__ = [
     "ProgramFileError",
     "RunError",
     "StepFailedError",
+    "UnparsedVerdictError",
 ]
 
 
@@ -84,3 +89,15 @@ class StepFailedError(RunError):
 
 class LocalModelError(RunError):
     """The embedded model could not be started."""
+
+
+class UnparsedVerdictError(RunError):
+    """A judge's reply could not be read, so there is no score for the item.
+
+    Attributes:
+        details: what is known of the item, as in a verdict.
+    """
+
+    def __init__(self, message: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.details = dict(details)

@@ -14,9 +14,8 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.judges import UnparsedVerdictError
 from moa_dspy.data.metrics import Metric, Verdict
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError, RunError, UnparsedVerdictError
 from moa_dspy.evaluation.fingerprint import content_of
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record
