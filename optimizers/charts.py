@@ -220,7 +220,7 @@ def _point(mark: Mark, horizontal: Axis, vertical: Axis) -> Node:
     if mark.label:
         before = x > (_LEFT + _RIGHT) / 2
         text = fitting(mark.label, (_RIGHT - _LEFT) / 2 - 20)
-        add(group, _words(text, x - 7 if before else x + 7, max(y - 6, _LETTERS), "end" if before else "start"))
+        add(group, _words(text, x - 7 if before else x + 7, max(y - 9, _LETTERS), "end" if before else "start"))
     return group
 
 

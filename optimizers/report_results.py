@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from moa_dspy.optimizers.charts import Bar, Look, Mark, bars, plot
+from moa_dspy.optimizers.charts import Bar, bars
 from moa_dspy.optimizers.comparing import Contender
 from moa_dspy.optimizers.contributing import Contribution
 from moa_dspy.optimizers.depth import Price
@@ -25,7 +25,6 @@ from moa_dspy.optimizers.report_values import (
     number_text,
     p_text,
     price_cells,
-    price_in,
     reading,
     with_interval,
 )
@@ -165,7 +164,7 @@ def compare_section(record: Record, title: str = "Comparison at matched spend") 
     rows, lost = _rows(Contender, record, "contenders")
     unit = given(record.get("match"))
     use = record.get("use")
-    marks = [_contender_mark(row, unit, is_used=row.name == use) for row in rows]
+    shown = [_contender_bar(row, is_used=row.name == use) for row in rows]
     head = ("", "what", "score", "failed", "calls", "tokens", "dollars", "spend", "program's gain", "p")
     tolerance = number_text(record.get("tolerance"), ".0%")
     legend = (
@@ -184,14 +183,7 @@ def compare_section(record: Record, title: str = "Comparison at matched spend") 
         title,
         [
             el("p", given(record.get("verdict")), cls="verdict"),
-            plot(
-                "Score against spend",
-                f"{unit} for an example, where nothing is cached",
-                "score",
-                [mark for mark in marks if mark is not None],
-                legend=legend,
-                empty="No contender is on record.",
-            ),
+            bars("Score of each contender", shown, legend=legend, empty="No contender is on record."),
             table(head, [_contender_cells(row) for row in rows], words=2, empty="There is no row."),
             lost,
             el("ul", *lines) if lines else None,
@@ -264,13 +256,9 @@ def _contribution_cells(row: Contribution) -> list[Cell]:
     return [row.agent, row.model or "", *figures, *price_cells(row.price, "+")]
 
 
-def _contender_mark(row: Contender, unit: str, *, is_used: bool) -> Mark | None:
-    spent = price_in(row.spent, unit)
-    if spent is None:
-        return None
-    title = f"{row.name}: {with_interval(row.score)} at {spent:g} {unit}"
-    look: Look = "best" if is_used else "plain"
-    return Mark(spent, row.score.value, title, look, row.score.low, row.score.high, row.name)
+def _contender_bar(row: Contender, *, is_used: bool) -> Bar:
+    name = f"{row.name} (to use)" if is_used else row.name
+    return Bar(name, *_interval(row.score), f"{with_interval(row.score)} x{row.ratio:.2f}")
 
 
 def _contender_cells(row: Contender) -> list[Cell]:

@@ -78,8 +78,9 @@ def depth_nodes(points: Sequence[Record], chosen: Record) -> list[Child]:
             continue
         look, aside = _series(point)
         title = f"{rule}: {with_interval(score)}"
+        shown: Look = "best" if is_chosen else look
         label = "chosen" if is_chosen else ""
-        marks.append(Mark(layers + aside, score.value, title, look, score.low, score.high, label))
+        marks.append(Mark(layers + aside, score.value, title, shown, score.low, score.high, label))
         if look != "third":
             lines.setdefault(look, []).append((layers + aside, score.value))
     curves = [Line(sorted(spots), look) for look, spots in lines.items()]
@@ -222,12 +223,18 @@ def _trial_row(trial: Record, names: Sequence[str]) -> list[Cell]:
     return [
         given(trial.get("number")),
         state if reason is None else f"{state}: {given(reason)}",
-        *(given(params[name]) if name in params else "" for name in names),
+        *(_param(params, name) for name in names),
         given(trial["rule"]) if trial.get("rule") is not None else "",
         given(trial.get("examples")),
         _trial_score(trial) if trial.get("score") is not None else "",
         *(price_cells(reading(Price, price)) if price is not None else ("", "", "")),
     ]
+
+
+def _param(params: Record, name: str) -> str:
+    if name not in params:
+        return ""
+    return "its own" if params[name] is None else given(params[name])
 
 
 def _trial_score(trial: Record) -> str:

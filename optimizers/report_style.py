@@ -30,7 +30,7 @@ h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-to
 h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 h4 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
 a { color: var(--plain); }
-nav ol { margin: 0; padding-left: 1.5rem; columns: 18rem; }
+nav ol { margin: 0; padding-left: 1.5rem; columns: 18rem; column-gap: 2.5rem; }
 footer, .missing, figcaption, .side { color: var(--quiet); font-size: .9rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--edge); padding-top: .75rem; }
 .missing { font-style: italic; }

@@ -95,7 +95,8 @@ def cost_text(cost: Cost | None) -> str:
     if cost is None:
         return UNKNOWN
     calls, tokens, usd = price_cells(Price(calls=cost.calls, tokens=cost.tokens, usd=cost.usd), "")
-    return f"{calls.removesuffix('.0')} calls, {tokens} tokens, {usd}, {cost.seconds:.1f} s"
+    dollars = "dollars unknown" if cost.usd is None else usd
+    return f"{calls.removesuffix('.0')} calls, {tokens} tokens, {dollars}, {cost.seconds:.1f} s"
 
 
 def price_cells(price: Price | None, sign: str = "") -> tuple[str, str, str]:
@@ -158,8 +159,7 @@ def _brief(shape: Architecture) -> Iterator[tuple[str, str]]:
 
 
 def _agent(spec: AgentSpec) -> str:
-    temperature = "" if spec.temperature is None else f" ({spec.temperature:g})"
-    return f"{spec.name}{temperature}"
+    return f"{spec.name}{_temperature(spec)}"
 
 
 def _aggregator(shape: Architecture) -> str:
@@ -167,7 +167,11 @@ def _aggregator(shape: Architecture) -> str:
         return "none"
     if shape.aggregator is None:
         return f"the model of {shape.agents[0].name}"
-    return _agent(shape.aggregator)
+    return f"{shape.aggregator.model or shape.aggregator.name}{_temperature(shape.aggregator)}"
+
+
+def _temperature(spec: AgentSpec) -> str:
+    return "" if spec.temperature is None else f" (T={spec.temperature:g})"
 
 
 def _yes(value: bool) -> str:

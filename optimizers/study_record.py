@@ -81,9 +81,7 @@ def study_record(study: Study) -> dict[str, Any]:
     about = study.user_attrs.get("about") or {}
     trials = study.get_trials(deepcopy=False)
     if not about and trials:
-        raise ConfigurationError(
-            f"study {study.study_name!r} is no search of moa-dspy; try optuna-dashboard"
-        )
+        raise ConfigurationError(f"study {study.study_name!r} is no search of moa-dspy; try optuna-dashboard")
     objective = Objective(**about["objective"]) if "objective" in about else Objective(unit="calls")
     facts: dict[str, Any] = {
         "task": about.get("task"),
@@ -130,8 +128,12 @@ def _check(source: str) -> None:
 
 def _copied(study: Study) -> Study:
     """The study as it is at this moment, in memory, so that all that is read off it fits together."""
-    memory = InMemoryStorage()
-    memory.create_new_study(study.directions, study.study_name)
+    memory, verbosity = InMemoryStorage(), optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        memory.create_new_study(study.directions, study.study_name)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
     copy = optuna.load_study(study_name=study.study_name, storage=memory)
     for name, value in study.user_attrs.items():
         copy.set_user_attr(name, value)
@@ -163,9 +165,12 @@ def _front(study: Study, objective: Objective) -> list[dict[str, Any]]:
 
 
 def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any]:
-    """A trial's architecture under another stop rule than its own."""
+    """A trial's architecture under another stop rule than its own, as the search's space makes it."""
     shape = trial.user_attrs.get("architecture")
-    return {} if shape is None else {**shape, "layers": rule.layers, "early_stop": rule.early_stop}
+    if shape is None:
+        return {}
+    joined = shape["residual"] if rule.layers > 1 else "synthesis"
+    return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined}
 
 
 def _interval(trial: FrozenTrial) -> dict[str, Any] | None:
