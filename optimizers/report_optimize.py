@@ -51,11 +51,14 @@ def stop_section(record: Record, title: str = "Depth and stop rule") -> Section:
 
 def _verdict(record: Record) -> Section:
     acceptance = inner(record, "acceptance")
-    if not acceptance:
-        ended = " The budget ended before it." if record.get("ended_by") == "budget" else ""
-        text = f"There is no held-out verdict on this optimization.{ended} Scores below are of data that it chose on."
-        return Section("Verdict", [missing(text)])
-    return Section("Verdict", acceptance_nodes(acceptance))
+    if acceptance:
+        return Section("Verdict", acceptance_nodes(acceptance))
+    said = el("p", given(record["verdict"]), cls="verdict") if record.get("verdict") else None
+    ended = " The budget ended before it." if record.get("ended_by") == "budget" else ""
+    score = reading(Score, record.get("score"))
+    reached = "" if score is None else f" The score reached there is {with_interval(score)}."
+    absent = f"There is no held-out test of this optimization.{ended} Scores are of data that it chose on.{reached}"
+    return Section("Verdict", [said, missing(absent)])
 
 
 def _cost(record: Record) -> Section:

@@ -15,7 +15,7 @@ import typer
 from moa_dspy.cli.console import note, quiet_libraries
 from moa_dspy.errors import ConfigurationError, RunError
 
-__all__ = ["report_command"]
+__all__ = ["report_command", "write_page"]
 
 
 def report_command(
@@ -46,7 +46,7 @@ def report_command(
             raise ConfigurationError(f"--study {study}: no source is an Optuna storage, such as study.db")
         records = [record for source in sources for record in _records(source, study)]
         page = render(records, title)
-    _write(place, page)
+    write_page(place, page)
     note(f"written to {out}: {len(records)} record{'' if len(records) == 1 else 's'}")
 
 
@@ -107,8 +107,8 @@ def _program(source: str) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, page: str) -> None:
-    """Put the page into its place in one step.
+def write_page(path: Path, page: str) -> None:
+    """Put a page into its place in one step.
 
     Raises:
         RunError: the disk is full, or the like.

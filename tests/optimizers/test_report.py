@@ -247,6 +247,18 @@ def test_a_record_without_anything_says_so(kind: str) -> None:
     assert "not on record" in page.text or "There is no" in page.text or "missing" in page.text
 
 
+def test_an_optimization_without_a_held_out_test_says_so(optimization: dict[str, Any]) -> None:
+    said = {
+        "acceptance": None,
+        "verdict": "Nothing was held out.",
+        "score": optimization["rounds"][0]["search"]["score"],
+    }
+    page = checked(render([{**optimization, **said}]))
+    assert page.headings[0] == "Verdict"
+    assert "Nothing was held out." in page.text
+    assert "There is no held-out test of this optimization. Scores are of data that it chose on." in page.text
+
+
 def test_nothing_at_all_is_a_page() -> None:
     assert "There is no record to show." in checked(render([])).text
 
