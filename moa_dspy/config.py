@@ -273,6 +273,7 @@ class Config(_Section):
         architecture: depth, attention and the like.
         budget: what one run may spend.
         tolerance: what a run puts up with.
+        space: what a search may choose: fields of ``moa_dspy.optimizers.SearchSpace``, which checks them.
     """
 
     task: TaskConfig = TaskConfig()
@@ -281,6 +282,7 @@ class Config(_Section):
     architecture: ArchitectureConfig = ArchitectureConfig()
     budget: BudgetConfig = BudgetConfig()
     tolerance: ToleranceConfig = ToleranceConfig()
+    space: dict[str, Any] | None = None
     _source: str | None = pydantic.PrivateAttr(default=None)
 
     @pydantic.model_validator(mode="after")

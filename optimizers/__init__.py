@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimizers.paired import Gain
     from moa_dspy.optimizers.profiling import Profile, StageRow, profile
     from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
+    from moa_dspy.optimizers.report_page import records_in, render
     from moa_dspy.optimizers.results import Cost, Score
     from moa_dspy.optimizers.search_report import Point
     from moa_dspy.optimizers.searching import Searched, SearchProgress, search
@@ -77,6 +78,8 @@ __all__ = [
     "optimize",
     "profile",
     "provenance_of",
+    "records_in",
+    "render",
     "search",
     "stamp",
 ]
@@ -95,6 +98,7 @@ _HOMES: Final = {
     "provenance": ("Provenance", "provenance_of", "stamp"),
     "results": ("Cost", "Score"),
     "depth": ("Depth", "Price", "depth_curve", "fit_stop"),
+    "report_page": ("records_in", "render"),
     "search_report": ("Point",),
     "searching": ("SearchProgress", "Searched", "search"),
     "space": ("SearchSpace",),

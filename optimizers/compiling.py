@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.nearest import Nearest
-from moa_dspy.optimizers.jobs import Effort, Job, Method
+from moa_dspy.optimizers.jobs import Effort, Job, Method, check_effort
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
@@ -201,14 +201,19 @@ def _compiled(
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
-    before, after = instructions_of(program), instructions_of(tuned)
+    before, after, given = instructions_of(program), instructions_of(tuned), dict(program.named_predictors())
     report: dict[str, Any] = {}
     for name, predictor in tuned.named_predictors():
         own = [bool(demo.get("augmented")) for demo in predictor.demos]
         nearest = Nearest.of(predictor)
         report[name] = {
             "instructions": {"before": before[name], "after": after[name]},
-            "demos": {"bootstrapped": sum(own), "labeled": len(own) - sum(own), "shown": nearest and nearest.k},
+            "demos": {
+                "before": len(given[name].demos),
+                "bootstrapped": sum(own),
+                "labeled": len(own) - sum(own),
+                "shown": nearest and nearest.k,
+            },
             "decisions": to_jsonable_python(predictor.fields),
         }
     return report
@@ -226,8 +231,7 @@ def _check(
         raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
     if metric is None:
         raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
-    if effort not in ("light", "medium", "heavy"):
-        raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
+    check_effort(effort)
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency} lets nothing run; give at least 1")
     if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):

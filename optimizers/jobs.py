@@ -6,15 +6,16 @@ import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import dspy
 
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.measuring import Metric, score_of
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Effort", "Job", "Method", "called", "takes"]
+__all__ = ["Effort", "Job", "Method", "called", "check_effort", "takes"]
 
 Effort: TypeAlias = Literal["light", "medium", "heavy"]
 T = TypeVar("T")
@@ -73,6 +74,16 @@ class Method(Protocol):
     def expected_runs(self, job: Job) -> int:
         """Return about how many answers it will have judged, at most, for a bar that shows how far it is."""
         ...
+
+
+def check_effort(effort: str) -> None:
+    """Refuse what is no effort.
+
+    Raises:
+        ConfigurationError: says what there is.
+    """
+    if effort not in get_args(Effort):
+        raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
 
 
 def called(metric: Metric, example: dspy.Example, prediction: Any, trace: Any) -> Any:

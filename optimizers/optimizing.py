@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import dspy
+from optuna.storages import BaseStorage
 
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
@@ -22,20 +24,21 @@ from moa_dspy.limits import Budget
 from moa_dspy.optimizers.acceptance import Acceptance, refuse_overlap
 from moa_dspy.optimizers.compiling import Compiled
 from moa_dspy.optimizers.contributing import Contributions
-from moa_dspy.optimizers.jobs import Effort
+from moa_dspy.optimizers.jobs import Effort, check_effort
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.profiling import Profile
 from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.search_objective import Unit, Wanted
+from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted
+from moa_dspy.optimizers.search_storage import open_storage
 from moa_dspy.optimizers.searching import Searched
 from moa_dspy.optimizers.significance import check_share
 from moa_dspy.optimizers.space import SearchSpace
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stop_fitting import StopFit
 from moa_dspy.optimizers.students import instructions_of
-from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking
+from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["OptimizeProgress", "Optimized", "Part", "optimize"]
@@ -99,7 +102,7 @@ def optimize(
     objective: Wanted = "score",
     price: float | None = None,
     unit: Unit = "usd",
-    storage: str | None = None,
+    storage: str | Path | BaseStorage | None = None,
     study_name: str = "moa-dspy",
     method: MethodName = "gepa",
     effort: Effort = "light",
@@ -110,6 +113,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[OptimizeProgress], None] | None = None,
+    data_name: str | None = None,
     **options: Any,
 ) -> Optimized:
     """Tune a program for a task, a metric and a price, and keep the result only if it is shown to be better.
@@ -140,6 +144,7 @@ def optimize(
         seed: of everything that is drawn.
         concurrency: examples under way at once.
         progress: told where it is, from any thread.
+        data_name: what the examples are called in the program's provenance.
         **options: of the method that tunes prompts; see the classes in ``moa_dspy.optimizers.methods``.
 
     Raises:
@@ -151,6 +156,10 @@ def optimize(
     tune, held = _parted(trainset, heldout, seed)
     _check(program, parts, rounds, alpha, concurrency)
     method_of(method, options)
+    check_effort(effort)
+    Objective(objective, price, unit)
+    bind_space(program, space)
+    opened = open_storage(storage)
     lms = [agent.lm for agent in program.agents if isinstance(agent.lm, dspy.BaseLM)]
     writers = [lm for lm in (program.get_lm(), prompt_lm) if lm is not None]
     with count_spending([*lms, *writers]) as spending:
@@ -170,14 +179,14 @@ def optimize(
         compiling = {"method": method, "effort": effort, "prompt_lm": prompt_lm, **options}
         for number in range(1, rounds + 1):
             name = study_name if number == 1 else f"{study_name}-{number}"
-            run.round(parts, {**searching, "storage": storage, "study_name": name}, compiling)
+            run.round(parts, {**searching, "storage": opened, "study_name": name}, compiling)
         run.test(alpha)
         if explain:
             run.explain()
-        return _optimized(run, method)
+        return _optimized(run, method, data_name)
 
 
-def _optimized(run: Undertaking, method: str) -> Optimized:
+def _optimized(run: Undertaking, method: str, data_name: str | None) -> Optimized:
     """Write everything down, also in the provenance of the program to use."""
     outcome, cost, chosen, score = run.acceptance, run.cost, run.chosen, run.score
     how = "+".join(dict.fromkeys(method if part == "prompts" else part for part in run.plan if part in PARTS))
@@ -190,6 +199,7 @@ def _optimized(run: Undertaking, method: str) -> Optimized:
         scores=None if outcome is not None or score is None else {"the program, held-out": score},
         outcome=outcome,
         cost=cost,
+        names={} if data_name is None else {"tuning": data_name, "held-out": data_name},
     )
     report = {
         "kind": "optimize",

@@ -15,6 +15,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import DepthMetric
 from moa_dspy.optimizers.measuring import Metric, measure
 from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective
 from moa_dspy.optimizers.space import BoundSpace, Design
 from moa_dspy.optimizers.stopping import StopRule
@@ -183,6 +184,13 @@ def summary_of(trial: FrozenTrial) -> dict[str, Any]:
         "depths": attrs.get("board", {}).get("depths", {}),
         "rule": attrs.get("rule"),
         "score": attrs.get("score"),
+        "interval": _interval(trial),
         "price": attrs.get("price"),
         **{name: attrs[name] for name in ("retries_of", "reason") if name in attrs},
     }
+
+
+def _interval(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The score under the trial's rule with its interval, as far as it ran."""
+    board, rule = board_of(trial), trial.user_attrs.get("rule")
+    return None if rule is None or not board else Score.of(board[StopRule.parse(rule)].scores).model_dump()

@@ -323,7 +323,7 @@ def _searched(
     best = best_trial(study, objective)
     if best is None:
         raise TooLittleError("the search ended before a trial was scored; give it a larger budget")
-    design = tried(bound, best)
+    design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
     if design is None:
         raise RunError(f"trial {best.number} has parameters that this space does not have")
     rule = chosen_of(best, objective)

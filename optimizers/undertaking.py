@@ -19,12 +19,13 @@ from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective
 from moa_dspy.optimizers.searching import Searched, SearchProgress, search
+from moa_dspy.optimizers.space import BoundSpace, SearchSpace
 from moa_dspy.optimizers.spending import Spending
 from moa_dspy.optimizers.stop_fitting import StopFit, fit_stop_rule
 from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
 
-__all__ = ["EndedBy", "OptimizeProgress", "Undertaking"]
+__all__ = ["EndedBy", "OptimizeProgress", "Undertaking", "bind_space"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
 
@@ -189,15 +190,14 @@ class Undertaking:
             seed=self.seed,
             concurrency=self._concurrency,
             progress=told,
-            aggregators=() if given.aggregator is None else (given.aggregator,),
             prompts=self.candidate,
-            reasoning=given.architecture.reasoning,
-            tolerance=given.tolerance,
+            **_choices_of(given),
             **arguments,
         )
         self.searched.append(found)
         self.rounds[-1]["search"] = found.report
         self.candidate, self._best = found.program, found.score.value
+        self.candidate.budget = given.budget
         if found.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
 
@@ -308,6 +308,25 @@ class Undertaking:
         number = len(self.spent)
         best = self._best if best is None else best
         self._tell(OptimizeProgress(self.plan[number], number + 1, len(self.plan), done, detail, best, self.cost))
+
+
+def bind_space(program: AttentionMoA, space: SearchSpace | None) -> None:
+    """Refuse a space that does not fit the program's agents.
+
+    Raises:
+        ConfigurationError: says what does not fit.
+    """
+    choices = _choices_of(program)
+    BoundSpace(space or SearchSpace(), program.task, named_agents(program), {}, choices["aggregators"])
+
+
+def _choices_of(program: AttentionMoA) -> dict[str, Any]:
+    """What a search takes over from the program, besides its task and its agents."""
+    return {
+        "aggregators": () if program.aggregator is None else (program.aggregator,),
+        "reasoning": program.architecture.reasoning,
+        "tolerance": program.tolerance,
+    }
 
 
 def _difference(after: Cost, before: Cost) -> Cost:

@@ -19,6 +19,7 @@ from moa_dspy.cli.ask import ask
 from moa_dspy.cli.compare import compare_command
 from moa_dspy.cli.console import error, set_quiet
 from moa_dspy.cli.eval import evaluate_command
+from moa_dspy.cli.optimize import optimize_command, search_command
 from moa_dspy.cli.plan import plan
 from moa_dspy.cli.profile import profile_command
 from moa_dspy.cli.report_page import report_command
@@ -45,6 +46,8 @@ app = typer.Typer(
 )
 app.command(short_help="Ask a question.")(ask)
 app.command("eval", short_help="Score a program on a benchmark.")(evaluate_command)
+app.command("optimize", short_help="Tune architecture and prompts, and test the result.")(optimize_command)
+app.command("search", short_help="Search for the best architecture.")(search_command)
 app.command("compare", short_help="Compare a program with simpler ones at matched spend.")(compare_command)
 app.command("profile", short_help="Show which stage gains and which loses.")(profile_command)
 app.command("report", short_help="Show searches, tunings and programs as one HTML page.")(report_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import dspy
@@ -171,12 +172,16 @@ def test_the_profiles_numbers_are_those_that_one_counts_by_hand():
 
 
 def test_the_profile_is_a_table_for_people_and_json_for_machines():
-    result = profile(misled(), EXAMPLES, exact)
+    program = misled()
+    result = profile(program, EXAMPLES, exact)
+    assert result.program is program
     table = str(result)
     assert table.splitlines()[0].split()[:2] == ["layer", "stage"]
     assert "1 refine 0.667 [0.667, 0.667] +0.000 [+0.000, +0.000] 2 2 6 " in " ".join(table.split())
     assert table.endswith("answer 1.000 [1.000, 1.000] over 2 examples")
-    assert type(result).model_validate_json(result.model_dump_json()) == result
+    written = json.loads(json.dumps(result.report))
+    assert written == result.report
+    assert (written["kind"], written["examples"], "program" in written) == ("profile", 2, False)
     assert result.row(1, "refine", "a").lost == 2
     with pytest.raises(LookupError, match="layer 3"):
         result.row(3, "refine")

@@ -67,13 +67,17 @@ def writer(**options: Any) -> ScriptedLM:
         number = next(count)
         fields = asked_fields(request)
         values = {name: value_of(name, kind, IDEAS[number % len(IDEAS)], request) for name, kind in fields.items()}
-        return written(values, as_json="JSON" in system_of(request))
+        return written(values, as_json=wants_json(request))
 
     return ScriptedLM(reply, "scripted/writer", **{"temperature": 1.0, "cache": True, **options})
 
 
 def system_of(request: Any) -> str:
     return request.system if isinstance(request.system, str) else ""
+
+
+def wants_json(request: Any) -> bool:
+    return "Outputs will be a JSON object" in system_of(request)
 
 
 def asked_fields(request: Any) -> dict[str, str]:
@@ -114,13 +118,13 @@ def cautious_program(count: int = 60, **options: Any) -> tuple[AttentionMoA, lis
             probability = 0.4 if second_is_right else 0.1
             decision: Any = "False" if fields["improved"] == "bool" else {"noul": probability}
             answer = f"answer {number}" if second_is_right else "wrong"
-            return written({"improved": decision, "answer": answer}, as_json="JSON" in system_of(request))
+            return written({"improved": decision, "answer": answer}, as_json=wants_json(request))
         if "Candidate Answers:" in prompt or "## candidate_answers ##" in prompt:
             answer = re.findall(r"<answer[^>]*>\n(.*?)\n</answer>", prompt, re.DOTALL)[0]
         else:
             improving = "Previous Answer:" in prompt or "## previous_answer ##" in prompt
             answer = f"answer {number}" if improving == second_is_right else "wrong"
-        return written({"answer": answer}, as_json="JSON" in system_of(request)) if fields else answer
+        return written({"answer": answer}, as_json=wants_json(request)) if fields else answer
 
     lms = [ScriptedLM(reply, f"scripted/{name}", cache=True) for name in "ab"]
     return program_of(lms, layers=2, **options), tasks

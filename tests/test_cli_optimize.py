@@ -1,0 +1,158 @@
+"""``moa-dspy optimize`` and ``moa-dspy search`` from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.loopback import Body, Loopback
+
+from moa_dspy import load
+from moa_dspy.cli import main
+
+COUNT = 48
+
+
+def reply(body: Body) -> str:
+    """Model one is always right, model two never."""
+    number = int(str(body["messages"][-1]["content"]).partition("item ")[2].split()[0])
+    return str(number % 3) if body["model"] == "one" else "none"
+
+
+CONFIG = """
+[[agents]]
+model = "openai/two"
+api_base = "{url}"
+
+[[agents]]
+model = "openai/one"
+api_base = "{url}"
+
+[architecture]
+layers = 1
+attention = "none"
+
+[space]
+samples = 1
+layers = [1]
+attention = ["none"]
+temperatures = [0.7]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Data and a configuration of two agents on loopback, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"item {n} of all", "answer": str(n % 3)} for n in range(COUNT)]
+    Path("items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = [{"question": f"item {n} of all", "answer": str(n % 3)} for n in range(100, 112)]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    with Loopback(reply) as served:
+        Path("moa.toml").write_text(CONFIG.format(url=served.url))
+        yield tmp_path
+
+
+COMMON = ("--config", "moa.toml", "--data", "items.jsonl", "--metric", "exact")
+
+
+def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--trials", "4", "--storage", "study.db", "--record", "found.json", "--report", "found.html"]
+    assert main(["search", *COMMON, *arguments]) == 0
+    said = capsys.readouterr()
+    assert "The candidate is accepted" in said.out
+    assert "program: 1 layer of one@0.7; attention none; at most 1 calls a question" in said.out
+    assert "saved in program.json: the candidate" in said.err
+    assert "1 of 2: architecture" in said.err
+    kept = load("program.json")
+    assert [spec.model for spec in kept.architecture.agents] == ["openai/one"]
+    assert kept.provenance is not None
+    assert {entry.name for entry in kept.provenance.data} == {"items.jsonl"}
+    assert str(folder) not in Path("program.json").read_text()
+    record = json.loads(Path("found.json").read_text())
+    assert record["kind"] == "optimize"
+    assert record["acceptance"]["after"]["value"] == 1.0
+    assert record["verdict"] in Path("found.html").read_text()
+
+    assert main(["show", "program.json"]) == 0
+    assert "accepted" in capsys.readouterr().out
+    assert main(["report", "found.json", "study.db", "program.json", "--out", "page.html"]) == 0
+    assert "openai/one" in Path("page.html").read_text()
+
+    again = [*COMMON, "--trials", "4", "--storage", "study.db", "--json", "--quiet", "--force"]
+    capsys.readouterr()
+    assert main(["search", *again]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    repeated: dict[str, Any] = json.loads(said.out)
+    assert repeated["rounds"][0]["search"]["best"] == record["rounds"][0]["search"]["best"]
+    assert repeated["cost"]["calls"] == 0, "the study is there, and the answers are in the cache"
+
+
+def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--parts", "prompts", "--method", "labeled", "--heldout", "held.jsonl", "--no-explain"]
+    assert main(["optimize", *COMMON, *arguments, "--out", "tuned.json"]) == 0
+    said = capsys.readouterr()
+    assert "score on 12 held-out examples" in said.out or "nothing better" in said.out
+    assert "saved in tuned.json: the program as it was given" in said.err
+    assert load("tuned.json").provenance is not None
+
+
+def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", *COMMON, "--max-calls", "30", "--trials", "4"]) == 0
+    said = capsys.readouterr()
+    assert "budget" in said.out
+    assert load("program.json").architecture.max_calls == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts", "prompt"], "must be some of architecture, prompts, stop"),
+        (["--parts", ""], "must be some of"),
+        (["--method", "magic"], "there is no method 'magic'"),
+        (["--effort", "huge"], "effort='huge'"),
+        (["--objective", "speed"], "--objective 'speed' is none; use score, score-at-price, score-and-cost"),
+        (["--objective", "score-at-price"], "price= goes with"),
+        (["--unit", "euro"], "unit='euro'"),
+        (["--out", "moa.toml"], "--out moa.toml is there already; name another file, or add --force"),
+        (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder is not there"),
+        (["--record", "no/where.json"], "--record no/where.json"),
+        (["--storage", "no/where.db"], "there is no folder 'no'"),
+        (["--max-usd", "0"], "usd=0.0 is too small"),
+        (["--heldout", "items.jsonl"], "48 of 48 held-out examples are among those"),
+        (["--heldout", "absent.jsonl"], "absent.jsonl"),
+        (["--limit", "3"], "held-out ones are too few"),
+        (["--prompt-model", "x"], "model 'x' names no provider"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["optimize", *COMMON, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not Path("program.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sample = 1", "moa.toml: space: a search space has no 'sample'"),
+        ("layers = 3", "layers=3 must be a list of choices"),
+        ('attention = ["most"]', "moa.toml: space"),
+        ("thresholds = [2.0]", "a threshold is a probability"),
+    ],
+)
+def test_a_wrong_space_is_one_line_that_names_the_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    text = Path("moa.toml").read_text().partition("[space]")[0]
+    Path("moa.toml").write_text(f"{text}[space]\n{line}\n")
+    assert main(["search", *COMMON]) == 2
+    assert message in capsys.readouterr().err
