@@ -170,7 +170,10 @@ def test_a_further_round_searches_with_the_prompts_that_were_found() -> None:
     assert [found.study.study_name for found in result.searched] == ["moa-dspy", "moa-dspy-2"]
     assert result.compiled[0].gain.value > 0
     found, tuned = (instructions_of(one.program) for one in (result.searched[1], result.compiled[0]))
-    assert found["propose"] == tuned["propose"] == planted.PHRASE
+    assert planted.PHRASE in tuned.values()
+    assert {role: found[role] for role in found if role in tuned} == {
+        role: tuned[role] for role in tuned if role in found
+    }
     assert result.searched[1].score.value > result.searched[0].score.value
 
 
