@@ -15,6 +15,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.nearest import Nearest
 from moa_dspy.optimizers.jobs import Effort, Job, Method, check_effort
+from moa_dspy.optimizers.matching import check_budget
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
@@ -112,6 +113,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     """
     chosen = method_of(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
+    check_budget(program, trainset[0], budget)
     learn, hold = _split(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer = prompt_lm or program.get_lm()
     ambient = ambient_lm(program)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal, TypeAlias
 
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.limits import Budget
 from moa_dspy.optimizers.depth import Price, price_of
 from moa_dspy.optimizers.measuring import Run
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["LARGEST", "UNKNOWN_PRICE", "Unit", "amount", "check_price", "mean_price", "nearest_size"]
+__all__ = ["LARGEST", "UNKNOWN_PRICE", "Unit", "amount", "check_budget", "check_price", "mean_price", "nearest_size"]
 
 Unit: TypeAlias = Literal["calls", "tokens", "usd"]
 
@@ -57,6 +58,23 @@ def check_price(program: AttentionMoA, example: object) -> None:
         raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
     if not planned.usd:
         raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
+
+
+def check_budget(program: AttentionMoA, example: object, budget: Budget | None) -> None:
+    """Refuse a budget in dollars that could not be kept, since calls without a known price count as free.
+
+    Raises:
+        ConfigurationError: names the models whose price is not known.
+    """
+    if budget is None or budget.usd is None:
+        return
+    planned = program.plan(example).full  # type: ignore[arg-type, unused-ignore]
+    unknown = [share.model for share in planned.models if share.price is None]
+    if unknown:
+        raise ConfigurationError(
+            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; limit calls, tokens "
+            "or seconds instead"
+        )
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:

@@ -25,6 +25,7 @@ from moa_dspy.optimizers.acceptance import Acceptance, refuse_overlap
 from moa_dspy.optimizers.compiling import Compiled
 from moa_dspy.optimizers.contributing import Contributions
 from moa_dspy.optimizers.jobs import Effort, check_effort
+from moa_dspy.optimizers.matching import check_budget
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.profiling import Profile
@@ -40,6 +41,7 @@ from moa_dspy.optimizers.stop_fitting import StopFit
 from moa_dspy.optimizers.students import instructions_of
 from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.program import AttentionMoA
+from moa_dspy.program_file import digest_of
 
 __all__ = ["OptimizeProgress", "Optimized", "Part", "optimize"]
 
@@ -133,7 +135,7 @@ def optimize(
         price: see ``search``.
         unit: of price and cost.
         storage: where studies are kept; with it, and with DSPy's disk cache, a killed run goes on where it was.
-        study_name: rounds after the first have their number added.
+        study_name: rounds after the first have their number added, and a digest of the program that they start from.
         method: that tunes prompts.
         effort: of that method.
         prompt_lm: that writes prompts; default: the aggregator's model.
@@ -159,6 +161,7 @@ def optimize(
     check_effort(effort)
     Objective(objective, price, unit)
     bind_space(program, space)
+    check_budget(program, tune[0], budget)
     opened = open_storage(storage)
     lms = [agent.lm for agent in program.agents if isinstance(agent.lm, dspy.BaseLM)]
     writers = [lm for lm in (program.get_lm(), prompt_lm) if lm is not None]
@@ -178,7 +181,7 @@ def optimize(
         searching = {"space": space, "n_trials": n_trials, "objective": objective, "price": price, "unit": unit}
         compiling = {"method": method, "effort": effort, "prompt_lm": prompt_lm, **options}
         for number in range(1, rounds + 1):
-            name = study_name if number == 1 else f"{study_name}-{number}"
+            name = study_name if number == 1 else f"{study_name}-{number}-{digest_of(run.candidate)[:8]}"
             run.round(parts, {**searching, "storage": opened, "study_name": name}, compiling)
         run.test(alpha)
         if explain:

@@ -31,6 +31,7 @@ from moa_dspy.agents import AgentLike
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
+from moa_dspy.optimizers.matching import check_budget
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.quiet import quiet
@@ -165,6 +166,7 @@ def search(
         raise ConfigurationError(f"concurrency={concurrency!r} must be at least 1")
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts)
     wanted = Objective(objective, price, unit)
+    check_budget(AttentionMoA(bound.task, bound.agents, 1), trainset[0], budget)
     rungs = Rungs(len(trainset), first_batch or max(4, len(trainset) // 8), prune_level)
     lms = [agent.lm for agent in bound.writers if isinstance(agent.lm, dspy.BaseLM)]
     with quiet(), count_spending(lms) as spending:

@@ -49,25 +49,32 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=20)
     options.add_argument("--examples", type=int, default=24)
     options.add_argument("--trials", type=int, nargs="+", default=[16, 18, 20, 26])
+    options.add_argument("--worlds", type=int, nargs="+", default=[0], help="seeds of the agents' draws")
     arguments = options.parse_args()
-    world = World(arguments.examples)
+    for number in arguments.worlds:
+        tabulate(World(arguments.examples, seed=number), number, arguments.seeds, arguments.trials)
+
+
+def tabulate(world: World, number: int, seeds: int, all_trials: Sequence[int]) -> None:
+    """Print the table of one world."""
     record = world.exhaustive()
     print(
-        f"{len(record.designs)} designs, {arguments.examples} examples, optimum {record.best:.4f}; exhaustive: "
+        f"world {number}: {len(record.designs)} designs, {len(world.examples)} examples, optimum {record.best:.4f}; "
+        "exhaustive: "
         f"{record.calls} calls, of which {record.distinct} differ and reach a model",
         flush=True,
     )
     print("| trials | search, median | within 2 % | calls | paid calls | random, median | within 2 % |")
     print("|---|---|---|---|---|---|---|")
-    for trials in arguments.trials:
-        rows = [row(record, seed, trials) for seed in range(arguments.seeds)]
+    for trials in all_trials:
+        rows = [row(record, seed, trials) for seed in range(seeds)]
         found, calls, paid, rival = (statistics.median(column) for column in zip(*rows, strict=True))
         within = [f"{sum(row[column] >= 0.98 for row in rows)} of {len(rows)}" for column in (0, 3)]
         print(
             f"| {trials} | {found:.1%} | {within[0]} | {calls:.1%} | {paid:.1%} | {rival:.1%} | {within[1]} |",
             flush=True,
         )
-    replayed, really = record.search(0, arguments.trials[0]), world.search(0, arguments.trials[0])
+    replayed, really = record.search(0, all_trials[0]), world.search(0, all_trials[0])
     print(f"a real search with seed 0 finds and pays the same: {(replayed[0], replayed[2]) == really}")
 
 
@@ -191,8 +198,8 @@ class World:
     always and never sees it. So the best ensemble is the first two at the right temperatures, with critiques.
     """
 
-    def __init__(self, count: int, space: SearchSpace = SPACE) -> None:
-        self.space = space
+    def __init__(self, count: int, space: SearchSpace = SPACE, seed: int = 0) -> None:
+        self.space, self.seed = space, seed
         self.answers = {f"task {number:03d}": str(number + 100) for number in range(count)}
         self.examples = [
             dspy.Example(question=question, answer=int(answer)).with_inputs("question")
@@ -204,7 +211,7 @@ class World:
 
         def agent(name: str, knows: Callable[[Request], float], finds: float, misled: float) -> SimulatedLM:
             skill: dict[str, Any] = {"knows": knows, "finds": finds, "misled": misled, "adopts": 0.7}
-            return Wordy(self.answers, model=f"simulated/{name}", cache=True, **skill)
+            return Wordy(self.answers, model=f"simulated/{name}", cache=True, seed=self.seed, **skill)
 
         return [
             agent("planner", lambda request: 0.4 if warmth(request) > 0.5 else 0.2, finds=0.4, misled=0.2),
