@@ -8,19 +8,36 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from moa_dspy.optimizers.search_storage import open_storage
 from moa_dspy.optimizers.search_workers import Watch, give_up, this_process, working_on
 
 WORKER = Path(__file__).parents[1] / "support" / "search_worker.py"
-STORAGES = ["sqlite:///{}/study.db", "journal:///{}/study.log"]
+# Servers on which a user may create databases, such as postgresql+psycopg2://me@127.0.0.1/postgres; none by default.
+SERVERS = os.environ.get("MOA_DSPY_TEST_SERVERS", "").split()
+STORAGES = ["sqlite:///{}/study.db", "journal:///{}/study.log", *SERVERS]
+
+
+@pytest.fixture(params=STORAGES, ids=[kind.partition(":")[0] for kind in STORAGES])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for a study that holds nothing yet."""
+    if request.param not in SERVERS:
+        return request.param.format(tmp_path)
+    server, name = sqlalchemy.make_url(request.param), f"moa_{uuid.uuid4().hex}"
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.set(database=name).render_as_string(hide_password=False)
 
 
 def start(folder: Path, storage: str, name: str, *, latency: float = 0.0) -> subprocess.Popen[str]:
@@ -61,9 +78,7 @@ def architectures(study: optuna.Study) -> list[str]:
     return [json.dumps(t.params, sort_keys=True) for t in done(study)]
 
 
-@pytest.mark.parametrize("kind", STORAGES)
-def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path, kind: str) -> None:
-    storage = kind.format(tmp_path)
+def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path, storage: str) -> None:
     pair = [start(tmp_path, storage, name, latency=0.01) for name in ("one", "two")]
     first, second = (result(process) for process in pair)
     study = study_of(storage)
@@ -76,9 +91,7 @@ def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path
     assert first["score"] == second["score"] == best
 
 
-@pytest.mark.parametrize("kind", STORAGES)
-def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(tmp_path: Path, kind: str) -> None:
-    storage = kind.format(tmp_path)
+def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(tmp_path: Path, storage: str) -> None:
     victim = start(tmp_path, storage, "victim", latency=0.05)
     deadline = time.monotonic() + 120
     while not running(storage, victim.pid) and time.monotonic() < deadline:
