@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["open_storage", "open_study"]
 
 _SECONDS_FOR_A_LOCK = 60
+_TRIES = 3
 
 
 class _Journal(JournalFileBackend):
@@ -64,7 +67,7 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
         url = f"sqlite:///{url}"
     patient = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
     engine: dict[str, Any] = patient if url.startswith("sqlite") else {"pool_pre_ping": True}
-    return _opened(url, lambda _: RDBStorage(url, engine_kwargs=engine), url.removeprefix("sqlite:///"))
+    return _opened(url, lambda _: _database(url, engine), url.removeprefix("sqlite:///"))
 
 
 def open_study(
@@ -95,6 +98,16 @@ def open_study(
             "ones: use another study_name, or begin anew in another file"
         )
     return study
+
+
+def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
+    """Open a database, where another process may be creating Optuna's tables at this moment."""
+    for _ in range(_TRIES):
+        try:
+            return RDBStorage(url, engine_kwargs=engine)
+        except (IntegrityError, ProgrammingError):
+            time.sleep(1)
+    return RDBStorage(url, engine_kwargs=engine)
 
 
 def _opened(url: str, make: Any, path: str) -> BaseStorage:
