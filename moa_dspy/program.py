@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -191,7 +192,8 @@ class AttentionMoA(dspy.Module):
         session = Session(recorder, Ledger(self.budget.within(budget), recorder.clock), self.tolerance)
         voices = self._voices
         if any(voice.agent.lm is None for voice in voices):
-            voices = voices_of(self.agents, recorder.ambient)
+            counted = voices_of(self.agents, recorder.ambient)
+            voices = tuple(replace(one, sample=other.sample) for one, other in zip(voices, counted, strict=True))
         for voice in (*voices, self._aggregator):
             voice.lm()
         outcome: Outcome | None = None

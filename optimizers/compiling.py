@@ -14,8 +14,9 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.nearest import Nearest
+from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.jobs import Effort, Job, Method, check_effort
-from moa_dspy.optimizers.matching import check_budget
+from moa_dspy.optimizers.matching import check_budget, mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
@@ -60,6 +61,7 @@ class Compiled:
         score: its score on the validation set. Methods that choose by that set make it look better than it is.
         before: the score of the program as it was given, on the same examples.
         gain: of the one on the other, example by example.
+        price: of an example with the tuned program where nothing is cached, as a mean over the validation set.
         cost: everything that was paid for, the two measurements and the models that write prompts included.
         report: method, options, seed, scores, and each predictor's instructions before and after, as JSON values.
     """
@@ -68,6 +70,7 @@ class Compiled:
     score: Score
     before: Score
     gain: Gain
+    price: Price
     cost: Cost
     report: dict[str, Any]
 
@@ -102,8 +105,8 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
         prompt_lm: writes instructions; default: the aggregator's model.
         concurrency: examples under way at once.
-        budget: of this call. When it ends, which only calls under way exceed, the program as it was given is returned,
-            unless the method has something better by then; what was answered is in DSPy's cache for another try.
+        budget: of this call. When it ends, which only calls under way exceed, the program as it was given is returned;
+            what was answered is in DSPy's cache for another try.
         progress: told where it is with every paid call (its price comes a moment later), from any thread.
         **options: of the method; see the classes in ``moa_dspy.optimizers.methods``.
 
@@ -113,10 +116,10 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     """
     chosen = method_of(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
-    check_budget(program, trainset[0], budget)
     learn, hold = _split(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer = prompt_lm or program.get_lm()
     ambient = ambient_lm(program)
+    check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
     lms = [lm for lm in (agent.lm for agent in program.agents) if isinstance(lm, dspy.BaseLM)]
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(quiet())
@@ -130,6 +133,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         told.of = (2 * len(hold) + chosen.expected_runs(job)) * program.architecture.max_calls
         before = _measured(program, job)
         tuned, after, ended_by = _tuned(program, chosen, job, before)
+        told.over = True  # a budget may leave calls under way on DSPy's threads
     return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors, ended_by)
 
 
@@ -166,9 +170,10 @@ class _Progress:
 
     tell: Callable[[CompileProgress], None] | None
     of: int = 0
+    over: bool = False
 
     def __call__(self, cost: Cost) -> None:
-        if self.tell is not None:
+        if self.tell is not None and not self.over:
             self.tell(CompileProgress(cost, self.of))
 
 
@@ -199,7 +204,8 @@ def _compiled(
         "errors": {"count": len(errors), "first": errors[:3]},
         "predictors": _predictors(program, tuned),
     }
-    return Compiled(tuned, new, old, gain, cost, report)
+    price = mean_price(after.runs) if after.errors < len(after.runs) else Price()
+    return Compiled(tuned, new, old, gain, price, cost, report)
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.significance import holm
@@ -109,6 +110,7 @@ def contributions(
     concurrency: int = 8,
     seed: int = 0,
     on_stage: Callable[[str], None] | None = None,
+    purse: Purse | None = None,
 ) -> Contributions:
     """Run ``program`` whole and without each of its agents in turn.
 
@@ -124,10 +126,12 @@ def contributions(
         concurrency: runs under way at once.
         seed: of the resampling.
         on_stage: told in a few words what is run next.
+        purse: what may be spent.
 
     Raises:
         ConfigurationError: there is only one agent, or there are no examples.
         RunError: every run failed.
+        BudgetEndedError: the purse does not cover all runs.
     """
     names = [spec.name for spec in program.architecture.agents]
     if len(names) < 2:
@@ -136,7 +140,8 @@ def contributions(
     def measured(what: str, one: AttentionMoA) -> Measurement:
         if on_stage is not None:
             on_stage(f"{what}: {len(devset)} examples")
-        return measure(one, devset, metric, concurrency=concurrency)
+        runner: dspy.Module = one if purse is None else Gate(one, purse)
+        return measure(runner, devset, metric, concurrency=concurrency)
 
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)

@@ -11,7 +11,7 @@ from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
 from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 
 from moa_dspy.optimizers.feedback import StageFeedback
-from moa_dspy.optimizers.jobs import Job
+from moa_dspy.optimizers.jobs import Job, at_least
 
 __all__ = ["Copro", "Gepa", "Mipro", "Simba"]
 
@@ -31,6 +31,10 @@ class Copro:
     breadth: int | None = None
     depth: int | None = None
     temperature: float = 1.4
+
+    def __post_init__(self) -> None:
+        at_least("breadth", self.breadth, 2)
+        at_least("depth", self.depth, 1)
 
     def run(self, job: Job) -> dspy.Module:
         """Return the best candidate on the training set."""
@@ -71,6 +75,11 @@ class Mipro:
     minibatch: int | None = None
     temperature: float = 1.0
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        at_least("candidates", self.candidates, 3)
+        at_least("trials", self.trials, 1)
+        at_least("minibatch", self.minibatch, 1)
 
     def run(self, job: Job) -> dspy.Module:
         """Return the best combination on the validation set."""
@@ -128,6 +137,11 @@ class Simba:
     candidates: int | None = None
     demos: int = 4
 
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1)
+        at_least("batch", self.batch, 1)
+        at_least("candidates", self.candidates, 1)
+
     def run(self, job: Job) -> dspy.Module:
         """Return the best program on the training set."""
         optimizer = SIMBA(
@@ -164,6 +178,10 @@ class Gepa:
     merge: bool = True
     perfect: float = 1.0
     more: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("runs", self.runs, 1)
+        at_least("minibatch", self.minibatch, 1)
 
     def run(self, job: Job) -> dspy.Module:
         """Return the best candidate on the validation set."""

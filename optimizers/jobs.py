@@ -15,7 +15,7 @@ from moa_dspy.optimizers.measuring import Metric, score_of
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Effort", "Job", "Method", "called", "check_effort", "takes"]
+__all__ = ["Effort", "Job", "Method", "at_least", "called", "check_effort", "takes"]
 
 Effort: TypeAlias = Literal["light", "medium", "heavy"]
 T = TypeVar("T")
@@ -74,6 +74,16 @@ class Method(Protocol):
     def expected_runs(self, job: Job) -> int:
         """Return about how many answers it will have judged, at most, for a bar that shows how far it is."""
         ...
+
+
+def at_least(option: str, value: int | None, least: int) -> None:
+    """Refuse an option of a method that is too small; None leaves it to the effort.
+
+    Raises:
+        ConfigurationError: names the option.
+    """
+    if value is not None and value < least:
+        raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
 
 
 def check_effort(effort: str) -> None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, TypeAlias
 
+import dspy
+
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.depth import Price, price_of
 from moa_dspy.optimizers.measuring import Run
+from moa_dspy.planning.pricing import Books
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["LARGEST", "UNKNOWN_PRICE", "Unit", "amount", "check_budget", "check_price", "mean_price", "nearest_size"]
+__all__ = [
+    "LARGEST",
+    "UNKNOWN_PRICE",
+    "Unit",
+    "amount",
+    "check_budget",
+    "check_price",
+    "mean_price",
+    "models_without_price",
+    "nearest_size",
+]
 
 Unit: TypeAlias = Literal["calls", "tokens", "usd"]
 
@@ -60,21 +73,33 @@ def check_price(program: AttentionMoA, example: object) -> None:
         raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
 
 
-def check_budget(program: AttentionMoA, example: object, budget: Budget | None) -> None:
+def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
     """Refuse a budget in dollars that could not be kept, since calls without a known price count as free.
+
+    Args:
+        budget: what may be spent.
+        lms: all models that may be asked; None is the one that DSPy is configured with.
 
     Raises:
         ConfigurationError: names the models whose price is not known.
     """
     if budget is None or budget.usd is None:
         return
-    planned = program.plan(example).full  # type: ignore[arg-type, unused-ignore]
-    unknown = [share.model for share in planned.models if share.price is None]
+    if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
+        raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
+    unknown = models_without_price(lms)
     if unknown:
         raise ConfigurationError(
             f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; limit calls, tokens "
             "or seconds instead"
         )
+
+
+def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
+    """Return the models whose price per token is not known, each once."""
+    there = [lm or dspy.settings.lm for lm in lms]
+    books = Books()
+    return sorted({lm.model for lm in there if isinstance(lm, dspy.BaseLM) and books.account(lm).price is None})
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:

@@ -21,7 +21,7 @@ from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.limits import Budget
-from moa_dspy.optimizers.acceptance import Acceptance, refuse_overlap
+from moa_dspy.optimizers.acceptance import Acceptance, asked, refuse_overlap
 from moa_dspy.optimizers.compiling import Compiled
 from moa_dspy.optimizers.contributing import Contributions
 from moa_dspy.optimizers.jobs import Effort, check_effort
@@ -31,7 +31,7 @@ from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.profiling import Profile
 from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted
+from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search_storage import open_storage
 from moa_dspy.optimizers.searching import Searched
 from moa_dspy.optimizers.significance import check_share
@@ -39,6 +39,7 @@ from moa_dspy.optimizers.space import SearchSpace
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stop_fitting import StopFit
 from moa_dspy.optimizers.students import instructions_of
+from moa_dspy.optimizers.thresholds import Reanchor
 from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
@@ -129,7 +130,7 @@ def optimize(
         parts: which of ``architecture`` (Optuna), ``prompts`` (DSPy) and ``stop`` (the depth and stop rule, fitted on
             recorded decisions) are tuned; they are done in this order.
         rounds: how often; a further round searches the architecture anew with the prompts found.
-        space: what the search may choose.
+        space: what the search may choose; default: ``SearchSpace()``, with prompts shared or not as the program's are.
         n_trials: of each search.
         objective: of the search, see ``search``.
         price: see ``search``.
@@ -157,15 +158,18 @@ def optimize(
         raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
     tune, held = _parted(trainset, heldout, seed)
     _check(program, parts, rounds, alpha, concurrency)
-    method_of(method, options)
+    chosen = method_of(method, options)
     check_effort(effort)
-    Objective(objective, price, unit)
-    bind_space(program, space)
-    check_budget(program, tune[0], budget)
+    lms = [*(agent.lm for agent in program.agents), program.get_lm(), *([] if prompt_lm is None else [prompt_lm])]
+    check_budget(budget, lms)
+    check_unit(Objective(objective, price, unit), lms)
+    if "prompts" in parts and isinstance(chosen, Reanchor):
+        chosen.check_cache(program)
+    if "architecture" in parts:
+        space = space or SearchSpace(shared_prompts=(program.architecture.shared_prompts,))
+        bind_space(program, space)
     opened = open_storage(storage)
-    lms = [agent.lm for agent in program.agents if isinstance(agent.lm, dspy.BaseLM)]
-    writers = [lm for lm in (program.get_lm(), prompt_lm) if lm is not None]
-    with count_spending([*lms, *writers]) as spending:
+    with count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
         run = Undertaking(
             program,
             tune,
@@ -256,12 +260,15 @@ def _check(program: AttentionMoA, parts: Sequence[Part], rounds: int, alpha: flo
 def _parted(
     trainset: Sequence[dspy.Example], heldout: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    known = [asked(example) for example in trainset]
     if heldout is not None:
         refuse_overlap(heldout, trainset, "held-out", "that are tuned on")
         tune, held = list(trainset), list(heldout)
     else:
         parts = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed)
-        tune, held = parts.train, parts.test
+        held = parts.test
+        out = {asked(example) for example in held}  # also what asks the same in other letters
+        tune = [example for example, what in zip(trainset, known, strict=True) if what not in out]
     if len(tune) < 3 or len(held) < 2:
         raise ConfigurationError(
             f"{len(tune)} examples to tune on and {len(held)} held-out ones are too few; give more, at least 3 and 2"

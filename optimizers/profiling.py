@@ -14,6 +14,7 @@ import pydantic
 from moa_dspy.errors import RunError
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.stages import StageScores, attribute
 from moa_dspy.program import AttentionMoA
@@ -111,7 +112,13 @@ class Profile(pydantic.BaseModel):
 
 
 def profile(
-    program: AttentionMoA, devset: Sequence[dspy.Example], metric: Metric, *, concurrency: int = 8, seed: int = 0
+    program: AttentionMoA,
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    concurrency: int = 8,
+    seed: int = 0,
+    purse: Purse | None = None,
 ) -> Profile:
     """Run ``program`` on every example and score every stage of every run.
 
@@ -121,12 +128,15 @@ def profile(
         metric: the task's; applied to the answer of each stage.
         concurrency: runs under way at once.
         seed: of the intervals' resampling.
+        purse: what may be spent.
 
     Raises:
         ConfigurationError: there are no examples, or the metric gives no score.
         RunError: every run failed.
+        BudgetEndedError: the purse does not cover all runs.
     """
-    measured = measure(program, devset, metric, concurrency=concurrency)
+    runner: dspy.Module = program if purse is None else Gate(program, purse)
+    measured = measure(runner, devset, metric, concurrency=concurrency)
     runs = _attributed(program, measured.runs, metric, concurrency)
     if not runs:
         raise RunError(f"every run failed; the first one: {measured.runs[0].error}")

@@ -38,18 +38,20 @@ class Purse:
     Args:
         budget: calls (never exceeded, retries aside), dollars and tokens (exceeded by runs under way at most), seconds.
         spending: what has been paid so far.
-        since: what of it was paid before, and does not count.
+        anew: whether what has been paid until now does not count.
     """
 
-    def __init__(self, budget: Budget, spending: Spending, since: Cost | None = None) -> None:
-        self._budget, self._spending, self._since = budget, spending, since or Cost()
+    def __init__(self, budget: Budget, spending: Spending, *, anew: bool = False) -> None:
+        self._budget, self._spending = budget, spending
+        self._since = spending.cost if anew else Cost()
+        self._usd_before = spending.known_usd if anew else 0.0
         self._under_way: list[int] = []
         self._until = math.inf if budget.seconds is None else time.monotonic() + budget.seconds
 
     @property
     def _cost(self) -> Cost:
         now, since = self._spending.cost, self._since
-        usd = (now.usd or 0.0) - (since.usd or 0.0)
+        usd = self._spending.known_usd - self._usd_before
         return Cost(calls=now.calls - since.calls, tokens=now.tokens - since.tokens, usd=usd)
 
     @property

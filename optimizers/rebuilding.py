@@ -36,24 +36,34 @@ def named_agents(program: AttentionMoA) -> list[Agent]:
     return [replace(agent, name=spec.name) for agent, spec in zip(program.agents, specs, strict=True)]
 
 
-def take_prompts(made: AttentionMoA, program: AttentionMoA, places: Sequence[int]) -> None:
+def take_prompts(made: AttentionMoA, program: AttentionMoA, places: Sequence[int | None]) -> None:
     """Give a program the prompts and demos of another, for the roles that both play.
 
     Args:
         made: is changed.
         program: whose prompts are copied.
-        places: for each agent of ``made`` its number among those of ``program``.
+        places: for each agent of ``made`` its number among those of ``program``; None where it is none of them: it then
+            takes a prompt that all share, and none that is another agent's.
     """
+    first = next((place for place in places if place is not None), 0)
     ours = vars(program)
     for role, predictors in _roles(made):
         theirs = ours.get(role)
         if theirs is None:
             continue
         if isinstance(predictors, list):
-            value: Any = [(theirs[place] if isinstance(theirs, list) else theirs).deepcopy() for place in places]
+            value: Any = [
+                _of_place(theirs, place, own).deepcopy() for place, own in zip(places, predictors, strict=True)
+            ]
         else:
-            value = (theirs[places[0]] if isinstance(theirs, list) else theirs).deepcopy()
+            value = _of_place(theirs, first, predictors).deepcopy()
         setattr(made, role, value)
+
+
+def _of_place(theirs: Any, place: int | None, own: Any) -> Any:
+    if not isinstance(theirs, list):
+        return theirs
+    return own if place is None else theirs[place]
 
 
 def _roles(program: AttentionMoA) -> Iterator[tuple[str, Any]]:

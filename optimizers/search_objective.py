@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+import dspy
 from optuna.study import StudyDirection
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.matching import models_without_price
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.stopping import StopRule
 
-__all__ = ["Board", "Champion", "Objective", "Tally", "Unit"]
+__all__ = ["Board", "Champion", "Objective", "Tally", "Unit", "Wanted", "check_unit"]
+
+_UNPAYABLE: Final = 1e12
+"""The cost of a program of which every run fails: it is no bargain."""
 
 Unit: TypeAlias = Literal["usd", "tokens", "calls"]
 Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
@@ -32,6 +37,11 @@ class Tally:
     def score(self) -> float:
         """Return the mean score."""
         return math.fsum(self.scores) / len(self.scores)
+
+    @property
+    def priced(self) -> bool:
+        """Return whether some run did not fail, so that there is a price."""
+        return self.failed < len(self.scores)
 
     @property
     def mean_price(self) -> Price:
@@ -149,11 +159,15 @@ class Objective:
 
     def values(self, tally: Tally) -> list[float]:
         """Return what Optuna is told."""
-        return [tally.score, self.cost(tally.mean_price)] if self.two else [tally.score]
+        if not self.two:
+            return [tally.score]
+        return [tally.score, self.cost(tally.mean_price) if tally.priced else _UNPAYABLE]
 
     def excess(self, tally: Tally) -> float:
         """Return by how much the price is exceeded; at most 0 where it is kept, or there is none."""
-        return 0.0 if self.price is None else self.cost(tally.mean_price) - self.price
+        if self.price is None:
+            return 0.0
+        return self.cost(tally.mean_price) - self.price if tally.priced else _UNPAYABLE
 
     def pick(self, board: Board, front: Sequence[tuple[float, float]] = ()) -> StopRule:
         """Return the rule that a trial settles on.
@@ -192,6 +206,21 @@ class Objective:
                 if gain.p / 2 < level:
                     return True
         return False
+
+
+def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) -> None:
+    """Refuse an objective in dollars where these are not known, before anything is paid.
+
+    Raises:
+        ConfigurationError: names the models.
+    """
+    if objective.wanted == "score" or objective.unit != "usd":
+        return
+    unknown = models_without_price(lms)
+    if unknown:
+        raise ConfigurationError(
+            f"the price of {', '.join(unknown)} in dollars is not known; count in unit='tokens' or unit='calls'"
+        )
 
 
 def _short(score: float) -> float:

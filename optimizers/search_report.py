@@ -64,6 +64,8 @@ def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Po
         if design is None:
             continue
         for rule, tally in board_of(trial).items():
+            if not tally.priced:
+                continue
             points.append((objective.cost(tally.mean_price), -tally.score, trial.number, rule, design, tally))
     front, best = [], float("-inf")
     for _, negative, number, rule, design, tally in sorted(points, key=lambda point: (*point[:3], str(point[3]))):

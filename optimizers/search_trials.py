@@ -164,7 +164,8 @@ def _front(study: Study, objective: Objective) -> list[_Standing]:
     points = []
     for trial in finished(study):
         board = board_of(trial)
-        points += [_Standing(tally.score, objective.cost(tally.mean_price), tally.scores) for tally in board.values()]
+        there = [tally for tally in board.values() if tally.priced]
+        points += [_Standing(tally.score, objective.cost(tally.mean_price), tally.scores) for tally in there]
     best, front = -math.inf, []
     for point in sorted(points, key=lambda point: (point.cost, -point.score)):
         if point.score > best:

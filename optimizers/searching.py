@@ -36,7 +36,7 @@ from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.quiet import quiet
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted
+from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search_report import Point, best_trial, depth_points, pareto_of, report_of
 from moa_dspy.optimizers.search_sampler import NovelSampler, tried
 from moa_dspy.optimizers.search_storage import open_storage, open_study
@@ -120,7 +120,7 @@ def search(
     grace: float = GRACE,
     progress: Callable[[SearchProgress], None] | None = None,
     aggregators: Sequence[AgentLike] = (),
-    prompts: AttentionMoA | None = None,
+    prompts: AttentionMoA | Sequence[AttentionMoA] = (),
     **options: Any,
 ) -> Searched:
     """Search for the best architecture for a task.
@@ -151,7 +151,7 @@ def search(
         grace: seconds without a sign of life after which another process's trial is taken from it.
         progress: told after every batch.
         aggregators: further models that may aggregate, and propose nothing.
-        prompts: a program of the same task, whose prompts and demos all trials have.
+        prompts: a program of the same task, whose prompts and demos all trials have; of several, the last with some.
         **options: further arguments of ``AttentionMoA``, such as ``tolerance`` and ``reasoning``.
 
     Raises:
@@ -164,12 +164,14 @@ def search(
         raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency!r} must be at least 1")
-    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts)
+    carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
+    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried)
     wanted = Objective(objective, price, unit)
-    check_budget(AttentionMoA(bound.task, bound.agents, 1), trainset[0], budget)
+    lms = [agent.lm for agent in bound.writers]
+    check_budget(budget, lms)
+    check_unit(wanted, lms)
     rungs = Rungs(len(trainset), first_batch or max(4, len(trainset) // 8), prune_level)
-    lms = [agent.lm for agent in bound.writers if isinstance(agent.lm, dspy.BaseLM)]
-    with quiet(), count_spending(lms) as spending:
+    with quiet(), count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
         study = open_study(open_storage(storage), study_name, wanted.directions, _about(bound, trainset, wanted))
         seed = _settled_seed(study, seed)
         novel = NovelSampler(bound, seed)

@@ -140,7 +140,7 @@ class BoundSpace:
         agents: at least one.
         options: further arguments of ``AttentionMoA``, the same for all designs.
         aggregators: further models that may aggregate, and propose nothing.
-        prompts: a program of the same task, whose prompts and demos all designs have.
+        prompts: programs of the same task, whose prompts and demos all designs have; later ones go before earlier ones.
 
     Raises:
         ConfigurationError: the space does not fit the agents, or an option is the search's to choose.
@@ -153,7 +153,7 @@ class BoundSpace:
         agents: Sequence[AgentLike],
         options: Mapping[str, Any],
         aggregators: Sequence[AgentLike] = (),
-        prompts: AttentionMoA | None = None,
+        prompts: Sequence[AttentionMoA] = (),
     ) -> None:
         taken = sorted(_CHOSEN & options.keys())
         if taken:
@@ -161,7 +161,7 @@ class BoundSpace:
         if isinstance(agents, str) or not agents:
             raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
         voices = voices_of([agent_of(agent) for agent in (*agents, *aggregators)])
-        self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), prompts
+        self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
         self.names = tuple(voice.name for voice in voices[: len(agents)])
         self.agents = tuple(replace(voice.agent, name=voice.name) for voice in voices[: len(agents)])
         self._writers = {voice.name: voice.agent for voice in voices}
@@ -245,8 +245,8 @@ class BoundSpace:
             aggregation=design.aggregation,
             **self.options,
         )
-        if self.prompts is not None:
-            take_prompts(made, self.prompts, self._places(design, self.prompts))
+        for prompts in self.prompts:
+            take_prompts(made, prompts, self._places(design, prompts))
         if self.space.thresholds and made.architecture.synthesizes:
             grade(made, rule.threshold)
         return made
@@ -295,7 +295,7 @@ class BoundSpace:
             ],
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
             "aggregators": [self._writers[name].spec(name).model_dump(mode="json") for name in self._further()],
-            "prompts": None if self.prompts is None else digest_of(self.prompts),
+            "prompts": [digest_of(prompts) for prompts in self.prompts],
         }
 
     def _distributions(self) -> dict[str, BaseDistribution]:
@@ -365,16 +365,18 @@ class BoundSpace:
 
     def _aggregator(self, name: str) -> Agent:
         agent = self._writers[name]
+        if name not in self.names:
+            return replace(agent, name="aggregator")
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
 
     def _further(self) -> list[str]:
         return [name for name in self._writers if name not in self.names]
 
-    def _places(self, design: Design, prompts: AttentionMoA) -> list[int]:
-        """For each member of the ensemble, the agent of ``prompts`` whose prompts it gets: its own, or the first's."""
+    def _places(self, design: Design, prompts: AttentionMoA) -> list[int | None]:
+        """For each member of the ensemble, its number among the agents of ``prompts``, where it is one of them."""
         known = [spec.name for spec in prompts.architecture.agents]
         counted = zip(self.names, design.samples, strict=True)
-        return [known.index(name) if name in known else 0 for name, count in counted for _ in range(count)]
+        return [known.index(name) if name in known else None for name, count in counted for _ in range(count)]
 
     def _asks_aggregator(self, design: Design) -> bool:
         return design.aggregation == "synthesis" or (design.residual == "synthesis" and self.layers > 1)

@@ -32,6 +32,11 @@ class Spending:
             seconds=time.perf_counter() - self._began,
         )
 
+    @property
+    def known_usd(self) -> float:
+        """Return the dollars of those calls whose price is known."""
+        return self._meter.known_usd
+
 
 @contextlib.contextmanager
 def count_spending(lms: Collection[dspy.BaseLM], progress: Callable[[Cost], None] | None = None) -> Iterator[Spending]:

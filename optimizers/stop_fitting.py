@@ -65,7 +65,7 @@ def fit_stop_rule(
         metric: the task's.
         concurrency: runs under way at once.
         purse: what may be spent.
-        affordable: whether an example may cost so much; where no rule is cheap enough, all are.
+        affordable: whether an example may cost so much; where no rule is cheap enough, the cheapest is taken.
         on_run: told of each run as it ends.
 
     Raises:
@@ -90,8 +90,9 @@ def fit_stop_rule(
         rules = [rule for rule in stop_rules(depths, stops, thresholds) if rule.threshold is not None]
         found += [(depth, True) for depth in depth_curve(graded, runs, metric, rules)]
     within = [item for item in found if affordable(item[0].price)]
+    cheapest = min(found, key=lambda item: (item[0].price.calls, item[0].price.tokens))
     chosen, with_probability = max(
-        within or found,
+        within or [cheapest],
         key=lambda item: (item[0].score.value, -item[0].price.calls, item[0].rule == before, not item[1]),
     )
     return StopFit(

@@ -37,7 +37,7 @@ class StopRule:
             raise ConfigurationError(f"layers={self.layers} is no depth; it must be at least 1")
 
     def __str__(self) -> str:
-        stop = "" if not self.early_stop else "+stop" if self.threshold is None else f"+stop@{self.threshold:g}"
+        stop = "" if not self.early_stop else "+stop" if self.threshold is None else f"+stop@{self.threshold!r}"
         return f"{self.layers}{stop}"
 
     @classmethod

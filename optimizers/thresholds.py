@@ -13,7 +13,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.jobs import Job
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Reanchor"]
+__all__ = ["Reanchor", "check_stop_decision"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,24 @@ class Reanchor:
 
     def run(self, job: Job) -> dspy.Module:
         """Return the student with a threshold, or as it was."""
-        _check(job.student, cached=self.require_cache)
+        check_stop_decision(job.student)
+        self.check_cache(job.student)
         optimizer = ReAnchor(job.score, num_threads=job.concurrency, require_cache=False)
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
+
+    def check_cache(self, program: AttentionMoA) -> None:
+        """Refuse models that would be paid for anew with every threshold.
+
+        Raises:
+            ConfigurationError: names them.
+        """
+        lms = [agent.lm or dspy.settings.lm for agent in program.agents] + [program.get_lm()]
+        uncached = sorted({str(getattr(lm, "model", lm)) for lm in lms if not getattr(lm, "cache", True)})
+        if self.require_cache and uncached:
+            raise ConfigurationError(
+                f"the answers of {', '.join(uncached)} are not cached, so every threshold that is tried would pay for "
+                "all runs again; switch the cache on, or pass require_cache=False"
+            )
 
     def expected_runs(self, job: Job) -> int:
         """Return how many answers are judged, at most: with yes or no, with a probability, and for each threshold."""
@@ -57,17 +72,15 @@ class _StopDecision(dspy.Module):
         return self.program(**inputs)
 
 
-def _check(program: AttentionMoA, *, cached: bool) -> None:
+def check_stop_decision(program: AttentionMoA) -> None:
+    """Refuse a program that decides nothing.
+
+    Raises:
+        ConfigurationError: says what it needs.
+    """
     shape = program.architecture
     if not (shape.synthesizes and shape.early_stop):
         raise ConfigurationError(
             "method 'reanchor' fits the stop decision, and this program has none; "
             "it needs layers=2 or more, residual='synthesis' and early_stop=True"
-        )
-    lms = [agent.lm or dspy.settings.lm for agent in program.agents] + [program.get_lm()]
-    uncached = sorted({str(getattr(lm, "model", lm)) for lm in lms if not getattr(lm, "cache", True)})
-    if cached and uncached:
-        raise ConfigurationError(
-            f"the answers of {', '.join(uncached)} are not cached, so every threshold that is tried would pay for all "
-            "runs again; switch the cache on, or pass require_cache=False"
         )

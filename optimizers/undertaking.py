@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 
+from moa_dspy.agents import Agent
+from moa_dspy.errors import RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.acceptance import Acceptance, accept
 from moa_dspy.optimizers.compiling import Compiled, compile  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.contributing import Contributions, contributions
-from moa_dspy.optimizers.measuring import Metric, Run
+from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.matching import mean_price
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.profiling import Profile, profile
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
+from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, TooLittleError
 from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective
@@ -139,11 +143,15 @@ class Undertaking:
         if self.acceptance is not None:
             return self.acceptance.reason
         if not self._changed:
-            return "The program is kept: nothing better was found on the training examples."
-        return (
-            "The program is kept: the budget ended before its candidate could be tested on held-out examples; with a "
-            "larger one, the same call goes on from here out of the cache."
-        )
+            tried = self.searched or self.compiled or self.stops
+            why = "nothing better was found on the training examples" if tried else "the budget covers no part"
+            return f"The program is kept: {why}."
+        if self.ended_by == "budget":
+            return (
+                "The program is kept: the budget ended before its candidate could be tested on held-out examples; with "
+                "a larger one, the same call goes on from here out of the cache."
+            )
+        return "The program is kept: its candidate could not be tested on held-out examples."
 
     def round(self, parts: Collection[str], searching: Mapping[str, Any], compiling: Mapping[str, Any]) -> None:
         """Tune once.
@@ -154,12 +162,12 @@ class Undertaking:
             compiling: arguments of ``compile``.
         """
         self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
+        objective = Objective(searching["objective"], searching["price"], searching["unit"])
         if "architecture" in parts:
             self._do("architecture", lambda share: self._search(share, searching))
         if "prompts" in parts:
-            self._do("prompts", lambda share: self._compile(share, compiling))
+            self._do("prompts", lambda share: self._compile(share, compiling, objective))
         if "stop" in parts:
-            objective = Objective(searching["objective"], searching["price"], searching["unit"])
             self._do("stop", lambda share: self._fit_stop(share, objective))
 
     def test(self, alpha: float) -> None:
@@ -177,6 +185,10 @@ class Undertaking:
     def _search(self, share: Budget | None, arguments: Mapping[str, Any]) -> None:
         given = self.program
 
+        purse = None if share is None else Purse(share, self._spending, anew=True)
+        before = self._measured(self.candidate, purse)
+        self._best = before.score().value
+
         def told(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
@@ -186,22 +198,28 @@ class Undertaking:
             named_agents(given),
             trainset=self.tune,
             metric=self.metric,
-            budget=share,
+            budget=None if purse is None else purse.share(1.0),
             seed=self.seed,
             concurrency=self._concurrency,
             progress=told,
-            prompts=self.candidate,
+            prompts=[given] if self.candidate is given else [given, self.candidate],
             **_choices_of(given),
             **arguments,
         )
         self.searched.append(found)
         self.rounds[-1]["search"] = found.report
-        self.candidate, self._best = found.program, found.score.value
-        self.candidate.budget = given.budget
+        objective = Objective(arguments["objective"], arguments["price"], arguments["unit"])
+        if found.score.value > self._best or not _affordable(objective, mean_price(before.runs)):
+            self.candidate, self._best = found.program, found.score.value
+            self.candidate.budget = given.budget
+        else:
+            self.notes.append(
+                f"architecture: no trial scores higher than the program itself ({before.score()}), which is kept"
+            )
         if found.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
 
-    def _compile(self, share: Budget | None, arguments: Mapping[str, Any]) -> None:
+    def _compile(self, share: Budget | None, arguments: Mapping[str, Any], objective: Objective) -> None:
         method, shape = arguments["method"], self.candidate.architecture
         if method == "reanchor" and not (shape.synthesizes and shape.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
@@ -220,10 +238,12 @@ class Undertaking:
         self.rounds[-1]["prompts"] = tuned.report
         if tuned.report["ended_by"] == "budget":
             self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
-        elif tuned.gain.value > 0:
-            self.candidate = tuned.program
-        else:
+        elif tuned.gain.value <= 0:
             self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
+        elif not _affordable(objective, tuned.price):
+            self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
+        else:
+            self.candidate = tuned.program
 
     def _fit_stop(self, share: Budget | None, objective: Objective) -> None:
         shape = self.candidate.architecture
@@ -236,8 +256,8 @@ class Undertaking:
             self.tune,
             self.metric,
             concurrency=self._concurrency,
-            purse=None if share is None else Purse(share, self._spending, since=self.cost),
-            affordable=lambda price: objective.price is None or objective.cost(price) <= objective.price,
+            purse=None if share is None else Purse(share, self._spending, anew=True),
+            affordable=lambda price: _affordable(objective, price),
             on_run=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
@@ -263,9 +283,7 @@ class Undertaking:
 
     def _explain(self) -> None:
         chosen, agents = self.chosen, len(self.chosen.agents)
-        if not self._purse.covers(len(self.held) * (agents + 1) * chosen.architecture.max_calls):
-            raise BudgetEndedError
-        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed}
+        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed, "purse": self._purse}
         self._say(0.0, "stages")
         self.profile = profile(chosen, self.held, self.metric, **given)
         if agents > 1:
@@ -287,7 +305,23 @@ class Undertaking:
             work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
         except (BudgetEndedError, TooLittleError) as error:
             self._cut(f"{part}: {error}" if str(error) else f"{part}: left out, since the budget does not cover it")
+        except RunError as error:
+            if not (self.searched or self.compiled or self.stops):
+                raise
+            self.notes.append(f"{part}: failed, and what was found before stands: {error}")
         self.spent.append((part, _difference(self.cost, before)))
+
+    def _measured(self, program: AttentionMoA, purse: Purse | None) -> Measurement:
+        """Run a program on the tuning examples.
+
+        Raises:
+            RunError: it fails on all of them.
+        """
+        runner: dspy.Module = program if purse is None else Gate(program, purse)
+        measured = measure(runner, self.tune, self.metric, concurrency=self._concurrency)
+        if measured.errors == len(measured.runs):
+            raise RunError(f"the program fails on every example; the first one: {measured.runs[0].error}")
+        return measured
 
     def _cut(self, why: str) -> None:
         self.ended_by = "budget"
@@ -320,13 +354,26 @@ def bind_space(program: AttentionMoA, space: SearchSpace | None) -> None:
     BoundSpace(space or SearchSpace(), program.task, named_agents(program), {}, choices["aggregators"])
 
 
+def _affordable(objective: Objective, price: Price) -> bool:
+    """Whether an example may cost so much."""
+    return objective.price is None or objective.cost(price) <= objective.price
+
+
 def _choices_of(program: AttentionMoA) -> dict[str, Any]:
     """What a search takes over from the program, besides its task and its agents."""
     return {
-        "aggregators": () if program.aggregator is None else (program.aggregator,),
+        "aggregators": _further_aggregators(program),
         "reasoning": program.architecture.reasoning,
         "tolerance": program.tolerance,
     }
+
+
+def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
+    """The program's aggregator, unless it is one of its agents, which may aggregate anyway."""
+    aggregator, names = program.aggregator, [spec.name for spec in program.architecture.agents]
+    if aggregator is None or aggregator.spec("-") in [agent.spec("-") for agent in program.agents]:
+        return ()
+    return (replace(aggregator, name="aggregator") if aggregator.name in names else aggregator,)
 
 
 def _difference(after: Cost, before: Cost) -> Cost:

@@ -82,6 +82,12 @@ class Meter(UsageTracker):
         with self._lock:
             return self._spent.model_copy(update={"cost_usd": None}) if self._unpriced else self._spent
 
+    @property
+    def known_usd(self) -> float:
+        """Return the dollars of those calls whose price is known."""
+        with self._lock:
+            return self._spent.cost_usd or 0.0
+
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         """Count a call that is paid for (called by DSPy)."""
         with self._lock:

@@ -365,6 +365,16 @@ def test_a_budget_ends_it_with_the_program_as_it_was_and_nothing_is_lost(method:
     assert again.report["ended_by"] == "done"
 
 
+def test_a_budget_holds_for_agents_without_a_model_of_their_own():
+    lm = planted.agents(planted.either, count=1, cache=False)[0]
+    with dspy.context(lm=lm):
+        program = planted.program_of([Agent(name="x"), Agent(name="y")])
+        calls = len(VAL) * program.architecture.max_calls + 6
+        result = compiled(program, "bootstrap_random", budget=Budget(calls=calls))
+    assert result.report["ended_by"] == "budget"
+    assert result.cost.calls <= calls + 24
+
+
 def test_a_budget_that_does_not_cover_the_first_measurement_is_refused():
     with pytest.raises(RunError, match="budget ends before the program as it is"):
         compiled(planted.program_of(planted.agents(count=2)), "bootstrap", budget=Budget(calls=3))

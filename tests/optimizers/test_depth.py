@@ -119,6 +119,7 @@ def test_probabilities_are_used_where_they_are_on_record() -> None:
     assert StopRule.parse(str(rule)) == rule
     assert StopRule.parse(str(StopRule(2, True))) == StopRule(2, True)
     assert StopRule.parse("4") == StopRule(4)
+    assert StopRule.parse(str(StopRule(3, True, 2 / 3))) == StopRule(3, True, 2 / 3)
 
 
 @pytest.mark.parametrize("adapter", [None, dspy.ChatAdapter(), dspy.JSONAdapter()])

@@ -260,6 +260,12 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"rounds": 0}, "rounds=0"),
         ({"method": "magic"}, "no method 'magic'"),
         ({"breadth": 3}, "has no option breadth"),
+        ({"method": "copro", "breadth": 1}, "breadth=1 is too small"),
+        ({"method": "mipro", "candidates": 2}, "candidates=2 is too small"),
+        (
+            {"trainset": [dspy.Example(question=str(n), answer="x") for n in range(9)]},
+            "do not say what their inputs are",
+        ),
         ({"objective": "speed"}, "objective='speed' is none"),
         ({"objective": "score_at_price"}, "price= goes with"),
         ({"program": dspy.Predict("a -> b")}, "program is an AttentionMoA"),
@@ -275,3 +281,160 @@ def test_bad_arguments_are_refused_before_anything_is_paid(change: dict[str, Any
     with pytest.raises(ConfigurationError, match=message):
         optimize(**given)
     assert lm.requests == []
+
+
+class TestWhatIsGivenCounts:
+    def test_a_program_that_no_trial_betters_goes_on_as_it_is(self) -> None:
+        lms = [simulated(name, knows=0.5, finds=0.7, adopts=0.9, misled=0.05, seed=n) for n, name in enumerate("abc")]
+        program = AttentionMoA("question -> answer", lms, 3, attention="full")
+        poor = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",))
+        result = optimize(
+            program, examples(40), metric=exact, parts=["architecture"], space=poor, n_trials=3, explain=False
+        )
+        assert result.acceptance is None
+        assert digest_of(result.candidate) == digest_of(program)
+        assert any("no trial scores higher than the program itself" in note for note in result.report["notes"])
+
+    def test_every_agent_keeps_the_prompts_that_are_its_own(self) -> None:
+        lms = [simulated(name, knows=0.3, seed=n) for n, name in enumerate("abc")]
+        program = AttentionMoA("question -> answer", lms, 1, attention="none", shared_prompts=False)
+        predictors: Any = program.propose
+        for predictor, word in zip(predictors, ("ALPHA", "BETA", "GAMMA"), strict=True):
+            predictor.signature = predictor.signature.with_instructions(word)
+        (found,) = optimize(
+            program, examples(24), metric=exact, parts=["architecture"], n_trials=4, explain=False
+        ).searched
+        own = dict(zip("abc", ("ALPHA", "BETA", "GAMMA"), strict=True))
+        names = [spec.name.partition("-")[0] for spec in found.program.architecture.agents]
+        told = [text for name, text in instructions_of(found.program).items() if name.startswith("propose")]
+        assert told == [own[name] for name in names]
+
+    def test_prompts_of_an_agent_that_was_left_out_come_back_with_it(self) -> None:
+        program = AttentionMoA(
+            "question -> answer", [simulated(name) for name in "ab"], 1, attention="none", shared_prompts=False
+        )
+        predictors: Any = program.propose
+        for predictor, word in zip(predictors, ("ALPHA", "BETA"), strict=True):
+            predictor.signature = predictor.signature.with_instructions(word)
+        tuned = AttentionMoA(
+            "question -> answer", [Agent(simulated("b"), "b")], 1, attention="none", shared_prompts=False
+        )
+        alone: Any = tuned.propose
+        alone[0].signature = alone[0].signature.with_instructions("better BETA")
+        whole = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), shared_prompts=(False,))
+        found = search(
+            program.task,
+            program.agents,
+            whole,
+            trainset=examples(8),
+            metric=exact,
+            n_trials=4,
+            prompts=[program, tuned],
+        )
+        texts = {
+            tuple(instructions_of(found.program).values())[: len(found.program.agents)],
+        }
+        assert texts <= {("ALPHA",), ("better BETA",), ("ALPHA", "better BETA")}
+
+    @pytest.mark.parametrize("parts", [["architecture"], ["prompts"]])
+    def test_an_aggregator_may_be_one_of_the_agents(self, parts: Any) -> None:
+        agents = [Agent(simulated(name, knows=0.5), name=name) for name in "ab"]
+        program = AttentionMoA("question -> answer", agents, 1, aggregator=agents[0], attention="none")
+        result = optimize(
+            program, examples(20), metric=exact, parts=parts, method="labeled", n_trials=3, space=SPACE, explain=False
+        )
+        if parts == ["architecture"]:
+            assert result.searched[0].report["aggregators"] == []
+
+    def test_questions_in_other_letters_are_not_held_out_from_themselves(self) -> None:
+        plain = examples(30)
+        twins = [dspy.Example(question=e.question.upper(), answer=e.answer).with_inputs("question") for e in plain[:8]]
+        lms = [simulated("weak", knows=0.1), simulated("strong", knows=0.95)]
+        program = AttentionMoA("question -> answer", lms, 1, attention="none")
+        metric: Any = lambda example, prediction, trace=None: example.answer == prediction.answer  # noqa: E731
+        known = {e.question.upper(): e.answer for e in plain[:8]}
+        for lm in lms:
+            mind: Any = lm.engine
+            mind._reply.__self__._answers.update(known)
+        result = optimize(
+            program, plain + twins, metric=metric, parts=["architecture"], n_trials=3, space=SPACE, explain=False
+        )
+        sizes = result.report["data"]
+        assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] <= 38
+
+
+class TestPrices:
+    def test_prompts_that_cost_too_much_are_not_taken(self) -> None:
+        program = planted.program_of(planted.agents(planted.shown, count=2, cache=True))
+        single = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("synthesis",))
+        given: dict[str, Any] = {"objective": "score_at_price", "unit": "tokens", "space": single, "n_trials": 4}
+        results = [
+            optimize(
+                program, planted.examples(0, 60), metric=planted.right, method="labeled", explain=False, price=price,
+                parts=["architecture", "prompts"], **given,
+            )
+            for price in (5000, 100)
+        ]  # fmt: skip
+        assert results[0].accepted
+        assert any("costs too much" in note for note in results[1].report["notes"])
+
+    def test_where_no_rule_is_cheap_enough_the_cheapest_is_taken(self) -> None:
+        program, tasks = planted.cautious_program(count=10)
+        fit = fit_stop_rule(program, tasks, planted.right, affordable=lambda price: False)
+        assert fit.chosen.price.calls == min(depth.price.calls for depth in fit.curve)
+
+    def test_a_program_that_always_fails_is_no_bargain(self) -> None:
+        def fail(request: Any) -> str:
+            raise RuntimeError("out of order")
+
+        agents = [ScriptedLM(fail, "scripted/broken"), simulated("a", knows=0.9)]
+        single = SearchSpace(samples=1, layers=(1,), attention=("none",), temperatures=(0.7,))
+        given: dict[str, Any] = {"trainset": examples(16), "metric": exact, "n_trials": 3, "unit": "calls"}
+        front = search("question -> answer", agents, single, objective=("score", "cost"), **given).pareto
+        assert [[spec.name for spec in point.architecture.agents] for point in front] == [["a"]]
+        cheap = search("question -> answer", agents, single, objective="score_at_price", price=0.5, **given)
+        assert [spec.name for spec in cheap.program.architecture.agents] != ["broken"]
+
+    def test_dollars_that_cannot_be_counted_are_refused(self) -> None:
+        free = simulated("free")
+        free.engine.free = True  # pyright: ignore[reportAttributeAccessIssue]
+        program = AttentionMoA("question -> answer", [free], 1, attention="none")
+        common: dict[str, Any] = {"metric": exact, "parts": ["prompts"], "budget": Budget(usd=1.0)}
+        with pytest.raises(ConfigurationError, match="scripted/writer is not known"):
+            optimize(program, examples(20), prompt_lm=planted.writer(), **common)
+        with dspy.context(disable_history=True), pytest.raises(ConfigurationError, match="needs DSPy's history"):
+            optimize(program, examples(20), **common)
+        with pytest.raises(ConfigurationError, match="scripted/lm in dollars is not known"):
+            optimize(
+                AttentionMoA("question -> answer", [ScriptedLM("x", "scripted/lm")], 1), examples(20), metric=exact,
+                objective="score_at_price", price=1.0,
+            )  # fmt: skip
+
+
+class TestTheEnd:
+    def test_the_explanation_keeps_to_the_budget(self) -> None:
+        lms = [simulated(name, knows=0.9, seed=n) for n, name in enumerate("abcd")]
+        program = AttentionMoA("question -> answer", lms, 2, attention="full", early_stop=False)
+        result = optimize(program, examples(40), metric=exact, parts=["stop"], budget=Budget(tokens=30_000))
+        assert result.cost.tokens < 30_000 + 8 * 8_000, "only runs under way exceed it"
+        assert result.contributions is None
+        assert any(note.startswith("explanation") for note in result.report["notes"])
+
+    def test_what_was_found_stands_where_the_explanation_fails(self) -> None:
+        def fail(request: Any) -> str:
+            raise RuntimeError("out of order")
+
+        program, tasks = planted.cautious_program(count=60)
+        lms: Any = [program.agents[0].lm, ScriptedLM(fail, "scripted/broken")]
+        result = optimize(planted.program_of(lms, layers=2), tasks, metric=planted.right, parts=["stop"])
+        assert result.accepted
+        assert result.contributions is None
+        assert any("what was found before stands" in note for note in result.report["notes"])
+
+    def test_nothing_is_said_to_be_tried_that_was_not(self) -> None:
+        program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
+        result = optimize(
+            program, examples(20), metric=exact, parts=["architecture"], budget=Budget(calls=1), explain=False, **SEARCH
+        )
+        assert "the budget covers no part" in str(result)
+        assert result.cost.calls <= 1
