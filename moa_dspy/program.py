@@ -158,10 +158,11 @@ class AttentionMoA(dspy.Module):
 
     @property
     def _aggregator(self) -> Voice:
-        if self.aggregator is not None:
-            return Voice(self.aggregator.name or "aggregator", self.aggregator, 0)
-        first = self.agents[0]
-        return Voice("aggregator", Agent(first.lm, "aggregator", first.temperature, first.max_tokens), 0)
+        agent = self.aggregator
+        if agent is None:
+            first = self.agents[0]
+            agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens)
+        return replace(self._voices[0], name=agent.name or "aggregator", agent=agent, sample=0)
 
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
         """Run the program on the task's input fields; blocks.

@@ -27,7 +27,7 @@ from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.students import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["CompileProgress", "Compiled", "compile"]
+__all__ = ["CompileProgress", "Compiled", "compile", "split_off"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
 
@@ -116,7 +116,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     """
     chosen = method_of(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
-    learn, hold = _split(trainset, seed) if valset is None else (list(trainset), list(valset))
+    learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer = prompt_lm or program.get_lm()
     ambient = ambient_lm(program)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
@@ -260,7 +260,7 @@ def _given(metric: Metric | None) -> Metric:
     return metric
 
 
-def _split(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
+def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Hold back a third, at least one, for choosing and reporting; both parts keep their order."""
     held = set(random.Random(seed).sample(range(len(examples)), max(1, len(examples) // 3)))  # noqa: S311
     learn = [example for index, example in enumerate(examples) if index not in held]

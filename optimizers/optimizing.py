@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -33,7 +33,7 @@ from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search_storage import open_storage
-from moa_dspy.optimizers.searching import Searched
+from moa_dspy.optimizers.searching import Searched, check_trials
 from moa_dspy.optimizers.significance import check_share
 from moa_dspy.optimizers.space import SearchSpace
 from moa_dspy.optimizers.spending import count_spending
@@ -116,7 +116,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[OptimizeProgress], None] | None = None,
-    data_name: str | None = None,
+    data_names: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Optimized:
     """Tune a program for a task, a metric and a price, and keep the result only if it is shown to be better.
@@ -130,7 +130,7 @@ def optimize(
         parts: which of ``architecture`` (Optuna), ``prompts`` (DSPy) and ``stop`` (the depth and stop rule, fitted on
             recorded decisions) are tuned; they are done in this order.
         rounds: how often; a further round searches the architecture anew with the prompts found.
-        space: what the search may choose; default: ``SearchSpace()``, with prompts shared or not as the program's are.
+        space: what the search may choose; where it does not say, prompts are shared or not as the program's are.
         n_trials: of each search.
         objective: of the search, see ``search``.
         price: see ``search``.
@@ -147,7 +147,7 @@ def optimize(
         seed: of everything that is drawn.
         concurrency: examples under way at once.
         progress: told where it is, from any thread.
-        data_name: what the examples are called in the program's provenance.
+        data_names: what the ``tuning`` and the ``held-out`` examples are called in the program's provenance.
         **options: of the method that tunes prompts; see the classes in ``moa_dspy.optimizers.methods``.
 
     Raises:
@@ -166,7 +166,10 @@ def optimize(
     if "prompts" in parts and isinstance(chosen, Reanchor):
         chosen.check_cache(program)
     if "architecture" in parts:
-        space = space or SearchSpace(shared_prompts=(program.architecture.shared_prompts,))
+        check_trials(n_trials)
+        space = space or SearchSpace()
+        if space.shared_prompts is None:
+            space = replace(space, shared_prompts=(program.architecture.shared_prompts,))
         bind_space(program, space)
     opened = open_storage(storage)
     with count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
@@ -190,23 +193,24 @@ def optimize(
         run.test(alpha)
         if explain:
             run.explain()
-        return _optimized(run, method, data_name)
+        return _optimized(run, method, data_names or {})
 
 
-def _optimized(run: Undertaking, method: str, data_name: str | None) -> Optimized:
+def _optimized(run: Undertaking, method: str, data_names: Mapping[str, str]) -> Optimized:
     """Write everything down, also in the provenance of the program to use."""
     outcome, cost, chosen, score = run.acceptance, run.cost, run.chosen, run.score
     how = "+".join(dict.fromkeys(method if part == "prompts" else part for part in run.plan if part in PARTS))
+    found = "+".join(dict.fromkeys(run.adopted)) or "nothing"
     record = provenance_of(
         chosen,
-        f"optimize: {how}" if chosen is not run.program else f"kept, against optimize: {how}",
+        f"optimize: {found}" if chosen is not run.program else f"kept, against optimize: {found}",
         metric=run.metric,
         data={"tuning": run.tune, "held-out": run.held},
         seeds={"optimize": run.seed},
         scores=None if outcome is not None or score is None else {"the program, held-out": score},
         outcome=outcome,
         cost=cost,
-        names={} if data_name is None else {"tuning": data_name, "held-out": data_name},
+        names=data_names,
     )
     report = {
         "kind": "optimize",

@@ -54,10 +54,9 @@ def _verdict(record: Record) -> Section:
     if acceptance:
         return Section("Verdict", acceptance_nodes(acceptance))
     said = el("p", given(record["verdict"]), cls="verdict") if record.get("verdict") else None
-    ended = " The budget ended before it." if record.get("ended_by") == "budget" else ""
     score = reading(Score, record.get("score"))
-    reached = "" if score is None else f" The score reached there is {with_interval(score)}."
-    absent = f"There is no held-out test of this optimization.{ended} Scores are of data that it chose on.{reached}"
+    reached = "" if score is None else f" The program that is kept scores {with_interval(score)} on held-out examples."
+    absent = f"No candidate was tested on held-out examples; other scores are of data that it was chosen on.{reached}"
     return Section("Verdict", [said, missing(absent)])
 
 

@@ -47,10 +47,12 @@ from moa_dspy.optimizers.spending import Spending, count_spending
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
-__all__ = ["Point", "SearchProgress", "SearchSpace", "Searched", "search"]
+__all__ = ["Point", "SearchProgress", "SearchSpace", "Searched", "check_trials", "search"]
 
 EndedBy: TypeAlias = Literal["trials", "budget", "space"]
 _POLL: Final = 0.2
+_REFUSALS: Final = 200
+"""So many draws in a row that were there before mean that a sampler has nothing new."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,7 @@ def search(
     """
     if not trainset:
         raise ConfigurationError("there are no examples to search with; give a trainset")
-    if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
-        raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
+    check_trials(n_trials)
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency!r} must be at least 1")
     carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
@@ -193,6 +194,16 @@ def search(
         return _searched(study, bound, wanted, seed, spending, ended_by)
 
 
+def check_trials(n_trials: Any) -> None:
+    """Refuse what is no number of trials.
+
+    Raises:
+        ConfigurationError: says what it must be.
+    """
+    if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
+        raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
+
+
 @dataclass
 class _Loop:
     """Asks for trials and has them run until there are enough."""
@@ -206,6 +217,7 @@ class _Loop:
     spending: Spending
     progress: Callable[[SearchProgress], None] | None
     examples: int = 0
+    refused: int = 0
 
     def enqueue_baselines(self) -> None:
         """Let the usual ensembles be tried first."""
@@ -251,8 +263,11 @@ class _Loop:
         try:
             design = self._claimed(trial)
             if design is None:
-                exhausted = trial.number in self.novel.exhausted and not self._others_at_work()
-                return "space" if exhausted else None
+                self.refused += 1
+                nothing_new = trial.number in self.novel.exhausted or not self.bound.distributions
+                exhausted = nothing_new or self.refused >= _REFUSALS
+                return "space" if exhausted and not self._others_at_work() else None
+            self.refused = 0
             state, values = runner.run(self.study, trial, design)
         except BudgetEndedError:
             give_up(self.study, trial, "the budget of its search ended")

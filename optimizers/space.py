@@ -44,7 +44,8 @@ class SearchSpace:
         residual: how layers are joined.
         aggregation: None is synthesis, and the vote as well where every output of the task is typed.
         aggregators: names of the agents whose model may aggregate; None is all of them.
-        shared_prompts: one prompt per role, one per role and agent, or both.
+        shared_prompts: one prompt per role, one per role and agent, or both; None is one per role, and in ``optimize``
+            what the program has.
         layers: depths. A trial runs the largest once and tells how all of them would have done.
         early_stop: stop rules.
         thresholds: least probabilities of an improvement from which a run goes on. With any, every trial asks its
@@ -62,7 +63,7 @@ class SearchSpace:
     residual: tuple[Residual, ...] = ("synthesis", "none")
     aggregation: tuple[Aggregation, ...] | None = None
     aggregators: tuple[str, ...] | None = None
-    shared_prompts: tuple[bool, ...] = (True,)
+    shared_prompts: tuple[bool, ...] | None = None
     layers: tuple[int, ...] = (1, 2, 3)
     early_stop: tuple[bool, ...] = (True, False)
     thresholds: tuple[float, ...] = ()
@@ -315,7 +316,7 @@ class BoundSpace:
             _add(found, "residual", space.residual)
         _add(found, "aggregation", self.aggregations)
         _add(found, "aggregator", self.aggregators)
-        _add(found, "shared_prompts", space.shared_prompts)
+        _add(found, "shared_prompts", space.shared_prompts or (True,))
         return found
 
     def _design(self, params: Mapping[str, Any], aggregator: str | None) -> Design:
@@ -338,7 +339,7 @@ class BoundSpace:
             residual=value("residual", self.space.residual[0]) if self.layers > 1 else "synthesis",
             aggregation=value("aggregation", self.aggregations[0]) if total > 1 else "none",
             aggregator=aggregator,
-            shared_prompts=value("shared_prompts", self.space.shared_prompts[0]),
+            shared_prompts=value("shared_prompts", (self.space.shared_prompts or (True,))[0]),
         )
 
     def _params(self, counts: tuple[int, ...], wanted: dict[str, Any]) -> dict[str, Any] | None:
@@ -423,7 +424,7 @@ def _thresholds(value: Any) -> tuple[float, ...]:
 
 
 def _choices(name: str, value: Any) -> Any:
-    if value is None and name in ("aggregation", "aggregators"):
+    if value is None and name in ("aggregation", "aggregators", "shared_prompts"):
         return None
     if isinstance(value, str) or not isinstance(value, (list, tuple)) or not value:
         raise ConfigurationError(

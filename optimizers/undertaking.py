@@ -9,10 +9,11 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 
 from moa_dspy.agents import Agent
+from moa_dspy.data.splitting import sample
 from moa_dspy.errors import RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.acceptance import Acceptance, accept
-from moa_dspy.optimizers.compiling import Compiled, compile  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers.compiling import Compiled, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.contributing import Contributions, contributions
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
@@ -32,6 +33,9 @@ from moa_dspy.program_file import digest_of
 __all__ = ["EndedBy", "OptimizeProgress", "Undertaking", "bind_space"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
+
+_SEARCH_SHARE: Final = 0.8
+"""So much of a search's share is for trials; the rest is for the program that they are compared with."""
 
 _WEIGHTS: Final[Mapping[str, float]] = {
     "architecture": 4.0,
@@ -83,6 +87,7 @@ class Undertaking:
 
     Attributes:
         candidate: the best program so far; the given one at first.
+        adopted: the parts whose result the candidate has.
         rounds: a report of each part of each round.
         notes: what else a reader should know.
         spent: the cost of each part.
@@ -108,6 +113,7 @@ class Undertaking:
         self.searched: list[Searched] = []
         self.compiled: list[Compiled] = []
         self.stops: list[StopFit] = []
+        self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.spent: list[tuple[str, Cost]] = []
@@ -119,6 +125,8 @@ class Undertaking:
         self._limited, self._spending = budget is not None, spending
         self._concurrency, self._tell = concurrency, tell
         self._best: float | None = None
+        # Once prompts hold demos, what they were learnt from tells nothing any more.
+        self._unlearnt = self.tune
 
     @property
     def cost(self) -> Cost:
@@ -143,9 +151,10 @@ class Undertaking:
         if self.acceptance is not None:
             return self.acceptance.reason
         if not self._changed:
-            tried = self.searched or self.compiled or self.stops
-            why = "nothing better was found on the training examples" if tried else "the budget covers no part"
-            return f"The program is kept: {why}."
+            if self.searched or self.compiled or self.stops:
+                return "The program is kept: nothing better was found on the training examples."
+            nothing = "the budget covers no part" if self.ended_by == "budget" else "there was nothing to tune"
+            return f"The program is kept: {nothing}."
         if self.ended_by == "budget":
             return (
                 "The program is kept: the budget ended before its candidate could be tested on held-out examples; with "
@@ -186,8 +195,6 @@ class Undertaking:
         given = self.program
 
         purse = None if share is None else Purse(share, self._spending, anew=True)
-        before = self._measured(self.candidate, purse)
-        self._best = before.score().value
 
         def told(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
@@ -196,9 +203,9 @@ class Undertaking:
         found = search(
             given.task,
             named_agents(given),
-            trainset=self.tune,
+            trainset=self._unlearnt,
             metric=self.metric,
-            budget=None if purse is None else purse.share(1.0),
+            budget=None if purse is None else purse.share(_SEARCH_SHARE),
             seed=self.seed,
             concurrency=self._concurrency,
             progress=told,
@@ -208,25 +215,46 @@ class Undertaking:
         )
         self.searched.append(found)
         self.rounds[-1]["search"] = found.report
-        objective = Objective(arguments["objective"], arguments["price"], arguments["unit"])
-        if found.score.value > self._best or not _affordable(objective, mean_price(before.runs)):
-            self.candidate, self._best = found.program, found.score.value
-            self.candidate.budget = given.budget
-        else:
-            self.notes.append(
-                f"architecture: no trial scores higher than the program itself ({before.score()}), which is kept"
-            )
         if found.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
+        self._adopt(found, Objective(arguments["objective"], arguments["price"], arguments["unit"]), purse)
+
+    def _adopt(self, found: Searched, objective: Objective, purse: Purse | None) -> None:
+        """Go on with what a search has found, if it scores higher than the program on the same examples."""
+        there = sample(self._unlearnt, seed=found.report["seed"])[: found.score.examples]
+        before = self._measured(self.candidate, there, purse)
+        score, best = before.score(), found.report["best"]["trial"]
+        self._best = max(score.value, found.score.value)
+        known = next(trial["price"] for trial in found.report["trials"] if trial["number"] == best)
+        price = Price(**known) if known else None  # of a trial that the budget ended there is none
+        failing = before.errors == len(before.runs)
+        if failing and not found.score.value:
+            raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
+        dear = not failing and not _affordable(objective, mean_price(before.runs))
+        if dear:
+            self.notes.append(
+                f"architecture: the program itself costs {objective.cost(mean_price(before.runs)):g} {objective.unit} "
+                "an example, which is above the price; the test on held-out examples is of scores alone"
+            )
+        if price is not None and not _affordable(objective, price):
+            self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
+        if found.score.value > score.value or dear:
+            self.candidate = found.program
+            self.candidate.budget = self.program.budget
+            self.adopted.append("architecture")
+        else:
+            self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
 
     def _compile(self, share: Budget | None, arguments: Mapping[str, Any], objective: Objective) -> None:
         method, shape = arguments["method"], self.candidate.architecture
         if method == "reanchor" and not (shape.synthesizes and shape.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
             return
+        learn, hold = split_off(self.tune, self.seed)
         tuned = compile(
             self.candidate,
-            self.tune,
+            learn,
+            hold,
             metric=self.metric,
             seed=self.seed,
             concurrency=self._concurrency,
@@ -243,17 +271,18 @@ class Undertaking:
         elif not _affordable(objective, tuned.price):
             self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
         else:
-            self.candidate = tuned.program
+            self.candidate, self._unlearnt = tuned.program, hold
+            self.adopted.append(method)
 
     def _fit_stop(self, share: Budget | None, objective: Objective) -> None:
         shape = self.candidate.architecture
         if shape.layers < 2:
             self.notes.append("stop: the candidate has one layer, and nothing to stop")
             return
-        runs = len(self.tune) * (2 if shape.synthesizes else 1)
+        runs = len(self._unlearnt) * (2 if shape.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,
-            self.tune,
+            self._unlearnt,
             self.metric,
             concurrency=self._concurrency,
             purse=None if share is None else Purse(share, self._spending, anew=True),
@@ -263,6 +292,7 @@ class Undertaking:
         self.stops.append(fit)
         self.rounds[-1]["stop"] = fit.report
         self.candidate, self._best = fit.program, fit.chosen.score.value
+        self.adopted.append("stop")
 
     def _accept(self, alpha: float) -> None:
         if not self._changed:
@@ -287,6 +317,7 @@ class Undertaking:
         self._say(0.0, "stages")
         self.profile = profile(chosen, self.held, self.metric, **given)
         if agents > 1:
+            self._check_left(self.profile, agents)
             parts = iter(range(agents + 1))
             self.contributions = contributions(
                 chosen,
@@ -295,6 +326,19 @@ class Undertaking:
                 on_stage=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
                 **given,
             )
+
+    def _check_left(self, one: Profile, programs: int) -> None:
+        """Refuse to begin what the budget cannot end.
+
+        Raises:
+            BudgetEndedError: about as much as ``programs`` runs over the held-out examples take is not left.
+        """
+        if not self._limited:
+            return
+        left, stages = self._purse.share(1.0), [row for row in one.rows if row.agent is None]
+        needed = (sum(row.calls for row in stages) * programs, sum(row.tokens for row in stages) * programs)
+        if needed[0] > (left.calls or needed[0]) or needed[1] > (left.tokens or needed[1]):
+            raise BudgetEndedError
 
     def _do(self, part: str, work: Callable[[Budget | None], None]) -> None:
         """Do a part of the plan with its share of the budget; where that is not enough, the part is left out."""
@@ -305,23 +349,15 @@ class Undertaking:
             work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
         except (BudgetEndedError, TooLittleError) as error:
             self._cut(f"{part}: {error}" if str(error) else f"{part}: left out, since the budget does not cover it")
-        except RunError as error:
+        except Exception as error:  # whatever fails late: nothing that was paid for is thrown away
             if not (self.searched or self.compiled or self.stops):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")
         self.spent.append((part, _difference(self.cost, before)))
 
-    def _measured(self, program: AttentionMoA, purse: Purse | None) -> Measurement:
-        """Run a program on the tuning examples.
-
-        Raises:
-            RunError: it fails on all of them.
-        """
+    def _measured(self, program: AttentionMoA, examples: Sequence[dspy.Example], purse: Purse | None) -> Measurement:
         runner: dspy.Module = program if purse is None else Gate(program, purse)
-        measured = measure(runner, self.tune, self.metric, concurrency=self._concurrency)
-        if measured.errors == len(measured.runs):
-            raise RunError(f"the program fails on every example; the first one: {measured.runs[0].error}")
-        return measured
+        return measure(runner, examples, self.metric, concurrency=self._concurrency)
 
     def _cut(self, why: str) -> None:
         self.ended_by = "budget"
@@ -371,9 +407,15 @@ def _choices_of(program: AttentionMoA) -> dict[str, Any]:
 def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
     """The program's aggregator, unless it is one of its agents, which may aggregate anyway."""
     aggregator, names = program.aggregator, [spec.name for spec in program.architecture.agents]
-    if aggregator is None or aggregator.spec("-") in [agent.spec("-") for agent in program.agents]:
+    if aggregator is None or any(_same(aggregator, agent) for agent in program.agents):
         return ()
     return (replace(aggregator, name="aggregator") if aggregator.name in names else aggregator,)
+
+
+def _same(one: Agent, other: Agent) -> bool:
+    """Whether two agents are one model at one address with the same settings, whatever they are called."""
+    there = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
+    return one.spec("-") == other.spec("-") and there[0] == there[1]
 
 
 def _difference(after: Cost, before: Cost) -> Cost:

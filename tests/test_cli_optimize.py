@@ -98,7 +98,9 @@ def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "score on 12 held-out examples" in said.out or "nothing better" in said.out
     assert "saved in tuned.json: the program as it was given" in said.err
-    assert load("tuned.json").provenance is not None
+    record = load("tuned.json").provenance
+    assert record is not None
+    assert [(entry.use, entry.name) for entry in record.data] == [("tuning", "items.jsonl"), ("held-out", "held.jsonl")]
 
 
 def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +123,7 @@ def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixtur
         (["--out", "moa.toml"], "--out moa.toml is there already; name another file, or add --force"),
         (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder is not there"),
         (["--record", "no/where.json"], "--record no/where.json"),
+        (["--record", "./program.json"], "is to hold something else as well"),
         (["--storage", "no/where.db"], "there is no folder 'no'"),
         (["--max-usd", "0"], "usd=0.0 is too small"),
         (["--heldout", "items.jsonl"], "48 of 48 held-out examples are among those"),

@@ -224,7 +224,10 @@ def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None)
             seed=options.seed,
             concurrency=options.concurrency,
             progress=progress,
-            data_name=data_name(options.data or ""),
+            data_names={
+                "tuning": data_name(options.data or ""),
+                "held-out": data_name(options.heldout or options.data or ""),
+            },
             **arguments,
         )
     _save(result, options)
@@ -251,6 +254,9 @@ def _check_files(options: _Options) -> None:
 
     for path, option in ((options.out, "--out"), (options.record, "--record"), (options.report, "--report")):
         checked_file(path, option)
+        places = [Path(other).resolve() for other in (options.out, options.record, options.report) if other is not None]
+        if path is not None and places.count(Path(path).resolve()) > 1:
+            raise ConfigurationError(f"{option} {path} is to hold something else as well; give each a file of its own")
         if path is not None and Path(path).exists() and not options.force:
             raise ConfigurationError(f"{option} {path} is there already; name another file, or add --force")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dspy
 import pytest
@@ -36,9 +36,9 @@ def weak(**options: Any) -> AttentionMoA:
 
 
 def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path) -> None:
-    program, tasks = weak(), planted.examples(0, 72)
+    program, tasks, writer = weak(), planted.examples(0, 72), planted.writer()
     before = digest_of(program)
-    result = optimize(program, tasks, metric=planted.right, prompt_lm=planted.writer(), **SEARCH, **PROMPTS)
+    result = optimize(program, tasks, metric=planted.right, prompt_lm=writer, **SEARCH, **PROMPTS)
     assert result.accepted
     assert result.acceptance is not None
     assert result.acceptance.gain.value > 0.2
@@ -51,7 +51,10 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     assert record is not None
     assert sum(entry.examples for entry in record.data) == 72
     assert [entry.use for entry in record.data] == ["tuning", "held-out"]
-    assert (record.method, record.metric) == ("optimize: architecture+copro+stop", "support.planted:right")
+    assert record.method.startswith("optimize: ")
+    assert set(record.method.removeprefix("optimize: ").split("+")) <= {"architecture", "copro", "stop"}
+    assert "copro" in record.method
+    assert record.metric == "support.planted:right"
     assert record.verdict == result.acceptance.reason == str(result).splitlines()[0]
 
     report = json.loads(json.dumps(result.report))
@@ -61,7 +64,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     ]  # fmt: skip
     assert sum(entry["cost"]["calls"] for entry in report["spent"]) == result.cost.calls
     asked = sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM))
-    assert result.cost.calls >= asked
+    assert 0 < result.cost.calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
     assert result.profile is not None
     assert result.profile.score == result.score
     assert (result.contributions is None) == (len(result.program.agents) == 1)
@@ -125,8 +128,6 @@ def test_fitting_reads_every_rule_off_two_passes_and_keeps_to_a_price() -> None:
     lms: Any = [agent.lm for agent in program.agents]
     fit = fit_stop_rule(program, tasks, planted.right)
     asked = sum(len(lm.requests) for lm in lms)
-    calls = sum(len(measure(program, tasks, planted.right).runs) for _ in range(1))
-    assert calls == 20
     assert asked == 20 * (program.architecture.max_calls + 1), "the second pass asks only the synthesis anew"
     assert {str(depth.rule) for depth in fit.curve} >= {"1", "2", "2+stop", "2+stop@0.25"}
     cheap = fit_stop_rule(program, tasks, planted.right, affordable=lambda price: price.calls < 4)
@@ -203,7 +204,7 @@ class TestBudget:
             **SEARCH,
             **PROMPTS,
         )
-        assert result.cost.calls <= calls + 8 * 30, "only calls under way exceed it"
+        assert result.cost.calls <= calls + 40, "only calls under way exceed it"
         assert result.ended_by == "budget"
         assert result.report["notes"]
         if result.acceptance is None:
@@ -219,8 +220,7 @@ class TestBudget:
 
         first = run(Budget(calls=150))
         rest = run(None)
-        with dspy.context():
-            whole = run(None)
+        whole = run(None)
         assert first.ended_by == "budget"
         assert rest.ended_by == "done"
         assert whole.cost.calls == 0
@@ -240,8 +240,7 @@ def test_progress_has_an_end_in_sight() -> None:
     optimize(weak(), planted.examples(0, 30), metric=planted.right, method="labeled", progress=seen.append, **SEARCH)
     parts = list(dict.fromkeys((at.number, at.part, at.of) for at in seen))
     names = ["architecture", "prompts", "stop", "acceptance", "explanation"]
-    assert parts == [(number, name, 5) for number, name in enumerate(names, 1) if (number, name, 5) in parts]
-    assert parts[-1][0] == 5
+    assert parts == [(number, name, 5) for number, name in enumerate(names, 1)]
     assert all(0 <= at.done <= 1 for at in seen)
     costs = [at.cost.calls for at in seen]
     assert costs == sorted(costs)
@@ -266,6 +265,7 @@ def test_progress_has_an_end_in_sight() -> None:
             {"trainset": [dspy.Example(question=str(n), answer="x") for n in range(9)]},
             "do not say what their inputs are",
         ),
+        ({"n_trials": 0}, "n_trials=0 must be"),
         ({"objective": "speed"}, "objective='speed' is none"),
         ({"objective": "score_at_price"}, "price= goes with"),
         ({"program": dspy.Predict("a -> b")}, "program is an AttentionMoA"),
@@ -361,6 +361,32 @@ class TestWhatIsGivenCounts:
         )
         sizes = result.report["data"]
         assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] <= 38
+
+
+def test_the_stop_rule_is_fitted_on_examples_whose_answers_no_prompt_holds() -> None:
+    seen: list[str] = []
+
+    def noted(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+        seen.append(example.question)
+        return planted.right(example, prediction)
+
+    program = planted.program_of(planted.agents(planted.shown, count=2, cache=True), layers=2)
+    result = optimize(
+        program, planted.examples(0, 40), metric=noted, parts=["prompts", "stop"], method="labeled", explain=False
+    )
+    demos = {demo.question for demo in cast("Any", result.candidate.propose).demos}
+    assert demos
+    (fit,) = result.stop
+    assert fit.chosen.score.examples < result.report["data"]["tuning"]["examples"]
+    assert fit.chosen.score.examples == result.compiled[0].report["examples"]["valset"]
+
+
+def test_an_architecture_that_can_only_be_one_ends_at_once() -> None:
+    one = SearchSpace(samples=1, layers=(1,), attention=("none",), temperatures=(0.7,))
+    lm = simulated("a", knows=0.6)
+    found = search("question -> answer", [lm], one, trainset=examples(8), metric=exact, n_trials=5)
+    assert found.report["ended_by"] == "space"
+    assert len(found.report["trials"]) <= 3
 
 
 class TestPrices:

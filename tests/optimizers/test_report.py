@@ -256,7 +256,8 @@ def test_an_optimization_without_a_held_out_test_says_so(optimization: dict[str,
     page = checked(render([{**optimization, **said}]))
     assert page.headings[0] == "Verdict"
     assert "Nothing was held out." in page.text
-    assert "There is no held-out test of this optimization. Scores are of data that it chose on." in page.text
+    assert "No candidate was tested on held-out examples" in page.text
+    assert "The program that is kept scores" in page.text
 
 
 def test_nothing_at_all_is_a_page() -> None:
