@@ -404,7 +404,7 @@ def test_importing_is_cheap() -> None:
 def test_the_process_is_quiet_and_ends_clean() -> None:
     done = run("""
         from moa_dspy.local import local_lm, local_server
-        assert local_lm(max_tokens=64, cache=False)("Say hello and nothing else.")
+        assert local_lm(temperature=0, max_tokens=200, cache=False)("Say hello and nothing else.")
         print(local_server().pid)
     """)
     assert done.stderr == ""
