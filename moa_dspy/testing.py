@@ -82,7 +82,8 @@ class SimulatedLM(ScriptedLM):
         seed: of the draws.
         model: name in traces.
         latency: seconds for each call.
-        **options: as for ``dspy.LM``.
+        **options: as for ``dspy.LM``. With ``cache=True`` answers come from DSPy's cache, which knows a model by its
+            name: an agent of another skill needs another name.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Running a program over examples: the one loop that every optimizer here uses.
 
-A failed run counts as the lowest score, 0, and is told apart from a wrong answer.
+A failed run counts as the lowest score, 0, and is told apart from a wrong answer. So does one that the metric raises on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy import background
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError, MoAError, RunError
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.trace import Trace
 
@@ -138,5 +138,11 @@ async def _run(program: dspy.Module, example: dspy.Example, metric: Metric) -> R
     except RunError as error:
         return Run(example, 0.0, error=str(error))
     trace = getattr(prediction, "trace", None)
-    score = score_of(await asyncio.to_thread(metric, example, prediction))
-    return Run(example, score, prediction, trace if isinstance(trace, Trace) else None)
+    record = trace if isinstance(trace, Trace) else None
+    try:
+        judged = await asyncio.to_thread(metric, example, prediction)
+    except (MoAError, AssertionError):
+        raise
+    except Exception as error:  # noqa: BLE001 (a metric is anybody's code; what it cannot judge is not right)
+        return Run(example, 0.0, trace=record, error=f"the metric raised {type(error).__name__}: {error}")
+    return Run(example, score_of(judged), prediction, record)

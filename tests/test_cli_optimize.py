@@ -159,3 +159,25 @@ def test_a_wrong_space_is_one_line_that_names_the_file(
     Path("moa.toml").write_text(f"{text}[space]\n{line}\n")
     assert main(["search", *COMMON]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_judged_is_refused_or_counted_and_no_key_is_missed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in Path("items.jsonl").read_text().splitlines()]
+    del rows[3]["answer"]
+    Path("holes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["search", "--config", "moa.toml", "--data", "holes.jsonl", "--metric", "exact"]) == 2
+    assert "1 of 48 examples have no 'answer' to compare with; the first is number" in capsys.readouterr().err
+
+    Path("touchy.py").write_text(
+        "def touchy(example, prediction, trace=None):\n"
+        "    return {'1': 1, '2': 1}[example.answer] and example.answer == prediction.answer\n"
+    )
+    command = ["search", "--config", "moa.toml", "--data", "items.jsonl", "--metric", "touchy:touchy", "--trials", "2"]
+    assert main(command) == 0
+    assert "held-out examples" in capsys.readouterr().out
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert main(["optimize", *COMMON, "--prompt-model", "anthropic/claude-sonnet-4-5", "--out", "other.json"]) == 2
+    assert "no API key for --prompt-model anthropic/claude-sonnet-4-5" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from moa_dspy.cli.keys import check_keys, missing_variables
 from moa_dspy.cli.options import Options, refuse_contradictions
 from moa_dspy.cli.programs import agent_config, build_program, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics import Metric
+from moa_dspy.data.metrics import Metric, TextMetric
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.evaluator import check_inputs, evaluate
 from moa_dspy.evaluation.fingerprint import identified
@@ -130,8 +130,22 @@ def prepare(options: EvalOptions) -> Job:
         selection = replace(selection, fields=None, inputs=("question",))
     examples = selection.load(name)
     check_inputs(program, examples[0])
+    _check_answers(examples, metric)
     own = options.metric is None
     return Job(program, benchmark, examples, metric, judge if own else None, own, out, split, chosen)
+
+
+def _check_answers(examples: Sequence[dspy.Example], metric: Metric) -> None:
+    """Refuse examples without the answer that the metric compares with, before anything is paid for."""
+    if not isinstance(metric, TextMetric):
+        return
+    without = [n for n, example in enumerate(examples, 1) if example.get(metric.target) in (None, "", [])]
+    if without:
+        have = ", ".join(map(str, examples[without[0] - 1].toDict()))
+        raise ConfigurationError(
+            f"{len(without)} of {len(examples)} examples have no {metric.target!r} to compare with; the first is "
+            f"number {without[0]} of those chosen, with the fields {have}: mend them, or map a column with --fields"
+        )
 
 
 def announce(job: Job) -> None:

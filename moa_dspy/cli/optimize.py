@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -200,6 +202,7 @@ def search_command(
 
 def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None) -> None:
     from moa_dspy.cli.judged import data_name, judged
+    from moa_dspy.cli.keys import missing_variables
     from moa_dspy.cli.optimize_view import shown, watching
     from moa_dspy.cli.programs import agent_config
     from moa_dspy.limits import Budget
@@ -212,14 +215,17 @@ def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None)
     )  # fmt: skip
     seconds = None if options.max_minutes is None else options.max_minutes * 60
     limits = (options.max_calls, None, options.max_usd, seconds)
-    with watching(silent=options.quiet) as progress:
+    prompt_lm = None if prompt_model is None else agent_config(prompt_model, "--prompt-model").lm()
+    if prompt_lm is not None and (variables := missing_variables(prompt_lm)):
+        raise ConfigurationError(f"no API key for --prompt-model {prompt_model}: set {' or '.join(variables)}")
+    with watching(silent=options.quiet) as progress, _told_how_to_go_on():
         result = optimize(
             job.program,
             job.examples,
             _held_out(options, job),
             job.metric,
             space=_space(options.config),
-            prompt_lm=None if prompt_model is None else agent_config(prompt_model, "--prompt-model").lm(),
+            prompt_lm=prompt_lm,
             budget=None if limits == (None, None, None, None) else Budget(*limits),
             seed=options.seed,
             concurrency=options.concurrency,
@@ -230,8 +236,9 @@ def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None)
             },
             **arguments,
         )
-    _save(result, options)
+    # The result first: writing files may fail, on a full disk say.
     typer.echo(json.dumps(result.report, ensure_ascii=False, indent=2) if options.as_json else printable(shown(result)))
+    _save(result, options)
 
 
 def _save(result: Optimized, options: _Options) -> None:
@@ -246,6 +253,16 @@ def _save(result: Optimized, options: _Options) -> None:
         write_page(Path(options.report), render([result.report]))
     if not options.quiet:
         note(f"saved in {options.out}: {which}")
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("the same command goes on from here: answered calls are in the response cache, trials in --storage")
+        raise
 
 
 def _check_files(options: _Options) -> None:

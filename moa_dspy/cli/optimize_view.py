@@ -42,6 +42,7 @@ def shown(result: Optimized) -> str:
         lines.append(f"score on {result.score.examples} held-out examples: {result.score}")
     lines.append(f"program: {_described(result.program.architecture)}")
     if not result.accepted and result.acceptance is not None:
+        lines.append(f"the candidate's score on the same: {result.acceptance.after}")
         lines.append(f"candidate: {_described(result.candidate.architecture)}")
     for found in result.searched:
         lines += _front(found)
