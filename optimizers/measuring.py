@@ -1,6 +1,6 @@
 """Running a program over examples: the one loop that every optimizer here uses.
 
-A failed run counts as the lowest score, 0, and is told apart from a wrong answer. So does one that the metric raises on.
+A failed run counts as the lowest score, 0, and is told apart from a wrong answer. So does one that the metric fails on.
 """
 
 from __future__ import annotations
