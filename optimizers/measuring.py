@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 
@@ -21,6 +21,9 @@ __all__ = ["Measurement", "Metric", "Run", "measure", "score_of"]
 
 Metric: TypeAlias = Callable[..., Any]
 """As DSPy's: ``metric(example, prediction, trace=None)``, giving a bool, a number, or a prediction with a ``score``."""
+
+
+_METRIC_RAISED: Final = "the metric raised"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def measure(
 
     Raises:
         ConfigurationError: there are no examples, or the program or its inputs cannot work.
+        RunError: the metric raises on every answer.
     """
     if not examples:
         raise ConfigurationError("there are no examples to run the program on")
@@ -128,6 +132,8 @@ async def _measure(
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     runs = tuple(task.result() for task in tasks)
+    if all(run.error is not None and run.error.startswith(_METRIC_RAISED) for run in runs):
+        raise RunError(f"no answer could be judged: {runs[0].error}")
     costs = [Cost.of_trace(run.trace) for run in runs if run.trace is not None]
     return Measurement(runs, sum(costs, start=Cost()).model_copy(update={"seconds": clock() - began}))
 
@@ -144,5 +150,5 @@ async def _run(program: dspy.Module, example: dspy.Example, metric: Metric) -> R
     except (MoAError, AssertionError):
         raise
     except Exception as error:  # noqa: BLE001 (a metric is anybody's code; what it cannot judge is not right)
-        return Run(example, 0.0, trace=record, error=f"the metric raised {type(error).__name__}: {error}")
+        return Run(example, 0.0, trace=record, error=f"{_METRIC_RAISED} {type(error).__name__}: {error}")
     return Run(example, score_of(judged), prediction, record)

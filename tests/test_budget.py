@@ -326,7 +326,8 @@ def test_at_the_limit_calls_under_way_are_cancelled_and_the_run_answers(
                 assert answered
         assert time.monotonic() - began < 1.5 + 1
         assert until(lambda: not [call for call in server.calls if call.answered is None and call.hung_up is None])
-        assert seen.trace.calls == len(server.calls)
+        # A call may be given up on its way, before the server has seen it.
+        assert 0 <= seen.trace.calls - len(server.calls) <= 1
         assert set(stages(seen.trace)) >= made
         if answered:
             assert seen.trace.stopped_by == "budget"

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.optimizers import SearchProgress, SearchSpace, measure, search
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.search_trials import Rungs
@@ -302,7 +302,7 @@ def test_a_metric_that_fails_ends_the_search_and_leaves_no_running_trial() -> No
     def broken(example: dspy.Example, prediction: Any, trace: Any = None) -> Any:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RunError, match="the metric raised ZeroDivisionError"):
         found(agents(), metric=broken, storage=storage)
     study = optuna.load_study(study_name="moa-dspy-search", storage=storage)
     assert study.get_trials()[0].state.name == "FAIL"
