@@ -158,6 +158,7 @@ class AttentionMoA(dspy.Module):
 
     @property
     def _aggregator(self) -> Voice:
+        """The voice that aggregates: of the agents' kind, so that what an optimizer makes of them holds for it too."""
         agent = self.aggregator
         if agent is None:
             first = self.agents[0]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +28,7 @@ from moa_dspy.field_types import decode_type, encode_type
 from moa_dspy.nearest import Nearest
 from moa_dspy.provenance import Provenance
 from moa_dspy.signatures import TaskSignature
+from moa_dspy.writing import replace_file
 
 if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA
@@ -71,25 +70,9 @@ def save(program: AttentionMoA, path: str | Path) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the program cannot be written to {path}: {_one_line(error)}") from error
     try:
-        _replace(Path(os.path.realpath(path)), encoded)
+        replace_file(Path(os.path.realpath(path)), encoded)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a new file beside ``path``, with the rights that the one there has, and put it in its place."""
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> AttentionMoA:

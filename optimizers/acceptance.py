@@ -13,7 +13,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import digest
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
-from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.significance import check_share, examples_needed, one_sided
 from moa_dspy.program import AttentionMoA
@@ -130,8 +130,7 @@ def accept(
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)
-        runner: dspy.Module = program if purse is None else Gate(program, purse)
-        return measure(runner, heldout, metric, concurrency=concurrency, on_run=told)
+        return measure(program, heldout, metric, concurrency=concurrency, on_run=told, purse=purse)
 
     old = measured("baseline", baseline)
     new = measured("candidate", candidate)

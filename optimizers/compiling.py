@@ -17,10 +17,10 @@ from moa_dspy.nearest import Nearest
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.jobs import Effort, Job, Method, check_effort
 from moa_dspy.optimizers.matching import check_budget, mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, measure
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
-from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, SpentError, TooLittleError
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse, SpentError, TooLittleError
 from moa_dspy.optimizers.quiet import own_randomness, quiet
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
@@ -144,7 +144,7 @@ def _tuned(
     try:
         with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT):
             tuned = learned(chosen.run(job), program)
-        after = measure(Gate(tuned, job.purse), job.valset, job.metric, concurrency=job.concurrency)
+        after = measure(tuned, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
     except (SpentError, BudgetEndedError):
         return program.deepcopy(), before, "budget"
     return tuned, after, "done"
@@ -153,7 +153,7 @@ def _tuned(
 def _measured(program: AttentionMoA, job: Job) -> Measurement:
     """Measure the program as it was given, so that what is broken shows before much is paid."""
     try:
-        before = measure(Gate(program, job.purse), job.valset, job.metric, concurrency=job.concurrency)
+        before = measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
     except BudgetEndedError:
         raise TooLittleError(
             f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
@@ -240,8 +240,7 @@ def _check(
     if metric is None:
         raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
     check_effort(effort)
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency} lets nothing run; give at least 1")
+    check_concurrency(concurrency)
     if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):
         raise ConfigurationError(
             f"{len(trainset)} training examples{'' if valset is None else f' and {len(valset)} for validation'} "

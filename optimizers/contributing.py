@@ -14,7 +14,7 @@ from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.paired import Gain
-from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.significance import holm
@@ -140,8 +140,7 @@ def contributions(
     def measured(what: str, one: AttentionMoA) -> Measurement:
         if on_stage is not None:
             on_stage(f"{what}: {len(devset)} examples")
-        runner: dspy.Module = one if purse is None else Gate(one, purse)
-        return measure(runner, devset, metric, concurrency=concurrency)
+        return measure(one, devset, metric, concurrency=concurrency, purse=purse)
 
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)
@@ -155,7 +154,7 @@ def contributions(
             score=part.score(seed),
             adds=gain,
             p=p,
-            price=_difference(price, _priced(spec.name, part)),
+            price=price - _priced(spec.name, part),
             failed=part.errors,
         )
         for spec, part, gain, p in zip(program.architecture.agents, parts, gains, adjusted, strict=True)
@@ -193,11 +192,6 @@ def _priced(name: str, part: Measurement) -> Price:
         return mean_price(part.runs)
     except RunError as error:
         raise RunError(f"without {name}: {error}") from None
-
-
-def _difference(whole: Price, part: Price) -> Price:
-    usd = None if whole.usd is None or part.usd is None else whole.usd - part.usd
-    return Price(calls=whole.calls - part.calls, tokens=whole.tokens - part.tokens, usd=usd)
 
 
 def _cells(row: Contribution) -> tuple[str, ...]:

@@ -52,6 +52,10 @@ class Price(pydantic.BaseModel):
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Price(calls=self.calls + other.calls, tokens=self.tokens + other.tokens, usd=usd)
 
+    def __sub__(self, other: Price) -> Price:
+        usd = None if self.usd is None or other.usd is None else self.usd - other.usd
+        return Price(calls=self.calls - other.calls, tokens=self.tokens - other.tokens, usd=usd)
+
     def per(self, examples: int) -> Price:
         """Return the mean over ``examples``."""
         usd = None if self.usd is None else self.usd / examples
@@ -84,6 +88,11 @@ class Depth:
     rule: StopRule
     score: Score
     price: Price
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the point as JSON values."""
+        stop = {"layers": self.rule.layers, "early_stop": self.rule.early_stop, "threshold": self.rule.threshold}
+        return {**stop, "score": self.score.model_dump(), "price": self.price.model_dump()}
 
 
 Marks: TypeAlias = dict[StopRule, float]

@@ -8,22 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import dspy
 
 from moa_dspy import background
 from moa_dspy.errors import ConfigurationError, MoAError, RunError
+from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Trace
 
-__all__ = ["Measurement", "Metric", "Run", "measure", "score_of"]
+__all__ = ["Measurement", "Metric", "Run", "check_concurrency", "measure", "score_of"]
 
 Metric: TypeAlias = Callable[..., Any]
 """As DSPy's: ``metric(example, prediction, trace=None)``, giving a bool, a number, or a prediction with a ``score``."""
-
-
-_METRIC_RAISED: Final = "the metric raised"
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Run:
         prediction: None where the run failed.
         trace: what happened, where the program keeps a trace.
         error: why the run failed.
+        judged: False where the program answered and the metric raised.
     """
 
     example: dspy.Example
@@ -43,6 +43,7 @@ class Run:
     prediction: dspy.Prediction | None = None
     trace: Trace | None = None
     error: str | None = None
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def measure(
     *,
     concurrency: int = 8,
     on_run: Callable[[Run], None] | None = None,
+    purse: Purse | None = None,
 ) -> Measurement:
     """Run ``program`` on every example.
 
@@ -83,14 +85,27 @@ def measure(
         metric: see ``Metric``.
         concurrency: runs under way at once.
         on_run: told of each run as it ends.
+        purse: what may be spent; ``program`` is then an ``AttentionMoA``.
 
     Raises:
         ConfigurationError: there are no examples, or the program or its inputs cannot work.
         RunError: the metric raises on every answer.
+        BudgetEndedError: the purse does not cover all runs.
     """
     if not examples:
         raise ConfigurationError("there are no examples to run the program on")
-    return background.run(lambda: _measure(program, examples, metric, concurrency, on_run))
+    runner = program if purse is None else Gate(cast("AttentionMoA", program), purse)
+    return background.run(lambda: _measure(runner, examples, metric, concurrency, on_run))
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Refuse what lets nothing run.
+
+    Raises:
+        ConfigurationError: says what it must be.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; give at least 1")
 
 
 def score_of(value: Any) -> float:
@@ -132,7 +147,7 @@ async def _measure(
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     runs = tuple(task.result() for task in tasks)
-    if all(run.error is not None and run.error.startswith(_METRIC_RAISED) for run in runs):
+    if not any(run.judged for run in runs):
         raise RunError(f"no answer could be judged: {runs[0].error}")
     costs = [Cost.of_trace(run.trace) for run in runs if run.trace is not None]
     return Measurement(runs, sum(costs, start=Cost()).model_copy(update={"seconds": clock() - began}))
@@ -147,8 +162,9 @@ async def _run(program: dspy.Module, example: dspy.Example, metric: Metric) -> R
     record = trace if isinstance(trace, Trace) else None
     try:
         judged = await asyncio.to_thread(metric, example, prediction)
-    except (MoAError, AssertionError):
+    except (MoAError, AssertionError):  # said on purpose: by us, or by whoever wrote the metric
         raise
     except Exception as error:  # noqa: BLE001 (a metric is anybody's code; what it cannot judge is not right)
-        return Run(example, 0.0, trace=record, error=f"{_METRIC_RAISED} {type(error).__name__}: {error}")
+        raised = f"the metric raised {type(error).__name__}: {error}"
+        return Run(example, 0.0, trace=record, error=raised, judged=False)
     return Run(example, score_of(judged), prediction, record)

@@ -26,7 +26,7 @@ from moa_dspy.optimizers.compiling import Compiled
 from moa_dspy.optimizers.contributing import Contributions
 from moa_dspy.optimizers.jobs import Effort, check_effort
 from moa_dspy.optimizers.matching import check_budget
-from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.measuring import Metric, check_concurrency
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.profiling import Profile
 from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
@@ -152,7 +152,7 @@ def optimize(
 
     Raises:
         ConfigurationError: an argument does not fit; nothing was paid for.
-        RunError: the program fails on every example, or the budget ends before anything is known.
+        RunError: the program fails on every example.
     """
     if metric is None:
         raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
@@ -256,8 +256,7 @@ def _check(program: AttentionMoA, parts: Sequence[Part], rounds: int, alpha: flo
         raise ConfigurationError(f"parts={parts!r} must be some of {', '.join(PARTS)}")
     if rounds < 1:
         raise ConfigurationError(f"rounds={rounds!r} must be at least 1")
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; give at least 1")
+    check_concurrency(concurrency)
     check_share("alpha", alpha)
 
 

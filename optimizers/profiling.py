@@ -14,7 +14,7 @@ import pydantic
 from moa_dspy.errors import RunError
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
-from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.stages import StageScores, attribute
 from moa_dspy.program import AttentionMoA
@@ -135,8 +135,7 @@ def profile(
         RunError: every run failed.
         BudgetEndedError: the purse does not cover all runs.
     """
-    runner: dspy.Module = program if purse is None else Gate(program, purse)
-    measured = measure(runner, devset, metric, concurrency=concurrency)
+    measured = measure(program, devset, metric, concurrency=concurrency, purse=purse)
     runs = _attributed(program, measured.runs, metric, concurrency)
     if not runs:
         raise RunError(f"every run failed; the first one: {measured.runs[0].error}")

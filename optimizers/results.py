@@ -45,6 +45,15 @@ class Cost(_Value):
             seconds=self.seconds + other.seconds,
         )
 
+    def __sub__(self, other: Cost) -> Cost:
+        known = self.usd is not None and other.usd is not None
+        return Cost(
+            calls=self.calls - other.calls,
+            tokens=self.tokens - other.tokens,
+            usd=(self.usd or 0.0) - (other.usd or 0.0) if known else None,
+            seconds=self.seconds - other.seconds,
+        )
+
     @classmethod
     def of_trace(cls, trace: Trace) -> Self:
         """Return what one run has cost."""

@@ -157,6 +157,10 @@ class Objective:
             "the price of a call in dollars is not known for every model; count in unit='tokens' or unit='calls'"
         )
 
+    def affords(self, price: Price) -> bool:
+        """Return whether an example may cost so much."""
+        return self.price is None or self.cost(price) <= self.price
+
     def values(self, tally: Tally) -> list[float]:
         """Return what Optuna is told."""
         if not self.two:

@@ -9,7 +9,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimizers.depth import Price
+from moa_dspy.optimizers.depth import Depth, Price
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Objective
 from moa_dspy.optimizers.search_sampler import tried
@@ -78,12 +78,8 @@ def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Po
 
 def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
     """Return the depth curve of a trial: every stop rule with its score and the price of an example."""
-    rows = []
-    for rule, tally in board_of(trial).items():
-        stop = {"layers": rule.layers, "early_stop": rule.early_stop, "threshold": rule.threshold}
-        score = Score.of(tally.scores).model_dump()
-        rows.append({**stop, "score": score, "price": tally.mean_price.model_dump()})
-    return rows
+    points = (Depth(rule, Score.of(tally.scores), tally.mean_price) for rule, tally in board_of(trial).items())
+    return [point.to_dict() for point in points]
 
 
 def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

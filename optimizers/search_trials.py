@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import DepthMetric
 from moa_dspy.optimizers.measuring import Metric, measure
-from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective
 from moa_dspy.optimizers.space import BoundSpace, Design
@@ -85,10 +85,10 @@ class TrialRunner:
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
         judge, board = DepthMetric(program, rules, self.metric), Board.of(rules)
-        gate, rule = Gate(program, self.purse), rules[-1]
+        rule = rules[-1]
         for size in self.rungs.sizes:
             batch = self.examples[board.examples : size]
-            for run in measure(gate, batch, judge, concurrency=self.concurrency).runs:
+            for run in measure(program, batch, judge, concurrency=self.concurrency, purse=self.purse).runs:
                 board.add(judge.marks_of(run), judge.prices_of(run))
             rule = self._record(study, trial, board)
             self.on_batch(trial, size)

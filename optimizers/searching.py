@@ -32,7 +32,7 @@ from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.matching import check_budget
-from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.measuring import Metric, check_concurrency
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.quiet import quiet
 from moa_dspy.optimizers.results import Cost, Score
@@ -163,8 +163,7 @@ def search(
     if not trainset:
         raise ConfigurationError("there are no examples to search with; give a trainset")
     check_trials(n_trials)
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency!r} must be at least 1")
+    check_concurrency(concurrency)
     carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried)
     wanted = Objective(objective, price, unit)

@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.optimizers.depth import Depth, Price, depth_curve
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.purse import Gate, Purse
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.stopping import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA
@@ -39,7 +39,7 @@ class StopFit:
     @property
     def report(self) -> dict[str, Any]:
         """Return everything but the program, as JSON values."""
-        curve, chosen = [_point(depth) for depth in self.curve], _point(self.chosen)
+        curve, chosen = [depth.to_dict() for depth in self.curve], self.chosen.to_dict()
         return {"kind": "stop", "before": str(self.before), "chosen": chosen, "graded": self.graded, "curve": curve}
 
 
@@ -77,8 +77,7 @@ def fit_stop_rule(
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 
     def measured(one: AttentionMoA) -> Measurement:
-        runner: dspy.Module = one if purse is None else Gate(one, purse)
-        return measure(runner, examples, metric, concurrency=concurrency, on_run=on_run)
+        return measure(one, examples, metric, concurrency=concurrency, on_run=on_run, purse=purse)
 
     deep = rebuilt(program, early_stop=False)
     found = [(depth, False) for depth in depth_curve(deep, measured(deep).runs, metric, stop_rules(depths, stops))]
@@ -113,9 +112,3 @@ def _with_rule(program: AttentionMoA, rule: StopRule, *, graded: bool) -> Attent
     if graded and made.architecture.synthesizes:
         grade(made, rule.threshold)
     return made
-
-
-def _point(depth: Depth) -> dict[str, Any]:
-    rule = depth.rule
-    stop = {"layers": rule.layers, "early_stop": rule.early_stop, "threshold": rule.threshold}
-    return {**stop, "score": depth.score.model_dump(), "price": depth.price.model_dump()}

@@ -17,9 +17,9 @@ from moa_dspy.optimizers.compiling import Compiled, compile, split_off  # noqa: 
 from moa_dspy.optimizers.contributing import Contributions, contributions
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Metric, Run, measure
 from moa_dspy.optimizers.profiling import Profile, profile
-from moa_dspy.optimizers.purse import BudgetEndedError, Gate, Purse, TooLittleError
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective
@@ -173,7 +173,7 @@ class Undertaking:
         self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
         objective = Objective(searching["objective"], searching["price"], searching["unit"])
         if "architecture" in parts:
-            self._do("architecture", lambda share: self._search(share, searching))
+            self._do("architecture", lambda share: self._search(share, searching, objective))
         if "prompts" in parts:
             self._do("prompts", lambda share: self._compile(share, compiling, objective))
         if "stop" in parts:
@@ -191,10 +191,8 @@ class Undertaking:
     def _changed(self) -> bool:
         return digest_of(self.candidate) != digest_of(self.program)
 
-    def _search(self, share: Budget | None, arguments: Mapping[str, Any]) -> None:
-        given = self.program
-
-        purse = None if share is None else Purse(share, self._spending, anew=True)
+    def _search(self, share: Budget | None, arguments: Mapping[str, Any], objective: Objective) -> None:
+        given, purse = self.program, self._purse_of(share)
 
         def told(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
@@ -217,12 +215,12 @@ class Undertaking:
         self.rounds[-1]["search"] = found.report
         if found.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
-        self._adopt(found, Objective(arguments["objective"], arguments["price"], arguments["unit"]), purse)
+        self._adopt(found, objective, purse)
 
     def _adopt(self, found: Searched, objective: Objective, purse: Purse | None) -> None:
         """Go on with what a search has found, if it scores higher than the program on the same examples."""
         there = sample(self._unlearnt, seed=found.report["seed"])[: found.score.examples]
-        before = self._measured(self.candidate, there, purse)
+        before = measure(self.candidate, there, self.metric, concurrency=self._concurrency, purse=purse)
         score, best = before.score(), found.report["best"]["trial"]
         self._best = max(score.value, found.score.value)
         known = next(trial["price"] for trial in found.report["trials"] if trial["number"] == best)
@@ -230,13 +228,14 @@ class Undertaking:
         failing = before.errors == len(before.runs)
         if failing and not found.score.value:
             raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
-        dear = not failing and not _affordable(objective, mean_price(before.runs))
-        if dear:
+        own = None if failing else mean_price(before.runs)
+        dear = own is not None and not objective.affords(own)
+        if own is not None and dear:
             self.notes.append(
-                f"architecture: the program itself costs {objective.cost(mean_price(before.runs)):g} {objective.unit} "
+                f"architecture: the program itself costs {objective.cost(own):g} {objective.unit} "
                 "an example, which is above the price; the test on held-out examples is of scores alone"
             )
-        if price is not None and not _affordable(objective, price):
+        if price is not None and not objective.affords(price):
             self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
         if found.score.value > score.value or dear:
             self.candidate = found.program
@@ -268,7 +267,7 @@ class Undertaking:
             self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
         elif tuned.gain.value <= 0:
             self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
-        elif not _affordable(objective, tuned.price):
+        elif not objective.affords(tuned.price):
             self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
         else:
             self.candidate, self._unlearnt = tuned.program, hold
@@ -285,8 +284,8 @@ class Undertaking:
             self._unlearnt,
             self.metric,
             concurrency=self._concurrency,
-            purse=None if share is None else Purse(share, self._spending, anew=True),
-            affordable=lambda price: _affordable(objective, price),
+            purse=self._purse_of(share),
+            affordable=objective.affords,
             on_run=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
@@ -353,11 +352,10 @@ class Undertaking:
             if not (self.searched or self.compiled or self.stops):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")
-        self.spent.append((part, _difference(self.cost, before)))
+        self.spent.append((part, self.cost - before))
 
-    def _measured(self, program: AttentionMoA, examples: Sequence[dspy.Example], purse: Purse | None) -> Measurement:
-        runner: dspy.Module = program if purse is None else Gate(program, purse)
-        return measure(runner, examples, self.metric, concurrency=self._concurrency)
+    def _purse_of(self, share: Budget | None) -> Purse | None:
+        return None if share is None else Purse(share, self._spending, anew=True)
 
     def _cut(self, why: str) -> None:
         self.ended_by = "budget"
@@ -380,19 +378,13 @@ class Undertaking:
         self._tell(OptimizeProgress(self.plan[number], number + 1, len(self.plan), done, detail, best, self.cost))
 
 
-def bind_space(program: AttentionMoA, space: SearchSpace | None) -> None:
+def bind_space(program: AttentionMoA, space: SearchSpace) -> None:
     """Refuse a space that does not fit the program's agents.
 
     Raises:
         ConfigurationError: says what does not fit.
     """
-    choices = _choices_of(program)
-    BoundSpace(space or SearchSpace(), program.task, named_agents(program), {}, choices["aggregators"])
-
-
-def _affordable(objective: Objective, price: Price) -> bool:
-    """Whether an example may cost so much."""
-    return objective.price is None or objective.cost(price) <= objective.price
+    BoundSpace(space, program.task, named_agents(program), {}, _further_aggregators(program))
 
 
 def _choices_of(program: AttentionMoA) -> dict[str, Any]:
@@ -416,13 +408,3 @@ def _same(one: Agent, other: Agent) -> bool:
     """Whether two agents are one model at one address with the same settings, whatever they are called."""
     there = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
     return one.spec("-") == other.spec("-") and there[0] == there[1]
-
-
-def _difference(after: Cost, before: Cost) -> Cost:
-    known = after.usd is not None and before.usd is not None
-    return Cost(
-        calls=after.calls - before.calls,
-        tokens=after.tokens - before.tokens,
-        usd=(after.usd or 0.0) - (before.usd or 0.0) if known else None,
-        seconds=after.seconds - before.seconds,
-    )

@@ -269,12 +269,14 @@ def _check_files(options: _Options) -> None:
     """Refuse what could not be written, before anything is paid for."""
     from moa_dspy.cli.eval import checked_file
 
-    for path, option in ((options.out, "--out"), (options.record, "--record"), (options.report, "--report")):
+    given = (("--out", options.out), ("--record", options.record), ("--report", options.report))
+    wanted = [(option, path) for option, path in given if path is not None]
+    places = [Path(path).resolve() for _, path in wanted]
+    for (option, path), place in zip(wanted, places, strict=True):
         checked_file(path, option)
-        places = [Path(other).resolve() for other in (options.out, options.record, options.report) if other is not None]
-        if path is not None and places.count(Path(path).resolve()) > 1:
+        if places.count(place) > 1:
             raise ConfigurationError(f"{option} {path} is to hold something else as well; give each a file of its own")
-        if path is not None and Path(path).exists() and not options.force:
+        if place.exists() and not options.force:
             raise ConfigurationError(f"{option} {path} is there already; name another file, or add --force")
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,7 @@ import typer
 
 from moa_dspy.cli.console import note, quiet_libraries
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.writing import replace_file
 
 __all__ = ["report_command", "write_page"]
 
@@ -113,11 +112,7 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         RunError: the disk is full, or the like.
     """
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, page.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunError(f"the page could not be written to {path}: {error.strerror or error}") from None

@@ -139,9 +139,11 @@ class Record:
         """Replay a search; return its score, its calls, and those of them that would have reached a model."""
         made, calls = set[str](), 0
 
-        def replayed(gate: Any, batch: Sequence[dspy.Example], metric: DepthMetric, **_: Any) -> Measurement:
+        def replayed(
+            program: AttentionMoA, batch: Sequence[dspy.Example], metric: DepthMetric, **_: Any
+        ) -> Measurement:
             nonlocal calls
-            entry = self.designs[key_of(gate.program)]
+            entry = self.designs[key_of(program)]
             runs = tuple(entry.runs[example.question] for example in batch)
             for run in runs:
                 assert run.trace is not None
