@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["open_storage", "open_study"]
 
 _SECONDS_FOR_A_LOCK = 60
-_TRIES = 3
+_SECONDS_FOR_TABLES = 30
 
 
 class _Journal(JournalFileBackend):
@@ -101,13 +102,24 @@ def open_study(
 
 
 def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
-    """Open a database, where another process may be creating Optuna's tables at this moment."""
-    for _ in range(_TRIES):
+    """Open a database, where other processes may be creating Optuna's tables at this moment."""
+    deadline = time.monotonic() + _SECONDS_FOR_TABLES
+    while True:
         try:
             return RDBStorage(url, engine_kwargs=engine)
-        except (IntegrityError, ProgrammingError):
-            time.sleep(1)
-    return RDBStorage(url, engine_kwargs=engine)
+        except DBAPIError as error:
+            if not _created_meanwhile(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.05, 0.2))
+
+
+def _created_meanwhile(error: DBAPIError) -> bool:
+    """Whether another process made a table, or wrote the row that says their version, after this one had looked.
+
+    Databases have no common class for it: SQLite and MySQL raise an OperationalError, PostgreSQL a ProgrammingError
+    or, for the name of the table's row type, an IntegrityError.
+    """
+    return isinstance(error, IntegrityError) or "already exists" in str(error.orig)
 
 
 def _opened(url: str, make: Any, path: str) -> BaseStorage:

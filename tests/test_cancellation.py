@@ -141,7 +141,9 @@ def test_cancelling_many_runs_leaks_no_task_thread_or_file() -> None:
         threads, files = threading.active_count(), open_files()
         asyncio.run(cancelled())
         assert until(lambda: server.open_connections == 0)
-        assert (threading.active_count(), open_files()) == (threads, files)
+        # What other tests left to the garbage collector may be gone meanwhile; more than before is a leak.
+        assert threading.active_count() <= threads
+        assert open_files() <= files
         assert noise == []
 
 

@@ -10,8 +10,10 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import pytest
@@ -40,9 +42,25 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.set(database=name).render_as_string(hide_password=False)
 
 
-def start(folder: Path, storage: str, name: str, *, latency: float = 0.0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", str(WORKER), str(folder), storage, name, str(latency)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Start(Protocol):
+    """Begins a search in a process of its own."""
+
+    def __call__(self, name: str, *, latency: float = 0.0) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path, storage: str) -> Iterator[Start]:
+    """Processes that end with the test, whatever becomes of it."""
+    with ExitStack() as stack:
+
+        def begun(name: str, *, latency: float = 0.0) -> subprocess.Popen[str]:
+            command = [sys.executable, "-W", "error", str(WORKER), str(tmp_path), storage, name, str(latency)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield begun
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -78,8 +96,8 @@ def architectures(study: optuna.Study) -> list[str]:
     return [json.dumps(t.params, sort_keys=True) for t in done(study)]
 
 
-def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path, storage: str) -> None:
-    pair = [start(tmp_path, storage, name, latency=0.01) for name in ("one", "two")]
+def test_two_processes_run_every_trial_once_and_agree_on_the_best(storage: str, start: Start) -> None:
+    pair = [start(name, latency=0.01) for name in ("one", "two")]
     first, second = (result(process) for process in pair)
     study = study_of(storage)
     assert len(done(study)) == first["n_trials"]
@@ -91,13 +109,15 @@ def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path
     assert first["score"] == second["score"] == best
 
 
-def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(tmp_path: Path, storage: str) -> None:
-    victim = start(tmp_path, storage, "victim", latency=0.05)
+def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(
+    tmp_path: Path, storage: str, start: Start
+) -> None:
+    victim = start("victim", latency=0.05)
     deadline = time.monotonic() + 120
     while not running(storage, victim.pid) and time.monotonic() < deadline:
         assert victim.poll() is None, victim.communicate()
         time.sleep(0.05)
-    other = start(tmp_path, storage, "other")
+    other = start("other")
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     ended = result(other)
@@ -115,6 +135,22 @@ def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(tmp_pa
         (tmp_path / "answered-victim.txt").read_text().splitlines()
     )
     assert set(again) <= unanswered
+
+
+def test_a_database_whose_tables_another_process_makes_at_the_same_moment_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    first = iter([True])
+
+    def another_process_is_faster(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE" in statement and next(first, False):
+            optuna.create_study(study_name="theirs", storage=open_storage(url))
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", another_process_is_faster)
+    try:
+        ours = open_storage(url)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", another_process_is_faster)
+    assert optuna.get_all_study_names(ours) == ["theirs"]
 
 
 class TestStaleTrials:
