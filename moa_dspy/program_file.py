@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,7 +69,7 @@ def save(program: AttentionMoA, path: str | Path) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the program cannot be written to {path}: {_one_line(error)}") from error
     try:
-        replace_file(Path(os.path.realpath(path)), encoded)
+        replace_file(Path(path), encoded)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
 

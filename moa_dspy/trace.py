@@ -5,11 +5,12 @@ Canonical order is layer, stage, acting agent, target: the same for equal runs, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import pydantic
+
+from moa_dspy.sayable import sayable
 
 __all__ = ["STAGES", "Failure", "Stage", "Status", "Step", "StoppedBy", "Tokens", "Trace"]
 
@@ -19,21 +20,9 @@ STAGES: Final[tuple[Stage, ...]] = ("propose", "critique", "refine", "aggregate"
 Status = Literal["ok", "failed", "skipped", "cancelled"]
 StoppedBy = Literal["layers", "no_improvement", "budget", "failure", "cancelled"]
 
-
-def _sayable(value: Any) -> Any:
-    """``value`` with what JSON cannot hold said otherwise: lone surrogates as ``?``, NaN and infinities by name."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {_sayable(key): _sayable(part) for key, part in value.items()}
-    return [_sayable(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
 # What models write is any text; a trace of it can always be stored, and read back as it was.
-_Text: TypeAlias = Annotated[str, pydantic.AfterValidator(_sayable)]
-_Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(_sayable)]
+_Text: TypeAlias = Annotated[str, pydantic.AfterValidator(sayable)]
+_Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(sayable)]
 
 
 class _Record(pydantic.BaseModel):

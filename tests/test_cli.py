@@ -248,6 +248,26 @@ def test_several_and_typed_outputs_are_lines_without_the_added_reasoning(
     assert "reasoning" not in content
 
 
+def test_text_that_utf_8_cannot_hold_is_shown_with_question_marks(moa: Run, provider: Provider, tmp_path: Path) -> None:
+    provider.text = "caf\u00e9 \ud83d"
+    arguments = ("ask", "x", "-c", agents_file(tmp_path, provider, ["one"]), "--layers", "1")
+    assert moa(*arguments).out == "café ?\n"
+    assert json.loads(moa(*arguments, "--json").out)["answer"] == "café ?"
+
+
+@pytest.mark.parametrize(("number", "name"), [("NaN", "NaN"), ("Infinity", "Infinity"), ("-inf", "-Infinity")])
+def test_json_stays_json_whatever_number_a_model_writes(
+    moa: Run, provider: Provider, tmp_path: Path, number: str, name: str
+) -> None:
+    provider.text = typed(reasoning="r", x=number)
+    arguments = ("-c", agents_file(tmp_path, provider, ["one"]), "--layers", "1", "--signature", "question -> x: float")
+
+    def not_json(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    assert json.loads(moa("ask", "x", *arguments, "--json").out, parse_constant=not_json)["x"] == name
+
+
 def test_a_single_typed_output_keeps_its_name(moa: Run, provider: Provider, tmp_path: Path) -> None:
     provider.text = typed(reasoning="2 + 2", answer="4")
     config = agents_file(tmp_path, provider, ["one"])
@@ -860,6 +880,80 @@ def test_a_reader_that_leaves_is_no_error_worth_a_traceback(tmp_path: Path) -> N
         os.close(writing)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+def shell(redirection: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with standard streams redirected as a shell does it."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "moa_dspy", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(folder),
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_paid_run_that_cannot_be_printed_is_told_as_that_and_keeps_its_trace(
+    provider: Provider, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t.json"
+    config = agents_file(tmp_path, provider)
+    done = shell(">/dev/full", tmp_path, "ask", "x", "-c", config, "-q", "--trace", str(trace))
+    assert done.returncode == 1
+    assert done.stderr == "error: the result could not be written to standard output: No space left on device\n"
+    assert Trace.from_json(trace.read_text()).outputs
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_reader_that_leaves_costs_nobody_the_trace(provider: Provider, tmp_path: Path) -> None:
+    trace = tmp_path / "t.json"
+    config = agents_file(tmp_path, provider)
+    done = shell("| true", tmp_path, "ask", "x", "-c", config, "-q", "--trace", str(trace))
+    assert "Traceback" not in done.stderr
+    assert Trace.from_json(trace.read_text()).outputs
+
+
+@pytest.mark.skipif(os.name == "nt", reason="redirections of POSIX")
+def test_standard_streams_may_be_closed(provider: Provider, tmp_path: Path) -> None:
+    config = agents_file(tmp_path, provider, ["one"])
+    arguments = ("-c", config, "--layers", "1")
+    done = shell("<&-", tmp_path, "ask", "-", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: standard input is closed; give the question as an argument")
+    done = shell(">&-", tmp_path, "ask", "x", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output is closed, so the result would be lost")
+    assert provider.bodies == []
+    done = shell("2>&-", tmp_path, "ask", "x", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Paris\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_progress_that_nobody_can_read_stops_no_run(provider: Provider, tmp_path: Path) -> None:
+    done = shell("2>/dev/full", tmp_path, "ask", "x", "-c", agents_file(tmp_path, provider), "--layers", "1")
+    assert (done.returncode, done.stdout) == (0, "Paris\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_run_that_is_killed_leaves_the_trace_file_as_it_was(provider: Provider, tmp_path: Path) -> None:
+    provider.delay = 30.0
+    config = agents_file(tmp_path, provider)
+    for before in (None, "an older trace"):
+        trace = tmp_path / f"{before}.json"
+        if before is not None:
+            trace.write_text(before)
+        provider.bodies.clear()
+        command = [sys.executable, "-m", "moa_dspy", "ask", "x", "-c", config, "-q", "--trace", str(trace)]
+        process = subprocess.Popen(command, env=environment(tmp_path))
+        deadline = time.monotonic() + 60
+        while not provider.bodies and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        process.wait(timeout=60)
+        assert (trace.read_text() if trace.exists() else None) == before
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")

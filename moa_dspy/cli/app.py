@@ -5,10 +5,12 @@ Whatever goes wrong is one line on standard error and an exit code; a traceback 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -90,6 +92,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; default: those of this process.
     """
     settings = _Settings(debug=os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"))
+    if sys.stdout is None:
+        error("standard output is closed, so the result would be lost; leave it open, or send it to a file")
+        return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # models write any text, encodings hold less
     command = typer.main.get_command(app)
     arguments = None if argv is None else list(argv)
     try:
@@ -115,6 +122,9 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, MoAError):
         error(str(problem))
         return problem.exit_code
+    if isinstance(problem, OSError):
+        error(f"{problem.filename or 'the system refused'}: {problem.strerror or problem}")
+        return 1
     format_message: Any = getattr(problem, "format_message", None)
     if callable(format_message):  # a usage error of Typer, whose class differs between its versions
         error(f"{format_message()} (see --help)")
@@ -133,7 +143,5 @@ def _cause(problem: Exception) -> Exception:
 
 def _abandon_stdout() -> None:
     """Let nothing more be written to a pipe whose reader has gone, not even when the interpreter ends."""
-    try:
+    with suppress(OSError, ValueError):  # standard output is no file, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # standard output is no file, as in tests
-        return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from moa_dspy.cli.console import note, printable, quiet_libraries, warning
+from moa_dspy.cli.console import is_terminal, note, printable, quiet_libraries, warning, write_result
 from moa_dspy.cli.options import (
     Agents,
     Aggregator,
@@ -75,19 +75,21 @@ def ask(
 def _ask(options: Options) -> None:
     from moa_dspy.cli.trace_file import TraceFile
 
-    with TraceFile(options.trace) as trace_file:
-        from moa_dspy.cli.inputs import gather_inputs
-        from moa_dspy.cli.keys import check_keys
-        from moa_dspy.cli.programs import build_program, uses_default_agents
+    trace_file = TraceFile(options.trace)
+    from moa_dspy.cli.inputs import gather_inputs
+    from moa_dspy.cli.keys import check_keys
+    from moa_dspy.cli.programs import build_program, uses_default_agents
 
-        program = build_program(options)
-        check_keys(program)
-        values = gather_inputs(program.task, options.question, options.inputs)
-        if uses_default_agents(options) and not options.quiet:
-            note("no agent is named: asking three on the embedded model 'local'; --agent names others")
-        prediction = _run(program, values, options, trace_file)
+    program = build_program(options)
+    check_keys(program)
+    values = gather_inputs(program.task, options.question, options.inputs)
+    if uses_default_agents(options) and not options.quiet:
+        note("no agent is named: asking three on the embedded model 'local'; --agent names others")
+    prediction = _run(program, values, options, trace_file)
+    try:
+        trace_file.write(prediction.trace)  # first: printing may fail, as into a pipe whose reader has gone
+    finally:
         _print_answer(program, prediction, options)
-        trace_file.write(prediction.trace)
 
 
 def _run(program: AttentionMoA, values: dict[str, object], options: Options, trace_file: TraceFile) -> Prediction:
@@ -122,6 +124,6 @@ def _print_answer(program: AttentionMoA, prediction: Prediction, options: Option
 
     write: Callable[[AttentionMoA, Prediction], str] = as_json if options.as_json else as_text
     text = write(program, prediction)
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         text = printable(text)
-    typer.echo(text)
+    write_result(text)

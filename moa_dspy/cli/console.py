@@ -11,10 +11,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
-__all__ = ["error", "is_terminal", "note", "printable", "quiet_libraries", "set_quiet", "warning"]
+from moa_dspy.errors import RunError
+
+__all__ = ["error", "is_terminal", "note", "printable", "quiet_libraries", "set_quiet", "warning", "write_result"]
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -25,6 +27,22 @@ def set_quiet(*, logs: bool) -> None:
     """Choose whether ``quiet_libraries`` has an effect."""
     global _quiet_logs
     _quiet_logs = logs
+
+
+def write_result(text: str) -> None:
+    """Write what the command was run for to standard output.
+
+    Raises:
+        RunError: there is no room for it, or the like.
+        BrokenPipeError: whoever read it has gone.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        message = f"the result could not be written to standard output: {failure.strerror or failure}"
+        raise RunError(message) from failure
 
 
 def error(message: str) -> None:
@@ -75,4 +93,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _line(text: str) -> None:
-    print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
+    """Write a line to standard error; that nobody can read it is no reason to give up what is being paid for."""
+    if sys.stderr is not None:  # it is None where it was closed before the command began
+        with suppress(OSError):
+            print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)

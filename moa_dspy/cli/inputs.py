@@ -74,6 +74,8 @@ def _place_for_question(task: TaskSignature, given: dict[str, str]) -> str:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise InputError("standard input is closed; give the question as an argument, or send it to standard input")
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").strip()
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.console import is_terminal, note, printable, quiet_libraries
+from moa_dspy.cli.console import is_terminal, note, printable, quiet_libraries, write_result
 from moa_dspy.cli.options import (
     Agents,
     Aggregator,
@@ -167,11 +167,11 @@ def _number(pair: str, value: str, *, whole: bool) -> int | float:
 
 def _print(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(plan.to_json(indent=2))
+        write_result(plan.to_json(indent=2))
     elif is_terminal(sys.stdout):
         _print_styled(plan)
     else:
-        typer.echo(printable(plan.to_table()))
+        write_result(printable(plan.to_table()))
 
 
 def _print_styled(plan: Plan) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from moa_dspy.sayable import sayable
+
 if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA, Prediction
     from moa_dspy.trace import Trace
@@ -32,7 +34,7 @@ def as_json(program: AttentionMoA, prediction: Prediction) -> str:
     outputs, counted = _outputs(program, prediction), figures(prediction.trace)
     if outputs.keys() & {*counted, _NESTED}:
         outputs = {_NESTED: outputs}
-    return json.dumps({**outputs, **counted}, ensure_ascii=False, indent=2)
+    return json.dumps(sayable({**outputs, **counted}), ensure_ascii=False, indent=2)
 
 
 def figures(trace: Trace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli.console import is_terminal, printable, quiet_libraries
+from moa_dspy.cli.console import is_terminal, printable, quiet_libraries, write_result
 
 __all__ = ["show"]
 
@@ -26,8 +26,8 @@ def show(
 
         view = described(program)
         if as_json:
-            typer.echo(json.dumps(view.model_dump(mode="json"), ensure_ascii=False, indent=2))
+            write_result(json.dumps(view.model_dump(mode="json"), ensure_ascii=False, indent=2))
         elif is_terminal(sys.stdout):
             styled(sections(view))
         else:
-            typer.echo(printable("\n\n".join(section.plain() for section in sections(view))))
+            write_result(printable("\n\n".join(section.plain() for section in sections(view))))

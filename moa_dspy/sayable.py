@@ -1,0 +1,23 @@
+"""What models write is any text and any number; JSON and UTF-8 hold less."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["sayable"]
+
+
+def sayable(value: Any) -> Any:
+    """Return ``value`` with what JSON cannot hold said otherwise: lone surrogates as ``?``, NaN and infinities by name.
+
+    Args:
+        value: texts, numbers, and lists and dictionaries of them.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {sayable(key): sayable(part) for key, part in value.items()}
+    return [sayable(part) for part in value] if isinstance(value, (list, tuple)) else value
