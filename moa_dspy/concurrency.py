@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Hashable
@@ -23,7 +25,7 @@ __all__ = ["admitted", "limit_concurrency"]
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
-    """Allow at most ``calls`` LM calls at once.
+    """Allow at most ``calls`` LM calls at once; a new limit counts the calls that are under way under the old one.
 
     Where calls have to wait for a model, those that share the prompt's beginning with the call that has just ended go
     first. A server that keeps prompts (llama.cpp, vLLM) then reads a critic's own answer once instead of once for
@@ -39,10 +41,8 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
     with _lock:
-        if calls is None:
-            _gates.pop(model, None)
-        else:
-            _gates[model] = _Gate(calls)
+        gate = _gates.setdefault(model, _Gate())
+    gate.resize(math.inf if calls is None else calls)
 
 
 @contextlib.asynccontextmanager
@@ -74,11 +74,18 @@ class _Gate:
     once would each have the server read what they share.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, places: float = math.inf) -> None:
+        self.places = places
+        self._busy = 0
         self._waiting: deque[_Waiter] = deque()
         self._under_way: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
+
+    def resize(self, places: float) -> None:
+        """Let so many calls be under way from now on; those that are too many end in their own time."""
+        with self._lock:
+            self.places = places
+            self._let_in(None)
 
     @contextlib.asynccontextmanager
     async def place(self, group: Hashable) -> AsyncIterator[None]:
@@ -92,8 +99,8 @@ class _Gate:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(group, loop, loop.create_future())
         with self._lock:
-            if self._free > 0:
-                self._free -= 1
+            if self._busy < self.places:
+                self._busy += 1
                 self._under_way[group] += 1
                 return
             self._waiting.append(waiter)
@@ -113,14 +120,18 @@ class _Gate:
             self._under_way[group] -= 1
             if not self._under_way[group]:
                 del self._under_way[group]
-            while self._waiting:
-                following = self._following(group)
-                self._waiting.remove(following)
-                with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
-                    following.loop.call_soon_threadsafe(_admit, following.admitted)
-                    self._under_way[following.group] += 1
-                    return
-            self._free += 1
+            self._busy -= 1
+            self._let_in(group)
+
+    def _let_in(self, group: Hashable) -> None:
+        """Give the free places to those who wait, to calls of ``group`` before others."""
+        while self._waiting and self._busy < self.places:
+            following = self._following(group)
+            self._waiting.remove(following)
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
+                following.loop.call_soon_threadsafe(_admit, following.admitted)
+                self._under_way[following.group] += 1
+                self._busy += 1
 
     def _following(self, group: Hashable) -> _Waiter:
         same = (waiter for waiter in self._waiting if waiter.group == group)
@@ -135,3 +146,15 @@ def _admit(future: asyncio.Future[None]) -> None:
 
 _lock = threading.Lock()
 _gates: dict[str | None, _Gate] = {}
+
+
+def _renew() -> None:
+    """In a forked child no call of the parent ends, and a lock may be held by a thread that is not there."""
+    global _lock
+    _lock = threading.Lock()
+    for model, gate in list(_gates.items()):
+        _gates[model] = _Gate(gate.places)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_renew)

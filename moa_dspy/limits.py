@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Budget", "Tolerance"]
+__all__ = ["Budget", "Tolerance", "limits_of"]
+
+Limits = TypeVar("Limits", "Budget", "Tolerance")
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class Budget:
         calls: LM calls that are paid for or might be; at least 1. Calls that the response cache answers are counted
             while under way, since that is known only afterwards.
         tokens: prompt plus completion tokens, above 0.
-        usd: dollars, above 0. Calls without a known price count as free.
+        usd: dollars, above 0. A run whose models have no known price is refused, since nothing would limit it; models
+            on this machine cost nothing.
         seconds: wall time, above 0.
 
     Raises:
-        ConfigurationError: a limit is too small for a single proposal.
+        ConfigurationError: a limit is no number, or too small for a single proposal.
     """
 
     calls: int | None = None
@@ -45,20 +47,22 @@ class Budget:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None:
-                continue
             whole = field.name in ("calls", "tokens")
-            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-            if not number or not value > 0 or math.isnan(value):
+            if value is not None and not (_is_number(value, whole=whole) and value > 0):
                 least = "at least 1" if whole else "above 0"
                 raise ConfigurationError(
                     f"budget {field.name}={value!r} is too small for a single proposal; it must be {least}"
                 )
 
     def within(self, other: Budget | None) -> Self:
-        """Return the budget that keeps to both this one and ``other``."""
+        """Return the budget that keeps to both this one and ``other``.
+
+        Raises:
+            ConfigurationError: ``other`` is no budget.
+        """
         if other is None:
             return self
+        other = limits_of(Budget, other)
         tighter = {}
         for field in dataclasses.fields(self):
             given = [value for value in (getattr(self, field.name), getattr(other, field.name)) if value is not None]
@@ -80,10 +84,11 @@ class Tolerance:
             were there; None waits for all.
         grace: see ``quorum``.
         patience: the longest wait between two tries, in seconds; a provider that asks for more counts as failing.
-        strict: fail at once when any step fails, instead of going on without it.
+        strict: fail at once when any step fails, instead of going on without it. What ``layer_deadline`` or ``quorum``
+            leaves behind has not failed: one asks for those, and gets them in a strict run too.
 
     Raises:
-        ConfigurationError: a value is out of range.
+        ConfigurationError: a value is no number, or out of range.
     """
 
     timeout: float | None = 600.0
@@ -95,9 +100,41 @@ class Tolerance:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("timeout", 0), ("layer_deadline", 0), ("quorum", 0), ("patience", 0), ("retries", -1)):
-            value = getattr(self, name)
-            if value is not None and not value > least:
-                raise ConfigurationError(f"{name}={value!r} is out of range; it must be above {least}")
-        if not self.grace >= 0:
-            raise ConfigurationError(f"grace={self.grace!r} is out of range; it must not be negative")
+        self._check("retries", whole=True, least=0)
+        self._check("quorum", whole=True, least=1)
+        self._check("grace", least=0, needed=True)
+        self._check("patience", above=0, needed=True)
+        self._check("timeout", above=0)
+        self._check("layer_deadline", above=0)
+        if not isinstance(self.strict, bool):
+            raise ConfigurationError(f"strict={self.strict!r} is out of range; it must be True or False")
+
+    def _check(
+        self, name: str, *, whole: bool = False, least: int = 0, above: int | None = None, needed: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        if value is None and not needed:
+            return
+        wanted = f"from {least}" if above is None else f"above {above}"
+        if not _is_number(value, whole=whole):
+            raise ConfigurationError(f"{name}={value!r} is no {'whole ' * whole}number; it must be one {wanted}")
+        if not (value >= least if above is None else value > above):
+            raise ConfigurationError(f"{name}={value!r} is out of range; it must be {wanted}")
+
+
+def limits_of(kind: type[Limits], value: Any) -> Limits:
+    """Return ``value`` where it is of this kind, and one without limits of its own for None.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        name = kind.__name__
+        raise ConfigurationError(f"{name.lower()}={value!r} is no {name}; write {name}(...), from moa_dspy")
+    return value
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

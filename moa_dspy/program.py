@@ -20,7 +20,7 @@ from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.events import emit
 from moa_dspy.layers import Outcome, Predictors, run_layers
 from moa_dspy.ledger import Ledger
-from moa_dspy.limits import Budget, Tolerance
+from moa_dspy.limits import Budget, Tolerance, limits_of
 from moa_dspy.signatures import TaskSignature, derive_roles, task_signature
 from moa_dspy.steps import Recorder, Session
 from moa_dspy.trace import StoppedBy, Trace
@@ -122,8 +122,8 @@ class AttentionMoA(dspy.Module):
         self.roles = derive_roles(self.task, reasoning=reasoning)
         if "trace" in self.task.output_fields or "budget" in self.task.input_fields:
             raise ConfigurationError("a task cannot have an output 'trace' or an input 'budget'; rename the field")
-        self.budget = budget or Budget()
-        self.tolerance = tolerance or Tolerance()
+        self.budget = limits_of(Budget, budget)
+        self.tolerance = limits_of(Tolerance, tolerance)
         self.provenance = None
         self._make_predictors()
 

@@ -243,6 +243,22 @@ def test_a_budget_too_small_for_one_proposal_is_refused_before_anything_is_spent
     assert asked(lms) == 0
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Budget(usd="5"), lambda: Tolerance(retries=1.5), lambda: Tolerance(quorum=2.5),
+        lambda: Tolerance(quorum="3"), lambda: Tolerance(timeout="5"), lambda: Tolerance(grace=None),
+        lambda: Tolerance(strict="yes"), lambda: AttentionMoA(SIGNATURE, agents(1), budget=5),
+        lambda: AttentionMoA(SIGNATURE, agents(1), budget={}), lambda: AttentionMoA(SIGNATURE, agents(1), tolerance={}),
+        lambda: AttentionMoA(SIGNATURE, agents(1))(question="?", budget={"calls": 3}),
+        lambda: AttentionMoA(SIGNATURE, agents(1))(question="?", budget=0),
+    ],
+)  # fmt: skip
+def test_what_is_no_limit_is_refused_where_it_is_written(make: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^\S.*[=]\S.* (is no|is out of range|is too small)"):
+        make()
+
+
 def test_a_calls_budget_narrows_the_programs_and_never_widens_it() -> None:
     lms = agents(3)
     moa = AttentionMoA(SIGNATURE, lms, 1, budget=Budget(calls=4))

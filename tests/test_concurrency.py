@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.loopback import Body, Call, Loopback, refusal
-from support.runs import in_format, role_of
+from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
 from moa_dspy.concurrency import admitted, limit_concurrency
@@ -253,6 +256,55 @@ def test_lifting_a_limit_lets_those_in_that_wait() -> None:
         return order
 
     assert asyncio.run(body()) == ["first", "new", "waiting"]
+
+
+def test_a_limit_that_is_set_again_counts_the_calls_that_are_under_way() -> None:
+    gauges = {"all": Gauge()}
+    with Loopback(in_format, measured(gauges, 0.3)) as server, ThreadPoolExecutor(8) as pool:
+        limit_concurrency(2)
+        moa = AttentionMoA(SIGNATURE, [server.lm()], 1, attention="none", aggregation="none")
+        runs = [pool.submit(moa, question=str(number)) for number in range(8)]
+        assert until(lambda: gauges["all"].inside == 2)
+        limit_concurrency(2)
+        assert [run.result().answer for run in runs] == ["an answer"] * 8
+        assert gauges["all"].most == 2
+        limit_concurrency(4)
+        runs = [pool.submit(moa, question=str(number)) for number in range(8)]
+        assert until(lambda: gauges["all"].inside == 4)
+        assert [run.result().answer for run in runs] == ["an answer"] * 8
+        assert gauges["all"].most == 4
+
+
+FORKED = """
+import asyncio, os, sys, threading
+from moa_dspy import AttentionMoA, limit_concurrency
+from support.loopback import Loopback
+from support.runs import until
+
+async def hold(call):
+    if "slow" in call.prompt:
+        await asyncio.sleep(1)
+
+with Loopback(hold=hold) as server:
+    limit_concurrency(1)
+    moa = AttentionMoA("question -> answer", [server.lm()], 1, attention="none", aggregation="none")
+    thread = threading.Thread(target=lambda: moa(question="slow"))
+    thread.start()
+    assert until(lambda: bool(server.calls))
+    child = os.fork()
+    if child == 0:
+        own = AttentionMoA("question -> answer", [server.lm()], 1, attention="none", aggregation="none")
+        os._exit(0 if own(question="quick").answer == "a reply" else 1)
+    thread.join()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_a_forked_child_has_the_limit_and_none_of_the_calls_under_way() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
+    assert subprocess.run(command, env=environment(), timeout=60, check=False).returncode == 0
 
 
 def test_many_runs_under_a_limit_all_end() -> None:

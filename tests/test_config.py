@@ -214,7 +214,7 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path) -> None:
         ("[budget]\ndollars = 1", "budget.dollars: is not a known key; known here: calls, tokens, usd, seconds"),
         ("[tolerance]\ntimeout = 0", "tolerance: timeout=0.0 is out of range; it must be above 0"),
         ("[tolerance]\nretries = -1", "tolerance: retries=-1 is out of range"),
-        ("[tolerance]\ngrace = -1", "tolerance: grace=-1.0 is out of range; it must not be negative"),
+        ("[tolerance]\ngrace = -1", "tolerance: grace=-1.0 is out of range; it must be from 0"),
         ("[tolerance]\ngrace = nan", "tolerance: grace=nan is out of range"),
         ("[tolerance]\nstrict = 1", "tolerance.strict: input should be a valid boolean"),
         ("[tolerance]\nretry = 1", "tolerance.retry: is not a known key; did you mean retries?"),
