@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark, Hub
-from moa_dspy.data.judges import OFFICIAL, JudgeMetric, PairJudge, letter_probability, pair_result, send
+from moa_dspy.data.judges import OFFICIAL, JudgeMetric, PairJudge, pair_result, send
 from moa_dspy.data.literals import fill_known
 from moa_dspy.data.metrics import field_of
 from moa_dspy.data.sources import Row, read_hub
@@ -36,6 +36,13 @@ C_GRID = (-4, 4, 10)
 """Inverse regularisation strengths tried: ten, evenly spaced in powers of ten."""
 
 FOLDS = 5
+
+WITHOUT_PROBABILITIES = "official prompt, no token probabilities"
+"""Protocol of a judge behind a server that reports none: its verdicts are all or nothing."""
+
+VERDICTS_MIN = 30
+"""With fewer verdicts the regression says more of its auxiliary rows than of the model."""
+
 _AUXILIARY_FILE = "df_gamed.csv"
 _AUXILIARY_URL = f"hf://datasets/tatsu-lab/alpaca_eval/{_AUXILIARY_FILE}"
 _PROMPT_FILES = ("alpaca_eval_clf.txt", "basic_prompt.txt")
@@ -189,14 +196,18 @@ def length_controlled_win_rate(
         regression's influence functions, at fixed C.
 
     Raises:
-        ConfigurationError: lengths differ, an index is unknown, or scikit-learn is missing.
+        ConfigurationError: lengths differ, there are fewer than 30 preferences, an index is unknown, or scikit-learn
+            is missing.
     """
     import numpy as np
 
-    if len({len(preferences), len(len_baseline), len(len_model), len(index)}) != 1 or len(preferences) < FOLDS:
-        raise ConfigurationError("preferences, both lengths and index must have one entry for each of 5 or more rows")
+    if len({len(preferences), len(len_baseline), len(len_model), len(index)}) != 1:
+        raise ConfigurationError("preferences, both lengths and index must have one entry for each row")
     rows = Auxiliary.of(auxiliary)
-    wins = np.array([_win(preference) for preference in preferences])
+    wins = np.array([_win(preference) for preference in preferences], dtype=float)
+    verdicts = int(np.sum(~np.isnan(wins)))
+    if verdicts < VERDICTS_MIN:
+        raise ConfigurationError(f"length control needs {VERDICTS_MIN} or more verdicts; there are {verdicts}")
     features = _model_features(len_baseline, len_model, _difficulties(rows, index))
     seen = ~np.isnan(wins)
     problem = _with_auxiliary(features[seen], wins[seen], rows)
@@ -312,7 +323,8 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
 
     Returns:
         ``win_rate``, ``standard_error``, ``annotated`` (rows with a preference), ``rows``; with the auxiliary rows also
-        ``length_controlled_win_rate`` and ``length_controlled_standard_error``.
+        ``length_controlled_win_rate`` and ``length_controlled_standard_error``, or ``not_length_controlled``, the
+        reason why not.
     """
     rows = list(annotations)
     preferences = [_number(row.get("preference")) for row in rows]
@@ -323,13 +335,17 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
         "annotated": sum(preference is not None for preference in preferences),
         "rows": len(rows),
     }
-    if auxiliary is not None and len(rows) >= FOLDS:
-        baseline = [_length(row, "len_baseline", "output_1") for row in rows]
-        model = [_length(row, "len_model", "output_2") for row in rows]
-        index = [int(row.get("index", position)) for position, row in enumerate(rows)]
+    if auxiliary is None:
+        return figures
+    baseline = [_length(row, "len_baseline", "output_1") for row in rows]
+    model = [_length(row, "len_model", "output_2") for row in rows]
+    index = [int(row.get("index", position)) for position, row in enumerate(rows)]
+    try:
         controlled = length_controlled_win_rate(preferences, baseline, model, index, auxiliary)
-        figures["length_controlled_win_rate"] = controlled.value
-        figures["length_controlled_standard_error"] = controlled.standard_error
+    except ConfigurationError as error:
+        return {**figures, "not_length_controlled": str(error)}
+    figures["length_controlled_win_rate"] = controlled.value
+    figures["length_controlled_standard_error"] = controlled.standard_error
     return figures
 
 
@@ -358,6 +374,7 @@ class AlpacaEval(Benchmark):
     licence = "CC BY-NC 4.0"
     signature = AnswerInstruction
     splits = ("eval",)
+    sizes: ClassVar[Mapping[str, int]] = {"eval": 805}
     hub = Hub("tatsu-lab/alpaca_eval", files={"eval": "alpaca_eval_gpt4_baseline.json"})
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"eval": ("alpaca_eval_gpt4_baseline.json", "gpt4_baseline.json")}
     judged = True
@@ -423,24 +440,49 @@ class OfficialPairJudge(PairJudge):
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str, *, both_orders: bool = False) -> None:
         super().__init__(lm, both_orders=both_orders)
         self.template = _prompt_text(Path(prompts))
+        judge_prompt(self.template, "", "", "")  # a template without a user message is refused before anything is paid
 
     def forward(self, instruction: str, baseline: str, answer: str) -> dspy.Prediction:
         """Judge an answer against a baseline."""
         switched = hashlib.sha256(instruction.encode()).digest()[0] % 2 == 1
         orders = (False, True) if self.both_orders else (switched,)
-        return pair_result([self._win(instruction, baseline, answer, switched=order) for order in orders], OFFICIAL)
+        replies = [self._reply(instruction, baseline, answer, switched=order) for order in orders]
+        firsts = [probability_of_first(reply) for reply in replies]
+        wins = [
+            None if first is None else first if order else 1 - first
+            for first, order in zip(firsts, orders, strict=True)
+        ]
+        exact = all(_alternatives(reply) for reply in replies)
+        return pair_result(wins, OFFICIAL if exact else WITHOUT_PROBABILITIES)
 
-    def _win(self, instruction: str, baseline: str, answer: str, *, switched: bool) -> float | None:
+    def _reply(self, instruction: str, baseline: str, answer: str, *, switched: bool) -> Any:
         outputs = (answer, baseline) if switched else (baseline, answer)
         system, prompt = judge_prompt(self.template, instruction, *outputs)
-        lm = self._lm(self.compare)
-        reply = send(lm, prompt, system=system, temperature=1.0, max_tokens=1, logprobs=5)
-        first = letter_probability(reply.logprobs or (), "m", "M")
-        if first is None:
-            first = {"m": 1.0, "M": 0.0}.get(str(reply.text or "").strip())
-        if first is None:
-            return None
-        return first if switched else 1 - first
+        return send(self._lm(self.compare), prompt, system=system, temperature=1.0, max_tokens=1, logprobs=5)
+
+
+def probability_of_first(reply: Any) -> float | None:
+    """Probability that the official judge prefers the output it was shown first, model "m".
+
+    As in the official parser: the alternatives that were reported for the first token decide, whichever was drawn, and
+    the names must stand there exactly. A server that reports no alternatives is read by the token alone.
+
+    Args:
+        reply: a ``dspy.lm15.Response``.
+
+    Returns:
+        P("m") / (P("m") + P("M")); None where neither is there.
+    """
+    alternatives = _alternatives(reply)
+    if not alternatives:
+        return {"m": 1.0, "M": 0.0}.get(str(reply.text or "").strip())
+    first, second = (math.exp(alternatives.get(name, -math.inf)) for name in ("m", "M"))
+    return first / (first + second) if first + second else None
+
+
+def _alternatives(reply: Any) -> dict[str, float]:
+    """Log-probabilities of what the first token could have been."""
+    return {token.token: token.logprob for token in (reply.logprobs[0].top or ())} if reply.logprobs else {}
 
 
 def judge_prompt(template: str, instruction: str, output_1: str, output_2: str) -> tuple[str | None, str]:
@@ -484,6 +526,8 @@ class WinMetric(JudgeMetric):
     def __init__(self, pair: PairJudge) -> None:
         super().__init__()
         self.pair = pair
+        self.calls = 2 if pair.both_orders else 1
+        self.reply_tokens = 1 if isinstance(pair, OfficialPairJudge) else 30
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
         """Win probability; the details are an annotation that ``score_annotations`` takes."""

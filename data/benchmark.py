@@ -82,6 +82,7 @@ class Benchmark(ABC):
         licence: of the data.
         signature: the task as a DSPy signature; its instructions hold the prompt convention that the metric reads.
         splits: names of the splits, the default first.
+        sizes: split to its number of items, where published figures are of all of them.
         hub: where it is on the hub, None where it is not.
         files: split to patterns of file names in a folder; ``<split>.jsonl`` (``.json``, ``.csv``, ``.parquet``)
             with the hub's columns always works.
@@ -96,6 +97,7 @@ class Benchmark(ABC):
     licence: ClassVar[str]
     signature: ClassVar[type[dspy.Signature]]
     splits: ClassVar[tuple[str, ...]] = ("test",)
+    sizes: ClassVar[Mapping[str, int]] = {}
     hub: ClassVar[Hub | None] = None
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     csv_columns: ClassVar[tuple[str, ...] | None] = None

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,8 +60,8 @@ WITH_SAMPLE_ANSWER = 2
 """``prompt_id`` of the official prompt that shows the judge the reference answer."""
 
 _BRACES = re.compile(r"\{[^{}]*\}")
-_BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|not applicable)(?=\s*[,}])")
-_NOT_APPLICABLE = frozenset({"na", "n/a", "not applicable", "none"})
+_BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
+_NOT_APPLICABLE = frozenset({"na", "n/a", "n.a.", "not applicable", "none", "null"})
 _NOT_PARSED: Mapping[str, float | None] = {}
 
 
@@ -69,7 +69,8 @@ def parse_scores(review: str) -> dict[str, float | None]:
     """The scores at the end of a judge's reply.
 
     The last ``{...}`` counts; it is lower-cased, ``_`` becomes a space, and it is parsed as a literal, never
-    evaluated. "N/A" is None; it may stand without quotes, which the authors' own parser loses.
+    evaluated. "N/A" is None; it may stand without quotes, or be Python's None or JSON's null, all of which the authors'
+    own parser loses.
 
     Args:
         review: the judge's whole reply.
@@ -87,7 +88,7 @@ def parse_scores(review: str) -> dict[str, float | None]:
 
 
 def _score(value: object) -> float | None:
-    if value is None or (isinstance(value, str) and value.strip() in _NOT_APPLICABLE):
+    if value is None or (isinstance(value, str) and value.strip().casefold() in _NOT_APPLICABLE):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
@@ -144,6 +145,11 @@ class SkillScores(Mapping[str, float]):
         return len(self.means)
 
 
+def _names(labels: Iterable[str]) -> set[str]:
+    """The skills among judges' spellings of them."""
+    return {skill for label in labels if (skill := skill_name(label))}
+
+
 @dataclass
 class _Tally:
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -159,8 +165,7 @@ class _Tally:
             return
         for label, score in review.items():
             self._count(label, score)
-        given = {skill_name(label) for label in review}
-        self.missing.update(skill for label in wanted if (skill := skill_name(label)) and skill not in given)
+        self.missing.update(_names(wanted) - _names(review))
 
     def _count(self, label: str, score: float | None) -> None:
         skill = skill_name(label)
@@ -275,6 +280,7 @@ class Flask(Benchmark):
     licence = "none stated"
     signature = FollowInstruction
     splits = ("test", "hard")
+    sizes: ClassVar[Mapping[str, int]] = {"test": 1740, "hard": 89}
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "test": ("flask_evaluation.jsonl", "evaluation.jsonl"),
         "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl"),
@@ -308,6 +314,7 @@ class Flask(Benchmark):
             "not_applicable": table.not_applicable,
             "invalid": table.invalid,
             "missing": table.missing,
+            "unknown": table.unknown,
             "unparsed": table.unparsed,
             "protocols": sorted({str(item["protocol"]) for item in items}),
         }
@@ -349,6 +356,13 @@ def _official_file(folder: Path | str, names: Iterable[str]) -> Path:
     raise ConfigurationError(f"the folder {folder} has none of {', '.join(listed)}; they are in kaistAI/FLASK")
 
 
+def _meaning(skill: str) -> str:
+    name = skill_name(skill)
+    if name is None:
+        raise ConfigurationError(f"{skill!r} is none of FLASK's skills: {', '.join(SKILLS)}")
+    return RUBRIC[name]
+
+
 class ScoredSkills(JudgeMetric):
     """Scores the skills that an instance asks for.
 
@@ -360,16 +374,28 @@ class ScoredSkills(JudgeMetric):
         super().__init__()
         self.scorer = scorer
 
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Refuse skills that have no meaning in the rubric."""
+        for skill in sorted({skill for example in examples for skill in example.skills}):
+            if isinstance(self.scorer, OfficialSkillJudge):
+                _rubric_text(skill, self.scorer.rubric)
+            _meaning(skill)
+        return []
+
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
         """The mean over the skills that were scored, over 5."""
         reply = self.scorer(
             instruction=example.instruction,
             answer=str(field_of(prediction, "answer", "prediction")),
-            skills={skill: RUBRIC[skill_name(skill) or ""] for skill in example.skills},
+            skills={skill: _meaning(skill) for skill in example.skills},
             reference=example.answer,
         )
-        scores = _parsed(reply.scores)
-        read = [score for score in scores.values() if score is not None and not math.isnan(score)]
+        scores, asked = _parsed(reply.scores), _names(example.skills)
+        read = {
+            skill: score
+            for skill, score in scores.items()
+            if skill_name(skill) in asked and score is not None and not math.isnan(score)
+        }
         details = {
             "scores": {
                 skill: "invalid" if score is not None and math.isnan(score) else score
@@ -377,8 +403,8 @@ class ScoredSkills(JudgeMetric):
             },
             "skills": list(example.skills),
             "protocol": reply.protocol,
-            "unparsed": int(not scores),
+            "unparsed": int(not read),
         }
-        listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in scores.items() if score is not None)
-        mean = math.fsum(read) / len(read) / HIGHEST if read else None
+        listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in read.items())
+        mean = math.fsum(read.values()) / len(read) / HIGHEST if read else None
         return mean, f"{listed}. {reply.reasons}", details

@@ -60,6 +60,17 @@ class Metric(ABC):
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Score a prediction and say why."""
 
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
+        """Look at all examples before the first of them is paid for.
+
+        Returns:
+            What the user should know of how they will be scored; one sentence each.
+
+        Raises:
+            ConfigurationError: an example cannot be scored.
+        """
+        return []
+
     def __call__(
         self,
         example: dspy.Example,

@@ -34,6 +34,7 @@ HIGHEST = 10
 
 _REFERENCES = "reference_answer_gpt-4.jsonl"
 _PROMPTS = "judge_prompts.jsonl"
+_TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 _SCORE = re.compile(r"\[\[(\d{1,9}(?:\.\d*)?)\]\]")
 _BACKUP = re.compile(r"\[(\d{1,9}(?:\.\d*)?)\]")
 
@@ -166,6 +167,7 @@ class MtBench(Benchmark):
     source = "arXiv 2306.05685, lm-sys/FastChat (fastchat/llm_judge/data)"
     licence = "Apache-2.0"
     signature = ContinueConversation
+    sizes: ClassVar[Mapping[str, int]] = {"test": 80}
     hub = Hub("HuggingFaceH4/mt_bench_prompts", splits={"test": "train"})
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
     judged = True
@@ -173,17 +175,10 @@ class MtBench(Benchmark):
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
         """Questions, with GPT-4's reference answers where the folder has them."""
-        references = self._references(path)
+        references = _references(self.folders(path))
         for part, row in super().rows(split, path, streaming=streaming):
-            reference = references.get(row.get("question_id"))
+            reference = references.get(str(row.get("question_id", row.get("prompt_id"))))
             yield part, {**row, "reference": reference, "official": True} if reference else row
-
-    def _references(self, path: Path | str | None) -> dict[Any, list[str]]:
-        for folder in self.folders(path):
-            for file in (folder / _REFERENCES, folder / "reference_answer" / "gpt-4.jsonl"):
-                if file.is_file():
-                    return {row["question_id"]: _turns(row) for row in read_file(file)}
-        return {}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """The hub calls the turns ``prompt`` and has short references of its own, which are not the judge's."""
@@ -257,12 +252,28 @@ def _history(questions: Sequence[str], answers: Sequence[str]) -> dspy.History:
     return dspy.History(messages=[{"question": question, "answer": answer} for question, answer in said])
 
 
+def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """GPT-4's reference answers by question, from the first folder that has them."""
+    for folder in folders:
+        for file in (folder / _REFERENCES, folder / "reference_answer" / "gpt-4.jsonl"):
+            if file.is_file():
+                return {str(row["question_id"]): _turns(row) for row in read_file(file)}
+    return {}
+
+
 class OfficialGradeJudge(GradeJudge):
-    """Grades with the official prompts: temperature 0, the score in double brackets."""
+    """Grades with the official prompts: temperature 0, the score in double brackets.
+
+    Attributes:
+        templates: the prompts by name.
+        references: GPT-4's answers by question, where they lie beside the prompts.
+    """
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
         super().__init__(lm)
-        self.templates = {str(row["name"]): row for row in read_file(_prompt_file(prompts))}
+        file = _prompt_file(prompts)
+        self.templates = _templates(file)
+        self.references = _references([file.parent])
 
     def forward(
         self,
@@ -271,12 +282,26 @@ class OfficialGradeJudge(GradeJudge):
         reference: Sequence[str] = (),
         category: str | None = None,
     ) -> dspy.Prediction:
-        """Grade the last of the answers; ``reference`` has one answer for each turn."""
-        question = {"turns": list(questions), "category": category}
+        """Grade the last of the answers.
+
+        Args:
+            questions: one for each turn so far.
+            answers: the same.
+            reference: one answer for each turn; without any the question is judged as those that need none.
+            category: decides whether the reference is shown.
+        """
+        question = {"turns": list(questions), "category": category if reference else None}
         prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
         reply = str(send(self._lm(self.grade), prompt, system=prompt.system).text or "")
         score = parse_score(reply)
         return dspy.Prediction(score=None if score == UNPARSED else score, reasons=reply, protocol=OFFICIAL)
+
+
+def _templates(file: Path) -> dict[str, Row]:
+    """The four templates of single-answer grading, by name."""
+    rows = list(read_file(file))
+    found = {str(row.get("name")): row for row in rows if {"prompt_template", "system_prompt"} <= set(row)}
+    return {name: dict(_template(found, name)) for name in _TEMPLATES}
 
 
 def _prompt_file(folder: Path | str) -> Path:
@@ -301,6 +326,21 @@ class GradedTurns(JudgeMetric):
         super().__init__()
         self.grader = grader
 
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Which questions an official judge will not see as its authors' did, for want of a reference answer."""
+        if not isinstance(self.grader, OfficialGradeJudge):
+            return []
+        found: dict[str, list[str]] = {}
+        for example in examples:
+            protocol = self._protocol(example, OFFICIAL)
+            if protocol != OFFICIAL:
+                found.setdefault(protocol, []).append(example.id)
+        return [
+            f"{protocol}: {len(ids)} of {len(examples)} questions (ids {', '.join(ids)}); for the official protocol "
+            f"put {_REFERENCES} of lm-sys/FastChat beside the questions or the prompts"
+            for protocol, ids in found.items()
+        ]
+
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
         """The mean over the turns that could be read, over 10."""
         answers = prediction.get("answers") or [field_of(prediction, "answer", "prediction")]
@@ -310,7 +350,7 @@ class GradedTurns(JudgeMetric):
         details = {
             "scores": scores,
             "category": example.category,
-            "protocol": self._protocol(example, replies),
+            "protocol": self._protocol(example, str(replies[0].protocol)),
             "unparsed": scores.count(UNPARSED),
         }
         feedback = "\n\n".join(
@@ -319,15 +359,22 @@ class GradedTurns(JudgeMetric):
         return (None if math.isnan(mean) else mean / HIGHEST), feedback, details
 
     def _turn(self, example: dspy.Example, answers: list[str]) -> dspy.Prediction:
-        questions = example.turns[: len(answers)]
+        questions, (references, _) = example.turns[: len(answers)], self._references(example)
         if isinstance(self.grader, OfficialGradeJudge):
-            return self.grader(
-                questions=questions, answers=answers, reference=example.reference, category=example.category
-            )
-        reference = example.reference[len(answers) - 1] if len(example.reference) >= len(answers) else ""
+            return self.grader(questions=questions, answers=answers, reference=references, category=example.category)
+        reference = references[len(answers) - 1] if references else ""
         return self.grader(questions=questions, answers=answers, reference=reference)
 
-    def _protocol(self, example: dspy.Example, replies: Sequence[dspy.Prediction]) -> str:
-        protocol = str(replies[0].protocol)
-        others = protocol == OFFICIAL and example.category in WITH_REFERENCE and not example.official_reference
-        return "official prompts, other references" if others else protocol
+    def _references(self, example: dspy.Example) -> tuple[list[str], bool]:
+        """The reference answers, one for each turn or none at all, and whether they are GPT-4's."""
+        beside = self.grader.references.get(example.id) if isinstance(self.grader, OfficialGradeJudge) else None
+        references = beside or [str(text) for text in example.reference]
+        if len(references) < len(example.turns):
+            return [], False
+        return references, bool(beside or example.official_reference)
+
+    def _protocol(self, example: dspy.Example, asked: str) -> str:
+        references, official = self._references(example)
+        if asked != OFFICIAL or example.category not in WITH_REFERENCE or official:
+            return asked
+        return f"official prompts, {'other references' if references else 'no reference'}"

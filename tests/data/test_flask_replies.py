@@ -24,6 +24,8 @@ def dspy_sandbox():
         ("{'Factuality': 'N/A', 'Conciseness': 2}", {"factuality": None, "conciseness": 2}),
         ("{'Factuality': N/A, 'Conciseness': 2}", {"factuality": None, "conciseness": 2}),
         ("{'Factuality': 'Not Applicable', 'Conciseness': 'na'}", {"factuality": None, "conciseness": None}),
+        ("{'Factuality': None, 'Conciseness': 2}", {"factuality": None, "conciseness": 2}),
+        ('{"Factuality": null, "Conciseness": 2}', {"factuality": None, "conciseness": 2}),
         ("{'Completeness': 1} no, rather {'Completeness': 3}", {"completeness": 3}),
         ("{\n  'Comprehension': 4,\n  'Insightfulness': 3\n}", {"comprehension": 4, "insightfulness": 3}),
         ("{'Comprehension': '4'}", {"comprehension": 4}),
