@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,12 +173,12 @@ def _evaluate(options: EvalOptions) -> None:
     from moa_dspy.cli.eval_setup import announce, check_reach, confirm, prepare
 
     job = prepare(options)
-    announce(job)
+    announce(job, quiet=options.quiet)
     check_reach(job)
     if job.recipe is not None:
         confirm(job, yes=options.yes)
     result = job.run(options)
-    _conclude(result, options)
+    _conclude(result, options, [remark for remark in result.remarks if remark not in job.remarks])
     published: dict[str, Any] = {} if job.recipe is None else dict(job.recipe.published)
     typer.echo(result.to_json() if options.as_json else as_text(result, published))
     if not result.scored:
@@ -185,9 +186,11 @@ def _evaluate(options: EvalOptions) -> None:
         raise RunError(f"no item has a score{'' if first is None else f': {first.message}'}")
 
 
-def _conclude(result: Evaluation, options: EvalOptions) -> None:
+def _conclude(result: Evaluation, options: EvalOptions, remarks: Sequence[str]) -> None:
     if options.quiet:
         return
+    for remark in remarks:
+        warning(remark)
     if result.errors:
         how = "the same command tries them again" if result.path else "with --out they could be tried again"
         warning(f"{result.errors} of {result.items} items failed and are in no score; {how}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +58,7 @@ class Job:
         out: file of records.
         split: of the benchmark.
         recipe: which this is.
+        remarks: what the user should know of how the examples will be scored.
     """
 
     program: AttentionMoA
@@ -69,6 +70,7 @@ class Job:
     out: str | None
     split: str | None
     recipe: Recipe | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def waiting(self) -> list[dspy.Example]:
@@ -126,13 +128,12 @@ def prepare(options: EvalOptions) -> Job:
     selection = Selection(
         split, options.limit, options.seed, options.data, _fields(options.fields), list(program.task.input_fields)
     )
-    if not isinstance(benchmark, OwnData):
-        selection = replace(selection, fields=None, inputs=("question",))
-    examples = selection.load(name)
+    examples = selection.load(benchmark, name)
     check_inputs(program, examples[0])
     _check_answers(examples, metric)
+    remarks = metric.remarks(examples)
     own = options.metric is None
-    return Job(program, benchmark, examples, metric, judge if own else None, own, out, split, chosen)
+    return Job(program, benchmark, examples, metric, judge if own else None, own, out, split, chosen, remarks)
 
 
 def _check_answers(examples: Sequence[dspy.Example], metric: Metric) -> None:
@@ -148,12 +149,16 @@ def _check_answers(examples: Sequence[dspy.Example], metric: Metric) -> None:
         )
 
 
-def announce(job: Job) -> None:
-    """Show what a recipe will take; nothing where all of it has been run."""
+def announce(job: Job, *, quiet: bool) -> None:
+    """Show how the examples will be scored and what a recipe will take; nothing where all of it has been run."""
     from moa_dspy.evaluation.estimates import estimate_cost
 
     waiting = job.waiting
-    if not waiting or job.recipe is None:
+    if not waiting:
+        return
+    for remark in () if quiet else job.remarks:
+        warning(remark)
+    if job.recipe is None:
         return
     asked, judged = estimate_cost(job.program, waiting, job.metric, job.judge)
     items = f"{len(waiting)} of {len(job.examples)} items"
@@ -271,7 +276,8 @@ def _judge(options: EvalOptions, benchmark: Benchmark, chosen: Recipe | None) ->
     model = options.judge or (None if chosen is None else chosen.judge)
     if model is None:
         raise ConfigurationError(f"{benchmark.title} is judged by a model; name it with --judge")
-    return agent_config(model, "--judge").lm()
+    config = agent_config(model, "--judge")
+    return config.model_copy(update={"temperature": config.temperature or 0.0}).lm()
 
 
 def _metric(options: EvalOptions, benchmark: Benchmark, judge: dspy.BaseLM | None, chosen: Recipe | None) -> Metric:
@@ -282,13 +288,15 @@ def _metric(options: EvalOptions, benchmark: Benchmark, judge: dspy.BaseLM | Non
             raise ConfigurationError(f"--judge-prompts {options.judge_prompts}: there is no such folder")
         return benchmark.metric(judge, options.judge_prompts)
     if chosen is not None:
+        reasons = []
         for folder in benchmark.folders(options.data):
             try:
                 return benchmark.metric(judge, folder)
-            except ConfigurationError:
-                continue
+            except ConfigurationError as error:
+                reasons.append(str(error))
         if not options.quiet:
-            warning("the official judge prompts are not there, so our own are used; --judge-prompts names their folder")
+            reason = reasons[0] if reasons else "no folder was named"
+            warning(f"our own judge is used, not the official prompts: {reason}; --judge-prompts names their folder")
     return benchmark.metric(judge)
 
 

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.data.judges import JudgeMetric
 from moa_dspy.data.metrics import Metric
 from moa_dspy.evaluation.evaluator import turns_of
+from moa_dspy.planning import Lengths
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
@@ -17,6 +19,9 @@ __all__ = ["Cost", "estimate_cost"]
 
 _PLANNED: Final = 5
 """So many items are planned; the rest are taken to be like them."""
+
+_REPLY: Final = 300
+"""Tokens of the reply of a judge that does not say how long it is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,9 @@ class Cost:
     @property
     def dollars(self) -> str:
         """Return the dollars in words."""
-        return f"{'' if self.priced else 'at least '}${self.usd:,.2f}"
+        if self.priced:
+            return f"${self.usd:,.2f}"
+        return f"at least ${self.usd:,.2f}" if self.usd else "price unknown"
 
 
 def estimate_cost(
@@ -92,11 +99,12 @@ def _later_turns(example: dspy.Example) -> Iterator[dict[str, Any]]:
 
 
 def _of_verdict(judge: dspy.BaseLM, example: dspy.Example, metric: Metric) -> Cost:
-    """A judge reads what the example holds and an answer, once for each turn or order, and writes its reasons."""
-    times = turns_of([example]) * (2 if getattr(getattr(metric, "pair", None), "both_orders", False) else 1)
+    """A judge reads what the example holds and an answer, once for each turn or order, and replies."""
+    calls, reply = (metric.calls, metric.reply_tokens) if isinstance(metric, JudgeMetric) else (1, _REPLY)
     reader = single_model("material -> verdict", judge, reasoning=False)
     material = " ".join(str(value) for value in example.toDict().values()) + " word" * 900
-    return _planned(reader.plan(material=material)).scaled(times)
+    plan = reader.plan(material=material, lengths=Lengths(answer=reply))
+    return _planned(plan).scaled(turns_of([example]) * calls)
 
 
 def _planned(plan: Any) -> Cost:

@@ -15,10 +15,11 @@ import dspy
 from moa_dspy import background
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics import Metric
+from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, MoAError
 from moa_dspy.evaluation.comparison import compare, read_other
 from moa_dspy.evaluation.display import shown
-from moa_dspy.evaluation.fingerprint import fingerprint, identified, label
+from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified, label
 from moa_dspy.evaluation.outputs import check_outputs, write_outputs
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record, RecordFile, latest
@@ -26,7 +27,7 @@ from moa_dspy.evaluation.results import Evaluation, Progress, by_category
 from moa_dspy.evaluation.runner import Runner
 from moa_dspy.evaluation.spending import Spending
 from moa_dspy.evaluation.statistics import estimate
-from moa_dspy.evaluation.suite import OwnData, Selection, as_metric, open_benchmark
+from moa_dspy.evaluation.suite import Selection, as_metric, open_benchmark
 from moa_dspy.limits import Budget
 from moa_dspy.program import AttentionMoA
 
@@ -63,14 +64,16 @@ def evaluate(
         benchmark: one, its name, or a file, folder or hub id of one's own data.
         examples: these instead of the benchmark's own.
         split: of the benchmark; default: its first.
-        limit: the most items; they are drawn by content, so that a larger limit holds the smaller sample.
+        limit: the most items, also of ``examples``; they are drawn by content, so that a larger limit holds the
+            smaller sample.
         seed: of the sample and of the resampling.
         metric: default: the benchmark's own.
         official: whether the benchmark's official figures are made of the metric's details; default: where the
             metric is the benchmark's own.
         judge: the LM that judges, for benchmarks that are judged.
         judge_prompts: folder with the official judge prompts; without it our own judge is asked.
-        out: JSONL file of records. If it is there, items with a record are not run again; those that failed are.
+        out: JSONL file of records. If it is there, items with a record are not run again; those that failed are. The
+            same call with a larger limit, or without one, adds the other items.
         against: records of another run on the same data, to be compared item by item.
         outputs: file for the answers in the benchmark's official format.
         concurrency: items under way at once; the calls within an item are concurrent besides.
@@ -92,13 +95,15 @@ def evaluate(
     task = benchmark if isinstance(benchmark, Benchmark) else open_benchmark(benchmark)
     scorer = task.metric(judge, judge_prompts) if metric is None else as_metric(metric)
     if examples is None:
-        examples = _loaded(benchmark, task, Selection(split, limit, seed, path, fields, inputs))
+        selection = Selection(split, limit, seed, path, fields, inputs)
+        examples = selection.load(task, task.name if isinstance(benchmark, Benchmark) else benchmark)
+    elif limit is not None:
+        examples = sample(examples, limit, seed)
     if not examples:
         raise ConfigurationError("there are no examples to evaluate on")
     check_inputs(program, examples[0])
-    job = _Job(
-        program, task, scorer, identified(examples), split or task.splits[0], limit, seed, name or label(program)
-    )
+    remarks = scorer.remarks(examples)
+    job = _Job(program, task, scorer, identified(examples), split or task.splits[0], seed, name or label(program))
     others = None if against is None else read_other(against, job.run)
     if outputs is not None:
         check_outputs(task, outputs)
@@ -106,12 +111,16 @@ def evaluate(
     done = _run(job, out, Purse(budget or Budget(), program, turns_of(examples)), concurrency, progress)
     result = replace(_result(job, done), path=None if out is None else Path(out))
     if metric is None if official is None else official:
-        result = replace(result, figures=_figures(task, result.records, path))
+        result = replace(result, figures=_figures(task, job.split, result.records, path))
     if others is not None and against is not None:
         result = replace(result, comparison=compare(done, others, Path(against).name, seed))
     if outputs is not None:
-        write_outputs(task, job.examples, done, outputs, job.name)
-    return replace(result, seconds=time.perf_counter() - began)
+        written = write_outputs(task, job.examples, done, outputs, job.name)
+        if written < len(job.examples):
+            remarks.append(
+                f"{outputs} holds {written} of {len(job.examples)} answers: the others failed or were not run"
+            )
+    return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
 
 
 @dataclass(frozen=True)
@@ -123,15 +132,18 @@ class _Job:
     metric: Metric
     examples: Mapping[str, dspy.Example]
     split: str
-    limit: int | None
     seed: int
     name: str
 
     @cached_property
     def run(self) -> dict[str, Any]:
         """The run's fingerprint."""
-        examples = list(self.examples.values())
-        return fingerprint(self.program, self.task.name, self.split, self.limit, self.seed, examples, self.metric)
+        return fingerprint(self.program, self.task.name, self.split, self.seed, self.metric)
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """The digest of each example."""
+        return {name: content_of(example) for name, example in self.examples.items()}
 
 
 def _run(
@@ -143,12 +155,13 @@ def _run(
 ) -> dict[str, Record]:
     """Run what has no record yet, and return the record of each item that has one."""
     with ExitStack() as files:
-        file = None if out is None else files.enter_context(RecordFile(out, job.run))
+        file = None if out is None else files.enter_context(RecordFile(out, job.run, job.contents))
         runner = Runner(
             program=job.program,
             benchmark=job.task,
             metric=job.metric,
             examples=job.examples,
+            contents=job.contents,
             purse=purse,
             write=(lambda _: None) if file is None else file.append,
             show=files.enter_context(shown(progress)),
@@ -157,13 +170,6 @@ def _run(
         )
         background.run(runner.run)
         return runner.done
-
-
-def _loaded(benchmark: Benchmark | str | Path, task: Benchmark, selection: Selection) -> list[dspy.Example]:
-    if isinstance(benchmark, Benchmark) and not isinstance(benchmark, OwnData):
-        seed = None if selection.limit is None else selection.seed
-        return task.load(selection.split, selection.limit, seed, selection.path)
-    return selection.load(benchmark if isinstance(benchmark, (str, Path)) else benchmark.name)
 
 
 def turns_of(examples: Sequence[dspy.Example]) -> int:
@@ -212,12 +218,16 @@ def _result(job: _Job, done: Mapping[str, Record]) -> Evaluation:
     )
 
 
-def _figures(task: Benchmark, records: Sequence[Record], path: str | Path | None) -> Mapping[str, Any]:
+def _figures(task: Benchmark, split: str, records: Sequence[Record], path: str | Path | None) -> Mapping[str, Any]:
     """The official figures. That they cannot be computed must not lose what was paid for: the reason stands there."""
     details = [record.details for record in records if record.status != "error" and record.details]
     if not details:
         return {}
     try:
-        return task.summarize(details, path)
+        figures = task.summarize(details, path)
     except MoAError as error:
         return {"no_official_figures": str(error)}
+    whole = task.sizes.get(split, 0)
+    if figures and len(details) < whole:
+        figures["sample"] = f"{len(details)} of {whole} items: not to be compared with figures of all"
+    return figures

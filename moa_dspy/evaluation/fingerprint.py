@@ -24,28 +24,24 @@ __all__ = ["content_of", "describe", "digest", "fingerprint", "identified"]
 _COUNTERS = frozenset({"judged", "unparsed", "history", "callbacks"})
 
 
-def fingerprint(
-    program: dspy.Module, benchmark: str, split: str, limit: int | None, seed: int, examples: Any, metric: Any
-) -> dict[str, Any]:
+def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, metric: Any) -> dict[str, Any]:
     """Return what identifies a run; parts that differ between two runs are what is wrong with resuming one as other.
+
+    The examples are no part of it: each record knows the content of its own, so that a trial with a few of them can be
+    extended to all.
 
     Args:
         program: what is evaluated.
         benchmark: its name, or the file's.
         split: of the benchmark.
-        limit: the most examples.
-        seed: of the sample.
-        examples: what came of these.
-        metric: what scores them.
+        seed: of the sample and of the resampling.
+        metric: what scores.
     """
-    contents = [content_of(example) for example in examples]
     return {
         "program": {"name": label(program), "digest": digest([describe(program), _ambient()])},
         "benchmark": benchmark,
         "split": split,
-        "limit": limit,
         "seed": seed,
-        "examples": {"name": len(contents), "digest": digest(contents)},
         "metric": {"name": _name(metric), "digest": digest(describe(metric))},
     }
 

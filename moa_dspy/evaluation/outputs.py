@@ -29,8 +29,11 @@ def check_outputs(task: Benchmark, path: str | Path) -> None:
 
 def write_outputs(
     task: Benchmark, examples: Mapping[str, dspy.Example], records: Mapping[str, Record], path: str | Path, name: str
-) -> None:
+) -> int:
     """Write the answers in the benchmark's official format, in the order of the examples.
+
+    Returns:
+        How many there are: an item that failed or was not run has none.
 
     Raises:
         RunError: the file cannot be written.
@@ -44,3 +47,4 @@ def write_outputs(
         Path(path).write_text(task.format_outputs(answered, name), encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
+    return len(answered)

@@ -98,6 +98,7 @@ class RecordFile:
     Args:
         path: the file; it is created if it is not there.
         run: the fingerprint of the run, see ``moa_dspy.evaluation.fingerprint``.
+        contents: digest of each example by id; all records in the file must be of these.
 
     Attributes:
         records: what was there already.
@@ -106,11 +107,12 @@ class RecordFile:
         ConfigurationError: the file is of another run or no such file, cannot be read or written, or is in use.
     """
 
-    def __init__(self, path: str | Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
         self.path = Path(path)
         header, self.records, whole = _read(self.path)
         if header is not None:
             _refuse_others(self.path, header, run)
+            _refuse_other_examples(self.path, latest(self.records), contents)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
@@ -192,6 +194,16 @@ def _refuse_others(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any
     if differ:
         said = "; ".join(_difference(name, theirs.get(name), ours[name]) for name in differ)
         raise ConfigurationError(f"{path} is of another run: {said}. Give another file, or the options of that run")
+
+
+def _refuse_other_examples(path: Path, records: Mapping[str, Record], contents: Mapping[str, str]) -> None:
+    """A trial may be extended to more examples; what has been paid for may not be left out, or be of something else."""
+    foreign = [name for name, record in records.items() if contents.get(name) != record.content]
+    if foreign:
+        raise ConfigurationError(
+            f"{path} is of another run: {len(foreign)} of its {len(records)} items are not among these examples, or "
+            f"have another content here (the first is {foreign[0]}). Give another file, or the options of that run"
+        )
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:

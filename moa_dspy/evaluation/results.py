@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Evaluation:
         metric: what scored.
         items: items in all.
         score: mean over the scored items, from 0 to 1, with its 95 % bootstrap interval.
-        categories: the same for each category, where there are categories.
+        categories: the same for each category, where there are several; without a score where no item has one.
         errors: items that failed; they are in no score.
         unparsed: items whose verdict could not be read; they are in no score.
         pending: items that the budget did not allow.
@@ -70,6 +71,7 @@ class Evaluation:
         records: the last record of each item, in the order of the examples.
         comparison: with the run of ``against``.
         path: the file of records.
+        remarks: what a reader of the figures should know, such as what the official protocol was not followed in.
     """
 
     benchmark: str
@@ -90,6 +92,7 @@ class Evaluation:
     records: Sequence[Record] = field(repr=False)
     comparison: Comparison | None = None
     path: Path | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def scored(self) -> int:
@@ -120,7 +123,7 @@ class Evaluation:
     def errors_as_wrong(self) -> float | None:
         """Return the mean score if every failed item counted as 0; equal to the score where none failed."""
         counted = self.scored + self.errors
-        return None if self.score.value is None else self.score.value * self.scored / counted
+        return (self.score.value or 0.0) * self.scored / counted if counted else None
 
     @property
     def seconds_per_item(self) -> float | None:
@@ -129,7 +132,15 @@ class Evaluation:
         return statistics.median(times) if times else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the records, as JSON values."""
+        """Return everything but the records, as JSON values; a figure that there is not (NaN) is None."""
+        content: dict[str, Any] = _finite(self._values())
+        return content
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return ``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+
+    def _values(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,
             "split": self.split,
@@ -158,17 +169,22 @@ class Evaluation:
             "seconds_per_item": self.seconds_per_item,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "records": None if self.path is None else str(self.path),
+            "remarks": list(self.remarks),
         }
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """Return ``to_dict`` as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def by_category(records: Sequence[Record], seed: int) -> dict[str, Estimate]:
     """Return the estimate of each category, in the order of their names; empty where there is only one."""
     scores: dict[str, list[float]] = {}
     for record in records:
-        if record.category is not None and record.score is not None:
-            scores.setdefault(record.category, []).append(record.score)
+        if record.category is not None:
+            scores.setdefault(record.category, []).extend([] if record.score is None else [record.score])
     return {name: estimate(scores[name], seed) for name in sorted(scores)} if len(scores) > 1 else {}

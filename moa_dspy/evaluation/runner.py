@@ -16,9 +16,9 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics import Metric, Verdict
 from moa_dspy.errors import ConfigurationError, RunError, UnparsedVerdictError
-from moa_dspy.evaluation.fingerprint import content_of
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record
+from moa_dspy.evaluation.restoring import restored
 from moa_dspy.evaluation.results import Progress
 from moa_dspy.evaluation.settings import Tuned
 from moa_dspy.evaluation.spending import Spending, metered
@@ -43,6 +43,7 @@ class Runner:
         benchmark: how it is asked.
         metric: what scores.
         examples: all examples, by id.
+        contents: the digest of each.
         purse: the budget.
         write: takes each new record.
         show: takes the progress after each item.
@@ -54,6 +55,7 @@ class Runner:
     benchmark: Benchmark
     metric: Metric
     examples: Mapping[str, dspy.Example]
+    contents: Mapping[str, str]
     purse: Purse
     write: Callable[[Record], None]
     show: Callable[[Progress], None]
@@ -61,7 +63,6 @@ class Runner:
     concurrency: int
     _under_way: int = 0
     _failed: int = 0
-    _hopeful: bool = False
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,7 @@ class Runner:
         self._answered = {  # the answer is there, the metric failed: only that is done again
             name: record for name, record in self.done.items() if record.status == "error" and record.outputs
         }
+        self._hopeful = any(record.status != "error" for record in self.done.values())
         for record in self.done.values():
             self.purse.book(record.spent)
 
@@ -127,15 +129,15 @@ class Runner:
         began = time.perf_counter()
         before, answered = self.done.get(name), self._answered.get(name)
         attempt = _Attempt()
-        if answered is None:
+        if answered is not None:
+            attempt.outputs, attempt.prediction = answered.outputs, restored(self.program, answered.outputs)
+        if attempt.prediction is None:
             await self._answer(attempt, example)
-        else:
-            attempt.outputs, attempt.prediction = answered.outputs, dspy.Prediction(**answered.outputs)
         if attempt.prediction is not None:
             await self._judge(attempt, example)
         record = Record(
             id=name,
-            content=content_of(example),
+            content=self.contents[name],
             category=self.benchmark.category(example),
             outputs=attempt.outputs,
             program=attempt.program + (before.program if before else Spending()),

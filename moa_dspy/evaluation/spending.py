@@ -107,7 +107,9 @@ class Meter(UsageTracker):
         with self._lock:
             if not billed:
                 self._spent += Spending(calls=1, cached_calls=1)
-            elif cost is not None:
+                return
+            self._spent += Spending(calls=_requests(entry) - 1)
+            if cost is not None:
                 self._spent += Spending(cost_usd=cost)
                 self._unpriced -= 1
 
@@ -135,6 +137,12 @@ def metered(free: Collection[str] = (), on_paid: Callable[[], None] | None = Non
     meter = Meter(settings.usage_tracker, free, on_paid)
     with dspy.context(usage_tracker=meter, caller_modules=[*(settings.caller_modules or ()), meter]):
         yield meter
+
+
+def _requests(entry: Mapping[str, Any]) -> int:
+    """How many requests a call was: DSPy's engines make one for each of several completions that are asked for."""
+    responses = entry.get("response")
+    return len(responses) if isinstance(responses, tuple) else 1
 
 
 def _tokens(usage: Mapping[str, Any]) -> Tokens:

@@ -1,6 +1,6 @@
 """Intervals and paired tests, with generators of their own: equal seeds give equal figures.
 
-``resampled_means`` and ``flipped_p_value`` are what ``moa_dspy.optimizers`` draws with too.
+``moa_dspy.optimizers`` takes its intervals and p-values from here too.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def estimate(scores: Sequence[float], seed: int = 0) -> Estimate:
     """Return the mean of scores from 0 to 1 with its bootstrap interval.
 
     Items are drawn with replacement; the spread is widened by sqrt(n / (n - 1)), the bootstrap's known shortfall in
-    small samples. Where all scores are 0, or all are 1, no resample could differ: the interval is then the exact one
-    of Clopper and Pearson. A single score has none.
+    small samples. Where all scores are equal no resample could differ: the interval is then wide enough for the lowest
+    and the highest scores that items which happened not to be drawn may have; if all are 0, or all are 1, that is the
+    exact one of Clopper and Pearson. A single score between 0 and 1 has none.
 
     Args:
         scores: one for each item.
@@ -75,23 +76,30 @@ def estimate(scores: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def _ends(values: Array, mean: float, seed: int) -> tuple[float | None, float | None]:
-    count = len(values)
-    beyond = (1 - LEVEL) / 2
-    if mean in (0.0, 1.0) and float(values.min()) == float(values.max()):
-        reach = 1 - beyond ** (1 / count)
-        return (0.0, reach) if mean == 0 else (1 - reach, 1.0)
-    if count == 1:
+    least, most = float(values.min()), float(values.max())
+    inside = least >= 0.0 and most <= 1.0
+    if len(values) == 1 and mean not in (0.0, 1.0):
         return None, None
-    low, high = _bootstrap(values, mean, seed)
-    inside = float(values.min()) >= 0.0 and float(values.max()) <= 1.0
+    if least == most and inside:
+        return _ends_without_spread(mean, 0.0, len(values), LEVEL)
+    low, high = _bootstrap(values, mean, seed, LEVEL)
     return (max(low, 0.0), min(high, 1.0)) if inside else (low, high)
 
 
-def _bootstrap(values: Array, mean: float, seed: int) -> tuple[float, float]:
+def _ends_without_spread(value: float, lowest: float, count: int, level: float) -> tuple[float, float]:
+    """Return the ends where ``count`` items all have one value, and others may have any from ``lowest`` to 1.
+
+    The share of those others is as large as it can be without being improbable to have been missed ``count`` times.
+    """
+    unseen = 1 - ((1 - level) / 2) ** (1 / count)
+    return value - unseen * (value - lowest), value + unseen * (1 - value)
+
+
+def _bootstrap(values: Array, mean: float, seed: int, level: float) -> tuple[float, float]:
     count = len(values)
     means = resampled_means(values, np.random.default_rng(seed))
     spread = math.sqrt(count / (count - 1))
-    beyond = (1 - LEVEL) / 2
+    beyond = (1 - level) / 2
     low, high = np.quantile(mean + (means - mean) * spread, [beyond, 1 - beyond])
     return float(low), float(high)
 
@@ -109,12 +117,27 @@ def resampled_means(values: Array, random: np.random.Generator, replicates: int 
     return np.concatenate([drawn.mean(axis=1) for drawn in draws])
 
 
-def paired_interval(differences: Sequence[float], seed: int = 0) -> tuple[float | None, float | None]:
-    """Return the bootstrap interval of the mean difference; items are drawn with both their scores."""
+def paired_interval(
+    differences: Sequence[float], seed: int = 0, level: float = LEVEL
+) -> tuple[float | None, float | None]:
+    """Return the bootstrap interval of the mean difference; items are drawn with both their scores.
+
+    Where all differences are equal no resample could differ: the interval then leaves room for the most and for the
+    least that items which happened not to be drawn may show, as that of Clopper and Pearson does. A single difference
+    has none.
+
+    Args:
+        differences: one for each item, from -1 to 1.
+        seed: of the resampling.
+        level: coverage.
+    """
     values = np.asarray(differences, dtype=float)
     if len(values) < 2:
         return None, None
-    low, high = _bootstrap(values, float(values.mean()), seed)
+    mean = float(values.mean())
+    if float(values.min()) == float(values.max()):
+        return _ends_without_spread(mean, -1.0, len(values), level)
+    low, high = _bootstrap(values, mean, seed, level)
     return max(low, -1.0), min(high, 1.0)
 
 

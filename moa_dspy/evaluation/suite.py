@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import dspy
+import numpy as np
 
 from moa_dspy.data.benchmark import Benchmark, get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
@@ -39,6 +41,9 @@ METRICS: Final[Mapping[str, type[Metric]]] = {
     "math": MathEquivalence,
 }
 """Metrics by name; all compare the field ``answer`` of the prediction with that of the example."""
+
+
+_IN_MODULE: Final = re.compile(r"[^\W\d]\w*(?:\.\w+)*:\w+")
 
 
 class OwnData(Benchmark):
@@ -88,8 +93,12 @@ class Selection:
     fields: Mapping[str, str] | None = None
     inputs: Sequence[str] = ("question",)
 
-    def load(self, name: str | Path) -> list[dspy.Example]:
+    def load(self, task: Benchmark, name: str | Path) -> list[dspy.Example]:
         """The examples; with a limit a sample of them, drawn by content, so that a larger one holds the smaller.
+
+        Args:
+            task: what ``open_benchmark`` made of the name.
+            name: file, folder or hub id, for a user's own data.
 
         Raises:
             ConfigurationError: there is nothing to read, or it does not fit.
@@ -97,15 +106,24 @@ class Selection:
         if self.limit is not None and self.limit < 1:
             raise ConfigurationError(f"limit is 1 or more, not {self.limit}")
         seed = None if self.limit is None else self.seed
+        if not isinstance(task, OwnData):
+            if self.fields is not None:
+                raise ConfigurationError(f"fields are for your own data; {task.name} says its own")
+            return task.load(self.split, self.limit, seed, self.path)
         return load(name, self.split, self.limit, seed, self.fields, self.inputs, self.path)
 
 
 def open_benchmark(name: str | Path) -> Benchmark:
-    """The benchmark of a name; a user's own data for a file, a folder or a hub id.
+    """The benchmark of a name, or of ``package.module:Class``; a user's own data for a file, a folder or a hub id.
 
     Raises:
         ConfigurationError: it is neither.
     """
+    if _IN_MODULE.fullmatch(str(name)):
+        kind = _found(str(name))
+        if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
+            raise ConfigurationError(f"{name} is no subclass of moa_dspy.data.Benchmark")
+        return kind()
     return get_benchmark(str(name)) if is_benchmark(name) else OwnData(Path(name).name)
 
 
@@ -127,6 +145,7 @@ class FunctionMetric(Metric):
         """
         said = self.function(example, prediction)
         score = getattr(said, "score", said)
+        score = score.item() if isinstance(score, np.generic) else score
         if isinstance(score, (bool, int, float)) and 0 <= score <= 1:
             return Verdict(score, str(getattr(said, "feedback", "") or ""))
         name = getattr(self.function, "__qualname__", self.function)
@@ -154,13 +173,19 @@ def named_metric(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]()
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
+    if not _IN_MODULE.fullmatch(name):
         raise ConfigurationError(f"no metric {name!r}; there are: {', '.join(METRICS)}, or package.module:function")
+    found = _found(name)
+    return as_metric(found() if isinstance(found, type) else found)
+
+
+def _found(name: str) -> Any:
+    """What ``package.module:name`` is."""
+    module, _, attribute = name.partition(":")
     found = getattr(_imported(module), attribute, None)
     if found is None:
         raise ConfigurationError(f"module {module} has no {attribute!r}")
-    return as_metric(found() if isinstance(found, type) else found)
+    return found
 
 
 def _imported(module: str) -> Any:

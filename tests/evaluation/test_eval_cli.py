@@ -18,6 +18,7 @@ from support.loopback import Body, Call, Loopback
 
 from moa_dspy import single_model
 from moa_dspy.cli import main
+from moa_dspy.data import benchmark as registry
 from moa_dspy.evaluation import read_records
 from moa_dspy.testing import ScriptedLM
 
@@ -120,7 +121,7 @@ def test_the_table_and_a_comparison(
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert "against single.jsonl: +0.0 points (95 % interval +0.0 to +0.0), p = 1.000" in said.out
+    assert "against single.jsonl: +0.0 points (95 % interval -14.2 to +14.2), p = 1.000" in said.out
     assert "24 items in both: 0 better, 0 worse, 24 equal" in said.out
 
 
@@ -247,10 +248,49 @@ def test_the_file_of_another_run_is_refused(
     out = str(tmp_path / "run.jsonl")
     assert main(command(items, config, "--limit", "3", "--out", out, "--quiet")) == 0
     capsys.readouterr()
-    assert main(command(items, config, "--limit", "4", "--out", out, "--quiet")) == 2
+    assert main(command(items, config, "--limit", "3", "--seed", "1", "--out", out, "--quiet")) == 2
     said = capsys.readouterr().err
-    assert "is of another run: its limit is 3, not 4" in said
+    assert "is of another run: its seed is 0, not 1" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_trial_is_extended_to_all_items(
+    items: Path, config: Path, server: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run.jsonl")
+    for limit, count in ((["--limit", "3"], 3), (["--limit", "5"], 5), ([], COUNT)):
+        assert main(command(items, config, *limit, "--out", out, "--json", "--quiet")) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["scored"] == count == len(server.calls)
+    assert main(command(items, config, "--limit", "5", "--out", out, "--quiet")) == 2
+    assert "19 of its 24 items are not among these examples" in capsys.readouterr().err
+
+
+def test_a_benchmark_of_ones_own(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_benchmark_module.py").write_text(
+        "import dspy\n"
+        "from moa_dspy.data import Benchmark, ExactMatch\n"
+        "class Mine(Benchmark):\n"
+        "    name, title, source, licence = 'mine_from_a_module', 'Mine', 'me', 'MIT'\n"
+        "    signature = dspy.Signature('question -> answer')\n"
+        "    def example(self, row, part, position):\n"
+        "        return dspy.Example(id=str(position), **row).with_inputs('question')\n"
+        "    def metric(self, lm=None, prompts=None):\n"
+        "        return ExactMatch()\n"
+    )
+    (tmp_path / "test.jsonl").write_text('{"question": "item 1 of all", "answer": "1"}\n')
+    monkeypatch.chdir(tmp_path)
+    arguments = ["eval", "my_benchmark_module:Mine", "--config", str(config), "--preset", "single", "--json", "--quiet"]
+    try:
+        assert main([*arguments, "--data", str(tmp_path)]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["benchmark"], result["score"]["value"]) == ("mine_from_a_module", 1.0)
+        assert main(["eval", "json:dumps", "--config", str(config)]) == 2
+        assert "json:dumps is no subclass of moa_dspy.data.Benchmark" in capsys.readouterr().err
+    finally:
+        registry._registered.pop("minefromamodule", None)
 
 
 def test_help_needs_none_of_it() -> None:

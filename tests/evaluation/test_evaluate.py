@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
+import pydantic
 import pytest
 
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, evaluate, single_model
-from moa_dspy.data import ExactMatch, VoteMatch
+from moa_dspy.data import ExactMatch, VoteMatch, sample
 from moa_dspy.errors import RunError
 from moa_dspy.evaluation import Progress, compare_files, read_records
 from moa_dspy.testing import ScriptedLM, prompt_of
@@ -152,6 +154,14 @@ def test_items_that_failed_are_tried_again_and_what_they_took_is_kept(tmp_path: 
     assert after.calls == before.calls + 1
 
 
+def test_items_that_always_fail_do_not_hide_a_score_that_is_there(tmp_path: Path) -> None:
+    out, failing = tmp_path / "run.jsonl", set(range(12, 24))
+    first = run(single(model(failing=failing)), 24, out=out, concurrency=1)
+    again = run(single(model(failing=failing)), 24, out=out, concurrency=1)
+    assert (first.scored, first.errors) == (again.scored, again.errors) == (12, 12)
+    assert again.score == first.score
+
+
 def test_an_answer_is_kept_where_only_its_metric_failed(tmp_path: Path) -> None:
     lm, out = model(), tmp_path / "run.jsonl"
     broken = [True]
@@ -169,11 +179,76 @@ def test_an_answer_is_kept_where_only_its_metric_failed(tmp_path: Path) -> None:
     assert len(lm.requests) == 4
 
 
+class City(pydantic.BaseModel):
+    name: str
+
+
+def broken_once(judge: Callable[[Any], bool]) -> Callable[[dspy.Example, Any], bool]:
+    broken = iter([True, True])
+
+    def metric(example: dspy.Example, prediction: Any) -> bool:
+        if next(broken, False):
+            raise OSError("the judge is out")
+        return judge(prediction)
+
+    return metric
+
+
+class Cities(dspy.Signature):
+    question: str = dspy.InputField()
+    answer: City = dspy.OutputField()
+
+
+def test_typed_answers_are_what_they_were_where_only_the_metric_is_asked_again(tmp_path: Path) -> None:
+    lm = ScriptedLM('[[ ## answer ## ]]\n{"name": "Lima"}\n\n[[ ## completed ## ]]')
+    metric = broken_once(lambda prediction: bool(prediction.answer.name == "Lima"))
+    for expected in (None, 1.0):
+        result = evaluate(
+            single_model(Cities, lm, reasoning=False),
+            "mine.jsonl",
+            examples=items(2),
+            metric=metric,
+            out=tmp_path / "run.jsonl",
+        )
+        assert result.score.value == expected
+    assert len(lm.requests) == 2
+
+
+def test_answers_of_unknown_types_are_asked_for_again(tmp_path: Path) -> None:
+    class Untyped(dspy.Module):
+        def forward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=City(name=question))
+
+    metric = broken_once(lambda prediction: bool(prediction.answer.name))
+    for expected in (None, 1.0):
+        result = evaluate(Untyped(), "mine.jsonl", examples=items(2), metric=metric, out=tmp_path / "run.jsonl")
+        assert result.score.value == expected
+
+
+def test_a_category_of_failures_is_a_category(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(single(model(failing={1, 3, 5})), 6)
+    assert {name: part.value for name, part in result.categories.items()} == {"even": 1.0, "odd": None}
+    nothing = run(single(model(failing={0, 1})), 2)
+    assert (nothing.score.value, nothing.errors_as_wrong) == (None, 0.0)
+    assert nothing.to_dict()["categories"]["odd"]["value"] is None
+
+
+def test_a_limit_holds_for_given_examples_too() -> None:
+    assert [record.id for record in run(single(model()), 10, limit=3).records] == [
+        example.id for example in sample(items(10), 3)
+    ]
+
+
+def test_a_metric_may_give_numbers_of_numpy() -> None:
+    result = evaluate(single(model()), "mine.jsonl", examples=items(2), metric=lambda example, _: np.bool_(True))
+    assert result.score.value == 1.0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"program": "other"}, "its program differs"),
-        ({"count": 11}, "its examples is 12, not 11"),
+        ({"count": 11}, r"1 of its 12 items are not among these examples.*\(the first is q11\)"),
         ({"seed": 1}, "its seed is 0, not 1"),
         ({"metric": VoteMatch(ExactMatch())}, "its metric is ExactMatch, not VoteMatch"),
         ({"benchmark": "others.jsonl"}, "its benchmark is mine.jsonl, not others.jsonl"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.loopback import Body, Call, Loopback
+from support.loopback import Body, Call, Loopback, refusal
 
 from moa_dspy.cli import main
 from moa_dspy.data import flask
@@ -177,6 +177,67 @@ def test_mt_bench_with_the_official_prompts(
     assert {body["temperature"] for body in judged} == {0.0}
 
 
+def test_mt_bench_with_official_prompts_and_no_references_says_so_and_is_judged(
+    server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], shared_data: Path
+) -> None:
+    (data / "mt_bench" / "reference_answer_gpt-4.jsonl").unlink()
+    shutil.copy(shared_data / "mt_bench" / "judge_prompts.jsonl", data / "mt_bench")
+    arguments = ["mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--judge-prompts", str(data / "mt_bench"), "--json"]
+    assert main(["eval", *arguments]) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert result["scored"] == 3
+    assert result["figures"]["protocols"] == ["official", "official prompts, no reference"]
+    assert "warning: official prompts, no reference: 1 of 3 questions (ids 81)" in said.err.splitlines()[0]
+    assert said.err.count("no reference") == 1
+    assert result["remarks"][0].startswith("official prompts, no reference")
+
+
+def test_a_file_of_official_outputs_with_gaps_is_said_to_have_them(
+    server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.reply = lambda body: refusal(400, "no") if "Ask 2." in text_of(body) else reply(body)
+    outputs = tmp_path / "answers.jsonl"
+    arguments = ["mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--outputs", str(outputs), "--json"]
+    assert main(["eval", *arguments]) == 0
+    said = capsys.readouterr()
+    assert "answers.jsonl holds 2 of 3 answers" in said.err
+    assert any("holds 2 of 3 answers" in remark for remark in json.loads(said.out)["remarks"])
+
+
+def test_a_sample_is_not_taken_for_the_whole_set(
+    server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluated(capsys, "mt_bench", *AGENTS, *JUDGE, "--data", str(data))
+    assert result["figures"]["sample"] == "3 of 80 items: not to be compared with figures of all"
+
+
+def test_figures_that_are_not_there_are_null(server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.reply = lambda body: "I would rather not." if body["model"] == "judge" else reply(body)
+    assert main(["eval", "mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--json", "--quiet"]) == 1
+    said = capsys.readouterr()
+    assert "NaN" not in said.out
+    assert json.loads(said.out)["figures"]["average"] is None
+
+
+def test_our_own_judge_is_asked_at_temperature_0_unless_told_otherwise(
+    server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for judge in ("hosted_vllm/judge", "hosted_vllm/judge@0.5"):
+        evaluated(capsys, "flask", "--split", "hard", *AGENTS, "--judge", judge, "--data", str(data), "--limit", "1")
+    judged = [call.body["temperature"] for call in server.calls if call.body["model"] == "judge"]
+    assert judged == [0.0, 0.5]
+
+
+def test_a_recipe_says_why_official_prompts_are_not_used(
+    server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _lines(data / "flask" / "judge_prompts.jsonl", [{"prompt_id": 2}])
+    (data / "flask" / "skillset.json").unlink()
+    assert main(["eval", "--recipe", "flask-small", *JUDGE, "--data", str(data)]) == 2
+    assert "has none of skillset.json" in capsys.readouterr().err
+
+
 def test_flask_with_the_official_prompts(
     server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
 ) -> None:
@@ -229,7 +290,8 @@ def test_a_recipe_goes_from_nothing_to_the_table(
     assert code == 0, said.err
     turns = 2 if name.startswith("mt_bench") else 1
     assert f"{2 * turns * 36:,} calls" in said.err
-    assert "judge prompts are not there" in said.err
+    assert "our own judge is used, not the official prompts: " in said.err
+    assert "price unknown" in said.err
     assert "official figures" in said.out
     if recipe(name).published:
         assert next(iter(recipe(name).published.values())) in (77.36, 8.83)

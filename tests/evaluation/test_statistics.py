@@ -46,6 +46,19 @@ def test_all_right_is_not_taken_for_certain() -> None:
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
 
 
+def test_equal_scores_are_not_taken_for_certain() -> None:
+    found = estimate([0.7] * 20)
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert (found.low, found.high) == (pytest.approx(0.7 - unseen * 0.7), pytest.approx(0.7 + unseen * 0.3))
+    low, high = paired_interval([1.0] * 5)
+    assert low is not None
+    assert low < 0.1
+    assert high == 1.0
+    low, high = paired_interval([0.0] * 50)
+    assert low == pytest.approx(-(high or 0.0))
+    assert 0 < (high or 0.0) < 0.1
+
+
 def test_equal_seeds_give_equal_intervals_and_nothing_global_is_touched() -> None:
     scores = np.random.default_rng(0).random(27).tolist()
     before = str(np.random.get_state())
