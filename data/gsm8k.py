@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics import Checked, Metric
-from moa_dspy.data.numeric import last_number
+from moa_dspy.data.numeric import last_number, numbers
 from moa_dspy.data.sources import Row
 
 __all__ = ["Gsm8k", "final_number", "is_correct"]
@@ -22,9 +22,10 @@ _LETTER_A = re.compile(r"^[ \t]*A:", re.MULTILINE)
 def is_correct(solution: str, reference: str) -> bool:
     """Whether a solution ends in the reference's number.
 
-    The final answer of either is the last number on the line of the last ``####`` (or of a line that begins with
-    ``A:``, as in the published model solutions). Commas and currency are stripped and values compared as numbers: 18
-    equals 18.00, -5 is not 5, 3.5 is not 3. Agrees with all 2638 verdicts that OpenAI published for its two 6B models.
+    The final answer of either stands after the last ``####`` (or on a line that begins with ``A:``, as in the published
+    model solutions), in the first line there that has a number: the first one after its last equals sign, so that units
+    and workings may follow. Commas and currency are stripped and values compared as numbers: 18 equals 18.00, -5 is not
+    5, 3.5 is not 3. Agrees with all 2638 verdicts that OpenAI published for its two 6B models.
 
     Args:
         solution: a model's whole solution; one without a marker is read by its last number.
@@ -39,17 +40,18 @@ def is_correct(solution: str, reference: str) -> bool:
 
 def final_number(solution: str) -> Fraction | None:
     """The number that a solution ends in, or None."""
-    marked = _after_marker(solution)
-    return last_number(solution if marked is None else marked)
-
-
-def _after_marker(text: str) -> str | None:
-    """The first line with something in it after the last marker; None where there is no marker."""
     for marker in (_HASHES, _LETTER_A):
-        ends = [match.end() for match in marker.finditer(text)]
+        ends = [match.end() for match in marker.finditer(solution)]
         if ends:
-            lines = text[ends[-1] :].strip().splitlines()
-            return lines[0] if lines else ""
+            return _first_in_lines(solution[ends[-1] :])
+    return last_number(solution)
+
+
+def _first_in_lines(text: str) -> Fraction | None:
+    for line in text.splitlines():
+        for part in (line.rpartition("=")[2].strip(), line):
+            if found := numbers(part):
+                return found[0]
     return None
 
 
