@@ -23,15 +23,20 @@ from moa_dspy.signatures import TaskSignature, is_free_text
 
 __all__ = ["PlainTextAdapter", "adapters_for"]
 
-# The opening tag is missing where the chat template has written it, the closing one where the completion was cut off.
+# Reasoning before the answer. The closing tag is missing where the completion was cut off. The opening one is missing
+# where the chat template has written it; then a closing tag counts only at the beginning or end of a line, where models
+# put it, and not in the midst of a sentence about such tags.
 _THINKING = re.compile(
-    r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>\s*|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>\s*",
-    re.DOTALL | re.IGNORECASE,
+    r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>\s*|\Z)"
+    r"|\A(?:(?!<think).)*?(?:^[ \t]*</think(?:ing)?>|</think(?:ing)?>[ \t]*$(?=\s*\S))\s*",
+    re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
 _MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
 _COMPLETED = "[[ ## completed ## ]]"
-# The tags around what it was shown, which a model may copy around what it writes.
-_COPIED_TAGS = re.compile(r"\A<(?:answer|critique)\b[^>]*>|</(?:answer|critique|response)>\Z", re.IGNORECASE)
+# The pair of tags around what it was shown, which a model may copy around the whole of what it writes.
+_COPIED_TAGS = re.compile(
+    r'\A<(answer|critique)(?: (?:number|round)="\d+")?>((?:(?!</?\1\b).)*)</\1>\Z', re.DOTALL | re.IGNORECASE
+)
 # Options of a call that are not part of what is sent to the model.
 _NOT_SENT = frozenset(
     {"api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "api_version", "organization", "project"}
@@ -125,7 +130,7 @@ class PlainTextAdapter(dspy.Adapter):
         marked = _MARKER.match(text)
         if marked and marked.group(1) == name:
             text = text[marked.end() :].removesuffix(_COMPLETED).strip()
-        text = _COPIED_TAGS.sub("", text).strip()
+        text = _COPIED_TAGS.sub(r"\2", text).strip()
         if not text:
             raise AdapterParseError(
                 adapter_name="PlainTextAdapter",

@@ -95,14 +95,39 @@ def test_a_history_is_turns_between_the_demos_and_the_question():
         ("Write <think> tags as <think>x</think>.", "Write <think> tags as <think>x</think>."),
         ("{\"answer\": \"Paris\"}", "{\"answer\": \"Paris\"}"),
         ("x < y", "x < y"),
+        ("It is far.\n</think>\n\nParis", "Paris"),
+        ("It is far.\n  </think>Paris", "Paris"),
+        ("They close with </think>, I know.\n</think>\nParis", "Paris"),
+        ("R1 ends its reasoning with </think> and then answers 42.", None),
+        ("The closing tag is </think> in Qwen models; it ends the reasoning.", None),
+        ("Models of this kind end their reasoning with </think>", None),
+        ("`</think>`\nends the reasoning", None),
+        ("<answer>Paris</answer>", "Paris"),
+        ('<answer number="2">\nParis\n</answer>', "Paris"),
+        ("<CRITIQUE>\nToo short.\n</CRITIQUE>", "Too short."),
+        ("<answer key='1'>a</answer> and <answer key='2'>b</answer>", None),
+        ("<answer>a</answer> and <answer>b</answer>", None),
+        ("<answer key='1'>a</answer>", None),
+        ("<response><code>1</code></response>", None),
+        ("Close it with </answer>", None),
+        ("<answer>42</answer> is what to write", None),
     ],
 )  # fmt: skip
-def test_the_completion_is_the_value(completion: str, answer: str):
-    assert answer_to(completion) == answer
+def test_the_completion_is_the_value(completion: str, answer: str | None):
+    """``None``: all of it is."""
+    assert answer_to(completion) == (completion if answer is None else answer)
 
 
 @pytest.mark.parametrize(
-    "completion", ["", " \n", "<think>all of it</think>", "[[ ## answer ## ]]\n\n[[ ## completed ## ]]"]
+    "completion",
+    [
+        "",
+        " \n",
+        "<think>all of it</think>",
+        "<think>cut off",
+        "all\n</think>",
+        "[[ ## answer ## ]]\n\n[[ ## completed ## ]]",
+    ],
 )
 def test_an_empty_completion_is_an_error(completion: str):
     with pytest.raises(AdapterParseError, match="empty"):
