@@ -6,19 +6,42 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["choice_letter", "comparable", "f1", "last_boxed", "normalize"]
+__all__ = ["choice_letter", "comparable", "f1", "last_boxed", "normalize", "unwrapped"]
 
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _TEXT_MAX = 100_000
-_MARKED = re.compile(
-    r"\b(?:answer|choice|option)\b ?(?:is\b|=)? ?:?"
-    r"[*_$ (\[{]{0,8}(?:\\(?:text|textbf|boxed|mathrm) ?\{)?[( ]{0,2}(?P<letter>[A-Za-z])(?![\w'])",
-    re.IGNORECASE,
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed) ?\{([^{}]*)\}")
+_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
+
+_OPEN = r"[\s*_$`\"'\u201c\u2018(\[{<]{0,8}"
+_CLOSE = r"[*_$`\"'\u201d\u2019)\]}>]{0,8}"
+_LETTER = rf"{_OPEN}(?P<letter>[A-Za-z])(?!\w|['\u2019]\w)"
+_CAPITAL = rf"{_OPEN}(?P<letter>(?-i:[A-Z]))(?!\w|['\u2019]\w)"
+_IS = r"(?:\s(?:is|would be|should be|must be|will be)\b)?\s?[:\uff1a=>\u2013\u2014-]?"
+_KIND = r"(?:\s?(?:the )?(?:option|choice|letter)\b:?)?"
+_SEVERAL = rf"(?!{_CLOSE}\s?(?:or|and|&|/)\s?{_OPEN}[A-Za-z](?!\w))"
+_NEGATED = (
+    rf"(?!{_CLOSE}\s(?:(?:is|are|was|would be)(?: not|n['\u2019]t)\b|(?:is|are|was|seems) (?:wrong|incorrect|false)\b))"
 )
-_ALONE = re.compile(r"[ *_$(\[]*(?P<letter>[A-Za-z])(?:[ *_$.:)\]]*$|[ ]?[.:)\]][*_]* \S)")
-_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf) ?\{([^{}]*)\}")
+
+_ANSWER = (re.compile(rf"\banswers?\b[*_]{{0,3}}{_IS}{_KIND}{_LETTER}{_SEVERAL}", re.IGNORECASE),)
+_ASSERTED = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b(?:correct|right|best|final|my) (?:option|choice|letter)\b[*_]{{0,3}}{_IS}{_LETTER}{_SEVERAL}",
+        rf"\b(?:it is|it['\u2019]s|it must be|i choose|i pick|i select|go with)\b{_KIND}{_CAPITAL}{_SEVERAL}",
+        rf"(?<!\w){_CAPITAL}{_CLOSE} is (?:the )?(?:only )?(?:correct|right|best|answer)\b",
+    )
+)
+_LABEL = (
+    re.compile(
+        rf"\A{_LETTER}(?:[\s*_$`\"'.:)\]}}>]{{0,8}}\Z|{_CLOSE} ?[.:)\]][*_]* \S|{_CLOSE} [\u2013\u2014-] \S"
+        rf"|{_CLOSE},? (?:because|since)\b)"
+    ),
+)
+_MENTIONED = (re.compile(rf"\b(?:option|choice)\b{_IS}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
 
@@ -26,7 +49,7 @@ _PUNCTUATION = frozenset(string.punctuation)
 def last_boxed(text: str) -> str | None:
     r"""What the last ``\boxed{...}`` holds, with nested braces; None where there is none that is closed.
 
-    A box inside a box is part of the outer one. One pass over the last 100 000 characters.
+    A box inside a box is part of the outer one; an empty box counts only where there is no other. One pass over the last 100 000 characters.
     """
     text = text[-_TEXT_MAX:]
     found = None
@@ -35,16 +58,18 @@ def last_boxed(text: str) -> str | None:
         if match["box"] or match[0] == "{":
             opened.append(match.end() if match["box"] else None)
         elif match[0] == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : match.start()]
+            content = text[start : match.start()]
+            found = content if content.strip() or found is None else found
     return found
 
 
 def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
     """The letter that a text chooses.
 
-    In this order: the last boxed letter, the last "answer: B" (also "the answer is (B)"), a text that is one letter
-    (``B``, ``(b).``) or begins with one as a label (``B) ...``), and, where the choices are known, a text that is one
-    of them.
+    The first of these that there is, and of several the last: a boxed letter; "answer: B" (also "the answer should be
+    (B)"); a letter that is said to be right ("it is B", "option B is correct"); a text that is one letter (``B``,
+    ``(b).``) or begins with one as a label (``B) ...``, ``B - ...``); an option that is mentioned and not said to be
+    wrong; where the choices are known, a text that is one of them. "A or B" chooses nothing.
 
     Args:
         text: a model's whole answer.
@@ -54,32 +79,43 @@ def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
         An upper-case letter, or None where nothing is chosen.
     """
     letters = string.ascii_uppercase[: choices if isinstance(choices, int) else len(choices)]
-    text = " ".join(text[-_TEXT_MAX:].split())
+    text = text[-_TEXT_MAX:]
     boxed = last_boxed(text)
-    candidates = [_WRAPPER.sub(r"\1", boxed)] if boxed is not None else []
-    marked = [match["letter"].upper() for match in _MARKED.finditer(text) if _counts(match, letters)]
-    alone = (_ALONE.match(candidate) for candidate in [*candidates, text])
-    found = [match["letter"].upper() for match in alone if match and match["letter"].upper() in letters]
-    if boxed is not None and found:
-        return found[0]
-    if marked:
-        return marked[-1]
-    if found:
-        return found[0]
-    return None if isinstance(choices, int) else _by_text(boxed or text, choices)
+    first_line = text.strip().partition("\n")[0]
+    places: list[tuple[str, Sequence[re.Pattern[str]]]] = [] if boxed is None else [(boxed, _LABEL)]
+    places += [(text, _ANSWER), (text, _ASSERTED), (text, _LABEL), (first_line, _LABEL), (text, _MENTIONED)]
+    for place, patterns in places:
+        found = _last_letter(unwrapped(place), patterns, letters)
+        if found is not None:
+            return found
+    return None if isinstance(choices, int) else _by_text(unwrapped(boxed or text), choices)
+
+
+def unwrapped(text: str) -> str:
+    """Text without LaTeX around its words, and with single spaces."""
+    return " ".join(_LATEX_SPACE.sub(" ", _WRAPPER.sub(r"\1", text)).split())
+
+
+def _last_letter(text: str, patterns: Iterable[re.Pattern[str]], letters: str) -> str | None:
+    matches = [match for pattern in patterns for match in pattern.finditer(text) if _counts(match, letters)]
+    return max(matches, key=lambda match: match.end("letter"))["letter"].upper() if matches else None
 
 
 def _counts(match: re.Match[str], letters: str) -> bool:
     """Not the article of "the answer is a number": a lower-case letter with a word after it is no choice."""
     letter = match["letter"]
-    followed_by_word = re.match(r"\s+\w", match.string[match.end() :]) is not None
+    followed_by_word = re.match(r"\s+\w", match.string[match.end("letter") :]) is not None
     return letter.upper() in letters and not (letter in "aiI" and followed_by_word)
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:
     wanted = comparable(text)
-    equal = [position for position, choice in enumerate(choices) if wanted and comparable(str(choice)) == wanted]
-    return string.ascii_uppercase[equal[0]] if len(equal) == 1 else None
+    equal = [
+        letter
+        for letter, choice in zip(string.ascii_uppercase, map(str, choices), strict=False)
+        if wanted and wanted in (comparable(choice), comparable(f"{letter} {choice}"))
+    ]
+    return equal[0] if len(equal) == 1 else None
 
 
 def normalize(text: str) -> str:

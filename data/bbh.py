@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import dspy
 
+from moa_dspy.data.answers import last_boxed, unwrapped
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics import Checked, Metric
 from moa_dspy.data.sources import Row
@@ -45,18 +46,21 @@ TASKS = (
     "word_sorting",
 )
 
-_MARKER = re.compile(r"\banswer is\b[ \t]*:?", re.IGNORECASE)
-_CHOICE = re.compile(r"\(?([A-Z])\)?(?=$|[\s.:,)])")
+_MARKER = re.compile(r"\banswer(?: is\b|:)[ \t]*:?", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:(?i:option|choice) )?(?:\((?P<enclosed>[A-Za-z])\)|(?P<bare>[A-Z])(?=$|[.:,)]| because\b)|(?P<alone>[a-z])$)"
+    r"(?! ?(?:or|and|/) ?\(?[A-Za-z]\b)"
+)
 _TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
 
 
 def is_correct(prediction: str, target: str) -> bool:
     """Whether a prediction gives the target.
 
-    The answer is the text after the last "the answer is", else the whole prediction. It must equal the target, but for
-    case, outer white space, emphasis marks and one final full stop. Where the target is a choice such as ``(B)``, the
-    letter counts: ``B``, ``(B)`` and ``(B) 12/02/1990`` are the same. Agrees with the published accuracy of
-    code-davinci-002 on all 27 tasks.
+    The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
+    the target, but for case, outer white space, emphasis marks and one final full stop. Where the target is a choice
+    such as ``(B)``, the letter counts: ``B``, ``(b)``, ``option (B)`` and ``(B) 12/02/1990`` are the same; ``(A) or (B)``
+    is neither. Agrees with the published accuracy of code-davinci-002 on all 27 tasks.
 
     Args:
         prediction: a model's whole answer.
@@ -66,21 +70,21 @@ def is_correct(prediction: str, target: str) -> bool:
     choice = _TARGET_CHOICE.fullmatch(expected)
     if choice:
         given = _CHOICE.match(answer)
-        return given is not None and given[1] == choice[1]
+        return given is not None and given[given.lastgroup or 0].upper() == choice[1]
     return answer.casefold() == expected.casefold()
 
 
 def final_answer(prediction: str) -> str:
-    """The text that is compared: one line after the last "answer is", or the whole prediction."""
+    """The text that is compared: one line after the last "answer is", else the last box, or the whole prediction."""
     ends = [match.end() for match in _MARKER.finditer(prediction)]
     if not ends:
-        return _plain(prediction)
+        return _plain(last_boxed(prediction) or prediction)
     lines = prediction[ends[-1] :].strip().splitlines()
     return _plain(lines[0]) if lines else ""
 
 
 def _plain(text: str) -> str:
-    text = re.sub(r"\*\*|`|\$", "", text).strip()
+    text = re.sub(r"\*\*|`|\$", "", unwrapped(text)).strip()
     return text.removesuffix(".").strip().strip("\"'").strip()
 
 

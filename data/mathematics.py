@@ -26,7 +26,12 @@ __all__ = ["answer_of", "equivalent"]
 _LENGTH_MAX = 500
 _START_SECONDS = 120.0
 _POOL = 2
-_SPACE = re.compile(r"\s+|\\[,;! ]|\\(?:left|right)(?![A-Za-z])")
+_NOTHING = re.compile(r"\\!|\\(?:left|right)(?![A-Za-z])")
+_SPACE = re.compile(r"(?:\s|\\[,;: ]|~)+")
+_IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
+_THOUSANDS = re.compile(r"(?<![\d ])(\d{1,3})((?: \d{3})+)(?![\d ])")
+_NUMBERS_APART = re.compile(r"[+-]?\d+(?: \d+)+")
+_BASE = re.compile(r"\d_\{?(\d+)")
 _ANSWER_IS = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
 
 
@@ -47,16 +52,27 @@ def equivalent(gold: str, answer: str, *, seconds: float = 10.0) -> bool:
     Args:
         gold: the reference. The comparison is not symmetric (an interval may answer a set, not the other way round).
         answer: what was given. More than 500 characters are no answer.
-        seconds: after this time the comparison is ended and counts as not equal.
+        seconds: after this time the comparison is ended and counts as not equal. Waiting for a process that is free,
+            and starting one (some seconds), comes on top.
 
     Raises:
         ConfigurationError: math-verify is not installed.
     """
     if not gold.strip() or not answer.strip() or max(len(gold), len(answer)) > _LENGTH_MAX:
         return False
-    if _SPACE.sub("", gold) == _SPACE.sub("", answer):
+    one, other = _tidy(gold), _tidy(answer)
+    if one == other:
         return True
+    if _BASE.findall(one) != _BASE.findall(other) or _NUMBERS_APART.fullmatch(one) or _NUMBERS_APART.fullmatch(other):
+        return False  # math-verify does not look at bases, and reads "1 2" as 12
     return _pool().ask(gold, answer, seconds)
+
+
+def _tidy(expression: str) -> str:
+    """An expression with one spelling of spaces, and with those alone that keep words and numbers apart."""
+    spaced = _SPACE.sub(" ", _NOTHING.sub("", expression)).strip()
+    joined = _THOUSANDS.sub(lambda match: match[0].replace(" ", ""), spaced)
+    return _IDLE_SPACE.sub("", joined)
 
 
 class _Worker:

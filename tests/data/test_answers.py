@@ -30,8 +30,9 @@ balanced = st.recursive(
 @given(st.lists(balanced, min_size=1, max_size=4))
 def test_last_box_with_any_nesting(contents):
     text = " then ".join(rf"\boxed{{{content}}}" for content in contents)
-    assert last_boxed(text) == contents[-1]
-    assert last_boxed(text + r" and \boxed{not closed") == contents[-1]
+    expected = next((content for content in reversed(contents) if content.strip()), contents[0])
+    assert last_boxed(text) == expected
+    assert last_boxed(text + r" and \boxed{not closed") == expected
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_last_box_with_any_nesting(contents):
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed{\boxed{3}}", r"\boxed{3}"),
         (r"\boxed{}", ""),
+        (r"\boxed{7} \boxed{}", "7"),
         ("} stray \\boxed{5}", "5"),
         ("none", None),
         ("", None),
@@ -66,6 +68,28 @@ def test_boxes(text, expected):
         ("The answer is a city", None),
         ("A lot of people live there", None),
         ("Answer: E", None),
+        ("Answer: D\n\nExplanation: option A is wrong because it is not in Norway", "D"),
+        ("Answer: B. Option A and option C are far away", "B"),
+        ("Option B is correct. Option D is incorrect.", "B"),
+        ("Option A is incorrect. Option B is correct. Option C is incorrect.", "B"),
+        ("I would rule out option D; option C isn't right either. Option B fits.", "B"),
+        ("A is wrong; B is right", "B"),
+        (r"$\boxed{\textbf{(B)}\ Rome}$", "B"),
+        ("Answer: <B>", "B"),
+        ("<answer>B</answer>", "B"),
+        ("Answer: 'B'", "B"),
+        ("It is B", "B"),
+        ("B - Rome", "B"),
+        ("B Rome", "B"),
+        ("B\nParis is in France.", "B"),
+        ("B, because it lies in Italy", "B"),
+        ("the answer should be B", "B"),
+        ("My final choice: C", "C"),
+        ("B. Option A is in France", "B"),
+        ("Answer: A or B", None),
+        ("Answer: A and C", None),
+        ("A, B", None),
+        ("option B is wrong", None),
         ("I do not know", None),
         ("", None),
     ],
@@ -112,6 +136,15 @@ def test_hostile_texts_take_no_time(text):
         ("valid", "invalid", False),
         ("-8", "8", False),
         ("", "No", False),
+        ("A good choice", "(A)", False),
+        ("So the answer is (A) or (B).", "(A)", False),
+        ("So the answer is A or B.", "(A)", False),
+        (r"The answer is \boxed{(B)}.", "(B)", True),
+        (r"so \boxed{\text{(B)}}", "(B)", True),
+        ("So the answer is option (B).", "(B)", True),
+        ("So the answer is (b).", "(B)", True),
+        ("Answer: (B)", "(B)", True),
+        ("So the answer is (B) because of that.", "(B)", True),
     ],
 )
 def test_bbh_answers(prediction, target, verdict):
