@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-__all__ = ["choice_letter", "comparable", "f1", "last_boxed", "normalize", "unwrapped"]
+__all__ = ["ballot", "choice_letter", "comparable", "f1", "last_boxed", "normalize", "unwrapped"]
 
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _TEXT_MAX = 100_000
@@ -43,13 +43,15 @@ _LABEL = (
 )
 _MENTIONED = (re.compile(rf"\b(?:option|choice)\b{_IS}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_AROUND = "\"'`*_.,;:!?()[]{}\u2018\u2019\u201c\u201d"
 _PUNCTUATION = frozenset(string.punctuation)
 
 
 def last_boxed(text: str) -> str | None:
     r"""What the last ``\boxed{...}`` holds, with nested braces; None where there is none that is closed.
 
-    A box inside a box is part of the outer one; an empty box counts only where there is no other. One pass over the last 100 000 characters.
+    A box inside a box is part of the outer one; an empty box counts only where there is no other. One pass over the
+    last 100 000 characters.
     """
     text = text[-_TEXT_MAX:]
     found = None
@@ -131,6 +133,15 @@ def normalize(text: str) -> str:
 def comparable(text: str) -> str:
     """``normalize``, or where that leaves nothing ("A", "+") the bare text: such answers differ from one another."""
     return normalize(text) or text.strip().casefold()
+
+
+def ballot(text: str) -> str:
+    """Text as it is counted in a vote: ``comparable``, but for signs, decimals and symbols, which make another answer.
+
+    Case, articles, and punctuation around words do not count; ``-5``, ``3.5``, ``50%`` and ``C++`` stay what they are.
+    """
+    words = [word.strip(_AROUND) or word for word in unicodedata.normalize("NFC", text).casefold().split()]
+    return " ".join(word for word in words if not _ARTICLES.fullmatch(word)) or " ".join(words)
 
 
 def f1(prediction: str, reference: str) -> float:

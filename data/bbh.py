@@ -59,8 +59,8 @@ def is_correct(prediction: str, target: str) -> bool:
 
     The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
     the target, but for case, outer white space, emphasis marks and one final full stop. Where the target is a choice
-    such as ``(B)``, the letter counts: ``B``, ``(b)``, ``option (B)`` and ``(B) 12/02/1990`` are the same; ``(A) or (B)``
-    is neither. Agrees with the published accuracy of code-davinci-002 on all 27 tasks.
+    such as ``(B)``, the letter counts: ``B``, ``(b)``, ``option (B)`` and ``(B) 12/02/1990`` are the same, and
+    ``(A) or (B)`` is neither. Agrees with the published accuracy of code-davinci-002 on all 27 tasks.
 
     Args:
         prediction: a model's whole answer.
@@ -118,4 +118,4 @@ class BigBenchHard(Benchmark):
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
         """Exact match of the text after "the answer is"."""
-        return Checked(check=is_correct)
+        return Checked(check=is_correct, reading=final_answer)

@@ -82,4 +82,4 @@ class Gsm8k(Benchmark):
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
         """The final number, compared exactly."""
-        return Checked(check=is_correct)
+        return Checked(check=is_correct, reading=final_number)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import dspy
 
-from moa_dspy.data.answers import choice_letter, comparable, f1
+from moa_dspy.data.answers import ballot, choice_letter, comparable, f1
 from moa_dspy.data.mathematics import answer_of, equivalent
 from moa_dspy.data.numeric import parse_number
 from moa_dspy.errors import ConfigurationError
@@ -121,6 +121,10 @@ class TextMetric(Metric):
         """What this metric takes as the answer of an output; shown in the feedback."""
         return given
 
+    def key(self, given: str, example: dspy.Example) -> str:
+        """Outputs with the same key are the same answer in a vote; one with an empty key is none."""
+        return ballot(self.read(given, example))
+
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Best score over the accepted answers."""
         given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
@@ -158,6 +162,10 @@ class ExactMatch(TextMetric):
         """Equality of the stripped texts."""
         return given.strip() == accepted.strip()
 
+    def key(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
+        """The stripped text."""
+        return given.strip()
+
 
 class NormalizedMatch(TextMetric):
     """The same text after normalisation: case, punctuation, articles and spaces do not count (SQuAD's EM)."""
@@ -165,6 +173,10 @@ class NormalizedMatch(TextMetric):
     def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
         """Equality of the normalised texts; nothing matches nothing."""
         return bool(comparable(given)) and comparable(given) == comparable(accepted)
+
+    def key(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
+        """The normalised text."""
+        return comparable(given)
 
 
 class F1(TextMetric):
@@ -250,13 +262,20 @@ class Checked(TextMetric):
 
     Attributes:
         check: called with the output and an accepted answer.
+        reading: what is taken of an output as its answer, for feedback and votes; None is all of it.
     """
 
     check: Callable[[str, str], bool | float]
+    reading: Callable[[str], Any] | None = None
 
     def compare(self, given: str, accepted: str, example: dspy.Example) -> bool | float:  # noqa: ARG002
         """What the function says."""
         return self.check(given, accepted)
+
+    def read(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
+        """What ``reading`` finds."""
+        found = given if self.reading is None else self.reading(given)
+        return "" if found is None else str(found)
 
 
 @dataclass(frozen=True)
@@ -279,12 +298,13 @@ class Vote:
         return self.votes / self.total if self.total else 0.0
 
 
-def vote(answers: Iterable[str | None], key: Callable[[str], Any] = comparable) -> Vote:
+def vote(answers: Iterable[str | None], key: Callable[[str], Any] = ballot) -> Vote:
     """The most frequent answer; among equals the one that was given first.
 
     Args:
         answers: in order; None and those whose key is empty are not counted.
-        key: answers with the same key are the same answer.
+        key: answers with the same key are the same answer. The default leaves out case, articles and punctuation around
+            words, and keeps signs and decimals.
     """
     spelled: dict[Any, str] = {}
     counts: Counter[Any] = Counter()
@@ -307,16 +327,17 @@ class VoteMatch(Metric):
         metric: what scores the winner.
         field: the output field with a list of answers; where it is one text, the completions of the prediction are the
             list.
-        key: answers with the same key are the same answer.
+        key: answers with the same key are the same answer; None takes the metric's own, so that for ``Numeric`` 8 and
+            8.0 are one answer.
     """
 
     metric: TextMetric
     field: str = "answer"
-    key: Callable[[str], Any] = comparable
+    key: Callable[[str], Any] | None = None
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Score the winner; the feedback says how clear the vote was."""
-        outcome = vote(self._answers(prediction), self.key)
+        outcome = vote(self._answers(prediction), self.key or (lambda given: self.metric.key(given, example)))
         verdict = self.metric.assess(example, outcome.answer or "")
         details = {"votes": outcome.votes, "total": outcome.total}
         return Verdict(verdict.score, f"{verdict.feedback} ({outcome.votes} of {outcome.total} votes.)", details)

@@ -1,4 +1,4 @@
-"""Numbers in running text: found, cleaned and compared exactly.
+r"""Numbers in running text: found, cleaned and compared exactly.
 
 Rules, the same for every metric that compares numbers:
 
@@ -7,10 +7,10 @@ Rules, the same for every metric that compares numbers:
 * currency signs before a number and anything after it (a unit, a percent sign) are not part of its value: ``$18`` and
   ``18 apples`` are 18, ``50%`` is 50 and not 0.5;
 * a minus, also the Unicode one, belongs to a number unless something it could be subtracted from stands right before
-  it: ``-5`` is not 5, but the last number of ``10-5`` is 5. With a space after it, or written out, it does so only where
-  an answer begins: ``x = - 5``, ``it is minus 5``; ``negative 5`` is -5 everywhere;
-* ``3/4`` and LaTeX's ``\\frac{3}{4}`` are one number, the fraction, and ``1 1/2`` is 1.5; a date such as ``1/2/2024`` is
-  no number;
+  it: ``-5`` is not 5, but the last number of ``10-5`` is 5. With a space after it, or written out, it does so only
+  where an answer begins: ``x = - 5``, ``it is minus 5``; ``negative 5`` is -5 everywhere;
+* ``3/4`` and LaTeX's ``\frac{3}{4}`` are one number, the fraction, and ``1 1/2`` is 1.5; a date such as ``1/2/2024``
+  is no number;
 * digits inside a word (``x2``, ``H2O``) and exponents (``m^2``) are no number.
 
 Comparison is exact (``fractions.Fraction``): 18 equals 18.0, and 3.5 is not 3.

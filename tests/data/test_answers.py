@@ -181,6 +181,21 @@ def test_vote():
     assert vote([]).share == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answers", "winner", "votes"),
+    [
+        (["5", "-5", "-5", "7", "7"], "-5", 2),
+        (["C", "C++", "C++"], "C++", 2),
+        (["35", "3.5", "3.5"], "3.5", 2),
+        (["50", "50%", "50%."], "50%", 2),
+        (["'Lima'", "lima.", "**LIMA**"], "'Lima'", 3),
+    ],
+)
+def test_a_vote_tells_signs_decimals_and_symbols_apart(answers, winner, votes):
+    outcome = vote(answers)
+    assert (outcome.answer, outcome.votes) == (winner, votes)
+
+
 @given(st.lists(st.sampled_from("abc"), min_size=1))
 def test_a_majority_wins_also_where_the_answer_is_an_article(answers):
     outcome = vote(answers)

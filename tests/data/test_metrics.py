@@ -107,6 +107,22 @@ def test_vote_match():
     assert metric(example, dspy.Prediction(answer=[])) is False
 
 
+@pytest.mark.parametrize(
+    ("metric", "answers", "votes"),
+    [
+        (Numeric(), ["8", "8.0", "so it is 8", "9"], 3),
+        (ChoiceLetter(), ["B", "Answer: (b)", "C", "C"], 2),
+        (MathEquivalence(), [r"so \boxed{x}", r"thus \boxed{x}", "y"], 2),
+        (gsm8k.Gsm8k().metric(), ["2 * 4\n#### 8", "#### 8.0", "#### 9"], 2),
+        (ExactMatch(), ["a", "A", " A "], 2),
+        (NormalizedMatch(), ["a cat", "Cat", "dog"], 2),
+    ],
+)
+def test_a_vote_counts_answers_as_its_metric_reads_them(metric, answers, votes):
+    outcome = VoteMatch(metric).assess(dspy.Example(answer="8"), dspy.Prediction(answer=answers))
+    assert outcome.details == {"votes": votes, "total": len(answers)}
+
+
 PASSING = {
     "lower_case": ({}, "rome", "Rome"),
     "upper_case": ({}, "ROME", "ROMe"),
