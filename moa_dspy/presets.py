@@ -11,7 +11,7 @@ from moa_dspy.architecture import Aggregation
 from moa_dspy.attention import Attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
-from moa_dspy.signatures import TaskSignature, task_signature
+from moa_dspy.signatures import TaskSignature, derive_roles
 
 __all__ = ["attention_moa", "mixture_of_agents", "self_consistency", "self_moa", "single_model"]
 
@@ -38,7 +38,8 @@ def self_consistency(
         samples: how many times, at least 2.
         **options: further arguments of ``AttentionMoA``.
     """
-    typed = all(field.annotation is not str for field in task_signature(signature).output_fields.values())
+    roles = derive_roles(signature)
+    typed = all(roles.task.output_fields[name].annotation is not str for name in roles.voted)
     aggregation: Aggregation = "vote" if typed else "synthesis"
     agents = _samples(agent, samples)
     return AttentionMoA(signature, agents, layers=1, attention="none", aggregation=aggregation, **options)

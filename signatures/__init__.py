@@ -1,6 +1,7 @@
 """Signatures of the roles that agents play, derived from any task signature.
 
-Knows only dspy: what the roles are asked, what they read in which order, and how one agent's text is shown to another.
+Knows only dspy and the errors: what the roles are asked, what they read in which order, and how one agent's text is
+shown to another.
 """
 
 from moa_dspy.signatures.quoting import clean, quote

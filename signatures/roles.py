@@ -26,6 +26,7 @@ TaskSignature: TypeAlias = type[dspy.Signature]
 _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
+_NAMES = (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Roles:
         refine: one's answer again, in the light of the critiques of it.
         aggregate: one answer out of all agents' answers.
         synthesize: whether the newest layer improves, and one answer out of all layers'.
+        history: the task's input of type ``dspy.History``.
+        reasoning: the output that leads up to the answer and is no part of it: the one that was added, or a text of
+            the task's own that is called so and stands beside other outputs.
+        names: our field names, by what they are for.
     """
 
     task: TaskSignature
@@ -52,6 +57,7 @@ class Roles:
     aggregate: TaskSignature
     synthesize: TaskSignature
     history: str | None
+    reasoning: str | None
     names: Mapping[str, str]
 
     def answer_text(self, outputs: Mapping[str, Any]) -> str:
@@ -84,8 +90,7 @@ class Roles:
 
     def for_refine(self, inputs: Mapping[str, Any], own: str, critiques: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of ``refine``: one's own answer, then the critiques of it, without their authors."""
-        block = _numbered("critique", critiques) or "(none)"
-        return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: block})
+        return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: _numbered("critique", critiques)})
 
     def for_aggregate(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of ``aggregate``: the agents' answers in the order of the agents, without their names."""
@@ -117,10 +122,16 @@ class Roles:
         """Return the task's outputs as JSON values."""
         return {name: to_jsonable_python(value, fallback=str) for name, value in self.task_outputs(outputs).items()}
 
+    @property
+    def voted(self) -> tuple[str, ...]:
+        """Return the outputs that two answers must share to count as the same vote: all but the reasoning."""
+        return tuple(name for name in self.task.output_fields if name != self.reasoning)
+
     def ballot(self, outputs: Mapping[str, Any]) -> str:
-        """Return what two answers must share to count as the same vote: all outputs but the reasoning, in any case."""
-        values = {name: value for name, value in self.jsonable(outputs).items() if name != _REASONING}
-        return json.dumps(values, sort_keys=True).casefold()
+        """Return what two answers must share to count as the same vote; of free text, the case does not count."""
+        values, fields = self.jsonable(outputs), self.task.output_fields
+        folded = {name: str(values[name]).casefold() for name in self.voted if fields[name].annotation is str}
+        return json.dumps({name: folded.get(name, values[name]) for name in self.voted}, sort_keys=True)
 
     def _with(self, inputs: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, Any]:
         values = dict(inputs)
@@ -170,14 +181,17 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         ConfigurationError: ``signature`` is not usable.
     """
     task = task_signature(signature)
-    own_words = task.instructions != _default_instructions(task)
-    typed = any(field.annotation is not str for field in task.output_fields.values())
-    if reasoning and typed and _REASONING not in task.fields:
-        task = task.prepend(_REASONING, dspy.OutputField(desc="the steps that lead to the answer, briefly"), str)
     history = next((name for name, field in task.input_fields.items() if field.annotation is dspy.History), None)
-    names = _free_names(task)
-    described = task.instructions if own_words else _plain_task(task, without=(history, _REASONING))
-    make = _RoleMaker(task, history, names, described)
+    described = task.instructions
+    if described == _default_instructions(task):
+        described = _plain_task(task, history)
+    typed = any(field.annotation is not str for field in task.output_fields.values())
+    lead = _own_reasoning(task)
+    if reasoning and typed and _REASONING not in task.output_fields:
+        lead = _free_name(_REASONING, task)
+        task = task.prepend(lead, dspy.OutputField(desc="the steps that lead to the answer, briefly"), str)
+    names = {name: _free_name(name, task) for name in _NAMES}
+    make = _RoleMaker(task, history, lead, names, described)
     return Roles(
         task=task,
         propose=task.with_instructions(described),
@@ -188,6 +202,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         aggregate=make.answering(told.AGGREGATE, _CANDIDATES),
         synthesize=make.deciding(told.SYNTHESIZE, _ROUNDS),
         history=history,
+        reasoning=lead,
         names=names,
     )
 
@@ -196,11 +211,31 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
 class _RoleMaker:
     task: TaskSignature
     history: str | None
+    reasoning: str | None
     names: Mapping[str, str]
     described: str
 
     def answering(self, instructions: str, *extra: str) -> TaskSignature:
         """A role that writes the task's outputs."""
+        alone = (told.ALONE,) if is_free_text(self.task) else ()
+        return self._reading(" ".join((instructions, *alone, told.MATERIAL)), *extra)
+
+    def criticising(self, instructions: str, *extra: str) -> TaskSignature:
+        """A role that writes a critique instead."""
+        role = self._reading(f"{instructions} {told.MATERIAL}", *extra)
+        for name in self.task.output_fields:
+            role = role.delete(name)
+        return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
+
+    def deciding(self, instructions: str, *extra: str) -> TaskSignature:
+        """A role that decides before it writes the task's outputs."""
+        role = self._reading(f"{instructions} {told.MATERIAL}", *extra)
+        field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
+        after_reasoning = int(next(iter(self.task.output_fields)) == self.reasoning)
+        return role.insert(after_reasoning, self.names[_IMPROVED], field, bool)
+
+    def _reading(self, instructions: str, *extra: str) -> TaskSignature:
+        """The task, with other instructions before its own and further inputs after its own."""
         role = self.task.with_instructions(f"{instructions}\n\nThe task: {self.described}")
         if self.history is not None:
             role = role.delete(self.history).prepend(self.names[_CONVERSATION], dspy.InputField(), str)
@@ -208,34 +243,23 @@ class _RoleMaker:
             role = role.append(self.names[name], dspy.InputField(), str)
         return role
 
-    def criticising(self, instructions: str, *extra: str) -> TaskSignature:
-        """A role that writes a critique instead."""
-        role = self.answering(instructions, *extra)
-        for name in self.task.output_fields:
-            role = role.delete(name)
-        return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
 
-    def deciding(self, instructions: str, *extra: str) -> TaskSignature:
-        """A role that decides before it writes the task's outputs."""
-        field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
-        after_reasoning = int(next(iter(self.task.output_fields)) == _REASONING)
-        return self.answering(instructions, *extra).insert(after_reasoning, self.names[_IMPROVED], field, bool)
+def _own_reasoning(task: TaskSignature) -> str | None:
+    """The task's own text called ``reasoning``, if it has other outputs to lead up to."""
+    field = task.output_fields.get(_REASONING)
+    return _REASONING if field is not None and field.annotation is str and len(task.output_fields) > 1 else None
 
 
-def _free_names(task: TaskSignature) -> dict[str, str]:
-    """Our field names, with underscores added where the task already has one of that name."""
-    names = {}
-    for name in (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED):
-        free = name
-        while free in task.fields:
-            free += "_"
-        names[name] = free
-    return names
+def _free_name(name: str, task: TaskSignature) -> str:
+    """A field name of ours, with underscores added where the task already has one of that name."""
+    while name in task.fields:
+        name += "_"
+    return name
 
 
-def _plain_task(task: TaskSignature, without: tuple[str | None, ...]) -> str:
+def _plain_task(task: TaskSignature, history: str | None) -> str:
     def readable(fields: Mapping[str, Any]) -> str:
-        return " and ".join(name.replace("_", " ") for name in fields if name not in without)
+        return " and ".join(name.replace("_", " ") for name in fields if name != history or len(fields) == 1)
 
     return told.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
 

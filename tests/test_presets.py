@@ -42,6 +42,18 @@ def test_self_consistency_puts_typed_answers_to_the_vote():
     assert prediction.trace.steps[-1].agent == "vote"
 
 
+def test_a_vote_counts_an_answer_that_is_called_reasoning():
+    lm = model([f"[[ ## reasoning ## ]]\n{value}" for value in (1, 2, 2)])
+    assert moa_dspy.self_consistency("question -> reasoning: int", lm, samples=3)(question="?").reasoning == 2
+
+
+def test_reasoning_of_the_tasks_own_keeps_nobody_from_voting():
+    program = moa_dspy.self_consistency("question -> reasoning: str, count: int", counted("3", "4", "4"), samples=3)
+    assert program.architecture.aggregation == "vote"
+    assert program(question="?").count == 4
+    assert moa_dspy.self_consistency("question -> reasoning", model(), 2).architecture.aggregation == "synthesis"
+
+
 def test_a_tied_vote_goes_to_the_first():
     assert moa_dspy.self_consistency("question -> count: int", counted("7", "8"), samples=2)(question="?").count in (
         7,

@@ -74,6 +74,43 @@ def test_a_reasoning_field_of_the_tasks_own_is_left_alone() -> None:
     assert list(roles.propose.output_fields) == ["label", "reasoning"]
 
 
+@pytest.mark.parametrize(
+    ("task", "told", "outputs"),
+    [
+        ("question -> reasoning", "Read the question and write the reasoning.", ["reasoning"]),
+        ("reasoning -> verdict", "Read the reasoning and write the verdict.", ["verdict"]),
+        ("reasoning -> verdict: bool", "Read the reasoning and write the verdict.", ["reasoning_", "verdict"]),
+        ("question -> reasoning, label: bool", "write the reasoning and label.", ["reasoning", "label"]),
+        ("history: dspy.History -> reply", "Read the history and write the reply.", ["reply"]),
+    ],
+)
+def test_a_field_called_reasoning_is_a_field_like_others(task: str, told: str, outputs: list[str]) -> None:
+    roles = derive_roles(task)
+    assert told in roles.propose.instructions
+    assert list(roles.propose.output_fields) == outputs
+
+
+def test_equal_votes_are_those_of_equal_answers_whatever_led_to_them() -> None:
+    text = derive_roles("question -> answer")
+    assert text.ballot({"answer": "\u00c9COLE"}) == text.ballot({"answer": "\u00e9cole"})
+    code = derive_roles("text -> code: Literal['US', 'us']")
+    assert code.ballot({"reasoning": "a", "code": "US"}) == code.ballot({"reasoning": "b", "code": "US"})
+    assert code.ballot({"reasoning": "a", "code": "US"}) != code.ballot({"reasoning": "a", "code": "us"})
+    only = derive_roles("question -> reasoning: int")
+    assert only.ballot({"reasoning": 1}) != only.ballot({"reasoning": 2})
+    own = derive_roles("question -> reasoning: str, label: bool")
+    assert own.ballot({"reasoning": "a", "label": True}) == own.ballot({"reasoning": "b", "label": True})
+
+
+def test_only_roles_whose_completion_is_the_answer_are_told_to_write_nothing_else() -> None:
+    alone = "Reply with the answer alone."
+    for role in ("improve", "refine", "aggregate"):
+        assert alone in getattr(derive_roles("question -> answer"), role).instructions
+    for task in ("question -> answer: int", "question -> title, summary"):
+        roles = derive_roles(task)
+        assert not [role for role in ROLES if "alone" in getattr(roles, role).instructions]
+
+
 def test_the_tasks_own_instructions_are_in_every_role() -> None:
     class Haiku(dspy.Signature):
         """Write a haiku, 5-7-5, about the theme."""
@@ -138,7 +175,7 @@ def test_every_role_gets_exactly_its_inputs() -> None:
     assert set(roles.for_improve(inputs, "p")) == set(roles.improve.input_fields)
     assert set(roles.for_critique(inputs, "o", "p")) == set(roles.critique.input_fields)
     assert set(roles.for_self_critique(inputs, "o")) == set(roles.self_critique.input_fields)
-    assert set(roles.for_refine(inputs, "o", [])) == set(roles.refine.input_fields)
+    assert set(roles.for_refine(inputs, "o", ["c"])) == set(roles.refine.input_fields)
     assert set(roles.for_aggregate(inputs, ["a"])) == set(roles.aggregate.input_fields)
     assert set(roles.for_synthesize(inputs, ["a", "b"])) == set(roles.synthesize.input_fields)
 
