@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ def _bare(text: str) -> str:
 
 
 def _json_value(text: str) -> Any:
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", text, re.DOTALL)
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", text, re.DOTALL | re.IGNORECASE)
     try:
         return json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
@@ -45,13 +45,38 @@ def _is_json(text: str, keys: Iterable[str] = ()) -> bool:
     return isinstance(value, dict) and all(key in value for key in keys)
 
 
+def _has_json_values(text: str, values: Mapping[str, Any]) -> bool:
+    """Whether each value is the wanted one and of its type: true is not 1."""
+    given = _json_value(text) if _is_json(text, values) else {}
+    return all(key in given and (type(given[key]), given[key]) == (type(value), value) for key, value in values.items())
+
+
 def _is_json_list(text: str, count: int) -> bool:
     value = _json_value(text)
     return isinstance(value, list) and len(value) == count
 
 
+def _is_json_numbers(text: str, count: int) -> bool:
+    return _is_json_list(text, count) and all(type(entry) in (int, float) for entry in _json_value(text))
+
+
 def _count(text: str, word: str) -> int:
-    return len(re.findall(rf"\b{re.escape(word)}\b", text, re.IGNORECASE))
+    """How often words stand in a text, as whole words."""
+    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
+
+
+def _names(text: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - what the options are is for people
+    """Whether one of the options stands in a text, also in the plural."""
+    plurals = (f"{option[:-1]}ies" if option.endswith("y") else f"{option}s" for option in options)
+    return any(_count(text, form) for form in (*options, *plurals, *(f"{option}es" for option in options)))
+
+
+def _names_in_each_line(text: str, options: Sequence[str], what: str) -> bool:
+    return bool(_lines(text)) and all(_names(line, options, what) for line in _lines(text))
+
+
+def _starts(text: str, text_: str) -> bool:
+    return re.match(rf"\s*{re.escape(text_)}(?!\w)", text) is not None
 
 
 CHECKS: Mapping[str, tuple[Callable[..., bool], str]] = {
@@ -61,22 +86,37 @@ CHECKS: Mapping[str, tuple[Callable[..., bool], str]] = {
     "min_words": (lambda text, count: len(_words(text)) >= count, "have at least {count} words"),
     "words": (lambda text, count: len(_words(text)) == count, "have exactly {count} words"),
     "lines": (lambda text, count: len(_lines(text)) == count, "have exactly {count} lines"),
-    "contains": (lambda text, text_: text_.lower() in text.lower(), "contain {text_!r}"),
-    "excludes": (lambda text, text_: bool(text.strip()) and text_.lower() not in text.lower(), "not contain {text_!r}"),
-    "starts_with": (lambda text, text_: text.strip().startswith(text_), "start with {text_!r}"),
+    "line": (
+        lambda text, number, text_: len(_lines(text)) >= number and _count(_lines(text)[number - 1], text_) > 0,
+        "have the words {text_!r} in line {number}",
+    ),
+    "words_in_each_line": (
+        lambda text, count: bool(_lines(text)) and all(len(_words(line)) == count for line in _lines(text)),
+        "have exactly {count} words in each line",
+    ),
+    "names": (_names, "name {what}"),
+    "names_in_each_line": (_names_in_each_line, "name {what} in each line"),
+    "contains": (lambda text, text_: _count(text, text_) > 0, "have the words {text_!r}"),
+    "excludes": (lambda text, text_: bool(text.strip()) and not _count(text, text_), "not have the words {text_!r}"),
+    "starts_with": (_starts, "start with {text_!r}"),
     "ends_with": (lambda text, text_: text.strip().endswith(text_), "end with {text_!r}"),
     "is": (lambda text, text_: _bare(text) == text_, "be exactly {text_!r}"),
-    "one_of": (lambda text, options: _bare(text).removesuffix(".").lower() in options, "be one of {options}"),
+    "one_of": (lambda text, options: _bare(text).rstrip(".!").lower() in options, "be one of {options}"),
     "no_commas": (lambda text: bool(text.strip()) and "," not in text, "have no commas"),
     "no_digits": (lambda text: bool(text.strip()) and not re.search(r"\d", text), "have no digits"),
     "json": (_is_json, "be a JSON object with the keys {keys}"),
+    "json_values": (_has_json_values, "be a JSON object with the values {values}"),
     "json_list": (_is_json_list, "be a JSON list of {count} entries"),
+    "json_numbers": (_is_json_numbers, "be a JSON list of {count} numbers"),
     "bullets": (
         lambda text, count: sum(line.lstrip().startswith(("- ", "* ")) for line in _lines(text)) == count,
         "have exactly {count} lines that start with '- '",
     ),
     "repeats": (lambda text, word, count: _count(text, word) == count, "have the word {word!r} exactly {count} times"),
-    "in_quotes": (lambda text: bool(re.fullmatch(r'\s*"[^"]+"\s*', text)), "stand in double quotes"),
+    "in_quotes": (
+        lambda text: bool(re.fullmatch(r'\s*(?:"[^"]+"|\u201c[^\u201d]+\u201d)\s*', text)),
+        "stand in double quotes",
+    ),
 }
 """Name to function and what it demands. ``text_`` in a demand is the parameter ``text`` of the data."""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
 
+from moa_dspy.data.answers import ballot
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.checks import Instructions
-from moa_dspy.data.metrics import ChoiceLetter, Contains, Metric, Numeric, Verdict, field_of
+from moa_dspy.data.metrics import ChoiceLetter, Metric, Verdict, field_of
+from moa_dspy.data.short_answers import ShortNumber, Stated
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
 
@@ -22,19 +25,21 @@ _FILE = Path(__file__).with_name("starter.jsonl")
 
 @dataclass(frozen=True)
 class ByKind(Metric):
-    """Scores an item by the metric of its kind.
+    """Scores an item by the metric of its kind; an output that is the question again is never right.
 
     Attributes:
+        field: the output field.
         kind: field of the example with the kind.
         metrics: kind to metric.
     """
 
+    field: str = "answer"
     kind: str = "kind"
-    metrics: Mapping[str, Metric] = field(
+    metrics: Mapping[str, Metric] = dataclasses.field(
         default_factory=lambda: {
-            "fact": Contains(),
+            "fact": Stated(),
             "choice": ChoiceLetter(),
-            "arithmetic": Numeric(),
+            "arithmetic": ShortNumber(),
             "instruction": Instructions(),
         }
     )
@@ -44,6 +49,9 @@ class ByKind(Metric):
         kind = field_of(example, self.kind, "example")
         if kind not in self.metrics:
             raise ConfigurationError(f"no metric for the kind {kind!r}; there are: {', '.join(self.metrics)}")
+        given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
+        if given is not None and ballot(str(given)) == ballot(example.get("question", "")):
+            return Verdict(False, "Wrong: the output is the question again.")
         return self.metrics[kind].assess(example, prediction)
 
 

@@ -14,8 +14,10 @@ from moa_dspy.data import (
     NormalizedMatch,
     Numeric,
     VoteMatch,
+    get_benchmark,
     gsm8k,
     load,
+    starter,
 )
 from moa_dspy.data.checks import CHECKS, failed_checks
 from moa_dspy.errors import ConfigurationError
@@ -130,9 +132,9 @@ PASSING = {
     "min_words": ({"count": 2}, "two words", "one -"),
     "words": ({"count": 2}, "two words!", "one"),
     "lines": ({"count": 2}, "a\n\nb\n", "a"),
-    "contains": ({"text": "Rome"}, "in rome", "in Oslo"),
-    "excludes": ({"text": "water"}, "wet", "Water"),
-    "starts_with": ({"text": "Of course"}, " Of course, tea", "of course"),
+    "contains": ({"text": "Rome"}, "in rome", "in Romeo"),
+    "excludes": ({"text": "water"}, "rainwater", "Water"),
+    "starts_with": ({"text": "Today"}, " Today, tea", "Todayish"),
     "ends_with": ({"text": "?"}, "Is it? ", "It is."),
     "is": ({"text": "done"}, "`done`", "Done"),
     "one_of": ({"options": ["yes"]}, "Yes.", "yes it is"),
@@ -140,6 +142,12 @@ PASSING = {
     "no_digits": ({}, "twelve", "12"),
     "json": ({"keys": ["a"]}, '```json\n{"a": 1}\n```', "{a: 1}"),
     "json_list": ({"count": 2}, "[1, 2]", "[1]"),
+    "json_values": ({"values": {"a": True}}, '{"a": true, "b": 2}', '{"a": 1}'),
+    "json_numbers": ({"count": 2}, "[1, 2.5]", '[1, "2"]'),
+    "names": ({"options": ["cherry", "apple"], "what": "a fruit"}, "two Cherries", "pineapple"),
+    "names_in_each_line": ({"options": ["fig", "plum"], "what": "a fruit"}, "a fig\nplums", "fig\nstone"),
+    "line": ({"number": 2, "text": "goodbye"}, "hello\nGoodbye!", "goodbye\nhello"),
+    "words_in_each_line": ({"count": 1}, "one\ntwo", "one\ntwo three"),
     "bullets": ({"count": 2}, "- a\n- b", "- a\nb"),
     "repeats": ({"word": "echo", "count": 2}, "Echo echo", "echoes echo"),
     "in_quotes": ({}, '"I like tea"', "I like tea"),
@@ -185,8 +193,6 @@ def test_starter_has_four_kinds_and_no_item_twice():
 
 
 def test_starter_answers_are_right_by_their_own_metric():
-    from moa_dspy.data import starter
-
     metric = starter.Starter().metric()
     for item in load("starter"):
         if item.kind == "instruction":
@@ -208,7 +214,8 @@ def test_starter_arithmetic_is_computed_right():
     for item in load("starter"):
         plain = re.fullmatch(r"What is (-?[\d.]+) (\+|-|times|divided by) ([\d.]+)\?", item.question)
         if plain:
-            assert signs[plain[2]](float(plain[1]), float(plain[3])) == float(item.answer), item.question
+            answer = item.answer[0] if isinstance(item.answer, list) else item.answer
+            assert signs[plain[2]](float(plain[1]), float(plain[3])) == float(answer), item.question
             checked += 1
     assert checked >= 18
 
@@ -219,6 +226,53 @@ def test_starter_choices_are_four_and_the_letter_is_one_of_them():
             assert len(set(item.choices)) == 4
             assert item.answer in "ABCD"
             assert item.question.count("\n") == 4
+
+
+STARTER_VERDICTS = {
+    "fact-01": (
+        ["Paris.", "It is **Paris**, France."],
+        ["Not Paris", "It isn't Paris.", "London, Paris or Rome", "Parisian"],
+    ),
+    "fact-14": (["CO\u2082", "Carbon-dioxide"], ["oxygen"]),
+    "fact-16": (["Na", "Na (sodium)"], ["N/A"]),
+    "fact-20": (["8-legged", "eight"], ["18", "8.5", "-8"]),
+    "fact-23": (["206 bones"], ["207 or 206", "1,206"]),
+    "fact-25": (["twenty nine", "29 days"], ["128"]),
+    "fact-36": (["0.0 \u00b0C", "0\u2103", "Zero degrees"], ["It is not 0, it is 32", "32"]),
+    "fact-38": (["GBP", "the pound sterling"], ["compound"]),
+    "arithmetic-01": (["7", "Seven", "3 + 4 = 7"], ["34", "seven times", "-7"]),
+    "arithmetic-18": (["-7", "minus 7", "Negative seven", "- 7"], ["7"]),
+    "arithmetic-31": (["40 dollars for 5 tickets", "8 * 5 = 40"], ["5", "45"]),
+    "arithmetic-35": (["15 m^2", "15 (5 x 3)"], ["2"]),
+    "instruction-04": (["apple\npears\nFig"], ["a\nb\nc"]),
+    "instruction-13": (['{"city": "Paris"}'], ['{"city": "London", "not": "Paris"}']),
+    "instruction-14": (["[1, 2.5, -3]"], ['["a", "b", "c"]']),
+    "instruction-17": (["Hello, my friend!"], ["unfriendly", "Write a greeting that contains the word friend."]),
+    "instruction-18": (["Rainwater falls from the sky."], ["It is water from above."]),
+    "instruction-26": (["hello\ngoodbye"], ["goodbye\nhello"]),
+    "instruction-31": (["Of course, carrots."], ["Of course not"]),
+    "instruction-35": (["the netherlands"], ["china"]),
+    "instruction-36": (['{"ok": true}'], ['{"ok": "untrue"}', '{"ok": 1}']),
+    "instruction-37": (["one\ntwo\nthree\nfour"], ["one two\nthree\nfour\n!"]),
+    "instruction-39": (["An apple fell into the river."], ["The driver ate a pineapple."]),
+}
+
+
+@pytest.mark.parametrize("name", STARTER_VERDICTS)
+def test_starter_verdicts(name):
+    metric = get_benchmark("starter").metric()
+    item = next(item for item in load("starter") if item.id == name)
+    right, wrong = STARTER_VERDICTS[name]
+    assert {said: metric(item, said) for said in right} == dict.fromkeys(right, True)
+    assert {said: metric(item, said) for said in wrong} == dict.fromkeys(wrong, False)
+
+
+def test_no_starter_question_holds_its_answer():
+    metric = starter.ByKind()
+    for item in load("starter"):
+        assert metric(item, item.question) is False, item.id
+        if item.kind in ("fact", "arithmetic"):
+            assert metric.metrics[item.kind](item, item.question) is False, item.id
 
 
 INSTRUCTION_ANSWERS = {
