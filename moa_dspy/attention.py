@@ -27,7 +27,7 @@ def check_attention(attention: object, agents: int) -> Attention:
     Raises:
         ConfigurationError: it is no pattern, or asks for more peers than there are.
     """
-    if isinstance(attention, str) and attention.strip().isdigit():
+    if isinstance(attention, str) and attention.strip().isdecimal():
         attention = int(attention)
     for name in _NAMED:
         if attention == name:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
+import pydantic
 from pydantic_core import PydanticUndefined
 
 from moa_dspy import background
@@ -21,7 +21,7 @@ from moa_dspy.events import emit
 from moa_dspy.layers import Outcome, Predictors, run_layers
 from moa_dspy.ledger import Ledger
 from moa_dspy.limits import Budget, Tolerance, limits_of
-from moa_dspy.signatures import TaskSignature, derive_roles, task_signature
+from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.steps import Recorder, Session
 from moa_dspy.trace import StoppedBy, Trace
 
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from moa_dspy.provenance import Provenance
 
 __all__ = ["AttentionMoA", "Prediction"]
+
+# Names that a program, its predictors or its predictions take for something other than a field.
+_RESERVED: Final[Mapping[str, frozenset[str]]] = {
+    "input": frozenset({"budget", "config", "demos", "instance", "lm", "new_signature", "self", "signature"}),
+    "output": frozenset({"base", "self", "trace"}),
+}
 
 
 class Prediction(dspy.Prediction):
@@ -118,10 +124,8 @@ class AttentionMoA(dspy.Module):
                 "reasoning": reasoning,
             },
         )
-        self.task = task_signature(signature)
+        self.task = _without_reserved_names(task_signature(signature))
         self.roles = derive_roles(self.task, reasoning=reasoning)
-        if "trace" in self.task.output_fields or "budget" in self.task.input_fields:
-            raise ConfigurationError("a task cannot have an output 'trace' or an input 'budget'; rename the field")
         self.budget = limits_of(Budget, budget)
         self.tolerance = limits_of(Tolerance, tolerance)
         self.provenance = None
@@ -269,18 +273,15 @@ class AttentionMoA(dspy.Module):
         unknown = [name for name in inputs if name not in fields]
         if unknown:
             raise InputError(f"{', '.join(unknown)} is no input of this task; its inputs are: {known}")
-        values, missing = dict(inputs), []
-        for name, field in fields.items():
-            if name in values:
-                continue
-            if field.default is not PydanticUndefined:
-                values[name] = field.default
-            elif field.annotation is dspy.History:
-                values[name] = dspy.History(messages=[])
-            elif not annotation_allows_none(field.annotation):
-                missing.append(name)
+        missing = [name for name in needed_inputs(self.task) if inputs.get(name) is None]
         if missing:
-            raise InputError(f"input {', '.join(missing)} is missing; the task's inputs are: {known}")
+            raise InputError(f"input {', '.join(missing)} is missing or None; the task's inputs are: {known}")
+        values = dict(inputs)
+        for name, field in fields.items():
+            if field.annotation is dspy.History:
+                values[name] = _history(name, values.get(name))
+            elif name not in values and field.default is not PydanticUndefined:
+                values[name] = field.default
         return values
 
     def set_lm(self, lm: dspy.BaseLM) -> None:
@@ -347,3 +348,22 @@ class AttentionMoA(dspy.Module):
         spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
         copy.architecture = self.architecture.model_copy(update={"agents": tuple(specs), "aggregator": spec})
         return copy
+
+
+def _without_reserved_names(task: TaskSignature) -> TaskSignature:
+    for kind, fields in (("input", task.input_fields), ("output", task.output_fields)):
+        taken = sorted(_RESERVED[kind] & fields.keys())
+        if taken:
+            raise ConfigurationError(f"a task cannot have an {kind} called {taken[0]!r}; rename the field")
+    return task
+
+
+def _history(name: str, value: object) -> dspy.History:
+    if value is None:
+        return dspy.History(messages=[])
+    try:
+        return dspy.History.model_validate(value)
+    except pydantic.ValidationError:
+        raise InputError(
+            f"input {name} is no conversation but {value!r:.80}; give dspy.History(messages=[...]), a dictionary a turn"
+        ) from None

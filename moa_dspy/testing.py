@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage, response_to_events
 
+from moa_dspy.errors import ConfigurationError
+
 __all__ = ["Reply", "ScriptedLM", "SimulatedLM", "prompt_of"]
 
 Reply: TypeAlias = str | Sequence[str] | Callable[[Request], str]
@@ -49,9 +51,14 @@ class ScriptedLM(dspy.LM):
 
     Attributes:
         requests: every request that reached the model, in order of arrival.
+
+    Raises:
+        ConfigurationError: the sequence of texts is empty.
     """
 
     def __init__(self, reply: Reply, model: str = "scripted/model", latency: float = 0.0, **options: Any) -> None:
+        if not (isinstance(reply, str) or callable(reply) or reply):
+            raise ConfigurationError(f"ScriptedLM({reply!r}) has nothing to reply; give at least one text")
         script = _Script(reply, latency)
         super().__init__(model, engine=script, async_engine=_AsyncScript(script), **{"cache": False, **options})
         self.requests = script.requests
@@ -84,6 +91,9 @@ class SimulatedLM(ScriptedLM):
         latency: seconds for each call.
         **options: as for ``dspy.LM``. With ``cache=True`` answers come from DSPy's cache, which knows a model by its
             name: an agent of another skill needs another name.
+
+    Raises:
+        ConfigurationError: one of the probabilities is none.
     """
 
     def __init__(
@@ -99,6 +109,10 @@ class SimulatedLM(ScriptedLM):
         latency: float = 0.0,
         **options: Any,
     ) -> None:
+        chances = {"finds": finds, "adopts": adopts, "misled": misled, **({} if callable(knows) else {"knows": knows})}
+        for name, chance in chances.items():
+            if not (isinstance(chance, (int, float)) and 0 <= chance <= 1):
+                raise ConfigurationError(f"{name}={chance!r} is not a probability; give a number from 0 to 1")
         mind = _Mind(dict(answers), knows, finds, adopts, misled, wrong, seed)
         super().__init__(mind.reply, model=model, latency=latency, **{"temperature": 1.0, **options})
 

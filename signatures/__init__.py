@@ -5,6 +5,15 @@ shown to another.
 """
 
 from moa_dspy.signatures.quoting import clean, quote
-from moa_dspy.signatures.roles import Roles, TaskSignature, derive_roles, is_free_text, task_signature
+from moa_dspy.signatures.roles import Roles, TaskSignature, derive_roles, is_free_text, needed_inputs, task_signature
 
-__all__ = ["Roles", "TaskSignature", "clean", "derive_roles", "is_free_text", "quote", "task_signature"]
+__all__ = [
+    "Roles",
+    "TaskSignature",
+    "clean",
+    "derive_roles",
+    "is_free_text",
+    "needed_inputs",
+    "quote",
+    "task_signature",
+]

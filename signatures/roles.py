@@ -7,19 +7,21 @@ common prefix: the task, then the agent's own answer, then a peer's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import dspy
+from dspy.adapters.utils import annotation_allows_none
 from dspy.signatures.signature import _default_instructions
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.signatures import instructions as told
 from moa_dspy.signatures.quoting import quote
 
-__all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "task_signature"]
+__all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
 
 TaskSignature: TypeAlias = type[dspy.Signature]
 
@@ -27,6 +29,8 @@ _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
 _NAMES = (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED)
+# Names of fields at which dspy.Signature stumbles.
+_DSPYS_OWN = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,9 @@ def task_signature(signature: str | TaskSignature) -> TaskSignature:
         # dspy.Signature looks up the types that a string names in the frames of its callers.
         made: Any = cast("Any", dspy.Signature)(signature) if isinstance(signature, str) else signature
     except (ValueError, TypeError, SyntaxError, NameError) as error:
-        raise ConfigurationError(f"signature {signature!r} cannot be read: {error}") from error
+        taken = sorted(_DSPYS_OWN & set(re.findall(r"\w+", str(signature))))
+        why = f"DSPy has a use of its own for the name {taken[0]}; rename the field" if taken else error
+        raise ConfigurationError(f"signature {signature!r} cannot be read: {why}") from error
     if not (isinstance(made, type) and issubclass(made, dspy.Signature)):
         raise ConfigurationError(f"a signature is a string such as 'question -> answer' or a class, not {signature!r}")
     task = cast("TaskSignature", made)
@@ -161,6 +167,17 @@ def task_signature(signature: str | TaskSignature) -> TaskSignature:
         if not fields:
             raise ConfigurationError(f"signature {task.signature!r} has no {kind}; write it as 'question -> answer'")
     return task
+
+
+def needed_inputs(task: TaskSignature) -> tuple[str, ...]:
+    """Return the inputs that every call has to give: those without a default, and whose type has no room for None."""
+    return tuple(
+        name
+        for name, field in task.input_fields.items()
+        if field.default is PydanticUndefined
+        and field.annotation is not dspy.History
+        and not annotation_allows_none(field.annotation)
+    )
 
 
 def is_free_text(signature: TaskSignature) -> bool:

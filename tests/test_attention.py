@@ -59,7 +59,7 @@ def test_full_is_k_with_all_peers(agents: int, layer: int) -> None:
         assert critics_of(target, "full", agents, layer) == critics_of(target, agents - 1, agents, layer)
 
 
-@pytest.mark.parametrize("wrong", ["most", "", None, True, 1.5, ["full"]])
+@pytest.mark.parametrize("wrong", ["most", "", "²", "1.5", None, True, 1.5, ["full"]])
 def test_what_is_no_pattern_is_refused_with_the_patterns_there_are(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match="full, cross, self, none"):
         check_attention(wrong, 3)
@@ -72,4 +72,4 @@ def test_more_peers_than_there_are_is_refused(k: object, agents: int) -> None:
 
 
 def test_a_number_may_come_as_text() -> None:
-    assert check_attention("2", 3) == 2
+    assert check_attention("2", 3) == check_attention(" 2 ", 3) == check_attention("٢", 3) == 2

@@ -467,7 +467,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         ("question -> answer", ["--input", "other=x"], "other is no input of this task; its inputs are: question"),
         ("question -> answer", ["--input", "question=a", "--input", "question=b"], "question is given twice"),
         ("a, b -> answer", ["x"], "the task has several inputs (a, b)"),
-        ("a, b -> answer", ["--input", "a=x"], "input b is missing"),
+        ("a, b -> answer", ["--input", "a=x"], "input b is missing; give it with --input b=VALUE"),
+        ("context, question -> answer", ["x"], "input context is missing; give it with --input context=VALUE"),
         ("n: int -> answer", ["many"], "input n='many' does not fit its type int"),
         ("q, n: list[int] -> answer", ["x", "--input", "n=[1, "], "input n='[1, ' does not fit its type list[int]"),
         ("q, n: bool -> answer", ["x", "--input", f"n={'y' * 500}"], "yyy…"),
@@ -480,6 +481,10 @@ def test_inputs_that_do_not_fit_cost_nothing(
     config = agents_file(tmp_path, provider, ["one"])
     refused(moa("ask", *arguments, "-c", config, "--signature", signature, "--quiet"), says)
     assert provider.bodies == []
+
+
+def test_a_note_that_an_error_makes_void_is_not_said(moa: Run) -> None:
+    refused(moa("ask", "x", "--signature", "context, question -> answer"), "--input context=VALUE")
 
 
 def test_standard_input_that_is_no_text_is_refused(moa: Run, provider: Provider, tmp_path: Path) -> None:

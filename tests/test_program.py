@@ -8,7 +8,7 @@ import dspy
 import pytest
 from pydantic import ValidationError
 
-import moa_dspy
+import moa_dspy.testing
 from moa_dspy import Agent, Architecture, AttentionMoA, ConfigurationError, InputError
 from moa_dspy.testing import ScriptedLM
 
@@ -133,3 +133,46 @@ def test_agents_can_be_exchanged_with_prompts_and_demos_kept() -> None:
     assert "tuned" in (two.requests[0].system or "")
     with pytest.raises(ConfigurationError, match="2 agents"):
         moa.with_agents([two])
+
+
+@pytest.mark.filterwarnings("ignore:Field name")  # pydantic's, of names that are refused then
+@pytest.mark.parametrize("name", ["budget", "config", "demos", "instance", "lm", "new_signature", "self", "signature"])
+def test_an_input_that_dspy_takes_for_something_else_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.*rename the field"):
+        AttentionMoA(f"question, {name} -> answer", [ONE])
+
+
+@pytest.mark.filterwarnings("ignore:Field name")  # pydantic's, of names that are refused then
+@pytest.mark.parametrize("name", ["base", "fields", "instructions", "self", "signature", "trace"])
+def test_so_is_such_an_output(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.*rename the field"):
+        AttentionMoA(f"question -> answer, {name}", [ONE])
+
+
+def test_names_that_only_look_taken_are_fields_like_others() -> None:
+    inputs = {"base": "b", "inputs": "i", "trace": "t", "example": "e", "times": "2"}
+    assert AttentionMoA(f"{', '.join(inputs)} -> answer", [ONE], 1)(**inputs).answer == "yes"
+    assert AttentionMoA("question -> config", [ONE], 1)(question="?").config == "yes"
+
+
+def test_none_is_no_value_where_the_type_has_no_room_for_it() -> None:
+    moa = AttentionMoA("question, note: str | None -> answer", [ONE], 1)
+    with pytest.raises(InputError, match="input question is missing or None"):
+        moa(question=None)
+    assert moa(question="?", note=None).answer == "yes"
+
+
+@pytest.mark.parametrize("wrong", [[], [{"question": "a"}], 5, "hello", {"turns": []}])
+def test_what_is_no_conversation_is_refused_before_any_call(wrong: Any) -> None:
+    lm = ScriptedLM("yes")
+    with pytest.raises(InputError, match=r"input history is no conversation .*dspy\.History\(messages="):
+        AttentionMoA("question, history: dspy.History -> answer", [lm], 1)(question="?", history=wrong)
+    assert lm.requests == []
+
+
+def test_a_conversation_may_be_data_or_not_have_begun() -> None:
+    lm = ScriptedLM("yes")
+    moa = AttentionMoA("question, history: dspy.History -> answer", [lm], 1)
+    assert moa(question="?", history=None).answer == "yes"
+    moa(question="?", history={"messages": [{"question": "Earlier?", "answer": "Then."}]})
+    assert "Earlier?" in moa_dspy.testing.prompt_of(lm.requests[-1])

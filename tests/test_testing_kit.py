@@ -12,7 +12,7 @@ import dspy
 import pytest
 
 import moa_dspy
-from moa_dspy import AttentionMoA
+from moa_dspy import AttentionMoA, ConfigurationError
 from moa_dspy.adapters import PlainTextAdapter
 from moa_dspy.signatures import Roles, derive_roles
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
@@ -47,6 +47,15 @@ def test_a_script_is_a_text_a_sequence_or_a_function():
     lm = ScriptedLM(["a", "b"])
     assert [lm("x")[0] for _ in range(4)] == ["a", "b", "b", "b"]
     assert ScriptedLM(lambda request: prompt_of(request).strip().upper())("x") == ["X"]
+
+
+def test_a_model_that_cannot_be_is_refused():
+    with pytest.raises(ConfigurationError, match="nothing to reply"):
+        ScriptedLM([])
+    wrong: dict[str, Any] = {"knows": 7, "finds": -3, "adopts": "often", "misled": math.nan}
+    for name, chance in wrong.items():
+        with pytest.raises(ConfigurationError, match=f"{name}=.* is not a probability"):
+            SimulatedLM(TASKS, **{name: chance})
 
 
 def test_requests_are_kept_in_order_of_arrival_over_copies():

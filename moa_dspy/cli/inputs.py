@@ -12,6 +12,7 @@ from dspy.adapters.utils import get_annotation_name
 from pydantic_core import PydanticUndefined
 
 from moa_dspy.errors import InputError
+from moa_dspy.signatures import needed_inputs
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -22,7 +23,7 @@ __all__ = ["gather_inputs"]
 
 
 def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the values of the task's input fields, as far as they are given.
+    """Return the values of the task's input fields.
 
     Args:
         task: the task.
@@ -31,8 +32,8 @@ def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str
         pairs: the ``NAME=VALUE`` options.
 
     Raises:
-        InputError: a name is unknown or given twice, a value does not fit its field, or there is no place for the
-            question, or no question.
+        InputError: a name is unknown or given twice, a value does not fit its field, one is missing,
+            or there is no place for the question, or no question.
     """
     texts = _split(task, pairs)
     if question is not None:
@@ -42,6 +43,10 @@ def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str
             raise InputError("the question is empty")
     elif not texts:
         raise InputError("there is no question; give it as an argument, or - to read it from standard input")
+    missing = [name for name in needed_inputs(task) if name not in texts]
+    if missing:
+        how = " and ".join(f"--input {name}=VALUE" for name in missing)
+        raise InputError(f"input {', '.join(missing)} is missing; give it with {how}")
     return {name: _parsed(name, text, task.input_fields[name]) for name, text in texts.items()}
 
 
