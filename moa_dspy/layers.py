@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,8 +19,11 @@ from moa_dspy.agents import Voice
 from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.errors import AllProposalsFailedError
+from moa_dspy.faults import OVERFLOW, TRANSIENT
+from moa_dspy.ledger import Amount
+from moa_dspy.replies import is_visible
 from moa_dspy.signatures import Roles
-from moa_dspy.steps import TRANSIENT, Place, Session, ask
+from moa_dspy.steps import Place, Session, ask, written
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
 __all__ = ["Answer", "Outcome", "Predictors", "run_layers"]
@@ -81,10 +84,19 @@ class _Run:
     inputs: Mapping[str, Any]
     session: Session
 
-    @property
-    def finals(self) -> int:
-        """Return how many calls write the answer of a layer after the first."""
-        return int(self.architecture.aggregation == "synthesis") + int(self.architecture.synthesizes)
+    def finals(self, layer: int) -> list[Stage]:
+        """Return the stages whose calls write the answer of a layer."""
+        aggregated: list[Stage] = ["aggregate"] if self.architecture.aggregation == "synthesis" else []
+        return [*aggregated, "synthesize"] if layer > 1 and self.architecture.synthesizes else aggregated
+
+    def answer_text(self, outputs: Mapping[str, Any]) -> str:
+        """Return the task's outputs as the text that other agents read; nothing where none of them can be seen."""
+        answers = {name: value for name, value in outputs.items() if name in self.roles.task.output_fields}
+        if len(answers) > 1:
+            answers.pop("reasoning", None)
+        if all(isinstance(value, str) and not is_visible(value) for value in answers.values()):
+            return ""
+        return self.roles.answer_text(outputs)
 
 
 async def run_layers(
@@ -100,6 +112,7 @@ async def run_layers(
 
     Raises:
         AllProposalsFailedError: in the first layer no agent answered. Later failures end the run with what there is.
+        ConfigurationError: the budget is too small for a single proposal, or in dollars where a price is not known.
         StepFailedError: a step failed, and the run is strict.
     """
     run = _Run(architecture, roles, predictors, voices, aggregator, inputs, session)
@@ -134,37 +147,64 @@ async def _first_layer(run: _Run) -> Answer | None:
     """Return the first layer's output, with as many proposals and refinements as the budget allows."""
     agents = len(run.voices)
     critics = [critics_of(j, run.architecture.attention, agents, 1) for j in range(agents)]
-    finals = int(run.architecture.aggregation == "synthesis")
-    proposing, refining = run.session.ledger.first_layer([len(of_one) for of_one in critics], finals)
+    needs = await _needs(run)
+    proposing, refining = run.session.ledger.first_layer([len(of_one) for of_one in critics], run.finals(1), needs)
     kept = [critics[j] if j < refining else () for j in range(proposing)]
     return await _layer(run, 1, None, kept) or await _last_resort(run, proposing)
+
+
+async def _needs(run: _Run) -> list[Amount]:
+    """Return what the first proposals are expected to use; nothing where the budget does not ask for it."""
+    budget = run.session.ledger.budget
+    if budget.tokens is None and budget.usd is None:
+        return []
+    from moa_dspy.planning.forecast import forecast
+
+    prompts = [
+        await written(run.session, _place(run, 1, "propose", agent), *_proposal(run, agent, None))
+        for agent in range(len(run.voices))
+    ]
+    others = [run.aggregator.lm(), *run.session.recorder.lms_of_adapter]
+    return await asyncio.to_thread(forecast, budget, prompts, others)
 
 
 async def _last_resort(run: _Run, asked: int) -> Answer | None:
     """Return the first answer that an agent can still give for what the budget has left, where it is to blame.
 
-    Agents that were not asked come first, then those whose failure may have passed.
+    Agents that were not asked come first, then those whose failure may have passed, when their providers ask for it.
     """
     if not run.session.ledger.refused:
         return None
     run.session.ledger.release()
-    failures = {step.agent: step.error.kind for step in run.session.recorder.steps if step.error is not None}
-    again = [j for j in range(asked) if failures.get(run.voices[j].name) in TRANSIENT]
+    failures = {step.agent: step.error for step in run.session.recorder.steps if step.error is not None}
+    waits = {j: _wait(run, failures.get(run.voices[j].name)) for j in range(asked)}
+    again = sorted((j for j in waits if waits[j] is not None), key=lambda j: waits[j] or 0.0)
     for agent in (*range(asked, len(run.voices)), *again):
+        await asyncio.sleep(waits.get(agent) or 0.0)
         place = replace(_place(run, 1, "propose", agent), attempt=1)
-        inputs = run.roles.for_propose(run.inputs)
-        answer, failure = await _answer(run, place, _of_agent(run.predictors.propose, agent), inputs)
+        predictor, voice, inputs = _proposal(run, agent, None)
+        answer, failure = await _answer(run, place, predictor, inputs, voice)
         if answer is not None or (failure is not None and failure.kind == "budget"):
             return answer
     return None
+
+
+def _wait(run: _Run, failure: Failure | None) -> float | None:
+    """Seconds after which an agent may be asked again; None where that would be no use, too long, or too late."""
+    if failure is None or failure.kind not in TRANSIENT:
+        return None
+    wait = failure.retry_after or 0.0
+    in_time = wait < run.session.ledger.seconds_left("propose")
+    return wait if in_time and wait <= run.session.tolerance.patience else None
 
 
 async def _further_layer(run: _Run, layer: int, previous: str) -> Answer | None:
     """Return a later layer's aggregate; None where the budget has no room for the whole layer, or no agent answered."""
     agents = len(run.voices)
     critics = [critics_of(j, run.architecture.attention, agents, layer) for j in range(agents)]
-    calls = agents + sum(len(of_one) + bool(of_one) for of_one in critics) + run.finals
-    if not run.session.ledger.further_layer(calls, run.finals):
+    finals = run.finals(layer)
+    calls = agents + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
+    if not run.session.ledger.further_layer(calls, finals):
         return None
     return await _layer(run, layer, previous, critics)
 
@@ -189,9 +229,9 @@ async def _layer(run: _Run, layer: int, previous: str | None, critics: Sequence[
                 group.create_task(_refine(run, layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
                 for j in agents
             ]
-            await _enough(run, refined, deadline=run.session.tolerance.layer_deadline or math.inf)
+            cut = await _enough(run, refined, deadline=run.session.tolerance.layer_deadline or math.inf)
             for task in (*proposals, *critiques.values(), *refined):
-                task.cancel()
+                task.cancel(cut)
     except BaseExceptionGroup as group_error:
         raise _first_cause(group_error) from None
     answers = [_result(refined[j]) or _result(proposals[j]) for j in agents]
@@ -199,10 +239,22 @@ async def _layer(run: _Run, layer: int, previous: str | None, critics: Sequence[
     return await _aggregate(run, layer, there) if there else None
 
 
-async def _enough(run: _Run, tasks: Sequence[asyncio.Task[Any]], deadline: float = math.inf) -> None:
-    """Wait until all tasks are done, or the quorum is there and the grace over, or time is up."""
+async def _enough(
+    run: _Run, tasks: Sequence[asyncio.Task[Any]], *, absent: int = 0, deadline: float = math.inf
+) -> str | None:
+    """Wait until all tasks are done, or the quorum is there and the grace over, or time is up.
+
+    Args:
+        run: what stays the same.
+        tasks: of which a quorum is enough.
+        absent: how many of the agents that a quorum may lack have no task among these in any case.
+        deadline: seconds.
+
+    Returns:
+        Why those that are not done are not waited for; None where all are.
+    """
     tolerance, ledger, clock = run.session.tolerance, run.session.ledger, run.session.recorder.clock
-    quorum = min(tolerance.quorum or len(tasks), len(tasks))
+    quorum = len(tasks) if tolerance.quorum is None else max(1, min(tolerance.quorum - absent, len(tasks)))
     latest = clock() + deadline
     waiting_since: float | None = None
     pending = set(tasks)
@@ -211,26 +263,35 @@ async def _enough(run: _Run, tasks: Sequence[asyncio.Task[Any]], deadline: float
         if there >= quorum and waiting_since is None:
             waiting_since = clock()
         grace = math.inf if waiting_since is None else waiting_since + tolerance.grace - clock()
-        left = ledger.seconds_left(final=False)
+        left = ledger.seconds_left("refine")
         if left <= 0:
             ledger.refused = True
-            return
+            return "the budget's time was over, but for what the layer's answer may need"
+        if grace <= 0:
+            return f"the quorum of {quorum} was there, and the grace of {tolerance.grace:g} s over"
+        if clock() >= latest:
+            return f"the layer's deadline of {deadline:g} s was over"
         # What has to be left for the layer's answer grows with the longest call: look again after half the time.
         seconds = min(latest - clock(), grace, max(left / 2, 0.01))
-        if seconds <= 0:
-            return
         _, pending = await asyncio.wait(
-            pending, timeout=None if seconds == math.inf else seconds, return_when=asyncio.FIRST_COMPLETED
+            pending, timeout=None if seconds == math.inf else max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED
         )
+    return None
 
 
 async def _propose(run: _Run, layer: int, agent: int, previous: str | None) -> Answer | None:
+    predictor, voice, inputs = _proposal(run, agent, previous)
+    answer, _ = await _answer(run, _place(run, layer, "propose", agent), predictor, inputs, voice)
+    return answer
+
+
+def _proposal(run: _Run, agent: int, previous: str | None) -> tuple[dspy.Predict, Voice, dict[str, Any]]:
+    """What is asked for a proposal, of whom, and the inputs."""
     if previous is None:
         predictor, inputs = run.predictors.propose, run.roles.for_propose(run.inputs)
     else:
         predictor, inputs = run.predictors.improve, run.roles.for_improve(run.inputs, previous)
-    answer, _ = await _answer(run, _place(run, layer, "propose", agent), _of_agent(predictor, agent), inputs)
-    return answer
+    return _of_agent(predictor, agent), run.voices[agent], inputs
 
 
 async def _critique(
@@ -262,9 +323,9 @@ async def _refine(
     own = _result(proposal)
     if own is None or not tasks:
         return own
-    await _enough(run, tasks)
+    cut = await _enough(run, tasks, absent=len(run.voices) - len(tasks))
     for task in tasks:
-        task.cancel()  # nobody reads a critique that comes later
+        task.cancel(cut)  # nobody reads a critique that comes later
     critiques = [text for task in tasks if (text := _result(task)) is not None]
     attempt = 0
     while critiques:
@@ -273,7 +334,7 @@ async def _refine(
         answer, failure = await _answer(run, place, _of_agent(run.predictors.refine, agent), inputs)
         if answer is not None:
             return answer
-        if failure is None or failure.kind != "context_window_exceeded":
+        if failure is None or failure.kind != OVERFLOW:
             break
         critiques.remove(max(critiques, key=len))
         attempt += 1
@@ -305,7 +366,7 @@ async def _synthesize(run: _Run, layer: int, rounds: list[Answer]) -> tuple[bool
     predictor = _of_agent(run.predictors.synthesize, -1)
     for attempt, voice in enumerate(_aggregators(run)):
         place = Place(layer, "synthesize", -1, voice.name, attempt=attempt)
-        reply = await ask(run.session, place, predictor, voice, inputs, run.roles.answer_text)
+        reply = await ask(run.session, place, predictor, voice, inputs, run.answer_text)
         if reply.outputs is not None:
             return run.roles.decision_of(reply.outputs), _as_answer(run, reply.outputs)
         if reply.failure is not None and reply.failure.kind == "budget":
@@ -334,7 +395,7 @@ async def _answer(
     run: _Run, place: Place, predictor: dspy.Predict, inputs: Mapping[str, Any], voice: Voice | None = None
 ) -> tuple[Answer | None, Failure | None]:
     voice = voice or run.voices[place.agent]
-    reply = await ask(run.session, place, predictor, voice, inputs, run.roles.answer_text)
+    reply = await ask(run.session, place, predictor, voice, inputs, run.answer_text)
     return (None if reply.outputs is None else _as_answer(run, reply.outputs)), reply.failure
 
 
@@ -378,4 +439,14 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _causes(steps: tuple[Step, ...]) -> dict[str, str]:
-    return {step.agent: f"{step.error.kind}: {step.error.message}" for step in steps if step.error is not None}
+    """What went wrong for each agent, every cause once, in order; a spent budget only where nothing else did."""
+    causes: dict[str, dict[str, None]] = {}
+    for step in steps:
+        for failure in step.failures or ((step.error,) if step.error is not None else ()):
+            causes.setdefault(step.agent, {})[f"{failure.kind}: {failure.message}"] = None
+    return {agent: ", then ".join(_telling(texts)) for agent, texts in causes.items()}
+
+
+def _telling(texts: Iterable[str]) -> list[str]:
+    texts = list(texts)
+    return [text for text in texts if not text.startswith("budget:")] or texts

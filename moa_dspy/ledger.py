@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final
 
 from moa_dspy.limits import Budget
-from moa_dspy.trace import Tokens
+from moa_dspy.trace import Stage, Tokens
 
-__all__ = ["Ledger"]
+__all__ = ["Amount", "Ledger"]
 
 # How much more than the largest call so far the one may need that reads and unites all answers.
 _LONGER: Final = 2.0
+# How much more than a call of the layer before a call of a further layer may need: its proposers read one answer more.
+_GROWTH: Final = 1.25
 
 
 @dataclass(frozen=True)
-class _Spent:
+class Amount:
     """An amount by each measure that is known only after a call."""
 
     tokens: float = 0.0
     usd: float = 0.0
     seconds: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.usd + other.usd, self.seconds + other.seconds)
 
 
 class Ledger:
@@ -41,28 +47,28 @@ class Ledger:
         self.budget = budget
         self.refused = False
         self._clock = clock
-        self._held = 0  # calls kept back for the aggregate and the synthesis of the current layer
+        self._held: set[Stage] = set()  # those that write the current layer's answer, for each of which a call is kept
         self._calls = 0
         self._under_way = 0
         self._answered = 0
-        self._spent = _Spent()
-        self._largest = _Spent()
-        self._layer_began = _Spent()
+        self._spent = Amount()
+        self._largest = Amount()
+        self._layer_began = Amount()
+        self._layer_calls = 0
 
-    def reserve(self, *, final: bool) -> bool:
+    def reserve(self, stage: Stage) -> bool:
         """Take one call from the budget, if there is one; ``book`` enters what became of it.
 
         Args:
-            final: the call writes the layer's answer. Others leave what that may need: the calls that are held, and for
-                each of them twice the tokens, dollars and seconds of the largest call so far.
+            stage: what the call is for. It leaves what the stages may need for which a call is held, its own apart: the
+                call, and twice the tokens, dollars and seconds of the largest call so far.
         """
-        if not self._has_room(final):
+        if not self._has_room(stage):
             self.refused = True
             return False
         self._calls += 1
         self._under_way += 1
-        if final and self._held:
-            self._held -= 1
+        self._held.discard(stage)
         return True
 
     def book(self, tokens: Tokens, usd: float, seconds: float | None, *, unpaid: bool) -> None:
@@ -79,7 +85,7 @@ class Ledger:
         self._answered += seconds is not None
         spent = self._spent
         self._spent = replace(spent, tokens=spent.tokens + tokens.total, usd=spent.usd + usd)
-        self._largest = _Spent(
+        self._largest = Amount(
             max(self._largest.tokens, tokens.total),
             max(self._largest.usd, usd),
             max(self._largest.seconds, seconds or 0.0),
@@ -90,62 +96,78 @@ class Ledger:
         """Return the calls left; infinite where they are not limited."""
         return math.inf if self.budget.calls is None else self.budget.calls - self._calls
 
-    def seconds_left(self, *, final: bool) -> float:
-        """Return the seconds left, less those that the layer's answer may need; infinite where there is no limit."""
+    def seconds_left(self, stage: Stage) -> float:
+        """Return the seconds left, less those that other stages may need; infinite where there is no limit."""
         if self.budget.seconds is None:
             return math.inf
-        kept = 0.0 if final else self._held * _LONGER * self._largest.seconds
-        return self.budget.seconds - self._clock() - kept
+        return self.budget.seconds - self._clock() - self._kept_from(stage) * _LONGER * self._largest.seconds
 
-    def first_layer(self, critics: Sequence[int], finals: int) -> tuple[int, int]:
+    def first_layer(
+        self, critics: Sequence[int], finals: Sequence[Stage], needs: Sequence[Amount] = ()
+    ) -> tuple[int, int]:
         """Return how many proposals, and how many of their refinements, the first layer can afford.
 
         Args:
             critics: the number of critiques that each agent's answer gets.
-            finals: calls that follow in the layer.
+            finals: the stages that write the layer's answer.
+            needs: what each agent's proposal is expected to use, where that matters.
         """
         agents = len(critics)
-        proposals = int(max(1, min(agents, self.calls_left - finals)))
-        self._held = int(min(finals, self.calls_left - proposals))
-        left, refined = self.calls_left - self._held - proposals, 0
+        proposals = int(max(1, min(agents, self.calls_left - len(finals), self._fitting(needs, agents))))
+        self._held = set(finals if self.calls_left - proposals >= len(finals) else ())
+        left, refined = self.calls_left - len(self._held) - proposals, 0
         if proposals == agents:
             for count in critics:
                 left -= count + bool(count)
                 if left < 0:
                     break
                 refined += 1
-        if self._held < finals or proposals < agents or refined < agents:
+        if len(self._held) < len(finals) or proposals < agents or refined < agents:
             self.refused = True
         return proposals, refined
 
-    def further_layer(self, calls: int, finals: int) -> bool:
+    def further_layer(self, calls: int, finals: Sequence[Stage]) -> bool:
         """Return whether there is room for another whole layer, and hold its last calls if so.
 
-        Its calls are known; by the other measures it is taken to need what the layer before it took.
+        Its calls are known. It is taken to need a quarter more tokens and dollars for each of them than the layer
+        before it, and as many seconds as that took.
 
         Args:
             calls: the layer's calls.
-            finals: how many of them write its answer.
+            finals: the stages that write its answer.
         """
         now, began, budget = self._so_far(), self._layer_began, self.budget
+        larger = _GROWTH * calls / max(1, self._calls - self._layer_calls)
         if not (
             self.calls_left >= calls
-            and _has(budget.tokens, now.tokens, now.tokens - began.tokens)
-            and _has(budget.usd, now.usd, now.usd - began.usd)
+            and _has(budget.tokens, now.tokens, larger * (now.tokens - began.tokens))
+            and _has(budget.usd, now.usd, larger * (now.usd - began.usd))
             and _has(budget.seconds, now.seconds, now.seconds - began.seconds)
         ):
             self.refused = True
             return False
-        self._held, self._layer_began = finals, now
+        self._held, self._layer_began, self._layer_calls = set(finals), now, self._calls
         return True
 
     def release(self) -> None:
         """Let any call have what is held: there is nothing yet from which an answer could be made."""
-        self._held = 0
+        self._held.clear()
 
-    def _has_room(self, final: bool) -> bool:
+    def _fitting(self, needs: Sequence[Amount], agents: int) -> int:
+        """How many of the first proposals are expected to fit; all where nothing is expected."""
+        totals = list(accumulate(needs))
+        fitting = sum(
+            _has(self.budget.tokens, 0.0, total.tokens) and _has(self.budget.usd, 0.0, total.usd) for total in totals
+        )
+        return fitting if needs else agents
+
+    def _kept_from(self, stage: Stage) -> int:
+        """How many calls are held for other stages than ``stage``."""
+        return len(self._held - {stage})
+
+    def _has_room(self, stage: Stage) -> bool:
         budget, spent, largest = self.budget, self._spent, self._largest
-        kept_calls = 0 if final else self._held
+        kept_calls = self._kept_from(stage)
         kept = kept_calls * _LONGER
         # Of what calls have needed on average, calls under way may need more, since later roles read more.
         ahead = _LONGER * self._under_way / self._answered if self._answered else 0.0
@@ -153,10 +175,10 @@ class Ledger:
             self.calls_left >= 1 + kept_calls
             and _has(budget.tokens, spent.tokens * (1 + ahead), kept * largest.tokens)
             and _has(budget.usd, spent.usd * (1 + ahead), kept * largest.usd)
-            and self.seconds_left(final=final) > 0
+            and self.seconds_left(stage) > 0
         )
 
-    def _so_far(self) -> _Spent:
+    def _so_far(self) -> Amount:
         return replace(self._spent, seconds=self._clock())
 
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
+import hashlib
+import itertools
 import math
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import dspy
 from dspy.adapters.decision import record_evidence
-from dspy.clients.call_result import usage_dict
-from dspy.lm15 import Response
-from dspy.utils.exceptions import AdapterParseError, is_retryable_lm_error
+from dspy.utils.exceptions import AdapterParseError
 from dspy.utils.usage_tracker import UsageTracker
 from pydantic_core import to_jsonable_python
 
@@ -29,15 +29,16 @@ from moa_dspy.agents import Voice
 from moa_dspy.concurrency import admitted
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.events import StepStarted, emit
+from moa_dspy.faults import REFUSED, failure_of, is_transient, is_unanswered
 from moa_dspy.ledger import Ledger
 from moa_dspy.limits import Tolerance
+from moa_dspy.lm_views import Send, view_of
+from moa_dspy.metering import Meter, estimated_usage, is_free
 from moa_dspy.nearest import shown_demos
-from moa_dspy.trace import STAGES, Failure, Stage, Status, Step, Tokens
+from moa_dspy.replies import is_visible, prompt_in, refuse_endless_repair, texts_in, unusable
+from moa_dspy.trace import STAGES, Failure, Stage, Status, Step
 
-__all__ = ["TRANSIENT", "Place", "Recorder", "Reply", "Session", "ask"]
-
-# Kinds of failures after which another try may succeed, as DSPy's ``is_retryable_lm_error`` has them.
-TRANSIENT: Final = frozenset({"rate_limit", "timeout", "server", "transport", "lock_timeout"})
+__all__ = ["Place", "Prompt", "Recorder", "Reply", "Session", "ask", "written"]
 
 # DSPy keeps the last 10,000 calls in every model and every predictor, prompts and replies included. A program that
 # makes a hundred calls for each question would fill them all; what happened in a run is in its trace.
@@ -55,11 +56,6 @@ class Place:
     target: int = -1
     target_name: str | None = None
     attempt: int = 0
-
-    @property
-    def final(self) -> bool:
-        """Return whether the step writes a layer's answer."""
-        return self.stage in ("aggregate", "synthesize")
 
     @property
     def order(self) -> tuple[int, int, int, int, int]:
@@ -87,11 +83,16 @@ class Recorder:
         self._steps: list[tuple[Place, Step]] = []
         self._entries: list[tuple[Place, list[Any]]] = []
 
+    @property
+    def lms_of_adapter(self) -> list[dspy.BaseLM]:
+        """Return the LMs that the configured adapter asks besides the agents'."""
+        return [self.adapter.extraction_model] if isinstance(self.adapter, dspy.TwoStepAdapter) else []
+
     def clock(self) -> float:
         """Return the seconds since the run began."""
         return time.perf_counter() - self._began
 
-    def settings_for(self, place: Place, meter: _Meter, adapter: dspy.Adapter) -> dict[str, Any]:
+    def settings_for(self, place: Place, meter: Meter, adapter: dspy.Adapter) -> dict[str, Any]:
         """Return the DSPy settings under which the step at ``place`` makes its call."""
         entries: list[Any] | None = None
         if self._outer_trace is not None:
@@ -126,72 +127,6 @@ class Recorder:
                 self._outer_trace.append(entry)
 
 
-class _Meter(list[dict[str, Any]]):
-    """Stands among DSPy's calling modules, and so sees the history entry of each LM call of a step.
-
-    DSPy tells a usage tracker of every call that is billed, just before it writes the call's history entry; an entry
-    without such notice was answered from the response cache and cost nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.history = self
-        self.billed: list[dict[str, Any]] = []
-        self._costs: list[float | None] = []
-        self._cached: list[dict[str, Any]] = []
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Take note of a call's price (called by DSPy)."""
-        missing = len(self.billed) - len(self._costs)
-        if missing:  # of a billed call that failed afterwards there is no history entry, and so no price
-            self._costs += [None] * (missing - 1) + [entry["cost"]]
-        else:
-            self._cached.append(entry)
-
-    def tracker(self, outer: UsageTracker | None) -> UsageTracker:
-        """Return the usage tracker that goes with this meter and passes everything on to ``outer``."""
-        return _Billing(self.billed, outer)
-
-    @property
-    def tokens(self) -> Tokens:
-        """Return the billed tokens."""
-        return self.spent_since(0)[0]
-
-    def spent_since(self, calls: int) -> tuple[Tokens, float]:
-        """Return tokens and known dollars of the billed calls after the first ``calls``."""
-        tokens = sum((_tokens(usage) for usage in self.billed[calls:]), start=Tokens())
-        return tokens, sum(cost or 0.0 for cost in self._costs[calls:])
-
-    def cost(self, lm: dspy.BaseLM) -> float | None:
-        """Return the dollars billed, or None where DSPy knows no price for one of the calls."""
-        if getattr(getattr(lm, "engine", None), "free", False):
-            return 0.0
-        known = [cost for cost in self._costs if cost is not None]
-        return float(sum(known)) if len(known) == len(self.billed) else None
-
-    def saved(self, lm: dspy.BaseLM) -> tuple[Tokens, float | None]:
-        """Return the tokens and dollars that the cached calls cost when they were made; None for an unknown price."""
-        tokens = sum((_tokens_of_cached(entry, lm.model) for entry in self._cached), start=Tokens())
-        costs = [entry["cost"] for entry in self._cached]
-        if getattr(getattr(lm, "engine", None), "free", False):
-            return tokens, 0.0
-        return tokens, None if None in costs else float(sum(costs))
-
-
-class _Billing(UsageTracker):
-    """Hears of every billed call (DSPy leaves out cached ones) and passes it on to the caller's tracker."""
-
-    def __init__(self, billed: list[dict[str, Any]], outer: UsageTracker | None) -> None:
-        super().__init__()
-        self._billed = billed
-        self._outer = outer
-
-    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        self._billed.append(usage_entry)
-        if self._outer is not None:
-            self._outer.add_usage(lm, usage_entry)
-
-
 @dataclass(frozen=True)
 class Session:
     """What the steps of one run share.
@@ -200,11 +135,13 @@ class Session:
         recorder: the run's record.
         ledger: what it has spent.
         tolerance: what it puts up with.
+        refused: the LMs whose key or account the provider has refused, by identity; they are not asked again.
     """
 
     recorder: Recorder
     ledger: Ledger
     tolerance: Tolerance
+    refused: dict[int, Failure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ledger.budget.usd is not None and not self.recorder.sees_prices:
@@ -212,6 +149,21 @@ class Session:
                 "a budget in dollars needs DSPy's history, which holds the prices; leave disable_history off and "
                 "max_history_size above 0, or limit calls, tokens or seconds instead"
             )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a step would send first.
+
+    Attributes:
+        lm: to whom.
+        messages: in DSPy's form.
+        longest: the most tokens that the model may write; None where nobody says.
+    """
+
+    lm: dspy.BaseLM
+    messages: list[dict[str, Any]]
+    longest: int | None
 
 
 @dataclass(frozen=True)
@@ -244,43 +196,69 @@ async def ask(
         StepFailedError: the step failed, and the run is strict.
         ConfigurationError: the agent has no model.
     """
-    call = _Call(session, place, predictor, voice, inputs)
+    call = _Call(session, place, predictor, voice, inputs, text_of)
     emit(StepStarted(place.layer, place.stage, place.agent_name, place.target_name))
     try:
         await call.make()
-    except asyncio.CancelledError:
-        call.failure = Failure(kind="cancelled", message="the run went on, or ended, without waiting for this step")
+    except asyncio.CancelledError as error:
+        call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise
     finally:
-        session.recorder.add(place, call.step(text_of))
+        session.recorder.add(place, call.step())
     if call.failure is not None and session.tolerance.strict and call.failure.kind != "budget":
         raise StepFailedError(place.stage, place.agent_name, call.failure.kind, call.failure.message)
     return Reply(call.outputs, call.failure)
+
+
+async def written(
+    session: Session, place: Place, predictor: dspy.Predict, voice: Voice, inputs: Mapping[str, Any]
+) -> Prompt:
+    """Return what ``ask`` would send first, without sending it."""
+    return await _Call(session, place, predictor, voice, inputs, str).prompt()
 
 
 class _Call:
     """A step under way: its attempts, and what they cost."""
 
     def __init__(
-        self, session: Session, place: Place, predictor: dspy.Predict, voice: Voice, inputs: Mapping[str, Any]
+        self,
+        session: Session,
+        place: Place,
+        predictor: dspy.Predict,
+        voice: Voice,
+        inputs: Mapping[str, Any],
+        text_of: Callable[[Mapping[str, Any]], str],
     ) -> None:
         self.outputs: dict[str, Any] | None = None
         self.failure: Failure | None = None
         self._session, self._place, self._predictor, self._inputs = session, place, predictor, inputs
+        self._text_of = text_of
         self._lm = voice.lm()
         self._config = voice.config(
             self._lm, predictor.lm or session.recorder.ambient, place.target if place.stage == "critique" else None
         )
         declared: Any = predictor.signature
         self._signature = _with_persona(declared, voice.agent.persona)
-        self._meter = _Meter()
-        self._counted_lm = _with_acall(self._lm, self._request)
+        self._meter = Meter()
         # Calls whose prompts begin alike: one agent's in one stage, but for its critique of itself.
         self._group = (session.recorder, place.layer, place.stage, place.agent, place.agent == place.target)
         self._probabilities: dict[str, float] = {}
-        self._calls = self._cached_calls = 0
+        self._failures: list[Failure] = []
+        self._calls = self._cached_calls = self._unanswered = 0
+        self._from_cache = False  # the last reply
         self._queued = 0.0
         self._start = session.recorder.clock()
+
+    async def prompt(self) -> Prompt:
+        """Write the first request."""
+        adapter = adapters_for(self._signature, self._lm, self._session.recorder.adapter)[0]
+        options = {**getattr(self._lm, "kwargs", {}), **self._config}
+        limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
+        demos = await shown_demos(self._predictor, self._inputs)
+        with dspy.context(callbacks=[]):
+            signature: Any = adapter._call_preprocess(self._lm, dict(self._config), self._signature, dict(self._inputs))
+            messages = adapter.format(signature, demos, dict(self._inputs))
+        return Prompt(self._lm, messages, min(limits, default=None))
 
     async def make(self) -> None:
         """Try until there is an answer, or no further try is allowed."""
@@ -288,9 +266,14 @@ class _Call:
             try:
                 await self._with_retries(adapter)
             except AdapterParseError as error:
-                self.failure = _failure(error)
+                self.fail(failure_of(error))
             else:
                 return
+
+    def fail(self, failure: Failure) -> None:
+        """Note down that a try has failed."""
+        self._failures.append(failure)
+        self.failure = failure
 
     async def _with_retries(self, adapter: dspy.Adapter) -> None:
         allowed = self._session.tolerance.retries
@@ -300,13 +283,13 @@ class _Call:
                 self.outputs = await self._attempt(adapter)
             except (AdapterParseError, ConfigurationError):
                 raise
-            except _OutOfBudgetError as error:
-                self.failure = self.failure or Failure(kind="budget", message=str(error))
+            except _NotAskedError as error:
+                self.failure = self.failure or error.failure
                 return
             except Exception as error:  # noqa: BLE001 (a model is an outside party: whatever it raises is its failure)
-                self.failure = _failure(error)
-                delay = self._delay(error, attempt)
-                if attempt == retries or delay is None:
+                self.fail(failure_of(error))
+                delay = self._delay(attempt) if attempt < retries and is_transient(error) else None
+                if delay is None:
                     return
                 await asyncio.sleep(delay)
             else:
@@ -314,55 +297,108 @@ class _Call:
                 return
 
     async def _attempt(self, adapter: dspy.Adapter) -> dict[str, Any]:
+        """Ask once; again where what the response cache holds is of no use, since it would never be of any."""
+        for draw in itertools.count():
+            try:
+                return await self._asked(adapter, draw)
+            except AdapterParseError:
+                if not self._from_cache:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _asked(self, adapter: dspy.Adapter, draw: int) -> dict[str, Any]:
         demos = await shown_demos(self._predictor, self._inputs)
+        config = self._config if not draw else {**self._config, "rollout_id": _redrawn(self._config, draw)}
+        before = self._calls
+        through = functools.partial(self._request, lambda text: self._check(adapter, text, self._calls - before <= 1))
+        settings = self._session.recorder.settings_for(self._place, self._meter, _counted(adapter, through))
         with (
-            dspy.context(**self._session.recorder.settings_for(self._place, self._meter, adapter)),
+            dspy.context(**settings),
             _probabilities_into(self._probabilities) if self._predictor.fields else contextlib.nullcontext(),
         ):
             prediction = await self._predictor.acall(
-                lm=self._counted_lm, signature=self._signature, config=self._config, demos=demos, **self._inputs
+                lm=view_of(self._lm, through), signature=self._signature, config=config, demos=demos, **self._inputs
             )
-        return dict(prediction)
+        outputs = dict(prediction)
+        text = self._text_of(outputs)
+        if not is_visible(text):
+            raise unusable(adapter, self._signature, text, "there is nothing in it that can be seen")
+        return outputs
 
-    async def _request(self, send: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
-        """Send one request to the model when its turn has come; each one is counted, whichever adapter makes it."""
-        ledger, clock = self._session.ledger, self._session.recorder.clock
-        if not ledger.reserve(final=self._place.final):
-            raise _OutOfBudgetError("the budget allows no further call")
-        billed, waiting, sent, answered = len(self._meter.billed), clock(), None, None
-        whole = asyncio.timeout(_finite(ledger.seconds_left(final=True)))
+    def _check(self, adapter: dspy.Adapter, text: str, first: bool) -> None:
+        refuse_endless_repair(adapter, self._signature, text, first=first)
+
+    async def _request(
+        self, check: Callable[[str], None], lm: dspy.BaseLM, send: Send, *args: Any, **options: Any
+    ) -> Any:
+        """Send one request to ``lm`` when its turn has come; each one is counted, whichever adapter makes it."""
+        ledger, clock, meter = self._session.ledger, self._session.recorder.clock, self._meter
+        self._may_be_asked(lm)
+        billed, waiting, sent, answered = meter.calls, clock(), None, None
+        whole = asyncio.timeout(_finite(ledger.seconds_left(self._place.stage)))
         try:
-            async with whole, admitted(self._lm.model, self._group):
+            async with whole, admitted(lm.model, self._group):
                 sent = clock()
                 async with asyncio.timeout(self._session.tolerance.timeout):
                     reply = await send(*args, **options)
                 answered = clock()
-        except TimeoutError:
-            if whole.expired():
+                meter.settle(billed, free=is_free(lm))
+                await self._estimate(billed, lm, (args, options), reply)
+        except BaseException as error:
+            self._unanswered += sent is not None and answered is None and is_unanswered(error)
+            if isinstance(error, TimeoutError) and whole.expired():
                 ledger.refused = True
-                raise _OutOfBudgetError("the budget's time was over before the reply came") from None
+                raise _NotAskedError(_of_budget("the budget's time was over before the reply came")) from None
+            self._note_refusal(lm, error)
             raise
         finally:
             self._queued += (clock() if sent is None else sent) - waiting
-            cached = answered is not None and len(self._meter.billed) == billed
+            self._from_cache = answered is not None and meter.calls == billed
             self._calls += sent is not None
-            self._cached_calls += cached
+            self._cached_calls += self._from_cache
             took = None if sent is None or answered is None else answered - sent
-            ledger.book(*self._meter.spent_since(billed), took, unpaid=cached or sent is None)
+            meter.settle(billed, free=is_free(lm))
+            ledger.book(*meter.spent_since(billed), took, unpaid=self._from_cache or sent is None)
+        for text in texts_in(reply):
+            check(text)
         return reply
 
-    def _delay(self, error: Exception, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt; None where it would be no use, or too late."""
-        if not (isinstance(error, TimeoutError) or is_retryable_lm_error(error)):
+    def _may_be_asked(self, lm: dspy.BaseLM) -> None:
+        """Take a call from the budget, unless ``lm`` is out of this run."""
+        refusal = self._session.refused.get(id(lm))
+        if refusal is not None:
+            raise _NotAskedError(refusal)
+        if not self._session.ledger.reserve(self._place.stage):
+            raise _NotAskedError(_of_budget("the budget allows no further call"))
+
+    def _note_refusal(self, lm: dspy.BaseLM, error: BaseException) -> None:
+        failure = failure_of(error) if isinstance(error, Exception) else None
+        if failure is not None and failure.kind in REFUSED:
+            message = f"not asked again, since it was refused before: {failure.message}"
+            self._session.refused.setdefault(id(lm), failure.model_copy(update={"message": message}))
+
+    async def _estimate(self, billed: int, lm: dspy.BaseLM, asked: tuple[Any, Any], reply: Any) -> None:
+        """Estimate what a server does not say it used, and the price of that where the budget is in dollars."""
+        priced = self._session.ledger.budget.usd is not None and self._meter.lacks_price(billed)
+        if priced or self._meter.lacks_usage(billed):
+            prompt, text = prompt_in(*asked), "".join(texts_in(reply))
+            if not text:
+                return  # no completion, so most likely no bill
+            tokens, usd = await asyncio.to_thread(estimated_usage, lm, prompt, text)
+            self._meter.estimate(billed, tokens, usd if priced else None)
+
+    def _delay(self, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt; None where that would be too long, or too late."""
+        hint = None if self.failure is None else self.failure.retry_after
+        delay = min(0.5 * 2**attempt, 30.0) if hint is None else hint
+        if delay > self._session.tolerance.patience:
             return None
-        hint = getattr(error, "retry_after", None)
-        delay = float(hint) if hint is not None else min(0.5 * 2**attempt, 30.0)
-        if delay >= self._session.ledger.seconds_left(final=self._place.final):
+        if delay >= self._session.ledger.seconds_left(self._place.stage):
             self._session.ledger.refused = True
             return None
-        return delay if delay <= self._session.tolerance.patience else None
+        return delay
 
-    def step(self, text_of: Callable[[Mapping[str, Any]], str]) -> Step:
+    def step(self) -> Step:
         """Return the record of the step."""
         place, outputs, meter = self._place, self.outputs, self._meter
         saved_tokens, saved_usd = meter.saved(self._lm)
@@ -373,19 +409,22 @@ class _Call:
             target=place.target_name,
             model=self._lm.model,
             status=_status(self.failure, self._calls),
-            text="" if outputs is None else text_of(outputs),
+            text="" if outputs is None else self._text_of(outputs),
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),
             probabilities={} if outputs is None else dict(self._probabilities),
             calls=self._calls,
             cached_calls=self._cached_calls,
             cached=0 < self._calls == self._cached_calls,
+            unanswered=self._unanswered,
             tokens=meter.tokens,
-            cost_usd=meter.cost(self._lm),
+            cost_usd=meter.cost,
+            estimated=meter.estimated,
             saved_tokens=saved_tokens,
             saved_usd=saved_usd,
             start=self._start,
             queued=self._queued,
             end=self._session.recorder.clock(),
+            failures=tuple(self._failures),
             error=self.failure,
         )
 
@@ -406,34 +445,39 @@ def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
             log.extend(evidence)
 
 
-class _OutOfBudgetError(Exception):
-    """A request was not sent, or was given up, because the budget is spent."""
+def _counted(adapter: dspy.Adapter, through: Callable[..., Any]) -> dspy.Adapter:
+    """The adapter, whose own calls, if it makes any of another LM, go ``through`` as well."""
+    if not isinstance(adapter, dspy.TwoStepAdapter):
+        return adapter
+    counted = copy.copy(adapter)
+    counted.extraction_model = view_of(adapter.extraction_model, through)
+    return counted
+
+
+class _NotAskedError(Exception):
+    """A request was not sent, or was given up, for a reason that is not the model's."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _of_budget(message: str) -> Failure:
+    return Failure(kind="budget", message=message)
 
 
 def _status(failure: Failure | None, calls: int) -> Status:
     if failure is None:
         return "ok"
-    if failure.kind == "budget" and not calls:
+    if failure.kind in REFUSED | {"budget"} and not calls:
         return "skipped"
     return "cancelled" if failure.kind in ("cancelled", "budget") else "failed"
 
 
-def _with_acall(lm: dspy.BaseLM, request: Callable[..., Awaitable[Any]]) -> dspy.BaseLM:
-    """The LM, whose every ``acall`` goes through ``request`` and is tried once.
-
-    Retries are made, and counted, by the step: so they stop where the budget or the deadline says so. History and
-    callbacks stay those of the user's LM.
-    """
-    counted: Any = lm.copy(num_retries=0) if hasattr(lm, "num_retries") else lm.copy()
-    counted.history, counted.callbacks = lm.history, lm.callbacks
-    counted._warned_zero_temp_rollout = True  # at temperature 0 a rollout still keeps equal requests apart in the cache
-    itself = weakref.ref(counted)  # no cycle: hundreds of these come and go with every run
-
-    async def send(*args: Any, **options: Any) -> Any:
-        return await type(lm).acall(cast("dspy.BaseLM", itself()), *args, **options)
-
-    counted.acall = functools.partial(request, vars(lm).get("acall", send))
-    return counted
+def _redrawn(config: Mapping[str, Any], draw: int) -> int:
+    """Another rollout, for a reply that the cache does not hold."""
+    digest = hashlib.blake2b(repr((config.get("rollout_id"), "again", draw)).encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _finite(seconds: float) -> float | None:
@@ -445,29 +489,3 @@ def _with_persona(signature: Any, persona: str | None) -> Any:
     if persona is None:
         return signature
     return signature.with_instructions(f"{persona.strip()}\n\n{signature.instructions}")
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, TimeoutError):
-        return Failure(kind="timeout", message="no reply in time")
-    kind = getattr(error, "code", None) or type(error).__name__
-    message = " ".join(str(error).split())
-    return Failure(kind=str(kind), message=message[:500])
-
-
-def _tokens(usage: Mapping[str, Any]) -> Tokens:
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    return Tokens(
-        prompt=usage.get("prompt_tokens") or 0, cached=cached or 0, completion=usage.get("completion_tokens") or 0
-    )
-
-
-def _tokens_of_cached(entry: Mapping[str, Any], model: str) -> Tokens:
-    """What a cached call used when it was made; a guess of four letters a token where its cache entry does not say."""
-    responses = entry["response"] if isinstance(entry["response"], tuple) else (entry["response"],)
-    if all(isinstance(response, Response) for response in responses):
-        provider = model.partition("/")[0]
-        return sum((_tokens(usage_dict(response, provider)) for response in responses), start=Tokens())
-    letters = sum(len(str(message.get("content"))) for message in entry.get("messages") or ())
-    return Tokens(prompt=letters // 4, completion=len(str(entry["outputs"])) // 4)

@@ -5,12 +5,14 @@ Canonical order is layer, stage, acting agent, target: the same for equal runs, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import pydantic
 
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.sayable import sayable
+from moa_dspy.tally import Grouping, Tally, cached_calls, grouped, tally, total_cost, total_tokens
 
 __all__ = ["STAGES", "Failure", "Stage", "Status", "Step", "StoppedBy", "Tokens", "Trace"]
 
@@ -50,10 +52,17 @@ class Tokens(_Record):
 
 
 class Failure(_Record):
-    """Why a step failed."""
+    """Why a step, or a try of it, failed.
+
+    Attributes:
+        kind: stable name of the cause, such as ``timeout`` or ``rate_limit``.
+        message: the cause in words.
+        retry_after: seconds that the provider asked to be left alone for; None where it did not say.
+    """
 
     kind: _Text
     message: _Text
+    retry_after: float | None = None
 
 
 class Step(_Record):
@@ -65,21 +74,27 @@ class Step(_Record):
         agent: who did it; the aggregator's name for aggregate and synthesize.
         target: whose answer was criticised or refined; None elsewhere.
         model: the model that was asked; None where agents voted, or their answers stood in, and no model was.
-        status: ``ok``, ``failed``, ``skipped`` (the budget did not allow it) or ``cancelled`` (under way when the run
-            ended or went on without it).
+        status: ``ok``, ``failed``, ``skipped`` (nothing was asked: the budget did not allow it, or the provider had
+            refused the model's key or account before) or ``cancelled`` (under way when the run ended or went on
+            without it).
         text: what other agents get to read of it.
         outputs: the fields that were written, as JSON values.
         probabilities: of yes, by output field, where the model was asked for them instead of yes or no.
         calls: LM calls made, cached ones and retries included.
         cached_calls: those of them that DSPy's response cache answered.
         cached: whether every call was answered from there, so that nothing was paid.
+        unanswered: calls that were cut short while the model may have been at work: the provider may bill them, so that
+            tokens and dollars are a lower bound.
         tokens: paid tokens; zero for cached calls.
         cost_usd: dollars paid; None where the price is not known.
+        estimated: whether the server left out what it used, or DSPy knew no price, and a count of the texts, or a list
+            price, stands in.
         saved_tokens: what the cached calls used when they were made, so that a step's full use is known from any run.
         saved_usd: what they cost then; None where the price is not known.
         start: seconds from the start of the run.
         queued: seconds that it waited for its turn under a concurrency limit.
         end: seconds from the start of the run.
+        failures: of every try that failed, in order, also where a later one went well.
         error: the cause, where the step failed.
     """
 
@@ -95,13 +110,16 @@ class Step(_Record):
     calls: int = 0
     cached_calls: int = 0
     cached: bool = False
+    unanswered: int = 0
     tokens: Tokens = Tokens()
     cost_usd: float | None = 0.0
+    estimated: bool = False
     saved_tokens: Tokens = Tokens()
     saved_usd: float | None = 0.0
     start: float = 0.0
     queued: float = 0.0
     end: float = 0.0
+    failures: tuple[Failure, ...] = ()
     error: Failure | None = None
 
 
@@ -136,18 +154,40 @@ class Trace(_Record):
     @property
     def cached_calls(self) -> int:
         """Return the number of LM calls that DSPy's response cache answered."""
-        return _cached_calls(self.steps)
+        return cached_calls(self.steps)
 
     @property
     def tokens(self) -> Tokens:
         """Return the tokens paid for."""
-        return sum((step.tokens for step in self.steps), start=Tokens())
+        return total_tokens(self.steps)
 
     @property
     def cost_usd(self) -> float | None:
         """Return the dollars paid, or None where the price of a step is not known."""
-        costs = [step.cost_usd for step in self.steps]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+        return total_cost(self.steps)
+
+    @property
+    def cost_is_lower_bound(self) -> bool:
+        """Return whether more may have been billed than is known: calls were cut short, see ``Step.unanswered``."""
+        return self.total.cost_is_lower_bound
+
+    @property
+    def total(self) -> Tally:
+        """Return what the whole run came to."""
+        return tally("all", self.steps)
+
+    def by(self, grouping: Grouping) -> tuple[Tally, ...]:
+        """Return what each agent, stage, layer or model came to, in order of first appearance.
+
+        Args:
+            grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"`` (where agents voted, no model was asked).
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        if grouping not in get_args(Grouping):
+            raise ConfigurationError(f"steps are grouped by {', '.join(get_args(Grouping))}, not by {grouping!r}")
+        return grouped(self.steps, grouping)
 
     def select(
         self,
@@ -171,34 +211,23 @@ class Trace(_Record):
         """Read a trace that ``to_json`` wrote.
 
         Raises:
-            pydantic.ValidationError: it is not one.
+            ConfigurationError: it is not one.
         """
-        return cls.model_validate_json(text)
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "JSON"
+            raise ConfigurationError(
+                f"this is no trace ({where}: {problem['msg']}); give what Trace.to_json has written"
+            ) from None
 
-    def summary(self) -> str:
-        """Return the run as a table for people: one row per layer and stage, then the totals."""
-        columns = ("steps", 5), ("failed", 6), ("calls", 5), ("cached", 6), ("tokens", 8), ("seconds", 7)
-        rows = [f"{'layer':>5}  {'stage':<10} " + " ".join(f"{name:>{width}}" for name, width in columns)]
-        for layer in range(1, self.layers + 1):
-            for stage in STAGES:
-                steps = list(self.select(layer=layer, stage=stage))
-                if steps:
-                    rows.append(f"{layer:>5}  {stage:<10} {_figures(steps)}")
-        cost = "cost unknown" if self.cost_usd is None else f"${self.cost_usd:.6f}"
-        rows.append(f"{'all':>5}  {'':<10} {_figures(self.steps)}")
-        rows.append(f"stopped by {self.stopped_by} after {self.layers} layer(s), {self.seconds:.2f} s, {cost}")
-        return "\n".join(rows)
+    def summary(self, *, steps: bool = False) -> str:
+        """Return the run as text for people: stages, agents, what failed, and the totals.
 
+        Args:
+            steps: also every single step: who did it, its tokens, dollars and seconds, and why it failed.
+        """
+        from moa_dspy.trace_tables import summary_of
 
-def _cached_calls(steps: Iterable[Step]) -> int:
-    return sum(step.calls if step.cached else step.cached_calls for step in steps)
-
-
-def _figures(steps: Iterable[Step]) -> str:
-    steps = list(steps)
-    failed = sum(step.status in ("failed", "cancelled") for step in steps)
-    calls = sum(step.calls for step in steps)
-    cached = _cached_calls(steps)
-    tokens = sum(step.tokens.total for step in steps)
-    seconds = max((step.end for step in steps), default=0.0) - min((step.start for step in steps), default=0.0)
-    return f"{len(steps):>5} {failed:>6} {calls:>5} {cached:>6} {tokens:>8} {seconds:>7.2f}"
+        return summary_of(self, steps=steps)

@@ -177,8 +177,9 @@ def test_a_budget_of_tokens_or_dollars_is_spent_in_the_order_of_a_run() -> None:
         assert plan.full.stopped_by == "budget"
         assert 3 < plan.full.calls < whole.full.calls
         assert any("depends on the lengths" in note for note in plan.notes)
-    # All agents are asked before the first answer is paid for, however small the budget.
-    assert moa.plan(question="?", budget=Budget(tokens=1)).full.calls_per_stage == {"propose": 3}
+    # A plan refuses what a run would refuse.
+    with pytest.raises(ConfigurationError, match="too small for a single proposal"):
+        moa.plan(question="?", budget=Budget(tokens=1))
 
 
 # --------------------------------------------------------------------------------------------------------------------

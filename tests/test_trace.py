@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa_dspy import AttentionMoA, Step, Tokens, Trace, single_model
+from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, single_model
+from moa_dspy.tally import Grouping
 from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import STAGES, Failure, Stage, Status, StoppedBy
 
@@ -39,6 +40,8 @@ STEPS = st.builds(
     cost_usd=st.none() | st.floats(0, 100),
     start=SECONDS,
     end=SECONDS,
+    unanswered=st.integers(0, 2),
+    failures=st.lists(st.builds(Failure, kind=TEXTS, message=TEXTS), max_size=2).map(tuple),
     error=st.none() | st.builds(Failure, kind=TEXTS, message=TEXTS),
 )
 TRACES = st.builds(
@@ -71,11 +74,39 @@ def test_totals_are_the_sums_over_the_steps(trace: Trace):
 
 
 @given(TRACES)
-def test_the_summary_has_a_row_for_each_layer_and_stage_and_the_totals(trace: Trace):
-    rows = trace.summary().split("\n")
-    assert len(rows) == 1 + len({(step.layer, step.stage) for step in trace.steps}) + 2
-    assert len({len(row) for row in rows[:-2]}) == 1 or trace.tokens.total >= 10**8
-    assert trace.stopped_by in rows[-1]
+def test_the_summary_has_a_row_for_each_layer_and_stage_and_agent_and_the_totals(trace: Trace):
+    stages, agents, *_ = trace.summary().split("\n\n")
+    assert len(stages.split("\n")) == 1 + len({(step.layer, step.stage) for step in trace.steps}) + 1
+    assert len(agents.split("\n")) == 1 + len({step.agent for step in trace.steps})
+    assert trace.stopped_by in trace.summary().split("\n")[-1]
+    steps = trace.summary(steps=True).split("\n\n")[0]
+    assert len(steps.split("\n")) == 1 + len(trace.steps)
+
+
+@given(TRACES)
+def test_groups_add_up_to_the_whole(trace: Trace):
+    for grouping in get_args(Grouping):
+        parts = trace.by(grouping)
+        concerned = [step for step in trace.steps if getattr(step, grouping) is not None]
+        assert len(parts) == len({getattr(step, grouping) for step in concerned})
+        assert sum(part.steps for part in parts) == len(concerned)
+        assert sum(part.calls for part in parts) == sum(step.calls for step in concerned)
+        assert sum(part.prompt_tokens for part in parts) == sum(step.tokens.prompt for step in concerned)
+    assert trace.total.calls == trace.calls
+    assert trace.total.unanswered == sum(step.unanswered for step in trace.steps)
+    assert trace.cost_is_lower_bound == any(step.unanswered for step in trace.steps)
+
+
+def test_steps_are_grouped_by_what_there_is():
+    with pytest.raises(ConfigurationError, match="by agent, stage, layer, model, not by 'colour'"):
+        run().by("colour")  # type: ignore[arg-type]
+
+
+def test_wall_time_of_a_group_is_the_time_in_which_one_of_its_steps_was_under_way():
+    spans = (0, 2), (1, 3), (2.5, 2.75), (5, 6)
+    steps = [Step(layer=1, stage="critique", agent="a", start=start, end=end, queued=0.5) for start, end in spans]
+    (sums,) = Trace(steps=tuple(steps), outputs=()).by("agent")
+    assert (sums.name, sums.seconds, sums.queued) == ("a", 4, 2)
 
 
 def test_stages_are_named_once():
@@ -86,8 +117,9 @@ def test_stages_are_named_once():
     "text", ["", "{}", "[]", '{"steps": 1, "outputs": []}', '{"steps": [], "outputs": [], "x": 1}']
 )
 def test_what_is_no_trace_is_refused(text: str):
-    with pytest.raises(pydantic.ValidationError):
+    with pytest.raises(ConfigurationError, match=r"^this is no trace \(.+\); give what .+") as error:
         Trace.from_json(text)
+    assert "\n" not in str(error.value)
 
 
 def test_a_record_cannot_be_changed_afterwards():
@@ -133,28 +165,52 @@ def test_half_an_emoji_from_a_model_can_be_recorded():
     assert Trace.from_json(trace.to_json()) == trace
 
 
+SUMMARY = """
+layer  stage      agent  target  status  calls  cached  prompt  (cached)  completion          cost  seconds  queued
+    1  propose    a              ok          1       0      10         4           2     $0.500000     2.00    0.00
+    1  propose    b              failed      2       0       0         0           0  >= $0.000000     2.00    0.00
+    1  aggregate  a              ok          1       1       0         0           0     $0.000000     1.50    0.25
+
+layer  stage      steps  failed  calls  cached  prompt  (cached)  completion          cost  seconds  queued
+    1  propose        2       1      3       0      10         4           2  >= $0.500000     3.00    0.00
+    1  aggregate      1       0      1       1       0         0           0     $0.000000     1.50    0.25
+  all                 3       1      4       1      10         4           2  >= $0.500000     4.50    0.25
+
+agent  steps  failed  calls  cached  prompt  (cached)  completion          cost  seconds  queued
+a          2       0      2       1      10         4           2     $0.500000     3.50    0.25
+b          1       1      2       0       0         0           0  >= $0.000000     2.00    0.00
+
+failed: timeout: no reply in time (propose by b)
+stopped by layers after 1 layer(s), 4.50 s, at least $0.500000, 1 call(s) cut short, which may be billed
+"""
+
+
 def test_the_summary_reads_well():
+    slow = Failure(kind="timeout", message="no reply in time")
+
+    def step(stage: Stage, agent: str, **values: Any) -> Step:
+        return Step(layer=1, stage=stage, agent=agent, **values)
+
     trace = Trace(
         steps=(
-            Step(
-                layer=1,
-                stage="propose",
-                agent="a",
-                calls=1,
-                tokens=Tokens(prompt=10, completion=2),
-                cost_usd=0.5,
-                end=2,
-            ),
-            Step(layer=1, stage="propose", agent="b", calls=2, cached=True, status="failed", start=1, end=3),
-            Step(layer=1, stage="aggregate", agent="a", calls=1, start=3, end=4.5),
+            step("propose", "a", calls=1, tokens=Tokens(prompt=10, cached=4, completion=2), cost_usd=0.5, end=2),
+            step("propose", "b", calls=2, unanswered=1, status="failed", start=1, end=3, failures=(slow,), error=slow),
+            step("aggregate", "a", calls=1, cached_calls=1, cached=True, start=3, queued=0.25, end=4.5),
         ),
         outputs=({"answer": "x"},),
         seconds=4.5,
     )
-    assert trace.summary().splitlines() == [
-        "layer  stage      steps failed calls cached   tokens seconds",
-        "    1  propose        2      1     3      2       12    3.00",
-        "    1  aggregate      1      0     1      0        0    1.50",
-        "  all                 3      1     4      2       12    4.50",
-        "stopped by layers after 1 layer(s), 4.50 s, $0.500000",
-    ]
+    assert trace.summary(steps=True).splitlines() == SUMMARY.strip("\n").splitlines()
+
+
+def test_a_trace_of_an_earlier_version_is_read():
+    step = {
+        "layer": 1,
+        "stage": "propose",
+        "agent": "a",
+        "status": "failed",
+        "error": {"kind": "auth", "message": "no"},
+    }
+    trace = Trace.from_json(json.dumps({"steps": [step], "outputs": []}))
+    assert trace.steps[0].error == Failure(kind="auth", message="no")
+    assert "failed: auth: no (propose by a)" in trace.summary()

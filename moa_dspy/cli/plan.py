@@ -130,15 +130,13 @@ def _lengths(like: str | None, given: dict[str, int]) -> Lengths:
 
 
 def _trace(path: str) -> Trace:
-    import pydantic
-
     from moa_dspy.trace import Trace
 
     try:
         return Trace.from_json(Path(path).read_bytes())
     except OSError as error:
         raise ConfigurationError(f"cannot read the trace {path}: {error.strerror or error}") from None
-    except pydantic.ValidationError:
+    except ConfigurationError:
         raise ConfigurationError(f"{path} is no trace; give a file that moa-dspy ask --trace has written") from None
 
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 import pydantic
 
+from moa_dspy.columns import table
 from moa_dspy.limits import Budget
 from moa_dspy.planning.counting import Counter
 from moa_dspy.planning.lengths import Lengths
-from moa_dspy.planning.tables import model_rows, stage_rows, summary_lines, table
+from moa_dspy.planning.tables import model_rows, stage_rows, summary_lines
 from moa_dspy.trace import STAGES, Stage, StoppedBy
 
 __all__ = ["Amount", "Course", "ModelShare", "Plan", "Price", "StageShare"]

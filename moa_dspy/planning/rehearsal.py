@@ -126,9 +126,21 @@ class _Prompter(dspy.Adapter):
         super().__init__()
         self._roles, self._lengths, self._configured = roles, lengths, configured
         self._books, self._improving = books, improving
+        self._writer: dspy.Adapter = self
         self._arrived = 0
         self._gate: asyncio.Future[None] | None = None
         self._opening: asyncio.Task[None] | None = None
+
+    def _call_preprocess(
+        self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
+    ) -> Any:
+        """Get ready as the adapter does that a run would use for this role; ``format`` is then that adapter's."""
+        self._writer = adapters_for(signature, lm, self._configured)[0]
+        return self._writer._call_preprocess(lm, lm_kwargs, signature, inputs)
+
+    def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Write the messages of a call that was prepared just before."""
+        return self._writer.format(signature, demos, inputs)
 
     def stand_in(self, lm: dspy.BaseLM) -> dspy.BaseLM:
         """Return a copy of ``lm`` that answers no prompt and reports what a call would have used."""
@@ -153,10 +165,9 @@ class _Prompter(dspy.Adapter):
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         """Write the prompt of one call, enter what it would cost, and return placeholders of its outputs."""
-        adapter = adapters_for(signature, lm, self._configured)[0]
-        sent = adapter._call_preprocess(lm, dict(lm_kwargs), signature, inputs)
-        account = self._books.account(lm)
-        prompt = account.count(adapter.format(sent, demos, inputs))
+        sent: Any = self._call_preprocess(lm, dict(lm_kwargs), signature, inputs)
+        account, adapter = self._books.account(lm), self._writer
+        prompt = account.count(self.format(sent, demos, inputs))
         limit = _limit({**getattr(lm, "kwargs", {}), **lm_kwargs})
         outputs, completion = self._reply(adapter, account, signature, limit)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}

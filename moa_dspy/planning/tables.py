@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moa_dspy.planning.plan import Amount, Course, Plan, Price
 
-__all__ = ["model_rows", "stage_rows", "summary_lines", "table"]
+__all__ = ["model_rows", "stage_rows", "summary_lines"]
 
 
 def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
@@ -67,16 +67,3 @@ def _prices(price: Price | None) -> tuple[str, str]:
     if price is None:
         return "unknown", "unknown"
     return ("free", "free") if price.source == "free" else (f"{price.input:g}", f"{price.output:g}")
-
-
-def table(rows: Sequence[tuple[str, ...]], left: Iterable[int]) -> str:
-    """Return rows as text in columns, of which those in ``left`` start at the left."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            f"{cell:<{width}}" if number in left else f"{cell:>{width}}"
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

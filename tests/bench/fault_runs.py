@@ -112,6 +112,8 @@ class Figures:
     server_tokens: int = 0
     not_counted: int = 0  # runs whose trace has fewer calls than the server has seen
     never_sent: int = 0  # calls that were counted and given up before they reached the server
+    unanswered: int = 0  # calls that the traces say were cut short
+    overcounted: int = 0  # runs whose trace has more calls than the server has seen and than were cut short
     tokens_differ: int = 0  # runs whose trace has other tokens than the replies that were read
     late: int = 0  # runs that ended more than a second after their deadline, stalls of the whole process not counted
     late_with_stalls: int = 0
@@ -135,8 +137,9 @@ class Figures:
     @property
     def broken(self) -> list[str]:
         """What should be 0 and is not."""
-        names = ("not_counted", "tokens_differ", "late", "error_texts", "threads_left", "tasks_left", "files_left")
-        wrong = [f"{name}={getattr(self, name)}" for name in (*names, "connections_left") if getattr(self, name)]
+        books = ("not_counted", "overcounted", "tokens_differ", "late", "error_texts")
+        left = ("threads_left", "tasks_left", "files_left", "connections_left")
+        wrong = [f"{name}={getattr(self, name)}" for name in (*books, *left) if getattr(self, name)]
         unexpected = set(self.errors) - {"AllProposalsFailedError"}
         return [*wrong, *sorted(unexpected)]
 
@@ -228,7 +231,10 @@ def _compare(trace: Trace, calls: list[Call], figures: Figures) -> None:
     figures.calls += trace.calls
     figures.server_calls += len(calls)
     figures.not_counted += trace.calls < len(calls)
-    figures.never_sent += max(0, trace.calls - len(calls))
+    unanswered, never_sent = sum(step.unanswered for step in trace.steps), max(0, trace.calls - len(calls))
+    figures.never_sent += never_sent
+    figures.unanswered += unanswered
+    figures.overcounted += never_sent > unanswered
     figures.tokens += trace.tokens.total
     figures.server_tokens += tokens
     figures.tokens_differ += trace.tokens.total != tokens

@@ -1,0 +1,20 @@
+"""Plain text in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["table"]
+
+
+def table(rows: Sequence[tuple[str, ...]], left: Iterable[int]) -> str:
+    """Return rows as text in columns, of which those in ``left`` start at the left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            f"{cell:<{width}}" if number in left else f"{cell:>{width}}"
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,68 @@
+"""What the first proposals of a run will use, before any is sent, for a budget of tokens or dollars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import dspy
+
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.ledger import Amount
+from moa_dspy.limits import Budget
+from moa_dspy.planning.counting import local_tables
+from moa_dspy.planning.lengths import Lengths
+from moa_dspy.planning.pricing import Account, Books
+
+if TYPE_CHECKING:
+    from moa_dspy.steps import Prompt
+
+__all__ = ["forecast"]
+
+
+def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Amount]:
+    """Return what each proposal is expected to use: its real prompt, and an answer of the length that plans assume.
+
+    Args:
+        budget: of the run, in tokens or dollars.
+        prompts: of the first proposals, one for each agent.
+        others: models that the run may ask besides.
+
+    Raises:
+        ConfigurationError: the prompt of the first proposal alone would use up the budget, or the budget is in dollars
+            and a price is not known.
+    """
+    with local_tables():
+        books = Books()
+        if budget.usd is not None:
+            _check_prices([books.account(lm) for lm in (*(prompt.lm for prompt in prompts), *others)])
+        expected: list[Amount] = []
+        for prompt in prompts:
+            account = books.account(prompt.lm)
+            tokens = account.count(prompt.messages)
+            if not expected:
+                _check_room(budget, tokens, account)
+            completion = min(Lengths().answer, prompt.longest or Lengths().answer)
+            expected.append(Amount(tokens + completion, account.cost(tokens, completion) or 0.0))
+        return expected
+
+
+def _check_prices(accounts: Iterable[Account]) -> None:
+    unknown = dict.fromkeys(account.model for account in accounts if account.price is None)
+    if unknown:
+        raise ConfigurationError(
+            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; "
+            "limit calls or tokens instead"
+        )
+
+
+def _check_room(budget: Budget, tokens: int, account: Account) -> None:
+    usd = account.cost(tokens, 0) or 0.0
+    if budget.tokens is not None and tokens >= budget.tokens:
+        raise ConfigurationError(
+            f"budget tokens={budget.tokens} is too small for a single proposal, whose prompt alone has {tokens}"
+        )
+    if budget.usd is not None and usd >= budget.usd:
+        raise ConfigurationError(
+            f"budget usd={budget.usd:g} is too small for a single proposal, whose prompt alone costs ${usd:.2g}"
+        )

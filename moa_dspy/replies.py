@@ -1,0 +1,117 @@
+"""Replies of models, before DSPy parses them.
+
+DSPy repairs broken JSON with json_repair, whose time grows with the square of the text and more: 25,000 opening braces
+take seconds, in which the event loop, and so every run and every deadline, stands still. A reply is therefore handed on
+only if it needs no repair, or if its repair is short whatever it says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import dspy
+from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.lm15 import Request, Response
+from dspy.utils.exceptions import AdapterParseError
+
+from moa_dspy.signatures import TaskSignature
+
+__all__ = ["is_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
+
+# Found by trying many thousand patterns: within these limits the slowest repair took half a second.
+_LONGEST: Final = 20_000  # characters
+_EFFORT: Final = 1_000_000  # characters times those that json_repair looks ahead for
+_LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\\u2018\u2019\u201c\u201d]")
+# Letters and symbols to Unicode, and nothing to the eye: Hangul fillers, and Braille without dots.
+_BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+_FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*?\n(.*)\n\s*```\s*\Z", re.DOTALL)
+
+
+def texts_in(reply: Any) -> list[str]:
+    """Return the texts of what an LM has returned."""
+    if isinstance(reply, Response):
+        return [reply.text or ""]
+    outputs = reply if isinstance(reply, Sequence) else ()
+    return [str((output.get("text") if isinstance(output, Mapping) else output) or "") for output in outputs]
+
+
+def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """Return the text of what an LM was called with."""
+    asked = arguments[0] if arguments else options.get("messages")
+    if isinstance(asked, Request):
+        return "\n\n".join([str(asked.system or ""), *(message.text or "" for message in asked.messages)])
+    return asked if isinstance(asked, str) else "\n\n".join(str(message.get("content")) for message in asked or ())
+
+
+def is_visible(text: str) -> bool:
+    """Return whether there is anything in ``text`` that can be seen."""
+    return any(unicodedata.category(letter)[0] not in "CMZ" and letter not in _BLANK for letter in text)
+
+
+def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
+    """Return the error of a reply from which no outputs can be made."""
+    declared: Any = signature  # declared as an instance, used as the class it is
+    return AdapterParseError(type(adapter).__name__, declared, text, why)
+
+
+def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
+    """Refuse a reply whose repair could take for ever.
+
+    Args:
+        adapter: who will parse it.
+        signature: whose outputs it should hold.
+        text: the reply.
+        first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
+
+    Raises:
+        AdapterParseError: it is broken, and too long or too tangled to be repaired.
+    """
+    for part in _to_repair(adapter, signature, text, first):
+        if not (_is_short(part) or _is_json(part)):
+            raise unusable(
+                adapter, signature, text[:_LONGEST], f"broken JSON of {len(part)} characters, too much to repair"
+            )
+
+
+def _to_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, first: bool) -> Iterator[str]:
+    """What of ``text`` DSPy's adapters would have repaired: JSON as a whole, else the values of typed fields."""
+    if isinstance(adapter, dspy.TwoStepAdapter) and first:
+        return  # prose, out of which the next request makes fields
+    typed = {name for name, field in signature.output_fields.items() if field.annotation is not str}
+    if isinstance(adapter, dspy.JSONAdapter) or (isinstance(adapter, dspy.ChatAdapter) and not first):
+        yield text
+    elif typed:
+        sections = list(_sections(text))
+        yield from (value for name, value in sections if name in typed) if sections else (text,)
+
+
+def _sections(text: str) -> Iterator[tuple[str, str]]:
+    """The fields in ``text``, as DSPy's ChatAdapter finds them."""
+    name, lines = "", list[str]()
+    for line in text.splitlines():
+        header = field_header_pattern.match(line.strip())
+        if header is None:
+            lines.append(line)
+            continue
+        if name:
+            yield name, "\n".join(lines)
+        name, lines = header.group(1), [line[header.end() :]]
+    if name:
+        yield name, "\n".join(lines)
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _LONGEST and len(text) * len(_LOOKED_FOR.findall(text)) <= _EFFORT
+
+
+def _is_json(text: str) -> bool:
+    fenced = _FENCE.match(text)
+    try:
+        json.loads(fenced.group(1) if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    return True
