@@ -12,6 +12,7 @@ import os
 import pkgutil
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import dspy
 import moa_dspy.data
 from moa_dspy.data.metrics import Metric
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
-from moa_dspy.data.splitting import sample
+from moa_dspy.data.splitting import check_limit, sample
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "benchmarks", "get_benchmark"]
@@ -116,7 +117,7 @@ class Benchmark(ABC):
         Args:
             row: a row as it is in the file or on the hub.
             part: the hub configuration, or the file's stem.
-            position: number of the row in the split, from 0.
+            position: number of the row in that part, from 0.
         """
 
     @abstractmethod
@@ -191,6 +192,7 @@ class Benchmark(ABC):
         Raises:
             ConfigurationError: an unknown split, nothing to read, or a row without a needed field.
         """
+        check_limit(limit)
         examples = self.stream(split, path=path, streaming=False)
         found = sample(examples, limit, seed) if seed is not None else list(itertools.islice(examples, limit))
         if not found and limit != 0:
@@ -204,8 +206,10 @@ class Benchmark(ABC):
         split = split or self.splits[0]
         if split not in self.splits:
             raise ConfigurationError(f"{self.name} has no split {split!r}; there are: {', '.join(self.splits)}")
-        for position, (part, row) in enumerate(self.rows(split, path, streaming=streaming)):
-            yield self._example(row, part, position)
+        seen: Counter[str] = Counter()
+        for part, row in self.rows(split, path, streaming=streaming):
+            yield self._example(row, part, seen[part])
+            seen[part] += 1
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
         """Rows with the part that each is from: from files where there are some, else from the hub."""
@@ -242,6 +246,8 @@ class Benchmark(ABC):
         if path is not None:
             return [Path(path) / self.name, Path(path)]
         root = os.environ.get(DATA_VARIABLE)
+        if root and not Path(root).is_dir():
+            raise ConfigurationError(f"there is no folder {root}, which the environment variable {DATA_VARIABLE} names")
         return [Path(root) / self.name] if root else []
 
     def _patterns(self, split: str) -> list[str]:
@@ -255,9 +261,12 @@ class Benchmark(ABC):
             return self.example(row, part, position)
         except KeyError as error:
             have = ", ".join(row) or "none"
-            raise ConfigurationError(
-                f"{self.name}, row {position + 1} lacks the field {error}; it has: {have}"
-            ) from None
+            raise ConfigurationError(f"{self._place(part, position)} lacks the field {error}; it has: {have}") from None
+        except (ValueError, TypeError, IndexError) as error:
+            raise ConfigurationError(f"{self._place(part, position)} cannot be read: {error}") from error
+
+    def _place(self, part: str, position: int) -> str:
+        return f"{self.name}, row {position + 1}{f' of {part}' if part and part not in self.splits else ''}"
 
 
 _registered: dict[str, type[Benchmark]] = {}

@@ -15,7 +15,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark
 from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, send
-from moa_dspy.data.literals import fill, parse_dict
+from moa_dspy.data.literals import fill, parse_dict, structured
 from moa_dspy.data.metrics import field_of
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
@@ -294,8 +294,8 @@ class Flask(Benchmark):
             id=str(row["idx"] if "idx" in row else row.get("question_id", position)),
             instruction=row["instruction"] if "instruction" in row else row["text"],
             answer=row["answer"],
-            skills=list(row["skill"] if "skill" in row else row["metrics"]),
-            domains=list(row.get("domain") or []),
+            skills=list(structured(row["skill"] if "skill" in row else row["metrics"])),
+            domains=list(structured(row.get("domain") or [])),
             category=str(row.get("difficulty", "")),
             task=row.get("task"),
         ).with_inputs("instruction")

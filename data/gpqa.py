@@ -17,7 +17,7 @@ __all__ = ["GpqaDiamond"]
 
 
 class GpqaDiamond(MultipleChoice):
-    """The authors ask not to publish the questions; so does this code: nothing of them is written into reports."""
+    """The authors ask not to publish the questions; records of runs hold answers to them, so do not publish those."""
 
     name = "gpqa"
     title = "GPQA diamond"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
+from moa_dspy.data.literals import structured
 from moa_dspy.data.metrics import F1, Metric
 from moa_dspy.data.sources import Row
 
@@ -42,7 +43,9 @@ class HotpotQa(Benchmark):
         """The hub has columns of titles and sentences, the authors' file has pairs."""
         return dspy.Example(
             id=str(row.get("id") or row.get("_id") or position),
-            context=[f"{title}: {''.join(sentences).strip()}" for title, sentences in _paragraphs(row["context"])],
+            context=[
+                f"{title}: {''.join(sentences).strip()}" for title, sentences in _paragraphs(structured(row["context"]))
+            ],
             question=row["question"],
             answer=row["answer"],
             category=row.get("type"),

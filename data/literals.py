@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["fill", "fill_known", "parse_dict"]
+__all__ = ["fill", "fill_known", "parse_dict", "structured"]
 
 _LITERAL_MAX = 4000
 _DEPTH_MAX = 20
+_SHOWN = 60
+_RUN_TOGETHER = re.compile(r"""^\s*\[\s*(?:'[^']*'|"[^"]*")\s+['"]""")
+"""How numpy prints a list of texts; Python would read it as one text."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
@@ -30,6 +36,28 @@ def parse_dict(text: str) -> dict[object, object] | None:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def structured(value: object) -> Any:
+    """A list or an object of a data set's row, which a CSV file holds as text: JSON, or a literal of Python.
+
+    Args:
+        value: the value, or its text; it is read and never evaluated.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    found: Any = None
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found = read(value.strip())
+            break
+    if not isinstance(found, list | tuple | dict) or _RUN_TOGETHER.search(value):
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+        raise ValueError(f"expected a list or an object, as JSON or as a literal of Python, got {shown!r}")
+    return found
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

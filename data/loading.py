@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import dspy
 
 from moa_dspy.data.benchmark import benchmarks, get_benchmark
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
-from moa_dspy.data.splitting import sample
+from moa_dspy.data.splitting import check_limit, sample
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["is_benchmark", "load", "stream"]
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def load(
@@ -47,8 +50,7 @@ def load(
         ConfigurationError: the name, split or file does not exist, a field is missing, a line is malformed, the set is
             gated or empty, or there is no network; one line says which and what to do.
     """
-    if limit is not None and limit < 0:
-        raise ConfigurationError(f"limit is 0 or more, not {limit}")
+    check_limit(limit)
     if is_benchmark(name_or_path):
         _only_for_own_data(name_or_path, fields, inputs, config)
         return get_benchmark(str(name_or_path)).load(split, limit, seed, path)
@@ -79,9 +81,9 @@ def stream(
 
 def is_benchmark(name: str | Path) -> bool:
     """Whether it is a benchmark's name: no path, and no file of that name."""
-    if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix in FORMATS:
+    if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
         return False
-    if Path(name).is_dir() and not _known(name):
+    if Path(name).exists() and not _known(name):
         return False
     if not _known(name):
         raise ConfigurationError(
@@ -118,6 +120,9 @@ def _own(
 ) -> Iterator[dspy.Example]:
     if path is not None:
         raise ConfigurationError("path= is for benchmarks; give a file or folder of your own as the first argument")
+    for argument, given in (("fields", fields), ("inputs", inputs)):
+        if isinstance(given, str):
+            raise ConfigurationError(f"{argument}={given!r} is one text; give a list of names, such as [{given!r}]")
     rows = _rows(name, split, config, streaming=streaming)
     return (_example(row, number, fields, inputs) for number, row in enumerate(rows, start=1))
 
@@ -126,11 +131,11 @@ def _rows(name: str | Path, split: str | None, config: str | None, *, streaming:
     file = Path(name)
     if file.is_dir():
         return read_file(_split_file(file, split or "test"))
-    if isinstance(name, Path) or file.suffix in FORMATS or file.exists():
+    if isinstance(name, Path) or file.suffix.lower() in FORMATS or file.exists():
         if split is not None:
             raise ConfigurationError(f"{file.name} is one file and has no split {split!r}; leave split out")
         return read_file(file)
-    if str(name).count("/") != 1:
+    if not _HUB_ID.fullmatch(str(name)):
         raise ConfigurationError(f"no such file or folder: {name}")
     return read_hub(str(name), split=split or "test", config=config, streaming=streaming)
 

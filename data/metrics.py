@@ -125,6 +125,18 @@ class TextMetric(Metric):
         """Outputs with the same key are the same answer in a vote; one with an empty key is none."""
         return ballot(self.read(given, example))
 
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Refuse examples without an answer to compare with."""
+        without = [n for n, example in enumerate(examples, 1) if example.get(self.target) in (None, "", [])]
+        if without:
+            have = ", ".join(map(str, examples[without[0] - 1].toDict()))
+            raise ConfigurationError(
+                f"{len(without)} of {len(examples)} examples have no {self.target!r} to compare with; the first is "
+                f"number {without[0]} of those chosen, with the fields {have}: mend them, or map a column with fields= "
+                "(--fields)"
+            )
+        return []
+
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Best score over the accepted answers."""
         given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")

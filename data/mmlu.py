@@ -9,6 +9,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Hub
 from moa_dspy.data.choices import MultipleChoice
+from moa_dspy.data.literals import structured
 from moa_dspy.data.sources import Row
 
 __all__ = ["Mmlu"]
@@ -33,8 +34,8 @@ class Mmlu(MultipleChoice):
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
         """The hub has a list of choices and a number; the authors' CSV files have four columns and a letter."""
         if "choices" in row:
-            choices, right, subject = list(row["choices"]), int(row["answer"]), row["subject"]
+            choices, right, subject = list(structured(row["choices"])), int(row["answer"]), row["subject"]
         else:
             choices, right = [row[letter] for letter in "ABCD"], "ABCD".index(row["answer"].strip())
             subject = part.rpartition("_")[0]
-        return self.ask(row["question"], choices, right, id=str(position), category=subject)
+        return self.ask(row["question"], choices, right, id=f"{subject}-{position}", category=subject)

@@ -6,6 +6,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Hub
 from moa_dspy.data.choices import MultipleChoice
+from moa_dspy.data.literals import structured
 from moa_dspy.data.sources import Row
 
 __all__ = ["MmluPro"]
@@ -23,11 +24,12 @@ class MmluPro(MultipleChoice):
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Options that only fill up to ten ("N/A") are dropped, as the authors do."""
-        options = [option for option in row["options"] if option != "N/A"]
+        listed = list(structured(row["options"]))
+        options = [option for option in listed if option != "N/A"]
         return self.ask(
             row["question"],
             options,
-            options.index(row["options"][int(row["answer_index"])]),
+            options.index(listed[int(row["answer_index"])]),
             id=str(row.get("question_id", position)),
             category=row["category"],
         )

@@ -8,8 +8,10 @@ Parquet files, which carry their types, and the hub go through ``datasets``.
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ __all__ = ["FORMATS", "Row", "read_file", "read_hub"]
 
 Row = dict[str, Any]
 
+_FIELD_MAX = 2**31 - 1
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 _SPLITS_IN_MESSAGE = re.compile(r"(?:Should be one of|Available splits:) (\[.*\])")
 _CONFIGS_IN_MESSAGE = re.compile(r"(?:Available:|available config names:|among the available configs:) (\[.*\])")
@@ -37,18 +40,19 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
     """
     if not path.is_file():
         raise ConfigurationError(f"no such file: {path}")
-    if path.suffix == ".csv":
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
         return _csv_rows(path, columns)
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".jsonl": _jsonl_rows,
         ".json": _json_rows,
         ".parquet": _parquet_rows,
     }
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise ConfigurationError(
             f"{path.name}: cannot read {path.suffix or 'a file without suffix'}; use {', '.join(FORMATS)}"
         )
-    return readers[path.suffix](path)
+    return readers[suffix](path)
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -93,9 +97,13 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # of all of this process; it is only ever raised
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines, fieldnames=columns, strict=True)
         try:
+            repeated = [name for name, number in Counter(reader.fieldnames or ()).items() if number > 1]
+            if repeated:
+                raise ConfigurationError(f"{path.name}: several columns are called {repeated[0]!r}; rename all but one")
             for row in reader:
                 if None in row or None in row.values():
                     expected = len(reader.fieldnames or ())
@@ -106,7 +114,7 @@ def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    yield from read_hub("parquet", split="train", data_files={"train": str(path)}, streaming=True)
+    yield from read_hub("parquet", split="train", data_files={"train": glob.escape(str(path))}, streaming=True)
 
 
 def _kind(value: Any) -> str:

@@ -16,7 +16,7 @@ import dspy
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Split", "place", "sample", "split"]
+__all__ = ["Split", "check_limit", "place", "sample", "split"]
 
 _DEFAULT = (0.6, 0.2, 0.2)
 
@@ -76,8 +76,22 @@ def sample(examples: Iterable[dspy.Example], limit: int | None = None, seed: int
         examples: any examples with inputs set.
         limit: how many at most; None is all of them, shuffled.
         seed: another seed is another sample.
+
+    Raises:
+        ConfigurationError: the limit is no whole number from 0.
     """
+    check_limit(limit)
     return sorted(examples, key=lambda example: place(example, seed))[:limit]
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a limit that is no whole number from 0.
+
+    Raises:
+        ConfigurationError: it says what was given.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise ConfigurationError(f"limit is 0 or more, a whole number, not {limit!r}")
 
 
 def place(example: dspy.Example, seed: int = 0) -> float:
@@ -95,6 +109,8 @@ def _canonical(value: Any) -> Any:
         return _canonical(value.model_dump())
     if isinstance(value, dict):
         return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):  # in no order, and another one in each process
+        return sorted((_canonical(item) for item in value), key=repr)
     return [_canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 

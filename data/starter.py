@@ -13,6 +13,7 @@ import dspy
 from moa_dspy.data.answers import ballot
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.checks import Instructions
+from moa_dspy.data.literals import structured
 from moa_dspy.data.metrics import ChoiceLetter, Metric, Verdict, field_of
 from moa_dspy.data.short_answers import ShortNumber, Stated
 from moa_dspy.data.sources import Row, read_file
@@ -80,14 +81,14 @@ class Starter(Benchmark):
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Every item has the same fields; ``answer`` of an instruction is empty, its ``checks`` decide."""
-        choices = row.get("choices")
-        lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices or (), strict=False)]
+        choices, answer = structured(row.get("choices") or []), row.get("answer", "")
+        lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices, strict=False)]
         item = dspy.Example(
             id=row["id"],
             kind=row["kind"],
             question="\n".join([row["question"], *lettered]),
-            answer=row.get("answer", ""),
-            checks=row.get("checks", []),
+            answer=structured(answer) if str(answer).startswith("[") else answer,
+            checks=structured(row.get("checks") or []),
         )
         if choices:
             item["choices"] = list(choices)

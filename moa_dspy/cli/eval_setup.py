@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,14 @@ import dspy
 
 from moa_dspy import presets
 from moa_dspy.architecture import Architecture
-from moa_dspy.cli.console import is_terminal, note, warning
+from moa_dspy.cli.budgets import agreed
+from moa_dspy.cli.console import note, warning
 from moa_dspy.cli.eval import checked_file
 from moa_dspy.cli.keys import check_keys, missing_variables
 from moa_dspy.cli.options import Options, refuse_contradictions
 from moa_dspy.cli.programs import agent_config, build_program, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics import Metric, TextMetric
+from moa_dspy.data.metrics import Metric
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.evaluator import check_inputs, evaluate
 from moa_dspy.evaluation.fingerprint import identified
@@ -130,23 +130,9 @@ def prepare(options: EvalOptions) -> Job:
     )
     examples = selection.load(benchmark, name)
     check_inputs(program, examples[0])
-    _check_answers(examples, metric)
     remarks = metric.remarks(examples)
     own = options.metric is None
     return Job(program, benchmark, examples, metric, judge if own else None, own, out, split, chosen, remarks)
-
-
-def _check_answers(examples: Sequence[dspy.Example], metric: Metric) -> None:
-    """Refuse examples without the answer that the metric compares with, before anything is paid for."""
-    if not isinstance(metric, TextMetric):
-        return
-    without = [n for n, example in enumerate(examples, 1) if example.get(metric.target) in (None, "", [])]
-    if without:
-        have = ", ".join(map(str, examples[without[0] - 1].toDict()))
-        raise ConfigurationError(
-            f"{len(without)} of {len(examples)} examples have no {metric.target!r} to compare with; the first is "
-            f"number {without[0]} of those chosen, with the fields {have}: mend them, or map a column with --fields"
-        )
 
 
 def announce(job: Job, *, quiet: bool) -> None:
@@ -175,10 +161,10 @@ def confirm(job: Job, *, yes: bool) -> None:
     """
     if yes or not job.waiting:
         return
-    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+    answer = agreed()
+    if answer is None:
         raise ConfigurationError("nobody is there to confirm this; add --yes to run it")
-    print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not answer:
         raise ConfigurationError("not confirmed; nothing was run")
 
 

@@ -70,7 +70,16 @@ def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
 
 def content_of(example: dspy.Example) -> str:
     """Return a digest of everything that an example holds."""
-    return digest(to_jsonable_python(example.toDict(), fallback=str))
+    return digest(to_jsonable_python(_ordered(example.toDict()), fallback=str))
+
+
+def _ordered(value: Any) -> Any:
+    """Sets as sorted lists: they are in no order, and in another one in each process."""
+    if isinstance(value, Mapping):
+        return {key: _ordered(part) for key, part in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return [_ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def digest(value: Any) -> str:

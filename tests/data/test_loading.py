@@ -9,7 +9,7 @@ import dspy
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from moa_dspy.data import bbh, benchmarks, get_benchmark, load, stream
+from moa_dspy.data import bbh, benchmarks, get_benchmark, load, starter, stream
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics import ExactMatch
 from moa_dspy.errors import ConfigurationError
@@ -72,6 +72,43 @@ def test_a_folder_with_a_file_for_each_split(tmp_path):
     assert load(str(tmp_path / "mine"), "train")[0].question == "a"
     with pytest.raises(ConfigurationError, match="has no split 'dev'; there are: test, train"):
         load(tmp_path / "mine", "dev")
+
+
+@pytest.mark.parametrize("limit", [1.5, "1", True, -1])
+def test_a_limit_is_a_whole_number(tmp_path, limit):
+    file = write(tmp_path / "set.jsonl", [{"question": "a"}])
+    for where in (file, "starter"):
+        with pytest.raises(ConfigurationError, match="limit is 0 or more, a whole number, not "):
+            load(where, limit=limit)
+
+
+def test_names_of_files_are_taken_as_they_are(tmp_path, monkeypatch):
+    write(tmp_path / "p.parquet", [{"question": "a"}]).rename(tmp_path / "p[1].parquet")
+    assert load(tmp_path / "p[1].parquet")[0].question == "a"
+    write(tmp_path / "set.jsonl", [{"question": "a"}]).rename(tmp_path / "SET.JSONL")
+    monkeypatch.chdir(tmp_path)
+    assert load("SET.JSONL")[0].question == "a"
+    (tmp_path / "set.jsonl.gz").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match=r"set.jsonl.gz: cannot read .gz; use .jsonl"):
+        load("set.jsonl.gz")
+    with pytest.raises(ConfigurationError, match=r"no such file or folder: ./nope"):
+        load("./nope")
+
+
+def test_one_text_is_no_list_of_fields(tmp_path):
+    file = write(tmp_path / "set.jsonl", [{"question": "a"}])
+    with pytest.raises(ConfigurationError, match=r"fields='question' is one text; give a list .* \['question'\]"):
+        load(file, fields="question")
+    with pytest.raises(ConfigurationError, match="inputs='question' is one text"):
+        load(file, inputs="question")
+
+
+def test_csv_fields_of_any_length_and_columns_of_one_name(tmp_path):
+    file = write(tmp_path / "set.csv", [{"question": "x" * 200_000}])
+    assert len(load(file)[0].question) == 200_000
+    file.write_text("question,answer,question\na,b,c\n")
+    with pytest.raises(ConfigurationError, match="several columns are called 'question'; rename all but one"):
+        load(file)
 
 
 def test_limit_and_seed(tmp_path):
@@ -292,6 +329,49 @@ def test_benchmarks_from_the_hub(hub, name):
     assert isinstance(example.id, str)
 
 
+FLASK_ROW = {
+    "idx": 1,
+    "instruction": "do",
+    "answer": "a",
+    "skill": ["Factuality"],
+    "domain": ["Math"],
+    "difficulty": "x",
+}
+BBH_ROW = {"input": "q", "target": "(A)", "task": "navigate"}
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr], ids=["json", "python"])
+@pytest.mark.parametrize("name", sorted({*HUB_ROWS, "flask", "bbh", "starter"}))
+def test_every_benchmark_reads_its_columns_from_csv(tmp_path, name, written):
+    row = {"flask": FLASK_ROW, "bbh": BBH_ROW}[name] if name in ("flask", "bbh") else HUB_ROWS.get(name, (None,))[0]
+    rows = [row] if row else [json.loads(line) for line in starter._FILE.read_text(encoding="utf-8").splitlines()[:125]]
+    split = get_benchmark(name).splits[0]
+    write(tmp_path / "lines" / f"{split}.jsonl", rows)
+    columns = {column for row in rows for column in row}
+    texts = [
+        {key: written(row[key]) if isinstance(row.get(key), list | dict) else row.get(key, "") for key in columns}
+        for row in rows
+    ]
+    write(tmp_path / "table" / f"{split}.csv", texts)
+    lines, table = (load(name, path=tmp_path / folder) for folder in ("lines", "table"))
+    assert [example.toDict() | {"level": None} for example in table] == [
+        example.toDict() | {"level": None} for example in lines
+    ]
+
+
+@pytest.mark.parametrize("text", ["one, two", "['one' 'two']", "[1, 2", "7", "__import__('os')"])
+def test_a_column_that_is_no_list_is_refused_with_its_row(tmp_path, text):
+    write(tmp_path / "test.csv", [{"question": "q", "subject": "s", "choices": text, "answer": "1"}])
+    with pytest.raises(ConfigurationError, match="mmlu, row 1 cannot be read: expected a list or an object, as JSON"):
+        load("mmlu", path=tmp_path)
+
+
+def test_a_value_that_does_not_fit_is_refused_with_its_row(tmp_path):
+    write(tmp_path / "test.jsonl", [{"question": "q", "subject": "s", "choices": ["1", "2"], "answer": "B"}])
+    with pytest.raises(ConfigurationError, match="mmlu, row 1 cannot be read: invalid literal"):
+        load("mmlu", path=tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(set(HUB_ROWS) - {"alpaca_eval", "mt_bench"}))
 def test_right_and_wrong_answers(hub, name):
     hub([HUB_ROWS[name][0]])
@@ -316,7 +396,9 @@ def test_bbh_from_the_authors_files(tmp_path):
         write(tmp_path / f"{task}.json", {"canary": "c", "examples": [{"input": "q", "target": "(A)"}]})
     examples = load("bbh", path=tmp_path)
     assert [example.category for example in examples] == ["navigate", "word_sorting"]
-    assert len({example.id for example in examples}) == 2
+    assert [example.id for example in examples] == ["navigate-0", "word_sorting-0"]
+    (tmp_path / "navigate.json").unlink()
+    assert [example.id for example in load("bbh", path=tmp_path)] == ["word_sorting-0"], "the rest keep their ids"
 
 
 def test_mmlu_from_the_authors_files(tmp_path):
@@ -350,6 +432,12 @@ def test_the_environment_variable(tmp_path, monkeypatch, hub):
     assert load("gsm8k")[0].question == "file"
     assert load("gsm8k", "train")[0].question == "hub", "what the folder has not comes from the hub"
     assert len(edge.asked) == 1
+
+
+def test_a_folder_of_the_environment_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOA_DSPY_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match=r"no folder .*nowhere, which the environment variable MOA"):
+        load("gsm8k")
 
 
 def test_a_given_folder_must_have_the_files(tmp_path):

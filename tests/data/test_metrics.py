@@ -99,6 +99,15 @@ def test_a_missing_field_is_named():
     assert Numeric(field="text", target="label")(dspy.Example(label="1"), dspy.Prediction(text="1")) is True
 
 
+def test_examples_without_an_answer_are_refused_before_anything_is_asked():
+    examples = [dspy.Example(question="q", answer="1"), dspy.Example(question="q")]
+    with pytest.raises(
+        ConfigurationError, match="1 of 2 examples have no 'answer' to compare with; the first is number 2"
+    ):
+        Numeric().remarks(examples)
+    assert Numeric().remarks(examples[:1]) == []
+
+
 def test_vote_match():
     metric = VoteMatch(Numeric())
     example = dspy.Example(answer="4")

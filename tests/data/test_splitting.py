@@ -1,5 +1,9 @@
 """Splits by content: deterministic, stable, without leaks."""
 
+import os
+import subprocess
+import sys
+
 import dspy
 import pytest
 from hypothesis import given, settings
@@ -99,3 +103,19 @@ def test_samples_are_nested_and_ignore_the_order(texts, few, more, random):
 def test_the_packaged_set_splits():
     parts = split(load("starter"), train=0.5, val=0.25)
     assert all(len(part) > 20 for part in parts)
+
+
+def test_sets_have_the_same_place_in_every_process():
+    code = (
+        "import dspy; from moa_dspy.data.splitting import place;"
+        "from moa_dspy.evaluation.fingerprint import content_of;"
+        "example = dspy.Example(tags={'a', 'b', 'c', 'd'}, n={1, 2}).with_inputs('tags', 'n');"
+        "print(place(example), content_of(example))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
