@@ -22,9 +22,9 @@ from moa_dspy.signatures import TaskSignature
 
 __all__ = ["is_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
 
-# Found by trying many thousand patterns: within these limits the slowest repair took half a second.
+# Found by trying thousands of patterns: within these limits the slowest repair took half a second.
 _LONGEST: Final = 20_000  # characters
-_EFFORT: Final = 1_000_000  # characters times those that json_repair looks ahead for
+_EFFORT: Final = 500_000  # characters times those that json_repair looks ahead for
 _LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\\u2018\u2019\u201c\u201d]")
 # Letters and symbols to Unicode, and nothing to the eye: Hangul fillers, and Braille without dots.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")

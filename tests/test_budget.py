@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from itertools import count
 from typing import Any
@@ -31,6 +32,10 @@ def agents(number: int, reply: Any = in_format, **options: Any) -> list[Scripted
 def priced(number: int, **options: Any) -> list[ScriptedLM]:
     """Agents on a model whose price is known."""
     return [ScriptedLM(in_format, model="openai/gpt-4.1", **options) for _ in range(number)]
+
+
+def program(**options: Any) -> AttentionMoA:
+    return AttentionMoA(SIGNATURE, agents(1), **options)
 
 
 def asked(lms: list[ScriptedLM]) -> int:
@@ -251,19 +256,20 @@ def test_a_budget_too_small_for_one_proposal_is_refused_before_anything_is_spent
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "options"),
     [
-        lambda: Budget(usd="5"), lambda: Tolerance(retries=1.5), lambda: Tolerance(quorum=2.5),
-        lambda: Tolerance(quorum="3"), lambda: Tolerance(timeout="5"), lambda: Tolerance(grace=None),
-        lambda: Tolerance(strict="yes"), lambda: AttentionMoA(SIGNATURE, agents(1), budget=5),
-        lambda: AttentionMoA(SIGNATURE, agents(1), budget={}), lambda: AttentionMoA(SIGNATURE, agents(1), tolerance={}),
-        lambda: AttentionMoA(SIGNATURE, agents(1))(question="?", budget={"calls": 3}),
-        lambda: AttentionMoA(SIGNATURE, agents(1))(question="?", budget=0),
+        (Budget, {"usd": "5"}), (Tolerance, {"retries": 1.5}), (Tolerance, {"quorum": 2.5}),
+        (Tolerance, {"quorum": "3"}),
+        (Tolerance, {"timeout": "5"}), (Tolerance, {"grace": None}), (Tolerance, {"strict": "yes"}),
+        (program, {"budget": 5}), (program, {"budget": {}}), (program, {"tolerance": {"timeout": 3}}),
+        (lambda **options: program()(question="?", **options), {"budget": {"calls": 3}}),
+        (lambda **options: program()(question="?", **options), {"budget": 0}),
     ],
 )  # fmt: skip
-def test_what_is_no_limit_is_refused_where_it_is_written(make: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^\S.*[=]\S.* (is no|is out of range|is too small)"):
-        make()
+def test_what_is_no_limit_is_refused_where_it_is_written(make: Any, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigurationError, match=rf"{name}={re.escape(repr(value))} is (no|out of range|too small)"):
+        make(**options)
 
 
 def test_a_calls_budget_narrows_the_programs_and_never_widens_it() -> None:

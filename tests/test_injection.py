@@ -12,6 +12,7 @@ from collections import defaultdict
 from typing import Any
 
 import dspy
+import json_repair
 import pytest
 from dspy.lm15 import Request
 from hypothesis import HealthCheck, given, settings
@@ -133,6 +134,73 @@ def test_an_agent_that_says_nothing_is_left_out_or_shown_as_nothing(nothing: str
     assert {step.status for step in trace.steps if step.agent != "attacker"} == {"ok"}
     for prompt in (prompt for of_role in prompts.values() for prompt in of_role):
         assert "None" not in prompt
+
+
+# Texts over which json_repair, with which DSPy reads typed outputs and JSON, would sit for seconds to hours.
+ENDLESS = {
+    "braces": "{" * 100_000,
+    "brackets": "[" * 100_000,
+    "keys": '{"a":' * 20_000,
+    "opened strings": '{"' * 50_000,
+    "parentheses": '("' * 50_000,
+    "strings in lists": '["a""b"' * 20_000,
+    "unquoted": '{"answer": "' + "{a:" * 30_000,
+    "backslashes": '{"answer": "' + "\\" * 1_000_000,
+    "quotes": '"' * 1_000_000,
+    "escapes": '["' + '"\\u' * 30_000,
+    "prose": "t" * 1_000_000,
+    "markers": "[[ ## " * 100_000 + "{" * 100_000,
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("text", ENDLESS)
+def test_no_text_keeps_the_event_loop_busy_with_repairs(
+    text: str, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before anyone begins: what is repaired is short, or needs no repair."""
+    repaired: list[str] = []
+    loads = json_repair.loads
+    monkeypatch.setattr(json_repair, "loads", lambda text: repaired.append(text) or loads(text))
+    attacker = ScriptedLM(lambda request: written_raw(request, ENDLESS[text]), model="scripted/attacker")
+    other = ScriptedLM(lambda request: written(request, "fine"), model="scripted/b")
+    moa = AttentionMoA("question -> answer: int", [attacker, other], 1, aggregator=other)
+    with dspy.context(adapter=ADAPTERS[adapter]):
+        prediction = moa(question="What is 1 + 2?")
+    assert prediction.answer == 3
+    failed = prediction.trace.steps[0]
+    assert failed.error is not None
+    assert failed.error.kind == "adapter_parse_error"
+    assert all("too much to repair" in failure.message for failure in failed.failures)
+    assert max(map(len, repaired), default=0) < 1000
+
+
+def written_raw(request: Request, text: str) -> str:
+    """``text`` in place of the typed output."""
+    if "Outputs will be a JSON object" in str(request.system):
+        return text
+    return f"[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n{text}"
+
+
+@pytest.mark.parametrize("adapter", ["plain", "chat"])
+def test_an_endless_text_is_no_trouble_where_nothing_is_parsed(adapter: str) -> None:
+    trace, _ = run(ENDLESS["braces"], "free text", adapter)
+    assert trace.steps[0].status == "ok"
+
+
+@pytest.mark.parametrize("fence", ["{}", "```json\n{}\n```"])
+def test_long_answers_that_are_sound_are_read(fence: str) -> None:
+    items = [{"name": f"item {number}", "note": "a [bracket] and a 'quote'"} for number in range(2000)]
+    text = fence.format(json.dumps(items))
+    lm = ScriptedLM(f"[[ ## reasoning ## ]]\nr\n\n[[ ## items ## ]]\n{text}\n\n[[ ## completed ## ]]")
+    moa = AttentionMoA("question -> items: list[dict[str, str]]", [lm], 1, attention="none", aggregation="none")
+    assert moa(question="?")["items"] == items
+
+
+def test_short_answers_that_are_broken_are_mended() -> None:
+    lm = ScriptedLM("[[ ## reasoning ## ]]\nr\n\n[[ ## items ## ]]\n['a', \"b\", c,\n\n[[ ## completed ## ]]")
+    moa = AttentionMoA("question -> items: list[str]", [lm], 1, attention="none", aggregation="none")
+    assert moa(question="?")["items"] == ["a", "b", "c"]
 
 
 def test_earlier_turns_are_data_as_well() -> None:

@@ -1,0 +1,119 @@
+"""Language models that users wrote: without an asynchronous side, with a state and retries of their own."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Message, Request, Response, ServerError, Usage
+from support.runs import in_format
+
+from moa_dspy import AttentionMoA, Tolerance
+from moa_dspy.testing import ScriptedLM
+
+SIGNATURE = "question -> answer"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # DSPy's, of LMs with a forward
+
+
+def completion(model: str) -> Any:
+    message = SimpleNamespace(content="an answer", tool_calls=None)
+    choice = SimpleNamespace(message=message, finish_reason="stop")
+    return SimpleNamespace(model=model, choices=[choice], usage={"prompt_tokens": 7, "completion_tokens": 2})
+
+
+class ThreadsOnly:
+    """An engine that only threads can use; its calls of one stage meet."""
+
+    def __init__(self, together: int) -> None:
+        self._meeting = threading.Barrier(together, timeout=10)
+
+    def complete(self, request: Request) -> Response:
+        self._meeting.wait()
+        usage = Usage(input_tokens=7, output_tokens=2)
+        text = Message.assistant(in_format(request))
+        return Response(id=None, model=request.model, message=text, finish_reason="stop", usage=usage)
+
+
+class ForwardOnly(dspy.BaseLM):
+    """What DSPy has told people to write: ``forward``, and a state of one's own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("own/forward", cache=False, **options)
+        self.calls = 0
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        self.calls += 1
+        return completion(self.model)
+
+
+class Both(ForwardOnly):
+    async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        return self.forward(prompt, messages, **kwargs)
+
+
+class OnTop(ScriptedLM):
+    """A subclass of ``dspy.LM`` that counts its calls."""
+
+    calls = 0
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return await super().acall(*args, **kwargs)
+
+
+def test_an_engine_without_an_async_counterpart_is_called_in_threads() -> None:
+    lms = [dspy.LM(f"own/{i}", engine=ThreadsOnly(together=1), cache=False) for i in range(2)]
+    trace = AttentionMoA(SIGNATURE, lms, 2)(question="?").trace
+    assert {step.status for step in trace.steps} == {"ok"}
+    assert trace.tokens.total == 9 * trace.calls
+
+
+def test_calls_in_threads_are_under_way_together() -> None:
+    engine = ThreadsOnly(together=3)
+    lms = [dspy.LM(f"own/{i}", engine=engine, cache=False) for i in range(3)]
+    moa = AttentionMoA(SIGNATURE, lms, 1, attention="none", aggregation="vote")
+    assert moa(question="?").answer == "an answer"
+
+
+@pytest.mark.parametrize("kind", [ForwardOnly, Both])
+def test_a_model_with_a_forward_of_its_own_works_and_keeps_its_state(kind: type[ForwardOnly]) -> None:
+    lm = kind()
+    trace = AttentionMoA(SIGNATURE, [lm, lm], 1)(question="?").trace
+    assert {step.status for step in trace.steps} == {"ok"}
+    assert lm.calls == trace.calls == 9
+    assert trace.tokens.total == 9 * 9
+    assert len(lm.history) == 9
+
+
+def test_a_forward_on_top_of_dspys_own_is_not_passed_over() -> None:
+    class Shouting(dspy.LM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return completion(self.model)
+
+    lm = Shouting("own/shouting", cache=False)
+    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    assert moa(question="?").answer == "an answer"
+
+
+def test_what_a_subclass_notes_down_in_a_call_is_there_afterwards() -> None:
+    lm = OnTop(in_format)
+    trace = AttentionMoA(SIGNATURE, [lm, lm], 2)(question="?").trace
+    assert lm.calls == trace.calls == len(lm.requests)
+
+
+def test_a_models_own_retries_are_left_as_they_are_and_not_used() -> None:
+    failures = iter([ServerError("busy", retry_after=0.0)] * 2)
+
+    def reply(request: Request) -> str:
+        for failure in failures:
+            raise failure
+        return in_format(request)
+
+    lm = OnTop(reply, num_retries=5)
+    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none", tolerance=Tolerance(retries=2))
+    trace = moa(question="?").trace
+    assert (trace.calls, lm.calls, lm.num_retries) == (3, 3, 5)
+    assert [failure.kind for failure in trace.steps[0].failures] == ["server", "server"]
