@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ import dspy
 import pydantic
 import pytest
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
+from support.runs import open_files, until
 
 from moa_dspy.errors import ConfigurationError, LocalModelError
 from moa_dspy.local import (
@@ -430,6 +432,57 @@ def test_ctrl_c_does_not_stop_the_server() -> None:
     os.kill(server.pid, signal.SIGINT)
     assert chat(server, key=server.key)
     assert server.alive
+
+
+def test_a_model_that_does_not_load_in_time_is_given_up() -> None:
+    server = LocalServer(model_path("local"), settings=LocalSettings(start_seconds=0.01))
+    with pytest.raises(LocalModelError, match=r"did not load .* within 0\.01 s"):
+        server.start()
+    assert not server.alive
+
+
+def test_ctrl_c_while_a_server_is_being_stopped_stops_it_and_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = LocalServer(model_path("local")).start()
+    pid = server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # it does not hear that it should end
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        server.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_ctrl_c_at_the_end_of_a_process_leaves_no_traceback_and_no_server() -> None:
+    script = """
+        import os, signal, threading
+        from moa_dspy.local import local_server
+
+        pid = local_server("local").pid
+        print(pid, flush=True)
+        os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.daemon = True  # the process ends meanwhile, and waits for the server
+        timer.start()
+    """
+    done = run(script)
+    assert done.stderr == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_a_closed_connection_leaves_no_socket_in_a_running_loop() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    connections.close()
+    before = open_files()
+    asyncio.run_coroutine_threadsafe(local_lm(cache=False, max_tokens=2).acall("Hi"), loop).result()
+    connections.close()
+    assert until(lambda: open_files() <= before)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 def test_a_forked_child_starts_its_own_server() -> None:

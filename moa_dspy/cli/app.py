@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -113,7 +115,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _report(problem)
     if code == _INTERRUPTED:
         error("interrupted")
+        _end_at_the_next_interrupt()
     return code if isinstance(code, int) else 0
+
+
+def _end_at_the_next_interrupt() -> None:
+    """Let another Ctrl-C, while threads and servers are being stopped, end the process without a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _report(problem: Exception) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -48,8 +49,13 @@ class Connection:
             return engine
 
     def close(self) -> None:
-        """Stop the server and drop its clients."""
+        """Stop the server and close its clients; that of a running event loop is closed there, soon."""
+        with self._lock:
+            engines, self._async_engines = self._async_engines, {}
         self.engine.close()
+        for loop, engine in engines.items():
+            if loop.is_running():
+                asyncio.run_coroutine_threadsafe(engine.aclose(), loop)
         self.server.close()
 
 
@@ -90,13 +96,14 @@ class Registry:
             return connection
 
     def close(self) -> None:
-        """Stop every server."""
+        """Stop every server, also where stopping one of them is interrupted."""
         with self._lock:
             connections = list(self._by_path.values())
             self._by_model.clear()
             self._by_path.clear()
-        for connection in connections:
-            connection.close()
+        with contextlib.ExitStack() as stack:
+            for connection in connections:
+                stack.callback(connection.close)
 
     def forget(self) -> None:
         """In a forked child: the servers are the parent's, and the lock may be held by a thread that is not here."""
@@ -109,7 +116,14 @@ class Registry:
 
 
 connections = Registry()
-atexit.register(connections.close)
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # whoever presses Ctrl-C now wants what happens anyway, and sooner
+        connections.close()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=connections.forget)
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ class LocalSettings:
         threads: CPU threads for the model; by default every CPU that this process may use.
         saved_prompts_mib: memory for prompts that left their slot, so that a known prefix is not computed again.
         http_threads: connections served at once. A waiting request holds one, and so does an idle one for a while.
+        start_seconds: how long it may take to load the file, from a slow disk as well.
     """
 
     slots: int = 4
@@ -48,6 +50,7 @@ class LocalSettings:
     threads: int | None = None
     saved_prompts_mib: int = 256
     http_threads: int = 64
+    start_seconds: float = 600.0
 
 
 class LocalServer:
@@ -86,7 +89,7 @@ class LocalServer:
         """Start the server and wait until it answers; a running server is left alone.
 
         Raises:
-            LocalModelError: llama.cpp could not load the file.
+            LocalModelError: llama.cpp could not load the file, or not in time.
         """
         if self.alive:
             return self
@@ -100,7 +103,7 @@ class LocalServer:
         return self
 
     def close(self) -> None:
-        """Stop the server; harmless where it does not run."""
+        """Stop the server; harmless where it does not run. An interrupt stops it at once, and is passed on."""
         process, self._process, self.url = self._process, None, ""
         if process is None:
             return
@@ -110,9 +113,11 @@ class LocalServer:
                     pipe.close()
         try:
             process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+        except BaseException as impatience:
             process.kill()
             process.wait()
+            if not isinstance(impatience, subprocess.TimeoutExpired):
+                raise
 
     def disown(self) -> None:
         """Forget the server in a forked child: it belongs to the parent, which alone may stop it."""
@@ -155,7 +160,7 @@ class LocalServer:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(order).encode() + b"\n")
             process.stdin.flush()
-        line = process.stdout.readline()
+        line = self._first_line(process, process.stdout)
         reply: dict[str, str] = json.loads(line) if line else {}
         if "url" in reply:
             return reply["url"]
@@ -166,6 +171,28 @@ class LocalServer:
             f"llama.cpp could not load {self.path} ({reason}): check that the file is complete, that llama.cpp knows "
             "its architecture and that memory suffices"
         )
+
+    def _first_line(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> bytes:
+        """What the child says first; a child that says nothing in time is killed, which ends the waiting."""
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(self.settings.start_seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = output.readline()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise LocalModelError(
+                f"llama.cpp did not load {self.path} within {self.settings.start_seconds:g} s: check that the disk can "
+                "be read and that memory suffices"
+            )
+        return line
 
 
 def _serve() -> None:
