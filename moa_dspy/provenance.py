@@ -23,6 +23,19 @@ def _bare(text: str) -> str:
     return PurePath(line.replace("\\", "/")).name if line.startswith(("/", "~")) or line[1:3] in (":\\", ":/") else line
 
 
+def _bare_values(values: dict[str, pydantic.JsonValue]) -> dict[str, pydantic.JsonValue]:
+    """Settings of which no text is a path."""
+
+    def bare(value: pydantic.JsonValue) -> pydantic.JsonValue:
+        if isinstance(value, str):
+            return _bare(value)
+        if isinstance(value, list):
+            return [bare(item) for item in value]
+        return {name: bare(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    return {name: bare(value) for name, value in values.items()}
+
+
 Text: TypeAlias = Annotated[str, pydantic.AfterValidator(_bare)]
 
 
@@ -78,7 +91,7 @@ class Figure(_Record):
 
 
 class Outlay(_Record):
-    """What was paid.
+    """What was paid in the call that made the record; what earlier calls had paid for came from cache and study.
 
     Attributes:
         calls: LM calls.
@@ -105,9 +118,10 @@ class Provenance(_Record):
         metric: by what it was measured.
         data: what it was tuned and measured on.
         seeds: by what they are for.
+        settings: what else the method was told: trials, objective, the model that writes prompts, options.
         scores: with intervals.
         verdict: of a held-out acceptance or a comparison, in a sentence.
-        cost: of the whole undertaking.
+        cost: of the call that made the record.
         versions: of the libraries that took part.
         date: when, in UTC.
         program: digest of the program that the figures are of.
@@ -118,6 +132,9 @@ class Provenance(_Record):
     metric: Text | None = None
     data: tuple[Data, ...] = ()
     seeds: dict[str, int] = pydantic.Field(default_factory=dict)
+    settings: Annotated[dict[str, pydantic.JsonValue], pydantic.AfterValidator(_bare_values)] = pydantic.Field(
+        default_factory=dict
+    )
     scores: tuple[Figure, ...] = ()
     verdict: Text | None = None
     cost: Outlay | None = None
@@ -132,11 +149,21 @@ class Provenance(_Record):
         yield from _given("metric", self.metric)
         yield from ((f"{data.use} data", str(data)) for data in self.data)
         yield from _given("seeds", ", ".join(f"{name} {seed}" for name, seed in self.seeds.items()))
+        yield from _given("settings", ", ".join(f"{name} {_said(value)}" for name, value in self.settings.items()))
         yield from ((figure.what, str(figure)) for figure in self.scores)
         yield from _given("verdict", self.verdict)
-        yield from _given("cost", self.cost)
+        yield from _given("cost of the last call", self.cost)
         yield from _given("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))
         yield "date", f"{self.date:%Y-%m-%d %H:%M} UTC"
+
+
+def _said(value: pydantic.JsonValue) -> str:
+    """A setting in words: lists and options in brackets."""
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {_said(item)}' for name, item in value.items())})"
+    if isinstance(value, list):
+        return "+".join(map(_said, value))
+    return str(value)
 
 
 def _given(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimizers.depth import Depth, Price, depth_curve, fit_stop
     from moa_dspy.optimizers.feedback import StageFeedback
     from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-    from moa_dspy.optimizers.optimizing import Optimized, optimize
+    from moa_dspy.optimizers.optimizing import Optimized, forecast, optimize
     from moa_dspy.optimizers.paired import Gain
     from moa_dspy.optimizers.profiling import Profile, StageRow, profile
     from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
@@ -74,6 +74,7 @@ __all__ = [
     "depth_curve",
     "fit_stop",
     "fit_stop_rule",
+    "forecast",
     "measure",
     "optimize",
     "profile",
@@ -91,7 +92,7 @@ _HOMES: Final = {
     "compiling": ("CompileProgress", "Compiled", "compile"),
     "feedback": ("StageFeedback",),
     "measuring": ("Measurement", "Metric", "Run", "measure"),
-    "optimizing": ("Optimized", "optimize"),
+    "optimizing": ("Optimized", "forecast", "optimize"),
     "undertaking": ("OptimizeProgress",),
     "paired": ("Gain",),
     "profiling": ("Profile", "StageRow", "profile"),

@@ -9,16 +9,15 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 import pydantic
 
-from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.evaluation.fingerprint import digest
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.asking import asked, distinct, refuse_overlap, shown_by
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.significance import check_share, examples_needed, one_sided
+from moa_dspy.optimizers.significance import check_alpha, check_share, examples_needed, one_sided
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Acceptance", "Scores", "accept", "asked", "decide", "refuse_overlap"]
+__all__ = ["Acceptance", "Scores", "accept", "decide"]
 
 Side: TypeAlias = Literal["baseline", "candidate"]
 _POWER: Final = 0.8
@@ -66,6 +65,7 @@ class Acceptance(Scores):
         program: the one to use: the candidate where it is accepted, else the baseline.
         failed: runs that failed and count as 0, of the baseline and of the candidate.
         checked: how many examples that were tuned on the held-out ones were compared with; 0 where none were given.
+        repeated: how many held-out examples were left out, since they ask what another one asks.
         cost: what both measurements have cost.
     """
 
@@ -74,6 +74,7 @@ class Acceptance(Scores):
     program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
     failed: tuple[int, int] = (0, 0)
     checked: int = 0
+    repeated: int = 0
     cost: Cost = Cost()
 
     @property
@@ -109,7 +110,7 @@ def accept(
     Args:
         baseline: what is in use.
         candidate: what would replace it.
-        heldout: examples that neither program was tuned on.
+        heldout: examples that neither program was tuned on; of those that ask the same, the first alone counts.
         metric: the task's.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
         alpha: chance of accepting a candidate that is no better.
@@ -120,28 +121,33 @@ def accept(
         purse: what may be spent.
 
     Raises:
-        ConfigurationError: a held-out example was tuned on, or an argument is out of range; nothing was paid for.
-        RunError: a program fails on every example.
+        ConfigurationError: a held-out example was tuned on or is a demo of one of the programs, or an argument is out
+            of range; nothing was paid for.
+        FailingError: a program fails on every example.
         BudgetEndedError: the purse does not cover all runs.
     """
-    check_share("alpha", alpha)
+    check_alpha(alpha)
     check_share("power", power)
-    refuse_overlap(heldout, tuned_on, "held-out", "that the program was tuned on")
+    refuse_overlap(heldout, map(asked, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(heldout, shown_by(baseline, candidate), "held-out", "that a program shows its models as demos")
+    questions = distinct(heldout)
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)
-        return measure(program, heldout, metric, concurrency=concurrency, on_run=told, purse=purse)
+        try:
+            return measure(program, questions, metric, concurrency=concurrency, on_run=told, purse=purse)
+        except FailingError as error:
+            raise FailingError(f"the {side} fails on the held-out examples: {error}") from None
 
     old = measured("baseline", baseline)
     new = measured("candidate", candidate)
-    if old.errors == len(old.runs):
-        raise RunError(f"the baseline fails on every held-out example; the first one: {old.runs[0].error}")
     decision = decide(old.scores, new.scores, alpha=alpha, power=power, seed=seed)
     return Acceptance(
         **dict(decision),
         program=candidate if decision.accepted else baseline,
         failed=(old.errors, new.errors),
         checked=len(tuned_on),
+        repeated=len(heldout) - len(questions),
         cost=old.cost + new.cost,
     )
 
@@ -159,8 +165,11 @@ def decide(
         seed: see ``accept``.
 
     Raises:
-        ValueError: there are no scores, or not as many on both sides.
+        ConfigurationError: ``alpha`` or ``power`` is out of range.
+        ValueError: there are no scores, not as many on both sides, or one is not finite.
     """
+    check_alpha(alpha)
+    check_share("power", power)
     gain = Gain.of(before, after, seed=seed, level=1 - 2 * alpha)
     differences = [new - old for old, new in zip(before, after, strict=True)]
     p = one_sided(gain)
@@ -179,42 +188,6 @@ def decide(
         power=power,
         seed=seed,
     )
-
-
-def refuse_overlap(examples: Sequence[dspy.Example], seen: Sequence[dspy.Example], what: str, where: str) -> None:
-    """Refuse examples that ask what is asked elsewhere, in whatever letter case and spacing.
-
-    Args:
-        examples: of which none may be in ``seen``.
-        seen: the others.
-        what: what ``examples`` are, for the message.
-        where: among which they must not be.
-
-    Raises:
-        ConfigurationError: says how many are.
-    """
-    there = {asked(example) for example in seen}
-    shared = [example for example in examples if asked(example) in there]
-    if shared:
-        raise ConfigurationError(
-            f"{len(shared)} of {len(examples)} {what} examples are among those {where}; "
-            "leave them out, or what is measured is memory"
-        )
-
-
-def asked(example: dspy.Example) -> str:
-    """Return a digest of what an example asks: its inputs, without their letter case and spacing.
-
-    Raises:
-        ConfigurationError: the example does not say what its inputs are.
-    """
-    if getattr(example, "_input_keys", None) is None:
-        raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
-    return digest({name: _plain(value) for name, value in example.inputs().toDict().items()})
-
-
-def _plain(value: Any) -> Any:
-    return " ".join(value.split()).casefold() if isinstance(value, str) else value
 
 
 def _reason(gain: Gain, p: float, alpha: float, needed: int | None, power: float) -> str:

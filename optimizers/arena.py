@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.errors import RunError
 from moa_dspy.optimizers.baselines import BaselineName, Ensemble, Single, ensemble_of, singles_of
 from moa_dspy.optimizers.depth import Price
-from moa_dspy.optimizers.matching import Unit, amount, mean_price, nearest_size
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
-from moa_dspy.optimizers.results import Cost
+from moa_dspy.optimizers.matching import LARGEST, Unit, amount, mean_price, nearest_size
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, measure
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.verdicts import PROGRAM
 from moa_dspy.program import AttentionMoA
 
@@ -54,9 +53,9 @@ class Arena:
         tolerance: share by which the program's spend may be exceeded.
         concurrency: examples under way at once.
         tell: is told in a few words what is run next.
+        purse: what may be spent.
         entries: what has run, by name.
         notes: what a reader should know.
-        cost: what has been paid so far.
     """
 
     metric: Metric
@@ -64,9 +63,9 @@ class Arena:
     tolerance: float
     concurrency: int
     tell: Callable[[str], None]
+    purse: Purse
     entries: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    cost: Cost = field(default_factory=Cost)
 
     @property
     def target(self) -> float:
@@ -74,18 +73,23 @@ class Arena:
         return amount(self.entries[PROGRAM].price, self.unit)
 
     def run(self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric) -> Measurement:
-        """Run a program and count what it has cost."""
+        """Run a program.
+
+        Raises:
+            FailingError: every run failed; says whose.
+        """
         self.tell(f"{what}: {len(examples)} examples")
-        measured = measure(program, examples, metric, concurrency=self.concurrency)
-        self.cost += measured.cost
-        return measured
+        try:
+            return measure(program, examples, metric, concurrency=self.concurrency, purse=self.purse)
+        except FailingError as error:
+            raise FailingError(f"{what}: {error}") from None
 
     def enter(
         self, name: str, what: str, program: AttentionMoA, test: Sequence[dspy.Example], size: int | None = None
     ) -> None:
         """Let a contender run the test examples."""
         measured = self.run(what, program, test, self.metric)
-        self.entries[name] = Entry(what, program, measured, _price(what, measured), size)
+        self.entries[name] = Entry(what, program, measured, mean_price(measured.runs), size)
 
     def best(self, singles: Sequence[Single], trial: Sequence[dspy.Example]) -> Single:
         """Return the single model with the highest pilot score, the cheaper of equals."""
@@ -93,10 +97,14 @@ class Arena:
             return singles[0]
         ranks: list[tuple[float, float, int]] = []
         for number, single in enumerate(singles):
-            measured = self.run(f"pilot of {single.name} alone", single.program, trial, self.metric)
-            worked = measured.errors < len(measured.runs)
-            spent = amount(mean_price(measured.runs), self.unit) if worked else float("inf")
-            ranks.append((-measured.score().value, spent, number))
+            try:
+                measured = self.run(f"pilot of {single.name} alone", single.program, trial, self.metric)
+            except FailingError as error:
+                self.notes.append(f"it takes no part: {error}")
+                continue
+            ranks.append((-measured.score().value, amount(mean_price(measured.runs), self.unit), number))
+        if not ranks:
+            raise FailingError("none of the single models answers a pilot example")
         chosen = singles[min(ranks)[-1]]
         self.notes.append(
             f"the single model was chosen from {', '.join(single.name for single in singles)} on {len(trial)} pilot "
@@ -115,9 +123,8 @@ class Arena:
             spent = amount(self.entries[ensemble.name].price, self.unit)
             if spent <= target * (1 + self.tolerance) + 1e-9:
                 if spent < target * (1 - self.tolerance):
-                    self.notes.append(
-                        f"{title} spends x{spent / target:.2f} of what the program does; no size comes nearer"
-                    )
+                    why = f"{LARGEST} is the largest size tried" if size == LARGEST else "no size comes nearer"
+                    self.notes.append(f"{title} spends x{spent / target:.2f} of what the program does; {why}")
                 return
             size = size - 1 if size > ensemble.smallest else None
         self.entries.pop(ensemble.name, None)
@@ -130,7 +137,7 @@ class Arena:
             return made.architecture.max_calls
         what = f"size of {_TITLES[ensemble.name]} ({ensemble.describe(size)})"
         probe = test[:: max(1, len(test) // _PROBE)][:_PROBE]
-        return amount(_price(what, self.run(what, made, probe, _unscored)), self.unit)
+        return amount(mean_price(self.run(what, made, probe, _unscored).runs), self.unit)
 
 
 def enter_baselines(
@@ -157,13 +164,6 @@ def enter_baselines(
             arena.enter(name, f"the single model {best.name}", best.program, test)
         else:
             arena.fit(ensemble_of(name, program, best), test)
-
-
-def _price(what: str, measured: Measurement) -> Price:
-    try:
-        return mean_price(measured.runs)
-    except RunError as error:
-        raise RunError(f"{what}: {error}") from None
 
 
 def _unscored(*_: Any, **__: Any) -> float:

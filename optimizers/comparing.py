@@ -12,21 +12,24 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import dspy
 import pydantic
 
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.optimizers.acceptance import asked, refuse_overlap
+from moa_dspy.limits import Budget
 from moa_dspy.optimizers.arena import Arena, enter_baselines
+from moa_dspy.optimizers.asking import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.baselines import NAMES, BaselineName, singles_of
 from moa_dspy.optimizers.depth import Price
-from moa_dspy.optimizers.matching import Unit, amount, check_price
-from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.matching import Unit, amount, check_budget, check_price
+from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
 from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.results import Cost, Score
-from moa_dspy.optimizers.significance import check_share
+from moa_dspy.optimizers.significance import check_alpha
+from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.tables import aligned
 from moa_dspy.optimizers.verdicts import PROGRAM, RULE, Standing, Verdict, judge
 from moa_dspy.program import AttentionMoA
@@ -77,6 +80,7 @@ class Comparison(pydantic.BaseModel):
         contenders: the program, then the baselines.
         match: the unit of the matched spend.
         tolerance: share by which a matched baseline may exceed the program's spend.
+        margin: by how much a score may be lower for a lower price.
         alpha: level of the tests.
         seed: of the pilot sample and the resampling.
         examples: how many test examples judged.
@@ -95,6 +99,7 @@ class Comparison(pydantic.BaseModel):
     contenders: tuple[Contender, ...]
     match: Unit
     tolerance: float
+    margin: float = 0.05
     alpha: float
     seed: int
     examples: int
@@ -156,10 +161,12 @@ def compare(
     *,
     pilot: Sequence[dspy.Example] | None = None,
     tolerance: float = 0.1,
+    margin: float = 0.05,
     alpha: float = 0.05,
     seed: int = 0,
     concurrency: int = 8,
     on_stage: Callable[[str], None] | None = None,
+    budget: Budget | None = None,
 ) -> Comparison:
     """Compare a program with its best single model, self-consistency, Self-MoA and MoA at matched spend.
 
@@ -171,47 +178,64 @@ def compare(
         program: what is to prove itself.
         baselines: some of ``single``, ``self-consistency``, ``self-moa`` and ``moa`` (default: all), or programs of
             your own by name, which are compared as they are.
-        testset: examples that the program was not tuned on.
+        testset: examples that the program was not tuned on; its own demos are left out, and of those that ask the same
+            the first alone counts.
         metric: the task's.
         match: what is matched: ``calls``, ``tokens`` or ``usd``.
         pilot: examples that choose the best single model; default: where there are several, a fifth of the test
             examples is set aside for it. They take no part in the judgement.
         tolerance: share by which a baseline may exceed the program's spend; one that cannot be made small enough is
             left out, the single model excepted.
+        margin: where no test decides, by how much the score of what is used may be below the highest, if it spends less
+            by more than the tolerance.
         alpha: chance that any difference is declared where there is none.
         seed: of the pilot sample and the resampling.
         concurrency: examples under way at once.
         on_stage: told in a few words what is run next.
+        budget: of everything. What was answered when it ends is in DSPy's cache for another try.
 
     Raises:
         ConfigurationError: an argument does not fit, or dollars are to be matched and a price is unknown; nothing was
             paid for.
-        RunError: a contender fails on every example.
+        RunError: a contender fails on every example, or the budget ends first.
     """
     wanted = _wanted(baselines)
-    if metric is None:
-        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    check_metric(metric)
+    check_concurrency(concurrency)
     if match not in ("calls", "tokens", "usd"):
         raise ConfigurationError(f"match={match!r} is not 'calls', 'tokens' or 'usd'")
-    if not 0 <= tolerance < float("inf"):
-        raise ConfigurationError(f"tolerance={tolerance!r} is out of range; it must be at least 0")
-    check_share("alpha", alpha)
-    singles = [] if isinstance(wanted, Mapping) or wanted == ["moa"] else singles_of(program)
-    test, trial = _parted(testset, pilot, len(singles), seed)
+    for name, value in (("tolerance", tolerance), ("margin", margin)):
+        if not 0 <= value < float("inf"):
+            raise ConfigurationError(f"{name}={value!r} is out of range; it must be at least 0")
+    check_alpha(alpha)
+    own = dict(wanted) if isinstance(wanted, Mapping) else {}
+    singles = [] if own or wanted == ["moa"] else singles_of(program)
+    questions, notes = _questions(testset, [program, *own.values()])
+    test, trial = _parted(questions, pilot, len(singles), seed)
     if match == "usd":
-        check_price(program, test[0])
-    arena = Arena(metric, match, tolerance, concurrency, on_stage or (lambda _: None))
-    arena.enter(PROGRAM, "the program", program, test)
-    if isinstance(wanted, Mapping):
-        for name, other in wanted.items():
-            arena.enter(name, name, other, test)
-    else:
-        enter_baselines(arena, wanted, program, singles, test, trial)
-    return _concluded(arena, test, trial, alpha, seed)
+        check_price(program, own.values(), test[0])
+    lms = [lm for one in (program, *own.values()) for lm in models_of(one)]
+    check_budget(budget, lms)
+    with count_spending(lms) as spending:
+        purse = Purse(budget or Budget(), spending)
+        arena = Arena(cast("Metric", metric), match, tolerance, concurrency, on_stage or (lambda _: None), purse)
+        arena.notes += notes
+        try:
+            arena.enter(PROGRAM, "the program", program, test)
+            for name, other in own.items():
+                arena.enter(name, name, other, test)
+            if not own:
+                enter_baselines(arena, cast("list[BaselineName]", wanted), program, singles, test, trial)
+        except BudgetEndedError:
+            raise TooLittleError(
+                "the budget ended before all contenders had run, so nothing can be said of them; with a larger one the "
+                "same call goes on from here out of the cache"
+            ) from None
+        return _concluded(arena, len(test), len(trial), spending.cost, margin, alpha, seed)
 
 
 def _concluded(
-    arena: Arena, test: Sequence[dspy.Example], trial: Sequence[dspy.Example], alpha: float, seed: int
+    arena: Arena, examples: int, pilot: int, cost: Cost, margin: float, alpha: float, seed: int
 ) -> Comparison:
     entries, unit = arena.entries, arena.unit
     if len(entries) == 1:
@@ -220,7 +244,7 @@ def _concluded(
         name: Standing(entry.what, entry.measured.scores, (amount(entry.price, unit), entry.price.tokens))
         for name, entry in entries.items()
     }
-    verdict = judge(standings, alpha, seed)
+    verdict = judge(standings, alpha, seed, arena.tolerance, margin)
     contenders = tuple(_contender(arena, name, verdict, seed) for name in entries)
     return Comparison(
         verdict=verdict.sentence,
@@ -229,13 +253,14 @@ def _concluded(
         contenders=contenders,
         match=unit,
         tolerance=arena.tolerance,
+        margin=margin,
         alpha=alpha,
         seed=seed,
-        examples=len(test),
-        pilot=len(trial),
-        notes=(*arena.notes, *_caution(len(test), len(entries) - 1, alpha)),
+        examples=examples,
+        pilot=pilot,
+        notes=(*arena.notes, *_caution(examples, len(entries) - 1, alpha)),
         programs={name: entry.program for name, entry in entries.items()},
-        cost=arena.cost,
+        cost=cost,
     )
 
 
@@ -278,13 +303,28 @@ def _wanted(baselines: Sequence[str] | Mapping[str, AttentionMoA] | None) -> lis
     return chosen
 
 
+def _questions(
+    testset: Sequence[dspy.Example], programs: Sequence[AttentionMoA]
+) -> tuple[list[dspy.Example], list[str]]:
+    """The test examples that are evidence, and what is said of the others."""
+    shown = shown_by(*programs)
+    unseen = [example for example in testset if asked(example) not in shown]
+    questions, notes = distinct(unseen), []
+    if len(unseen) < len(testset):
+        demos = len(testset) - len(unseen)
+        notes.append(f"{demos} test examples are left out: a program shows them to its models as demos")
+    if len(questions) < len(unseen):
+        notes.append(f"{len(unseen) - len(questions)} test examples are left out: they ask what another one asks")
+    return questions, notes
+
+
 def _parted(
     testset: Sequence[dspy.Example], pilot: Sequence[dspy.Example] | None, singles: int, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """The examples that judge, and those that choose the single model; none where there is nothing to choose."""
     test = list(testset)
     if pilot is not None:
-        refuse_overlap(pilot, test, "pilot", "that judge")
+        refuse_overlap(pilot, map(asked, test), "pilot", "that judge")
         if not pilot and singles > 1:
             raise ConfigurationError("there are no pilot examples; without pilot= some test examples are set aside")
         set_aside = list(pilot) if singles > 1 else []
@@ -292,8 +332,7 @@ def _parted(
         number = max(_LEAST_PILOT, round(len(test) * _PILOT_SHARE))
         chosen = set(random.Random(seed).sample(range(len(test)), min(number, len(test))))  # noqa: S311
         set_aside = [example for index, example in enumerate(test) if index in chosen]
-        known = {asked(example) for example in set_aside}
-        test = [example for example in test if asked(example) not in known]
+        test = [example for index, example in enumerate(test) if index not in chosen]
     else:
         set_aside = []
     if len(test) < 2:

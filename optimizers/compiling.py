@@ -6,18 +6,19 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.limits import Budget
 from moa_dspy.nearest import Nearest
+from moa_dspy.optimizers.asking import asked, refuse_overlap
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.jobs import Effort, Job, Method, check_effort
 from moa_dspy.optimizers.matching import check_budget, mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, SpentError, TooLittleError
@@ -25,6 +26,7 @@ from moa_dspy.optimizers.quiet import own_randomness, quiet
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.students import ambient_lm, instructions_of, learned, student_of
+from moa_dspy.optimizers.toll import Toll
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["CompileProgress", "Compiled", "compile", "split_off"]
@@ -96,8 +98,8 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         program: its agents may be on different models, and have prompts of their own or not; it is not changed, and
             every agent of the result has the model that it had.
         trainset: examples to learn from, with their inputs set.
-        valset: examples to choose by and to report on; default: a third of ``trainset``, drawn by the seed, which is
-            then not learnt from.
+        valset: examples to choose by and to report on, none of which is in ``trainset``; default: a third of that,
+            drawn by the seed, which is then not learnt from.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         method: ``labeled``, ``bootstrap``, ``bootstrap_random``, ``knn`` (demos), ``copro``, ``gepa`` (instructions),
             ``mipro``, ``simba`` (both) or ``reanchor`` (the stop decision).
@@ -105,7 +107,8 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
         prompt_lm: writes instructions; default: the aggregator's model.
         concurrency: examples under way at once.
-        budget: of this call. When it ends, which only calls under way exceed, the program as it was given is returned;
+        budget: of this call, the model that writes prompts included. When it ends, which only calls under way exceed,
+            the program as it was given is returned;
             what was answered is in DSPy's cache for another try.
         progress: told where it is with every paid call (its price comes a moment later), from any thread.
         **options: of the method; see the classes in ``moa_dspy.optimizers.methods``.
@@ -115,37 +118,39 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         RunError: the program as it was given fails on every example, or the budget ends before it has been measured.
     """
     chosen = method_of(method, options)
-    _check(program, trainset, valset, metric, effort, concurrency)
+    judge = _check(program, trainset, valset, metric, effort, concurrency)
+    chosen.check(program)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer = prompt_lm or program.get_lm()
     ambient = ambient_lm(program)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
-    lms = [lm for lm in (agent.lm for agent in program.agents) if isinstance(lm, dspy.BaseLM)]
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(quiet())
         stack.enter_context(own_randomness(seed))
         told = _Progress(progress)
-        spending = stack.enter_context(count_spending([*lms, program.get_lm(), writer, ambient], told))
+        spending = stack.enter_context(count_spending([*models_of(program), program.get_lm(), writer, ambient], told))
         stack.enter_context(dspy.context(trace=None))
         purse = Purse(budget or Budget(), spending)
-        student = student_of(program, None if budget is None else purse)
-        job = Job(student, learn, hold, _given(metric), seed, effort, writer, ambient, concurrency, purse)
+        job = Job(student_of(program), learn, hold, judge, seed, effort, writer, ambient, concurrency, purse)
         told.of = (2 * len(hold) + chosen.expected_runs(job)) * program.architecture.max_calls
         before = _measured(program, job)
-        tuned, after, ended_by = _tuned(program, chosen, job, before)
+        tuned, after, ended_by = _tuned(program, chosen, job, before, None if budget is None else Toll(purse))
         told.over = True  # a budget may leave calls under way on DSPy's threads
     return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors, ended_by)
 
 
 def _tuned(
-    program: AttentionMoA, chosen: Method, job: Job, before: Measurement
+    program: AttentionMoA, chosen: Method, job: Job, before: Measurement, toll: Toll | None
 ) -> tuple[AttentionMoA, Measurement, EndedBy]:
     """Tune, and measure what came of it; where the budget ends meanwhile, that is the program as it was given."""
+    callbacks = [*dspy.settings.callbacks, *([] if toll is None else [toll])]
     try:
-        with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT):
+        with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks):
             tuned = learned(chosen.run(job), program)
         after = measure(tuned, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
     except (SpentError, BudgetEndedError):
+        if toll is not None:
+            toll.settle()
         return program.deepcopy(), before, "budget"
     return tuned, after, "done"
 
@@ -153,15 +158,12 @@ def _tuned(
 def _measured(program: AttentionMoA, job: Job) -> Measurement:
     """Measure the program as it was given, so that what is broken shows before much is paid."""
     try:
-        before = measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
+        return measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
     except BudgetEndedError:
         raise TooLittleError(
             f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
             "give fewer examples"
         ) from None
-    if before.errors == len(before.runs):
-        raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
-    return before
 
 
 @dataclass
@@ -204,8 +206,7 @@ def _compiled(
         "errors": {"count": len(errors), "first": errors[:3]},
         "predictors": _predictors(program, tuned),
     }
-    price = mean_price(after.runs) if after.errors < len(after.runs) else Price()
-    return Compiled(tuned, new, old, gain, price, cost, report)
+    return Compiled(tuned, new, old, gain, mean_price(after.runs), cost, report)
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
@@ -234,11 +235,10 @@ def _check(
     metric: Metric | None,
     effort: Effort,
     concurrency: int,
-) -> None:
+) -> Metric:
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
-    if metric is None:
-        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    check_metric(metric)
     check_effort(effort)
     check_concurrency(concurrency)
     if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):
@@ -246,21 +246,22 @@ def _check(
             f"{len(trainset)} training examples{'' if valset is None else f' and {len(valset)} for validation'} "
             "are too few; give at least 3, or at least one of each"
         )
-    for example in (*trainset, *(valset or ())):
-        if getattr(example, "_input_keys", None) is None:
-            raise ConfigurationError(
-                "the examples do not say what their inputs are; use example.with_inputs('question')"
-            )
-
-
-def _given(metric: Metric | None) -> Metric:
-    if metric is None:
-        raise ConfigurationError("there is no metric")
-    return metric
+    refuse_overlap(valset or (), map(asked, trainset), "validation", "that are learnt from")
+    return cast("Metric", metric)
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Hold back a third, at least one, for choosing and reporting; both parts keep their order."""
-    held = set(random.Random(seed).sample(range(len(examples)), max(1, len(examples) // 3)))  # noqa: S311
-    learn = [example for index, example in enumerate(examples) if index not in held]
-    return learn, [example for index, example in enumerate(examples) if index in held]
+    """Hold back a third, at least one, for choosing and reporting; both parts keep their order.
+
+    Examples that ask the same are in the same part.
+
+    Raises:
+        ConfigurationError: all ask the same, or do not say what they ask.
+    """
+    known = [asked(example) for example in examples]
+    questions = list(dict.fromkeys(known))
+    if len(questions) < 2:
+        raise ConfigurationError(f"{len(examples)} examples that all ask the same cannot be learnt from and judge")
+    held = set(random.Random(seed).sample(questions, max(1, len(questions) // 3)))  # noqa: S311
+    learn = [example for example, what in zip(examples, known, strict=True) if what not in held]
+    return learn, [example for example, what in zip(examples, known, strict=True) if what in held]

@@ -9,10 +9,10 @@ from typing import Any
 import dspy
 import pydantic
 
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, measure
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
@@ -130,7 +130,7 @@ def contributions(
 
     Raises:
         ConfigurationError: there is only one agent, or there are no examples.
-        RunError: every run failed.
+        FailingError: every run failed, of the whole program or without an agent.
         BudgetEndedError: the purse does not cover all runs.
     """
     names = [spec.name for spec in program.architecture.agents]
@@ -140,7 +140,10 @@ def contributions(
     def measured(what: str, one: AttentionMoA) -> Measurement:
         if on_stage is not None:
             on_stage(f"{what}: {len(devset)} examples")
-        return measure(one, devset, metric, concurrency=concurrency, purse=purse)
+        try:
+            return measure(one, devset, metric, concurrency=concurrency, purse=purse)
+        except FailingError as error:
+            raise FailingError(f"{what}: {error}") from None
 
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)
@@ -154,7 +157,7 @@ def contributions(
             score=part.score(seed),
             adds=gain,
             p=p,
-            price=price - _priced(spec.name, part),
+            price=price - mean_price(part.runs),
             failed=part.errors,
         )
         for spec, part, gain, p in zip(program.architecture.agents, parts, gains, adjusted, strict=True)
@@ -185,13 +188,6 @@ def _fewer_peers(attention: Any, agents: int) -> Any:
     if not isinstance(attention, int):
         return attention
     return min(attention, agents - 1) or "self"
-
-
-def _priced(name: str, part: Measurement) -> Price:
-    try:
-        return mean_price(part.runs)
-    except RunError as error:
-        raise RunError(f"without {name}: {error}") from None
 
 
 def _cells(row: Contribution) -> tuple[str, ...]:

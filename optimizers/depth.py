@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import dspy
 import pydantic
 
-from moa_dspy.optimizers.measuring import Metric, Run, score_of
+from moa_dspy.optimizers.measuring import Judged, Metric, Run, UnjudgedError, judged
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.stopping import StopRule, decisions_of, end_of, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA, Prediction
@@ -132,35 +132,50 @@ def prediction_of(program: AttentionMoA, outputs: dict[str, Any], trace: Trace) 
 class DepthMetric:
     """Scores a prediction of a deep program under every stop rule; itself a metric, for ``measure``.
 
-    Equal answers are scored once.
+    Equal answers are scored once. An answer that the task's metric raises on scores 0, whatever it says of the others.
 
     Args:
         program: goes through all its layers, without early stopping.
         rules: no deeper than the program.
         metric: the task's.
+
+    Attributes:
+        unjudged: what the metric raised, for each answer that it raised on.
     """
 
     def __init__(self, program: AttentionMoA, rules: Sequence[StopRule], metric: Metric) -> None:
+        self.unjudged: list[str] = []
         self._program, self._rules, self._metric = program, rules, metric
         self._marks: dict[int, Marks] = {}
 
     def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Return the score of the deepest answer, and keep those of all rules."""
+        """Return the score of the deepest answer, and keep those of all rules.
+
+        Raises:
+            UnjudgedError: the metric raises on all answers.
+        """
         del trace
-        known: list[tuple[dict[str, Any], float]] = []
-        marks: Marks = {}
+        found = self._found(example, prediction)
+        self._marks[id(prediction)] = {rule: said.score for rule, said in found.items()}
+        deepest = found[max(found, key=lambda rule: (rule.layers, not rule.early_stop))]
+        if all(said.error is not None for said in found.values()):
+            raise UnjudgedError(deepest.error)
+        return deepest.score
+
+    def _found(self, example: dspy.Example, prediction: Any) -> dict[StopRule, Judged]:
+        known: list[tuple[dict[str, Any], Judged]] = []
+        found: dict[StopRule, Judged] = {}
         for rule, reading in readings_of(prediction.trace, self._rules).items():
-            score = next((score for outputs, score in known if outputs == reading.outputs), None)
-            if score is None:
-                answer = prediction_of(self._program, reading.outputs, prediction.trace)
-                score = score_of(self._metric(example, answer))
-                known.append((reading.outputs, score))
-            marks[rule] = score
-        self._marks[id(prediction)] = marks
-        return marks[max(marks, key=lambda rule: (rule.layers, not rule.early_stop))]
+            said = next((said for outputs, said in known if outputs == reading.outputs), None)
+            if said is None:
+                said = judged(self._metric, example, prediction_of(self._program, reading.outputs, prediction.trace))
+                known.append((reading.outputs, said))
+            found[rule] = said
+        self.unjudged += [said.error for _, said in known if said.error is not None]
+        return found
 
     def marks_of(self, run: Run) -> Marks:
-        """Return the scores of a run that this metric has judged; zeros where the run failed."""
+        """Return the scores of a run that this metric has looked at; zeros where the run failed."""
         if run.prediction is None:
             return dict.fromkeys(self._rules, 0.0)
         return self._marks[id(run.prediction)]
@@ -189,7 +204,7 @@ def depth_curve(
     judge = DepthMetric(program, rules, metric)
     for run in runs:
         if run.prediction is not None:
-            judge(run.example, run.prediction)
+            judged(judge, run.example, run.prediction)
     marks = [judge.marks_of(run) for run in runs]
     prices = [prices for run in runs if (prices := judge.prices_of(run)) is not None]
     return [

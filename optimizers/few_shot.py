@@ -8,13 +8,13 @@ import dspy
 from dspy.teleprompt import BootstrapFewShot, BootstrapFewShotWithRandomSearch, LabeledFewShot
 
 from moa_dspy.nearest import WORDS, Nearest, Vectorizer
-from moa_dspy.optimizers.jobs import Job
+from moa_dspy.optimizers.jobs import AnyProgram, Job
 
 __all__ = ["Bootstrap", "BootstrapRandom", "Knn", "Labeled"]
 
 
 @dataclass(frozen=True)
-class Labeled:
+class Labeled(AnyProgram):
     """Training examples as demos (DSPy's LabeledFewShot), for the roles that answer the task from its inputs alone.
 
     Attributes:
@@ -34,7 +34,7 @@ class Labeled:
 
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(AnyProgram):
     """Steps of runs that the metric likes, as demos of every role (DSPy's BootstrapFewShot).
 
     Attributes:
@@ -66,7 +66,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True)
-class BootstrapRandom:
+class BootstrapRandom(AnyProgram):
     """The best of several sets of bootstrapped demos (DSPy's BootstrapFewShotWithRandomSearch).
 
     Attributes:
@@ -103,7 +103,7 @@ class BootstrapRandom:
 
 
 @dataclass(frozen=True)
-class Knn:
+class Knn(AnyProgram):
     """Demos nearest to each question (DSPy's KNNFewShot, with the bootstrapping done once; see ``moa_dspy.nearest``).
 
     Attributes:

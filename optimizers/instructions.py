@@ -11,13 +11,13 @@ from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
 from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 
 from moa_dspy.optimizers.feedback import StageFeedback
-from moa_dspy.optimizers.jobs import Job, at_least
+from moa_dspy.optimizers.jobs import AnyProgram, Job, at_least
 
 __all__ = ["Copro", "Gepa", "Mipro", "Simba"]
 
 
 @dataclass(frozen=True)
-class Copro:
+class Copro(AnyProgram):
     """Coordinate ascent over instructions, one predictor after the other (DSPy's COPRO).
 
     It scores on the training set, once for each predictor, candidate and round.
@@ -55,7 +55,7 @@ class Copro:
 
 
 @dataclass(frozen=True)
-class Mipro:
+class Mipro(AnyProgram):
     """Instructions and demos together, by Bayesian optimization (DSPy's MIPROv2).
 
     Attributes:
@@ -122,7 +122,7 @@ class Mipro:
 
 
 @dataclass(frozen=True)
-class Simba:
+class Simba(AnyProgram):
     """Demos and rules out of examples whose samples differ most (DSPy's SIMBA).
 
     Attributes:
@@ -162,7 +162,7 @@ class Simba:
 
 
 @dataclass(frozen=True)
-class Gepa:
+class Gepa(AnyProgram):
     """Instructions by reflection on single runs (DSPy's GEPA), which are told what happened at every stage.
 
     Attributes:

@@ -15,7 +15,7 @@ from moa_dspy.optimizers.measuring import Metric, score_of
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Effort", "Job", "Method", "at_least", "called", "check_effort", "takes"]
+__all__ = ["AnyProgram", "Effort", "Job", "Method", "at_least", "called", "check_effort", "takes"]
 
 Effort: TypeAlias = Literal["light", "medium", "heavy"]
 T = TypeVar("T")
@@ -64,8 +64,27 @@ class Job:
         return {"light": light, "medium": medium, "heavy": heavy}[self.effort] if chosen is None else chosen
 
 
+class AnyProgram:
+    """Tunes whatever program there is."""
+
+    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
+        """Refuse nothing; see ``Method``."""
+
+
 class Method(Protocol):
     """A prompt optimizer: a small frozen dataclass whose fields are its options."""
+
+    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
+        """Refuse a program that it cannot tune, before anything is paid.
+
+        Args:
+            program: to be tuned.
+            final: whether it has the architecture that it will be tuned in.
+
+        Raises:
+            ConfigurationError: says what it needs.
+        """
+        ...
 
     def run(self, job: Job) -> dspy.Module:
         """Return the tuned student, or another program with the same predictors."""

@@ -10,7 +10,7 @@ import dspy
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.depth import Price, price_of
-from moa_dspy.optimizers.measuring import Run
+from moa_dspy.optimizers.measuring import Run, models_of
 from moa_dspy.planning.counting import local_tables
 from moa_dspy.planning.pricing import Books
 from moa_dspy.program import AttentionMoA
@@ -60,17 +60,21 @@ def amount(price: Price, unit: Unit) -> float:
     return float(value)
 
 
-def check_price(program: AttentionMoA, example: object) -> None:
-    """Refuse a program whose dollars cannot be matched, before anything is paid.
+def check_price(program: AttentionMoA, others: Iterable[AttentionMoA], example: object) -> None:
+    """Refuse programs whose dollars cannot be matched, before anything is paid.
+
+    Args:
+        program: whose spend is matched.
+        others: what it is compared with; these may cost nothing.
+        example: one that it answers.
 
     Raises:
-        ConfigurationError: a model's price is unknown, or all are free.
+        ConfigurationError: a model's price is unknown, or all of the program's are free.
     """
-    planned = program.plan(example).full  # type: ignore[arg-type, unused-ignore]
-    if planned.usd is None:
-        unknown = [share.model for share in planned.models if share.price is None]
+    unknown = models_without_price(lm for one in (program, *others) for lm in models_of(one))
+    if unknown:
         raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
-    if not planned.usd:
+    if not program.plan(example).full.usd:  # type: ignore[arg-type, unused-ignore]
         raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
 
 

@@ -1,28 +1,71 @@
-"""Running a program over examples: the one loop that every optimizer here uses.
+"""Running a program over examples, and judging answers: the one loop, and the one call of a metric, of all optimizers.
 
-A failed run counts as the lowest score, 0, and is told apart from a wrong answer. So does one that the metric fails on.
+Scores are from 0 to 1. A failed run counts as the lowest, 0, and is told apart from a wrong answer. So does an answer
+that the metric raises on. Where every run fails nothing is scored at all: that is no program's fault, more likely.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, cast
 
 import dspy
 
 from moa_dspy import background
-from moa_dspy.errors import ConfigurationError, MoAError, RunError
+from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
+from moa_dspy.optimizers.asking import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Trace
 
-__all__ = ["Measurement", "Metric", "Run", "check_concurrency", "measure", "score_of"]
+__all__ = [
+    "FailingError",
+    "Judged",
+    "Measurement",
+    "Metric",
+    "Run",
+    "UnjudgedError",
+    "check_concurrency",
+    "check_metric",
+    "judged",
+    "measure",
+    "metric_name",
+    "models_of",
+    "score_of",
+]
 
 Metric: TypeAlias = Callable[..., Any]
-"""As DSPy's: ``metric(example, prediction, trace=None)``, giving a bool, a number, or a prediction with a ``score``."""
+"""As DSPy's: ``metric(example, prediction, trace=None)``, giving a bool, a number from 0 to 1, or a prediction with a
+``score``."""
+
+_HOPELESS: Final = 10
+"""So many runs that fail before any has succeeded end a measurement: what is wrong with one is wrong with all."""
+_ROUNDING: Final = 1e-9
+
+
+class FailingError(RunError):
+    """Every run failed."""
+
+
+class UnjudgedError(RunError):
+    """The metric raised on what it was to judge."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a metric says of an answer.
+
+    Attributes:
+        score: from 0 to 1; 0 where the metric raised.
+        error: what it raised, in words.
+    """
+
+    score: float
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,8 +77,7 @@ class Run:
         score: the metric's; 0 where the run failed.
         prediction: None where the run failed.
         trace: what happened, where the program keeps a trace.
-        error: why the run failed.
-        judged: False where the program answered and the metric raised.
+        error: why the run failed, or what the metric raised.
     """
 
     example: dspy.Example
@@ -43,7 +85,6 @@ class Run:
     prediction: dspy.Prediction | None = None
     trace: Trace | None = None
     error: str | None = None
-    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +101,7 @@ class Measurement:
 
     @property
     def errors(self) -> int:
-        """Return how many runs failed."""
+        """Return how many runs failed, or could not be judged."""
         return sum(run.error is not None for run in self.runs)
 
     def score(self, seed: int = 0) -> Score:
@@ -76,6 +117,7 @@ def measure(
     concurrency: int = 8,
     on_run: Callable[[Run], None] | None = None,
     purse: Purse | None = None,
+    hopeful: bool = False,
 ) -> Measurement:
     """Run ``program`` on every example.
 
@@ -86,16 +128,81 @@ def measure(
         concurrency: runs under way at once.
         on_run: told of each run as it ends.
         purse: what may be spent; ``program`` is then an ``AttentionMoA``.
+        hopeful: whether runs have succeeded before, so that a few failures mean little.
 
     Raises:
-        ConfigurationError: there are no examples, or the program or its inputs cannot work.
+        ConfigurationError: there are no examples, or the program, its inputs or the metric cannot work.
+        FailingError: every run failed, or the first ten.
         RunError: the metric raises on every answer.
         BudgetEndedError: the purse does not cover all runs.
     """
     if not examples:
         raise ConfigurationError("there are no examples to run the program on")
+    check_examples(examples)
+    check_metric(metric)
+    check_concurrency(concurrency)
     runner = program if purse is None else Gate(cast("AttentionMoA", program), purse)
-    return background.run(lambda: _measure(runner, examples, metric, concurrency, on_run))
+    work = _Work(runner, metric, asyncio.Semaphore(concurrency), on_run)
+    work.patience = _HOPELESS if hopeful else min(_HOPELESS, len(examples))
+    with count_spending(models_of(program)) as spending:
+        runs = background.run(lambda: work.over(examples))
+        return Measurement(runs, spending.cost)
+
+
+def judged(metric: Metric, example: dspy.Example, prediction: Any) -> Judged:
+    """Return what the metric says; an answer that it raises on scores 0.
+
+    Raises:
+        ConfigurationError: what it says is no score.
+        MoAError: it raises one, or an ``AssertionError``: said on purpose, by us or by whoever wrote it.
+    """
+    try:
+        value = metric(example, prediction)
+    except (UnparsedVerdictError, UnjudgedError) as error:
+        return Judged(0.0, str(error))
+    except (MoAError, AssertionError):
+        raise
+    except Exception as error:  # noqa: BLE001 (a metric is anybody's code; what it cannot judge is not right)
+        return Judged(0.0, f"the metric raised {type(error).__name__}: {error}")
+    return Judged(score_of(value))
+
+
+def score_of(value: Any) -> float:
+    """Return a metric's result as a number from 0 to 1.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    inner = value.score if isinstance(value, dspy.Prediction) else value
+    try:
+        score = float(inner)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"the metric returned {value!r}, which is no score; return a bool or a number from 0 to 1"
+        ) from None
+    if not -_ROUNDING <= score <= 1 + _ROUNDING:
+        raise ConfigurationError(
+            f"the metric returned {score!r}; scores are from 0, which is what a failed run counts as, to 1: scale them"
+        )
+    return min(max(score, 0.0), 1.0)
+
+
+def metric_name(metric: Metric) -> str:
+    """Return what a metric is called: a function's module and name, an object's kind."""
+    function = getattr(metric, "function", metric)  # a function that was made a metric
+    if not hasattr(function, "__qualname__"):
+        return type(function).__name__
+    module = getattr(function, "__module__", None)
+    return f"{module}:{function.__qualname__}" if module else str(function.__qualname__)
+
+
+def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
+    """Return the models that a program of ours asks; none of another one, whose models only it knows."""
+    if not isinstance(program, AttentionMoA):
+        return []
+    agents = [*program.agents, *([] if program.aggregator is None else [program.aggregator])]
+    lms = [agent.lm or dspy.settings.lm for agent in agents]
+    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
 
 
 def check_concurrency(concurrency: int) -> None:
@@ -108,63 +215,60 @@ def check_concurrency(concurrency: int) -> None:
         raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; give at least 1")
 
 
-def score_of(value: Any) -> float:
-    """Return a metric's result as a number.
+def check_metric(metric: Any) -> None:
+    """Refuse what cannot be called.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: says what it must be.
     """
-    inner = value.score if isinstance(value, dspy.Prediction) else value
-    try:
-        return float(inner)
-    except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"the metric returned {value!r}, which is no score; return a bool or a number"
-        ) from None
+    if metric is None:
+        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    if not callable(metric):
+        raise ConfigurationError(f"metric={metric!r} is no function of an example and a prediction")
 
 
-async def _measure(
-    program: dspy.Module,
-    examples: Sequence[dspy.Example],
-    metric: Metric,
-    concurrency: int,
-    on_run: Callable[[Run], None] | None,
-) -> Measurement:
-    places = asyncio.Semaphore(concurrency)
-    clock = asyncio.get_running_loop().time
-    began = clock()
+@dataclass
+class _Work:
+    """A measurement under way."""
 
-    async def one(example: dspy.Example) -> Run:
-        async with places:
-            run = await _run(program, example, metric)
-        if on_run is not None:
-            on_run(run)
+    program: dspy.Module
+    metric: Metric
+    places: asyncio.Semaphore
+    on_run: Callable[[Run], None] | None
+    patience: int = _HOPELESS
+    failed: list[str | None] = field(default_factory=list)
+    answered: bool = False
+
+    async def over(self, examples: Iterable[dspy.Example]) -> tuple[Run, ...]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(example)) for example in examples]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        runs = tuple(task.result() for task in tasks)
+        if all(run.error for run in runs) and self.answered:
+            raised = next(run for run in runs if run.prediction is not None)
+            raise RunError(f"no answer could be judged: {raised.error}")
+        return runs
+
+    async def _one(self, example: dspy.Example) -> Run:
+        async with self.places:
+            run = await self._run(example)
+        if run.prediction is not None:
+            self.answered = True
+        else:
+            self.failed.append(run.error)
+        if not self.answered and len(self.failed) >= self.patience:
+            raise FailingError(f"the program fails on every example; the first one: {self.failed[0]}")
+        if self.on_run is not None:
+            self.on_run(run)
         return run
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(example)) for example in examples]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    runs = tuple(task.result() for task in tasks)
-    if not any(run.judged for run in runs):
-        raise RunError(f"no answer could be judged: {runs[0].error}")
-    costs = [Cost.of_trace(run.trace) for run in runs if run.trace is not None]
-    return Measurement(runs, sum(costs, start=Cost()).model_copy(update={"seconds": clock() - began}))
-
-
-async def _run(program: dspy.Module, example: dspy.Example, metric: Metric) -> Run:
-    try:
-        prediction = await program.acall(**example.inputs())
-    except RunError as error:
-        return Run(example, 0.0, error=str(error))
-    trace = getattr(prediction, "trace", None)
-    record = trace if isinstance(trace, Trace) else None
-    try:
-        judged = await asyncio.to_thread(metric, example, prediction)
-    except (MoAError, AssertionError):  # said on purpose: by us, or by whoever wrote the metric
-        raise
-    except Exception as error:  # noqa: BLE001 (a metric is anybody's code; what it cannot judge is not right)
-        raised = f"the metric raised {type(error).__name__}: {error}"
-        return Run(example, 0.0, trace=record, error=raised, judged=False)
-    return Run(example, score_of(judged), prediction, record)
+    async def _run(self, example: dspy.Example) -> Run:
+        try:
+            prediction = await self.program.acall(**example.inputs())
+        except RunError as error:
+            return Run(example, 0.0, error=str(error))
+        trace = getattr(prediction, "trace", None)
+        said = await asyncio.to_thread(judged, self.metric, example, prediction)
+        return Run(example, said.score, prediction, trace if isinstance(trace, Trace) else None, said.error)

@@ -9,45 +9,52 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import dspy
 from optuna.storages import BaseStorage
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.limits import Budget
-from moa_dspy.optimizers.acceptance import Acceptance, asked, refuse_overlap
+from moa_dspy.optimizers.acceptance import Acceptance
+from moa_dspy.optimizers.asking import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.compiling import Compiled
 from moa_dspy.optimizers.contributing import Contributions
+from moa_dspy.optimizers.estimating import Estimate, Work, estimate
 from moa_dspy.optimizers.jobs import Effort, check_effort
 from moa_dspy.optimizers.matching import check_budget
-from moa_dspy.optimizers.measuring import Metric, check_concurrency
+from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.profiling import Profile
-from moa_dspy.optimizers.provenance import metric_name, provenance_of, stamp
+from moa_dspy.optimizers.provenance import provenance_of, stamp
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search_storage import open_storage
 from moa_dspy.optimizers.searching import Searched, check_trials
-from moa_dspy.optimizers.significance import check_share
+from moa_dspy.optimizers.significance import check_alpha
 from moa_dspy.optimizers.space import SearchSpace
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stop_fitting import StopFit
 from moa_dspy.optimizers.students import instructions_of
-from moa_dspy.optimizers.thresholds import Reanchor
 from moa_dspy.optimizers.undertaking import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
 
-__all__ = ["OptimizeProgress", "Optimized", "Part", "optimize"]
+__all__ = ["DeclinedError", "Estimate", "OptimizeProgress", "Optimized", "Part", "forecast", "optimize"]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+class DeclinedError(ConfigurationError):
+    """What an optimization takes was told, and it was not to go on."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[OptimizeProgress], None] | None = None,
+    before: Callable[[Estimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Optimized:
@@ -123,14 +131,15 @@ def optimize(
 
     Args:
         program: its agents are what the search chooses from; it is not changed.
-        trainset: examples to tune on, with their inputs set.
+        trainset: examples to tune on, with their inputs set; of those that ask the same, the first alone counts.
         heldout: examples that decide whether the candidate replaces the program; default: a third of ``trainset``,
-            chosen by content, which is then not tuned on.
+            chosen by content, which is then not tuned on, and of which the program shows none as a demo.
         metric: ``metric(example, prediction, trace=None)``.
         parts: which of ``architecture`` (Optuna), ``prompts`` (DSPy) and ``stop`` (the depth and stop rule, fitted on
             recorded decisions) are tuned; they are done in this order.
         rounds: how often; a further round searches the architecture anew with the prompts found.
-        space: what the search may choose; where it does not say, prompts are shared or not as the program's are.
+        space: what the search and the stop rule may choose; where it does not say, prompts are shared or not as the
+            program's are. Without one, the stop rule is free.
         n_trials: of each search.
         objective: of the search, see ``search``.
         price: see ``search``.
@@ -147,45 +156,45 @@ def optimize(
         seed: of everything that is drawn.
         concurrency: examples under way at once.
         progress: told where it is, from any thread.
+        before: told what it takes, once everything is checked and before anything is paid; says whether to go on.
         data_names: what the ``tuning`` and the ``held-out`` examples are called in the program's provenance.
         **options: of the method that tunes prompts; see the classes in ``moa_dspy.optimizers.methods``.
 
     Raises:
         ConfigurationError: an argument does not fit; nothing was paid for.
-        RunError: the program fails on every example.
+        FailingError: the program, or its provider, fails on every example. With ``storage`` and the response cache
+            the same call goes on from there.
     """
-    if metric is None:
-        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
-    tune, held = _parted(trainset, heldout, seed)
-    _check(program, parts, rounds, alpha, concurrency)
+    _check(program, metric, parts, rounds, alpha, concurrency, effort)
+    tune, held, notes = _parted(program, trainset, heldout, seed)
     chosen = method_of(method, options)
-    check_effort(effort)
-    lms = [*(agent.lm for agent in program.agents), program.get_lm(), *([] if prompt_lm is None else [prompt_lm])]
+    if "prompts" in parts:
+        chosen.check(program, final="architecture" not in parts)
+    lms = [*models_of(program), program.get_lm(), *([] if prompt_lm is None else [prompt_lm])]
     check_budget(budget, lms)
     check_unit(Objective(objective, price, unit), lms)
-    if "prompts" in parts and isinstance(chosen, Reanchor):
-        chosen.check_cache(program)
-    if "architecture" in parts:
-        check_trials(n_trials)
-        space = space or SearchSpace()
-        if space.shared_prompts is None:
-            space = replace(space, shared_prompts=(program.architecture.shared_prompts,))
-        bind_space(program, space)
+    bound = _bound(program, space, n_trials) if "architecture" in parts else None
     opened = open_storage(storage)
-    with count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
+    if before is not None:
+        work = Work(parts, rounds, n_trials, bound or space or SearchSpace(), method, effort, options, explain, budget)
+        if not before(estimate(program, tune, held, cast("Metric", metric), work)):
+            raise DeclinedError("not confirmed; nothing was paid")
+    with count_spending(lms) as spending:
         run = Undertaking(
             program,
             tune,
             held,
-            metric,
+            cast("Metric", metric),
             budget=budget,
             spending=spending,
             plan=_plan(parts, rounds, explain=explain),
+            space=space,
             concurrency=concurrency,
             seed=seed,
             tell=progress,
         )
-        searching = {"space": space, "n_trials": n_trials, "objective": objective, "price": price, "unit": unit}
+        run.notes += notes
+        searching = {"space": bound, "n_trials": n_trials, "objective": objective, "price": price, "unit": unit}
         compiling = {"method": method, "effort": effort, "prompt_lm": prompt_lm, **options}
         for number in range(1, rounds + 1):
             name = study_name if number == 1 else f"{study_name}-{number}-{digest_of(run.candidate)[:8]}"
@@ -193,10 +202,33 @@ def optimize(
         run.test(alpha)
         if explain:
             run.explain()
-        return _optimized(run, method, data_names or {})
+        settings: dict[str, Any] = {"parts": list(parts), "rounds": rounds, "alpha": alpha, "budget": _limits(budget)}
+        if "architecture" in parts:
+            settings |= {"trials": n_trials, "objective": Objective(objective, price, unit).to_dict()}
+        if "prompts" in parts:
+            writer = prompt_lm or program.get_lm()
+            settings |= {"effort": effort, "prompt model": writer.model, method: options}
+        return _optimized(run, method, settings, data_names or {})
 
 
-def _optimized(run: Undertaking, method: str, data_names: Mapping[str, str]) -> Optimized:
+def forecast(*arguments: Any, **options: Any) -> Estimate:
+    """Return what ``optimize`` would take with the same arguments: at most, and about. No model is asked.
+
+    Raises:
+        ConfigurationError: ``optimize`` would refuse them.
+    """
+    found: list[Estimate] = []
+
+    def told(estimated: Estimate) -> bool:
+        found.append(estimated)
+        return False
+
+    with contextlib.suppress(DeclinedError):
+        optimize(*arguments, **options, before=told)
+    return found[0]
+
+
+def _optimized(run: Undertaking, method: str, settings: Mapping[str, Any], data_names: Mapping[str, str]) -> Optimized:
     """Write everything down, also in the provenance of the program to use."""
     outcome, cost, chosen, score = run.acceptance, run.cost, run.chosen, run.score
     how = "+".join(dict.fromkeys(method if part == "prompts" else part for part in run.plan if part in PARTS))
@@ -207,6 +239,7 @@ def _optimized(run: Undertaking, method: str, data_names: Mapping[str, str]) -> 
         metric=run.metric,
         data={"tuning": run.tune, "held-out": run.held},
         seeds={"optimize": run.seed},
+        settings=settings,
         scores=None if outcome is not None or score is None else {"the program, held-out": score},
         outcome=outcome,
         cost=cost,
@@ -217,6 +250,7 @@ def _optimized(run: Undertaking, method: str, data_names: Mapping[str, str]) -> 
         "task": run.program.task.signature,
         "metric": metric_name(run.metric),
         "method": how,
+        "settings": to_jsonable_python(settings, fallback=str),
         "seed": run.seed,
         "verdict": run.verdict,
         "score": None if score is None else score.model_dump(),
@@ -248,35 +282,70 @@ def _optimized(run: Undertaking, method: str, data_names: Mapping[str, str]) -> 
     )
 
 
-def _check(program: AttentionMoA, parts: Sequence[Part], rounds: int, alpha: float, concurrency: int) -> None:
+def _check(
+    program: AttentionMoA,
+    metric: Metric | None,
+    parts: Sequence[Part],
+    rounds: int,
+    alpha: float,
+    concurrency: int,
+    effort: Effort,
+) -> None:
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
+    check_metric(metric)
     unknown = [part for part in parts if part not in PARTS]
     if isinstance(parts, str) or unknown or not parts:
         raise ConfigurationError(f"parts={parts!r} must be some of {', '.join(PARTS)}")
     if rounds < 1:
         raise ConfigurationError(f"rounds={rounds!r} must be at least 1")
     check_concurrency(concurrency)
-    check_share("alpha", alpha)
+    check_alpha(alpha)
+    check_effort(effort)
+
+
+def _bound(program: AttentionMoA, space: SearchSpace | None, n_trials: int) -> SearchSpace:
+    """The space of the search, in which prompts are shared or not as the program's are unless it says otherwise."""
+    check_trials(n_trials)
+    space = space or SearchSpace()
+    if space.shared_prompts is None:
+        space = replace(space, shared_prompts=(program.architecture.shared_prompts,))
+    bind_space(program, space)
+    return space
 
 
 def _parted(
-    trainset: Sequence[dspy.Example], heldout: Sequence[dspy.Example] | None, seed: int
-) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    known = [asked(example) for example in trainset]
+    program: AttentionMoA, trainset: Sequence[dspy.Example], heldout: Sequence[dspy.Example] | None, seed: int
+) -> tuple[list[dspy.Example], list[dspy.Example], list[str]]:
+    """The examples to tune on, those that decide, and what a reader should know of both."""
+    known, shown, notes = [asked(example) for example in trainset], shown_by(program), []
     if heldout is not None:
-        refuse_overlap(heldout, trainset, "held-out", "that are tuned on")
-        tune, held = list(trainset), list(heldout)
+        refuse_overlap(heldout, known, "held-out", "that are tuned on")
+        refuse_overlap(heldout, shown, "held-out", "that the program shows its models as demos")
+        tune, held = distinct(trainset), distinct(heldout)
     else:
-        parts = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed)
-        held = parts.test
-        out = {asked(example) for example in held}  # also what asks the same in other letters
-        tune = [example for example, what in zip(trainset, known, strict=True) if what not in out]
+        drawn = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed).test
+        held = [example for example in distinct(drawn) if asked(example) not in shown]
+        out = set(map(asked, held))
+        tune = distinct(example for example, what in zip(trainset, known, strict=True) if what not in out)
+        if program.provenance is not None:
+            notes.append(
+                "the program was made from examples before (see its provenance); if these are the same, some that are "
+                "held out now may have been tuned on then: give examples that it never saw as heldout="
+            )
+    repeated = len(trainset) + len(heldout or ()) - len(tune) - len(held)
+    if repeated:
+        notes.append(f"{repeated} examples ask what another one asks, and are left out")
     if len(tune) < 3 or len(held) < 2:
         raise ConfigurationError(
             f"{len(tune)} examples to tune on and {len(held)} held-out ones are too few; give more, at least 3 and 2"
         )
-    return tune, held
+    return tune, held, notes
+
+
+def _limits(budget: Budget | None) -> dict[str, Any]:
+    """What a budget limits."""
+    return {} if budget is None else {name: value for name, value in asdict(budget).items() if value is not None}
 
 
 def _plan(parts: Sequence[Part], rounds: int, *, explain: bool) -> list[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
-import numpy as np
 import pydantic
 
-from moa_dspy.evaluation.statistics import flipped_p_value
-from moa_dspy.optimizers.results import bootstrap_interval
+from moa_dspy.evaluation.statistics import LEVEL, paired_interval, paired_p_value
 
 __all__ = ["Gain"]
 
 
 class Gain(pydantic.BaseModel):
     """A mean difference over examples, with a bootstrap interval and the p value of a paired test.
+
+    The test decides. The interval says how large the difference may be; where few examples differ it may leave out 0
+    although the test shows nothing.
 
     Attributes:
         value: mean of after minus before.
@@ -33,25 +35,26 @@ class Gain(pydantic.BaseModel):
     high: float
     p: float
     examples: int
-    level: float = 0.95
+    level: float = LEVEL
 
     @classmethod
-    def of(cls, before: Sequence[float], after: Sequence[float], *, seed: int = 0, level: float = 0.95) -> Self:
+    def of(cls, before: Sequence[float], after: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> Self:
         """Return how much ``after`` gains on ``before``; both hold one value for each example, in the same order.
 
         Raises:
-            ValueError: there are no values, or not as many on both sides.
+            ValueError: there are no values, not as many on both sides, or one is not finite.
         """
         if not len(before) or len(before) != len(after):
             raise ValueError(f"a gain needs equally many values before and after, not {len(before)} and {len(after)}")
-        differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-        generator = np.random.default_rng(seed)
-        low, high = bootstrap_interval(differences, generator, level)
+        if not all(map(math.isfinite, (*before, *after))):
+            raise ValueError("a gain needs finite values; a metric returned infinity or no number")
+        differences = [new - old for old, new in zip(before, after, strict=True)]
+        low, high = paired_interval(differences, seed, level)
         return cls(
-            value=float(differences.mean()),
-            low=low,
-            high=high,
-            p=flipped_p_value(differences[differences != 0], generator),
+            value=math.fsum(differences) / len(differences),
+            low=-1.0 if low is None else low,
+            high=1.0 if high is None else high,
+            p=paired_p_value(differences, seed),
             examples=len(differences),
             level=level,
         )

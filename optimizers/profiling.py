@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
 import pydantic
 
-from moa_dspy.errors import RunError
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.stages import StageScores, attribute
+from moa_dspy.optimizers.tables import aligned
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import STAGES, Stage, Step
 
@@ -69,6 +69,7 @@ class Profile(pydantic.BaseModel):
         cost: of all runs.
         examples: how many were run.
         failed: how many of these runs failed; the rows leave them out.
+        unjudged: how many answers the metric raised on, of all stages; they score 0.
         shares_of: what ``share`` is a part of.
     """
 
@@ -80,6 +81,7 @@ class Profile(pydantic.BaseModel):
     cost: Cost
     examples: int
     failed: int = 0
+    unjudged: int = 0
     shares_of: str = "calls"
 
     def row(self, layer: int, stage: Stage, agent: str | None = None) -> StageRow:
@@ -101,11 +103,10 @@ class Profile(pydantic.BaseModel):
     def to_table(self) -> str:
         """Return the rows as a table for people."""
         head = ("layer", "stage", "score", "gain on the stage before", "lost", "won", "calls", "tokens", self.shares_of)
-        lines = [head, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        table = "\n".join(_aligned(line, widths) for line in lines)
+        table = aligned([head, *(_cells(row) for row in self.rows)], left=2)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{table}\n\nanswer {self.score} over {self.examples} examples{failed}"
+        unjudged = f"; the metric raised on {self.unjudged} answers, which count as 0" if self.unjudged else ""
+        return f"{table}\n\nanswer {self.score} over {self.examples} examples{failed}{unjudged}"
 
     def __str__(self) -> str:
         return self.to_table()
@@ -119,6 +120,7 @@ def profile(
     concurrency: int = 8,
     seed: int = 0,
     purse: Purse | None = None,
+    on_run: Callable[[Run], None] | None = None,
 ) -> Profile:
     """Run ``program`` on every example and score every stage of every run.
 
@@ -129,16 +131,15 @@ def profile(
         concurrency: runs under way at once.
         seed: of the intervals' resampling.
         purse: what may be spent.
+        on_run: told of each run as it ends.
 
     Raises:
         ConfigurationError: there are no examples, or the metric gives no score.
         RunError: every run failed.
         BudgetEndedError: the purse does not cover all runs.
     """
-    measured = measure(program, devset, metric, concurrency=concurrency, purse=purse)
+    measured = measure(program, devset, metric, concurrency=concurrency, purse=purse, on_run=on_run)
     runs = _attributed(program, measured.runs, metric, concurrency)
-    if not runs:
-        raise RunError(f"every run failed; the first one: {measured.runs[0].error}")
     return _profile(program, measured, runs, seed)
 
 
@@ -166,7 +167,8 @@ def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageS
         score=measured.score(seed),
         cost=measured.cost,
         examples=len(measured.runs),
-        failed=measured.errors,
+        failed=sum(run.prediction is None for run in measured.runs),
+        unjudged=sum(len(run.unjudged) for run in runs),
         shares_of=f"share of {unit}",
     )
 
@@ -245,10 +247,3 @@ def _cells(row: StageRow) -> tuple[str, ...]:
         str(row.tokens),
         f"{row.share:.0%}",
     )
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    pairs = enumerate(zip(cells, widths, strict=True))
-    return "  ".join(
-        cell.ljust(width) if column == 1 else cell.rjust(width) for column, (cell, width) in pairs
-    ).rstrip()

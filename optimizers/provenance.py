@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dspy
 from dspy.utils.saving import get_dependency_versions
+from pydantic_core import to_jsonable_python
 
 import moa_dspy
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.optimizers.acceptance import Acceptance
 from moa_dspy.optimizers.comparing import Comparison
-from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.measuring import Metric, metric_name
 from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
 from moa_dspy.provenance import Data, Figure, Outlay, Provenance
 
-__all__ = ["Provenance", "figures_of", "metric_name", "provenance_of", "stamp"]
+__all__ = ["Provenance", "figures_of", "provenance_of", "stamp"]
 
 
 def provenance_of(
@@ -29,6 +31,7 @@ def provenance_of(
     metric: Metric | str | None = None,
     data: Mapping[str, Sequence[dspy.Example]] | None = None,
     seeds: Mapping[str, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
     scores: Mapping[str, Score | Gain] | None = None,
     outcome: Acceptance | Comparison | None = None,
     cost: Cost | None = None,
@@ -42,9 +45,10 @@ def provenance_of(
         metric: by what it was measured.
         data: the examples, by what they were used for: ``train``, ``validation``, ``held-out``, ``test``.
         seeds: by what they were for.
+        settings: what else the method was told, by name.
         scores: and differences of scores, by what they are of.
         outcome: of ``accept`` or ``compare``, whose verdict and figures are taken over.
-        cost: of the whole undertaking; default: the outcome's.
+        cost: what this call has paid for; default: the outcome's.
         names: of the data, by use.
     """
     figures = {**(scores or {}), **figures_of(outcome)}
@@ -58,6 +62,7 @@ def provenance_of(
             for use, examples in (data or {}).items()
         ),
         seeds=dict(seeds or {}),
+        settings=to_jsonable_python(dict(settings or {}), fallback=str),
         scores=tuple(_figure(what, value) for what, value in figures.items()),
         verdict=None if outcome is None else _verdict(outcome),
         cost=None if spent is None else Outlay(**spent.model_dump()),
@@ -72,15 +77,6 @@ def stamp(program: AttentionMoA, record: Provenance) -> AttentionMoA:
     copy: AttentionMoA = program.deepcopy()
     copy.provenance = record.model_copy(update={"earlier": program.provenance}) if program.provenance else record
     return copy
-
-
-def metric_name(metric: Metric) -> str:
-    """Return what a metric is called: a function's module and name, an object's kind."""
-    function = getattr(metric, "function", metric)  # a function that was made a metric
-    if not hasattr(function, "__qualname__"):
-        return type(function).__name__
-    module = getattr(function, "__module__", None)
-    return f"{module}:{function.__qualname__}" if module else str(function.__qualname__)
 
 
 def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gain]:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Self
 
-import numpy as np
 import pydantic
-from numpy.typing import NDArray
 
-from moa_dspy.evaluation.statistics import resampled_means
-from moa_dspy.trace import Trace
+from moa_dspy.evaluation.statistics import LEVEL, estimate
 
-__all__ = ["Cost", "Score", "bootstrap_interval"]
-
-_RESAMPLES: Final = 2000
+__all__ = ["Cost", "Score"]
 
 
 class _Value(pydantic.BaseModel):
@@ -54,19 +49,9 @@ class Cost(_Value):
             seconds=self.seconds - other.seconds,
         )
 
-    @classmethod
-    def of_trace(cls, trace: Trace) -> Self:
-        """Return what one run has cost."""
-        return cls(
-            calls=trace.calls - trace.cached_calls,
-            tokens=trace.tokens.total,
-            usd=trace.cost_usd,
-            seconds=trace.seconds,
-        )
-
 
 class Score(_Value):
-    """A mean over examples, with a bootstrap interval.
+    """A mean over examples, with the interval that ``moa_dspy.evaluation`` publishes for it.
 
     Attributes:
         value: the mean.
@@ -80,38 +65,26 @@ class Score(_Value):
     low: float
     high: float
     examples: int
-    level: float = 0.95
+    level: float = LEVEL
 
     @classmethod
-    def of(cls, values: Sequence[float], *, seed: int = 0, level: float = 0.95) -> Self:
-        """Return the mean of ``values`` with its percentile bootstrap interval.
+    def of(cls, values: Sequence[float], *, seed: int = 0) -> Self:
+        """Return the mean of ``values`` with its interval.
 
         Args:
-            values: one score for each example; at least one.
+            values: one score from 0 to 1 for each example; at least one.
             seed: of the resampling.
-            level: coverage, between 0 and 1.
 
         Raises:
             ValueError: there are no values.
         """
-        if not len(values):
+        found = estimate(values, seed)
+        if found.value is None:
             raise ValueError("a score needs at least one example")
-        given = np.asarray(values, dtype=float)
-        low, high = bootstrap_interval(given, np.random.default_rng(seed), level)
-        return cls(value=float(given.mean()), low=low, high=high, examples=len(given), level=level)
+        low, high = found.low, found.high  # a single score says nothing of the others
+        return cls(
+            value=found.value, low=0.0 if low is None else low, high=1.0 if high is None else high, examples=found.items
+        )
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap_interval(values: NDArray[np.float64], random: np.random.Generator, level: float) -> tuple[float, float]:
-    """Return the ends of the percentile bootstrap interval of the mean.
-
-    Args:
-        values: at least one.
-        random: what draws.
-        level: coverage, between 0 and 1.
-    """
-    means = resampled_means(values, random, _RESAMPLES)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

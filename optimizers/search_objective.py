@@ -11,9 +11,9 @@ import dspy
 from optuna.study import StudyDirection
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.statistics import paired_p_value
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import models_without_price
-from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.stopping import StopRule
 
 __all__ = ["Board", "Champion", "Objective", "Tally", "Unit", "Wanted", "check_unit"]
@@ -27,11 +27,10 @@ Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
 
 @dataclass
 class Tally:
-    """Scores of the examples so far, in their order, and what those of them that did not fail would cost in all."""
+    """Scores of the examples so far, in their order, and what those of them that did not fail would cost each."""
 
     scores: list[float] = field(default_factory=list)
-    price: Price = field(default_factory=Price)
-    failed: int = 0
+    prices: list[Price] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -41,12 +40,12 @@ class Tally:
     @property
     def priced(self) -> bool:
         """Return whether some run did not fail, so that there is a price."""
-        return self.failed < len(self.scores)
+        return bool(self.prices)
 
     @property
     def mean_price(self) -> Price:
         """Return the price of one example whose run does not fail."""
-        return self.price.per(max(1, len(self.scores) - self.failed))
+        return sum(self.prices, start=Price()).per(max(1, len(self.prices)))
 
 
 class Board(dict[StopRule, Tally]):
@@ -66,28 +65,25 @@ class Board(dict[StopRule, Tally]):
         """Enter one example; it has no prices where its run failed."""
         for rule, tally in self.items():
             tally.scores.append(marks[rule])
-            tally.failed += prices is None
             if prices is not None:
-                tally.price = tally.price + prices[rule]
+                tally.prices.append(prices[rule])
 
     def to_attrs(self) -> dict[str, Any]:
         """Return the board as attributes of a trial: the depth curve, and the scores of every example."""
         depths = {str(rule): {"score": tally.score, **tally.mean_price.model_dump()} for rule, tally in self.items()}
         scores = {str(rule): [_short(score) for score in tally.scores] for rule, tally in self.items()}
-        failed = max((tally.failed for tally in self.values()), default=0)
+        failed = max((len(tally.scores) - len(tally.prices) for tally in self.values()), default=0)
         return {"examples": self.examples, "failed": failed, "depths": depths, "scores": scores}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Board:
-        """Read what ``to_attrs`` wrote."""
+        """Read what ``to_attrs`` wrote; of prices that is their mean."""
         board = cls()
         for text, scores in attrs.get("scores", {}).items():
             point = attrs["depths"][text]
-            failed = attrs.get("failed", 0)
-            priced = max(1, len(scores) - failed)
-            usd = None if point["usd"] is None else point["usd"] * priced
-            price = Price(calls=point["calls"] * priced, tokens=point["tokens"] * priced, usd=usd)
-            board[StopRule.parse(text)] = Tally([float(score) for score in scores], price, failed)
+            price = Price(calls=point["calls"], tokens=point["tokens"], usd=point["usd"])
+            priced = len(scores) - attrs.get("failed", 0)
+            board[StopRule.parse(text)] = Tally([float(score) for score in scores], [price] * priced)
         return board
 
 
@@ -142,6 +138,10 @@ class Objective:
         best = StudyDirection.MAXIMIZE
         return [best, StudyDirection.MINIMIZE] if self.two else [best]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"wanted": self.wanted, "price": self.price, "unit": self.unit}
+
     def cost(self, price: Price) -> float:
         """Return a price in the objective's unit.
 
@@ -191,25 +191,23 @@ class Objective:
         return max(board, key=merit)
 
     def hopeless(self, board: Board, champions: Sequence[Champion], level: float) -> bool:
-        """Return whether a trial can be given up: under every rule it is too dear, or a champion is better.
+        """Return whether a trial can be given up: under every rule it is shown too dear, or a champion is better.
 
         Args:
             board: after some of the examples.
             champions: as scored on the same examples, in the same order.
-            level: of the one-sided paired test.
+            level: of the one-sided paired tests, of scores and of prices.
         """
-        rules = sorted(board, key=lambda rule: -board[rule].score)
-        return all(self.excess(board[rule]) > 0 or self._beaten(board[rule], champions, level) for rule in rules)
+        return all(self._too_dear(tally, level) or self._beaten(tally, champions, level) for tally in board.values())
+
+    def _too_dear(self, tally: Tally, level: float) -> bool:
+        if self.price is None or not tally.priced or self.excess(tally) <= 0:
+            return False
+        return paired_p_value([self.cost(price) / self.price - 1 for price in tally.prices]) / 2 < level
 
     def _beaten(self, tally: Tally, champions: Sequence[Champion], level: float) -> bool:
         rivals = [champion for champion in champions if not self.two or champion.cost <= self.cost(tally.mean_price)]
-        for champion in rivals:
-            theirs = champion.scores[: len(tally.scores)]
-            if len(theirs) == len(tally.scores) and math.fsum(theirs) > math.fsum(tally.scores):
-                gain = Gain.of(tally.scores, theirs)
-                if gain.p / 2 < level:
-                    return True
-        return False
+        return any(_betters(champion.scores[: len(tally.scores)], tally.scores, level) for champion in rivals)
 
 
 def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) -> None:
@@ -230,6 +228,13 @@ def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) ->
 def _short(score: float) -> float:
     """A score as short as JSON can say it without harm; thousands of them are kept with a study."""
     return int(score) if score == int(score) else round(score, 6)
+
+
+def _betters(theirs: Sequence[float], ours: Sequence[float], level: float) -> bool:
+    """Whether a champion that has run as many examples is shown to be better on them."""
+    if len(theirs) < len(ours) or math.fsum(theirs) <= math.fsum(ours):
+        return False
+    return paired_p_value([their - our for their, our in zip(theirs, ours, strict=True)]) / 2 < level
 
 
 def _gain(front: Sequence[tuple[float, float]], point: tuple[float, float]) -> float:

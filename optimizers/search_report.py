@@ -13,7 +13,7 @@ from moa_dspy.optimizers.depth import Depth, Price
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Objective
 from moa_dspy.optimizers.search_sampler import tried
-from moa_dspy.optimizers.search_trials import board_of, chosen_of, finished, summary_of
+from moa_dspy.optimizers.search_trials import board_of, chosen_of, finished, front_of, summary_of
 from moa_dspy.optimizers.space import BoundSpace
 
 __all__ = ["Point", "best_trial", "depth_points", "pareto_of", "report_of"]
@@ -57,23 +57,14 @@ def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
 
 
 def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
-    """Return the front over all finished trials and all their stop rules, cheapest first."""
-    points = []
-    for trial in finished(study):
-        design = tried(bound, trial)
-        if design is None:
-            continue
-        for rule, tally in board_of(trial).items():
-            if not tally.priced:
-                continue
-            points.append((objective.cost(tally.mean_price), -tally.score, trial.number, rule, design, tally))
-    front, best = [], float("-inf")
-    for _, negative, number, rule, design, tally in sorted(points, key=lambda point: (*point[:3], str(point[3]))):
-        if -negative > best:
-            best = -negative
-            architecture = bound.program(design, rule).architecture
-            front.append(Point(architecture, Score.of(tally.scores), tally.mean_price, number))
-    return tuple(front)
+    """Return the front over all finished trials and all their stop rules, cheapest first; see ``front_of``."""
+    found = []
+    for point in front_of(study, objective):
+        design = tried(bound, point.trial)
+        if design is not None:
+            architecture = bound.program(design, point.rule).architecture
+            found.append(Point(architecture, Score.of(point.tally.scores), point.tally.mean_price, point.trial.number))
+    return tuple(found)
 
 
 def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:

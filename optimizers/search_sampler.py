@@ -107,8 +107,11 @@ class NovelSampler(BaseSampler):
 
 
 def tried(bound: BoundSpace, trial: FrozenTrial) -> Design | None:
-    """Return the design that a trial tries, has tried or will try; None for one that failed or has not chosen yet."""
-    if trial.state == TrialState.FAIL:
+    """Return the design that a trial tries, has tried or will try; None for one that failed or has not chosen yet.
+
+    A design of which every run failed is no new one: the next call of the search tries it again.
+    """
+    if trial.state == TrialState.FAIL and not trial.user_attrs.get("failing"):
         return None
     try:
         return bound.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["open_storage", "open_study"]
+__all__ = ["open_storage", "open_study", "without_password"]
 
 _SECONDS_FOR_A_LOCK = 60
 _SECONDS_FOR_TABLES = 30
+_POLL = 0.1
 
 
 class _Journal(JournalFileBackend):
@@ -101,6 +102,11 @@ def open_study(
     return study
 
 
+def without_password(storage: str) -> str:
+    """Return a storage's address as it may be shown: that of a server without the user's name and password."""
+    return storage if storage.startswith(("sqlite:", "journal:")) else re.sub(r"://.*@", "://", storage)
+
+
 def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
     """Open a database, where other processes may be creating Optuna's tables at this moment."""
     deadline = time.monotonic() + _SECONDS_FOR_TABLES
@@ -110,7 +116,7 @@ def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
         except DBAPIError as error:
             if not _created_meanwhile(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(0.05, 0.2))
+            time.sleep(_POLL)
 
 
 def _created_meanwhile(error: DBAPIError) -> bool:
@@ -123,13 +129,13 @@ def _created_meanwhile(error: DBAPIError) -> bool:
 
 
 def _opened(url: str, make: Any, path: str) -> BaseStorage:
-    folder = Path(path).parent
+    folder, shown = Path(path).parent, without_password(url)
     if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
-        raise ConfigurationError(f"storage {url!r}: there is no folder {str(folder)!r}; create it first")
+        raise ConfigurationError(f"storage {shown!r}: there is no folder {str(folder)!r}; create it first")
     try:
         return make(path)
     except ImportError as error:
-        raise ConfigurationError(f"storage {url!r} needs a database driver: {error}") from error
+        raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
     except Exception as error:
-        message = str(error).splitlines()[0]
-        raise ConfigurationError(f"storage {url!r} cannot be opened: {message}") from error
+        message = str(error).splitlines()[0].replace(url, shown)
+        raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error

@@ -13,14 +13,25 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import DepthMetric
-from moa_dspy.optimizers.measuring import Metric, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Score
-from moa_dspy.optimizers.search_objective import Board, Champion, Objective
+from moa_dspy.optimizers.search_objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.space import BoundSpace, Design
 from moa_dspy.optimizers.stopping import StopRule
+from moa_dspy.program import AttentionMoA
 
-__all__ = ["Rungs", "TrialRunner", "board_of", "champions_of", "chosen_of", "finished", "summary_of"]
+__all__ = [
+    "FrontPoint",
+    "Rungs",
+    "TrialRunner",
+    "board_of",
+    "champions_of",
+    "chosen_of",
+    "finished",
+    "front_of",
+    "summary_of",
+]
 
 
 @dataclass(frozen=True)
@@ -78,30 +89,36 @@ class TrialRunner:
     on_batch: Callable[[Trial, int], None]
 
     def run(self, study: Study, trial: Trial, design: Design) -> tuple[TrialState, list[float] | None]:
-        """Run ``trial``, write its record into its attributes, and return how it ended.
+        """Run ``trial``, write its record into its attributes, and return how it ended, as Optuna is told it.
+
+        A trial that is given up has no values: Optuna would take partial ones for a point of its front.
 
         Raises:
             BudgetEndedError: the budget ended first; what has been scored until then is on record.
+            FailingError: every run of a batch failed.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
         judge, board = DepthMetric(program, rules, self.metric), Board.of(rules)
         rule = rules[-1]
         for size in self.rungs.sizes:
             batch = self.examples[board.examples : size]
-            for run in measure(program, batch, judge, concurrency=self.concurrency, purse=self.purse).runs:
+            for run in self._measured(program, batch, judge, hopeful=board.examples > 0).runs:
                 board.add(judge.marks_of(run), judge.prices_of(run))
             rule = self._record(study, trial, board)
             self.on_batch(trial, size)
             if size < self.rungs.examples and self._give_up(study, board):
                 trial.set_user_attr("pruned_after", size)
-                if not self.objective.two:
-                    self._conclude(trial, board, rule, design)
-                    return TrialState.PRUNED, None
-                break  # two objectives have no pruned state: the trial ends with what it has
-        self._conclude(trial, board, rule, design)
+                self._conclude(trial, board, rule, design, judge.unjudged)
+                return TrialState.PRUNED, None
+        self._conclude(trial, board, rule, design, judge.unjudged)
         if self.objective.price is not None:
             trial.set_constraint("price", self.objective.excess(board[rule]))
         return TrialState.COMPLETE, self.objective.values(board[rule])
+
+    def _measured(
+        self, program: AttentionMoA, batch: Sequence[dspy.Example], judge: DepthMetric, *, hopeful: bool
+    ) -> Measurement:
+        return measure(program, batch, judge, concurrency=self.concurrency, purse=self.purse, hopeful=hopeful)
 
     def _record(self, study: Study, trial: Trial, board: Board) -> StopRule:
         """Keep what is known so far, in as few writes as can be: databases take their time for each."""
@@ -111,14 +128,18 @@ class TrialRunner:
             trial.report(board[rule].score, board.examples)
         return rule
 
-    def _conclude(self, trial: Trial, board: Board, rule: StopRule, design: Design) -> None:
+    def _conclude(self, trial: Trial, board: Board, rule: StopRule, design: Design, unjudged: Sequence[str]) -> None:
+        if unjudged:
+            trial.set_user_attr("unjudged", {"answers": len(unjudged), "first": unjudged[0]})
         trial.set_user_attr("rule", str(rule))
         trial.set_user_attr("score", board[rule].score)
         trial.set_user_attr("price", board[rule].mean_price.model_dump())
         trial.set_user_attr("architecture", self.bound.program(design, rule).architecture.model_dump(mode="json"))
 
     def _front(self, study: Study) -> list[tuple[float, float]]:
-        return [(point.score, point.cost) for point in _front(study, self.objective)] if self.objective.two else []
+        if not self.objective.two:
+            return []
+        return [(point.tally.score, point.cost) for point in front_of(study, self.objective)]
 
     def _give_up(self, study: Study, board: Board) -> bool:
         champions = champions_of(study, self.objective)
@@ -145,7 +166,7 @@ def chosen_of(trial: FrozenTrial, objective: Objective) -> StopRule:
 def champions_of(study: Study, objective: Objective) -> list[Champion]:
     """Return what a trial is measured against: the best finished trial, or the front where cost counts as well."""
     if objective.two:
-        return [Champion(point.scores, point.cost) for point in _front(study, objective)]
+        return [Champion(point.tally.scores, point.cost) for point in front_of(study, objective)]
     boards = [(chosen_of(trial, objective), board_of(trial)) for trial in finished(study)]
     kept = [board[rule] for rule, board in boards if objective.excess(board[rule]) <= 0]
     best = max(kept, key=lambda tally: tally.score, default=None)
@@ -153,24 +174,31 @@ def champions_of(study: Study, objective: Objective) -> list[Champion]:
 
 
 @dataclass(frozen=True)
-class _Standing:
-    score: float
+class FrontPoint:
+    """A finished trial under one of its stop rules, which no other point betters in score without costing more."""
+
+    trial: FrozenTrial
+    rule: StopRule
+    tally: Tally
     cost: float
-    scores: Sequence[float]
 
 
-def _front(study: Study, objective: Objective) -> list[_Standing]:
-    """The points that no other point of a finished trial betters in score without costing more."""
-    points = []
-    for trial in finished(study):
-        board = board_of(trial)
-        there = [tally for tally in board.values() if tally.priced]
-        points += [_Standing(tally.score, objective.cost(tally.mean_price), tally.scores) for tally in there]
+def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
+    """Return the front over all finished trials and their stop rules, cheapest first.
+
+    A program that never answered has no price, and is no point.
+    """
+    points = [
+        FrontPoint(trial, rule, tally, objective.cost(tally.mean_price))
+        for trial in finished(study)
+        for rule, tally in board_of(trial).items()
+        if tally.priced
+    ]
     best, front = -math.inf, []
-    for point in sorted(points, key=lambda point: (point.cost, -point.score)):
-        if point.score > best:
+    for point in sorted(points, key=lambda one: (one.cost, -one.tally.score, one.trial.number, str(one.rule))):
+        if point.tally.score > best:
             front.append(point)
-            best = point.score
+            best = point.tally.score
     return front
 
 
@@ -187,7 +215,7 @@ def summary_of(trial: FrozenTrial) -> dict[str, Any]:
         "score": attrs.get("score"),
         "interval": _interval(trial),
         "price": attrs.get("price"),
-        **{name: attrs[name] for name in ("retries_of", "reason") if name in attrs},
+        **{name: attrs[name] for name in ("retries_of", "reason", "unjudged") if name in attrs},
     }
 
 

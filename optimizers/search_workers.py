@@ -21,11 +21,12 @@ from optuna import Study, Trial
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["BEAT", "GRACE", "Watch", "give_up", "this_process", "working_on"]
+__all__ = ["BEAT", "GRACE", "Watch", "enqueue_again", "give_up", "this_process", "working_on"]
 
 BEAT: Final = 10.0
 GRACE: Final = 60.0
 _RETRIES: Final = 3
+"""So often a trial whose process died is tried again."""
 
 
 def this_process() -> dict[str, Any]:
@@ -69,7 +70,7 @@ class Watch:
         """Fail the trials of dead processes and put each in the queue again; return their numbers."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         stale = [trial for trial in running if self._is_stale(trial)]
-        return [trial.number for trial in stale if give_up(self._study, trial, "its process is gone")]
+        return [trial.number for trial in stale if give_up(self._study, trial, "its process is gone", died=True)]
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
@@ -85,22 +86,37 @@ class Watch:
         return now - since > self._grace
 
 
-def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool = True) -> bool:
-    """Fail a running trial, and put it in the queue once more unless it has failed too often.
+def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool = True, died: bool = False) -> bool:
+    """Fail a running trial, and put it in the queue once more.
+
+    Args:
+        study: the study.
+        trial: one of its trials.
+        why: for the record.
+        again: whether it goes into the queue again.
+        died: whether its process is gone. A trial that has lost several may be what kills them, and goes no further.
 
     Returns:
         Whether it was this process that failed it; False where another one, or the trial itself, came first.
     """
     known = next(other for other in study.get_trials(deepcopy=False) if other.number == trial.number)
-    params = {**known.system_attrs.get("fixed_params", {}), **known.params}
+    deaths = int(known.user_attrs.get("deaths", 0)) + died
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False
-    before = list(known.user_attrs.get("retries_of", []))
-    if again and params and len(before) < _RETRIES:
-        study.enqueue_trial(params, user_attrs={"retries_of": [*before, trial.number], "retried_because": why})
+    if again and deaths <= _RETRIES:
+        enqueue_again(study, known, why, deaths)
     return True
+
+
+def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -> None:
+    """Put a failed trial's design in the queue, for a trial that says which ones it repeats."""
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if params:
+        before = list(trial.user_attrs.get("retries_of", []))
+        attrs = {"retries_of": [*before, trial.number], "retried_because": why, "deaths": deaths}
+        study.enqueue_trial(params, user_attrs=attrs)
 
 
 def _machine() -> str:

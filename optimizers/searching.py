@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -30,9 +30,11 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.agents import AgentLike
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.fingerprint import describe, digest
 from moa_dspy.limits import Budget
+from moa_dspy.optimizers.asking import check_examples
 from moa_dspy.optimizers.matching import check_budget
-from moa_dspy.optimizers.measuring import Metric, check_concurrency
+from moa_dspy.optimizers.measuring import FailingError, Metric, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.quiet import quiet
 from moa_dspy.optimizers.results import Cost, Score
@@ -41,7 +43,7 @@ from moa_dspy.optimizers.search_report import Point, best_trial, depth_points, p
 from moa_dspy.optimizers.search_sampler import NovelSampler, tried
 from moa_dspy.optimizers.search_storage import open_storage, open_study
 from moa_dspy.optimizers.search_trials import Rungs, TrialRunner, board_of, chosen_of
-from moa_dspy.optimizers.search_workers import GRACE, Watch, give_up, this_process, working_on
+from moa_dspy.optimizers.search_workers import GRACE, Watch, enqueue_again, give_up, this_process, working_on
 from moa_dspy.optimizers.space import BoundSpace, Design, SearchSpace
 from moa_dspy.optimizers.spending import Spending, count_spending
 from moa_dspy.program import AttentionMoA
@@ -49,10 +51,12 @@ from moa_dspy.signatures import TaskSignature
 
 __all__ = ["Point", "SearchProgress", "SearchSpace", "Searched", "check_trials", "search"]
 
-EndedBy: TypeAlias = Literal["trials", "budget", "space"]
+EndedBy: TypeAlias = Literal["trials", "budget", "space", "failures"]
 _POLL: Final = 0.2
 _REFUSALS: Final = 200
 """So many draws in a row that were there before mean that a sampler has nothing new."""
+_OUTAGE: Final = 3
+"""So many trials in a row of which every run failed end a search: it is the provider that fails, more likely."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,15 @@ def search(
         agents: the models to choose from; their names name the parameters.
         space: what may be chosen.
         trainset: examples with inputs set; every trial runs them in the same order.
-        metric: as DSPy's.
+        metric: as DSPy's, from 0 to 1.
         n_trials: trials of the study in all, pruned ones included and failed ones not.
         storage: a path (SQLite), ``journal:///path``, a database URL or an Optuna storage; None keeps it in memory.
         study_name: unique in the storage.
         objective: ``"score"``, ``"score_at_price"`` or ``("score", "cost")``.
         price: with ``"score_at_price"``, the most that an example may cost on average, in ``unit``.
         unit: ``"usd"``, ``"tokens"`` or ``"calls"``, of a run without cache.
-        budget: of this call. Its end is no error: what was under way is put back, and the best so far is returned.
+        budget: of this call. Its end is no error: what was under way is put back, and the best so far is returned. So
+            it is where every run of several trials in a row fails; the next call tries these again.
         seed: of the draws and of the examples' order; a study goes on with the seed that it was begun with.
         concurrency: runs under way at once.
         first_batch: examples of a trial's first batch; default: an eighth of them, at least 4.
@@ -158,27 +163,27 @@ def search(
 
     Raises:
         ConfigurationError: an argument cannot be, or does not fit the study in ``storage``.
-        RunError: the budget ended before anything was scored.
+        RunError: the budget ended before anything was scored, or every run failed.
     """
-    if not trainset:
-        raise ConfigurationError("there are no examples to search with; give a trainset")
-    check_trials(n_trials)
-    check_concurrency(concurrency)
+    _check(trainset, metric, n_trials, concurrency)
     carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried)
     wanted = Objective(objective, price, unit)
     lms = [agent.lm for agent in bound.writers]
     check_budget(budget, lms)
     check_unit(wanted, lms)
-    rungs = Rungs(len(trainset), first_batch or max(4, len(trainset) // 8), prune_level)
+    rungs = Rungs(len(trainset), max(4, len(trainset) // 8) if first_batch is None else first_batch, prune_level)
     with quiet(), count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
-        study = open_study(open_storage(storage), study_name, wanted.directions, _about(bound, trainset, wanted))
+        study = open_study(
+            open_storage(storage), study_name, wanted.directions, _about(bound, trainset, metric, wanted)
+        )
         seed = _settled_seed(study, seed)
         novel = NovelSampler(bound, seed)
         study.sampler = novel if sampler is None else sampler(bound, seed)
         loop = _Loop(study, bound, novel, wanted, n_trials, Watch(study, grace), spending, progress)
         if baselines and not study.get_trials(deepcopy=False):
             loop.enqueue_baselines()
+        loop.enqueue_failing()
         runner = TrialRunner(
             bound=bound,
             examples=sample(trainset, seed=seed),
@@ -190,7 +195,7 @@ def search(
             on_batch=loop.tell_progress,
         )
         ended_by = loop.run(runner)
-        return _searched(study, bound, wanted, seed, spending, ended_by)
+        return _searched(loop, seed, ended_by)
 
 
 def check_trials(n_trials: Any) -> None:
@@ -201,6 +206,15 @@ def check_trials(n_trials: Any) -> None:
     """
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
         raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
+
+
+def _check(trainset: Sequence[dspy.Example], metric: Any, n_trials: int, concurrency: int) -> None:
+    if not trainset:
+        raise ConfigurationError("there are no examples to search with; give a trainset")
+    check_examples(trainset)
+    check_metric(metric)
+    check_trials(n_trials)
+    check_concurrency(concurrency)
 
 
 @dataclass
@@ -217,11 +231,21 @@ class _Loop:
     progress: Callable[[SearchProgress], None] | None
     examples: int = 0
     refused: int = 0
+    failing: list[str] = field(default_factory=list)
+    """What was raised by the last trials in a row of which every run failed."""
 
     def enqueue_baselines(self) -> None:
         """Let the usual ensembles be tried first."""
         for params in self.bound.baselines():
             self.study.enqueue_trial(params, skip_if_exists=True)
+
+    def enqueue_failing(self) -> None:
+        """Let those be tried again of which every run failed when they were run before."""
+        trials = self.study.get_trials(deepcopy=False)
+        repeated = {number for trial in trials for number in trial.user_attrs.get("retries_of", [])}
+        for trial in trials:
+            if trial.user_attrs.get("failing") and trial.number not in repeated:
+                enqueue_again(self.study, trial, "every run failed")
 
     def run(self, runner: TrialRunner) -> EndedBy:
         """Run trials; return why no further one was."""
@@ -268,6 +292,9 @@ class _Loop:
                 return "space" if exhausted and not self._others_at_work() else None
             self.refused = 0
             state, values = runner.run(self.study, trial, design)
+            self.failing.clear()
+        except FailingError as error:
+            return self._failed(trial, str(error))
         except BudgetEndedError:
             give_up(self.study, trial, "the budget of its search ended")
             return "budget"
@@ -280,6 +307,14 @@ class _Loop:
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             return None  # another process held this one for dead and has put the trial in the queue again
         return None
+
+    def _failed(self, trial: Trial, why: str) -> EndedBy | None:
+        """Fail a trial of which every run failed, so that it is no bad architecture but one to be tried again."""
+        trial.set_user_attr("failing", True)
+        trial.set_user_attr("reason", why)
+        give_up(self.study, trial, why, again=False)
+        self.failing.append(why)
+        return "failures" if len(self.failing) >= _OUTAGE else None
 
     def _claimed(self, trial: Trial) -> Design | None:
         """Return the trial's design, unless it makes no sense or belongs to another trial; then the trial fails."""
@@ -335,10 +370,11 @@ class _Loop:
 _TAKING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
-def _searched(
-    study: Study, bound: BoundSpace, objective: Objective, seed: int, spending: Spending, ended_by: EndedBy
-) -> Searched:
+def _searched(loop: _Loop, seed: int, ended_by: EndedBy) -> Searched:
+    study, bound, objective = loop.study, loop.bound, loop.objective
     best = best_trial(study, objective)
+    if best is None and loop.failing:
+        raise FailingError(f"the search has scored nothing: {loop.failing[0]}; the same call tries again")
     if best is None:
         raise TooLittleError("the search ended before a trial was scored; give it a larger budget")
     design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
@@ -347,7 +383,7 @@ def _searched(
     rule = chosen_of(best, objective)
     program, score = bound.program(design, rule), Score.of(board_of(best)[rule].scores, seed=seed)
     front = pareto_of(study, bound, objective)
-    cost = spending.cost
+    cost = loop.spending.cost
     report = report_of(
         study,
         best,
@@ -355,9 +391,10 @@ def _searched(
         {
             **bound.to_dict(),
             "task": bound.task.signature,
-            "objective": {"wanted": objective.wanted, "price": objective.price, "unit": objective.unit},
+            "objective": objective.to_dict(),
             "seed": seed,
             "ended_by": ended_by,
+            "failure": loop.failing[-1] if ended_by == "failures" else None,
             "score": score.model_dump(),
             "cost": cost.model_dump(),
             "depth_curve": depth_points(best),
@@ -388,10 +425,16 @@ def _settled_seed(study: Study, seed: int) -> int:
     return int(known)
 
 
-def _about(bound: BoundSpace, trainset: Sequence[dspy.Example], objective: Objective) -> dict[str, Any]:
+def _about(bound: BoundSpace, trainset: Sequence[dspy.Example], metric: Metric, objective: Objective) -> dict[str, Any]:
     """What must be equal for trials of a study to be comparable."""
     rows = [json.dumps(example.toDict(), sort_keys=True, default=str) for example in trainset]
-    digest = hashlib.sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest()
-    wanted = {"wanted": objective.wanted, "price": objective.price, "unit": objective.unit}
-    about = {**bound.to_dict(), "task": bound.task.signature, "data": digest[:16], "objective": wanted}
-    return json.loads(json.dumps({**about, "instructions": bound.task.instructions}))
+    content = hashlib.sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest()
+    about = {
+        **bound.to_dict(),
+        "task": bound.task.signature,
+        "instructions": bound.task.instructions,
+        "data": content[:16],
+        "metric": {"name": metric_name(metric), "digest": digest(describe(metric))},
+        "objective": objective.to_dict(),
+    }
+    return json.loads(json.dumps(about))

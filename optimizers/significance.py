@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.paired import Gain
 
-__all__ = ["check_share", "examples_needed", "holm", "one_sided"]
+__all__ = ["check_alpha", "check_share", "examples_needed", "holm", "one_sided"]
 
 
 def one_sided(gain: Gain) -> float:
@@ -66,3 +66,13 @@ def check_share(name: str, value: float) -> None:
     """
     if not 0 < value < 1:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be between 0 and 1")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a level at which a test would find what is more likely chance than not.
+
+    Raises:
+        ConfigurationError: says what it must be.
+    """
+    if not 0 < alpha < 0.5:
+        raise ConfigurationError(f"alpha={alpha!r} is out of range; it must be above 0 and below 0.5, such as 0.05")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import dspy
 
 from moa_dspy.optimizers.depth import prediction_of
-from moa_dspy.optimizers.measuring import Metric, score_of
+from moa_dspy.optimizers.measuring import Judged, Metric, judged
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
@@ -41,11 +41,13 @@ class StageScores:
         trace: the run.
         steps: the steps that answered the task, in canonical order; failed steps and critiques are not among them.
         layers: the score of the accepted output of each layer, H_1 to H_l; the last is the run's answer.
+        unjudged: what the metric raised, for each answer that it raised on; these score 0.
     """
 
     trace: Trace
     steps: tuple[StageScore, ...]
     layers: tuple[float, ...]
+    unjudged: tuple[str, ...] = ()
 
     @property
     def answer(self) -> float:
@@ -98,7 +100,7 @@ class StageScores:
 def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA) -> StageScores:
     """Score every answer in the record of a run.
 
-    Equal answers are scored once.
+    Equal answers are scored once; one that the metric raises on scores 0.
 
     Args:
         trace: of a run of ``program``.
@@ -109,26 +111,20 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
     Raises:
         ConfigurationError: the metric gives no score.
     """
-    score = _scorer(trace, example, metric, program)
-    answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
-    return StageScores(
-        trace=trace,
-        steps=tuple(StageScore(step, score(step.outputs)) for step in answering),
-        layers=tuple(score(outputs) for outputs in trace.outputs),
-    )
-
-
-def _scorer(
-    trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA
-) -> Callable[[dict[str, Any]], float]:
-    known: dict[str, float] = {}
+    known: dict[str, Judged] = {}
     fields = program.signature.output_fields
 
     def score(outputs: dict[str, Any]) -> float:
         answer = {name: outputs[name] for name in fields}
         key = json.dumps(answer, sort_keys=True)
         if key not in known:
-            known[key] = score_of(metric(example, prediction_of(program, answer, trace)))
-        return known[key]
+            known[key] = judged(metric, example, prediction_of(program, answer, trace))
+        return known[key].score
 
-    return score
+    answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
+    return StageScores(
+        trace=trace,
+        steps=tuple(StageScore(step, score(step.outputs)) for step in answering),
+        layers=tuple(score(outputs) for outputs in trace.outputs),
+        unjudged=tuple(said.error for said in known.values() if said.error is not None),
+    )

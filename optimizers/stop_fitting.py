@@ -12,6 +12,7 @@ from moa_dspy.optimizers.depth import Depth, Price, depth_curve
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
+from moa_dspy.optimizers.space import SearchSpace
 from moa_dspy.optimizers.stopping import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA
 
@@ -51,13 +52,15 @@ def fit_stop_rule(
     concurrency: int = 8,
     purse: Purse | None = None,
     affordable: Callable[[Price], bool] = lambda _: True,
+    space: SearchSpace | None = None,
     on_run: Callable[[Run], None] | None = None,
 ) -> StopFit:
     """Choose the depth, and from which probability of an improvement on a run goes on.
 
     The program runs on the examples to its full depth without stopping, and, where its layers are joined by synthesis,
     once more with the synthesis asked for probabilities. Every rule is then read off these runs. The best score counts,
-    then the fewest calls; of equals, the rule that the program has, then one with yes or no.
+    then the fewest calls; of equals, the rule that the program has, then one with yes or no. An answer that the metric
+    raises on scores 0.
 
     Args:
         program: of at least two layers.
@@ -66,14 +69,14 @@ def fit_stop_rule(
         concurrency: runs under way at once.
         purse: what may be spent.
         affordable: whether an example may cost so much; where no rule is cheap enough, the cheapest is taken.
+        space: the depths, stops and thresholds that are allowed; default: all of them.
         on_run: told of each run as it ends.
 
     Raises:
         BudgetEndedError: the purse does not cover all runs.
     """
     shape = program.architecture
-    depths = range(1, shape.layers + 1)
-    stops = (False, True) if shape.synthesizes else (False,)
+    depths, stops = _allowed(program, space)
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 
     def measured(one: AttentionMoA) -> Measurement:
@@ -81,11 +84,12 @@ def fit_stop_rule(
 
     deep = rebuilt(program, early_stop=False)
     found = [(depth, False) for depth in depth_curve(deep, measured(deep).runs, metric, stop_rules(depths, stops))]
-    if shape.synthesizes:
+    if True in stops:
         graded = rebuilt(program, early_stop=False)
         grade(graded)
         runs = measured(graded).runs
-        thresholds = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
+        recorded = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
+        thresholds = recorded if space is None else space.thresholds or recorded
         rules = [rule for rule in stop_rules(depths, stops, thresholds) if rule.threshold is not None]
         found += [(depth, True) for depth in depth_curve(graded, runs, metric, rules)]
     within = [item for item in found if affordable(item[0].price)]
@@ -101,6 +105,14 @@ def fit_stop_rule(
         graded=with_probability,
         curve=tuple(depth for depth, _ in found),
     )
+
+
+def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence[int], Sequence[bool]]:
+    """The depths, and whether runs may stop early, may not, or both; a depth that there is none of is the program's."""
+    shape = program.architecture
+    depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers]
+    stops = (False, True) if space is None else tuple(space.early_stop)
+    return depths or [shape.layers], stops if shape.synthesizes else (False,)
 
 
 def _with_rule(program: AttentionMoA, rule: StopRule, *, graded: bool) -> AttentionMoA:

@@ -20,7 +20,6 @@ from moa_dspy.agents import Voice
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.layers import Predictors
 from moa_dspy.nearest import Nearest
-from moa_dspy.optimizers.purse import Purse, SpentError
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["ambient_lm", "fits", "instructions_of", "learned", "student_of"]
@@ -37,12 +36,11 @@ def ambient_lm(program: AttentionMoA) -> dspy.BaseLM:
     return configured if isinstance(configured, dspy.BaseLM) else program.get_lm().copy(rollout_id=None)
 
 
-def student_of(program: AttentionMoA, purse: Purse | None = None) -> AttentionMoA:
+def student_of(program: AttentionMoA) -> AttentionMoA:
     """Return a copy for an optimizer.
 
     Its predictors refuse demos that their role cannot use, no two of them look the same to an optimizer, and its
-    agents draw new samples when the optimizer asks for them, also those at temperature 0. Once the purse is empty, its
-    agents raise ``SpentError`` instead of making a call.
+    agents draw new samples when the optimizer asks for them, also those at temperature 0.
     """
     student: AttentionMoA = program.deepcopy()
     student._compiled = False
@@ -53,7 +51,7 @@ def student_of(program: AttentionMoA, purse: Purse | None = None) -> AttentionMo
         elif given is not None:
             setattr(student, role, _role_predictor(given))
     at_rest = ambient_lm(program).kwargs.get("rollout_id")
-    student._voices = tuple(_Resampling(v.name, v.agent, v.sample, at_rest, purse) for v in student._voices)
+    student._voices = tuple(_Resampling(v.name, v.agent, v.sample, at_rest) for v in student._voices)
     return student
 
 
@@ -118,17 +116,6 @@ class _Resampling(Voice):
     """
 
     at_rest: int | None = None
-    purse: Purse | None = None
-
-    def lm(self) -> dspy.BaseLM:
-        """Return the LM to call.
-
-        Raises:
-            SpentError: the budget does not cover another call.
-        """
-        if self.purse is not None and not self.purse.covers(1):
-            raise SpentError
-        return super().lm()
 
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: int | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls; see ``Voice``."""

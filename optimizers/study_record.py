@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,8 +18,8 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Objective
 from moa_dspy.optimizers.search_report import best_trial, depth_points, report_of
-from moa_dspy.optimizers.search_storage import open_storage
-from moa_dspy.optimizers.search_trials import board_of, chosen_of, finished, summary_of
+from moa_dspy.optimizers.search_storage import open_storage, without_password
+from moa_dspy.optimizers.search_trials import board_of, chosen_of, front_of, summary_of
 from moa_dspy.optimizers.stopping import StopRule
 
 __all__ = ["is_storage", "study_in", "study_record"]
@@ -51,7 +50,7 @@ def study_in(source: str, name: str | None = None) -> Study:
     Raises:
         ConfigurationError: there is no such storage, no such study, or there are several to choose from.
     """
-    shown = _without_password(source)
+    shown = without_password(source)
     _check(source)
     try:
         storage = open_storage(source)
@@ -96,13 +95,9 @@ def study_record(study: Study) -> dict[str, Any]:
         return {"kind": "search", "study": study.study_name, **facts, "trials": begun, "history": []}
     rule = chosen_of(best, objective)
     score = Score.of(board_of(best)[rule].scores).model_dump()
-    record = report_of(
+    return report_of(
         study, best, _architecture(best, rule), {**facts, "score": score, "depth_curve": depth_points(best)}
     )
-    intervals = {trial.number: _interval(trial) for trial in trials}
-    for trial in record["trials"]:
-        trial["interval"] = intervals[trial["number"]]
-    return record
 
 
 def _check(source: str) -> None:
@@ -148,20 +143,16 @@ def _now(trials: Sequence[FrozenTrial]) -> str:
 
 
 def _front(study: Study, objective: Objective) -> list[dict[str, Any]]:
-    """The front over all finished trials and their stop rules, cheapest first; as ``pareto_of``, without the space."""
-    points = [
-        (objective.cost(tally.mean_price), -tally.score, trial.number, str(rule), trial, rule, tally)
-        for trial in finished(study)
-        for rule, tally in board_of(trial).items()
+    """The front as ``pareto_of`` gives it, without the space."""
+    return [
+        {
+            "architecture": _architecture(point.trial, point.rule),
+            "score": Score.of(point.tally.scores).model_dump(),
+            "price": point.tally.mean_price.model_dump(),
+            "trial": point.trial.number,
+        }
+        for point in front_of(study, objective)
     ]
-    front, best = [], float("-inf")
-    for _, negative, number, _, trial, rule, tally in sorted(points, key=lambda point: point[:4]):
-        if -negative > best:
-            best = -negative
-            shape = _architecture(trial, rule)
-            score, price = Score.of(tally.scores).model_dump(), tally.mean_price.model_dump()
-            front.append({"architecture": shape, "score": score, "price": price, "trial": number})
-    return front
 
 
 def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any]:
@@ -171,13 +162,3 @@ def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any]:
         return {}
     joined = shape["residual"] if rule.layers > 1 else "synthesis"
     return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined}
-
-
-def _interval(trial: FrozenTrial) -> dict[str, Any] | None:
-    board, rule = board_of(trial), trial.user_attrs.get("rule")
-    tally = None if rule is None else board.get(StopRule.parse(rule))
-    return None if tally is None else Score.of(tally.scores).model_dump()
-
-
-def _without_password(source: str) -> str:
-    return re.sub(r"://[^@/]*@", "://", source)

@@ -32,17 +32,17 @@ class Reanchor:
 
     def run(self, job: Job) -> dspy.Module:
         """Return the student with a threshold, or as it was."""
-        check_stop_decision(job.student)
-        self.check_cache(job.student)
         optimizer = ReAnchor(job.score, num_threads=job.concurrency, require_cache=False)
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
 
-    def check_cache(self, program: AttentionMoA) -> None:
-        """Refuse models that would be paid for anew with every threshold.
+    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
+        """Refuse a program that decides nothing, and models that would be paid for anew with every threshold.
 
         Raises:
-            ConfigurationError: names them.
+            ConfigurationError: says what it needs, or names the models.
         """
+        if final:
+            check_stop_decision(program)
         lms = [agent.lm or dspy.settings.lm for agent in program.agents] + [program.get_lm()]
         uncached = sorted({str(getattr(lm, "model", lm)) for lm in lms if not getattr(lm, "cache", True)})
         if self.require_cache and uncached:

@@ -10,14 +10,14 @@ import dspy
 
 from moa_dspy.agents import Agent
 from moa_dspy.data.splitting import sample
-from moa_dspy.errors import RunError
+from moa_dspy.errors import MoAError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.acceptance import Acceptance, accept
 from moa_dspy.optimizers.compiling import Compiled, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.contributing import Contributions, contributions
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import mean_price
-from moa_dspy.optimizers.measuring import Metric, Run, measure
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
 from moa_dspy.optimizers.profiling import Profile, profile
 from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
 from moa_dspy.optimizers.rebuilding import named_agents
@@ -33,9 +33,6 @@ from moa_dspy.program_file import digest_of
 __all__ = ["EndedBy", "OptimizeProgress", "Undertaking", "bind_space"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
-
-_SEARCH_SHARE: Final = 0.8
-"""So much of a search's share is for trials; the rest is for the program that they are compared with."""
 
 _WEIGHTS: Final[Mapping[str, float]] = {
     "architecture": 4.0,
@@ -81,6 +78,7 @@ class Undertaking:
         budget: of everything, if there is one.
         spending: what has been paid.
         plan: the parts, in order.
+        space: what depth and stop rule may be; None leaves both open.
         concurrency: runs under way at once.
         seed: of everything that is drawn.
         tell: told of progress.
@@ -103,13 +101,14 @@ class Undertaking:
         budget: Budget | None,
         spending: Spending,
         plan: Sequence[str],
+        space: SearchSpace | None,
         concurrency: int,
         seed: int,
         tell: Callable[[OptimizeProgress], None] | None,
     ) -> None:
         self.program = self.candidate = program
         self.tune, self.held, self.metric, self.seed = list(tune), list(held), metric, seed
-        self.plan = list(plan)
+        self.plan, self._space = list(plan), space
         self.searched: list[Searched] = []
         self.compiled: list[Compiled] = []
         self.stops: list[StopFit] = []
@@ -152,7 +151,8 @@ class Undertaking:
             return self.acceptance.reason
         if not self._changed:
             if self.searched or self.compiled or self.stops:
-                return "The program is kept: nothing better was found on the training examples."
+                end = " before the budget ended" if self.ended_by == "budget" else ""
+                return f"The program is kept: nothing better was found on the training examples{end}."
             nothing = "the budget covers no part" if self.ended_by == "budget" else "there was nothing to tune"
             return f"The program is kept: {nothing}."
         if self.ended_by == "budget":
@@ -198,12 +198,13 @@ class Undertaking:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
+        own = self._own(purse)
         found = search(
             given.task,
             named_agents(given),
             trainset=self._unlearnt,
             metric=self.metric,
-            budget=None if purse is None else purse.share(_SEARCH_SHARE),
+            budget=None if purse is None else purse.share(1.0),
             seed=self.seed,
             concurrency=self._concurrency,
             progress=told,
@@ -215,24 +216,43 @@ class Undertaking:
         self.rounds[-1]["search"] = found.report
         if found.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
-        self._adopt(found, objective, purse)
+        if found.report["ended_by"] == "failures":
+            self.notes.append(
+                f"architecture: the search ended early ({found.report['failure']}); the same call goes on from there"
+            )
+        self._adopt(found, own, objective)
 
-    def _adopt(self, found: Searched, objective: Objective, purse: Purse | None) -> None:
+    def _own(self, purse: Purse | None) -> Measurement:
+        """Measure what trials have to beat, before any of them is paid for."""
+        examples = self._unlearnt
+        try:
+            return measure(
+                self.candidate,
+                examples,
+                self.metric,
+                concurrency=self._concurrency,
+                purse=purse,
+                on_run=self._counter(len(examples), "runs of the program itself"),
+            )
+        except BudgetEndedError:
+            raise TooLittleError(
+                f"left out, since the budget ended while the program itself was run on the {len(examples)} examples to "
+                "search with; raise it, or give fewer examples"
+            ) from None
+
+    def _adopt(self, found: Searched, own: Measurement, objective: Objective) -> None:
         """Go on with what a search has found, if it scores higher than the program on the same examples."""
         there = sample(self._unlearnt, seed=found.report["seed"])[: found.score.examples]
-        before = measure(self.candidate, there, self.metric, concurrency=self._concurrency, purse=purse)
-        score, best = before.score(), found.report["best"]["trial"]
+        runs = {id(run.example): run for run in own.runs}
+        score, best = Score.of([runs[id(example)].score for example in there]), found.report["best"]["trial"]
         self._best = max(score.value, found.score.value)
         known = next(trial["price"] for trial in found.report["trials"] if trial["number"] == best)
         price = Price(**known) if known else None  # of a trial that the budget ended there is none
-        failing = before.errors == len(before.runs)
-        if failing and not found.score.value:
-            raise RunError(f"the program fails on every example; the first one: {before.runs[0].error}")
-        own = None if failing else mean_price(before.runs)
-        dear = own is not None and not objective.affords(own)
-        if own is not None and dear:
+        spends = mean_price(own.runs)
+        dear = not objective.affords(spends)
+        if dear:
             self.notes.append(
-                f"architecture: the program itself costs {objective.cost(own):g} {objective.unit} "
+                f"architecture: the program itself costs {objective.cost(spends):g} {objective.unit} "
                 "an example, which is above the price; the test on held-out examples is of scores alone"
             )
         if price is not None and not objective.affords(price):
@@ -286,12 +306,15 @@ class Undertaking:
             concurrency=self._concurrency,
             purse=self._purse_of(share),
             affordable=objective.affords,
+            space=self._space,
             on_run=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
         self.rounds[-1]["stop"] = fit.report
-        self.candidate, self._best = fit.program, fit.chosen.score.value
-        self.adopted.append("stop")
+        self._best = fit.chosen.score.value
+        if digest_of(fit.program) != digest_of(self.candidate):
+            self.candidate = fit.program
+            self.adopted.append("stop")
 
     def _accept(self, alpha: float) -> None:
         if not self._changed:
@@ -335,12 +358,20 @@ class Undertaking:
         if not self._limited:
             return
         left, stages = self._purse.share(1.0), [row for row in one.rows if row.agent is None]
-        needed = (sum(row.calls for row in stages) * programs, sum(row.tokens for row in stages) * programs)
-        if needed[0] > (left.calls or needed[0]) or needed[1] > (left.tokens or needed[1]):
+        takes = (
+            (left.calls, sum(row.calls for row in stages)),
+            (left.tokens, sum(row.tokens for row in stages)),
+            (left.usd, one.cost.usd or 0.0),
+        )
+        if any(there is not None and needed * programs > there for there, needed in takes):
             raise BudgetEndedError
 
     def _do(self, part: str, work: Callable[[Budget | None], None]) -> None:
-        """Do a part of the plan with its share of the budget; where that is not enough, the part is left out."""
+        """Do a part of the plan with its share of the budget; where that is not enough, the part is left out.
+
+        A part that fails late throws nothing away that was paid for; but where no model answers any more, nothing that
+        could be said of the program would be true.
+        """
         before, number = self.cost, len(self.spent)
         weights = [_WEIGHTS[name] for name in self.plan[number:]]
         self._say(0.0, "")
@@ -348,8 +379,9 @@ class Undertaking:
             work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
         except (BudgetEndedError, TooLittleError) as error:
             self._cut(f"{part}: {error}" if str(error) else f"{part}: left out, since the budget does not cover it")
-        except Exception as error:  # whatever fails late: nothing that was paid for is thrown away
-            if not (self.searched or self.compiled or self.stops):
+        except MoAError as error:
+            nothing_found = not (self.searched or self.compiled or self.stops)
+            if part != "explanation" and (nothing_found or isinstance(error, FailingError)):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")
         self.spent.append((part, self.cost - before))

@@ -55,7 +55,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert main(["compare", *COMMON, *arguments]) == 0
     said = capsys.readouterr()
     assert "verdict: " in said.out
-    assert "use the cheapest one: the single model one" in said.out
+    assert "use the single model one: its score is the highest" in said.out
     assert "pilot of two alone: 4 examples" in said.err
     assert "kept in best.json: the single model one" in said.err
     kept = load("best.json")
@@ -71,6 +71,38 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     said = capsys.readouterr()
     assert said.err == ""
     assert json.loads(said.out)["contenders"][0]["score"]["value"] == 1
+
+
+def test_no_file_is_replaced_without_being_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("best.json").write_text("mine")
+    arguments = ["compare", *COMMON, "--metric", "exact", "-b", "single", "--keep-winner", "best.json"]
+    assert main(arguments) == 2
+    assert "--keep-winner best.json is there already; name another file, or add --force" in capsys.readouterr().err
+    assert Path("best.json").read_text() == "mine"
+    assert main([*arguments, "--force"]) == 0
+    assert load("best.json").agents
+
+
+@pytest.mark.parametrize("command", ["compare", "profile"])
+@pytest.mark.parametrize("limit", [("--max-calls", "9"), ("--max-tokens", "20"), ("--max-minutes", "0.00001")])
+def test_a_budget_ends_it_and_says_how_to_go_on(
+    command: str, limit: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *COMMON, "--metric", "exact", *limit]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "goes on from here" in said.err
+    assert main([command, *COMMON, "--metric", "exact", "--max-calls", "500"]) == 0
+
+
+def test_dollars_that_cannot_be_counted_are_no_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("compare", "profile"):
+        refused(command, [*COMMON, "--metric", "exact", "--max-usd", "1"], "is not known; limit calls", capsys)
+
+
+def test_profile_counts_what_has_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", *COMMON, "--metric", "exact"]) == 0
+    assert f"{COUNT} of {COUNT} examples" in capsys.readouterr().err
 
 
 def test_the_same_seed_and_limit_give_the_same_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from support.loopback import Body, Loopback
 
 from moa_dspy import load
 from moa_dspy.cli import main
+from moa_dspy.cli.optimize_view import time_left
 
 COUNT = 48
 
@@ -110,9 +112,64 @@ def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixtur
     assert load("program.json").architecture.max_calls == 3
 
 
+def test_what_it_takes_is_told_before_and_can_be_asked_for_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["optimize", *COMMON, "--trials", "4", "--method", "labeled", "--estimate"]) == 0
+    said = capsys.readouterr()
+    assert "at most: calls" in said.out
+    assert "a guess: calls" in said.out
+    assert "price unknown" in said.out
+    assert not Path("program.json").exists()
+    arguments = ["search", *COMMON, "--trials", "4", "--max-calls", "90", "--estimate", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [part["part"] for part in found["parts"]] == ["architecture", "acceptance", "all"]
+    assert found["parts"][-1]["most"]["calls"] >= found["parts"][-1]["expected"]["calls"] > 0
+    assert "the budget ends it at 90 calls" in found["notes"]
+
+    assert main(["search", *COMMON, "--trials", "4", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "at most: calls" in said.err
+    assert json.loads(said.out)["cost"]["calls"] <= found["parts"][-1]["most"]["calls"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("", 2), ("y\n", 0)])
+def test_on_a_terminal_it_asks_before_it_pays(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdin", _Terminal(answer))
+    monkeypatch.setattr("sys.stderr", _Terminal())
+    assert main(["search", *COMMON, "--trials", "2"]) == code
+    assert Path("program.json").exists() == (code == 0)
+    if code:
+        monkeypatch.setattr("sys.stdin", _Terminal(""))
+        assert main(["search", *COMMON, "--trials", "2", "--yes"]) == 0
+
+
+def test_the_candidate_is_saved_whether_it_is_accepted_or_not(folder: Path) -> None:
+    arguments = ["--parts", "prompts", "--method", "labeled", "--no-explain", "--candidate", "found.json"]
+    assert main(["optimize", *COMMON, *arguments]) == 0
+    assert load("found.json").architecture == load("program.json").architecture
+    assert main(["optimize", *COMMON, *arguments, "--out", "other.json"]) == 2
+
+
+def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
+    assert time_left(30.0, 0.25) == ", about 90 s left"
+    assert time_left(300.0, 0.25) == ", about 15 min left"
+    assert time_left(0.0, 0.0) == time_left(9.0, 1.0) == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--candidate", "./program.json"], "is to hold something else as well"),
         (["--parts", "prompt"], "must be some of architecture, prompts, stop"),
         (["--parts", ""], "must be some of"),
         (["--method", "magic"], "there is no method 'magic'"),

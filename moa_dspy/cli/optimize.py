@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from moa_dspy.cli.budgets import MaxCalls, MaxMinutes, MaxTokens, MaxUsd, agreed, budget_of
 from moa_dspy.cli.console import note, printable, quiet_libraries
 from moa_dspy.cli.options import (
     AsJson,
@@ -30,7 +31,7 @@ from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.eval_setup import Job
-    from moa_dspy.optimizers.optimizing import Optimized
+    from moa_dspy.optimizers.optimizing import Estimate, Optimized
 
 __all__ = ["optimize_command", "search_command"]
 
@@ -57,10 +58,10 @@ Storage: TypeAlias = Annotated[
     typer.Option(metavar="PLACE", help="Keep the study in FILE.db or at a database URL; go on if it is there."),
 ]
 StudyName: TypeAlias = Annotated[str, typer.Option("--study", metavar="NAME", help="Of the study in the storage.")]
-MaxCalls: TypeAlias = Annotated[int | None, typer.Option(min=1, metavar="N", help="End after so many LM calls.")]
-MaxUsd: TypeAlias = Annotated[float | None, typer.Option(metavar="DOLLARS", help="End after so many dollars.")]
-MaxMinutes: TypeAlias = Annotated[float | None, typer.Option(metavar="MINUTES", help="End after so much time.")]
 Out: TypeAlias = Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The program to use, saved.")]
+Candidate: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE", help="What was found, saved whether it was accepted or not.")
+]
 Record: TypeAlias = Annotated[
     str | None, typer.Option(metavar="FILE", help="Everything that was found, as JSON; moa-dspy report shows it.")
 ]
@@ -70,6 +71,10 @@ ReportPage: TypeAlias = Annotated[
 Explain: TypeAlias = Annotated[
     bool, typer.Option("--explain/--no-explain", help="Also tell what each stage and each agent is worth.")
 ]
+EstimateOnly: TypeAlias = Annotated[
+    bool, typer.Option("--estimate", help="Show what it takes at most, and about, and exit.")
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it runs.")]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 
 
@@ -89,11 +94,15 @@ class _Options:
     seed: int
     concurrency: int
     max_calls: int | None
+    max_tokens: int | None
     max_usd: float | None
     max_minutes: float | None
     out: str
+    candidate: str | None
     record: str | None
     report: str | None
+    estimate: bool
+    yes: bool
     force: bool
     as_json: bool
     quiet: bool
@@ -106,6 +115,7 @@ def optimize_command(
     heldout: HeldOut = None,
     metric: MetricName = None,
     out: Out = "program.json",
+    candidate: Candidate = None,
     parts: Annotated[
         str, typer.Option(metavar="NAME,...", help="What is tuned: architecture, prompts, stop.")
     ] = "architecture,prompts,stop",
@@ -128,6 +138,7 @@ def optimize_command(
     storage: Storage = None,
     study: StudyName = "moa-dspy",
     max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
     max_usd: MaxUsd = None,
     max_minutes: MaxMinutes = None,
     fields: Fields = None,
@@ -139,6 +150,8 @@ def optimize_command(
     explain: Explain = True,
     record: Record = None,
     report: ReportPage = None,
+    estimate: EstimateOnly = False,
+    yes: Yes = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -149,7 +162,8 @@ def optimize_command(
     """
     options = _Options(
         program, config, data, heldout, metric, fields, judge, split, limit, seed, concurrency,
-        max_calls, max_usd, max_minutes, out, record, report, force, as_json, quiet,
+        max_calls, max_tokens, max_usd, max_minutes, out, candidate, record, report, estimate, yes, force, as_json,
+        quiet,
     )  # fmt: skip
     tuning = {"parts": _listed(parts), "rounds": rounds, "method": method, "effort": effort, "explain": explain}
     searching = _searching(trials, objective, price, unit, storage, study)
@@ -164,6 +178,7 @@ def search_command(
     heldout: HeldOut = None,
     metric: MetricName = None,
     out: Out = "program.json",
+    candidate: Candidate = None,
     trials: Trials = 40,
     objective: ObjectiveName = "score",
     price: Price = None,
@@ -171,6 +186,7 @@ def search_command(
     storage: Storage = None,
     study: StudyName = "moa-dspy",
     max_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
     max_usd: MaxUsd = None,
     max_minutes: MaxMinutes = None,
     fields: Fields = None,
@@ -182,6 +198,8 @@ def search_command(
     explain: Explain = False,
     record: Record = None,
     report: ReportPage = None,
+    estimate: EstimateOnly = False,
+    yes: Yes = False,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -193,7 +211,8 @@ def search_command(
     """
     options = _Options(
         program, config, data, heldout, metric, fields, judge, split, limit, seed, concurrency,
-        max_calls, max_usd, max_minutes, out, record, report, force, as_json, quiet,
+        max_calls, max_tokens, max_usd, max_minutes, out, candidate, record, report, estimate, yes, force, as_json,
+        quiet,
     )  # fmt: skip
     searching = _searching(trials, objective, price, unit, storage, study)
     with quiet_libraries():
@@ -201,40 +220,64 @@ def search_command(
 
 
 def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None) -> None:
-    from moa_dspy.cli.judged import data_name, judged
+    from moa_dspy.cli.judged import judged
     from moa_dspy.cli.keys import missing_variables
-    from moa_dspy.cli.optimize_view import shown, watching
     from moa_dspy.cli.programs import agent_config
-    from moa_dspy.limits import Budget
-    from moa_dspy.optimizers.optimizing import optimize
 
     _check_files(options)
+    budget = budget_of(options.max_calls, options.max_tokens, options.max_usd, options.max_minutes)
     job = judged(
         options.program, options.config, options.data, options.fields, options.metric, options.judge, options.split,
         options.limit, options.seed,
     )  # fmt: skip
-    seconds = None if options.max_minutes is None else options.max_minutes * 60
-    limits = (options.max_calls, None, options.max_usd, seconds)
     prompt_lm = None if prompt_model is None else agent_config(prompt_model, "--prompt-model").lm()
     if prompt_lm is not None and (variables := missing_variables(prompt_lm)):
         raise ConfigurationError(f"no API key for --prompt-model {prompt_model}: set {' or '.join(variables)}")
+    given = {
+        "program": job.program,
+        "trainset": job.examples,
+        "heldout": _held_out(options, job),
+        "metric": job.metric,
+        "space": _space(options.config),
+        "budget": budget,
+        "seed": options.seed,
+        "prompt_lm": prompt_lm,
+        **arguments,
+    }
+    if options.estimate:
+        _estimate(options, given)
+    else:
+        _optimize(options, given)
+
+
+def _estimate(options: _Options, given: dict[str, Any]) -> None:
+    from moa_dspy.optimizers.optimizing import forecast
+
+    found = forecast(**given)
+    whole = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
+    typer.echo(whole if options.as_json else printable(str(found)))
+
+
+def _optimize(options: _Options, given: dict[str, Any]) -> None:
+    from moa_dspy.cli.judged import data_name
+    from moa_dspy.cli.optimize_view import shown, watching
+    from moa_dspy.optimizers.optimizing import optimize
+
+    def confirmed(found: Estimate) -> bool:
+        for line in str(found).splitlines():
+            note(line)
+        return options.yes or agreed() is not False
+
     with watching(silent=options.quiet) as progress, _told_how_to_go_on():
         result = optimize(
-            job.program,
-            job.examples,
-            _held_out(options, job),
-            job.metric,
-            space=_space(options.config),
-            prompt_lm=prompt_lm,
-            budget=None if limits == (None, None, None, None) else Budget(*limits),
-            seed=options.seed,
+            **given,
             concurrency=options.concurrency,
             progress=progress,
+            before=None if options.quiet else confirmed,
             data_names={
                 "tuning": data_name(options.data or ""),
                 "held-out": data_name(options.heldout or options.data or ""),
             },
-            **arguments,
         )
     # The result first: writing files may fail, on a full disk say.
     typer.echo(json.dumps(result.report, ensure_ascii=False, indent=2) if options.as_json else printable(shown(result)))
@@ -247,6 +290,8 @@ def _save(result: Optimized, options: _Options) -> None:
 
     which = "the candidate" if result.accepted else "the program as it was given"
     result.program.save(options.out)
+    if options.candidate is not None:
+        result.candidate.save(options.candidate)
     if options.record is not None:
         write_page(Path(options.record), json.dumps(result.report, indent=2) + "\n")
     if options.report is not None:
@@ -269,7 +314,14 @@ def _check_files(options: _Options) -> None:
     """Refuse what could not be written, before anything is paid for."""
     from moa_dspy.cli.eval import checked_file
 
-    given = (("--out", options.out), ("--record", options.record), ("--report", options.report))
+    if options.estimate:
+        return
+    given = (
+        ("--out", options.out),
+        ("--candidate", options.candidate),
+        ("--record", options.record),
+        ("--report", options.report),
+    )
     wanted = [(option, path) for option, path in given if path is not None]
     places = [Path(path).resolve() for _, path in wanted]
     for (option, path), place in zip(wanted, places, strict=True):

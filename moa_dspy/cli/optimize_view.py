@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa_dspy.optimizers.results import Cost
     from moa_dspy.optimizers.undertaking import OptimizeProgress
 
-__all__ = ["shown", "watching"]
+__all__ = ["shown", "time_left", "watching"]
 
 _SECONDS_BETWEEN_LINES: Final = 15.0
 
@@ -53,21 +53,30 @@ def shown(result: Optimized) -> str:
     return "\n".join(lines) + "".join(f"\n\n{table}" for table in tables)
 
 
+def time_left(seconds: float, done: float) -> str:
+    """Return in words how long the rest of something takes, of which a share has taken some seconds."""
+    if not 0 < done < 1:
+        return ""
+    left = seconds * (1 - done) / done
+    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
+
+
 class _Lines:
     """A line when a part begins, and every quarter of a minute."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._part = 0
-        self._last = 0.0
+        self._last = self._began = 0.0
 
     def __call__(self, at: OptimizeProgress) -> None:
         with self._lock:
-            new = at.number != self._part
-            if not new and time.monotonic() - self._last < _SECONDS_BETWEEN_LINES:
+            new, now = at.number != self._part, time.monotonic()
+            if not new and now - self._last < _SECONDS_BETWEEN_LINES:
                 return
-            self._part, self._last = at.number, time.monotonic()
-        share = "" if new else f" {at.done:.0%}"
+            self._part, self._last = at.number, now
+            self._began = now if new else self._began
+        share = "" if new else f" {at.done:.0%}{time_left(now - self._began, at.done)}"
         note(f"{at.number} of {at.of}: {at.part}{share}{', ' if at.detail else ''}{at.detail}; {_so_far(at)}")
 
 
@@ -86,7 +95,6 @@ class _Bar:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -94,6 +102,8 @@ class _Bar:
 
     def __call__(self, at: OptimizeProgress) -> None:
         with self._lock:
+            if not self._part:
+                self._progress.start()  # not before: a question may have been asked until now
             if at.number != self._part:
                 self._part = at.number
                 self._progress.reset(self._task, total=1.0)

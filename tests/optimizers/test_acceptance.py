@@ -11,8 +11,11 @@ import pytest
 from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import AttentionMoA, ConfigurationError, RunError, single_model
+from moa_dspy.evaluation import estimate
 from moa_dspy.optimizers import Acceptance, accept
 from moa_dspy.optimizers.acceptance import decide
+from moa_dspy.optimizers.paired import Gain
+from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.significance import examples_needed, holm
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -110,22 +113,77 @@ def test_held_out_examples_that_were_tuned_on_are_refused(question: str) -> None
     assert not lm.requests
 
 
+def broken(fails: Any = lambda request: True) -> AttentionMoA:
+    def reply(request: Any) -> str:
+        if fails(request):
+            raise ValueError("no")
+        return "a guess"
+
+    return single_model("question -> answer", ScriptedLM(reply))
+
+
 def test_failed_runs_count_as_zero_and_are_told() -> None:
-    def refuse(request: Any) -> str:
-        raise ValueError("no")
-
-    broken = single_model("question -> answer", ScriptedLM(refuse))
-    outcome = accept(knows(0.9), broken, HELDOUT[:6], exact)
-    assert outcome.failed == (0, 6)
+    outcome = accept(knows(0.9), broken(lambda request: "task 020" in prompt_of(request)), HELDOUT[:6], exact)
+    assert outcome.failed == (0, 1)
     assert outcome.after.value == 0
-    with pytest.raises(RunError, match="the baseline fails on every held-out example"):
-        accept(broken, knows(0.9), HELDOUT[:6], exact)
 
 
-@pytest.mark.parametrize("options", [{"alpha": 0}, {"alpha": 1}, {"alpha": float("nan")}, {"power": 1.5}])
-def test_levels_out_of_range_are_refused(options: dict[str, float]) -> None:
+def test_a_program_that_never_answers_is_neither_kept_nor_rejected() -> None:
+    with pytest.raises(RunError, match="the baseline fails on the held-out examples"):
+        accept(broken(), knows(0.9), HELDOUT[:6], exact)
+    with pytest.raises(RunError, match="the candidate fails on the held-out examples"):
+        accept(knows(0.9), broken(), HELDOUT[:6], exact)
+
+
+def test_a_question_that_is_asked_again_is_no_further_evidence() -> None:
+    question = HELDOUT[0]
+    again = dspy.Example(question=f" {question.question.upper()}  ", answer=question.answer).with_inputs("question")
+    outcome = accept(knows(0.0), knows(1.0, "b"), [question, again] * 4, exact)
+    assert not outcome.accepted
+    assert outcome.gain.examples == 1
+    assert outcome.repeated == 7
+
+
+def test_what_a_program_shows_its_models_cannot_be_held_out() -> None:
+    program = knows(0.5)
+    program.propose.demos = [dspy.Example(question="task 020", answer="answer 20")]  # type: ignore[union-attr]
+    for pair in ((program, knows(0.5)), (knows(0.5), program)):
+        with pytest.raises(ConfigurationError, match="1 of 40 held-out examples are among those that a program shows"):
+            accept(*pair, HELDOUT, exact)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 0.6, 1, float("nan")])
+def test_levels_out_of_range_are_refused(alpha: float) -> None:
+    with pytest.raises(ConfigurationError, match="must be above 0 and below"):
+        accept(knows(0.5), knows(0.5), HELDOUT, exact, alpha=alpha)
+    with pytest.raises(ConfigurationError, match="must be above 0 and below"):
+        decide([0.0], [1.0], alpha=alpha)
+
+
+def test_a_power_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="must be between 0 and 1"):
-        accept(knows(0.5), knows(0.5), HELDOUT, exact, **options)  # type: ignore[arg-type]
+        accept(knows(0.5), knows(0.5), HELDOUT, exact, power=1.5)
+
+
+def test_scores_that_are_no_numbers_decide_nothing() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        decide([0.0, 1.0], [1.0, float("nan")])
+
+
+def test_few_examples_that_all_agree_are_not_taken_for_certain() -> None:
+    found = decide([0.0] * 5, [1.0] * 5)
+    assert found.after.low == pytest.approx(0.025 ** (1 / 5))
+    assert found.gain.low < 1
+    assert Gain.of([1.0] * 5, [1.0] * 5).high > 0.4
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.9, 12), (0.9, 20), (0.8, 10)])
+def test_published_scores_have_the_widened_interval(share: float, count: int) -> None:
+    random = np.random.default_rng(3)
+    draws = [(random.random(count) < share).astype(float).tolist() for _ in range(200)]
+    assert all((Score.of(one).low, Score.of(one).high) == (estimate(one).low, estimate(one).high) for one in draws[:20])
+    held = sum(Score.of(one).low <= share <= Score.of(one).high for one in draws)
+    assert held / 200 >= 0.85
 
 
 @pytest.mark.parametrize("kind", ["right or wrong", "graded"])

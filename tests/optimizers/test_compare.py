@@ -11,12 +11,12 @@ from dspy.clients.cache import Cache
 from support.loopback import Loopback
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import Agent, AttentionMoA, ConfigurationError, RunError, load, single_model
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Tolerance, load, single_model
 from moa_dspy.optimizers import Comparison, compare
 from moa_dspy.optimizers.baselines import ensemble_of, singles_of
 from moa_dspy.optimizers.matching import LARGEST, nearest_size
 from moa_dspy.optimizers.verdicts import PROGRAM, Standing, judge
-from moa_dspy.testing import ScriptedLM
+from moa_dspy.testing import ScriptedLM, prompt_of
 
 TASKS = examples(60)
 
@@ -104,7 +104,8 @@ def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
     program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=1)
     result = compare(program, ["single"], TASKS[:20], exact)
     assert result.verdict == (
-        "no difference shown between the program and the single model a; use the cheaper one: the single model a"
+        "no difference shown between the program and the single model a; use the single model a: its score is the "
+        "highest, at the lowest price"
     )
 
 
@@ -135,6 +136,56 @@ def test_dollars_need_prices() -> None:
         compare(program, None, TASKS, exact, "usd")
     assert "\n" not in str(caught.value)
     assert not lm.requests
+
+
+def test_dollars_of_a_program_of_ones_own_need_prices_as_well() -> None:
+    with Loopback(lambda body: "Paris") as served:
+        program = AttentionMoA("question -> answer", [served.lm("gpt-4.1-nano")], layers=1)
+        other = single_model("question -> answer", ScriptedLM("x", "scripted/unheard-of"))
+        with pytest.raises(ConfigurationError, match=r"scripted/unheard-of.*is not known"):
+            compare(program, {"mine": other}, TASKS, exact, "usd")
+        assert not served.calls
+
+
+def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
+    def aggregate(request: Any) -> str:
+        if any(f"task 00{number}" in prompt_of(request) for number in range(5)):
+            raise RuntimeError("down")
+        return "answer 1"
+
+    good, bad = simulated("a", knows=0.6, cache=False), ScriptedLM(aggregate, "scripted/aggregator")
+    strict = Tolerance(strict=True, retries=0)
+    program = AttentionMoA("question -> answer", [good, bad], layers=1, attention="none", tolerance=strict)
+    result = compare(program, ["moa"], TASKS[:20], exact)
+    answered = len(good.requests) + sum(not any(f"task 00{n}" in prompt_of(r) for n in range(5)) for r in bad.requests)
+    assert result.contender(PROGRAM).failed == 5
+    assert result.cost.calls == answered
+
+
+def test_a_budget_ends_it_with_what_to_do() -> None:
+    program = ensemble()
+    with pytest.raises(RunError, match="with a larger one the same call goes on"):
+        compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=100))
+    assert sum(len(agent.lm.requests) for agent in program.agents) <= 100  # type: ignore[union-attr]
+    assert compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=400)).use
+
+
+def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None:
+    program = single_model("question -> answer", simulated("a", knows=0.5))
+    program.propose.demos = [dspy.Example(question="task 000", answer="answer 0")]  # type: ignore[union-attr]
+    other = single_model("question -> answer", simulated("b", knows=0.9))
+    result = compare(program, {"mine": other}, [*TASKS[:10], *TASKS[5:10]], exact)
+    assert result.examples == 9
+    assert "1 test examples are left out: a program shows them to its models as demos" in result.notes
+    assert "5 test examples are left out: they ask what another one asks" in result.notes
+
+
+def test_the_largest_size_is_called_that() -> None:
+    lms = [simulated("a", knows=0.9), simulated("b", knows=0.9)]
+    long = AttentionMoA("question -> answer", lms, layers=9, early_stop=False)
+    result = compare(long, ["self-consistency"], TASKS[:6], exact, pilot=TASKS[10:14])
+    assert result.contender("self-consistency").size == LARGEST
+    assert any("64 is the largest size tried" in note for note in result.notes)
 
 
 def test_dollars_are_matched_where_prices_are_known() -> None:
@@ -205,6 +256,7 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
         ({"match": "euros"}, "'euros' is not 'calls', 'tokens' or 'usd'"),
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),
+        ({"margin": -1}, "margin=-1"),
         ({"testset": []}, "0 test examples are too few"),
         ({"testset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
         ({"baselines": ["best"]}, "no baseline 'best'; there are: single"),
@@ -273,10 +325,24 @@ def test_of_baselines_that_beat_the_program_the_cheapest_good_one_is_used() -> N
     assert judge(field, 0.05).use == "moa"
 
 
-def test_a_beaten_baseline_is_out_and_the_rest_is_decided_by_price() -> None:
-    field = {PROGRAM: standing("the program", 50, 16), "single": standing("A", 10, 1), "moa": standing("B", 49, 15)}
+def test_a_beaten_baseline_is_out_and_at_matched_spend_the_score_decides() -> None:
+    field = {PROGRAM: standing("the program", 49, 16), "single": standing("A", 10, 1), "moa": standing("B", 50, 15)}
     verdict = judge(field, 0.05)
     assert verdict.use == "moa"
-    assert verdict.sentence == "no difference shown between the program and B; use the cheaper one: B"
-    field["moa"] = standing("B", 49, 17)
-    assert judge(field, 0.05).sentence.endswith("use the cheaper one: the program")
+    assert verdict.sentence.startswith(
+        "no difference shown between the program and B; use B: its score is the highest; 60 examples are too few to "
+        "tell it from the program: a difference of 0.017 takes about "
+    )
+    field["moa"] = standing("B", 48, 15)
+    assert judge(field, 0.05).use == PROGRAM, "a little cheaper is not cheaper"
+
+
+def test_a_lower_price_is_worth_a_little_of_the_score_and_no_more() -> None:
+    field = {PROGRAM: standing("the program", 17, 16, of=20), "single": standing("A", 16, 1, of=20)}
+    verdict = judge(field, 0.05)
+    assert verdict.use == "single"
+    assert "it is the cheapest whose score is at most 0.05 below the highest" in verdict.sentence
+    assert "20 examples are too few to tell it from the program" in verdict.sentence
+    assert judge(field, 0.05, margin=0.0).use == PROGRAM
+    few = {PROGRAM: standing("the program", 4, 16, of=5), "single": standing("A", 1, 1, of=5)}
+    assert judge(few, 0.05).use == PROGRAM, "not shown to be worse is not as good"

@@ -18,6 +18,7 @@ from support import planted
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.optimizers import Gain, compile, measure  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers.compiling import split_off
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 # Options that keep each method small; knowledge that depends on what each method can plant.
@@ -375,6 +376,43 @@ def test_a_budget_holds_for_agents_without_a_model_of_their_own():
     assert result.cost.calls <= calls + 24
 
 
+@pytest.mark.parametrize("method", ["copro", "gepa"])
+def test_the_model_that_writes_prompts_is_under_the_budget_and_in_the_cost(method: Any):
+    lms: Any = planted.agents(planted.either, 2, cache=False)
+    writer = planted.writer(cache=False)
+    program = planted.program_of(lms, shared_prompts=False)
+    calls = len(VAL) * program.architecture.max_calls + 12
+    result = compiled(program, method, prompt_lm=writer, budget=Budget(calls=calls), concurrency=1)
+    asked = sum(len(lm.requests) for lm in lms) + len(writer.requests)
+    assert result.report["ended_by"] == "budget"
+    assert result.cost.calls == asked <= calls + 1
+
+
+def test_several_completions_of_one_call_count_as_the_requests_that_they_are():
+    lms: Any = planted.agents(planted.either, 2, cache=False)
+    writer = planted.writer(cache=False)
+    result = compiled(planted.program_of(lms), "copro", prompt_lm=writer, breadth=6, depth=1)
+    assert result.cost.calls == sum(len(lm.requests) for lm in lms) + len(writer.requests)
+
+
+def test_calls_under_way_when_a_budget_ends_are_in_the_cost():
+    lms: Any = planted.agents(planted.shown, 2, cache=False, latency=0.05)
+    program = planted.program_of(lms)
+    calls = len(VAL) * program.architecture.max_calls + 5
+    result = compiled(program, "bootstrap_random", budget=Budget(calls=calls), concurrency=6)
+    assert result.report["ended_by"] == "budget"
+    assert result.cost.calls == sum(len(lm.requests) for lm in lms)
+
+
+def test_examples_that_ask_the_same_are_learnt_from_or_judge():
+    twice = [example for example in TRAIN for _ in range(2)]
+    learn, hold = split_off(twice, 0)
+    assert len(learn) + len(hold) == len(twice)
+    assert not {example.question for example in learn} & {example.question for example in hold}
+    with pytest.raises(ConfigurationError, match="all ask the same"):
+        split_off(TRAIN[:1] * 4, 0)
+
+
 def test_a_budget_that_does_not_cover_the_first_measurement_is_refused():
     with pytest.raises(RunError, match="budget ends before the program as it is"):
         compiled(planted.program_of(planted.agents(count=2)), "bootstrap", budget=Budget(calls=3))
@@ -441,6 +479,8 @@ def test_metrics_of_any_usual_kind_will_do():
         ({"valset": []}, "6 training examples and 0 for validation are too few"),
         ({"valset": None, "trainset": TRAIN[:2]}, "2 training examples are too few; give at least 3"),
         ({"trainset": [dspy.Example(question="?")]}, "use example.with_inputs"),
+        ({"valset": TRAIN[:2]}, "2 of 2 validation examples are among those that are learnt from"),
+        ({"method": "reanchor"}, "fits the stop decision, and this program has none"),
         ({"program": dspy.Predict("question -> answer")}, "program is an AttentionMoA, not Predict"),
         ({"concurrency": 0}, "concurrency=0"),
     ],

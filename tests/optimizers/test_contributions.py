@@ -100,7 +100,7 @@ def test_a_program_that_only_fails_is_an_error() -> None:
         raise ValueError("no")
 
     program = AttentionMoA("question -> answer", [ScriptedLM(refuse), ScriptedLM(refuse)], layers=1)
-    with pytest.raises(RunError, match="every run failed"):
+    with pytest.raises(RunError, match="fails on every example"):
         contributions(program, TASKS[:2], exact)
 
 

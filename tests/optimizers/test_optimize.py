@@ -9,7 +9,7 @@ from typing import Any, cast
 import dspy
 import pytest
 from support import planted
-from support.simulated_tasks import exact, examples, simulated
+from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
@@ -464,3 +464,115 @@ class TestTheEnd:
         )
         assert "the budget covers no part" in str(result)
         assert result.cost.calls <= 1
+
+
+class TestOutages:
+    def test_a_provider_that_is_down_is_no_result(self, tmp_path: Path) -> None:
+        down = [True]
+
+        def reply(request: Any) -> str:
+            if down[0]:
+                raise RuntimeError("out of order")
+            return next(answer for task, answer in ANSWERS.items() if task in prompt_of(request))
+
+        program = AttentionMoA("question -> answer", [ScriptedLM(reply)], 1, attention="none")
+        given: dict[str, Any] = {"metric": exact, "storage": f"{tmp_path}/study.db", "method": "labeled", **SEARCH}
+        with pytest.raises(RunError, match="out of order"):
+            optimize(program, examples(30), **given)
+        down[0] = False
+        result = optimize(program, examples(30), **given)
+        assert result.score is None or result.score.value == 1.0
+
+    def test_a_bug_is_not_taken_for_a_part_that_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def buggy(*_: Any, **__: Any) -> Any:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr("moa_dspy.optimizers.undertaking.fit_stop_rule", buggy)
+        program = planted.program_of(planted.agents(count=2, cache=True), layers=2)
+        with pytest.raises(KeyError, match="a bug"):
+            optimize(
+                program, planted.examples(0, 30), metric=planted.right, method="labeled", parts=["prompts", "stop"]
+            )
+
+
+class TestWhatIsHeldOut:
+    def test_what_the_program_shows_as_demos_is_tuned_on_or_refused(self) -> None:
+        tasks = planted.examples(0, 90)
+        program = planted.program_of(planted.agents(planted.shown, count=2, cache=True))
+        given: dict[str, Any] = {"metric": planted.right, "parts": ["prompts"], "method": "labeled", "explain": False}
+        first = optimize(program, tasks, **given)
+        assert first.accepted
+        shown = {demo.question for demo in cast("Any", first.program.propose).demos}
+        checked: list[str] = []
+
+        def noted(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+            checked.append(example.question)
+            return planted.right(example, prediction)
+
+        again = optimize(first.program, tasks, seed=1, **{**given, "metric": noted, "method": "bootstrap"})
+        assert again.report["data"]["held-out"]["examples"] >= 20
+        assert any("was made from examples before" in note for note in again.report["notes"])
+        held = [example for example in tasks if example.question in shown]
+        with pytest.raises(ConfigurationError, match="that the program shows its models as demos"):
+            optimize(first.program, [task for task in tasks if task not in held], held, **given)
+
+    def test_questions_asked_again_are_left_out_and_that_is_said(self) -> None:
+        program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
+        result = optimize(program, examples(20) * 2, metric=exact, parts=["architecture"], explain=False, **SEARCH)
+        sizes = result.report["data"]
+        assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] == 20
+        assert "20 examples ask what another one asks, and are left out" in result.report["notes"]
+
+
+class TestTheStopRule:
+    def test_it_keeps_to_the_space(self) -> None:
+        lms = [simulated("a", knows=0.95, finds=0.0, adopts=0.0), simulated("b", knows=0.9, finds=0.0)]
+        program = AttentionMoA("question -> answer", lms, 3, attention="none")
+        deep = SearchSpace(samples=1, temperatures=(0.7,), layers=(3,), attention=("full",), early_stop=(False,))
+        result = optimize(
+            program, examples(40), metric=exact, parts=["architecture", "stop"], space=deep, n_trials=2, explain=False
+        )
+        (fit,) = result.stop
+        assert {(depth.rule.layers, depth.rule.early_stop) for depth in fit.curve} == {(3, False)}
+
+    def test_one_that_stays_as_it_was_is_not_said_to_be_found(self) -> None:
+        program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], 2)
+        only = SearchSpace(samples=1, layers=(2,), early_stop=(True,), thresholds=())
+        fit = fit_stop_rule(program, examples(8), exact, space=only)
+        again = optimize(fit.program, examples(20), metric=exact, parts=["stop"], space=only, explain=False)
+        assert again.program.provenance is not None
+        assert "stop" not in again.program.provenance.method or again.stop[0].program is again.candidate
+
+
+def test_what_the_method_was_told_is_on_record(tmp_path: Path) -> None:
+    result = optimize(
+        weak(), planted.examples(0, 30), metric=planted.right, prompt_lm=planted.writer(), objective="score_at_price",
+        price=50.0, unit="calls", explain=False, budget=Budget(calls=5000), **SEARCH, **PROMPTS,
+    )  # fmt: skip
+    record = result.program.provenance
+    assert record is not None
+    assert record.settings["trials"] == 3
+    assert record.settings["objective"] == {"wanted": "score_at_price", "price": 50.0, "unit": "calls"}
+    assert record.settings["prompt model"] == "scripted/writer"
+    assert record.settings["copro"] == {"breadth": 5, "depth": 1}
+    assert record.settings["budget"] == {"calls": 5000}
+    rows = dict(record.rows())
+    assert "trials 3" in rows["settings"]
+    assert "cost of the last call" in rows
+    result.program.save(tmp_path / "p.json")
+    assert "settings" in (tmp_path / "p.json").read_text()
+
+
+def test_the_program_itself_is_measured_before_a_search_is_paid_for() -> None:
+    weak_one = simulated("c1", knows=0.1, finds=0.0, adopts=0.0, misled=1.0, cache=False)
+    program = AttentionMoA("question -> answer", [weak_one, simulated("c2", knows=0.98, cache=False)], 3)
+    plain = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("none",))
+    given: dict[str, Any] = {"metric": exact, "parts": ["architecture"], "space": plain, "n_trials": 3}
+    result = optimize(program, examples(60), budget=Budget(calls=800), explain=False, **given)
+    assert result.ended_by == "budget"
+    assert not result.searched
+    assert "nothing better was found" not in result.report["verdict"]
+    assert any("the budget ended while the program itself was run" in note for note in result.report["notes"])
+    enough = optimize(program, examples(60), budget=Budget(calls=6000), explain=False, **given)
+    assert [spec.name for spec in enough.candidate.architecture.agents] == ["c2"]
+    assert enough.accepted

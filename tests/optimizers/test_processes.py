@@ -185,11 +185,19 @@ class TestStaleTrials:
         study.ask().set_user_attr("worker", {**this_process(), "pid": gone.pid})
         assert Watch(study).revive() == [0]
 
-    def test_a_trial_is_given_up_once_and_retried_three_times(self) -> None:
+    def test_a_trial_is_given_up_once_and_one_that_kills_is_retried_three_times(self) -> None:
         study = self.study()
         for _ in range(4):
             trial = study.ask()
             trial.suggest_int("x", 0, 3)
-            assert give_up(study, trial, "a test")
-            assert not give_up(study, trial, "a test")
+            assert give_up(study, trial, "a test", died=True)
+            assert not give_up(study, trial, "a test", died=True)
         assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 4
+
+    def test_the_end_of_a_budget_is_no_death(self) -> None:
+        study = self.study()
+        for _ in range(6):
+            trial = study.ask()
+            trial.suggest_int("x", 0, 3)
+            give_up(study, trial, "the budget ended")
+        assert study.ask().user_attrs["retries_of"] == [0, 1, 2, 3, 4, 5]

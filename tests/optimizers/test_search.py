@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 import optuna
 import pytest
-from support.simulated_tasks import exact, examples, simulated
+from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.optimizers import SearchProgress, SearchSpace, measure, search
+from moa_dspy.optimizers.depth import DepthMetric, Price
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.search_trials import Rungs
 from moa_dspy.optimizers.space import BoundSpace
 from moa_dspy.optimizers.stopping import StopRule
-from moa_dspy.testing import ScriptedLM, SimulatedLM
+from moa_dspy.program import Prediction
+from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 TASK = "question -> answer"
 SMALL = SearchSpace(
@@ -29,6 +32,9 @@ SMALL = SearchSpace(
     aggregators=("a",),
     layers=(1, 2),
 )
+
+
+QUICK = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("synthesis",))
 
 
 def agents() -> list[SimulatedLM]:
@@ -157,6 +163,129 @@ class TestObjectives:
         assert not Objective("score").hopeless(board, [champion], 0.1)
         board[StopRule(2)] = Tally([0.0] * 20)
         assert Objective("score").hopeless(board, [champion], 0.1)
+
+    def test_a_price_above_the_limit_by_chance_is_no_reason_to_give_up(self) -> None:
+        objective = Objective("score_at_price", 10.0, "tokens")
+        prices = [Price(tokens=tokens) for tokens in (9, 9, 8, 30, 9, 8)]
+        board = Board({StopRule(1): Tally([1.0] * 6, prices)})
+        assert objective.excess(board[StopRule(1)]) > 0
+        assert not objective.hopeless(board, [], 0.1)
+        board[StopRule(1)] = Tally([1.0] * 6, [Price(tokens=tokens) for tokens in (12, 13, 15, 30, 12, 14)])
+        assert objective.hopeless(board, [], 0.1)
+
+    def test_a_trial_that_was_given_up_is_on_no_front(self) -> None:
+        lms = [simulated("good", knows=0.95, seed=1), simulated("bad", knows=0.2, seed=2), simulated("so", knows=0.5)]
+        space = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",))
+        given: dict[str, Any] = {"objective": ("score", "cost"), "trainset": examples(50), "prune_level": 0.3}
+        result = found(lms, space=space, n_trials=8, **given)
+        states = {trial.number: trial.state for trial in result.study.trials if "pruned_after" in trial.user_attrs}
+        assert states
+        assert set(states.values()) == {optuna.trial.TrialState.PRUNED}
+        assert not states.keys() & {trial.number for trial in result.study.best_trials}
+        assert {point.trial for point in result.pareto}.isdisjoint(states)
+
+
+class TestFailures:
+    """A provider that is down is no bad architecture."""
+
+    down = True
+
+    def models(self) -> list[ScriptedLM]:
+        def reply(request: Any) -> str:
+            if self.down:
+                raise RuntimeError("down")
+            return next(answer for task, answer in ANSWERS.items() if task in prompt_of(request))
+
+        return [ScriptedLM(reply, f"scripted/{name}") for name in "ab"]
+
+    def test_nothing_is_scored_and_the_same_call_tries_again(self, tmp_path: Path) -> None:
+        lms: Any = self.models()
+        given: dict[str, Any] = {"storage": f"{tmp_path}/study.db", "n_trials": 3, "space": QUICK}
+        with pytest.raises(RunError, match=r"scored nothing.*down.*the same call tries again"):
+            found(lms, **given)
+        assert reached(lms) <= 2 * 30, "it does not go on for ever"
+        self.down = False
+        result = found(lms, **given)
+        assert result.score.value == 1.0
+        assert len(trials_in(result, "complete", "pruned")) == 3
+        assert {trial["reason"].partition(":")[0] for trial in trials_in(result, "fail")} == {
+            "the program fails on every example; the first one"
+        }
+
+    def test_an_outage_on_the_way_ends_the_search_with_the_best_so_far(self) -> None:
+        lms: Any = self.models()
+        self.down = False
+
+        def told(at: SearchProgress) -> None:
+            self.down = at.trials >= 1
+
+        result = found(lms, n_trials=6, space=replace(QUICK, samples=2), progress=told)
+        assert result.report["ended_by"] == "failures"
+        assert "down" in result.report["failure"]
+        assert result.score.value == 1.0
+
+    def test_a_model_that_never_answers_leaves_the_others_to_be_found(self) -> None:
+        lms: Any = self.models()
+        good = simulated("good", knows=0.9)
+        result = found([good, lms[0]], n_trials=3, space=QUICK)
+        assert [spec.model for spec in result.program.architecture.agents] == ["simulated/good"]
+        assert result.score.value > 0.5
+
+
+def trials_in(result: Any, *states: str) -> list[dict[str, Any]]:
+    return [trial for trial in result.report["trials"] if trial["state"] in states]
+
+
+class TestMetrics:
+    def test_a_study_is_of_one_metric(self, tmp_path: Path) -> None:
+        def lenient(example: Any, prediction: Any, trace: Any = None) -> bool:
+            return True
+
+        given: dict[str, Any] = {"storage": f"{tmp_path}/study.db", "n_trials": 2}
+        found(agents(), **given)
+        with pytest.raises(ConfigurationError, match="begun with another metric"):
+            found(agents(), metric=lenient, **given)
+        study = optuna.load_study(study_name="moa-dspy-search", storage=f"sqlite:///{tmp_path}/study.db")
+        about = study.user_attrs["about"]
+        study.set_user_attr("about", {key: value for key, value in about.items() if key != "metric"})
+        with pytest.raises(ConfigurationError, match="begun with another metric"):
+            found(agents(), **given)
+
+    def test_a_metric_that_raises_on_one_depth_says_what_it_says_of_the_others(self) -> None:
+        def replies(request: Any) -> str:
+            prompt = prompt_of(request)
+            if "improved" in prompt.casefold() and "Candidate" not in prompt:
+                return "yes"
+            return "no number" if "Candidate Answers:" in prompt else "7"
+
+        def number(example: Any, prediction: Any, trace: Any = None) -> bool:
+            return int(prediction.answer) == 7
+
+        program = AttentionMoA(TASK, [ScriptedLM(replies)], layers=1, attention="none")
+        judge = DepthMetric(program, [StopRule(1)], number)
+        run = measure(program, examples(2), exact).runs[0]
+        assert run.trace is not None
+        outputs = [{"answer": "7"}, {"answer": "no number"}]
+        deep = run.trace.model_copy(update={"outputs": tuple(outputs), "improved": (True,), "layers": 2})
+        judge = DepthMetric(program, [StopRule(1), StopRule(2)], number)
+        said = judge(examples(1)[0], Prediction(answer="no number", trace=deep))
+        assert said == 0.0
+        assert len(judge.unjudged) == 1
+        assert max(judge._marks.popitem()[1].values()) == 1.0
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"metric": None}, "there is no metric"),
+            ({"trainset": [dspy.Example(question="a", answer="b")]}, "use example.with_inputs"),
+            ({"first_batch": 0}, "first_batch=0"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_before_anything_is_paid(self, options: dict[str, Any], message: str) -> None:
+        lms = agents()
+        with pytest.raises(ConfigurationError, match=message):
+            found(lms, **options)
+        assert not reached(lms)
 
 
 class TestBudget:

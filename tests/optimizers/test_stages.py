@@ -9,7 +9,7 @@ import dspy
 import pydantic
 import pytest
 
-from moa_dspy import AttentionMoA, RunError
+from moa_dspy import AttentionMoA, ConfigurationError, RunError
 from moa_dspy.optimizers import Gain, StageFeedback, attribute, profile
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.testing import ScriptedLM
@@ -177,8 +177,8 @@ def test_the_profile_is_a_table_for_people_and_json_for_machines():
     assert result.program is program
     table = str(result)
     assert table.splitlines()[0].split()[:2] == ["layer", "stage"]
-    assert "1 refine 0.667 [0.667, 0.667] +0.000 [+0.000, +0.000] 2 2 6 " in " ".join(table.split())
-    assert table.endswith("answer 1.000 [1.000, 1.000] over 2 examples")
+    assert "1 refine 0.667 [0.105, 0.947] +0.000 [-0.842, +0.842] 2 2 6 " in " ".join(table.split())
+    assert table.endswith("answer 1.000 [0.158, 1.000] over 2 examples")
     written = json.loads(json.dumps(result.report))
     assert written == result.report
     assert (written["kind"], written["examples"], "program" in written) == ("profile", 2, False)
@@ -213,15 +213,43 @@ def test_a_program_that_fails_everywhere_has_no_profile():
     def broken(request: Any) -> str:
         raise RuntimeError("down")
 
-    with pytest.raises(RunError, match="every run failed"):
+    with pytest.raises(RunError, match="fails on every example"):
         profile(program_of(broken), EXAMPLES, exact)
+
+
+def test_an_answer_that_the_metric_raises_on_counts_as_zero_and_the_others_as_they_are():
+    def replies(request: Any) -> str:
+        return "12" if "Candidate Answers:" in (request.messages[-1].text or "") else "no number"
+
+    def number(example: Any, prediction: Any, trace: Any = None) -> bool:
+        return int(prediction.answer) == 12
+
+    result = profile(program_of(replies), EXAMPLES, number)
+    assert result.score.value == result.row(1, "aggregate").score.value == 1  # type: ignore[union-attr]
+    assert result.row(1, "propose").score.value == 0  # type: ignore[union-attr]
+    assert result.unjudged == len(EXAMPLES)
+    assert "the metric raised on 2 answers, which count as 0" in str(result)
+
+
+@pytest.mark.parametrize("metric", [None, "exact"])
+def test_what_is_no_metric_is_refused_before_anything_is_paid(metric: Any):
+    lm = ScriptedLM("Paris")
+    with pytest.raises(ConfigurationError, match="metric"):
+        profile(AttentionMoA("question -> answer", [lm], layers=1), EXAMPLES, metric)
+    assert not lm.requests
+
+
+@pytest.mark.parametrize("score", [-1.0, 1.5, float("nan"), float("inf"), "good"])
+def test_a_score_is_from_0_to_1(score: Any):
+    with pytest.raises(ConfigurationError, match="from 0"):
+        profile(program_of(lambda request: "Paris"), EXAMPLES, lambda *_: score)
 
 
 def test_gains_come_with_a_paired_test():
     assert Gain.of([0] * 20, [1] * 20).p < 0.001
     assert Gain.of([0, 1] * 10, [1, 0] * 10).p > 0.5
     assert Gain.of([1, 0], [1, 0]).p == 1.0
-    assert str(Gain.of([0, 0], [0.5, 0.5])) == "+0.500 [+0.500, +0.500]"
+    assert str(Gain.of([0, 0], [0.5, 0.5])) == "+0.500 [-0.763, +0.921]"
     with pytest.raises(ValueError, match="equally many"):
         Gain.of([1], [])
 
