@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeAlias
 
@@ -34,6 +36,7 @@ SAMPLING_OPTIONS: Final = frozenset(
         "logit_bias",
     }
 )
+_LOCAL_PRICES: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
 @dataclass(frozen=True)
@@ -211,12 +214,29 @@ def check_model(model: str) -> None:
 
 
 def _litellm_knows(model: str) -> bool:
-    litellm = get_litellm(feature="moa-dspy")
+    with _no_fetching():
+        litellm = get_litellm(feature="moa-dspy")
     try:
         litellm.get_llm_provider(model)
     except litellm.exceptions.BadRequestError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _no_fetching() -> Iterator[None]:
+    """Let LiteLLM be imported with the price list that it carries, unless the user says otherwise.
+
+    It would fetch a newer one, and without a network try that for ten seconds: too much for looking up a name.
+    """
+    if _LOCAL_PRICES in os.environ:
+        yield
+        return
+    os.environ[_LOCAL_PRICES] = "True"
+    try:
+        yield
+    finally:
+        del os.environ[_LOCAL_PRICES]
 
 
 def _rollout_of(lm: dspy.BaseLM | None) -> int | None:

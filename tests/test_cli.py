@@ -368,6 +368,21 @@ def test_a_missing_key_is_found_before_any_call(moa: Run, models: list[str], var
     refused(moa("ask", "Where?", *agents), "no API key: set the environment variable", *variables)
 
 
+@pytest.mark.parametrize(("model", "variable"), [("openai/a", "OPENAI_API_KEY"), ("mistral/a", "MISTRAL_API_KEY")])
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_a_blank_key_is_none(moa: Run, monkeypatch: pytest.MonkeyPatch, model: str, variable: str, blank: str) -> None:
+    monkeypatch.setenv(variable, blank)
+    refused(moa("ask", "Where?", "--agent", model), f"no API key: set the environment variable {variable}")
+    assert os.environ[variable] == blank
+
+
+def test_a_provider_that_lacks_more_than_a_key_says_what(moa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "k")
+    outcome = moa("ask", "x", "--agent", "azure/gpt-4.1", "--layers", "1", "-q")
+    refused(outcome, "AZURE_OPENAI_RESOURCE", "set what is missing in the environment")
+    assert "set the API key" not in outcome.err
+
+
 def test_the_key_of_the_aggregator_is_looked_for_too(
     moa: Run, monkeypatch: pytest.MonkeyPatch, provider: Provider, tmp_path: Path
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import dspy
@@ -176,3 +179,28 @@ def test_a_conversation_may_be_data_or_not_have_begun() -> None:
     assert moa(question="?", history=None).answer == "yes"
     moa(question="?", history={"messages": [{"question": "Earlier?", "answer": "Then."}]})
     assert "Earlier?" in moa_dspy.testing.prompt_of(lm.requests[-1])
+
+
+def test_a_name_that_nobody_knows_is_told_without_asking_the_network() -> None:
+    script = """
+import os, socket
+
+def asked(host, *rest, **options):
+    print("asked for", host)
+    raise OSError("there is no network")
+
+socket.getaddrinfo = asked
+import moa_dspy
+
+try:
+    moa_dspy.AttentionMoA("q -> a", ["opnai/gpt-4.1"])
+except moa_dspy.ConfigurationError as error:
+    print(error)
+print(os.environ.get("LITELLM_LOCAL_MODEL_COST_MAP"))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "LITELLM_LOCAL_MODEL_COST_MAP"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    message, variable = done.stdout.splitlines()
+    assert "names no provider" in message
+    assert variable == "None", "the process's own environment is as it was"
+    assert done.stderr == ""

@@ -16,7 +16,8 @@ _USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", 
 
 _REMEDIES: Final = {
     "auth": "check the API key (for a server of your own, name its variable as api_key_env in --config)",
-    "not_configured": "set the API key",
+    "not_configured": "set what is missing in the environment, or the address and the key in --config (api_base, "
+    "api_key_env)",
     "unsupported_model": "check the model's name and your access to it",
     "invalid_request": "check the model's name and options, and the address (api_base)",
     "billing": "check the account's credit",

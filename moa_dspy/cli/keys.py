@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import dspy
@@ -51,9 +52,22 @@ def missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.kwargs.get("api_key"):
         return ()
     selection = select_backend(lm)
-    if selection.native and selection.resolution is not None:
-        return () if "api_key" in selection.clients else _missing_natively(selection.resolution.provider)
-    return _missing_in_litellm(lm)
+    with _blank_is_unset():
+        if selection.native and selection.resolution is not None:
+            return () if "api_key" in selection.clients else _missing_natively(selection.resolution.provider)
+        return _missing_in_litellm(lm)
+
+
+@contextmanager
+def _blank_is_unset() -> Iterator[None]:
+    """Take away the variables that hold nothing but space: no key is one of them."""
+    blank = {name: value for name, value in os.environ.items() if not value.strip()}
+    for name in blank:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(blank)
 
 
 def _missing_natively(provider: str) -> tuple[str, ...]:
@@ -71,7 +85,7 @@ def _missing_in_litellm(lm: dspy.LM) -> tuple[str, ...]:
     keys = tuple(name for name in missing if name.endswith("_API_KEY"))
     stem = re.split(r"[^a-z]", lm.model.lower())[0].upper()
     stems = (stem, "HF") if stem == "HUGGINGFACE" else (stem,)
-    others = (name for name, value in os.environ.items() if value and name.endswith(("KEY", "TOKEN")))
+    others = (name for name in os.environ if name.endswith(("KEY", "TOKEN")))
     return () if any(name.startswith(stems) for name in others) else keys
 
 
