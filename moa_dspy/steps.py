@@ -213,7 +213,7 @@ async def ask(
 async def written(
     session: Session, place: Place, predictor: dspy.Predict, voice: Voice, inputs: Mapping[str, Any]
 ) -> Prompt:
-    """Return what ``ask`` would send first, without sending it."""
+    """Return what ``ask`` would send first, without sending it; no message where it cannot be written."""
     return await _Call(session, place, predictor, voice, inputs, str).prompt()
 
 
@@ -254,8 +254,10 @@ class _Call:
         adapter = adapters_for(self._signature, self._lm, self._session.recorder.adapter)[0]
         options = {**getattr(self._lm, "kwargs", {}), **self._config}
         limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
-        demos = await shown_demos(self._predictor, self._inputs)
-        with dspy.context(callbacks=[]):
+        messages: list[dict[str, Any]] = []
+        # Whatever keeps an adapter from writing a prompt, it is the step that fails of it, and says so.
+        with contextlib.suppress(Exception), dspy.context(callbacks=[]):
+            demos = await shown_demos(self._predictor, self._inputs)
             signature: Any = adapter._call_preprocess(self._lm, dict(self._config), self._signature, dict(self._inputs))
             messages = adapter.format(signature, demos, dict(self._inputs))
         return Prompt(self._lm, messages, min(limits, default=None))
