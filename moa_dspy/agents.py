@@ -16,7 +16,7 @@ from dspy.clients._litellm import get_litellm
 from dspy.clients.capabilities import resolve
 from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
-from moa_dspy.architecture import AgentSpec, validated
+from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 
@@ -124,7 +124,7 @@ class Voice:
             raise ConfigurationError(f"agent {self.name!r} has no model; pass one, or call dspy.configure(lm=...)")
         return lm
 
-    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: int | None = None) -> dict[str, Any]:
+    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls.
 
         DSPy's cache keys on the request, so agents on one model with one prompt would all get one completion. The
@@ -135,7 +135,7 @@ class Voice:
         Args:
             lm: the LM that will be called.
             ambient: the LM whose rollouts the program follows.
-            target: number of the agent whose answer is criticised.
+            target: name of the agent whose answer is criticised.
         """
         own = dict(getattr(lm, "kwargs", {}))
         config: dict[str, Any] = {}
@@ -243,7 +243,7 @@ def _rollout_of(lm: dspy.BaseLM | None) -> int | None:
     return getattr(lm, "kwargs", {}).get("rollout_id")
 
 
-def _rollout(own: int | None, ambient: int | None, sample: int, target: int | None) -> int | None:
+def _rollout(own: int | None, ambient: int | None, sample: int, target: str | None) -> int | None:
     if own is None and ambient is None and target is None:
         return sample or None
     digest = hashlib.blake2b(repr((own, ambient, sample, target)).encode(), digest_size=6).digest()
@@ -256,7 +256,7 @@ def _unique_names(agents: Iterable[Agent]) -> list[str]:
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
         raise ConfigurationError(f"agent names must differ, but {', '.join(twice)} is used more than once")
-    taken = set(given)
+    taken = {*given, *RESERVED_NAMES}
     names = []
     for agent, name in zip(agents, wanted, strict=True):
         free, number = name, 1

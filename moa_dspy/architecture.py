@@ -6,17 +6,20 @@ connection, key or prompt.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import pydantic
 
 from moa_dspy.attention import Attention, check_attention, critique_count
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
+__all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
 
 Aggregation = Literal["synthesis", "vote", "none"]
 Residual = Literal["synthesis", "none"]
+
+RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
+"""What a trace calls those who make one answer out of the agents' answers."""
 
 
 class _Frozen(pydantic.BaseModel):
@@ -27,7 +30,7 @@ class AgentSpec(_Frozen):
     """One voice of the program, without its connection.
 
     Attributes:
-        name: unique within the program.
+        name: unique within the program, and of an agent neither ``aggregator`` nor ``vote``.
         model: LiteLLM or DSPy model string, or ``local...``; None for the LM that DSPy is configured with.
         temperature: sampling temperature of this agent; None leaves it to the model.
         max_tokens: longest completion, in tokens; None leaves it to the model.
@@ -76,6 +79,11 @@ class Architecture(_Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"agent names must differ, but {', '.join(twice)} is used more than once")
+        taken = [name for name in names if name in RESERVED_NAMES]
+        if taken:
+            raise ValueError(
+                f"an agent cannot be called {taken[0]!r}, as a trace calls another step; give another name"
+            )
         check_attention(self.attention, len(self.agents))
         if self.aggregation == "none" and len(self.agents) > 1:
             raise ValueError(f"aggregation='none' takes one agent, not {len(self.agents)}")

@@ -43,6 +43,7 @@ _DSPY: Final[dict[str, Any]] = {
     name: getattr(dspy, name)
     for name in ("History", "Image", "Audio", "File", "Code", "Reasoning", "Tool", "ToolCalls")
 }
+_CODE_MODULE: Final = dspy.Code["python"].__module__  # of the classes that dspy.Code[...] makes
 _GENERIC: Final[dict[str, Any]] = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
 _LIMITS: Final[dict[str, type[Any]]] = {
     "gt": annotated_types.Gt,
@@ -93,6 +94,8 @@ def _encode(annotation: Any, open_models: tuple[type[Any], ...]) -> dict[str, An
         if annotation is generic or origin is generic:
             of = ["..." if argument is Ellipsis else _encode(argument, open_models) for argument in arguments]
             return {"type": name, "of": of}
+    if getattr(annotation, "__bases__", None) == (dspy.Code,) and annotation.__module__ == _CODE_MODULE:
+        return {"type": "code", "language": annotation.language}
     if inspect.isclass(annotation) and issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag):
         return _encode_enum(annotation)
     if inspect.isclass(annotation) and issubclass(annotation, pydantic.BaseModel) and not _is_special(annotation):
@@ -197,9 +200,8 @@ def decode_type(data: Any) -> Any:
     try:
         decoded = _decode(data)
         pydantic.TypeAdapter(decoded)  # what it is made of fits together
-    except Exception as error:  # noqa: BLE001 (pydantic has many ways to refuse a foreign definition)
-        why = " ".join(str(error).split())
-        raise ProgramFileError(f"a field type in the program file cannot be read: {data!r:.200} ({why:.200})") from None
+    except Exception:  # noqa: BLE001 (there are many ways to be no type, and pydantic has more to refuse one)
+        raise ProgramFileError(f"{data!r:.200} is not a type of a field as program.save(...) writes them") from None
     return decoded
 
 
@@ -244,6 +246,13 @@ def _decode_enum(data: Mapping[str, Any]) -> type[enum.Enum]:
     return cast("type[enum.Enum]", made)
 
 
+def _decode_code(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+    language = data["language"]
+    if not isinstance(language, str):
+        raise TypeError("a language is named by a text")
+    return cast("type[pydantic.BaseModel]", dspy.Code[language])
+
+
 def _decode_model(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
     for name, entry in data["fields"].items():
@@ -281,4 +290,8 @@ _COMPOUND: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
     "union": _decode_union,
     "limited": _decode_limited,
 }
-_NAMED: Final[dict[str, Callable[[Mapping[str, Any]], type[Any]]]] = {"enum": _decode_enum, "model": _decode_model}
+_NAMED: Final[dict[str, Callable[[Mapping[str, Any]], type[Any]]]] = {
+    "code": _decode_code,
+    "enum": _decode_enum,
+    "model": _decode_model,
+}

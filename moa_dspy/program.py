@@ -325,7 +325,7 @@ class AttentionMoA(dspy.Module):
         To rebuild a program from the file alone, use ``moa_dspy.load``.
 
         Raises:
-            ProgramFileError: the file is damaged, foreign or newer, or has other predictors.
+            ProgramFileError: the file is damaged, foreign or newer, or has another task's fields or other predictors.
         """
         from moa_dspy.program_file import load_prompts
 
@@ -336,7 +336,7 @@ class AttentionMoA(dspy.Module):
         """Return a copy of the program, prompts and demos included, whose agents are others, in the same order.
 
         Raises:
-            ConfigurationError: there are not as many of them as before.
+            ConfigurationError: there are not as many of them as before, or a name does not fit.
         """
         if len(agents) != len(self.agents):
             raise ConfigurationError(f"this program has {len(self.agents)} agents, {len(agents)} were given")
@@ -346,7 +346,7 @@ class AttentionMoA(dspy.Module):
         copy._voices = voices_of(copy.agents)
         specs = [voice.agent.spec(voice.name) for voice in copy._voices]
         spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
-        copy.architecture = self.architecture.model_copy(update={"agents": tuple(specs), "aggregator": spec})
+        copy.architecture = validated(Architecture, {**dict(self.architecture), "agents": specs, "aggregator": spec})
         return copy
 
 

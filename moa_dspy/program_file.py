@@ -25,6 +25,7 @@ from moa_dspy.architecture import AgentSpec, Architecture, validated
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
 from moa_dspy.field_types import decode_type, encode_type
 from moa_dspy.nearest import Nearest
+from moa_dspy.program_layout import damage_in
 from moa_dspy.provenance import Provenance
 from moa_dspy.signatures import TaskSignature
 from moa_dspy.writing import replace_file
@@ -113,9 +114,17 @@ def load_prompts(program: AttentionMoA, path: str | Path) -> None:
     """Set the prompts and demos of ``program`` to those in the file.
 
     Raises:
-        ProgramFileError: the file cannot be read, or its predictors are not the program's.
+        ProgramFileError: the file cannot be read, or its task's fields or its predictors are not the program's.
     """
-    _apply(program, read(path), path)
+    content = read(path)
+    theirs, ours = content["task"], program.task
+    for kind, fields in (("inputs", ours.input_fields), ("outputs", ours.output_fields)):
+        if list(theirs[kind]) != list(fields):
+            raise ProgramFileError(
+                f"{path} is for another task: its {kind} are {', '.join(theirs[kind])}, those of this program "
+                f"{', '.join(fields)}; use moa_dspy.load"
+            )
+    _apply(program, content, path)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -140,9 +149,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ProgramFileError(
             f"{path} has format {version}, this moa-dspy {moa_dspy.__version__} reads up to {FORMAT_VERSION}; upgrade"
         )
-    for part in ("task", "architecture", "predictors"):
-        if not isinstance(content.get(part), dict):
-            raise ProgramFileError(f"{path} is damaged: {part!r} is missing")
+    damage = damage_in(content)
+    if damage is not None:
+        raise ProgramFileError(f"{path} is damaged: {damage}")
     return content
 
 
@@ -223,17 +232,9 @@ def _task(content: Mapping[str, Any]) -> TaskSignature:
         for name, entry in content[part].items():
             kind = decode_type(entry["is"])
             field = make(**({"default": _default(kind, entry["default"])} if "default" in entry else {}))
-            field.json_schema_extra.update(_settings(entry["extra"]))
+            field.json_schema_extra.update({key: part for key, part in entry["extra"].items() if key != _FIELD_KIND})
             fields[name] = (kind, field)
     return make_signature(fields, content["instructions"], content["name"])
-
-
-def _settings(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a field, among which DSPy's adapters need a label and a description."""
-    for key in ("prefix", "desc"):
-        if not isinstance(extra[key], str):
-            raise TypeError(f"a field's {key} is {extra[key]!r}, not text")
-    return {key: value for key, value in extra.items() if key != _FIELD_KIND}
 
 
 def _default(kind: Any, value: Any) -> Any:
@@ -281,17 +282,12 @@ def _nearest(state: Mapping[str, Any]) -> Nearest | None:
     return Nearest.of_content(state[_NEAREST]) if _NEAREST in state else None
 
 
-def _checked_state(name: str, state: Any, predictor: dspy.Predict) -> dict[str, Any]:
+def _checked_state(name: str, state: Mapping[str, Any], predictor: dspy.Predict) -> dict[str, Any]:
     """What ``predictor`` may load of ``state``; dspy.Predict itself sets whatever it is given."""
-    demos, prompt = state["demos"], state["signature"]
     signature: Any = predictor.signature  # declared as an instance, used as the class it is
-    if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
-        raise TypeError(f"the demos of {name} are no list of examples")
-    texts = [prompt["instructions"], *(field[key] for field in prompt["fields"] for key in ("prefix", "description"))]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"the prompt of {name} is no text")
-    if len(prompt["fields"]) != len(signature.fields):
-        raise ValueError(f"{name} has {len(prompt['fields'])} fields, not {len(signature.fields)}")
+    fields = state["signature"]["fields"]
+    if len(fields) != len(signature.fields):
+        raise ValueError(f"the prompt of {name} has {len(fields)} fields, not {len(signature.fields)}")
     return {"lm": None, **{key: state[key] for key in _SAVED if key in state}}
 
 

@@ -133,6 +133,16 @@ def test_dspys_own_types_come_back_as_themselves(name: str):
     assert round_trip(list[getattr(dspy, name)]) == list[getattr(dspy, name)]
 
 
+@pytest.mark.parametrize("language", ["python", "c++"])
+def test_code_in_a_language_comes_back_as_that(language: str):
+    original: Any = dspy.Code[language]
+    restored = round_trip(original)
+    assert issubclass(restored, dspy.Code)
+    assert (restored.__name__, restored.language) == (original.__name__, language)
+    assert restored.description() == original.description()
+    assert schema_of(restored) == schema_of(original)
+
+
 @pytest.mark.parametrize("model", [Item, Order, Owner])
 def test_a_model_prompts_as_the_original(model: type[pydantic.BaseModel]):
     """The text that DSPy's adapters show for a field of that type is the same to the byte."""

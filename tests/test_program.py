@@ -83,6 +83,19 @@ def test_names_are_made_from_models_and_numbered_where_they_repeat() -> None:
     assert names == ["small-1b", "small-1b-2", "critic", "one"]
 
 
+@pytest.mark.parametrize("name", ["aggregator", "vote"])
+def test_no_agent_is_called_as_a_trace_calls_another_step(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"cannot be called '{name}'"):
+        AttentionMoA("q -> a", [Agent(ONE, name)])
+    with pytest.raises(ConfigurationError, match=f"cannot be called '{name}'"):
+        AttentionMoA("q -> a", [ONE]).with_agents([Agent(ONE, name)])
+    lm = ScriptedLM("x", model=f"org/{name}")
+    moa = AttentionMoA("q -> a", [lm, lm], aggregator=Agent(ONE, name))
+    assert [agent.name for agent in moa.architecture.agents] == [f"{name}-2", f"{name}-3"]
+    assert moa.architecture.aggregator is not None
+    assert moa.architecture.aggregator.name == name
+
+
 def test_the_architecture_is_frozen_equal_by_value_and_the_same_in_json() -> None:
     first = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture
     second = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture

@@ -275,6 +275,46 @@ def test_predictors_of_another_architecture_are_refused_by_both_loads(tmp_path: 
         program.load(tmp_path / "good.json")
 
 
+def test_prompts_of_another_task_are_refused(tmp_path: Path, content: dict[str, Any]):
+    for task in ("question -> reply", "query -> answer"):
+        other = AttentionMoA(task, ["openai/first", "openai/second"])
+        with pytest.raises(ProgramFileError, match=r"is for another task: its .* use moa_dspy\.load"):
+            other.load(tmp_path / "good.json")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "says"),
+    [
+        (("task", "inputs"), None, "task.inputs: input should be a valid object"),
+        (("task", "outputs"), {}, "task.outputs: object should have at least 1 item"),
+        (("task", "name"), 5, "task.name: input should be a valid string"),
+        (("task", "inputs", "question"), "x", "task.inputs.question: input should be a valid object"),
+        (("task", "inputs", "question", "is"), {"type": 5}, "{'type': 5} is not a type of a field"),
+        (("task", "inputs", "question", "is"), {"type": "list", "of": 5}, "is not a type of a field"),
+        (("task", "outputs", "answer", "extra"), {}, "task.outputs.answer.extra.prefix is missing"),
+        (("predictors", "propose"), None, "predictors.propose: input should be a valid object"),
+        (("predictors", "propose", "demos"), 3, "predictors.propose.demos: input should be a valid list"),
+        (
+            ("predictors", "propose", "signature", "fields"),
+            [None],
+            "predictors.propose.signature.fields.0: input should",
+        ),
+        (("architecture",), [], "architecture: input should be a valid object"),
+        (("versions",), 1, "versions: input should be a valid object"),
+    ],
+)
+def test_damage_is_told_with_its_place_by_whoever_reads_the_file(
+    tmp_path: Path, content: dict[str, Any], where: tuple[str, ...], what: Any, says: str
+):
+    from moa_dspy.cli.program_view import described
+
+    functools.reduce(dict.__getitem__, where[:-1], content)[where[-1]] = what
+    assert says in str(damaged(tmp_path, content))
+    with pytest.raises(ProgramFileError) as shown:
+        described(str(tmp_path / "damaged.json"))
+    assert says in str(shown.value)
+
+
 def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(node for key, part in inner for node in nodes(part, (*path, key)))]

@@ -120,13 +120,7 @@ def described(path: str) -> ProgramView:
             provenance=record,
             changed=record is not None and record.program not in (None, digest_of_content(content)),
         )
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise ProgramFileError(f"{path} is damaged: {place}: {problem['msg']}") from None
-    except KeyError as error:
-        raise ProgramFileError(f"{path} is damaged: {error} is missing") from None
-    except (ConfigurationError, TypeError, AttributeError) as error:
+    except ConfigurationError as error:
         raise ProgramFileError(f"{path} is damaged: {error}") from None
 
 
@@ -138,12 +132,12 @@ def _fields(content: Mapping[str, Any]) -> list[FieldView]:
 
 
 def _description(name: str, entry: Mapping[str, Any]) -> str | None:
-    written = entry.get("extra", {}).get("desc")
-    return None if written in (None, "", f"${{{name}}}") else str(written)
+    written: str = entry["extra"]["desc"]
+    return None if written in ("", f"${{{name}}}") else written
 
 
 def _predictor(state: Mapping[str, Any]) -> PredictorView:
-    return PredictorView(instructions=state["signature"]["instructions"], demos=state.get("demos", []))
+    return PredictorView(instructions=state["signature"]["instructions"], demos=state["demos"])
 
 
 def sections(view: ProgramView) -> list[Section]:
