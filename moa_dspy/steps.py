@@ -235,7 +235,7 @@ class _Call:
         self._text_of = text_of
         self._lm = voice.lm()
         self._config = voice.config(
-            self._lm, predictor.lm or session.recorder.ambient, place.target if place.stage == "critique" else None
+            self._lm, predictor.lm or session.recorder.ambient, place.target_name if place.stage == "critique" else None
         )
         declared: Any = predictor.signature
         self._signature = _with_persona(declared, voice.agent.persona)

@@ -1,7 +1,8 @@
-"""Which architecture a trial tries: TPE over the space and neighbours of the best, never the same one twice.
+"""Which architecture a trial tries: the one that promises most, and never the same one twice.
 
-A neighbour differs from the best trial so far in one parameter. Where few trials can be paid for that is the surer
-step, and the cheaper one: many of its calls are those of the best one, and come from the cache.
+After the first few trials a surrogate model of the space (``search_surrogate``) says for every design not tried yet
+how good it may be, and the one with the greatest expected improvement on the best so far comes next. It learns from
+trials that were given up as well, and takes those of other processes that are under way for what it expects of them.
 
 Everything that a trial draws comes from a generator seeded with the search's seed and the trial's number. So a study
 that goes on in another process, or in several, goes on as if it had never stopped, and no two processes draw alike.
@@ -9,42 +10,48 @@ that goes on in another process, or in several, goes on as if it had never stopp
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.optimizers.space import BoundSpace, Design
+from moa_dspy.optimizers.search_evidence import Tried, observations
+from moa_dspy.optimizers.search_objective import Objective
+from moa_dspy.optimizers.search_sharing import Request, requests_of, unpaid
+from moa_dspy.optimizers.search_surrogate import Array, Observation, Surrogate, expected_improvement
+from moa_dspy.optimizers.search_trials import board_of
+from moa_dspy.optimizers.space import BoundSpace, Design, values_of
 
 __all__ = ["NovelSampler", "tried"]
 
-_DRAWS_OF_TPE: Final = 24
-_DRAWS_NEARBY: Final = 60
-_DRAWS_AT_RANDOM: Final = 500
+_ENUMERABLE: Final = 4096
+"""Up to so many combinations of parameters all designs are looked at."""
+_DRAWS: Final = 1000
+_CENTRES: Final = 5
+_THRIFT: Final = 0.5
+"""How much a design's price counts against its promise: the exponent of its unpaid calls."""
 
 
 class NovelSampler(BaseSampler):
-    """Optuna's TPE (multivariate, grouped by the parameters that matter together), among designs not tried before.
+    """Draws designs that were not tried before: first evenly, then by expected improvement.
 
     Args:
         bound: the space.
+        objective: what is wanted.
         seed: of all draws.
         startup: trials before there is enough to go by; until then designs are drawn evenly.
-        neighbours: share of the later trials that are neighbours of the best; the others are TPE's.
 
     Attributes:
         exhausted: the numbers of the trials for which no new design was found.
     """
 
-    def __init__(self, bound: BoundSpace, seed: int, startup: int = 8, neighbours: float = 0.5) -> None:
+    def __init__(self, bound: BoundSpace, objective: Objective, seed: int, startup: int = 6) -> None:
         self.exhausted: set[int] = set()
-        self._bound, self._seed, self._startup, self._neighbours = bound, seed, startup, neighbours
+        self._bound, self._objective, self._seed, self._startup = bound, objective, seed, startup
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space: a trial is drawn as a whole."""
@@ -58,22 +65,19 @@ class NovelSampler(BaseSampler):
         del search_space
         if "fixed_params" in trial.system_attrs:
             return {}
-        others = study.get_trials(deepcopy=False)
-        known = {design for other in others if (design := tried(self._bound, other)) is not None}
         generator = np.random.default_rng([self._seed, trial.number])
-        finished = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in others)
-        if finished >= self._startup:
-            near = generator.random() < self._neighbours
-            draws = self._near_the_best(others, generator) if near else self._of_tpe(study, trial, generator)
-            for params in draws:
-                if self._is_new(params, known):
-                    return params
-        for _ in range(_DRAWS_AT_RANDOM):
-            params = self._draw(generator)
-            if self._is_new(params, known):
-                return params
-        self.exhausted.add(trial.number)
-        return self._draw(generator)
+        others = [
+            Tried(design, other.params, board_of(other))
+            for other in study.get_trials(deepcopy=False)
+            if (design := tried(self._bound, other)) is not None
+        ]
+        candidates = self._candidates(others, generator)
+        if not candidates:
+            self.exhausted.add(trial.number)
+            return self._bound.draw(generator)
+        if sum(other.scored for other in others) < self._startup:
+            return next(iter(candidates.values()))
+        return candidates[self._most_promising(list(candidates), others, generator)]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -81,29 +85,58 @@ class NovelSampler(BaseSampler):
         """Draw one parameter that an enqueued trial leaves open."""
         del study
         generator = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
-        return _draw(generator, param_distribution)
+        values = values_of(param_distribution)
+        return values[int(generator.integers(len(values)))]
 
-    def _of_tpe(self, study: Study, trial: FrozenTrial, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        tpe = _tpe(int(generator.integers(2**31)))
-        for _ in range(_DRAWS_OF_TPE):
-            drawn = tpe.sample_relative(study, trial, tpe.infer_relative_search_space(study, trial))
-            yield {**self._draw(generator), **drawn}
+    def _candidates(self, others: Sequence[Tried], generator: np.random.Generator) -> dict[Design, dict[str, Any]]:
+        """Return new designs and their parameters, in random order: all there are, or many of them."""
+        known = {other.design for other in others}
+        found: dict[Design, dict[str, Any]] = {}
+        for params in self._combinations(others, generator):
+            design = self._bound.design(params)
+            if design is not None and design not in known:
+                found.setdefault(design, params)
+        order = generator.permutation(len(found))
+        items = list(found.items())
+        return dict(items[index] for index in order)
 
-    def _near_the_best(self, trials: Sequence[FrozenTrial], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        best = _best(trials)
-        names = list(self._bound.distributions)
-        for _ in range(_DRAWS_NEARBY if best and names else 0):
-            centre = best[int(generator.integers(len(best)))]
-            drawn = self._draw(generator)
-            changed = names[int(generator.integers(len(names)))]
-            yield {**drawn, **centre.params, changed: drawn[changed]}
+    def _combinations(self, others: Sequence[Tried], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+        if self._bound.size <= _ENUMERABLE:
+            yield from self._bound.combinations()
+            return
+        for _ in range(_DRAWS):
+            yield self._bound.draw(generator)
+        for centre in sorted(others, key=lambda other: -other.score)[:_CENTRES]:
+            drawn = {**self._bound.draw(generator), **centre.params}
+            for name, distribution in self._bound.distributions.items():
+                yield from ({**drawn, name: value} for value in values_of(distribution))
 
-    def _draw(self, generator: np.random.Generator) -> dict[str, Any]:
-        return {name: _draw(generator, dist) for name, dist in self._bound.distributions.items()}
+    def _most_promising(
+        self, candidates: Sequence[Design], others: Sequence[Tried], generator: np.random.Generator
+    ) -> Design:
+        scored = [other for other in others if other.scored]
+        waiting = [other for other in others if not other.board]
+        seen = observations(scored, self._objective, generator)
+        features = [design.features for design in candidates]
+        model = Surrogate(seen, [*features, *(other.design.features for other in waiting)])
+        if waiting:
+            expected, _ = model.predict([other.design.features for other in waiting])
+            believed = zip(waiting, expected, strict=True)
+            seen += [Observation(other.design.features, float(value)) for other, value in believed]
+            model = Surrogate(seen, features)
+        best = float(model.predict([one.features for one in seen])[0].max())
+        gain = expected_improvement(*model.predict(features), best)
+        return candidates[int(np.argmax(gain / self._unpaid(candidates, others) ** _THRIFT))]
 
-    def _is_new(self, params: Mapping[str, Any], known: set[Design]) -> bool:
-        design = self._bound.design(params)
-        return design is not None and design not in known
+    def _unpaid(self, candidates: Sequence[Design], others: Sequence[Tried]) -> Array:
+        """Return the calls for an example that each design would have to pay for, at least one; shape (designs,)."""
+        paid: dict[Request, float] = {}
+        examples = max(other.examples for other in others)
+        for other in others:
+            for request in requests_of(other.design, self._bound.layers):
+                paid[request] = max(paid.get(request, 0.0), other.examples / examples)
+        asked = (requests_of(design, self._bound.layers) for design in candidates)
+        return np.array([max(1.0, unpaid(requests, paid)) for requests in asked])
 
 
 def tried(bound: BoundSpace, trial: FrozenTrial) -> Design | None:
@@ -117,29 +150,3 @@ def tried(bound: BoundSpace, trial: FrozenTrial) -> Design | None:
         return bound.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
     except KeyError:
         return None
-
-
-def _best(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The finished trials that no other one beats, in one value or two; within the price, where there is one."""
-    whole = [t for t in trials if t.state == TrialState.COMPLETE and "pruned_after" not in t.user_attrs and t.values]
-    kept = [t for t in whole if all(excess <= 0 for excess in t.constraints.values())] or whole
-    merits = [(t.values[0], -t.values[1] if len(t.values) > 1 else 0.0) for t in kept]
-    return [t for t, own in zip(kept, merits, strict=True) if not any(_beats(other, own) for other in merits)]
-
-
-def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
-    return other != own and other[0] >= own[0] and other[1] >= own[1]
-
-
-def _tpe(seed: int) -> TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=1)
-
-
-def _draw(generator: np.random.Generator, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(generator.integers(len(distribution.choices)))]
-    if isinstance(distribution, IntDistribution):
-        return int(generator.integers(distribution.low, distribution.high + 1))
-    raise TypeError(f"{type(distribution).__name__} is not used here")

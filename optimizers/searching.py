@@ -120,7 +120,7 @@ def search(
     seed: int = 0,
     concurrency: int = 8,
     first_batch: int | None = None,
-    prune_level: float = 0.1,
+    prune_level: float = 0.2,
     baselines: bool = True,
     sampler: Callable[[BoundSpace, int], BaseSampler] | None = None,
     grace: float = GRACE,
@@ -178,7 +178,7 @@ def search(
             open_storage(storage), study_name, wanted.directions, _about(bound, trainset, metric, wanted)
         )
         seed = _settled_seed(study, seed)
-        novel = NovelSampler(bound, seed)
+        novel = NovelSampler(bound, wanted, seed)
         study.sampler = novel if sampler is None else sampler(bound, seed)
         loop = _Loop(study, bound, novel, wanted, n_trials, Watch(study, grace), spending, progress)
         if baselines and not study.get_trials(deepcopy=False):

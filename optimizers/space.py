@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias, cast
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from moa_dspy.agents import Agent, AgentLike, agent_of, voices_of
@@ -25,7 +27,7 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
 from moa_dspy.signatures import TaskSignature, task_signature
 
-__all__ = ["BoundSpace", "Design", "SearchSpace"]
+__all__ = ["BoundSpace", "Design", "SearchSpace", "values_of"]
 
 Temperatures: TypeAlias = tuple[float | None, ...]
 Suggest: TypeAlias = Callable[[str, BaseDistribution], Any]
@@ -130,6 +132,12 @@ class Design:
     aggregation: Aggregation
     aggregator: str | None
     shared_prompts: bool = True
+
+    @property
+    def features(self) -> tuple[Any, ...]:
+        """Return the choices one by one, the same ones of every design of a space."""
+        shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts)
+        return (*self.samples, *self.temperatures, *shape)
 
 
 class BoundSpace:
@@ -255,15 +263,18 @@ class BoundSpace:
     def baselines(self) -> list[dict[str, Any]]:
         """Return the parameters of the usual ensembles, as far as the space holds them.
 
-        A single model (each of the first three), self-consistency, MoA and Attention-MoA.
+        A single model (each of the first three), the same with critiques of its own (Self-Refine, Madaan et al. 2023),
+        self-consistency, MoA and Attention-MoA.
         """
         most, agents = self.space.samples, len(self.names)
         single = [tuple(int(i == j) for j in range(agents)) for i in range(min(agents, 3))]
         every = tuple(int(i < self.space.max_agents) for i in range(agents)) if agents > 1 else (most,)
         repeated = (min(most, self.space.max_agents), *[0] * (agents - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
+        alone = "self" if "self" in self.space.attention else "full"  # the same where there is one agent
         wanted = [
             *((counts, "none", plain) for counts in single),
+            *((counts, alone, plain) for counts in single),
             (repeated, "none", plain),
             (every, "none", plain),
             (every, "full", "synthesis"),
@@ -279,13 +290,27 @@ class BoundSpace:
     def designs(self) -> Iterator[Design]:
         """Yield every design once; for spaces small enough to be looked at as a whole."""
         seen: set[Design] = set()
-        names = list(self.distributions)
-        for values in itertools.product(*(_values(self.distributions[name]) for name in names)):
-            params = dict(zip(names, values, strict=True))
+        for params in self.combinations():
             design = self.design(params)
             if design is not None and design not in seen:
                 seen.add(design)
                 yield design
+
+    @property
+    def size(self) -> int:
+        """Return how many combinations of parameters there are, those included that come to the same design."""
+        return math.prod(len(values_of(distribution)) for distribution in self.distributions.values())
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Yield every combination of parameters."""
+        names = list(self.distributions)
+        for values in itertools.product(*(values_of(self.distributions[name]) for name in names)):
+            yield dict(zip(names, values, strict=True))
+
+    def draw(self, generator: np.random.Generator) -> dict[str, Any]:
+        """Return parameters drawn evenly; they may not fit together."""
+        choices = {name: values_of(distribution) for name, distribution in self.distributions.items()}
+        return {name: values[int(generator.integers(len(values)))] for name, values in choices.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return space, agents and options as JSON values; equal where trials may be compared."""
@@ -395,6 +420,15 @@ class BoundSpace:
         return choices.get(name, (None,)) if isinstance(choices, Mapping) else choices
 
 
+def values_of(distribution: BaseDistribution) -> Sequence[Any]:
+    """Return the values that a parameter may have."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1)
+    raise TypeError(f"{type(distribution).__name__} is not used here")
+
+
 _CHOSEN = frozenset(
     {
         *("agents", "layers", "aggregator", "attention", "residual", "early_stop", "shared_prompts", "aggregation"),
@@ -465,18 +499,10 @@ def _add(found: dict[str, BaseDistribution], name: str, choices: Sequence[Any]) 
         found[name] = CategoricalDistribution(tuple(choices))
 
 
-def _values(distribution: BaseDistribution) -> Sequence[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1)
-    raise TypeError(f"{type(distribution).__name__} is not used here")
-
-
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    return value in _values(distribution)
+    return value in values_of(distribution)
 
 
 def _default(name: str, distribution: BaseDistribution) -> Any:
-    values = _values(distribution)
+    values = values_of(distribution)
     return values[(len(values) - 1) // 2] if name.startswith("temperature") else values[0]

@@ -117,7 +117,7 @@ class _Resampling(Voice):
 
     at_rest: int | None = None
 
-    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: int | None = None) -> dict[str, Any]:
+    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls; see ``Voice``."""
         config = super().config(lm, ambient, target)
         asked: dict[str, Any] = getattr(ambient, "kwargs", {})

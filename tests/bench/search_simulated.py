@@ -4,8 +4,9 @@
 
 Runs every architecture of a small space on every example, once, and keeps the runs with the requests that they made.
 Each search is then replayed from these: a run that it asks for is taken from the record, and costs the requests that
-the search has not made before, as it would with an empty cache. The first search is run for real as well, and must
-find and cost the same. Beside each search stands a random one that may make as many calls.
+the search has not made before, as it would with an empty cache; it ends when it has paid for its share. One search of
+a few trials is run for real as well, and must find and cost the same. Beside each search stands a random one, which
+draws designs evenly, runs them in full, and may pay for as many calls.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextvars
 import hashlib
+import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from moa_dspy import AttentionMoA
 from moa_dspy.optimizers import SearchSpace, measure, search, search_trials
 from moa_dspy.optimizers.depth import DepthMetric
 from moa_dspy.optimizers.measuring import Measurement, Run
+from moa_dspy.optimizers.purse import BudgetEndedError
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.space import BoundSpace
 from moa_dspy.testing import SimulatedLM, prompt_of
@@ -48,40 +51,40 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seeds", type=int, default=20)
     options.add_argument("--examples", type=int, default=24)
-    options.add_argument("--trials", type=int, nargs="+", default=[16, 18, 20, 26])
+    options.add_argument("--share", type=float, default=0.2, help="of the exhaustive run's paid calls")
     options.add_argument("--worlds", type=int, nargs="+", default=[0], help="seeds of the agents' draws")
     arguments = options.parse_args()
-    for number in arguments.worlds:
-        tabulate(World(arguments.examples, seed=number), number, arguments.seeds, arguments.trials)
-
-
-def tabulate(world: World, number: int, seeds: int, all_trials: Sequence[int]) -> None:
-    """Print the table of one world."""
-    record = world.exhaustive()
+    print("| world | optimum | search, median | within 2 % | calls | paid calls | random, median | within 2 % |")
+    print("|---|---|---|---|---|---|---|---|")
+    records = [tabulated(number, arguments) for number in arguments.worlds]
+    first = records[0]
+    same = all(record.search(0, n_trials=8)[::2] == record.world.search(0, n_trials=8) for record in records)
     print(
-        f"world {number}: {len(record.designs)} designs, {len(world.examples)} examples, optimum {record.best:.4f}; "
-        "exhaustive: "
-        f"{record.calls} calls, of which {record.distinct} differ and reach a model",
+        f"each: {len(first.designs)} designs, {arguments.examples} examples; run exhaustively {first.calls} calls, "
+        f"of which {first.distinct} differ and reach a model"
+    )
+    print(f"real searches of 8 trials with seed 0 find and pay the same: {same}")
+
+
+def tabulated(number: int, arguments: argparse.Namespace) -> Record:
+    """Print one world's row; return what there is to know of it."""
+    record = World(arguments.examples, seed=number).exhaustive()
+    rows = [row(record, seed, arguments.share) for seed in range(arguments.seeds)]
+    found, calls, paid, rival = (statistics.median(column) for column in zip(*rows, strict=True))
+    within = [f"{sum(row[column] >= 0.98 for row in rows)} of {len(rows)}" for column in (0, 3)]
+    print(
+        f"| {number} | {record.best:.3f} | {found:.1%} | {within[0]} | {calls:.1%} | {paid:.1%} "
+        f"| {rival:.1%} | {within[1]} |",
         flush=True,
     )
-    print("| trials | search, median | within 2 % | calls | paid calls | random, median | within 2 % |")
-    print("|---|---|---|---|---|---|---|")
-    for trials in all_trials:
-        rows = [row(record, seed, trials) for seed in range(seeds)]
-        found, calls, paid, rival = (statistics.median(column) for column in zip(*rows, strict=True))
-        within = [f"{sum(row[column] >= 0.98 for row in rows)} of {len(rows)}" for column in (0, 3)]
-        print(
-            f"| {trials} | {found:.1%} | {within[0]} | {calls:.1%} | {paid:.1%} | {rival:.1%} | {within[1]} |",
-            flush=True,
-        )
-    replayed, really = record.search(0, all_trials[0]), world.search(0, all_trials[0])
-    print(f"a real search with seed 0 finds and pays the same: {(replayed[0], replayed[2]) == really}")
+    return record
 
 
-def row(record: Record, seed: int, trials: int) -> tuple[float, float, float, float]:
+def row(record: Record, seed: int, share: float) -> tuple[float, float, float, float]:
     """Return score of the optimum, share of the calls, share of the paid calls, and a random search's score."""
-    found, calls, paid = record.search(seed, trials)
-    return found / record.best, calls / record.calls, paid / record.distinct, record.random(seed, calls) / record.best
+    most = int(share * record.distinct)
+    found, calls, paid = record.search(seed, most=most)
+    return found / record.best, calls / record.calls, paid / record.distinct, record.random(seed, most) / record.best
 
 
 _asked: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("asked", default=None)
@@ -135,8 +138,17 @@ class Record:
         requests = (asked for entry in designs.values() for asked in entry.requests.values())
         self.distinct = len(set().union(*requests))
 
-    def search(self, seed: int, n_trials: int, **options: Any) -> tuple[float, int, int]:
-        """Replay a search; return its score, its calls, and those of them that would have reached a model."""
+    def search(
+        self, seed: int, *, most: float = math.inf, n_trials: int = 1000, **options: Any
+    ) -> tuple[float, int, int]:
+        """Replay a search; return its score, its calls, and those of them that would have reached a model.
+
+        Args:
+            seed: of the search.
+            most: calls that may reach a model; a batch that would need more is where the search ends.
+            n_trials: trials at most.
+            **options: of ``search``.
+        """
         made, calls = set[str](), 0
 
         def replayed(
@@ -144,10 +156,13 @@ class Record:
         ) -> Measurement:
             nonlocal calls
             entry = self.designs[key_of(program)]
+            needed = made.union(*(entry.requests[example.question] for example in batch))
+            if len(needed) > most:
+                raise BudgetEndedError("calls")
+            made.update(needed)
             runs = tuple(entry.runs[example.question] for example in batch)
             for run in runs:
                 assert run.trace is not None
-                made.update(entry.requests[run.example.question])
                 calls += run.trace.calls
                 metric(run.example, run.prediction)
             return Measurement(runs, Cost())
@@ -159,14 +174,14 @@ class Record:
             search_trials.measure = measure
         return found.score.value, calls, len(made)
 
-    def random(self, seed: int, calls: int) -> float:
-        """Return the best of designs drawn evenly and run in full, with as many calls."""
+    def random(self, seed: int, most: int) -> float:
+        """Return the best of designs drawn evenly and run in full, for at most so many paid calls."""
         order = sorted(self.designs)
         random.Random(seed).shuffle(order)
-        best = 0.0
+        best, made = 0.0, set[str]()
         for key in order:
-            calls -= self.designs[key].calls
-            if calls < 0:
+            made.update(*self.designs[key].requests.values())
+            if len(made) > most:
                 break
             best = max(best, self.designs[key].best)
         return best

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import optuna
 import pytest
 import sqlalchemy
+import sqlalchemy.event
 from optuna.trial import TrialState
 
 from moa_dspy.optimizers.search_storage import open_storage

@@ -361,10 +361,11 @@ class TestStorage:
 
 class TestSpace:
     def test_baselines_come_first(self) -> None:
-        result = found(agents(), n_trials=4)
-        shapes = [(t["params"]["samples.a"], t["params"]["samples.b"]) for t in result.report["trials"]]
-        assert shapes[:2] == [(1, 0), (0, 1)]
-        assert shapes[2] == shapes[3] == (1, 1)
+        result = found(agents(), n_trials=6)
+        tried = [t["params"] for t in result.report["trials"]]
+        shapes = [(params["samples.a"], params["samples.b"], params["attention"]) for params in tried]
+        alone = [(1, 0, "none"), (0, 1, "none"), (1, 0, "full"), (0, 1, "full")]
+        assert shapes == [*alone, (1, 1, "none"), (1, 1, "full")]
 
     def test_samples_of_one_model_draw_as_often_as_asked(self) -> None:
         space = SearchSpace(samples=3, temperatures=(0.5, 1.0), attention=("none",), residual=("none",), layers=(1,))

@@ -14,8 +14,8 @@ SEEDS = 8
 @pytest.mark.timeout(600)
 def test_search_comes_near_the_optimum_with_a_fifth_of_the_calls() -> None:
     record = World(16, replace(SPACE, attention=("full", "none"), residual=("none",))).exhaustive()
-    rows = [record.search(seed, n_trials=10) for seed in range(SEEDS)]
+    rows = [record.search(seed, most=record.distinct // 5) for seed in range(SEEDS)]
     assert statistics.median(score for score, _, _ in rows) >= 0.98 * record.best
-    assert statistics.median(calls for _, calls, _ in rows) <= 0.2 * record.calls
-    assert statistics.median(paid for _, _, paid in rows) <= 0.2 * record.distinct
-    assert record.world.search(0, 10) == (rows[0][0], rows[0][2]), "a replayed search is what a real one would be"
+    assert max(calls for _, calls, _ in rows) <= 0.2 * record.calls
+    few = record.search(0, n_trials=6)
+    assert record.world.search(0, n_trials=6) == few[::2], "a replayed search is what a real one would be"
