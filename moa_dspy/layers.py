@@ -20,7 +20,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.faults import OVERFLOW, TRANSIENT
-from moa_dspy.ledger import Amount
+from moa_dspy.ledger import Spending
 from moa_dspy.replies import is_visible
 from moa_dspy.signatures import Roles
 from moa_dspy.steps import Place, Session, ask, written
@@ -153,7 +153,7 @@ async def _first_layer(run: _Run) -> Answer | None:
     return await _layer(run, 1, None, kept) or await _last_resort(run, proposing)
 
 
-async def _needs(run: _Run) -> list[Amount]:
+async def _needs(run: _Run) -> list[Spending]:
     """Return what the first proposals are expected to use; nothing where the budget does not ask for it."""
     budget = run.session.ledger.budget
     if budget.tokens is None and budget.usd is None:

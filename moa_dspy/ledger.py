@@ -11,7 +11,7 @@ from typing import Final
 from moa_dspy.limits import Budget
 from moa_dspy.trace import Stage, Tokens
 
-__all__ = ["Amount", "Ledger"]
+__all__ = ["Ledger", "Spending"]
 
 # How much more than the largest call so far the one may need that reads and unites all answers.
 _LONGER: Final = 2.0
@@ -20,15 +20,15 @@ _GROWTH: Final = 1.25
 
 
 @dataclass(frozen=True)
-class Amount:
+class Spending:
     """An amount by each measure that is known only after a call."""
 
     tokens: float = 0.0
     usd: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.tokens + other.tokens, self.usd + other.usd, self.seconds + other.seconds)
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(self.tokens + other.tokens, self.usd + other.usd, self.seconds + other.seconds)
 
 
 class Ledger:
@@ -51,9 +51,9 @@ class Ledger:
         self._calls = 0
         self._under_way = 0
         self._answered = 0
-        self._spent = Amount()
-        self._largest = Amount()
-        self._layer_began = Amount()
+        self._spent = Spending()
+        self._largest = Spending()
+        self._layer_began = Spending()
         self._layer_calls = 0
 
     def reserve(self, stage: Stage) -> bool:
@@ -85,7 +85,7 @@ class Ledger:
         self._answered += seconds is not None
         spent = self._spent
         self._spent = replace(spent, tokens=spent.tokens + tokens.total, usd=spent.usd + usd)
-        self._largest = Amount(
+        self._largest = Spending(
             max(self._largest.tokens, tokens.total),
             max(self._largest.usd, usd),
             max(self._largest.seconds, seconds or 0.0),
@@ -103,7 +103,7 @@ class Ledger:
         return self.budget.seconds - self._clock() - self._kept_from(stage) * _LONGER * self._largest.seconds
 
     def first_layer(
-        self, critics: Sequence[int], finals: Sequence[Stage], needs: Sequence[Amount] = ()
+        self, critics: Sequence[int], finals: Sequence[Stage], needs: Sequence[Spending] = ()
     ) -> tuple[int, int]:
         """Return how many proposals, and how many of their refinements, the first layer can afford.
 
@@ -153,7 +153,7 @@ class Ledger:
         """Let any call have what is held: there is nothing yet from which an answer could be made."""
         self._held.clear()
 
-    def _fitting(self, needs: Sequence[Amount], agents: int) -> int:
+    def _fitting(self, needs: Sequence[Spending], agents: int) -> int:
         """How many of the first proposals are expected to fit; all where nothing is expected."""
         totals = list(accumulate(needs))
         fitting = sum(
@@ -178,7 +178,7 @@ class Ledger:
             and self.seconds_left(stage) > 0
         )
 
-    def _so_far(self) -> Amount:
+    def _so_far(self) -> Spending:
         return replace(self._spent, seconds=self._clock())
 
 

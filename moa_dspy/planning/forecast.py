@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dspy
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.ledger import Amount
+from moa_dspy.ledger import Spending
 from moa_dspy.limits import Budget
 from moa_dspy.planning.counting import local_tables
 from moa_dspy.planning.lengths import Lengths
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["forecast"]
 
 
-def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Amount]:
+def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Spending]:
     """Return what each proposal is expected to use: its real prompt, and an answer of the length that plans assume.
 
     Args:
@@ -36,14 +36,14 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
         books = Books()
         if budget.usd is not None:
             _check_prices([books.account(lm) for lm in (*(prompt.lm for prompt in prompts), *others)])
-        expected: list[Amount] = []
+        expected: list[Spending] = []
         for prompt in prompts:
             account = books.account(prompt.lm)
             tokens = account.count(prompt.messages)
             if not expected:
                 _check_room(budget, tokens, account)
             completion = min(Lengths().answer, prompt.longest or Lengths().answer)
-            expected.append(Amount(tokens + completion, account.cost(tokens, completion) or 0.0))
+            expected.append(Spending(tokens + completion, account.cost(tokens, completion) or 0.0))
         return expected
 
 
