@@ -159,7 +159,7 @@ def _example(
     if absent:
         raise ConfigurationError(
             f"row {number} has no input field {_listed(absent)}; it has: {', '.join(values) or 'none'} "
-            "(name the inputs with inputs=, or map columns with fields=)"
+            f"(map columns with fields=, or --fields {absent[0]}=COLUMN; or name the inputs with inputs=)"
         )
     return dspy.Example(values).with_inputs(*inputs)
 

@@ -29,8 +29,8 @@ class Single:
     """One of a program's agents, alone.
 
     Attributes:
-        name: the agent's.
-        agent: the agent.
+        name: what it is called.
+        agent: the agent; one that only aggregates has no name, as none that answers may have its role's.
         place: its number among the program's agents; 0 for the aggregator, which has no proposals' prompt of its own.
         program: one call of it.
     """
@@ -60,17 +60,17 @@ class Ensemble:
 
 def singles_of(program: AttentionMoA) -> list[Single]:
     """Return every agent alone that differs from those before it in more than its name; the aggregator as well."""
-    agents = named_agents(program)
+    agents = [(agent.name or "", agent) for agent in named_agents(program)]
     if program.aggregator is not None:
-        agents.append(replace(program.aggregator, name=program.aggregator.name or "aggregator"))
+        agents.append((program.aggregator.name or "aggregator", replace(program.aggregator, name=None)))
     found: dict[str, Single] = {}
-    for number, agent in enumerate(agents):
+    for number, (name, agent) in enumerate(agents):
         key = agent.spec("-").model_dump_json()
         if key not in found:
             place = number if number < len(program.agents) else 0
             made = single_model(program.task, agent, **_options(program))
             take_prompts(made, program, [place])
-            found[key] = Single(agent.name or "", agent, place, made)
+            found[key] = Single(name, agent, place, made)
     return list(found.values())
 
 

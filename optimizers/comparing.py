@@ -211,7 +211,7 @@ def compare(
     own = dict(wanted) if isinstance(wanted, Mapping) else {}
     singles = [] if own or wanted == ["moa"] else singles_of(program)
     questions, notes = _questions(testset, [program, *own.values()])
-    test, trial = _parted(questions, pilot, len(singles), seed)
+    test, trial = _parted(questions, pilot, len(singles), seed, notes)
     if match == "usd":
         check_price(program, own.values(), test[0])
     lms = [lm for one in (program, *own.values()) for lm in models_of(one)]
@@ -319,7 +319,11 @@ def _questions(
 
 
 def _parted(
-    testset: Sequence[dspy.Example], pilot: Sequence[dspy.Example] | None, singles: int, seed: int
+    testset: Sequence[dspy.Example],
+    pilot: Sequence[dspy.Example] | None,
+    singles: int,
+    seed: int,
+    left_out: Sequence[str],
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """The examples that judge, and those that choose the single model; none where there is nothing to choose."""
     test = list(testset)
@@ -339,7 +343,8 @@ def _parted(
         apart = (
             f" when {len(set_aside)} are set aside to choose the single model" if pilot is None and set_aside else ""
         )
-        raise ConfigurationError(f"{len(test)} test examples are too few to compare on{apart}; give more")
+        why = "".join(f"; {note}" for note in left_out)
+        raise ConfigurationError(f"{len(test)} test examples are too few to compare on{apart}{why}; give more")
     return test, set_aside
 
 

@@ -7,13 +7,14 @@ that the metric raises on. Where every run fails nothing is scored at all: that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 import dspy
 
 from moa_dspy import background
+from moa_dspy.data.splitting import place
 from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
 from moa_dspy.optimizers.asking import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
@@ -143,7 +144,10 @@ def measure(
     check_concurrency(concurrency)
     runner = program if purse is None else Gate(cast("AttentionMoA", program), purse)
     work = _Work(runner, metric, asyncio.Semaphore(concurrency), on_run)
-    work.patience = _HOPELESS if hopeful else min(_HOPELESS, len(examples))
+    if len(examples) > _HOPELESS or hopeful:
+        work.patience, work.what = _HOPELESS, f"the first {_HOPELESS} examples that it was run on"
+    else:
+        work.patience = len(examples)
     with count_spending(models_of(program)) as spending:
         runs = background.run(lambda: work.over(examples))
         return Measurement(runs, spending.cost)
@@ -236,16 +240,19 @@ class _Work:
     places: asyncio.Semaphore
     on_run: Callable[[Run], None] | None
     patience: int = _HOPELESS
+    what: str = "every example"
     failed: list[str | None] = field(default_factory=list)
     answered: bool = False
 
-    async def over(self, examples: Iterable[dspy.Example]) -> tuple[Run, ...]:
+    async def over(self, examples: Sequence[dspy.Example]) -> tuple[Run, ...]:
+        """Run all; in an order drawn from what they ask, so that the first few are like the rest."""
+        order = sorted(range(len(examples)), key=lambda index: place(examples[index]))
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(example)) for example in examples]
+                tasks = {index: group.create_task(self._one(examples[index])) for index in order}
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        runs = tuple(task.result() for task in tasks)
+        runs = tuple(tasks[index].result() for index in range(len(examples)))
         if all(run.error for run in runs) and self.answered:
             raised = next(run for run in runs if run.prediction is not None)
             raise RunError(f"no answer could be judged: {raised.error}")
@@ -259,7 +266,7 @@ class _Work:
         else:
             self.failed.append(run.error)
         if not self.answered and len(self.failed) >= self.patience:
-            raise FailingError(f"the program fails on every example; the first one: {self.failed[0]}")
+            raise FailingError(f"the program fails on {self.what}; the first one: {self.failed[0]}")
         if self.on_run is not None:
             self.on_run(run)
         return run

@@ -153,7 +153,8 @@ class Undertaking:
             if self.searched or self.compiled or self.stops:
                 end = " before the budget ended" if self.ended_by == "budget" else ""
                 return f"The program is kept: nothing better was found on the training examples{end}."
-            nothing = "the budget covers no part" if self.ended_by == "budget" else "there was nothing to tune"
+            more = "with a larger one, the same call goes on from here out of the cache"
+            nothing = f"the budget covers no part; {more}" if self.ended_by == "budget" else "there was nothing to tune"
             return f"The program is kept: {nothing}."
         if self.ended_by == "budget":
             return (

@@ -112,6 +112,19 @@ def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixtur
     assert load("program.json").architecture.max_calls == 3
 
 
+def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in Path("items.jsonl").read_text().splitlines()]
+    Path("other.jsonl").write_text(
+        "".join(json.dumps({"query": r["question"], "answer": r["answer"]}) + "\n" for r in rows)
+    )
+    arguments = ["search", "--config", "moa.toml", "--data", "other.jsonl", "--metric", "exact", "--trials", "2"]
+    assert main(arguments) == 2
+    assert "--fields question=COLUMN" in capsys.readouterr().err
+    assert main([*arguments, "--fields", "question=query,answer"]) == 0
+
+
 def test_what_it_takes_is_told_before_and_can_be_asked_for_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from moa_dspy.cli import main
 from moa_dspy.data.metrics import ExactMatch
 from moa_dspy.evaluation.suite import as_metric
 from moa_dspy.optimizers import Cost, Provenance, Score, accept, compare, provenance_of, stamp
-from moa_dspy.optimizers.provenance import metric_name
+from moa_dspy.optimizers.measuring import metric_name
 
 TASKS = examples(30)
 
