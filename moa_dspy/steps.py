@@ -11,7 +11,6 @@ import contextlib
 import copy
 import functools
 import hashlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -300,13 +299,14 @@ class _Call:
 
     async def _attempt(self, adapter: dspy.Adapter) -> dict[str, Any]:
         """Ask once; again where what the response cache holds is of no use, since it would never be of any."""
-        for draw in itertools.count():
+        draw = 0
+        while True:
             try:
                 return await self._asked(adapter, draw)
             except AdapterParseError:
                 if not self._from_cache:
                     raise
-        raise AssertionError("unreachable")
+            draw += 1
 
     async def _asked(self, adapter: dspy.Adapter, draw: int) -> dict[str, Any]:
         demos = await shown_demos(self._predictor, self._inputs)

@@ -214,12 +214,12 @@ async def _one(program: AttentionMoA, name: str, deadline: float, provider: Prov
             figures.answered += prediction.answer not in (None, "")
     seconds = time.perf_counter() - began
     figures.longest = max(figures.longest, seconds)
+    await asyncio.sleep(0.1)  # so that the server has seen which connections were given up, and the heart a stall
     over = seconds - deadline
     stalled = sum(lasted for at, lasted in figures.stalls if at > began + deadline - 1)
     figures.late_with_stalls += over > 1
     figures.late += over - stalled > 1
     figures.latest = max(figures.latest, over - stalled)
-    await asyncio.sleep(0.1)  # so that the server has seen which connections were given up
     _compare(seen.trace, provider.by_run.pop(name, []), figures)
 
 
