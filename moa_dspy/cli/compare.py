@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_dspy.cli.budgets import MaxCalls, MaxMinutes, MaxTokens, MaxUsd, budget_of
-from moa_dspy.cli.console import note, printable, quiet_libraries
+from moa_dspy.cli.console import note, printable, quiet_libraries, write_result
 from moa_dspy.cli.judged import data_name, judged
 from moa_dspy.cli.options import (
     AsJson,
@@ -94,7 +94,7 @@ def compare_command(
             budget=budget,
         )
         # The result first: writing a file may fail.
-        typer.echo(result.to_json(indent=2) if as_json else printable(result.to_table()))
+        write_result(result.to_json(indent=2) if as_json else printable(result.to_table()))
         if keep_winner is not None:
             _keep(result, job, data or "", keep_winner)
             if not quiet:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.console import note, quiet_libraries, warning
+from moa_dspy.cli.console import note, quiet_libraries, warning, write_result
 from moa_dspy.cli.options import (
     Agents,
     Aggregator,
@@ -165,7 +165,7 @@ def evaluate_command(
 def _list_recipes(*, as_json: bool) -> None:
     from moa_dspy.cli.eval_report import recipes_as_json, recipes_as_text
 
-    typer.echo(recipes_as_json() if as_json else recipes_as_text())
+    write_result(recipes_as_json() if as_json else recipes_as_text())
 
 
 def _evaluate(options: EvalOptions) -> None:
@@ -180,7 +180,7 @@ def _evaluate(options: EvalOptions) -> None:
     result = job.run(options)
     _conclude(result, options, [remark for remark in result.remarks if remark not in job.remarks])
     published: dict[str, Any] = {} if job.recipe is None else dict(job.recipe.published)
-    typer.echo(result.to_json() if options.as_json else as_text(result, published))
+    write_result(result.to_json() if options.as_json else as_text(result, published))
     if not result.scored:
         first = next((record.error for record in result.records if record.error is not None), None)
         raise RunError(f"no item has a score{'' if first is None else f': {first.message}'}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from moa_dspy.cli.budgets import MaxCalls, MaxMinutes, MaxTokens, MaxUsd, agreed, budget_of
-from moa_dspy.cli.console import note, printable, quiet_libraries
+from moa_dspy.cli.console import note, printable, quiet_libraries, write_result
 from moa_dspy.cli.options import (
     AsJson,
     Concurrency,
@@ -255,7 +255,7 @@ def _estimate(options: _Options, given: dict[str, Any]) -> None:
 
     found = forecast(**given)
     whole = json.dumps(found.to_dict(), ensure_ascii=False, indent=2)
-    typer.echo(whole if options.as_json else printable(str(found)))
+    write_result(whole if options.as_json else printable(str(found)))
 
 
 def _optimize(options: _Options, given: dict[str, Any]) -> None:
@@ -280,7 +280,9 @@ def _optimize(options: _Options, given: dict[str, Any]) -> None:
             },
         )
     # The result first: writing files may fail, on a full disk say.
-    typer.echo(json.dumps(result.report, ensure_ascii=False, indent=2) if options.as_json else printable(shown(result)))
+    write_result(
+        json.dumps(result.report, ensure_ascii=False, indent=2) if options.as_json else printable(shown(result))
+    )
     _save(result, options)
 
 

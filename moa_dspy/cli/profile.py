@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from moa_dspy.cli.budgets import MaxCalls, MaxMinutes, MaxTokens, MaxUsd, budget_of
-from moa_dspy.cli.console import note, printable, quiet_libraries
+from moa_dspy.cli.console import note, printable, quiet_libraries, write_result
 from moa_dspy.cli.judged import judged
 from moa_dspy.cli.optimize_view import time_left
 from moa_dspy.cli.options import (
@@ -68,9 +68,9 @@ def profile_command(
         stages, parts = _profiled(job, budget, concurrency, seed, agents=agents, quiet=quiet)
         if as_json:
             whole = {"stages": stages.report, "agents": None if parts is None else parts.report}
-            typer.echo(json.dumps(whole, ensure_ascii=False, indent=2))
+            write_result(json.dumps(whole, ensure_ascii=False, indent=2))
         else:
-            typer.echo(printable("\n\n".join(str(part) for part in (stages, parts) if part is not None)))
+            write_result(printable("\n\n".join(str(part) for part in (stages, parts) if part is not None)))
 
 
 def _profiled(

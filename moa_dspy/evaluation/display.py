@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from moa_dspy.evaluation.results import Progress
@@ -23,7 +23,7 @@ def shown(progress: Callable[[Progress], None] | bool) -> Iterator[Callable[[Pro
         yield progress
     elif not progress:
         yield lambda _: None
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    elif sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar() as show:
             yield show
     else:
@@ -52,7 +52,9 @@ def _line(progress: Progress) -> None:
     text = f"{progress.done} of {progress.total} items: {status(progress)}, {progress.seconds:.0f} s"
     if failed and progress.record is not None and progress.record.error is not None:
         text += f"; item {progress.record.id} failed: {progress.record.error.message[:200]}"
-    print(text.replace("\n", " "), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it is None where it was closed, and then print would write to standard output
+        with suppress(OSError):
+            print(text.replace("\n", " "), file=sys.stderr, flush=True)
 
 
 @contextmanager

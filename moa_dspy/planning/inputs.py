@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
-from pydantic_core import PydanticUndefined
 
 from moa_dspy.errors import InputError
 from moa_dspy.planning.counting import WORD
 from moa_dspy.planning.lengths import Lengths
+from moa_dspy.signatures import needed_inputs
 
 if TYPE_CHECKING:
     from moa_dspy.signatures import TaskSignature
@@ -47,13 +47,8 @@ def _input_fields(example: Mapping[str, Any] | dspy.Example | None) -> dict[str,
 
 def assumed_inputs(task: TaskSignature, lengths: Lengths) -> dict[str, Any]:
     """Return a placeholder for every input that a call would have to give."""
-    return {
-        name: placeholder(field.annotation, words(lengths.input))
-        for name, field in task.input_fields.items()
-        if field.default is PydanticUndefined
-        and field.annotation is not dspy.History
-        and not annotation_allows_none(field.annotation)
-    }
+    text = words(lengths.input)
+    return {name: placeholder(task.input_fields[name].annotation, text) for name in needed_inputs(task)}
 
 
 def placeholder(annotation: Any, text: str) -> Any:
