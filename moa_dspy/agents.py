@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeAlias
 
@@ -17,6 +15,7 @@ from dspy.clients.capabilities import resolve
 from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 
@@ -36,7 +35,6 @@ SAMPLING_OPTIONS: Final = frozenset(
         "logit_bias",
     }
 )
-_LOCAL_PRICES: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
 @dataclass(frozen=True)
@@ -214,29 +212,13 @@ def check_model(model: str) -> None:
 
 
 def _litellm_knows(model: str) -> bool:
-    with _no_fetching():
+    with carried_tables(unless_set=True):
         litellm = get_litellm(feature="moa-dspy")
     try:
         litellm.get_llm_provider(model)
     except litellm.exceptions.BadRequestError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _no_fetching() -> Iterator[None]:
-    """Let LiteLLM be imported with the price list that it carries, unless the user says otherwise.
-
-    It would fetch a newer one, and without a network try that for ten seconds: too much for looking up a name.
-    """
-    if _LOCAL_PRICES in os.environ:
-        yield
-        return
-    os.environ[_LOCAL_PRICES] = "True"
-    try:
-        yield
-    finally:
-        del os.environ[_LOCAL_PRICES]
 
 
 def _rollout_of(lm: dspy.BaseLM | None) -> int | None:

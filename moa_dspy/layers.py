@@ -404,10 +404,11 @@ def _as_answer(run: _Run, outputs: Mapping[str, Any]) -> Answer:
 
 
 def _aggregators(run: _Run) -> list[Voice]:
-    """The aggregator, then the agents on other models, to stand in for it."""
-    voices = {run.aggregator.lm().model: run.aggregator}
-    for voice in run.voices:
-        voices.setdefault(voice.lm().model, voice)
+    """The aggregator, then the agents on other models or other servers, to stand in for it."""
+    voices: dict[tuple[str, Any], Voice] = {}
+    for voice in (run.aggregator, *run.voices):
+        lm = voice.lm()
+        voices.setdefault((lm.model, getattr(lm, "kwargs", {}).get("api_base")), voice)
     return list(voices.values())
 
 

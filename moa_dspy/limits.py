@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 from moa_dspy.errors import ConfigurationError
 
@@ -136,5 +136,5 @@ def limits_of(kind: type[Limits], value: Any) -> Limits:
     return value
 
 
-def _is_number(value: Any, *, whole: bool) -> bool:
+def _is_number(value: Any, *, whole: bool) -> TypeGuard[float]:
     return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Response
 from dspy.utils.usage_tracker import UsageTracker
 
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.trace import Tokens
 
 __all__ = ["Meter", "estimated_usage", "is_free"]
@@ -120,10 +121,9 @@ def is_free(lm: dspy.BaseLM) -> bool:
 
 def estimated_usage(lm: dspy.BaseLM, prompt: str, reply: str) -> tuple[Tokens, float | None]:
     """Return what a call must have used, by a count of its texts, and the list price of that; takes a while."""
-    from moa_dspy.planning.counting import local_tables
     from moa_dspy.planning.pricing import Books
 
-    with local_tables():
+    with carried_tables():
         account = Books().account(lm)
         tokens = Tokens(prompt=account.count(prompt), completion=account.count(reply))
         return tokens, account.cost(tokens.prompt, tokens.completion)

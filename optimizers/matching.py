@@ -7,11 +7,11 @@ from typing import Final, Literal, TypeAlias
 
 import dspy
 
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.limits import Budget
 from moa_dspy.optimizers.depth import Price, price_of
 from moa_dspy.optimizers.measuring import Run, models_of
-from moa_dspy.planning.counting import local_tables
 from moa_dspy.planning.pricing import Books
 from moa_dspy.program import AttentionMoA
 
@@ -104,7 +104,7 @@ def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
     """Return the models whose price per token is not known, each once."""
     there = [lm or dspy.settings.lm for lm in lms]
     books = Books()
-    with local_tables():
+    with carried_tables():
         return sorted({lm.model for lm in there if isinstance(lm, dspy.BaseLM) and books.account(lm).price is None})
 
 

@@ -271,6 +271,17 @@ def latencies(seconds: dict[tuple[str, str], float]) -> Any:
     return hold
 
 
+def test_the_same_model_on_another_server_stands_in_for_the_aggregator() -> None:
+    with Loopback(lambda body: refusal(500, SECRET)) as down, Loopback(in_format) as up:
+        moa = AttentionMoA(
+            SIGNATURE, [up.lm("m"), up.lm("m")], 1, aggregator=down.lm("m"), tolerance=Tolerance(retries=0)
+        )
+        outcome, trace = run(moa)
+        assert isinstance(outcome, Prediction)
+        assert [step.status for step in trace.select(stage="aggregate")] == ["failed", "ok"]
+        assert len([call for call in down.calls if role_of(call) == "aggregate"]) == 1
+
+
 def test_at_a_layers_deadline_it_aggregates_what_there_is() -> None:
     with Loopback(in_format, latencies({("m2", "propose"): 30, ("m0", "refine"): 30})) as server:
         moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=Tolerance(layer_deadline=1))

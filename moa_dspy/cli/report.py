@@ -47,6 +47,7 @@ def figures(trace: Trace) -> dict[str, Any]:
         "cached_calls": trace.cached_calls,
         "tokens": {**tokens.model_dump(), "total": tokens.total},
         "cost_usd": trace.cost_usd,
+        "cost_is_lower_bound": trace.cost_is_lower_bound,
         "seconds": round(trace.seconds, 3),
     }
 

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from dspy.clients._litellm import get_litellm
 
-__all__ = ["WORD", "Counter", "Counters", "TokenCounter", "local_tables"]
+__all__ = ["WORD", "Counter", "Counters", "TokenCounter"]
 
 Counter: TypeAlias = Literal["tiktoken", "anthropic", "stand-in", "characters"]
 
 WORD: Final = "the"  # one token in every tokenizer, and with its space four characters, as English has for a token
 
-_LOCAL_TABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 _CHARACTERS_PER_TOKEN: Final = 4
 # LiteLLM would fetch tokenizers of Llama and Cohere models, and try again for half a minute. Named by its type, the one
 # of tiktoken that it carries is used.
 _CARRIED: Final[Mapping[str, Any]] = {"type": "openai_tokenizer", "tokenizer": None}
-
-
-@contextlib.contextmanager
-def local_tables() -> Iterator[None]:
-    """Let LiteLLM and DSPy load the price tables that they carry, instead of fetching them."""
-    before = os.environ.get(_LOCAL_TABLE)
-    os.environ[_LOCAL_TABLE] = "True"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_LOCAL_TABLE]
-        else:
-            os.environ[_LOCAL_TABLE] = before
 
 
 class Counters:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import dspy
 
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.ledger import Spending
 from moa_dspy.limits import Budget
-from moa_dspy.planning.counting import local_tables
 from moa_dspy.planning.lengths import Lengths
 from moa_dspy.planning.pricing import Account, Books
 
@@ -32,7 +32,7 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
         ConfigurationError: the prompt of the first proposal alone would use up the budget, or the budget is in dollars
             and a price is not known.
     """
-    with local_tables():
+    with carried_tables():
         books = Books()
         if budget.usd is not None:
             _check_prices([books.account(lm) for lm in (*(prompt.lm for prompt in prompts), *others)])

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.planning.counting import Counters, local_tables
+from moa_dspy.planning.counting import Counters
 from moa_dspy.trace import Step, Trace
 
 __all__ = ["Lengths", "check_whole"]
@@ -60,7 +61,7 @@ class Lengths:
         written = [step for step in trace.steps if step.status == "ok" and step.model is not None]
         if not written:
             raise ConfigurationError("the trace holds no text of a model, so it has no lengths; give those instead")
-        with local_tables():
+        with carried_tables():
             measured = _measured(written, Counters())
         means = {name: max(1, round(statistics.mean(counts))) for name, counts in measured.items() if counts}
         thinking = _hidden(measured["billed"], measured["visible"])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.limits import Budget
-from moa_dspy.planning.counting import local_tables
 from moa_dspy.planning.demos import choice_notes
 from moa_dspy.planning.figures import course_of, difference, notes_on
 from moa_dspy.planning.inputs import assumed_inputs, given_inputs
@@ -49,7 +49,7 @@ def make_plan(
     assumed = not given
     values = program._checked(given or assumed_inputs(program.signature, lengths))
     limits = program.budget.within(budget)
-    with local_tables():
+    with carried_tables():
         books = Books()
         rehearsal = Rehearsal(program, values, lengths, books, assumed)
         full = course_of(rehearsal.run(limits), books, seconds_per_call)
