@@ -194,7 +194,7 @@ def test_json_is_one_object_with_the_outputs_and_the_figures(moa: Run, provider:
         "cached_calls": 0,
         "tokens": {"prompt": 63, "cached": 0, "completion": 27, "total": 90},
         "cost_usd": None,
-            "cost_is_lower_bound": False,
+        "cost_is_lower_bound": False,
     }
     assert outcome.lines, "progress is on standard error, with --json too"
 
