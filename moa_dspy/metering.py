@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import dspy
 from dspy.clients.call_result import usage_dict
@@ -11,16 +13,22 @@ from dspy.lm15 import Response
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.carried_tables import carried_tables
+from moa_dspy.replies import Text
+from moa_dspy.rough_tokens import litellm_is_loaded, rough_tokens
+from moa_dspy.threads import in_thread
 from moa_dspy.trace import Tokens
 
 __all__ = ["Meter", "estimated_usage", "is_free"]
+
+_LONGEST: Final = 2.0  # seconds that an exact estimate may take
 
 
 class Meter(list[dict[str, Any]]):
     """Stands among DSPy's calling modules, and so sees the history entry of each LM call of a step.
 
     DSPy tells a usage tracker of every call that is billed, just before it writes the call's history entry; an entry
-    without such notice was answered from the response cache and cost nothing.
+    without such notice was answered from the response cache and cost nothing. Of a call that leaves neither, since its
+    LM does not go through DSPy, whoever made it has to tell.
 
     Attributes:
         estimated: whether some of what it says is an estimate.
@@ -52,6 +60,11 @@ class Meter(list[dict[str, Any]]):
         return len(self._billed)
 
     @property
+    def cached(self) -> int:
+        """Return the number of calls that the response cache answered."""
+        return len(self._cached)
+
+    @property
     def tokens(self) -> Tokens:
         """Return the billed tokens."""
         return self.spent_since(0)[0]
@@ -66,6 +79,10 @@ class Meter(list[dict[str, Any]]):
         """Return tokens and known dollars of the billed calls after the first ``calls``."""
         tokens = sum((_tokens(usage) for usage in self._billed[calls:]), start=Tokens())
         return tokens, sum(cost or 0.0 for cost in self._costs[calls:])
+
+    def bill_untold(self) -> None:
+        """Enter a call of which DSPy has told nothing: its tokens and its price are not known."""
+        self._billed.append({})
 
     def settle(self, calls: int, *, free: bool) -> None:
         """Close the account of the billed calls after the first ``calls``, whose model may be ``free``."""
@@ -119,8 +136,19 @@ def is_free(lm: dspy.BaseLM) -> bool:
     return bool(getattr(getattr(lm, "engine", None), "free", False))
 
 
-def estimated_usage(lm: dspy.BaseLM, prompt: str, reply: str) -> tuple[Tokens, float | None]:
-    """Return what a call must have used, by a count of its texts, and the list price of that; takes a while."""
+async def estimated_usage(lm: dspy.BaseLM, prompt: Text, reply: str, *, priced: bool) -> tuple[Tokens, float | None]:
+    """Return what a call must have used, and the list price of that where it is to be ``priced``.
+
+    Its texts are counted where that can be done at once, else their letters. It never fails: the reply is paid.
+    """
+    if priced or litellm_is_loaded():
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_LONGEST):
+                return await in_thread(_counted_usage, lm, prompt, reply)
+    return Tokens(prompt=rough_tokens(prompt), completion=rough_tokens(reply)), None
+
+
+def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str) -> tuple[Tokens, float | None]:
     from moa_dspy.planning.pricing import Books
 
     with carried_tables():

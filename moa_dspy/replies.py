@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.adapters.chat_adapter import field_header_pattern
@@ -20,7 +20,9 @@ from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy.signatures import TaskSignature
 
-__all__ = ["is_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
+__all__ = ["Text", "is_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
+
+Text: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 # Found by trying thousands of patterns: within these limits the slowest repair took half a second.
 _LONGEST: Final = 20_000  # characters
@@ -39,12 +41,12 @@ def texts_in(reply: Any) -> list[str]:
     return [str((output.get("text") if isinstance(output, Mapping) else output) or "") for output in outputs]
 
 
-def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> str:
-    """Return the text of what an LM was called with."""
+def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:
+    """Return what an LM was called with: a text, or messages, which may hold images."""
     asked = arguments[0] if arguments else options.get("messages")
     if isinstance(asked, Request):
         return "\n\n".join([str(asked.system or ""), *(message.text or "" for message in asked.messages)])
-    return asked if isinstance(asked, str) else "\n\n".join(str(message.get("content")) for message in asked or ())
+    return asked or ""
 
 
 def is_visible(text: str) -> bool:

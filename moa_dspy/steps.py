@@ -34,7 +34,7 @@ from moa_dspy.limits import Tolerance
 from moa_dspy.lm_views import Send, view_of
 from moa_dspy.metering import Meter, estimated_usage, is_free
 from moa_dspy.nearest import shown_demos
-from moa_dspy.replies import is_visible, prompt_in, refuse_endless_repair, texts_in, unusable
+from moa_dspy.replies import Text, is_visible, prompt_in, refuse_endless_repair, texts_in, unusable
 from moa_dspy.trace import STAGES, Failure, Stage, Status, Step
 
 __all__ = ["Place", "Prompt", "Recorder", "Reply", "Session", "ask", "written"]
@@ -42,6 +42,8 @@ __all__ = ["Place", "Prompt", "Recorder", "Reply", "Session", "ask", "written"]
 # DSPy keeps the last 10,000 calls in every model and every predictor, prompts and replies included. A program that
 # makes a hundred calls for each question would fill them all; what happened in a run is in its trace.
 _HISTORY: Final = 1000
+# How often another reply is drawn where the response cache holds useless ones only.
+_REDRAWS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,6 @@ class _Call:
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
         self._calls = self._cached_calls = self._unanswered = 0
-        self._from_cache = False  # the last reply
         self._queued = 0.0
         self._start = session.recorder.clock()
 
@@ -301,10 +302,11 @@ class _Call:
         """Ask once; again where what the response cache holds is of no use, since it would never be of any."""
         draw = 0
         while True:
+            paid = self._calls - self._cached_calls
             try:
                 return await self._asked(adapter, draw)
             except AdapterParseError:
-                if not self._from_cache:
+                if draw == _REDRAWS or self._calls - self._cached_calls > paid:
                     raise
             draw += 1
 
@@ -336,7 +338,7 @@ class _Call:
         """Send one request to ``lm`` when its turn has come; each one is counted, whichever adapter makes it."""
         ledger, clock, meter = self._session.ledger, self._session.recorder.clock, self._meter
         self._may_be_asked(lm)
-        billed, waiting, sent, answered = meter.calls, clock(), None, None
+        before, waiting, sent, answered, reply = (meter.calls, meter.cached), clock(), None, None, None
         whole = asyncio.timeout(_finite(ledger.seconds_left(self._place.stage)))
         try:
             async with whole, admitted(lm.model, self._group):
@@ -344,8 +346,6 @@ class _Call:
                 async with asyncio.timeout(self._session.tolerance.timeout):
                     reply = await send(*args, **options)
                 answered = clock()
-                meter.settle(billed, free=is_free(lm))
-                await self._estimate(billed, lm, (args, options), reply)
         except BaseException as error:
             self._unanswered += sent is not None and answered is None and is_unanswered(error)
             if isinstance(error, TimeoutError) and whole.expired():
@@ -355,15 +355,38 @@ class _Call:
             raise
         finally:
             self._queued += (clock() if sent is None else sent) - waiting
-            self._from_cache = answered is not None and meter.calls == billed
             self._calls += sent is not None
-            self._cached_calls += self._from_cache
             took = None if sent is None or answered is None else answered - sent
-            meter.settle(billed, free=is_free(lm))
-            ledger.book(*meter.spent_since(billed), took, unpaid=self._from_cache or sent is None)
+            await self._book(before, lm, prompt_in(args, options), reply, took, unsent=sent is None)
         for text in texts_in(reply):
             check(text)
         return reply
+
+    async def _book(
+        self, before: tuple[int, int], lm: dspy.BaseLM, prompt: Text, reply: Any, took: float | None, *, unsent: bool
+    ) -> None:
+        """Enter what became of a request: a bill, an answer from the cache, or nothing.
+
+        Args:
+            before: the meter's billed and cached calls before it.
+            lm: who was asked.
+            prompt: what.
+            reply: what it said.
+            took: how many seconds; None where there was no answer.
+            unsent: whether it was never asked.
+        """
+        meter, (billed, cached) = self._meter, before
+        untold = meter.calls == billed
+        from_cache = untold and meter.cached > cached
+        self._cached_calls += from_cache
+        if took is not None and untold and not from_cache:
+            meter.bill_untold()
+        meter.settle(billed, free=is_free(lm))
+        try:
+            if took is not None:
+                await self._estimate(billed, lm, prompt, "".join(texts_in(reply)))
+        finally:
+            self._session.ledger.book(*meter.spent_since(billed), took, unpaid=from_cache or unsent)
 
     def _may_be_asked(self, lm: dspy.BaseLM) -> None:
         """Take a call from the budget, unless ``lm`` is out of this run."""
@@ -379,14 +402,13 @@ class _Call:
             message = f"not asked again, since it was refused before: {failure.message}"
             self._session.refused.setdefault(id(lm), failure.model_copy(update={"message": message}))
 
-    async def _estimate(self, billed: int, lm: dspy.BaseLM, asked: tuple[Any, Any], reply: Any) -> None:
+    async def _estimate(self, billed: int, lm: dspy.BaseLM, prompt: Text, text: str) -> None:
         """Estimate what a server does not say it used, and the price of that where the budget is in dollars."""
+        if not text:
+            return  # no completion, so most likely no bill
         priced = self._session.ledger.budget.usd is not None and self._meter.lacks_price(billed)
         if priced or self._meter.lacks_usage(billed):
-            prompt, text = prompt_in(*asked), "".join(texts_in(reply))
-            if not text:
-                return  # no completion, so most likely no bill
-            tokens, usd = await asyncio.to_thread(estimated_usage, lm, prompt, text)
+            tokens, usd = await estimated_usage(lm, prompt, text, priced=priced)
             self._meter.estimate(billed, tokens, usd if priced else None)
 
     def _delay(self, attempt: int) -> float | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +12,9 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import Message, Request, Response, ServerError, Usage
-from support.runs import in_format
+from support.runs import environment, in_format
 
-from moa_dspy import AttentionMoA, Tolerance
+from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance
 from moa_dspy.testing import ScriptedLM
 
 SIGNATURE = "question -> answer"
@@ -117,3 +120,65 @@ def test_a_models_own_retries_are_left_as_they_are_and_not_used() -> None:
     trace = moa(question="?").trace
     assert (trace.calls, lm.calls, lm.num_retries) == (3, 3, 5)
     assert [failure.kind for failure in trace.steps[0].failures] == ["server", "server"]
+
+
+class Aside(dspy.BaseLM):
+    """Answers in an ``acall`` of its own, of which DSPy hears nothing."""
+
+    def __init__(self, reply: str) -> None:
+        super().__init__("own/aside")
+        self.reply, self.calls = reply, 0
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        self.calls += 1
+        await asyncio.sleep(0.01)
+        return [self.reply]
+
+
+def test_a_call_of_which_dspy_hears_nothing_is_counted_and_estimated() -> None:
+    lm = Aside("an answer")
+    moa = AttentionMoA(SIGNATURE, [lm] * 3, 1)
+    trace = moa(question="?", budget=Budget(calls=3)).trace
+    assert lm.calls == trace.calls == 3
+    assert trace.cached_calls == 0
+    assert all(step.estimated and step.cost_usd is None for step in trace.steps if step.calls)
+
+
+def test_an_unusable_reply_of_such_a_model_is_not_drawn_again() -> None:
+    lm = Aside("   ")
+    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    with pytest.raises(AllProposalsFailedError):
+        moa(question="?", budget=Budget(calls=3))
+    assert lm.calls <= 3
+
+
+COLD = """
+import asyncio, sys, time
+import dspy
+from moa_dspy import AttentionMoA, Budget
+
+class Aside(dspy.BaseLM):
+    async def acall(self, *args, **kwargs):
+        await asyncio.sleep(0.05)
+        return ["an answer"]
+
+moa = AttentionMoA("question -> answer", [Aside("own/aside")], 1, attention="none", aggregation="none")
+assert "litellm" not in sys.modules
+began = time.perf_counter()
+moa(question="?", budget=Budget(**{limits}))
+print(time.perf_counter() - began)
+"""
+
+
+@pytest.mark.parametrize("limits", [{"seconds": 3}])
+def test_what_is_only_bookkeeping_takes_no_time_of_the_run(limits: dict[str, Any]) -> None:
+    code = COLD.replace("{limits}", repr(limits))
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 3
+
+
+def test_an_image_is_not_estimated_as_the_text_that_it_is_sent_as() -> None:
+    picture = dspy.Image("data:image/png;base64," + "A" * 100_000)
+    moa = AttentionMoA("image: dspy.Image -> answer", [Aside("an answer")], 1, attention="none", aggregation="none")
+    assert moa(image=picture).trace.tokens.prompt < 1500
