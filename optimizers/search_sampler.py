@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.optimizers.search_evidence import Tried, observations
 from moa_dspy.optimizers.search_objective import Objective
 from moa_dspy.optimizers.search_sharing import Request, requests_of, unpaid
-from moa_dspy.optimizers.search_surrogate import Array, Observation, Surrogate, expected_improvement
+from moa_dspy.optimizers.search_surrogate import Array, Surrogate, expected_improvement
 from moa_dspy.optimizers.search_trials import board_of
 from moa_dspy.optimizers.space import BoundSpace, Design, values_of
 
@@ -73,7 +73,8 @@ class NovelSampler(BaseSampler):
         ]
         candidates = self._candidates(others, generator)
         if not candidates:
-            self.exhausted.add(trial.number)
+            if self._enumerable:
+                self.exhausted.add(trial.number)
             return self._bound.draw(generator)
         if sum(other.scored for other in others) < self._startup:
             return next(iter(candidates.values()))
@@ -88,6 +89,10 @@ class NovelSampler(BaseSampler):
         values = values_of(param_distribution)
         return values[int(generator.integers(len(values)))]
 
+    @property
+    def _enumerable(self) -> bool:
+        return self._bound.size <= _ENUMERABLE
+
     def _candidates(self, others: Sequence[Tried], generator: np.random.Generator) -> dict[Design, dict[str, Any]]:
         """Return new designs and their parameters, in random order: all there are, or many of them."""
         known = {other.design for other in others}
@@ -101,7 +106,7 @@ class NovelSampler(BaseSampler):
         return dict(items[index] for index in order)
 
     def _combinations(self, others: Sequence[Tried], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        if self._bound.size <= _ENUMERABLE:
+        if self._enumerable:
             yield from self._bound.combinations()
             return
         for _ in range(_DRAWS):
@@ -115,17 +120,11 @@ class NovelSampler(BaseSampler):
         self, candidates: Sequence[Design], others: Sequence[Tried], generator: np.random.Generator
     ) -> Design:
         scored = [other for other in others if other.scored]
-        waiting = [other for other in others if not other.board]
-        seen = observations(scored, self._objective, generator)
-        features = [design.features for design in candidates]
-        model = Surrogate(seen, [*features, *(other.design.features for other in waiting)])
+        waiting = [other.design.features for other in others if not other.board]
+        model = Surrogate(observations(scored, self._objective, generator))
         if waiting:
-            expected, _ = model.predict([other.design.features for other in waiting])
-            believed = zip(waiting, expected, strict=True)
-            seen += [Observation(other.design.features, float(value)) for other, value in believed]
-            model = Surrogate(seen, features)
-        best = float(model.predict([one.features for one in seen])[0].max())
-        gain = expected_improvement(*model.predict(features), best)
+            model = model.believing(waiting)
+        gain = expected_improvement(*model.predict([design.features for design in candidates]), model.best)
         return candidates[int(np.argmax(gain / self._unpaid(candidates, others) ** _THRIFT))]
 
     def _unpaid(self, candidates: Sequence[Design], others: Sequence[Tried]) -> Array:

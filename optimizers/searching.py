@@ -289,7 +289,10 @@ class _Loop:
                 self.refused += 1
                 nothing_new = trial.number in self.novel.exhausted or not self.bound.distributions
                 exhausted = nothing_new or self.refused >= _REFUSALS
-                return "space" if exhausted and not self._others_at_work() else None
+                if exhausted and not self._others_at_work():
+                    return "space"
+                time.sleep(_POLL if exhausted else 0)  # a trial of another process may fail, and be there to take
+                return None
             self.refused = 0
             state, values = runner.run(self.study, trial, design)
             self.failing.clear()

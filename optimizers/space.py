@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias, cast
@@ -308,9 +309,16 @@ class BoundSpace:
             yield dict(zip(names, values, strict=True))
 
     def draw(self, generator: np.random.Generator) -> dict[str, Any]:
-        """Return parameters drawn evenly; they may not fit together."""
+        """Return parameters drawn evenly, with samples of at most ``max_agents`` agents in all."""
         choices = {name: values_of(distribution) for name, distribution in self.distributions.items()}
-        return {name: values[int(generator.integers(len(values)))] for name, values in choices.items()}
+        drawn = {name: values[int(generator.integers(len(values)))] for name, values in choices.items()}
+        counted = [name for name in self.names if f"samples.{name}" in choices]
+        places = [name for name in counted for _ in range(self.space.samples)]
+        if places:
+            agents = int(generator.integers(1, min(self.space.max_agents, len(places)) + 1))
+            taken = Counter(places[index] for index in generator.permutation(len(places))[:agents])
+            drawn.update({f"samples.{name}": taken[name] for name in counted})
+        return drawn
 
     def to_dict(self) -> dict[str, Any]:
         """Return space, agents and options as JSON values; equal where trials may be compared."""

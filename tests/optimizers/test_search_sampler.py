@@ -40,31 +40,37 @@ class TestSurrogate:
         return [Observation(row, row[0] + 0.5 * (row[1] == "full")) for row in rows]
 
     def test_it_repeats_what_it_has_seen_and_is_sure_of_it(self) -> None:
-        model = Surrogate(self.seen(GRID[::2]), GRID)
+        model = Surrogate(self.seen(GRID[::2]))
         mean, deviation = model.predict(GRID[::2])
         assert mean == pytest.approx([one.value for one in self.seen(GRID[::2])], abs=0.03)
         assert deviation.max() < model.predict(GRID[1::2])[1].min()
 
     def test_it_finds_which_choices_matter(self) -> None:
-        mean, _ = Surrogate(self.seen(GRID[::2]), GRID).predict(GRID[1::2])
+        mean, _ = Surrogate(self.seen(GRID[::2])).predict(GRID[1::2])
         truth = [one.value for one in self.seen(GRID[1::2])]
         assert np.corrcoef(mean, truth)[0, 1] > 0.9
 
     def test_a_value_that_is_not_certain_counts_for_less(self) -> None:
         certain = [Observation((1, "a"), 1.0), Observation((2, "a"), 0.0)]
         doubtful = [replace(certain[0], variance=0.2), certain[1]]
-        (sure,), _ = Surrogate(certain, []).predict([(1, "a")])
-        (less,), _ = Surrogate(doubtful, []).predict([(1, "a")])
+        (sure,), _ = Surrogate(certain).predict([(1, "a")])
+        (less,), _ = Surrogate(doubtful).predict([(1, "a")])
         assert sure > less > 0.5
 
     def test_equal_values_tell_nothing_and_break_nothing(self) -> None:
-        mean, deviation = Surrogate([Observation(row, 0.5) for row in GRID[:4]], GRID).predict(GRID)
+        mean, deviation = Surrogate([Observation(row, 0.5) for row in GRID[:4]]).predict(GRID)
         assert mean == pytest.approx(np.full(len(GRID), 0.5), abs=1e-4)
         assert np.isfinite(deviation).all()
 
+    def test_what_is_believed_is_certain_and_changes_no_expectation(self) -> None:
+        model = Surrogate(self.seen(GRID[::2]))
+        believing = model.believing(GRID[1:4:2])
+        assert believing.predict(GRID)[0] == pytest.approx(model.predict(GRID)[0], abs=1e-2)
+        assert believing.predict(GRID[1:4:2])[1].max() < model.predict(GRID[1:4:2])[1].min()
+
     def test_absent_numbers_are_unlike_all_others(self) -> None:
         rows = [(None,), (0.1,), (0.9,)]
-        model = Surrogate([Observation(row, value) for row, value in zip(rows, (1.0, 0.0, 0.0), strict=True)], rows)
+        model = Surrogate([Observation(row, value) for row, value in zip(rows, (1.0, 0.0, 0.0), strict=True)])
         assert model.predict([(0.5,)])[0] < 0.4
 
     def test_expected_improvement_is_that_of_the_normal_distribution(self) -> None:
@@ -183,9 +189,11 @@ class TestSampler:
         assert len(set(under_way)) == 6
 
     def test_a_space_too_large_to_look_at_as_a_whole_is_searched_as_well(self) -> None:
-        agents = [simulated(name, knows=0.5, finds=0.5) for name in "abcde"]
+        agents = [simulated(name, knows=0.5, finds=0.5) for name in "abcdefghijklmnop"]
         space = BoundSpace(SearchSpace(samples=2, layers=(1, 2)), TASK, agents, {})
-        assert space.size > 100_000
+        generator = np.random.default_rng(0)
+        sizes = {sum(space._design(space.draw(generator), None).samples) for _ in range(200)}
+        assert sizes == {1, 2, 3, 4, 5}
         study = self.study(NovelSampler(space, Objective(), seed=0))
         for _ in range(9):
             self.tell(study, space, self.ask(study, space))
