@@ -21,9 +21,12 @@ from moa_dspy.attention import critics_of
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.faults import OVERFLOW, TRANSIENT
 from moa_dspy.ledger import Spending
+from moa_dspy.limits import Budget
 from moa_dspy.replies import is_visible
+from moa_dspy.rough_tokens import litellm_is_loaded
 from moa_dspy.signatures import Roles
-from moa_dspy.steps import Place, Session, ask, written
+from moa_dspy.steps import Place, Prompt, Session, ask, written
+from moa_dspy.threads import in_thread
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
 __all__ = ["Answer", "Outcome", "Predictors", "run_layers"]
@@ -118,7 +121,8 @@ async def run_layers(
     run = _Run(architecture, roles, predictors, voices, aggregator, inputs, session)
     first = await _first_layer(run)
     if first is None:
-        raise AllProposalsFailedError(_causes(session.recorder.steps))
+        unasked = dict.fromkeys((voice.name for voice in voices), "budget: it was used up before the agent was asked")
+        raise AllProposalsFailedError(_causes(session.recorder.steps) or unasked)
     accepted, improved = [first], list[bool | None]()
     stopped_by: StoppedBy = "layers"
     for layer in range(2, architecture.layers + 1):
@@ -155,17 +159,28 @@ async def _first_layer(run: _Run) -> Answer | None:
 
 async def _needs(run: _Run) -> list[Spending]:
     """Return what the first proposals are expected to use; nothing where the budget does not ask for it."""
-    budget = run.session.ledger.budget
-    if budget.tokens is None and budget.usd is None:
+    ledger = run.session.ledger
+    if ledger.budget.tokens is None and ledger.budget.usd is None:
         return []
-    from moa_dspy.planning.forecast import forecast
-
     prompts = [
         await written(run.session, _place(run, 1, "propose", agent), *_proposal(run, agent, None))
         for agent in range(len(run.voices))
     ]
     others = [run.aggregator.lm(), *run.session.recorder.lms_of_adapter]
-    return await asyncio.to_thread(forecast, budget, prompts, others)
+    seconds = ledger.seconds_left("propose")
+    try:
+        async with asyncio.timeout(None if seconds == math.inf else seconds):
+            return await in_thread(_forecast, ledger.budget, prompts, others)
+    except TimeoutError:
+        ledger.refused = True
+        return []
+
+
+def _forecast(budget: Budget, prompts: Sequence[Prompt], others: Sequence[dspy.BaseLM]) -> list[Spending]:
+    """Load what a forecast needs where it keeps nobody waiting, and make it."""
+    from moa_dspy.planning.forecast import forecast
+
+    return forecast(budget, prompts, others, roughly=budget.seconds is not None and not litellm_is_loaded())
 
 
 async def _last_resort(run: _Run, asked: int) -> Answer | None:

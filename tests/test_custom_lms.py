@@ -170,7 +170,7 @@ print(time.perf_counter() - began)
 """
 
 
-@pytest.mark.parametrize("limits", [{"seconds": 3}])
+@pytest.mark.parametrize("limits", [{"seconds": 3}, {"seconds": 3, "tokens": 100_000}])
 def test_what_is_only_bookkeeping_takes_no_time_of_the_run(limits: dict[str, Any]) -> None:
     code = COLD.replace("{limits}", repr(limits))
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=120)
@@ -182,3 +182,9 @@ def test_an_image_is_not_estimated_as_the_text_that_it_is_sent_as() -> None:
     picture = dspy.Image("data:image/png;base64," + "A" * 100_000)
     moa = AttentionMoA("image: dspy.Image -> answer", [Aside("an answer")], 1, attention="none", aggregation="none")
     assert moa(image=picture).trace.tokens.prompt < 1500
+
+
+def test_a_run_without_an_answer_always_says_why() -> None:
+    moa = AttentionMoA(SIGNATURE, [Aside("an answer")], 1, attention="none", aggregation="none")
+    with pytest.raises(AllProposalsFailedError, match="budget: "):
+        moa(question="?", budget=Budget(seconds=1e-6, tokens=100_000))

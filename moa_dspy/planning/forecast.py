@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["forecast"]
 
 
-def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Spending]:
+def forecast(
+    budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM], *, roughly: bool = False
+) -> list[Spending]:
     """Return what each proposal is expected to use: its real prompt, and an answer of the length that plans assume.
 
     Args:
         budget: of the run, in tokens or dollars.
         prompts: of the first proposals, one for each agent.
         others: models that the run may ask besides.
+        roughly: count letters instead of tokens, where there is no time to load a tokenizer; prices are looked up.
 
     Raises:
         ConfigurationError: the prompt of the first proposal alone would use up the budget, or the budget is in dollars
             and a price is not known.
     """
     with carried_tables():
-        books = Books()
+        books = Books(roughly=roughly)
         if budget.usd is not None:
             _check_prices([books.account(lm) for lm in (*(prompt.lm for prompt in prompts), *others)])
         expected: list[Spending] = []
@@ -43,7 +46,8 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
             if not expected:
                 _check_room(budget, tokens, account)
             completion = min(Lengths().answer, prompt.longest or Lengths().answer)
-            expected.append(Spending(tokens + completion, account.cost(tokens, completion) or 0.0))
+            usd = None if budget.usd is None else account.cost(tokens, completion)
+            expected.append(Spending(tokens + completion, usd or 0.0))
         return expected
 
 
@@ -57,12 +61,11 @@ def _check_prices(accounts: Iterable[Account]) -> None:
 
 
 def _check_room(budget: Budget, tokens: int, account: Account) -> None:
-    usd = account.cost(tokens, 0) or 0.0
     if budget.tokens is not None and tokens >= budget.tokens:
         raise ConfigurationError(
             f"budget tokens={budget.tokens} is too small for a single proposal, whose prompt alone has {tokens}"
         )
-    if budget.usd is not None and usd >= budget.usd:
+    if budget.usd is not None and (usd := account.cost(tokens, 0) or 0.0) >= budget.usd:
         raise ConfigurationError(
             f"budget usd={budget.usd:g} is too small for a single proposal, whose prompt alone costs ${usd:.2g}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -22,11 +23,15 @@ _MILLION: Final = 1_000_000
 
 
 class Books:
-    """An account for every model of a plan, in order of first use."""
+    """An account for every model of a plan, in order of first use.
 
-    def __init__(self) -> None:
+    Args:
+        roughly: count letters instead of tokens, without loading LiteLLM.
+    """
+
+    def __init__(self, *, roughly: bool = False) -> None:
         self._accounts: dict[str, Account] = {}
-        self._counters = Counters()
+        self._counters = Counters(roughly=roughly)
 
     def account(self, lm: dspy.BaseLM) -> Account:
         """Return the account of ``lm``'s model."""
@@ -44,7 +49,6 @@ class Account:
 
     Attributes:
         count: its token counter.
-        price: for a million tokens; None where it is unknown.
         shortened_to: every ``max_tokens`` that shortened what the model was assumed to write.
     """
 
@@ -52,12 +56,21 @@ class Account:
         self.model = lm.model
         self.count = counter
         self.shortened_to: set[int] = set()
-        self._tariff = _tariff(lm)
-        self.price = self._tariff.price()
+        self._lm = lm
+
+    @functools.cached_property
+    def price(self) -> Price | None:
+        """Return the price of a million tokens; None where it is unknown."""
+        return self._tariff.price()
 
     def cost(self, prompt: int, completion: int) -> float | None:
         """Return the dollars of one call; None where the price is unknown."""
         return self._tariff.cost(prompt, completion)
+
+    @functools.cached_property
+    def _tariff(self) -> _Tariff:
+        """Looked up when it is asked for, since that may load LiteLLM."""
+        return _tariff(self._lm)
 
 
 @dataclass(frozen=True)
