@@ -132,7 +132,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         stack.enter_context(dspy.context(trace=None))
         purse = Purse(budget or Budget(), spending)
         job = Job(student_of(program), learn, hold, judge, seed, effort, writer, ambient, concurrency, purse)
-        told.of = (2 * len(hold) + chosen.expected_runs(job)) * program.architecture.max_calls
+        told.of = (2 * len(hold) + chosen.most_runs(job)) * program.architecture.max_calls
         before = _measured(program, job)
         tuned, after, ended_by = _tuned(program, chosen, job, before, None if budget is None else Toll(purse))
         told.over = True  # a budget may leave calls under way on DSPy's threads

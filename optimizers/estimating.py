@@ -8,8 +8,9 @@ common.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import Any, Final
 
 import dspy
@@ -21,11 +22,11 @@ from moa_dspy.optimizers.jobs import Effort, Job
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.methods import MethodName, method_of
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.rebuilding import named_agents
-from moa_dspy.optimizers.space import SearchSpace
+from moa_dspy.optimizers.space import SearchSpace, Suggest, values_of
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.students import ambient_lm, student_of
 from moa_dspy.optimizers.tables import aligned
+from moa_dspy.optimizers.undertaking import bind_space
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
@@ -69,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True)
 class PartEstimate:
-    """What one part takes at most, and what it may be expected to take."""
+    """What one part takes at most (in calls; about, in tokens and dollars), and what it may be expected to take."""
 
     part: str
     most: Cost
@@ -90,7 +91,10 @@ class Estimate:
 
     @property
     def most(self) -> Cost:
-        """Return a bound on everything: dearest designs, no example left out, nothing cached; retries aside."""
+        """Return a bound on all calls: dearest designs, no example left out, nothing cached; retries aside.
+
+        Tokens and dollars are those of texts of the assumed lengths, so they are no bound.
+        """
         return sum((part.most for part in self.parts), start=Cost())
 
     @property
@@ -108,7 +112,7 @@ class Estimate:
         }
 
     def __str__(self) -> str:
-        head = ("", "at most: calls", "tokens", "dollars", "a guess: calls", "tokens", "dollars")
+        head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
         rows = [*self.parts, PartEstimate("all", self.most, self.expected)]
         cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in rows]
         return "\n".join([aligned([head, *cells]), *self.notes])
@@ -139,12 +143,14 @@ def estimate(
         ConfigurationError: the method has no such option.
     """
     prices = _prices(program, tune, work)
-    parts: dict[str, Callable[[], PartEstimate]] = {
-        "architecture": lambda: _architecture(work, len(tune), prices),
-        "prompts": lambda: _prompts(program, tune, metric, work, prices),
-        "stop": lambda: _stop(program, work, len(tune), prices),
+    later = replace(prices, own=prices.dearest)
+    parts: dict[str, Callable[[_Prices], PartEstimate]] = {
+        "architecture": lambda at: _architecture(work, len(tune), at),
+        "prompts": lambda at: _prompts(program, tune, metric, work, at),
+        "stop": lambda at: _stop(program, work, len(tune), at),
     }
-    tuned = [make() for _ in range(work.rounds) for part, make in parts.items() if part in work.parts]
+    rounds = [prices, *[later] * (work.rounds - 1)]
+    tuned = [make(at) for at in rounds for part, make in parts.items() if part in work.parts]
     last = [_acceptance(len(held), prices)]
     if work.explain:
         last.append(_explanation(program, work, len(held), prices))
@@ -156,7 +162,9 @@ def _prices(program: AttentionMoA, tune: Sequence[dspy.Example], work: Work) -> 
     own = _price(program, sample)
     if "architecture" not in work.parts:
         return _Prices(own, own, own)
-    dearest = _largest(own, _price(_dearest(program, work.space, sample), sample))
+    dearest = reduce(
+        _largest, (_price(shape, sample) for shape in _largest_designs(program, work.space, sample[0])), own
+    )
     return _Prices(own, dearest, _largest(own, dearest.scaled(_DESIGN)))
 
 
@@ -176,7 +184,7 @@ def _prompts(
     with count_spending([]) as spending:
         purse = Purse(Budget(), spending)
         job = Job(student_of(program), learn, hold, metric, 0, work.effort, lm, ambient, 1, purse)
-        measured, tried = 2 * len(hold), method.expected_runs(job)
+        measured, tried = 2 * len(hold), method.most_runs(job)
     return PartEstimate(
         "prompts", prices.dearest.scaled(measured + tried), prices.usual.scaled(measured + tried * _TRIED)
     )
@@ -207,32 +215,48 @@ def _notes(work: Work) -> list[str]:
     notes = ["calls that the response cache answers are among these, and cost nothing; retries and judges are not"]
     if "prompts" in work.parts:
         notes.append("the model that writes prompts comes on top: some calls for each new prompt")
+        notes.append("demos and longer instructions make later prompts longer than these")
     if work.budget is not None:
         limits = [f"{value:g} {name}" for name, value in asdict(work.budget).items() if value is not None]
         notes.append(f"the budget ends it at {', '.join(limits)}")
     return notes
 
 
-def _dearest(program: AttentionMoA, space: SearchSpace, sample: Sequence[dspy.Example]) -> AttentionMoA:
-    """The design with the most calls that a space holds, of the dearest agent alone."""
-    agents = named_agents(program)
-    prices = [_price(single_model(program.task, agent), sample[:1]) for agent in agents]
-    agent = max(zip(prices, agents, strict=True), key=lambda pair: (pair[0].usd, pair[0].tokens))[1]
-    count = min(space.max_agents, space.samples * len(agents))
-    shapes = [
-        AttentionMoA(
-            program.task,
-            [replace(agent, name=None)] * count,
-            max(space.layers),
-            attention=attention,
-            residual=residual,
-            early_stop=False,
-            reasoning=program.architecture.reasoning,
-        )
-        for attention, residual in itertools.product(space.attention, space.residual)
-        if not isinstance(attention, int) or attention < count
-    ]
-    return max(shapes or [program], key=lambda shape: shape.architecture.max_calls)
+def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Example) -> Iterator[AttentionMoA]:
+    """The designs of a space that take most: as many as there may be of the dearest agents, in every shape.
+
+    What is dearest in dollars may not be so in tokens, so there are both. Temperatures change no price; at one above 0
+    every agent may be there several times.
+    """
+    bound = bind_space(program, replace(space, temperatures=(1.0,)))
+    alone = [_price(single_model(bound.task, agent), [example]) for agent in bound.agents]
+    prices = dict(zip(bound.names, alone, strict=True))
+    orders = {tuple(sorted(prices, key=lambda name: -key(prices[name]))) for key in (_dollars, _tokens)}
+    for order, aggregator, attention, residual in itertools.product(
+        sorted(orders), bound.aggregators, space.attention, space.residual
+    ):
+        wanted = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
+        design = bound.design(bound.suggest(_wish({**wanted, **_counts(space, order)})))
+        if design is not None:
+            yield bound.program(design)
+
+
+def _counts(space: SearchSpace, order: Sequence[str]) -> dict[str, int]:
+    """How often each agent is there, where those that come first are there as often as they may."""
+    taken = [min(space.samples, max(0, space.max_agents - space.samples * place)) for place in range(len(order))]
+    return {f"samples.{name}": count for name, count in zip(order, taken, strict=True)}
+
+
+def _wish(wanted: Mapping[str, Any]) -> Suggest:
+    return lambda name, distribution: wanted.get(name, values_of(distribution)[0])
+
+
+def _dollars(cost: Cost) -> float:
+    return cost.usd
+
+
+def _tokens(cost: Cost) -> float:
+    return cost.tokens
 
 
 def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> Cost:
@@ -246,7 +270,10 @@ def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> Cost:
 
 
 def _largest(one: Cost, other: Cost) -> Cost:
-    return max(one, other, key=lambda cost: (cost.calls, cost.tokens))
+    """The larger calls, tokens and dollars, which need not be one program's."""
+    return Cost(
+        max(one.calls, other.calls), max(one.tokens, other.tokens), max(one.usd, other.usd), one.priced and other.priced
+    )
 
 
 def _values(cost: Cost) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Labeled(AnyProgram):
         """Return the student with demos."""
         return LabeledFewShot(k=self.demos).compile(job.student, trainset=job.shuffled())
 
-    def expected_runs(self, job: Job) -> int:
+    def most_runs(self, job: Job) -> int:
         """Return how many answers are judged: none."""
         del job
         return 0
@@ -56,13 +56,16 @@ class Bootstrap(AnyProgram):
             metric_threshold=self.threshold,
             max_bootstrapped_demos=self.bootstrapped_demos,
             max_labeled_demos=self.labeled_demos,
-            max_rounds=job.by_effort(self.rounds, 1, 2, 4),
+            max_rounds=self._rounds(job),
         )
         return optimizer.compile(job.student, trainset=job.shuffled())
 
-    def expected_runs(self, job: Job) -> int:
-        """Return how many answers are judged, if no example fails twice."""
-        return min(len(job.trainset), 2 * self.bootstrapped_demos)
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged, where no example succeeds."""
+        return len(job.trainset) * self._rounds(job)
+
+    def _rounds(self, job: Job) -> int:
+        return job.by_effort(self.rounds, 1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ class BootstrapRandom(AnyProgram):
         )
         return optimizer.compile(job.student, trainset=job.shuffled(), valset=list(job.valset))
 
-    def expected_runs(self, job: Job) -> int:
-        """Return how many answers are judged: every set of demos on the validation set, and bootstrapping."""
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged: all sets on the validation set, and fruitless bootstrapping."""
         sets = job.by_effort(self.candidates, 3, 8, 16)
-        return (sets + 3) * len(job.valset) + (sets + 1) * min(len(job.trainset), 2 * self.bootstrapped_demos)
+        return (sets + 3) * len(job.valset) + (sets + 1) * len(job.trainset) * self.rounds
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,6 @@ class Knn(AnyProgram):
             Nearest.set_on(predictor, nearest)
         return tuned
 
-    def expected_runs(self, job: Job) -> int:
-        """Return how many answers are judged, if no example fails twice."""
-        return len(job.trainset)
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged, where no example succeeds."""
+        return Bootstrap(rounds=self.rounds).most_runs(job)

@@ -48,7 +48,7 @@ class Copro(AnyProgram):
         kwargs = {"num_threads": job.concurrency, "display_progress": False}
         return optimizer.compile(job.student, trainset=job.shuffled(), eval_kwargs=kwargs)
 
-    def expected_runs(self, job: Job) -> int:
+    def most_runs(self, job: Job) -> int:
         """Return how many answers are judged: those of every candidate on the training set."""
         candidates = job.by_effort(self.breadth, 4, 7, 10) * job.by_effort(self.depth, 1, 2, 3)
         return candidates * len(job.student.predictors()) * len(job.trainset)
@@ -108,13 +108,13 @@ class Mipro(AnyProgram):
             minibatch_size=min(batch, len(job.valset)),
         )
 
-    def expected_runs(self, job: Job) -> int:
-        """Return how many answers are judged: of trials, full looks at the best of them, and bootstrapping."""
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged: of trials, full looks at the best, and fruitless bootstrapping."""
         candidates = job.by_effort(self.candidates, 6, 12, 18)
         trials = self.trials or self._trials(len(job.student.predictors()), candidates)
         batch = min(self.minibatch or (35 if len(job.valset) > 50 else len(job.valset)), len(job.valset))
         looks = trials * batch + (2 + trials // 5) * len(job.valset)
-        return looks + candidates * min(len(job.trainset), 2 * self.bootstrapped_demos)
+        return looks + candidates * len(job.trainset)
 
     def _trials(self, predictors: int, candidates: int) -> int:
         variables = predictors * (2 if self.bootstrapped_demos or self.labeled_demos else 1)
@@ -155,7 +155,7 @@ class Simba(AnyProgram):
         )
         return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
 
-    def expected_runs(self, job: Job) -> int:
+    def most_runs(self, job: Job) -> int:
         """Return how many answers are judged: samples and new programs of every step, and the last look at the best."""
         batch, candidates = min(self.batch or 32, len(job.trainset)), job.by_effort(self.candidates, 4, 6, 6)
         return 2 * job.by_effort(self.steps, 4, 8, 12) * batch * candidates + (candidates + 1) * len(job.trainset)
@@ -187,7 +187,7 @@ class Gepa(AnyProgram):
         """Return the best candidate on the validation set."""
         return self._optimizer(job).compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
 
-    def expected_runs(self, job: Job) -> int:
+    def most_runs(self, job: Job) -> int:
         """Return how many answers are judged, at most."""
         if self.runs is not None:
             return self.runs

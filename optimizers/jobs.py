@@ -90,8 +90,8 @@ class Method(Protocol):
         """Return the tuned student, or another program with the same predictors."""
         ...
 
-    def expected_runs(self, job: Job) -> int:
-        """Return about how many answers it will have judged, at most, for a bar that shows how far it is."""
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers it will have judged at most, whatever the scores, by its own limits."""
         ...
 
 

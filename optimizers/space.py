@@ -28,7 +28,7 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.program_file import digest_of
 from moa_dspy.signatures import TaskSignature, task_signature
 
-__all__ = ["BoundSpace", "Design", "SearchSpace", "values_of"]
+__all__ = ["BoundSpace", "Design", "SearchSpace", "Suggest", "values_of"]
 
 Temperatures: TypeAlias = tuple[float | None, ...]
 Suggest: TypeAlias = Callable[[str, BaseDistribution], Any]

@@ -51,7 +51,7 @@ class Reanchor:
                 "all runs again; switch the cache on, or pass require_cache=False"
             )
 
-    def expected_runs(self, job: Job) -> int:
+    def most_runs(self, job: Job) -> int:
         """Return how many answers are judged, at most: with yes or no, with a probability, and for each threshold."""
         return (3 + MAX_CANDIDATES) * len(job.trainset)
 

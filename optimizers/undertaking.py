@@ -411,13 +411,15 @@ class Undertaking:
         self._tell(OptimizeProgress(self.plan[number], number + 1, len(self.plan), done, detail, best, self.cost))
 
 
-def bind_space(program: AttentionMoA, space: SearchSpace) -> None:
-    """Refuse a space that does not fit the program's agents.
+def bind_space(program: AttentionMoA, space: SearchSpace) -> BoundSpace:
+    """Return the space for the program's task, agents, prompts and demos.
 
     Raises:
         ConfigurationError: says what does not fit.
     """
-    BoundSpace(space, program.task, named_agents(program), {}, _further_aggregators(program))
+    options = _choices_of(program)
+    aggregators = options.pop("aggregators")
+    return BoundSpace(space, program.task, named_agents(program), options, aggregators, [program])
 
 
 def _choices_of(program: AttentionMoA) -> dict[str, Any]:
