@@ -152,9 +152,10 @@ async def _first_layer(run: _Run) -> Answer | None:
     agents = len(run.voices)
     critics = [critics_of(j, run.architecture.attention, agents, 1) for j in range(agents)]
     needs = await _needs(run)
-    proposing, refining = run.session.ledger.first_layer([len(of_one) for of_one in critics], run.finals(1), needs)
+    proposing, refining = run.session.ledger.first_layer([len(of_one) for of_one in critics], run.finals(1))
     kept = [critics[j] if j < refining else () for j in range(proposing)]
-    return await _layer(run, 1, None, kept) or await _last_resort(run, proposing)
+    at_once = run.session.ledger.at_once(needs) if needs else agents
+    return await _layer(run, 1, None, kept, at_once) or await _last_resort(run, proposing)
 
 
 async def _needs(run: _Run) -> list[Spending]:
@@ -224,7 +225,9 @@ async def _further_layer(run: _Run, layer: int, previous: str) -> Answer | None:
     return await _layer(run, layer, previous, critics)
 
 
-async def _layer(run: _Run, layer: int, previous: str | None, critics: Sequence[Sequence[int]]) -> Answer | None:
+async def _layer(
+    run: _Run, layer: int, previous: str | None, critics: Sequence[Sequence[int]], at_once: int | None = None
+) -> Answer | None:
     """Return the layer's aggregate, or None where no agent answered.
 
     Args:
@@ -232,11 +235,16 @@ async def _layer(run: _Run, layer: int, previous: str | None, critics: Sequence[
         layer: its number.
         previous: the previous layer's output.
         critics: for each agent that proposes, who criticises its answer.
+        at_once: how many proposals start; each other waits for one of them. All where nothing is said.
     """
     agents = range(len(critics))
+    first = at_once or len(critics)
     try:
         async with asyncio.TaskGroup() as group:
-            proposals = [group.create_task(_propose(run, layer, i, previous)) for i in agents]
+            proposals = list[asyncio.Task[Answer | None]]()
+            for i in agents:
+                before = proposals[i % first] if i >= first else None
+                proposals.append(group.create_task(_propose(run, layer, i, previous, before)))
             critiques = {
                 (i, j): group.create_task(_critique(run, layer, i, j, proposals)) for j in agents for i in critics[j]
             }
@@ -294,7 +302,11 @@ async def _enough(
     return None
 
 
-async def _propose(run: _Run, layer: int, agent: int, previous: str | None) -> Answer | None:
+async def _propose(
+    run: _Run, layer: int, agent: int, previous: str | None, before: asyncio.Task[Answer | None] | None
+) -> Answer | None:
+    if before is not None:
+        await asyncio.wait({before})
     predictor, voice, inputs = _proposal(run, agent, previous)
     answer, _ = await _answer(run, _place(run, layer, "propose", agent), predictor, inputs, voice)
     return answer

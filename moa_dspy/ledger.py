@@ -102,18 +102,15 @@ class Ledger:
             return math.inf
         return self.budget.seconds - self._clock() - self._kept_from(stage) * _LONGER * self._largest.seconds
 
-    def first_layer(
-        self, critics: Sequence[int], finals: Sequence[Stage], needs: Sequence[Spending] = ()
-    ) -> tuple[int, int]:
+    def first_layer(self, critics: Sequence[int], finals: Sequence[Stage]) -> tuple[int, int]:
         """Return how many proposals, and how many of their refinements, the first layer can afford.
 
         Args:
             critics: the number of critiques that each agent's answer gets.
             finals: the stages that write the layer's answer.
-            needs: what each agent's proposal is expected to use, where that matters.
         """
         agents = len(critics)
-        proposals = int(max(1, min(agents, self.calls_left - len(finals), self._fitting(needs, agents))))
+        proposals = int(max(1, min(agents, self.calls_left - len(finals))))
         self._held = set(finals if self.calls_left - proposals >= len(finals) else ())
         left, refined = self.calls_left - len(self._held) - proposals, 0
         if proposals == agents:
@@ -125,6 +122,18 @@ class Ledger:
         if len(self._held) < len(finals) or proposals < agents or refined < agents:
             self.refused = True
         return proposals, refined
+
+    def at_once(self, needs: Sequence[Spending]) -> int:
+        """Return how many of the first proposals may start before it is known what one really uses; at least one.
+
+        Args:
+            needs: what each of them is expected to use.
+        """
+        fitting = sum(
+            _has(self.budget.tokens, 0.0, total.tokens) and _has(self.budget.usd, 0.0, total.usd)
+            for total in accumulate(needs)
+        )
+        return max(1, fitting)
 
     def further_layer(self, calls: int, finals: Sequence[Stage]) -> bool:
         """Return whether there is room for another whole layer, and hold its last calls if so.
@@ -152,14 +161,6 @@ class Ledger:
     def release(self) -> None:
         """Let any call have what is held: there is nothing yet from which an answer could be made."""
         self._held.clear()
-
-    def _fitting(self, needs: Sequence[Spending], agents: int) -> int:
-        """How many of the first proposals are expected to fit; all where nothing is expected."""
-        totals = list(accumulate(needs))
-        fitting = sum(
-            _has(self.budget.tokens, 0.0, total.tokens) and _has(self.budget.usd, 0.0, total.usd) for total in totals
-        )
-        return fitting if needs else agents
 
     def _kept_from(self, stage: Stage) -> int:
         """How many calls are held for other stages than ``stage``."""

@@ -378,6 +378,16 @@ def test_only_so_many_first_proposals_are_sent_as_are_expected_to_fit() -> None:
         assert prediction.trace.stopped_by == "budget"
 
 
+@pytest.mark.parametrize(("attention", "tokens", "least"), [("none", 2000, 6), ("full", 2400, 20)])
+def test_answers_that_are_shorter_than_expected_leave_room_for_the_rest(
+    attention: Any, tokens: int, least: int
+) -> None:
+    moa = AttentionMoA(SIGNATURE, [ScriptedLM("42")] * 5, 1, attention=attention)
+    trace = moa(question="?", budget=Budget(tokens=tokens)).trace
+    assert stages(trace)["propose"] == 5
+    assert trace.calls >= least
+
+
 @pytest.mark.parametrize("calls", [1, 2])
 def test_the_second_call_of_an_adapter_that_the_user_configured_is_counted(calls: int) -> None:
     """``dspy.ChatAdapter()`` asks again for JSON, inside one call of a predictor."""
