@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import math
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "limit_concurrency"]
+__all__ = ["admitted", "limit_concurrency", "place_taken"]
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
@@ -54,10 +56,47 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
         group: equal for calls whose prompts begin alike, so different for different runs.
     """
     gates = [gate for key in (model, None) if (gate := _gates.get(key)) is not None]
-    async with contextlib.AsyncExitStack() as places:
+    place = _Place()
+    try:
         for gate in gates:
-            await places.enter_async_context(gate.place(group))
-        yield
+            await gate.enter(group)
+            place.leaving.append(functools.partial(gate.leave, group))
+        token = _taken.set(place)
+        try:
+            yield
+        finally:
+            _taken.reset(token)
+    finally:
+        place.let_go()
+
+
+def place_taken() -> _Place:
+    """Return the place of the call that is under way here; one that nobody waits for where there is none."""
+    return _taken.get() or _Place()
+
+
+class _Place:
+    """A call's place at every gate; left when the last who holds it lets go, in any thread."""
+
+    def __init__(self) -> None:
+        self.leaving: list[Callable[[], None]] = []
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> None:
+        with self._lock:
+            self._holders += 1
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            left = not self._holders
+        if left:
+            for leave in reversed(self.leaving):
+                leave()
+
+
+_taken: contextvars.ContextVar[_Place | None] = contextvars.ContextVar("moa_dspy_place_taken", default=None)
 
 
 @dataclass(eq=False)
@@ -87,15 +126,7 @@ class _Gate:
             self.places = places
             self._let_in(None)
 
-    @contextlib.asynccontextmanager
-    async def place(self, group: Hashable) -> AsyncIterator[None]:
-        await self._enter(group)
-        try:
-            yield
-        finally:
-            self._leave(group)
-
-    async def _enter(self, group: Hashable) -> None:
+    async def enter(self, group: Hashable) -> None:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(group, loop, loop.create_future())
         with self._lock:
@@ -112,10 +143,10 @@ class _Gate:
                 if still_waiting:
                     self._waiting.remove(waiter)
             if not still_waiting:
-                self._leave(group)  # it had been let in already: pass the place on
+                self.leave(group)  # it had been let in already: pass the place on
             raise
 
-    def _leave(self, group: Hashable) -> None:
+    def leave(self, group: Hashable) -> None:
         with self._lock:
             self._under_way[group] -= 1
             if not self._under_way[group]:

@@ -6,12 +6,14 @@ So nothing that an LM notes down in a call is lost, and any number of views of o
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, cast
 
 import dspy
+
+from moa_dspy.concurrency import place_taken
+from moa_dspy.threads import in_thread
 
 __all__ = ["Send", "view_of"]
 
@@ -22,7 +24,7 @@ def view_of(lm: dspy.BaseLM, through: Callable[..., Awaitable[Any]]) -> dspy.Bas
     """Return a view of ``lm`` whose every ``acall(...)`` becomes ``through(lm, send, ...)``.
 
     ``send(...)`` makes the call, and tries once: retries are made, and counted, by whoever asks. An LM that can only be
-    called by threads is called in one.
+    called by threads is called in one of its own, and keeps its place among the calls under way until that ends.
     """
     kind: Any = _view_class(cast("Any", type(lm)))
     view: dspy.BaseLM = object.__new__(kind)
@@ -52,8 +54,21 @@ def _view_class(kind: Any) -> Any:
 
 def _sender(kind: type[Any], view: Any) -> Send:
     if _is_for_threads(kind, view):
-        return functools.partial(asyncio.to_thread, kind.__call__, view)
+        return functools.partial(_in_thread, functools.partial(kind.__call__, view))
     return functools.partial(kind.acall, view)
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    place = place_taken()
+    place.hold()
+
+    def to_its_end() -> Any:
+        try:
+            return call(*args, **options)
+        finally:
+            place.let_go()
+
+    return await in_thread(to_its_end)
 
 
 def _is_for_threads(kind: type[Any], lm: Any) -> bool:

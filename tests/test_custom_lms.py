@@ -14,7 +14,7 @@ import pytest
 from dspy.lm15 import Message, Request, Response, ServerError, Usage
 from support.runs import environment, in_format
 
-from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance
+from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, limit_concurrency
 from moa_dspy.testing import ScriptedLM
 
 SIGNATURE = "question -> answer"
@@ -188,3 +188,49 @@ def test_a_run_without_an_answer_always_says_why() -> None:
     moa = AttentionMoA(SIGNATURE, [Aside("an answer")], 1, attention="none", aggregation="none")
     with pytest.raises(AllProposalsFailedError, match="budget: "):
         moa(question="?", budget=Budget(seconds=1e-6, tokens=100_000))
+
+
+class Hanging(ForwardOnly):
+    """Every call lasts until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.under_way = self.peak = 0
+        self._lock = threading.Lock()
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        with self._lock:
+            self.under_way += 1
+            self.peak = max(self.peak, self.under_way)
+        self.go.wait(30)
+        with self._lock:
+            self.under_way -= 1
+        return super().forward(prompt, messages, **kwargs)
+
+
+def test_calls_that_hang_in_threads_take_no_other_model_along() -> None:
+    lm = Hanging()
+    try:
+        hanging = AttentionMoA(SIGNATURE, [lm] * 12, 1, attention="none", tolerance=Tolerance(timeout=0.3, retries=0))
+        with pytest.raises(AllProposalsFailedError):
+            hanging(question="?")
+        assert lm.under_way == 12
+        healthy = AttentionMoA(SIGNATURE, [ScriptedLM(in_format)] * 2, 1, tolerance=Tolerance(timeout=3, retries=0))
+        assert {step.status for step in healthy(question="?").trace.steps} == {"ok"}
+    finally:
+        lm.go.set()
+
+
+def test_a_call_in_a_thread_keeps_its_place_until_the_thread_ends() -> None:
+    lm = Hanging()
+    lm.model = "own/limited"
+    limit_concurrency(1, model=lm.model)
+    try:
+        moa = AttentionMoA(SIGNATURE, [lm] * 4, 1, attention="none", tolerance=Tolerance(timeout=0.2, retries=0))
+        with pytest.raises(AllProposalsFailedError):
+            moa(question="?", budget=Budget(seconds=2))
+        assert lm.peak == 1
+    finally:
+        lm.go.set()
+        limit_concurrency(None, model=lm.model)
