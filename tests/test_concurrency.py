@@ -18,6 +18,7 @@ from support.loopback import Body, Call, Loopback, refusal
 from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
+from moa_dspy.carried_tables import carried_tables
 from moa_dspy.concurrency import admitted, limit_concurrency
 
 SIGNATURE = "question -> answer"
@@ -316,3 +317,16 @@ def test_many_runs_under_a_limit_all_end() -> None:
             answers = list(pool.map(lambda number: moa(question=str(number)).answer, range(12)))
     assert answers == ["an answer"] * 12
     assert gauges["all"].most <= 4
+
+
+def test_overlapping_uses_of_the_carried_tables_leave_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
+    first, second = carried_tables(), carried_tables()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+    second.__exit__(None, None, None)
+    assert "LITELLM_LOCAL_MODEL_COST_MAP" not in os.environ
