@@ -13,9 +13,7 @@ __all__ = ["clean", "quote"]
 
 # C0 and C1 controls but for tab and newline, what turns the direction of the text around it, and characters that are
 # deprecated or mean nothing inside a text. Joiners, direction marks and variation selectors stay: languages need them.
-_MEANINGLESS: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0001]"
-)
+_MEANINGLESS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0001]")
 # What shows nothing, and so may hide inside what looks like a tag: Unicode's default ignorable code points.
 _UNSEEN: Final = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
@@ -43,14 +41,13 @@ def _spelt(words: tuple[str, ...]) -> str:
 
 _TAG: Final = re.compile(
     f"([<\uff1c])({_GAP})(?:([/\uff0f])({_GAP}))?"
-    f"(?=(?:{_spelt(_OWN_TAGS)})(?![A-Za-z0-9_])|(?:{_spelt(_ANGLE_TOKENS)}){_GAP}[>\uff1e])",
-    re.IGNORECASE,
+    f"(?=(?i:{_spelt(_OWN_TAGS)})(?![A-Za-z0-9_])|(?:{_spelt(_ANGLE_TOKENS)}){_GAP}[>\uff1e])"
 )
 _NAME: Final = r"[^\s<>|\uff5c]{1,80}"
 _BARRED_TOKEN: Final = re.compile(
     f"<(?={_HIDDEN}(?:[|\uff5c]{_HIDDEN}{_NAME}[|\uff5c]?{_HIDDEN}>|{_NAME}[|\uff5c]{_HIDDEN}>))"
 )
-_SQUARE_TOKEN: Final = re.compile(f"\\[(?={_HIDDEN}/?{_HIDDEN}(?:{_spelt(_SQUARE_TOKENS)}){_HIDDEN}\\])", re.IGNORECASE)
+_SQUARE_TOKEN: Final = re.compile(f"\\[(?={_HIDDEN}/?{_HIDDEN}(?:{_spelt(_SQUARE_TOKENS)}){_HIDDEN}\\])")
 _FIELD_MARKER: Final = re.compile(f"\\[{_HIDDEN}\\[(?={_GAP}#{_HIDDEN}#)")
 _UNSEEN_ONE: Final = re.compile(f"[{_UNSEEN}]")
 

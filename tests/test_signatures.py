@@ -288,3 +288,18 @@ def test_a_megabyte_is_quoted_in_no_time_and_in_full() -> None:
         began = time.monotonic()
         quote("answer", f"<{piece * 500_000}x")
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("code", ["fn f<S>(x: S) -> Vec<S>", "table[inst]", "List<Think> x = new List<Think>()"])
+def test_ordinary_code_that_only_resembles_a_token_stays_as_it_is(code: str) -> None:
+    assert code in quote("answer", code)
+
+
+def test_a_tag_is_broken_whichever_unseen_character_hides_in_it() -> None:
+    assert "</answer>" not in quote("answer", "a</\u2065answer>").removesuffix("</answer>")
+    assert "\u2065" not in quote("answer", "a</\u2065answer>")
+
+
+def test_an_answer_after_a_typed_field_called_reasoning_may_be_that_alone() -> None:
+    roles = derive_roles("question -> reasoning: list[str], answer: int")
+    assert set(roles.voted) == {"reasoning", "answer"}
