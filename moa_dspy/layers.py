@@ -94,10 +94,8 @@ class _Run:
 
     def answer_text(self, outputs: Mapping[str, Any]) -> str:
         """Return the task's outputs as the text that other agents read; nothing where none of them can be seen."""
-        answers = {name: value for name, value in outputs.items() if name in self.roles.task.output_fields}
-        if len(answers) > 1:
-            answers.pop("reasoning", None)
-        if all(isinstance(value, str) and not is_visible(value) for value in answers.values()):
+        answers = [outputs[name] for name in self.roles.voted if name in outputs]
+        if all(isinstance(value, str) and not is_visible(value) for value in answers):
             return ""
         return self.roles.answer_text(outputs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from types import MemberDescriptorType
 from typing import Any, TypeAlias, cast
 
 import dspy
@@ -29,6 +30,7 @@ def view_of(lm: dspy.BaseLM, through: Callable[..., Awaitable[Any]]) -> dspy.Bas
     kind: Any = _view_class(cast("Any", type(lm)))
     view: dspy.BaseLM = object.__new__(kind)
     object.__setattr__(view, "__dict__", vars(lm))
+    kind._moa_lm.__set__(view, lm)
     kind._moa_through.__set__(view, functools.partial(through, lm))
     return view
 
@@ -41,15 +43,26 @@ def _view_class(kind: Any) -> Any:
         return functools.partial(view._moa_through, vars(view).get("acall") or _sender(kind, view))
 
     own = {
-        "__slots__": ("_moa_through",),
+        **{name: _slot_of_lm(name) for name in _slots(kind)},
+        "__slots__": ("_moa_lm", "_moa_through"),
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "acall": property(acall),
-        "num_retries": property(lambda _: 0),
+        "num_retries": property(lambda _: 0, lambda _view, _value: None),
         # At temperature 0 a rollout still keeps equal requests apart in the cache; no warning is due.
         "_warned_zero_temp_rollout": property(lambda _: True, lambda _view, _value: None),
     }
     return type(kind.__name__, (kind,), own)
+
+
+def _slots(kind: type[Any]) -> list[str]:
+    """The names of what ``kind`` keeps outside its ``__dict__``."""
+    members = [item for base in kind.__mro__ for item in vars(base).items()]
+    return [name for name, member in members if isinstance(member, MemberDescriptorType)]
+
+
+def _slot_of_lm(name: str) -> property:
+    return property(lambda view: getattr(view._moa_lm, name), lambda view, value: setattr(view._moa_lm, name, value))
 
 
 def _sender(kind: type[Any], view: Any) -> Send:

@@ -33,7 +33,9 @@ __all__ = ["AttentionMoA", "Prediction"]
 
 # Names that a program, its predictors or its predictions take for something other than a field.
 _RESERVED: Final[Mapping[str, frozenset[str]]] = {
-    "input": frozenset({"budget", "config", "demos", "instance", "lm", "new_signature", "self", "signature"}),
+    "input": frozenset(
+        {"budget", "completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"}
+    ),
     "output": frozenset({"base", "self", "trace"}),
 }
 

@@ -347,7 +347,8 @@ class _Call:
                     reply = await send(*args, **options)
                 answered = clock()
         except BaseException as error:
-            self._unanswered += sent is not None and answered is None and is_unanswered(error)
+            cut = sent is not None and answered is None and is_unanswered(error)
+            self._unanswered += cut and not is_free(lm)
             if isinstance(error, TimeoutError) and whole.expired():
                 ledger.refused = True
                 raise _NotAskedError(_of_budget("the budget's time was over before the reply came")) from None

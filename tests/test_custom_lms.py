@@ -14,7 +14,7 @@ import pytest
 from dspy.lm15 import Message, Request, Response, ServerError, Usage
 from support.runs import environment, in_format
 
-from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, limit_concurrency
+from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, ConfigurationError, Tolerance, limit_concurrency
 from moa_dspy.testing import ScriptedLM
 
 SIGNATURE = "question -> answer"
@@ -234,3 +234,42 @@ def test_a_call_in_a_thread_keeps_its_place_until_the_thread_ends() -> None:
     finally:
         lm.go.set()
         limit_concurrency(None, model=lm.model)
+
+
+class Free(Aside):
+    engine = SimpleNamespace(free=True)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        await asyncio.sleep(5)
+        return [self.reply]
+
+
+def test_a_free_call_that_is_cut_short_may_not_be_billed() -> None:
+    moa = AttentionMoA(
+        SIGNATURE, [ScriptedLM("an answer"), Free("late")], 1, attention="none", aggregation="vote",
+        tolerance=Tolerance(quorum=1, grace=0.0),
+    )  # fmt: skip
+    trace = moa(question="?").trace
+    assert sum(step.calls for step in trace.steps) == 2
+    assert trace.total.unanswered == 0
+
+
+def test_an_input_that_dspy_takes_for_its_own_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="completions"):
+        AttentionMoA("completions -> answer", [ScriptedLM("an answer")], 1)
+
+
+class Slotted(Aside):
+    __slots__ = ("token",)
+
+    def __init__(self) -> None:
+        super().__init__("an answer")
+        self.token = "secret"
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        return [self.token, self.copy(num_retries=2).reply][1:]
+
+
+def test_a_model_may_keep_its_state_in_slots_and_copy_itself() -> None:
+    moa = AttentionMoA(SIGNATURE, [Slotted()], 1, attention="none", aggregation="none")
+    assert moa(question="?").answer == "an answer"
