@@ -37,6 +37,7 @@ SKILLS = (
     "harmlessness",
 )
 LOWEST, HIGHEST = 1, 5
+_OF_HIGHEST = re.compile(rf"\s*/\s*{HIGHEST}\s*\Z")
 
 RUBRIC = {
     "logical robustness": "the reasoning holds step by step, and would hold for other cases of the same kind",
@@ -93,7 +94,7 @@ def _score(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
-        score = float(value)
+        score = float(_OF_HIGHEST.sub("", value) if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         return math.nan
     return score if LOWEST <= score <= HIGHEST else math.nan

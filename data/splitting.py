@@ -16,7 +16,7 @@ import dspy
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Split", "check_limit", "place", "sample", "split"]
+__all__ = ["Split", "canonical", "check_limit", "place", "sample", "split"]
 
 _DEFAULT = (0.6, 0.2, 0.2)
 
@@ -97,21 +97,22 @@ def check_limit(limit: int | None) -> None:
 def place(example: dspy.Example, seed: int = 0) -> float:
     """An example's place in [0, 1), from a hash of the seed and its inputs."""
     inputs = example.inputs().toDict()
-    text = json.dumps(_canonical(inputs), sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(canonical(inputs), sort_keys=True, ensure_ascii=False, default=str)
     digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
+    """A value as JSON values that are equal where white space, Unicode form and kind of container alone differ."""
     if isinstance(value, str):
         return " ".join(unicodedata.normalize("NFC", value).split())
     if hasattr(value, "model_dump"):
-        return _canonical(value.model_dump())
+        return canonical(value.model_dump())
     if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in value.items()}
+        return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):  # in no order, and another one in each process
-        return sorted((_canonical(item) for item in value), key=repr)
-    return [_canonical(item) for item in value] if isinstance(value, list | tuple) else value
+        return sorted((canonical(item) for item in value), key=repr)
+    return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _shares(train: float | None, val: float | None, test: float | None) -> tuple[float, float, float]:

@@ -172,7 +172,7 @@ def decide(
     check_share("power", power)
     gain = Gain.of(before, after, seed=seed, level=1 - 2 * alpha)
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    p = one_sided(gain)
+    p = one_sided(gain.value, gain.p)
     accepted, needed = p <= alpha, examples_needed(differences, alpha, power)
     return Scores(
         accepted=accepted,

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.data.splitting import canonical
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import digest
 from moa_dspy.program import AttentionMoA
@@ -74,8 +75,12 @@ def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: 
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:
-    return digest({name: _plain(value) for name, value in inputs.items()})
+    return digest(_folded(canonical(dict(inputs))))
 
 
-def _plain(value: Any) -> Any:
-    return " ".join(value.split()).casefold() if isinstance(value, str) else value
+def _folded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.casefold()
+    if isinstance(value, dict):
+        return {key: _folded(part) for key, part in value.items()}
+    return [_folded(part) for part in value] if isinstance(value, list) else value

@@ -174,11 +174,11 @@ def optimize(
     check_budget(budget, lms)
     check_unit(Objective(objective, price, unit), lms)
     bound = _bound(program, space, n_trials) if "architecture" in parts else None
-    opened = open_storage(storage)
     if before is not None:
         work = Work(parts, rounds, n_trials, bound or space or SearchSpace(), method, effort, options, explain, budget)
         if not before(estimate(program, tune, held, cast("Metric", metric), work)):
             raise DeclinedError("not confirmed; nothing was paid")
+    opened = open_storage(storage)
     with count_spending(lms) as spending:
         run = Undertaking(
             program,

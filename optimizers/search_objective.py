@@ -14,6 +14,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import paired_p_value
 from moa_dspy.optimizers.depth import Price
 from moa_dspy.optimizers.matching import models_without_price
+from moa_dspy.optimizers.significance import one_sided
 from moa_dspy.optimizers.stopping import StopRule
 
 __all__ = ["Board", "Champion", "Objective", "Tally", "Unit", "Wanted", "check_unit"]
@@ -71,7 +72,7 @@ class Board(dict[StopRule, Tally]):
     def to_attrs(self) -> dict[str, Any]:
         """Return the board as attributes of a trial: the depth curve, and the scores of every example."""
         depths = {str(rule): {"score": tally.score, **tally.mean_price.model_dump()} for rule, tally in self.items()}
-        scores = {str(rule): [_short(score) for score in tally.scores] for rule, tally in self.items()}
+        scores = {str(rule): list(tally.scores) for rule, tally in self.items()}
         failed = max((len(tally.scores) - len(tally.prices) for tally in self.values()), default=0)
         return {"examples": self.examples, "failed": failed, "depths": depths, "scores": scores}
 
@@ -203,7 +204,7 @@ class Objective:
     def _too_dear(self, tally: Tally, level: float) -> bool:
         if self.price is None or not tally.priced or self.excess(tally) <= 0:
             return False
-        return paired_p_value([self.cost(price) / self.price - 1 for price in tally.prices]) / 2 < level
+        return _p_above([self.cost(price) / self.price - 1 for price in tally.prices]) < level
 
     def _beaten(self, tally: Tally, champions: Sequence[Champion], level: float) -> bool:
         rivals = [champion for champion in champions if not self.two or champion.cost <= self.cost(tally.mean_price)]
@@ -225,16 +226,15 @@ def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) ->
         )
 
 
-def _short(score: float) -> float:
-    """A score as short as JSON can say it without harm; thousands of them are kept with a study."""
-    return int(score) if score == int(score) else round(score, 6)
-
-
 def _betters(theirs: Sequence[float], ours: Sequence[float], level: float) -> bool:
     """Whether a champion that has run as many examples is shown to be better on them."""
     if len(theirs) < len(ours) or math.fsum(theirs) <= math.fsum(ours):
         return False
-    return paired_p_value([their - our for their, our in zip(theirs, ours, strict=True)]) / 2 < level
+    return _p_above([their - our for their, our in zip(theirs, ours, strict=True)]) < level
+
+
+def _p_above(differences: Sequence[float]) -> float:
+    return one_sided(math.fsum(differences), paired_p_value(differences))
 
 
 def _gain(front: Sequence[tuple[float, float]], point: tuple[float, float]) -> float:

@@ -10,17 +10,20 @@ import statistics
 from collections.abc import Sequence
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.paired import Gain
 
 __all__ = ["check_alpha", "check_share", "examples_needed", "holm", "one_sided"]
 
 
-def one_sided(gain: Gain) -> float:
+def one_sided(difference: float, p: float) -> float:
     """Return the p value of "it is better", given that of "it is different".
 
     Sign flips are as likely to reach a sum as its negative, so half of the two-sided p value lies on each side.
+
+    Args:
+        difference: mean or sum of the paired differences.
+        p: their two-sided p value.
     """
-    return gain.p / 2 if gain.value > 0 else 1 - gain.p / 2
+    return p / 2 if difference > 0 else 1 - p / 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

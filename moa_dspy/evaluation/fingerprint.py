@@ -5,6 +5,7 @@ No address and no key takes part: a run may go on over another connection.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -106,8 +107,10 @@ def describe(value: Any) -> Any:
         return sorted(map(str, value))
     if is_dataclass(value) and not isinstance(value, type):
         return {"is": _name(value), **{field.name: describe(getattr(value, field.name)) for field in fields(value)}}
+    if isinstance(value, functools.partial):
+        return {"is": _name(value), "of": [describe(part) for part in (value.func, value.args, value.keywords)]}
     if inspect.isroutine(value) or isinstance(value, type):
-        return {"is": _name(value), "source": _source(value)}
+        return {"is": _name(value), "source": _source(value), **_bindings(value)}
     return {"is": _name(value), **_attributes(value)}
 
 
@@ -145,6 +148,27 @@ def _ambient() -> Any:
 def _name(value: Any) -> str:
     kind = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
     return str(getattr(kind, "__qualname__", kind))
+
+
+def _bindings(value: Any) -> dict[str, Any]:
+    """What a function holds besides its source: defaults, and the values of a factory around it.
+
+    A function in there goes by name and source alone, since it may hold this one.
+    """
+    cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if _filled(cell)]
+    held = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
+    parts = [*cells, *held]
+    if not parts:
+        return {}
+    return {"holds": [[_name(part), _source(part)] if inspect.isroutine(part) else describe(part) for part in parts]}
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (raises where the name is not bound yet)
+    except ValueError:
+        return False
+    return True
 
 
 def _source(value: Any) -> str | None:

@@ -96,3 +96,8 @@ def test_every_skill_has_a_name_and_a_meaning():
     assert set(flask.RUBRIC) == set(flask.SKILLS)
     assert flask.skill_name("understanding") is None
     assert flask.skill_name("") is None
+
+
+def test_a_score_out_of_the_highest_is_that_score() -> None:
+    assert flask.parse_scores("{'Factuality': '4/5', 'Readability': '4/10'}")["factuality"] == 4
+    assert math.isnan(flask.parse_scores("{'Readability': '4/10'}")["readability"] or 0.0)

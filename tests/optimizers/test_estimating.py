@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,12 @@ def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> N
     options: dict[str, Any] = {"metric": wrong, "method": "bootstrap", "effort": effort}
     estimated = forecast(program, examples(30), heldout=heldout, parts=["prompts"], explain=False, **options)
     assert optimizers.compile(program, learn, hold, **options).cost.calls <= estimated.parts[0].most.calls
+
+
+def test_nothing_is_written_by_an_estimate(tmp_path: Path) -> None:
+    program = AttentionMoA("question -> answer", CHEAP, 1)
+    forecast(program, examples(12), metric=wrong, space=SPACES[0], n_trials=1, storage=tmp_path / "study.db")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_later_round_starts_from_what_the_search_may_have_found() -> None:

@@ -50,6 +50,12 @@ def found(lms: list[SimulatedLM], **options: Any) -> Any:
     return search(TASK, lms, given.pop("space", SMALL), **given)
 
 
+def test_equal_scores_are_equal_when_they_are_read_back() -> None:
+    board = Board.of([StopRule(1)])
+    board.add({StopRule(1): 2 / 3}, {StopRule(1): Price(calls=1)})
+    assert Board.from_attrs(json.loads(json.dumps(board.to_attrs())))[StopRule(1)].score == board[StopRule(1)].score
+
+
 class TestWhatItFinds:
     def test_the_best_of_everything_there_is(self) -> None:
         bound = BoundSpace(SMALL, TASK, agents(), {})
