@@ -61,8 +61,8 @@ class Surrogate:
         self._values = (values - self._mean) / self._deviation
         self._noise = np.array([one.variance for one in observations]) / self._deviation**2 + _JITTER
         self._distances = self._apart([one.features for one in observations])
-        self._weights = np.full(len(self._distances), _USUAL_WEIGHT) if like is None else like._weights
-        self._amplitude = 1.0 if like is None else like._amplitude
+        self._weights: Array = np.full(len(self._distances), _USUAL_WEIGHT) if like is None else like._weights
+        self._amplitude: float = 1.0 if like is None else like._amplitude
         if like is None:
             self._fit()
         self._factor, self._whitened = self._factored(self._weights, self._amplitude)
