@@ -21,23 +21,27 @@ _LETTER = rf"{_OPEN}(?P<letter>[A-Za-z])(?!\w|['\u2019]\w)"
 _CAPITAL = rf"{_OPEN}(?P<letter>(?-i:[A-Z]))(?!\w|['\u2019]\w)"
 _IS = r"(?:\s(?:is|would be|should be|must be|will be)\b)?\s?[:\uff1a=>\u2013\u2014-]?"
 _KIND = r"(?:\s?(?:the )?(?:option|choice|letter)\b:?)?"
-_SEVERAL = rf"(?!{_CLOSE}\s?(?:or|and|&|/)\s?{_OPEN}[A-Za-z](?!\w))"
+_SEVERAL = (
+    rf"(?!{_CLOSE}\s?(?:(?:or|and|&|/)\s?{_OPEN}[A-Za-z](?![\w'\u2019])"
+    rf"|,\s?{_OPEN}(?-i:[A-Z]){_CLOSE}\s?(?:[,.;]|(?:or|and)\b|\Z)))"
+)
 _NEGATED = (
     rf"(?!{_CLOSE}\s(?:(?:is|are|was|would be)(?: not|n['\u2019]t)\b|(?:is|are|was|seems) (?:wrong|incorrect|false)\b))"
 )
 
-_ANSWER = (re.compile(rf"\banswers?\b[*_]{{0,3}}{_IS}{_KIND}{_LETTER}{_SEVERAL}", re.IGNORECASE),)
+_ANSWER = (re.compile(rf"\banswers?\b[*_]{{0,3}}{_IS}{_KIND}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
 _ASSERTED = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?:correct|right|best|final|my) (?:option|choice|letter)\b[*_]{{0,3}}{_IS}{_LETTER}{_SEVERAL}",
-        rf"\b(?:it is|it['\u2019]s|it must be|i choose|i pick|i select|go with)\b{_KIND}{_CAPITAL}{_SEVERAL}",
+        rf"\b(?:correct|right|best|final|my) (?:option|choice|letter)\b[*_]{{0,3}}{_IS}{_LETTER}{_NEGATED}{_SEVERAL}",
+        rf"\b(?:it is|it['\u2019]s|it must be|i choose|i pick|i select|go with)\b{_KIND}{_CAPITAL}{_NEGATED}{_SEVERAL}",
         rf"(?<!\w){_CAPITAL}{_CLOSE} is (?:the )?(?:only )?(?:correct|right|best|answer)\b",
     )
 )
 _LABEL = (
     re.compile(
-        rf"\A{_LETTER}(?:[\s*_$`\"'.:)\]}}>]{{0,8}}\Z|{_CLOSE} ?[.:)\]][*_]* \S|{_CLOSE} [\u2013\u2014-] \S"
+        rf"\A{_LETTER}{_NEGATED}{_SEVERAL}"
+        rf"(?:[\s*_$`\"'.:)\]}}>]{{0,8}}\Z|{_CLOSE} ?[.:)\]][*_]* \S|{_CLOSE} [\u2013\u2014-] \S"
         rf"|{_CLOSE},? (?:because|since)\b)"
     ),
 )
