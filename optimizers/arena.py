@@ -80,7 +80,8 @@ class Arena:
         """
         self.tell(f"{what}: {len(examples)} examples")
         try:
-            return measure(program, examples, metric, concurrency=self.concurrency, purse=self.purse)
+            tolerant = bool(self.entries)  # the metric judges the program, which goes first
+            return measure(program, examples, metric, concurrency=self.concurrency, purse=self.purse, tolerant=tolerant)
         except FailingError as error:
             raise FailingError(f"{what}: {error}") from None
 

@@ -119,6 +119,7 @@ def measure(
     on_run: Callable[[Run], None] | None = None,
     purse: Purse | None = None,
     hopeful: bool = False,
+    tolerant: bool = False,
 ) -> Measurement:
     """Run ``program`` on every example.
 
@@ -130,11 +131,13 @@ def measure(
         on_run: told of each run as it ends.
         purse: what may be spent; ``program`` is then an ``AttentionMoA``.
         hopeful: whether runs have succeeded before, so that a few failures mean little.
+        tolerant: whether answers score 0 also where the metric raises on every one; for programs among others, which
+            the same metric judges.
 
     Raises:
         ConfigurationError: there are no examples, or the program, its inputs or the metric cannot work.
         FailingError: every run failed, or the first ten.
-        RunError: the metric raises on every answer.
+        RunError: the metric raises on every answer, which is not tolerated.
         BudgetEndedError: the purse does not cover all runs.
     """
     if not examples:
@@ -143,7 +146,7 @@ def measure(
     check_metric(metric)
     check_concurrency(concurrency)
     runner = program if purse is None else Gate(cast("AttentionMoA", program), purse)
-    work = _Work(runner, metric, asyncio.Semaphore(concurrency), on_run)
+    work = _Work(runner, metric, asyncio.Semaphore(concurrency), on_run, tolerant)
     if len(examples) > _HOPELESS or hopeful:
         work.patience, work.what = _HOPELESS, f"the first {_HOPELESS} examples that it was run on"
     else:
@@ -239,6 +242,7 @@ class _Work:
     metric: Metric
     places: asyncio.Semaphore
     on_run: Callable[[Run], None] | None
+    tolerant: bool
     patience: int = _HOPELESS
     what: str = "every example"
     failed: list[str | None] = field(default_factory=list)
@@ -253,7 +257,7 @@ class _Work:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         runs = tuple(tasks[index].result() for index in range(len(examples)))
-        if all(run.error for run in runs) and self.answered:
+        if not self.tolerant and self.answered and all(run.error for run in runs):
             raised = next(run for run in runs if run.prediction is not None)
             raise RunError(f"no answer could be judged: {raised.error}")
         return runs

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.depth import DepthMetric
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search_objective import Board, Champion, Objective, Tally
@@ -95,14 +95,16 @@ class TrialRunner:
 
         Raises:
             BudgetEndedError: the budget ended first; what has been scored until then is on record.
-            FailingError: every run of a batch failed.
+            FailingError: every run of a batch failed, or the metric has never judged an answer.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
         judge, board = DepthMetric(program, rules, self.metric), Board.of(rules)
         rule = rules[-1]
         for size in self.rungs.sizes:
             batch = self.examples[board.examples : size]
-            for run in self._measured(program, batch, judge, hopeful=board.examples > 0).runs:
+            runs = self._measured(program, batch, judge, hopeful=board.examples > 0).runs
+            _check_judged(study, trial, runs)
+            for run in runs:
                 board.add(judge.marks_of(run), judge.prices_of(run))
             rule = self._record(study, trial, board)
             self.on_batch(trial, size)
@@ -118,7 +120,9 @@ class TrialRunner:
     def _measured(
         self, program: AttentionMoA, batch: Sequence[dspy.Example], judge: DepthMetric, *, hopeful: bool
     ) -> Measurement:
-        return measure(program, batch, judge, concurrency=self.concurrency, purse=self.purse, hopeful=hopeful)
+        return measure(
+            program, batch, judge, concurrency=self.concurrency, purse=self.purse, hopeful=hopeful, tolerant=True
+        )
 
     def _record(self, study: Study, trial: Trial, board: Board) -> StopRule:
         """Keep what is known so far, in as few writes as can be: databases take their time for each."""
@@ -144,6 +148,18 @@ class TrialRunner:
     def _give_up(self, study: Study, board: Board) -> bool:
         champions = champions_of(study, self.objective)
         return self.rungs.level > 0 and self.objective.hopeless(board, champions, self.rungs.level)
+
+
+def _check_judged(study: Study, trial: Trial, runs: Sequence[Run]) -> None:
+    """Refuse runs none of which is judged, unless some of the study were: then it is no fault of the metric.
+
+    Raises:
+        FailingError: says what went wrong.
+    """
+    if any(run.error is None for run in runs):
+        trial.set_user_attr("judged", True)
+    elif not any(other.user_attrs.get("judged") for other in study.get_trials(deepcopy=False)):
+        raise FailingError(f"no answer could be judged: {runs[0].error}")
 
 
 def finished(study: Study) -> list[FrozenTrial]:

@@ -56,6 +56,18 @@ def test_equal_scores_are_equal_when_they_are_read_back() -> None:
     assert Board.from_attrs(json.loads(json.dumps(board.to_attrs())))[StopRule(1)].score == board[StopRule(1)].score
 
 
+def test_a_model_whose_answers_cannot_be_judged_is_a_bad_choice_and_no_end() -> None:
+    def number(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+        return float(prediction.answer.split()[-1]) == float(example.answer.split()[-1])
+
+    lms = [Agent(ScriptedLM("I cannot say.", model="scripted/bad"), name="bad"), Agent(agents()[0], name="good")]
+    space = replace(QUICK, aggregators=("good",))
+    options: dict[str, Any] = {"trainset": examples(16), "n_trials": 3}
+    assert search(TASK, lms, space, metric=number, **options).score.value > 0
+    with pytest.raises(RunError, match="no answer could be judged"):
+        search(TASK, lms[:1], replace(space, aggregators=None), metric=number, **options)
+
+
 class TestWhatItFinds:
     def test_the_best_of_everything_there_is(self) -> None:
         bound = BoundSpace(SMALL, TASK, agents(), {})
