@@ -81,7 +81,8 @@ def sample(examples: Iterable[dspy.Example], limit: int | None = None, seed: int
         ConfigurationError: the limit is no whole number from 0.
     """
     check_limit(limit)
-    return sorted(examples, key=lambda example: place(example, seed))[:limit]
+    # Places of its own: by those of the splits a sample would be the first split, and nothing of the others.
+    return sorted(examples, key=lambda example: _hashed(example, f"sample {seed}"))[:limit]
 
 
 def check_limit(limit: int | None) -> None:
@@ -96,9 +97,13 @@ def check_limit(limit: int | None) -> None:
 
 def place(example: dspy.Example, seed: int = 0) -> float:
     """An example's place in [0, 1), from a hash of the seed and its inputs."""
+    return _hashed(example, str(seed))
+
+
+def _hashed(example: dspy.Example, salt: str) -> float:
     inputs = example.inputs().toDict()
     text = json.dumps(canonical(inputs), sort_keys=True, ensure_ascii=False, default=str)
-    digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{salt}\n{text}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

@@ -119,3 +119,9 @@ def test_sets_have_the_same_place_in_every_process():
         for seed in ("1", "2", "3")
     }
     assert len(said) == 1
+
+
+def test_a_sample_can_be_split_like_the_whole() -> None:
+    examples = [dspy.Example(question=f"q {number}").with_inputs("question") for number in range(400)]
+    parts = split(sample(examples, 100, seed=0), train=0.5, val=0.25, test=0.25, seed=0)
+    assert [35 < len(parts.train) < 65, 12 < len(parts.val) < 40, 12 < len(parts.test) < 40] == [True] * 3
