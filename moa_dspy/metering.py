@@ -32,18 +32,21 @@ class Meter(list[dict[str, Any]]):
 
     Attributes:
         estimated: whether some of what it says is an estimate.
+        truncated: whether the last reply ended where the model was allowed no further token.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.history = self
         self.estimated = False
+        self.truncated = False
         self._billed: list[dict[str, Any]] = []
         self._costs: list[float | None] = []
         self._cached: list[dict[str, Any]] = []
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Take note of a call's price (called by DSPy)."""
+        """Take note of a call's price and end (called by DSPy)."""
+        self.truncated = getattr(entry.get("response"), "finish_reason", None) == "length"
         missing = len(self._billed) - len(self._costs)
         if missing:  # of a billed call that failed afterwards there is no history entry, and so no price
             self._costs += [None] * (missing - 1) + [entry["cost"]]

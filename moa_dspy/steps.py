@@ -444,6 +444,7 @@ class _Call:
             tokens=meter.tokens,
             cost_usd=meter.cost,
             estimated=meter.estimated,
+            truncated=meter.truncated,
             saved_tokens=saved_tokens,
             saved_usd=saved_usd,
             start=self._start,

@@ -89,6 +89,7 @@ class Step(_Record):
         cost_usd: dollars paid; None where the price is not known.
         estimated: whether the server left out what it used, or DSPy knew no price, and a count of the texts, or a list
             price, stands in.
+        truncated: whether the reply ended at ``max_tokens``, and so perhaps in the middle.
         saved_tokens: what the cached calls used when they were made, so that a step's full use is known from any run.
         saved_usd: what they cost then; None where the price is not known.
         start: seconds from the start of the run.
@@ -114,6 +115,7 @@ class Step(_Record):
     tokens: Tokens = Tokens()
     cost_usd: float | None = 0.0
     estimated: bool = False
+    truncated: bool = False
     saved_tokens: Tokens = Tokens()
     saved_usd: float | None = 0.0
     start: float = 0.0

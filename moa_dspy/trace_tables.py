@@ -20,7 +20,7 @@ def summary_of(trace: Trace, *, steps: bool) -> str:
     """Return ``trace`` as text: a table of stages, one of agents, what failed, and how the run ended."""
     tables = [*([table(_steps(trace.steps), left=(1, 2, 3, 4))] if steps else []), table(_stages(trace), left=(1,))]
     agents = table(_agents(trace), left=(0,))
-    return "\n\n".join([*tables, agents, "\n".join([*_failures(trace.steps), _ending(trace)])])
+    return "\n\n".join([*tables, agents, "\n".join([*_failures(trace.steps), *_cut(trace.steps), _ending(trace)])])
 
 
 def _stages(trace: Trace) -> list[tuple[str, ...]]:
@@ -65,6 +65,12 @@ def _failures(steps: Sequence[Step]) -> Iterator[str]:
             befell.setdefault(cause, []).append(f"{step.stage} by {step.agent}")
     for cause, whom in befell.items():
         yield f"failed: {cause} ({', '.join(dict.fromkeys(whom))})"
+
+
+def _cut(steps: Sequence[Step]) -> Iterator[str]:
+    whose = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.truncated)
+    if whose:
+        yield f"cut at max_tokens: {', '.join(whose)}"
 
 
 def _ending(trace: Trace) -> str:

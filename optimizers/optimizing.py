@@ -36,7 +36,7 @@ from moa_dspy.optimizers.profiling import Profile
 from moa_dspy.optimizers.provenance import provenance_of, stamp
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search_objective import Objective, Unit, Wanted, check_unit
-from moa_dspy.optimizers.search_storage import open_storage
+from moa_dspy.optimizers.search_storage import check_storage, open_storage
 from moa_dspy.optimizers.searching import Searched, check_trials
 from moa_dspy.optimizers.significance import check_alpha
 from moa_dspy.optimizers.space import SearchSpace
@@ -172,6 +172,7 @@ def optimize(
         chosen.check(program, final="architecture" not in parts)
     lms = [*models_of(program), program.get_lm(), *([] if prompt_lm is None else [prompt_lm])]
     check_budget(budget, lms)
+    check_storage(storage)
     check_unit(Objective(objective, price, unit), lms)
     bound = _bound(program, space, n_trials) if "architecture" in parts else None
     if before is not None:

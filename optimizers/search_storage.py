@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["open_storage", "open_study", "without_password"]
+__all__ = ["check_storage", "open_storage", "open_study", "without_password"]
 
 _SECONDS_FOR_A_LOCK = 60
 _SECONDS_FOR_TABLES = 30
@@ -62,14 +63,28 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
         return InMemoryStorage()
     if isinstance(storage, BaseStorage):
         return storage
-    url = str(storage)
+    check_storage(storage)
+    url = _url_of(storage)
     if url.startswith("journal://"):
-        return _opened(url, lambda path: JournalStorage(_Journal(path)), url.removeprefix("journal:///"))
-    if "://" not in url:
-        url = f"sqlite:///{url}"
+        return _opened(url, lambda: JournalStorage(_Journal(_path_in(url))))
     patient = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
     engine: dict[str, Any] = patient if url.startswith("sqlite") else {"pool_pre_ping": True}
-    return _opened(url, lambda _: _database(url, engine), url.removeprefix("sqlite:///"))
+    return _opened(url, lambda: _database(url, engine))
+
+
+def check_storage(storage: str | Path | BaseStorage | None) -> None:
+    """Refuse a file that cannot be, without creating one.
+
+    Raises:
+        ConfigurationError: it names the folder that is not there.
+    """
+    if storage is None or isinstance(storage, BaseStorage):
+        return
+    url = _url_of(storage)
+    folder = Path(_path_in(url)).parent
+    if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
+        shown = without_password(url)
+        raise ConfigurationError(f"storage {shown!r}: there is no folder {str(folder)!r}; create it first")
 
 
 def open_study(
@@ -128,12 +143,20 @@ def _created_meanwhile(error: DBAPIError) -> bool:
     return isinstance(error, IntegrityError) or "already exists" in str(error.orig)
 
 
-def _opened(url: str, make: Any, path: str) -> BaseStorage:
-    folder, shown = Path(path).parent, without_password(url)
-    if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
-        raise ConfigurationError(f"storage {shown!r}: there is no folder {str(folder)!r}; create it first")
+def _url_of(storage: str | Path) -> str:
+    url = str(storage)
+    return url if "://" in url else f"sqlite:///{url}"
+
+
+def _path_in(url: str) -> str:
+    """The file that a URL of SQLite or a journal names."""
+    return url.removeprefix("sqlite:///").removeprefix("journal:///")
+
+
+def _opened(url: str, make: Callable[[], BaseStorage]) -> BaseStorage:
+    shown = without_password(url)
     try:
-        return make(path)
+        return make()
     except ImportError as error:
         raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
     except Exception as error:

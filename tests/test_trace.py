@@ -9,6 +9,7 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.loopback import Body, Http, Loopback, completion
 
 from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, single_model
 from moa_dspy.tally import Grouping
@@ -214,3 +215,16 @@ def test_a_trace_of_an_earlier_version_is_read():
     trace = Trace.from_json(json.dumps({"steps": [step], "outputs": []}))
     assert trace.steps[0].error == Failure(kind="auth", message="no")
     assert "failed: auth: no (propose by a)" in trace.summary()
+
+
+def test_a_reply_that_was_cut_off_is_on_record_and_the_summary_says_whose() -> None:
+    def cut(body: Body) -> Http:
+        reply = completion(body, "an answer that")
+        reply["choices"][0]["finish_reason"] = "length" if body["model"] == "long" else "stop"
+        return Http(body=reply)
+
+    with Loopback(cut) as server:
+        moa = AttentionMoA("question -> answer", [server.lm("short"), server.lm("long")], 1, attention="none")
+        trace = moa(question="?").trace
+    assert [step.agent for step in trace.steps if step.truncated] == ["long"]
+    assert "cut at max_tokens: propose by long" in trace.summary()

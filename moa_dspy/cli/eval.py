@@ -177,7 +177,12 @@ def _evaluate(options: EvalOptions) -> None:
     check_reach(job)
     if job.recipe is not None:
         confirm(job, yes=options.yes)
-    result = job.run(options)
+    try:
+        result = job.run(options)
+    except KeyboardInterrupt:
+        if job.out is not None:
+            note(f"the same command goes on from here: what is finished is in {job.out}")
+        raise
     _conclude(result, options, [remark for remark in result.remarks if remark not in job.remarks])
     published: dict[str, Any] = {} if job.recipe is None else dict(job.recipe.published)
     write_result(result.to_json() if options.as_json else as_text(result, published))

@@ -222,7 +222,7 @@ def _built(options: EvalOptions) -> AttentionMoA:
     )
     refuse_contradictions(asked)
     if uses_default_agents(asked) and not options.quiet:
-        note("no agent is named: three on the embedded model 'local' are evaluated; --agent names others")
+        note("no agent is named: those on the embedded model 'local' are evaluated; --agent names others")
     return build_program(asked)
 
 

@@ -300,6 +300,8 @@ def _save(result: Optimized, options: _Options) -> None:
         write_page(Path(options.report), render([result.report]))
     if not options.quiet:
         note(f"saved in {options.out}: {which}")
+        if result.ended_by == "budget":
+            note("to go on with a larger budget, run the same command with --force, which replaces what was saved")
 
 
 @contextmanager

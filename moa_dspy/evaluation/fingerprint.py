@@ -153,14 +153,22 @@ def _name(value: Any) -> str:
 def _bindings(value: Any) -> dict[str, Any]:
     """What a function holds besides its source: defaults, and the values of a factory around it.
 
-    A function in there goes by name and source alone, since it may hold this one.
+    A function in there goes by name and source alone, since it may hold this one. What can change, such as a list that
+    a metric counts in, is its state and says nothing of it.
     """
     cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if _filled(cell)]
     held = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
-    parts = [*cells, *held]
+    parts = [part for part in (*cells, *held) if _is_fixed(part)]
     if not parts:
         return {}
     return {"holds": [[_name(part), _source(part)] if inspect.isroutine(part) else describe(part) for part in parts]}
+
+
+def _is_fixed(value: Any) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_is_fixed, value))
+    plain = isinstance(value, (str, bytes, int, float, complex, type, functools.partial))
+    return value is None or plain or inspect.isroutine(value)
 
 
 def _filled(cell: Any) -> bool:

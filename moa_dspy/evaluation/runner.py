@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics import Metric, Verdict
-from moa_dspy.errors import ConfigurationError, RunError, UnparsedVerdictError
+from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.restoring import restored
@@ -173,8 +173,10 @@ class Runner:
                     "feedback": str(error),
                     "details": _jsonable(error.details),
                 }
-            except Exception as error:  # noqa: BLE001 (so is a metric, or a judge's provider)
+            except MoAError as error:
                 attempt.values = {"status": "error", "error": _failure(error)}
+            except Exception as error:  # noqa: BLE001 (so is a metric, or a judge's provider)
+                attempt.values = {"status": "error", "error": _failure(error, f"the metric failed, {_kind(error)}: ")}
             finally:
                 attempt.judge = meter.spent
 
@@ -270,6 +272,10 @@ def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _failure(error: Exception) -> Failure:
-    message = " ".join(str(error).split())
-    return Failure(kind=str(getattr(error, "code", None) or type(error).__name__), message=message[:500])
+def _failure(error: Exception, said: str = "") -> Failure:
+    message = said + " ".join(str(error).split())
+    return Failure(kind=_kind(error), message=message[:500])
+
+
+def _kind(error: Exception) -> str:
+    return str(getattr(error, "code", None) or type(error).__name__)
