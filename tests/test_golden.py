@@ -1,0 +1,19 @@
+"""Prompts, rollouts and call counts are what they were, also of programs that were saved by an older version."""
+
+import json
+
+import pytest
+from golden.architectures import PROGRAMS, RECORD, architectures, loaded, record
+
+PINNED = json.loads(RECORD.read_text())
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_an_architecture_sends_the_prompts_it_always_sent(name):
+    assert record(*architectures()[name]) == PINNED[name]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_a_program_file_of_format_1_sends_the_prompts_it_always_sent(name):
+    program = loaded(PROGRAMS / f"{name}.json")
+    assert record(program, architectures()[name][1]) == PINNED[name]
