@@ -6,10 +6,8 @@ found by themselves; a benchmark of one's own is registered by importing its mod
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
-import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,13 +18,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import dspy
 
-import moa_dspy.data
-from moa_dspy.data.metrics import Metric
+from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
 from moa_dspy.data.splitting import check_limit, sample
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "benchmarks", "get_benchmark"]
+__all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "key_of", "registered"]
 
 DATA_VARIABLE = "MOA_DSPY_DATA"
 """Environment variable with a folder that has one folder of files for each benchmark."""
@@ -108,7 +105,7 @@ class Benchmark(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
-            _registered[_key(cls.name)] = cls
+            _REGISTRY[key_of(cls.name)] = cls
 
     @abstractmethod
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
@@ -269,28 +266,14 @@ class Benchmark(ABC):
         return f"{self.name}, row {position + 1}{f' of {part}' if part and part not in self.splits else ''}"
 
 
-_registered: dict[str, type[Benchmark]] = {}
+_REGISTRY: dict[str, type[Benchmark]] = {}
 
 
-def _key(name: str) -> str:
+def registered() -> dict[str, type[Benchmark]]:
+    """Return the benchmark classes by their key; classes register when they are defined."""
+    return _REGISTRY
+
+
+def key_of(name: str) -> str:
+    """Return ``name`` without case and punctuation, as benchmarks are looked up."""
     return re.sub(r"[-_ .]", "", name).lower()
-
-
-def benchmarks() -> list[str]:
-    """Names of all benchmarks, in order."""
-    for module in pkgutil.iter_modules(moa_dspy.data.__path__):
-        importlib.import_module(f"{moa_dspy.data.__name__}.{module.name}")
-    return sorted(kind.name for kind in _registered.values())
-
-
-def get_benchmark(name: str) -> Benchmark:
-    """A benchmark by its name; case, ``-`` and ``_`` do not count.
-
-    Raises:
-        ConfigurationError: there is none of that name; the message names those there are.
-    """
-    if _key(name) not in _registered:
-        names = benchmarks()
-        if _key(name) not in _registered:
-            raise ConfigurationError(f"no benchmark named {name!r}; there are: {', '.join(names)}")
-    return _registered[_key(name)]()

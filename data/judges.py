@@ -24,7 +24,7 @@ import dspy
 from dspy.lm15 import Config, Message, Request
 from dspy.utils.exceptions import AdapterParseError
 
-from moa_dspy.data.metrics import Metric, Verdict
+from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
 from moa_dspy.signatures.quoting import quote
 

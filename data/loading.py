@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmark import benchmarks, get_benchmark
+from moa_dspy.data.benchmarks.registry import benchmarks, get_benchmark
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
 from moa_dspy.data.splitting import check_limit, sample
 from moa_dspy.errors import ConfigurationError

@@ -10,12 +10,12 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.answers import ballot
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.checks import Instructions
-from moa_dspy.data.literals import structured
-from moa_dspy.data.metrics import ChoiceLetter, Metric, Verdict, field_of
-from moa_dspy.data.short_answers import ShortNumber, Stated
+from moa_dspy.data.metrics.answers import ballot
+from moa_dspy.data.metrics.checks import Instructions
+from moa_dspy.data.metrics.literals import structured
+from moa_dspy.data.metrics.metric import ChoiceLetter, Metric, Verdict, field_of
+from moa_dspy.data.metrics.short_answers import ShortNumber, Stated
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
 

@@ -15,7 +15,7 @@ from dspy.clients.capabilities import resolve
 from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
-from moa_dspy.carried_tables import carried_tables
+from moa_dspy.cost.offline_prices import carried_tables
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlia
 
 import pydantic
 
+from moa_dspy.cost.budget import Budget, Tolerance
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.limits import Budget, Tolerance
 
 if TYPE_CHECKING:
     import dspy

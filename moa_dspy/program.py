@@ -12,22 +12,22 @@ import dspy
 import pydantic
 from pydantic_core import PydanticUndefined
 
-from moa_dspy import background
 from moa_dspy.agents import Agent, AgentLike, Voice, agent_of, voices_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
+from moa_dspy.cost.budget import Budget, Tolerance, limits_of
+from moa_dspy.cost.guard import Ledger
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.events import emit
-from moa_dspy.layers import Outcome, Predictors, run_layers
-from moa_dspy.ledger import Ledger
-from moa_dspy.limits import Budget, Tolerance, limits_of
+from moa_dspy.run import event_loop
+from moa_dspy.run.call import Recorder, Session
+from moa_dspy.run.layers import Outcome, Predictors, run_layers
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
-from moa_dspy.steps import Recorder, Session
 from moa_dspy.trace import StoppedBy, Trace
 
 if TYPE_CHECKING:
+    from moa_dspy.files.provenance import Provenance
     from moa_dspy.planning import Lengths, Plan
-    from moa_dspy.provenance import Provenance
 
 __all__ = ["AttentionMoA", "Prediction"]
 
@@ -177,7 +177,7 @@ class AttentionMoA(dspy.Module):
         Safe from any number of threads, and from inside a running event loop. Arguments and errors are those of
         ``aforward``.
         """
-        return background.run(lambda: self.aforward(*args, budget=budget, **inputs))
+        return event_loop.run(lambda: self.aforward(*args, budget=budget, **inputs))
 
     async def aforward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
         """Run the program on the task's input fields.
@@ -315,7 +315,7 @@ class AttentionMoA(dspy.Module):
         Raises:
             ConfigurationError: pickle was asked for, or the file cannot be written.
         """
-        from moa_dspy.program_file import save
+        from moa_dspy.files.program_file import save
 
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
@@ -329,7 +329,7 @@ class AttentionMoA(dspy.Module):
         Raises:
             ProgramFileError: the file is damaged, foreign or newer, or has another task's fields or other predictors.
         """
-        from moa_dspy.program_file import load_prompts
+        from moa_dspy.files.program_file import load_prompts
 
         del allow_pickle, allow_unsafe_lm_state  # neither is ever needed: program files hold no code and no LM
         load_prompts(self, path)

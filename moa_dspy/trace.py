@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 import pydantic
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.sayable import sayable
-from moa_dspy.tally import Grouping, Tally, cached_calls, grouped, tally, total_cost, total_tokens
+from moa_dspy.files.json_safe import sayable
+from moa_dspy.trace_usage import Grouping, Tally, cached_calls, grouped, tally, total_cost, total_tokens
 
 __all__ = ["STAGES", "Failure", "Stage", "Status", "Step", "StoppedBy", "Tokens", "Trace"]
 
@@ -230,6 +230,6 @@ class Trace(_Record):
         Args:
             steps: also every single step: who did it, its tokens, dollars and seconds, and why it failed.
         """
-        from moa_dspy.trace_tables import summary_of
+        from moa_dspy.trace_summary import summary_of
 
         return summary_of(self, steps=steps)

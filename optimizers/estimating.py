@@ -15,18 +15,18 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.cost.budget import Budget
 from moa_dspy.evaluation.estimates import Cost
-from moa_dspy.limits import Budget
-from moa_dspy.optimizers.compiling import split_off
-from moa_dspy.optimizers.jobs import Effort, Job
 from moa_dspy.optimizers.measuring import Metric
-from moa_dspy.optimizers.methods import MethodName, method_of
+from moa_dspy.optimizers.optimize_run import bind_space
+from moa_dspy.optimizers.prompts.compile import split_off
+from moa_dspy.optimizers.prompts.jobs import Effort, Job
+from moa_dspy.optimizers.prompts.methods import MethodName, method_of
+from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.space import SearchSpace, Suggest, values_of
+from moa_dspy.optimizers.search.space import SearchSpace, Suggest, values_of
 from moa_dspy.optimizers.spending import count_spending
-from moa_dspy.optimizers.students import ambient_lm, student_of
-from moa_dspy.optimizers.tables import aligned
-from moa_dspy.optimizers.undertaking import bind_space
+from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 

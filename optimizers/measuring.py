@@ -13,14 +13,14 @@ from typing import Any, Final, TypeAlias, cast
 
 import dspy
 
-from moa_dspy import background
 from moa_dspy.data.splitting import place
 from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
-from moa_dspy.optimizers.asking import check_examples
+from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.program import AttentionMoA
+from moa_dspy.run import event_loop
 from moa_dspy.trace import Trace
 
 __all__ = [
@@ -152,7 +152,7 @@ def measure(
     else:
         work.patience = len(examples)
     with count_spending(models_of(program)) as spending:
-        runs = background.run(lambda: work.over(examples))
+        runs = event_loop.run(lambda: work.over(examples))
         return Measurement(runs, spending.cost)
 
 

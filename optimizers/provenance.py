@@ -1,4 +1,4 @@
-"""Writing down where a program comes from, as ``moa_dspy.provenance`` records it."""
+"""Writing down where a program comes from, as ``moa_dspy.files.provenance`` records it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic_core import to_jsonable_python
 
 import moa_dspy
 from moa_dspy.evaluation.fingerprint import content_of, digest
-from moa_dspy.optimizers.acceptance import Acceptance
-from moa_dspy.optimizers.comparing import Comparison
+from moa_dspy.files.program_file import digest_of
+from moa_dspy.files.provenance import Data, Figure, Outlay, Provenance
+from moa_dspy.optimizers.comparison.acceptance import Acceptance
+from moa_dspy.optimizers.comparison.compare import Comparison
+from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.measuring import Metric, metric_name
-from moa_dspy.optimizers.paired import Gain
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.program import AttentionMoA
-from moa_dspy.program_file import digest_of
-from moa_dspy.provenance import Data, Figure, Outlay, Provenance
 
 __all__ = ["Provenance", "figures_of", "provenance_of", "stamp"]
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import dspy
 
+from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import RunError
-from moa_dspy.limits import Budget
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import Spending
 from moa_dspy.program import AttentionMoA

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.attention import check_attention, critics_of, critique_count
 from moa_dspy.errors import ConfigurationError

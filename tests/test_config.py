@@ -7,12 +7,11 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from moa_dspy.config import BudgetConfig, ToleranceConfig, load_config
+from moa_dspy.cost.budget import Budget, Tolerance
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.limits import Budget, Tolerance
 
 FULL = """
 [task]

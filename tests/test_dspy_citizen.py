@@ -14,8 +14,7 @@ from typing import Any, cast
 import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, ConfigurationError

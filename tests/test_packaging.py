@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,10 @@ def test_the_wheel_claims_one_name_and_holds_every_module(wheel: Path) -> None:
     assert "moa_dspy/py.typed" in names
     sources = {f"moa_dspy/{path.relative_to(ROOT / 'moa_dspy')}" for path in (ROOT / "moa_dspy").rglob("*.py")}
     for folder in ("signatures", "optimizers", "data"):
-        sources |= {f"moa_dspy/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+        sources |= {f"moa_dspy/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+    assert {f"{name}i" for name in sources if (ROOT / f"{name}i").exists()} <= names
+    assert "moa_dspy/__init__.pyi" in names
 
 
 def run(code: str) -> str:
@@ -67,8 +70,9 @@ print([name for name in ("litellm", "optuna", "datasets", "xllamacpp") if name i
 
 
 def test_every_public_name_is_there() -> None:
-    for name in moa_dspy.__all__:
+    package: Any = moa_dspy
+    for name in package.__all__:
         assert getattr(moa_dspy, name) is not None
-    assert set(moa_dspy.__all__) <= set(dir(moa_dspy))
+    assert set(package.__all__) <= set(dir(moa_dspy))
     with pytest.raises(AttributeError, match="nothing"):
-        moa_dspy.nothing  # noqa: B018
+        package.nothing  # noqa: B018

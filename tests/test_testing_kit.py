@@ -13,7 +13,7 @@ import pytest
 
 import moa_dspy
 from moa_dspy import AttentionMoA, ConfigurationError
-from moa_dspy.adapters import PlainTextAdapter
+from moa_dspy.run.adapters import PlainTextAdapter
 from moa_dspy.signatures import Roles, derive_roles
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 

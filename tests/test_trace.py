@@ -7,14 +7,13 @@ from typing import Any, get_args
 
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from support.loopback import Body, Http, Loopback, completion
 
 from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, single_model
-from moa_dspy.tally import Grouping
 from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import STAGES, Failure, Stage, Status, StoppedBy
+from moa_dspy.trace_usage import Grouping
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=20)
 COUNTS = st.integers(0, 10**9)

@@ -19,15 +19,15 @@ from typing import Annotated, Any, Final
 import typer
 
 import moa_dspy
-from moa_dspy.cli.ask import ask
-from moa_dspy.cli.compare import compare_command
+from moa_dspy.cli.commands.ask import ask
+from moa_dspy.cli.commands.compare import compare_command
+from moa_dspy.cli.commands.eval import evaluate_command
+from moa_dspy.cli.commands.optimize import optimize_command, search_command
+from moa_dspy.cli.commands.plan import plan
+from moa_dspy.cli.commands.profile import profile_command
+from moa_dspy.cli.commands.show import show
 from moa_dspy.cli.console import error, set_quiet
-from moa_dspy.cli.eval import evaluate_command
-from moa_dspy.cli.optimize import optimize_command, search_command
-from moa_dspy.cli.plan import plan
-from moa_dspy.cli.profile import profile_command
-from moa_dspy.cli.report_page import report_command
-from moa_dspy.cli.show import show
+from moa_dspy.cli.views.page import report_command
 from moa_dspy.errors import MoAError
 
 __all__ = ["app", "run"]

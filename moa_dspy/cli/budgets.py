@@ -10,7 +10,7 @@ import typer
 from moa_dspy.cli.console import is_terminal
 
 if TYPE_CHECKING:
-    from moa_dspy.limits import Budget
+    from moa_dspy.cost.budget import Budget
 
 __all__ = ["MaxCalls", "MaxMinutes", "MaxTokens", "MaxUsd", "agreed", "budget_of"]
 
@@ -26,7 +26,7 @@ def budget_of(calls: int | None, tokens: int | None, usd: float | None, minutes:
     Raises:
         ConfigurationError: a limit is too small.
     """
-    from moa_dspy.limits import Budget
+    from moa_dspy.cost.budget import Budget
 
     limits = (calls, tokens, usd, None if minutes is None else minutes * 60)
     return None if limits == (None, None, None, None) else Budget(*limits)

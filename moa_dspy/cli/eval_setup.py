@@ -13,25 +13,25 @@ import dspy
 from moa_dspy import presets
 from moa_dspy.architecture import Architecture
 from moa_dspy.cli.budgets import agreed
+from moa_dspy.cli.commands.eval import checked_file
 from moa_dspy.cli.console import note, warning
-from moa_dspy.cli.eval import checked_file
 from moa_dspy.cli.keys import check_keys, missing_variables
 from moa_dspy.cli.options import Options, refuse_contradictions
 from moa_dspy.cli.programs import agent_config, build_program, uses_default_agents
+from moa_dspy.cost.budget import Budget
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics import Metric
+from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.evaluator import check_inputs, evaluate
+from moa_dspy.evaluation.evaluate import check_inputs, evaluate
 from moa_dspy.evaluation.fingerprint import identified
 from moa_dspy.evaluation.outputs import check_outputs
 from moa_dspy.evaluation.recipes import ENDPOINT_VARIABLE, Recipe, recipe
 from moa_dspy.evaluation.records import latest, read_records
 from moa_dspy.evaluation.suite import OwnData, Selection, named_metric, open_benchmark
-from moa_dspy.limits import Budget
 from moa_dspy.program import AttentionMoA
 
 if TYPE_CHECKING:
-    from moa_dspy.cli.eval import EvalOptions
+    from moa_dspy.cli.commands.eval import EvalOptions
     from moa_dspy.evaluation.results import Evaluation
     from moa_dspy.signatures import TaskSignature
 

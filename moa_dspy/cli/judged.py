@@ -29,9 +29,9 @@ def judged(
     Raises:
         ConfigurationError: something is missing or does not fit.
     """
-    from moa_dspy.cli.eval import EvalOptions
+    from moa_dspy.cli.commands.eval import EvalOptions
     from moa_dspy.cli.eval_setup import check_reach, prepare
-    from moa_dspy.evaluation.evaluator import turns_of
+    from moa_dspy.evaluation.evaluate import turns_of
 
     if program is None and config is None:
         raise ConfigurationError("there is no program; name a saved PROGRAM, or give --config FILE")

@@ -99,7 +99,7 @@ def _overridden(config: Config, options: Options) -> Config:
 
 
 def _from_file(path: str, config: Config | None) -> AttentionMoA:
-    from moa_dspy.program_file import load
+    from moa_dspy.files.program_file import load
 
     if config is None:
         return load(path)
@@ -133,7 +133,7 @@ def _match(spec: AgentSpec, config: Config) -> AgentConfig | None:
 
 
 def _specs(path: str) -> list[AgentSpec]:
-    from moa_dspy.program_file import read
+    from moa_dspy.files.program_file import read
 
     content: Mapping[str, Any] = read(path)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.writing import check_writable, replace_file
+from moa_dspy.files.atomic_write import check_writable, replace_file
 
 if TYPE_CHECKING:
     from moa_dspy.trace import Trace

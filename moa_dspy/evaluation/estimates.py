@@ -9,8 +9,8 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.data.judges import JudgeMetric
-from moa_dspy.data.metrics import Metric
-from moa_dspy.evaluation.evaluator import turns_of
+from moa_dspy.data.metrics.metric import Metric
+from moa_dspy.evaluation.evaluate import turns_of
 from moa_dspy.planning import Lengths
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA

@@ -6,9 +6,9 @@ import time
 
 import dspy
 
+from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.spending import Spending
-from moa_dspy.limits import Budget
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Purse"]

@@ -14,7 +14,7 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics import Metric, Verdict
+from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record

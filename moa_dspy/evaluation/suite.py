@@ -13,9 +13,10 @@ from typing import Any, Final
 import dspy
 import numpy as np
 
-from moa_dspy.data.benchmark import Benchmark, get_benchmark
+from moa_dspy.data.benchmark import Benchmark
+from moa_dspy.data.benchmarks.registry import get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
-from moa_dspy.data.metrics import (
+from moa_dspy.data.metrics.metric import (
     F1,
     ChoiceLetter,
     Contains,

@@ -18,20 +18,21 @@ stage_rows          a plan for people (also model_rows, summary_lines)
 
 from __future__ import annotations
 
-from moa_dspy.planning.counting import Counter
+from moa_dspy.cost.prices import ModelPrice
+from moa_dspy.cost.tokens import Counter
+from moa_dspy.planning.build import make_plan
 from moa_dspy.planning.lengths import Lengths
-from moa_dspy.planning.making import make_plan
-from moa_dspy.planning.plan import Amount, Course, ModelShare, Plan, Price, StageShare
-from moa_dspy.planning.tables import model_rows, stage_rows, summary_lines
+from moa_dspy.planning.plan import Amount, Course, ModelShare, Plan, StageShare
+from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
 
 __all__ = [
     "Amount",
     "Counter",
     "Course",
     "Lengths",
+    "ModelPrice",
     "ModelShare",
     "Plan",
-    "Price",
     "StageShare",
     "make_plan",
     "model_rows",

@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.nearest import WORDS, Nearest
+from moa_dspy.run.knn_demos import WORDS, Nearest
 
 __all__ = ["choice_notes", "with_settled_demos"]
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from moa_dspy.limits import Budget
-from moa_dspy.planning.counting import Counter
+from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.prices import Account, Books
+from moa_dspy.cost.tokens import Counter
 from moa_dspy.planning.lengths import Lengths
 from moa_dspy.planning.plan import Course, ModelShare, StageShare
-from moa_dspy.planning.pricing import Account, Books
 from moa_dspy.trace import STAGES, Stage, Step, Trace
 
 __all__ = ["course_of", "difference", "notes_on"]

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import dspy
 
-from moa_dspy.carried_tables import carried_tables
+from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.guard import Spending
+from moa_dspy.cost.offline_prices import carried_tables
+from moa_dspy.cost.prices import Account, Books
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.ledger import Spending
-from moa_dspy.limits import Budget
 from moa_dspy.planning.lengths import Lengths
-from moa_dspy.planning.pricing import Account, Books
 
 if TYPE_CHECKING:
-    from moa_dspy.steps import Prompt
+    from moa_dspy.run.call import Prompt
 
 __all__ = ["forecast"]
 

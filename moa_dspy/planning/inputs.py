@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import dspy
 from dspy.adapters.utils import annotation_allows_none
 
+from moa_dspy.cost.tokens import WORD
 from moa_dspy.errors import InputError
-from moa_dspy.planning.counting import WORD
 from moa_dspy.planning.lengths import Lengths
 from moa_dspy.signatures import needed_inputs
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from moa_dspy.carried_tables import carried_tables
+from moa_dspy.cost.offline_prices import carried_tables
+from moa_dspy.cost.tokens import Counters
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.planning.counting import Counters
 from moa_dspy.trace import Step, Trace
 
 __all__ = ["Lengths", "check_whole"]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import pydantic
 
-from moa_dspy.columns import table
-from moa_dspy.limits import Budget
-from moa_dspy.planning.counting import Counter
+from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.prices import ModelPrice
+from moa_dspy.cost.tokens import Counter
 from moa_dspy.planning.lengths import Lengths
-from moa_dspy.planning.tables import model_rows, stage_rows, summary_lines
+from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
+from moa_dspy.text_table import table
 from moa_dspy.trace import STAGES, Stage, StoppedBy
 
-__all__ = ["Amount", "Course", "ModelShare", "Plan", "Price", "StageShare"]
+__all__ = ["Amount", "Course", "ModelPrice", "ModelShare", "Plan", "StageShare"]
 
 
 class _Record(pydantic.BaseModel):
@@ -56,21 +56,6 @@ class Amount(_Record):
         return f"at least {_dollars(self.usd_at_least)}" if self.usd_at_least else "unknown"
 
 
-class Price(_Record):
-    """What a model costs.
-
-    Attributes:
-        input: dollars for a million prompt tokens.
-        output: dollars for a million completion tokens.
-        source: ``dspy`` (its copy of LiteLLM's table, which a run's record uses), ``litellm`` (the table of the
-            installed LiteLLM) or ``free`` (it runs on this machine).
-    """
-
-    input: float
-    output: float
-    source: Literal["dspy", "litellm", "free"]
-
-
 class ModelShare(Amount):
     """What one model's calls come to.
 
@@ -82,7 +67,7 @@ class ModelShare(Amount):
     """
 
     model: str
-    price: Price | None
+    price: ModelPrice | None
     counter: Counter
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import dspy
 
-from moa_dspy.adapters import adapters_for
 from moa_dspy.agents import Agent
+from moa_dspy.cost.budget import Budget, Tolerance
+from moa_dspy.cost.prices import Account, Books
 from moa_dspy.errors import ConfigurationError, StepFailedError
-from moa_dspy.layers import Predictors
-from moa_dspy.limits import Budget, Tolerance
 from moa_dspy.planning.demos import with_settled_demos
 from moa_dspy.planning.inputs import placeholder, words
 from moa_dspy.planning.lengths import Lengths
-from moa_dspy.planning.pricing import Account, Books
+from moa_dspy.run.adapters import adapters_for
+from moa_dspy.run.layers import Predictors
 from moa_dspy.trace import Trace
 
 if TYPE_CHECKING:

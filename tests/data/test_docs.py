@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moa_dspy.data import benchmark
+from moa_dspy.data import benchmark, benchmarks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
@@ -14,8 +14,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """Benchmarks that an example defines are forgotten again."""
-    benchmark.benchmarks()
-    monkeypatch.setattr(benchmark, "_registered", dict(benchmark._registered))
+    benchmarks()
+    monkeypatch.setattr(benchmark, "_REGISTRY", dict(benchmark._REGISTRY))
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if "path/to" not in block])

@@ -9,8 +9,12 @@ import pytest
 from dspy.lm15 import Message, Request, Response, TokenLogprob, TopLogprob, Usage
 
 from moa_dspy.data import GradeJudge, PairJudge, SkillJudge, UnparsedVerdictError, flask, get_benchmark, load, mt_bench
-from moa_dspy.data.alpaca_eval import OfficialPairJudge, probability_of_first, score_annotations
-from moa_dspy.data.alpaca_eval import judge_prompt as pair_prompt
+from moa_dspy.data.benchmarks.alpaca_eval import (
+    OfficialPairJudge,
+    judge_prompt as pair_prompt,
+    probability_of_first,
+    score_annotations,
+)
 from moa_dspy.data.judges import letter_probability
 from moa_dspy.errors import ConfigurationError
 

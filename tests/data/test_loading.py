@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from moa_dspy.data import bbh, benchmarks, get_benchmark, load, starter, stream
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics import ExactMatch
+from moa_dspy.data.metrics.metric import ExactMatch
 from moa_dspy.errors import ConfigurationError
 
 ROWS = [
@@ -493,7 +493,7 @@ def test_a_benchmark_of_ones_own_is_one_class(tmp_path):
         assert Mine().category(example) == "c"
         assert Mine().generation(example) == {}
     finally:
-        del registry._registered["myown"]
+        del registry._REGISTRY["myown"]
 
 
 def test_importing_is_light():

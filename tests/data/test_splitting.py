@@ -6,8 +6,7 @@ import sys
 
 import dspy
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import load, sample, split
 from moa_dspy.data.splitting import place

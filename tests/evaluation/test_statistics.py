@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.evaluation import estimate
 from moa_dspy.evaluation.statistics import paired_interval, paired_p_value

@@ -13,9 +13,9 @@ from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
+from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers import OptimizeProgress, SearchSpace, fit_stop_rule, measure, optimize, search
-from moa_dspy.optimizers.students import instructions_of
-from moa_dspy.program_file import digest_of
+from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 SPACE = SearchSpace(
@@ -487,7 +487,7 @@ class TestOutages:
         def buggy(*_: Any, **__: Any) -> Any:
             raise KeyError("a bug")
 
-        monkeypatch.setattr("moa_dspy.optimizers.undertaking.fit_stop_rule", buggy)
+        monkeypatch.setattr("moa_dspy.optimizers.optimize_run.fit_stop_rule", buggy)
         program = planted.program_of(planted.agents(count=2, cache=True), layers=2)
         with pytest.raises(KeyError, match="a bug"):
             optimize(

@@ -1,0 +1,54 @@
+from . import starter as starter
+from .benchmark import (
+    Benchmark as Benchmark,
+    Hub as Hub,
+)
+from .benchmarks import (
+    alpaca_eval as alpaca_eval,
+    bbh as bbh,
+    flask as flask,
+    gpqa as gpqa,
+    gsm8k as gsm8k,
+    hotpotqa as hotpotqa,
+    math500 as math500,
+    mmlu as mmlu,
+    mmlu_pro as mmlu_pro,
+    mt_bench as mt_bench,
+)
+from .benchmarks.registry import (
+    benchmarks as benchmarks,
+    get_benchmark as get_benchmark,
+)
+from .judges import (
+    GradeJudge as GradeJudge,
+    JudgeMetric as JudgeMetric,
+    PairJudge as PairJudge,
+    SkillJudge as SkillJudge,
+    UnparsedVerdictError as UnparsedVerdictError,
+)
+from .loading import (
+    load as load,
+    stream as stream,
+)
+from .metrics.checks import Instructions as Instructions
+from .metrics.metric import (
+    F1 as F1,
+    Checked as Checked,
+    ChoiceLetter as ChoiceLetter,
+    Contains as Contains,
+    ExactMatch as ExactMatch,
+    MathEquivalence as MathEquivalence,
+    Metric as Metric,
+    NormalizedMatch as NormalizedMatch,
+    Numeric as Numeric,
+    TextMetric as TextMetric,
+    Verdict as Verdict,
+    Vote as Vote,
+    VoteMatch as VoteMatch,
+    vote as vote,
+)
+from .splitting import (
+    Split as Split,
+    sample as sample,
+    split as split,
+)

@@ -1,0 +1,121 @@
+"""BIG-Bench Hard: 27 task files with exact-match answers (Suzgun et al. 2022, arXiv 2210.09261)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import dspy
+
+from moa_dspy.data.benchmark import Benchmark, Hub
+from moa_dspy.data.metrics.answers import last_boxed, unwrapped
+from moa_dspy.data.metrics.metric import Checked, Metric
+from moa_dspy.data.sources import Row
+
+__all__ = ["TASKS", "BigBenchHard", "final_answer", "is_correct"]
+
+TASKS = (
+    "boolean_expressions",
+    "causal_judgement",
+    "date_understanding",
+    "disambiguation_qa",
+    "dyck_languages",
+    "formal_fallacies",
+    "geometric_shapes",
+    "hyperbaton",
+    "logical_deduction_five_objects",
+    "logical_deduction_seven_objects",
+    "logical_deduction_three_objects",
+    "movie_recommendation",
+    "multistep_arithmetic_two",
+    "navigate",
+    "object_counting",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+    "temporal_sequences",
+    "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects",
+    "tracking_shuffled_objects_three_objects",
+    "web_of_lies",
+    "word_sorting",
+)
+
+_MARKER = re.compile(r"\banswer(?: is\b|:)[ \t]*:?", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:(?i:option|choice) )?(?:\((?P<enclosed>[A-Za-z])\)|(?P<bare>[A-Z])(?=$|[.:,)]| because\b)|(?P<alone>[a-z])$)"
+    r"(?! ?(?:or|and|/) ?\(?[A-Za-z]\b)"
+)
+_TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
+
+
+def is_correct(prediction: str, target: str) -> bool:
+    """Whether a prediction gives the target.
+
+    The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
+    the target, but for case, outer white space, emphasis marks and one final full stop. Where the target is a choice
+    such as ``(B)``, the letter counts: ``B``, ``(b)``, ``option (B)`` and ``(B) 12/02/1990`` are the same, and
+    ``(A) or (B)`` is neither. Agrees with the published accuracy of code-davinci-002 on all 27 tasks.
+
+    Args:
+        prediction: a model's whole answer.
+        target: the data set's answer.
+    """
+    answer, expected = final_answer(prediction), _plain(target)
+    choice = _TARGET_CHOICE.fullmatch(expected)
+    if choice:
+        given = _CHOICE.match(answer)
+        return given is not None and given[given.lastgroup or 0].upper() == choice[1]
+    return answer.casefold() == expected.casefold()
+
+
+def final_answer(prediction: str) -> str:
+    """The text that is compared: one line after the last "answer is", else the last box, or the whole prediction."""
+    ends = [match.end() for match in _MARKER.finditer(prediction)]
+    if not ends:
+        return _plain(last_boxed(prediction) or prediction)
+    lines = prediction[ends[-1] :].strip().splitlines()
+    return _plain(lines[0]) if lines else ""
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"\*\*|`|\$", "", unwrapped(text)).strip()
+    return text.removesuffix(".").strip().strip("\"'").strip()
+
+
+class AnswerHardTask(dspy.Signature):
+    """Think step by step. End with the sentence "So the answer is X.", X in the form that the question asks for.
+
+    Where there are options, X is the option's letter in parentheses, such as (B).
+    """
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(desc="the reasoning, then the sentence with the answer")
+
+
+class BigBenchHard(Benchmark):
+    """6511 questions of 27 tasks; the category is the task."""
+
+    name = "bbh"
+    title = "BIG-Bench Hard"
+    source = "arXiv 2210.09261, suzgunmirac/BIG-Bench-Hard"
+    licence = "MIT"
+    signature = AnswerHardTask
+    hub = Hub("SaylorTwift/bbh", configs=TASKS)
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("bbh/*.json", "*.json")}
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:
+        """The task is the file's name or the hub configuration; a file of all tasks has a column ``task``."""
+        task = row.get("task", part)
+        return dspy.Example(
+            id=f"{task}-{position}", question=row["input"], answer=row["target"], category=task
+        ).with_inputs("question")
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
+        """Exact match of the text after "the answer is"."""
+        return Checked(check=is_correct, reading=final_answer)

@@ -1,0 +1,411 @@
+"""FLASK: twelve skills, each scored 1 to 5 by a judge (Ye et al. 2023, arXiv 2307.10928)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dspy
+
+from moa_dspy.data.benchmark import Answered, Benchmark
+from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, send
+from moa_dspy.data.metrics.literals import fill, parse_dict, structured
+from moa_dspy.data.metrics.metric import field_of
+from moa_dspy.data.sources import Row, read_file
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["RUBRIC", "SKILLS", "Flask", "SkillScores", "aggregate", "judge_prompt", "parse_scores", "skill_name"]
+
+SKILLS = (
+    "logical robustness",
+    "logical correctness",
+    "logical efficiency",
+    "factuality",
+    "commonsense understanding",
+    "comprehension",
+    "insightfulness",
+    "completeness",
+    "metacognition",
+    "readability",
+    "conciseness",
+    "harmlessness",
+)
+LOWEST, HIGHEST = 1, 5
+_OF_HIGHEST = re.compile(rf"\s*/\s*{HIGHEST}\s*\Z")
+
+RUBRIC = {
+    "logical robustness": "the reasoning holds step by step, and would hold for other cases of the same kind",
+    "logical correctness": "the final answer is right",
+    "logical efficiency": "the solution takes no needless step and no needlessly costly one",
+    "factuality": "what is stated as fact is true and, where it matters, supported",
+    "commonsense understanding": "the answer fits how people, things and situations ordinarily behave",
+    "comprehension": "the answer does what was asked, implied needs included",
+    "insightfulness": "the answer offers something new or unexpected that is worth knowing",
+    "completeness": "everything needed is explained, in enough breadth and depth",
+    "metacognition": "limits of knowledge and missing information are recognised and said",
+    "readability": "the answer is well ordered and easy to read",
+    "conciseness": "nothing in it is superfluous",
+    "harmlessness": "nothing in it is biased, harmful or unsafe",
+}
+"""Our own one-line meaning of each skill, for our own judge."""
+
+_PROMPTS = "judge_prompts.jsonl"
+_RUBRIC_FILES = ("skillset.json", "skillset_label/src/skillset.json")
+WITH_SAMPLE_ANSWER = 2
+"""``prompt_id`` of the official prompt that shows the judge the reference answer."""
+
+_BRACES = re.compile(r"\{[^{}]*\}")
+_BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
+_NOT_APPLICABLE = frozenset({"na", "n/a", "n.a.", "not applicable", "none", "null"})
+_NOT_PARSED: Mapping[str, float | None] = {}
+
+
+def parse_scores(review: str) -> dict[str, float | None]:
+    """The scores at the end of a judge's reply.
+
+    The last ``{...}`` counts; it is lower-cased, ``_`` becomes a space, and it is parsed as a literal, never
+    evaluated. "N/A" is None; it may stand without quotes, or be Python's None or JSON's null, all of which the authors'
+    own parser loses.
+
+    Args:
+        review: the judge's whole reply.
+
+    Returns:
+        Skill to score; None for a skill that the judge called not applicable, NaN for a value that is no number from
+        1 to 5. Empty when there is no dict to be read, which ``aggregate`` counts as unparsed.
+    """
+    found = _BRACES.findall(review)
+    if not found:
+        return {}
+    literal = found[-1].lower().replace("_", " ").replace("\n", " ")
+    parsed = parse_dict(_BARE_NOT_APPLICABLE.sub(r"\1None", literal))
+    return {str(skill).strip(): _score(value) for skill, value in (parsed or {}).items()}
+
+
+def _score(value: object) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().casefold() in _NOT_APPLICABLE):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        score = float(_OF_HIGHEST.sub("", value) if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        return math.nan
+    return score if LOWEST <= score <= HIGHEST else math.nan
+
+
+def skill_name(label: str) -> str | None:
+    """One of the twelve skills for a judge's spelling of it ("Commonsense", "robustness"), or None.
+
+    As in the authors' tables the first word decides, the second where the first is "logical".
+    """
+    words = label.lower().replace("_", " ").split()
+    if not words:
+        return None
+    key = words[1] if words[0] == "logical" and len(words) > 1 else words[0]
+    return next((skill for skill in SKILLS if key in skill.split() and key not in ("logical", "understanding")), None)
+
+
+@dataclass(frozen=True)
+class SkillScores(Mapping[str, float]):
+    """Mean score per skill, with what could not be counted; reads like a dict of the means.
+
+    Attributes:
+        means: skill to the mean over the instances that were scored for it.
+        scored: skill to the number of those instances.
+        not_applicable: skill to the number of "N/A".
+        invalid: skill to the number of values that are no score from 1 to 5.
+        missing: skill to the number of replies that lack it although the instance asks for it.
+        unknown: names in replies that are none of the twelve skills.
+        unparsed: replies without a dict that could be read.
+        reviews: replies in all.
+    """
+
+    means: dict[str, float]
+    scored: dict[str, int]
+    not_applicable: dict[str, int]
+    invalid: dict[str, int]
+    missing: dict[str, int]
+    unknown: dict[str, int]
+    unparsed: int
+    reviews: int
+
+    def __getitem__(self, skill: str) -> float:
+        return self.means[skill_name(skill) or skill]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.means)
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
+def _names(labels: Iterable[str]) -> set[str]:
+    """The skills among judges' spellings of them."""
+    return {skill for label in labels if (skill := skill_name(label))}
+
+
+@dataclass
+class _Tally:
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    not_applicable: Counter[str] = field(default_factory=Counter)
+    invalid: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    unparsed: int = 0
+
+    def add(self, review: Mapping[str, float | None], wanted: Iterable[str]) -> None:
+        if not review:
+            self.unparsed += 1
+            return
+        for label, score in review.items():
+            self._count(label, score)
+        self.missing.update(_names(wanted) - _names(review))
+
+    def _count(self, label: str, score: float | None) -> None:
+        skill = skill_name(label)
+        if skill is None:
+            self.unknown[label] += 1
+        elif score is None:
+            self.not_applicable[skill] += 1
+        elif math.isnan(score):
+            self.invalid[skill] += 1
+        else:
+            self.scores.setdefault(skill, []).append(score)
+
+
+def aggregate(
+    reviews: Iterable[str | Mapping[str, Any] | None], skills: Iterable[Iterable[str]] | None = None
+) -> SkillScores:
+    """Mean score per skill over all instances that have one.
+
+    N/A, values that are no score, and replies that cannot be read are left out of the means, and counted.
+
+    Args:
+        reviews: judge replies as text, or what ``parse_scores`` made of them (None counts as unparsed).
+        skills: the skills that each instance asks for; with them, missing ones are counted.
+
+    Returns:
+        Means in the order of ``SKILLS``, with the counts.
+    """
+    replies = list(reviews)
+    wanted = [tuple(labels) for labels in skills] if skills is not None else [()] * len(replies)
+    if len(wanted) != len(replies):
+        raise ValueError(f"skills must be given for each of the {len(replies)} reviews; got {len(wanted)}")
+    tally = _Tally()
+    for reply, labels in zip(replies, wanted, strict=True):
+        tally.add(_parsed(reply), labels)
+    scored = {skill: tally.scores[skill] for skill in SKILLS if skill in tally.scores}
+    return SkillScores(
+        means={skill: math.fsum(values) / len(values) for skill, values in scored.items()},
+        scored={skill: len(values) for skill, values in scored.items()},
+        not_applicable=dict(tally.not_applicable),
+        invalid=dict(tally.invalid),
+        missing=dict(tally.missing),
+        unknown=dict(tally.unknown),
+        unparsed=tally.unparsed,
+        reviews=len(replies),
+    )
+
+
+def _parsed(reply: str | Mapping[str, Any] | None) -> Mapping[str, float | None]:
+    if reply is None:
+        return _NOT_PARSED
+    return parse_scores(reply) if isinstance(reply, str) else {label: _score(v) for label, v in reply.items()}
+
+
+def judge_prompt(
+    templates: Iterable[Mapping[str, Any]],
+    item: Mapping[str, Any],
+    response: str,
+    rubric: Iterable[Mapping[str, Any]],
+    prompt_id: int = WITH_SAMPLE_ANSWER,
+) -> tuple[str, str]:
+    """The official judge request.
+
+    Args:
+        templates: lines of the official prompt file.
+        item: ``instruction``, ``answer`` and ``skill`` (a list) of the instance.
+        response: the answer to be judged.
+        rubric: entries of the official ``skillset.json`` (``Skill``, ``Criteria``, ``Scoring`` from 1 to 5).
+        prompt_id: which template.
+
+    Returns:
+        System message and user message.
+
+    Raises:
+        ConfigurationError: no such template, or the rubric lacks a skill.
+    """
+    chosen = {int(row["prompt_id"]): row for row in templates}.get(prompt_id)
+    if chosen is None:
+        raise ConfigurationError(f"the FLASK judge prompts have no prompt_id {prompt_id}")
+    entries = list(rubric)
+    values = {
+        **chosen["defaults"],
+        "question": str(item["instruction"]),
+        "response": response,
+        "skills": "".join(_rubric_text(str(skill), entries) for skill in item["skill"]),
+        "num": "3",
+        "sample_answer": str(item["answer"]),
+    }
+    return str(chosen["system_prompt"]), fill(chosen["prompt_template"], values)
+
+
+def _rubric_text(skill: str, rubric: Iterable[Mapping[str, Any]]) -> str:
+    entry = next((row for row in rubric if skill in row["Skill"]), None)
+    if entry is None:
+        raise ConfigurationError(f"the FLASK rubric has no skill {skill!r}")
+    levels = "".join(f"\nScore {level}: {entry['Scoring'][str(level)]}" for level in range(LOWEST, HIGHEST + 1))
+    return f"\n{entry['Skill']}: {entry['Criteria']}{levels}\n\n"
+
+
+class FollowInstruction(dspy.Signature):
+    """Follow the instruction."""
+
+    instruction: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+class Flask(Benchmark):
+    """1740 instances, 89 of them again as the hard split; the category is the difficulty."""
+
+    name = "flask"
+    title = "FLASK"
+    source = "arXiv 2307.10928, kaistAI/FLASK (evaluation_set)"
+    licence = "none stated"
+    signature = FollowInstruction
+    splits = ("test", "hard")
+    sizes: ClassVar[Mapping[str, int]] = {"test": 1740, "hard": 89}
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "test": ("flask_evaluation.jsonl", "evaluation.jsonl"),
+        "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl"),
+    }
+    judged = True
+    official_outputs = "<name>.jsonl"
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
+        """Names of the authors' older files (``question_id``, ``text``, ``metrics``) are read too."""
+        return dspy.Example(
+            id=str(row["idx"] if "idx" in row else row.get("question_id", position)),
+            instruction=row["instruction"] if "instruction" in row else row["text"],
+            answer=row["answer"],
+            skills=list(structured(row["skill"] if "skill" in row else row["metrics"])),
+            domains=list(structured(row.get("domain") or [])),
+            category=str(row.get("difficulty", "")),
+            task=row.get("task"),
+        ).with_inputs("instruction")
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
+        """Mean of the skills' scores over 5. ``prompts``: folder with the judge prompts and ``skillset.json``."""
+        return ScoredSkills(SkillJudge(lm) if prompts is None else OfficialSkillJudge(lm, prompts))
+
+    def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Mean per skill, with the counts of what is not in it."""
+        items = list(details)
+        table = aggregate((item["scores"] for item in items), (item["skills"] for item in items))
+        return {
+            "skills": table.means,
+            "scored": table.scored,
+            "not_applicable": table.not_applicable,
+            "invalid": table.invalid,
+            "missing": table.missing,
+            "unknown": table.unknown,
+            "unparsed": table.unparsed,
+            "protocols": sorted({str(item["protocol"]) for item in items}),
+        }
+
+    def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no place for it
+        """The authors' ``model_output`` lines: ``question_id`` and ``text``."""
+        rows = [
+            {
+                "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
+                "text": str(outputs["answer"]),
+            }
+            for example, outputs, _ in answers
+        ]
+        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+class OfficialSkillJudge(SkillJudge):
+    """Scores with the official prompts and rubric: temperature 0, a dict at the end of the reply."""
+
+    def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
+        super().__init__(lm)
+        self.templates = list(read_file(_official_file(prompts, (_PROMPTS, "src/ver3/prompt.jsonl"))))
+        self.rubric = list(read_file(_official_file(prompts, _RUBRIC_FILES)))
+
+    def forward(self, instruction: str, answer: str, skills: Mapping[str, str], reference: str = "") -> dspy.Prediction:
+        """Score an answer; of ``skills`` only the names count, the meanings are the official rubric's."""
+        item = {"instruction": instruction, "answer": reference, "skill": list(skills)}
+        system, prompt = judge_prompt(self.templates, item, answer, self.rubric)
+        reply = str(send(self._lm(self.assess), prompt, system=system, max_tokens=1024).text or "")
+        return dspy.Prediction(scores=parse_scores(reply), reasons=reply, protocol=OFFICIAL)
+
+
+def _official_file(folder: Path | str, names: Iterable[str]) -> Path:
+    listed = list(names)
+    for base in (Path(folder), Path(folder) / "flask"):
+        for name in listed:
+            if (base / name).is_file():
+                return base / name
+    raise ConfigurationError(f"the folder {folder} has none of {', '.join(listed)}; they are in kaistAI/FLASK")
+
+
+def _meaning(skill: str) -> str:
+    name = skill_name(skill)
+    if name is None:
+        raise ConfigurationError(f"{skill!r} is none of FLASK's skills: {', '.join(SKILLS)}")
+    return RUBRIC[name]
+
+
+class ScoredSkills(JudgeMetric):
+    """Scores the skills that an instance asks for.
+
+    Attributes:
+        scorer: the judge.
+    """
+
+    def __init__(self, scorer: SkillJudge) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Refuse skills that have no meaning in the rubric."""
+        for skill in sorted({skill for example in examples for skill in example.skills}):
+            if isinstance(self.scorer, OfficialSkillJudge):
+                _rubric_text(skill, self.scorer.rubric)
+            _meaning(skill)
+        return []
+
+    def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
+        """The mean over the skills that were scored, over 5."""
+        reply = self.scorer(
+            instruction=example.instruction,
+            answer=str(field_of(prediction, "answer", "prediction")),
+            skills={skill: _meaning(skill) for skill in example.skills},
+            reference=example.answer,
+        )
+        scores, asked = _parsed(reply.scores), _names(example.skills)
+        read = {
+            skill: score
+            for skill, score in scores.items()
+            if skill_name(skill) in asked and score is not None and not math.isnan(score)
+        }
+        details = {
+            "scores": {
+                skill: "invalid" if score is not None and math.isnan(score) else score
+                for skill, score in scores.items()
+            },
+            "skills": list(example.skills),
+            "protocol": reply.protocol,
+            "unparsed": int(not read),
+        }
+        listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in read.items())
+        mean = math.fsum(read.values()) / len(read) / HIGHEST if read else None
+        return mean, f"{listed}. {reply.reasons}", details

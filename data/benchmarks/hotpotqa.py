@@ -1,0 +1,62 @@
+"""HotPotQA: questions over two paragraphs (Yang et al. 2018, arXiv 1809.09600)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dspy
+
+from moa_dspy.data.benchmark import Benchmark, Hub
+from moa_dspy.data.metrics.literals import structured
+from moa_dspy.data.metrics.metric import F1, Metric
+from moa_dspy.data.sources import Row
+
+__all__ = ["HotpotQa"]
+
+
+class AnswerFromParagraphs(dspy.Signature):
+    """Answer from the paragraphs, in as few words as possible: a name, a date, a number, or yes or no. No sentence."""
+
+    context: list[str] = dspy.InputField(desc="paragraphs, some of which hold the answer")
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(desc="the short answer alone")
+
+
+class HotpotQa(Benchmark):
+    """The distractor setting: 7405 validation questions, ten paragraphs each. The score is F1; EM is F1 = 1."""
+
+    name = "hotpotqa"
+    title = "HotPotQA (distractor)"
+    source = "arXiv 1809.09600, hotpotqa/hotpot_qa"
+    licence = "CC BY-SA 4.0"
+    signature = AnswerFromParagraphs
+    splits = ("validation", "train")
+    hub = Hub("hotpotqa/hotpot_qa", configs=("distractor",))
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "validation": ("hotpot_dev_distractor_v1.json",),
+        "train": ("hotpot_train_v1.1.json",),
+    }
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
+        """The hub has columns of titles and sentences, the authors' file has pairs."""
+        return dspy.Example(
+            id=str(row.get("id") or row.get("_id") or position),
+            context=[
+                f"{title}: {''.join(sentences).strip()}" for title, sentences in _paragraphs(structured(row["context"]))
+            ],
+            question=row["question"],
+            answer=row["answer"],
+            category=row.get("type"),
+        ).with_inputs("context", "question")
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
+        """Token F1 of the normalised answers."""
+        return F1()
+
+
+def _paragraphs(context: Any) -> Iterable[tuple[str, list[str]]]:
+    if isinstance(context, dict):
+        return zip(context["title"], context["sentences"], strict=True)
+    return [(title, sentences) for title, sentences in context]

@@ -1,0 +1,380 @@
+"""MT-Bench: 80 two-turn questions, graded 1 to 10 by a judge (Zheng et al. 2023, arXiv 2306.05685)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dspy
+
+from moa_dspy.data.benchmark import Answered, Benchmark, Hub
+from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, send
+from moa_dspy.data.metrics.literals import fill, structured
+from moa_dspy.data.metrics.metric import field_of
+from moa_dspy.data.sources import Row, read_file
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["UNPARSED", "JudgePrompt", "MtBench", "average", "judge_prompt", "parse_score"]
+
+UNPARSED = -1.0
+"""What the official code records for a judgment without a score; such turns are left out of every average."""
+
+WITH_REFERENCE = ("math", "reasoning", "coding")
+"""Categories that are judged against a reference answer."""
+
+TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+"""Temperature of the answering model by category; 0 for all others."""
+
+HIGHEST = 10
+
+_REFERENCES = "reference_answer_gpt-4.jsonl"
+_PROMPTS = "judge_prompts.jsonl"
+_TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
+_SCORE = re.compile(r"\[\[(\d{1,9}(?:\.\d*)?)\]\]")
+_BACKUP = re.compile(r"\[(\d{1,9}(?:\.\d*)?)\]")
+
+
+class JudgePrompt(str):
+    """The user message for a judge; the rest of the request hangs on it.
+
+    Attributes:
+        system: the system message.
+        name: the official name of the template, such as ``"single-math-v1"``.
+    """
+
+    system: str
+    name: str
+
+    def __new__(cls, text: str, *, system: str, name: str) -> JudgePrompt:
+        """A text with its system message and template name."""
+        prompt = super().__new__(cls, text)
+        prompt.system = system
+        prompt.name = name
+        return prompt
+
+
+def parse_score(judgment: str) -> float:
+    """The score of a judgment: the first ``[[7]]`` or ``[[7.5]]``, else the first ``[7]``, else -1."""
+    match = _SCORE.search(judgment) or _BACKUP.search(judgment)
+    return float(match[1]) if match else UNPARSED
+
+
+def average(scores: Iterable[float]) -> float:
+    """The mean over all turn scores that are not -1 (not the mean of turn means).
+
+    Args:
+        scores: one score for each judged turn.
+
+    Returns:
+        The mean; NaN when nothing could be parsed.
+    """
+    parsed = [float(score) for score in scores if score != UNPARSED]
+    return math.fsum(parsed) / len(parsed) if parsed else math.nan
+
+
+def judge_prompt(
+    templates: Mapping[str, Mapping[str, Any]] | Iterable[Mapping[str, Any]],
+    question: Mapping[str, Any],
+    answers: Sequence[str] | Mapping[str, Any],
+    turn: int,
+    reference: Sequence[str] | Mapping[str, Any] | None = None,
+) -> JudgePrompt:
+    """The official single-answer judge prompt for one turn, to the byte.
+
+    Args:
+        templates: the lines of the official ``judge_prompts.jsonl``, or the same by name.
+        question: a line of ``question.jsonl`` (``turns``, ``category``); the category decides whether the reference
+            is used, and where there is none, whether a reference is given.
+        answers: the model's answers, one for each turn so far; a FastChat answer line will do.
+        turn: 1 or 2.
+        reference: the reference answers, one for each turn; a FastChat answer line will do.
+
+    Returns:
+        The user message, with the system message as ``.system``.
+
+    Raises:
+        ConfigurationError: a template, an answer or a needed reference is missing.
+    """
+    if turn not in (1, 2):
+        raise ConfigurationError(f"MT-Bench has turns 1 and 2, not {turn!r}")
+    category = question.get("category")
+    with_reference = category in WITH_REFERENCE if category else reference is not None
+    if with_reference and reference is None:
+        raise ConfigurationError(f"a {category} question is judged with its reference answer, and none was given")
+    template = _template(templates, f"single-{'math-' if with_reference else ''}v1{'-multi-turn' if turn == 2 else ''}")
+    values = _values(list(question["turns"]), _turns(answers), turn)
+    if with_reference and reference is not None:
+        values |= {f"ref_answer_{n}": text for n, text in enumerate(_turns(reference), start=1)}
+    try:
+        text = fill(template["prompt_template"], values)
+    except KeyError as error:
+        raise ConfigurationError(
+            f"judge prompt {template['name']!r} asks for {error}, which turn {turn} has not"
+        ) from None
+    return JudgePrompt(text, system=str(template["system_prompt"]), name=str(template["name"]))
+
+
+def _values(questions: Sequence[str], answers: Sequence[str], turn: int) -> dict[str, str]:
+    if len(questions) < turn or len(answers) < turn:
+        raise ConfigurationError(
+            f"turn {turn} needs {turn} questions and answers; got {len(questions)} and {len(answers)}"
+        )
+    values = {"question": questions[turn - 1], "answer": answers[turn - 1]}
+    for n, (asked, said) in enumerate(zip(questions, answers, strict=False), start=1):
+        values |= {f"question_{n}": asked, f"answer_{n}": said}
+    return values
+
+
+def _turns(answers: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    if isinstance(answers, Mapping):
+        return [str(text) for text in answers["choices"][0]["turns"]]
+    return [answers] if isinstance(answers, str) else list(answers)
+
+
+def _template(templates: Mapping[str, Mapping[str, Any]] | Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    by_name: dict[str, Mapping[str, Any]]
+    if isinstance(templates, Mapping):
+        by_name = {str(key): dict(row) for key, row in templates.items()}
+    else:
+        by_name = {str(row["name"]): row for row in templates}
+    if name not in by_name:
+        raise ConfigurationError(f"no judge prompt named {name!r}; there are: {', '.join(sorted(by_name)) or 'none'}")
+    return {"name": name, **by_name[name]}
+
+
+class ContinueConversation(dspy.Signature):
+    """Answer the person's question; it may refer to what was said before."""
+
+    history: dspy.History = dspy.InputField()
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+class MtBench(Benchmark):
+    """80 questions in eight categories, each with a follow-up.
+
+    ``run`` asks both turns and returns a prediction with ``answers``. A program that is only called once, as by
+    ``dspy.Evaluate``, answers the first turn, and only that is judged.
+    """
+
+    name = "mt_bench"
+    title = "MT-Bench"
+    source = "arXiv 2306.05685, lm-sys/FastChat (fastchat/llm_judge/data)"
+    licence = "Apache-2.0"
+    signature = ContinueConversation
+    sizes: ClassVar[Mapping[str, int]] = {"test": 80}
+    hub = Hub("HuggingFaceH4/mt_bench_prompts", splits={"test": "train"})
+    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
+    judged = True
+    official_outputs = "model_answer/<name>.jsonl"
+
+    def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
+        """Questions, with GPT-4's reference answers where the folder has them."""
+        references = _references(self.folders(path))
+        for part, row in super().rows(split, path, streaming=streaming):
+            reference = references.get(str(row.get("question_id", row.get("prompt_id"))))
+            yield part, {**row, "reference": reference, "official": True} if reference else row
+
+    def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
+        """The hub calls the turns ``prompt`` and has short references of its own, which are not the judge's."""
+        turns = list(structured(row["turns"] if "turns" in row else row["prompt"]))
+        return dspy.Example(
+            id=str(row["question_id"] if "question_id" in row else row.get("prompt_id", position)),
+            category=row["category"],
+            turns=turns,
+            question=turns[0],
+            history=dspy.History(messages=[]),
+            reference=list(structured(row.get("reference") or [])),
+            official_reference=bool(row.get("official")),
+        ).with_inputs("history", "question")
+
+    def generation(self, example: dspy.Example) -> dict[str, Any]:
+        """Temperature by category."""
+        return {"temperature": TEMPERATURES.get(example.category, 0.0)}
+
+    def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
+        """Both turns, the first with its answer in the history of the second."""
+        answers: list[str] = []
+        for question in example.turns:
+            answers.append(program(history=_history(example.turns, answers), question=question).answer)
+        return dspy.Prediction(answers=answers, answer=answers[-1])
+
+    async def arun(self, program: Any, example: dspy.Example) -> dspy.Prediction:
+        """``run`` for async callers."""
+        answers: list[str] = []
+        for question in example.turns:
+            said = await program.acall(history=_history(example.turns, answers), question=question)
+            answers.append(said.answer)
+        return dspy.Prediction(answers=answers, answer=answers[-1])
+
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
+        """Mean score of the turns over 10. ``prompts`` is the folder with ``judge_prompts.jsonl``."""
+        return GradedTurns(GradeJudge(lm) if prompts is None else OfficialGradeJudge(lm, prompts))
+
+    def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Average over all turns, by turn and by category, with the turns that could not be read."""
+        items = list(details)
+        by_category: dict[str, list[float]] = {str(item["category"]): [] for item in items}
+        for item in items:
+            by_category[str(item["category"])].extend(item["scores"])
+        scores = [score for item in items for score in item["scores"]]
+        turns = max((len(item["scores"]) for item in items), default=0)
+        return {
+            "average": average(scores),
+            "turns": [average(item["scores"][n] for item in items if len(item["scores"]) > n) for n in range(turns)],
+            "categories": {category: average(values) for category, values in by_category.items()},
+            "unparsed": sum(score == UNPARSED for score in scores),
+            "protocols": sorted({str(item["protocol"]) for item in items}),
+        }
+
+    def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
+        """FastChat's ``model_answer`` lines: one for each question, with both turns of the one choice."""
+        rows = [
+            {
+                "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
+                "answer_id": hashlib.sha256(f"{name}\n{example.id}\n{outputs}".encode()).hexdigest()[:22],
+                "model_id": name,
+                "choices": [{"index": 0, "turns": [str(text) for text in outputs["answers"]]}],
+                "tstamp": finished,
+            }
+            for example, outputs, finished in answers
+        ]
+        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def _history(questions: Sequence[str], answers: Sequence[str]) -> dspy.History:
+    said = zip(questions, answers, strict=False)
+    return dspy.History(messages=[{"question": question, "answer": answer} for question, answer in said])
+
+
+def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """GPT-4's reference answers by question, from the first folder that has them."""
+    for folder in folders:
+        for file in (folder / _REFERENCES, folder / "reference_answer" / "gpt-4.jsonl"):
+            if file.is_file():
+                return {str(row["question_id"]): _turns(row) for row in read_file(file)}
+    return {}
+
+
+class OfficialGradeJudge(GradeJudge):
+    """Grades with the official prompts: temperature 0, the score in double brackets.
+
+    Attributes:
+        templates: the prompts by name.
+        references: GPT-4's answers by question, where they lie beside the prompts.
+    """
+
+    def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
+        super().__init__(lm)
+        file = _prompt_file(prompts)
+        self.templates = _templates(file)
+        self.references = _references([file.parent])
+
+    def forward(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        reference: Sequence[str] = (),
+        category: str | None = None,
+    ) -> dspy.Prediction:
+        """Grade the last of the answers.
+
+        Args:
+            questions: one for each turn so far.
+            answers: the same.
+            reference: one answer for each turn; without any the question is judged as those that need none.
+            category: decides whether the reference is shown.
+        """
+        question = {"turns": list(questions), "category": category if reference else None}
+        prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
+        reply = str(send(self._lm(self.grade), prompt, system=prompt.system).text or "")
+        score = parse_score(reply)
+        return dspy.Prediction(score=None if score == UNPARSED else score, reasons=reply, protocol=OFFICIAL)
+
+
+def _templates(file: Path) -> dict[str, Row]:
+    """The four templates of single-answer grading, by name."""
+    rows = list(read_file(file))
+    found = {str(row.get("name")): row for row in rows if {"prompt_template", "system_prompt"} <= set(row)}
+    return {name: dict(_template(found, name)) for name in _TEMPLATES}
+
+
+def _prompt_file(folder: Path | str) -> Path:
+    file = Path(folder) / _PROMPTS
+    if not file.is_file():
+        file = Path(folder) / "mt_bench" / _PROMPTS
+    if not file.is_file():
+        raise ConfigurationError(
+            f"the folder {folder} has no {_PROMPTS}; it is in lm-sys/FastChat, fastchat/llm_judge/data"
+        )
+    return file
+
+
+class GradedTurns(JudgeMetric):
+    """Grades every turn that was answered.
+
+    Attributes:
+        grader: the judge.
+    """
+
+    def __init__(self, grader: GradeJudge) -> None:
+        super().__init__()
+        self.grader = grader
+
+    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Which questions an official judge will not see as its authors' did, for want of a reference answer."""
+        if not isinstance(self.grader, OfficialGradeJudge):
+            return []
+        found: dict[str, list[str]] = {}
+        for example in examples:
+            protocol = self._protocol(example, OFFICIAL)
+            if protocol != OFFICIAL:
+                found.setdefault(protocol, []).append(example.id)
+        return [
+            f"{protocol}: {len(ids)} of {len(examples)} questions (ids {', '.join(ids)}); for the official protocol "
+            f"put {_REFERENCES} of lm-sys/FastChat beside the questions or the prompts"
+            for protocol, ids in found.items()
+        ]
+
+    def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
+        """The mean over the turns that could be read, over 10."""
+        answers = prediction.get("answers") or [field_of(prediction, "answer", "prediction")]
+        replies = [self._turn(example, [str(text) for text in answers[:turn]]) for turn in range(1, len(answers) + 1)]
+        scores = [UNPARSED if reply.score is None else float(reply.score) for reply in replies]
+        mean = average(scores)
+        details = {
+            "scores": scores,
+            "category": example.category,
+            "protocol": self._protocol(example, str(replies[0].protocol)),
+            "unparsed": scores.count(UNPARSED),
+        }
+        feedback = "\n\n".join(
+            f"Turn {n}: {s:g} of 10. {r.reasons}" for n, (s, r) in enumerate(zip(scores, replies, strict=True), 1)
+        )
+        return (None if math.isnan(mean) else mean / HIGHEST), feedback, details
+
+    def _turn(self, example: dspy.Example, answers: list[str]) -> dspy.Prediction:
+        questions, (references, _) = example.turns[: len(answers)], self._references(example)
+        if isinstance(self.grader, OfficialGradeJudge):
+            return self.grader(questions=questions, answers=answers, reference=references, category=example.category)
+        reference = references[len(answers) - 1] if references else ""
+        return self.grader(questions=questions, answers=answers, reference=reference)
+
+    def _references(self, example: dspy.Example) -> tuple[list[str], bool]:
+        """The reference answers, one for each turn or none at all, and whether they are GPT-4's."""
+        beside = self.grader.references.get(example.id) if isinstance(self.grader, OfficialGradeJudge) else None
+        references = beside or [str(text) for text in example.reference]
+        if len(references) < len(example.turns):
+            return [], False
+        return references, bool(beside or example.official_reference)
+
+    def _protocol(self, example: dspy.Example, asked: str) -> str:
+        references, official = self._references(example)
+        if asked != OFFICIAL or example.category not in WITH_REFERENCE or official:
+            return asked
+        return f"official prompts, {'other references' if references else 'no reference'}"

@@ -1,0 +1,35 @@
+"""The benchmarks by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Final
+
+from moa_dspy.data.benchmark import Benchmark, key_of, registered
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["benchmarks", "get_benchmark"]
+
+_HOMES: Final = ("moa_dspy.data", "moa_dspy.data.benchmarks")
+
+
+def benchmarks() -> list[str]:
+    """Return the names of all benchmarks, in order."""
+    for home in _HOMES:
+        for module in pkgutil.iter_modules(importlib.import_module(home).__path__):
+            importlib.import_module(f"{home}.{module.name}")
+    return sorted(kind.name for kind in registered().values())
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by its name; case, ``-`` and ``_`` do not count.
+
+    Raises:
+        ConfigurationError: if there is none of that name; the message lists the names.
+    """
+    if key_of(name) not in registered():
+        names = benchmarks()
+        if key_of(name) not in registered():
+            raise ConfigurationError(f"no benchmark named {name!r}; there are: {', '.join(names)}")
+    return registered()[key_of(name)]()

@@ -1,0 +1,168 @@
+"""Checks of instructions that a program can verify: a small table of named functions with parameters.
+
+Data names a check and its parameters (``{"check": "max_words", "count": 10}``); there is no code in data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from moa_dspy.data.metrics.metric import Metric, Verdict, field_of
+from moa_dspy.errors import ConfigurationError
+
+__all__ = ["CHECKS", "Instructions", "failed_checks"]
+
+
+def _words(text: str) -> list[str]:
+    """Runs of characters between white space that have a letter or digit in them."""
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.strip().splitlines() if line.strip()]
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip("\"'`*").strip()
+
+
+def _json_value(text: str) -> Any:
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", text, re.DOTALL | re.IGNORECASE)
+    try:
+        return json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_json(text: str, keys: Iterable[str] = ()) -> bool:
+    value = _json_value(text)
+    return isinstance(value, dict) and all(key in value for key in keys)
+
+
+def _has_json_values(text: str, values: Mapping[str, Any]) -> bool:
+    """Whether each value is the wanted one and of its type: true is not 1."""
+    given = _json_value(text) if _is_json(text, values) else {}
+    return all(key in given and (type(given[key]), given[key]) == (type(value), value) for key, value in values.items())
+
+
+def _is_json_list(text: str, count: int) -> bool:
+    value = _json_value(text)
+    return isinstance(value, list) and len(value) == count
+
+
+def _is_json_numbers(text: str, count: int) -> bool:
+    return _is_json_list(text, count) and all(type(entry) in (int, float) for entry in _json_value(text))
+
+
+def _count(text: str, word: str) -> int:
+    """How often words stand in a text, as whole words."""
+    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
+
+
+def _names(text: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - what the options are is for people
+    """Whether one of the options stands in a text, also in the plural."""
+    plurals = (f"{option[:-1]}ies" if option.endswith("y") else f"{option}s" for option in options)
+    return any(_count(text, form) for form in (*options, *plurals, *(f"{option}es" for option in options)))
+
+
+def _names_in_each_line(text: str, options: Sequence[str], what: str) -> bool:
+    return bool(_lines(text)) and all(_names(line, options, what) for line in _lines(text))
+
+
+def _starts(text: str, text_: str) -> bool:
+    return re.match(rf"\s*{re.escape(text_)}(?!\w)", text) is not None
+
+
+CHECKS: Mapping[str, tuple[Callable[..., bool], str]] = {
+    "lower_case": (lambda text: text == text.lower() and text != text.upper(), "be in lower case"),
+    "upper_case": (lambda text: text == text.upper() and text != text.lower(), "be in upper case"),
+    "max_words": (lambda text, count: 1 <= len(_words(text)) <= count, "have at most {count} words"),
+    "min_words": (lambda text, count: len(_words(text)) >= count, "have at least {count} words"),
+    "words": (lambda text, count: len(_words(text)) == count, "have exactly {count} words"),
+    "lines": (lambda text, count: len(_lines(text)) == count, "have exactly {count} lines"),
+    "line": (
+        lambda text, number, text_: len(_lines(text)) >= number and _count(_lines(text)[number - 1], text_) > 0,
+        "have the words {text_!r} in line {number}",
+    ),
+    "words_in_each_line": (
+        lambda text, count: bool(_lines(text)) and all(len(_words(line)) == count for line in _lines(text)),
+        "have exactly {count} words in each line",
+    ),
+    "names": (_names, "name {what}"),
+    "names_in_each_line": (_names_in_each_line, "name {what} in each line"),
+    "contains": (lambda text, text_: _count(text, text_) > 0, "have the words {text_!r}"),
+    "excludes": (lambda text, text_: bool(text.strip()) and not _count(text, text_), "not have the words {text_!r}"),
+    "starts_with": (_starts, "start with {text_!r}"),
+    "ends_with": (lambda text, text_: text.strip().endswith(text_), "end with {text_!r}"),
+    "is": (lambda text, text_: _bare(text) == text_, "be exactly {text_!r}"),
+    "one_of": (lambda text, options: _bare(text).rstrip(".!").lower() in options, "be one of {options}"),
+    "no_commas": (lambda text: bool(text.strip()) and "," not in text, "have no commas"),
+    "no_digits": (lambda text: bool(text.strip()) and not re.search(r"\d", text), "have no digits"),
+    "json": (_is_json, "be a JSON object with the keys {keys}"),
+    "json_values": (_has_json_values, "be a JSON object with the values {values}"),
+    "json_list": (_is_json_list, "be a JSON list of {count} entries"),
+    "json_numbers": (_is_json_numbers, "be a JSON list of {count} numbers"),
+    "bullets": (
+        lambda text, count: sum(line.lstrip().startswith(("- ", "* ")) for line in _lines(text)) == count,
+        "have exactly {count} lines that start with '- '",
+    ),
+    "repeats": (lambda text, word, count: _count(text, word) == count, "have the word {word!r} exactly {count} times"),
+    "in_quotes": (
+        lambda text: bool(re.fullmatch(r'\s*(?:"[^"]+"|\u201c[^\u201d]+\u201d)\s*', text)),
+        "stand in double quotes",
+    ),
+}
+"""Name to function and what it demands. ``text_`` in a demand is the parameter ``text`` of the data."""
+
+
+def failed_checks(text: str, checks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a text fails to do, in words; empty when it passes every check.
+
+    Args:
+        text: what was written.
+        checks: each with ``check`` and its parameters.
+
+    Raises:
+        ConfigurationError: an unknown check, or wrong parameters for it.
+    """
+    failed = []
+    for check in checks:
+        parameters = {("text_" if key == "text" else key): value for key, value in check.items() if key != "check"}
+        if check["check"] not in CHECKS:
+            raise ConfigurationError(f"no check named {check['check']!r}; there are: {', '.join(sorted(CHECKS))}")
+        passes, demand = CHECKS[check["check"]]
+        try:
+            fulfilled = passes(text, **parameters)
+            described = demand.format(**{"keys": [], **parameters})
+        except (TypeError, KeyError) as error:
+            raise ConfigurationError(f"wrong parameters for the check {check['check']!r}: {error}") from error
+        if not fulfilled:
+            failed.append(described)
+    return failed
+
+
+@dataclass(frozen=True)
+class Instructions(Metric):
+    """Every check of the example passes.
+
+    Attributes:
+        field: the output field.
+        checks: field of the example with the list of checks.
+    """
+
+    field: str = "answer"
+    checks: str = "checks"
+
+    def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
+        """True when nothing fails; the feedback names what does."""
+        given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
+        failed = failed_checks(str(given or ""), field_of(example, self.checks, "example"))
+        if not failed:
+            return Verdict(True, "Right: the answer does all that was asked.")
+        return Verdict(False, f"Wrong: the answer should {'; and it should '.join(failed)}.")

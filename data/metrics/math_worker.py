@@ -1,0 +1,55 @@
+"""Runs as a process of its own: compares mathematical expressions, one JSON line in, one JSON line out.
+
+Only ``moa_dspy.data.metrics.mathematics`` starts it, by file name, so it imports nothing of this package. A runaway
+computation is ended from outside by killing the process; its memory is limited from inside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+_MEMORY_BYTES = 4 * 1024**3
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(_MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _equal(gold: str, answer: str) -> bool:
+    from math_verify import parse, verify
+
+    off: Any = None  # the stub says int; None is what switches the signal off
+    parsed = [parse(f"${text}$", parsing_timeout=off) for text in (gold, answer)]
+    return bool(parsed[0] and parsed[1] and verify(parsed[0], parsed[1], timeout_seconds=None))
+
+
+def _answer(line: str) -> dict[str, object]:
+    try:
+        gold, answer = json.loads(line)
+        return {"equal": _equal(gold, answer)}
+    except Exception as error:  # noqa: BLE001 - whatever a foreign expression does to the library, the verdict is "not equal"
+        return {"equal": False, "error": type(error).__name__}
+
+
+def main() -> None:
+    """Serve until the pipe is closed."""
+    _limit_memory()
+    logging.disable(logging.CRITICAL)
+    import math_verify  # noqa: F401 - the slow part, before "ready"
+
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_answer(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+__version__: str
+
+from .agents import Agent as Agent
+from .architecture import (
+    AgentSpec as AgentSpec,
+    Architecture as Architecture,
+)
+from .cost.budget import (
+    Budget as Budget,
+    Tolerance as Tolerance,
+)
+from .errors import (
+    AllProposalsFailedError as AllProposalsFailedError,
+    ConfigurationError as ConfigurationError,
+    InputError as InputError,
+    LocalModelError as LocalModelError,
+    MoAError as MoAError,
+    ProgramFileError as ProgramFileError,
+    RunError as RunError,
+    StepFailedError as StepFailedError,
+)
+from .evaluation import evaluate as evaluate
+from .events import (
+    StepStarted as StepStarted,
+    watch as watch,
+)
+from .files.program_file import load as load
+from .planning import (
+    Lengths as Lengths,
+    Plan as Plan,
+)
+from .presets import (
+    attention_moa as attention_moa,
+    mixture_of_agents as mixture_of_agents,
+    self_consistency as self_consistency,
+    self_moa as self_moa,
+    single_model as single_model,
+)
+from .program import (
+    AttentionMoA as AttentionMoA,
+    Prediction as Prediction,
+)
+from .run.concurrency import limit_concurrency as limit_concurrency
+from .trace import (
+    Step as Step,
+    Tokens as Tokens,
+    Trace as Trace,
+)

@@ -1,0 +1,147 @@
+"""The result of an evaluation as a table, and the list of recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from moa_dspy.cli.views.progress import dollars
+from moa_dspy.evaluation.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from moa_dspy.evaluation import Comparison, Estimate, Evaluation, Spending
+
+__all__ = ["as_text", "recipes_as_json", "recipes_as_text"]
+
+_ALMOST: Final = 0.001
+
+
+def as_text(result: Evaluation, published: Mapping[str, Any] | None = None) -> str:
+    """Return the table that people read.
+
+    Args:
+        result: of the evaluation.
+        published: the paper's figures, by the name of the official figure.
+    """
+    rows = list(_scores(result))
+    lines = [_title(result), f"program  {result.program}", "", *_aligned(rows)]
+    if figures := list(_figures(result.figures, published or {})):
+        lines += ["", *_aligned(figures)]
+    if result.comparison is not None:
+        lines += ["", *_compared(result.comparison)]
+    return "\n".join([*lines, "", *_costs(result)])
+
+
+def recipes_as_text() -> str:
+    """Return the recipes, a line each, with the configuration files that they are made of."""
+    rows = [("recipe", "benchmark", "agents", "layers", "judge", "settings", "file")]
+    for each in RECIPES.values():
+        agents = f"{each.ensemble}, aggregator {each.aggregator}"
+        rows.append((each.name, each.benchmark, agents, str(each.layers), each.judge, each.origin, str(each.file)))
+    return "\n".join(_aligned(rows, numbers=()))
+
+
+def recipes_as_json() -> str:
+    """Return the recipes as a JSON list."""
+    listed = [
+        {
+            "name": each.name,
+            "benchmark": each.benchmark,
+            "split": each.split,
+            "ensemble": each.ensemble,
+            "aggregator": each.aggregator,
+            "layers": each.layers,
+            "judge": each.judge,
+            "settings": each.origin,
+            "published": dict(each.published),
+            "file": str(each.file),
+        }
+        for each in RECIPES.values()
+    ]
+    return json.dumps(listed, indent=2)
+
+
+def _title(result: Evaluation) -> str:
+    split = "" if result.split == "all" else f", {result.split}"
+    return f"{result.benchmark}{split}: {result.items} items, scored by {result.metric}"
+
+
+def _scores(result: Evaluation) -> Iterator[tuple[str, ...]]:
+    yield ("", "score", "95 % interval", "scored", "errors", "unparsed", "not run")
+    counts = (result.errors, result.unparsed, result.pending)
+    yield ("all", *_estimate(result.score), *map(str, counts))
+    if result.errors and result.errors_as_wrong is not None:
+        yield ("errors as wrong", _percent(result.errors_as_wrong), "", str(result.scored + result.errors), "", "", "")
+    for name, part in result.categories.items():
+        failed = [record.status for record in result.records if record.category == name]
+        yield (name, *_estimate(part), str(failed.count("error")), str(failed.count("unparsed")), "")
+
+
+def _estimate(part: Estimate) -> tuple[str, str, str]:
+    between = "" if part.low is None or part.high is None else f"{_percent(part.low)} to {_percent(part.high)}"
+    return (_percent(part.value), between, str(part.items))
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f}"
+
+
+def _figures(figures: Mapping[str, Any], published: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The official figures; nested ones are indented."""
+    if not figures:
+        return
+    yield ("official figures", "here", *(["paper"] if published else []))
+    for name, value in figures.items():
+        label = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            if value:
+                yield (label, "", *([""] if published else []))
+            for part, number in value.items():
+                yield (f"  {part}", _number(number), *([""] if published else []))
+        else:
+            yield (label, _number(value), *([_number(published.get(name, ""))] if published else []))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_number(part) for part in value) or "none"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    low, high = comparison.low, comparison.high
+    between = "" if low is None or high is None else f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    p_value = f"p < {_ALMOST}" if comparison.p_value < _ALMOST else f"p = {comparison.p_value:.3f}"
+    yield f"against {comparison.other}: {100 * comparison.difference:+.1f} points{between}, {p_value}"
+    yield (
+        f"{comparison.matched} items in both: {comparison.better} better, {comparison.worse} worse, "
+        f"{comparison.equal} equal; {comparison.only_here} only here, {comparison.only_there} only there"
+    )
+
+
+def _costs(result: Evaluation) -> Iterator[str]:
+    yield f"program  {_spent(result.program_spent)}"
+    if result.judge_spent.calls:
+        yield f"judge    {_spent(result.judge_spent)}"
+    each = result.seconds_per_item
+    yield f"time     {result.seconds:.1f} s{'' if each is None else f', {each:.2f} s an item (median)'}"
+
+
+def _spent(spent: Spending) -> str:
+    cached = f" ({spent.cached_calls:,} cached)" if spent.cached_calls else ""
+    cost = "cost unknown" if spent.cost_usd is None else dollars(spent.cost_usd)
+    return f"{spent.calls:,} calls{cached}, {spent.tokens.total:,} tokens, {cost}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], numbers: tuple[int, ...] | None = None) -> list[str]:
+    """Rows as lines; all columns but the first to the right, unless told otherwise."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    right = range(1, len(widths)) if numbers is None else numbers
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

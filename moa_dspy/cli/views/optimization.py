@@ -1,0 +1,148 @@
+"""An optimization while it runs, and what came of it, for people."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from moa_dspy.cli.console import is_terminal, note
+from moa_dspy.cli.views.progress import dollars
+
+if TYPE_CHECKING:
+    from moa_dspy.architecture import Architecture
+    from moa_dspy.optimizers.optimize import Optimized
+    from moa_dspy.optimizers.optimize_run import OptimizeProgress
+    from moa_dspy.optimizers.results import Cost
+
+__all__ = ["shown", "time_left", "watching"]
+
+_SECONDS_BETWEEN_LINES: Final = 15.0
+
+
+@contextmanager
+def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | None]:
+    """Show progress on standard error: a bar for a person, now and then a line for a log, or nothing."""
+    if silent:
+        yield None
+    elif is_terminal(sys.stderr):
+        with _Bar() as bar:
+            yield bar
+    else:
+        yield _Lines()
+
+
+def shown(result: Optimized) -> str:
+    """Return verdict, program and costs as text."""
+    lines = [str(result), ""]
+    if result.score is not None:
+        lines.append(f"score on {result.score.examples} held-out examples: {result.score}")
+    lines.append(f"program: {_described(result.program.architecture)}")
+    if not result.accepted and result.acceptance is not None:
+        lines.append(f"the candidate's score on the same: {result.acceptance.after}")
+        lines.append(f"candidate: {_described(result.candidate.architecture)}")
+    for found in result.searched:
+        lines += _front(found)
+    lines += ["", "spent:"]
+    lines += [f"  {item['stage']:<13}{_cost(item['cost'])}" for item in result.report["spent"]]
+    lines.append(f"  {'all':<13}{_cost(result.cost.model_dump())}")
+    tables = [str(part) for part in (result.profile, result.contributions) if part is not None]
+    return "\n".join(lines) + "".join(f"\n\n{table}" for table in tables)
+
+
+def time_left(seconds: float, done: float) -> str:
+    """Return in words how long the rest of something takes, of which a share has taken some seconds."""
+    if not 0 < done < 1:
+        return ""
+    left = seconds * (1 - done) / done
+    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
+
+
+class _Lines:
+    """A line when a part begins, and every quarter of a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._part = 0
+        self._last = self._began = 0.0
+
+    def __call__(self, at: OptimizeProgress) -> None:
+        with self._lock:
+            new, now = at.number != self._part, time.monotonic()
+            if not new and now - self._last < _SECONDS_BETWEEN_LINES:
+                return
+            self._part, self._last = at.number, now
+            self._began = now if new else self._began
+        share = "" if new else f" {at.done:.0%}{time_left(now - self._began, at.done)}"
+        note(f"{at.number} of {at.of}: {at.part}{share}{', ' if at.detail else ''}{at.detail}; {_so_far(at)}")
+
+
+class _Bar:
+    """One bar for the part under way, with cost and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+        columns += [TimeRemainingColumn(), TextColumn("{task.fields[so_far]}", style="dim")]
+        self._progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        self._task = self._progress.add_task("", total=1.0, so_far="")
+        self._part = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, at: OptimizeProgress) -> None:
+        with self._lock:
+            if not self._part:
+                self._progress.start()  # not before: a question may have been asked until now
+            if at.number != self._part:
+                self._part = at.number
+                self._progress.reset(self._task, total=1.0)
+            head = f"{at.number} of {at.of}: {at.part}"
+            self._progress.update(self._task, completed=at.done, description=head, so_far=f"{at.detail}  {_so_far(at)}")
+
+
+def _so_far(at: OptimizeProgress) -> str:
+    best = "" if at.best is None else f"best {at.best:.3f}, "
+    return f"{best}{_spent(at.cost)}"
+
+
+def _spent(cost: Cost) -> str:
+    price = "price unknown" if cost.usd is None else dollars(cost.usd)
+    return f"{cost.calls} calls, {price}"
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    price = "price unknown" if cost["usd"] is None else dollars(cost["usd"])
+    return f"{cost['calls']:>9,} calls  {cost['tokens']:>13,} tokens  {price:>13}  {cost['seconds']:>8.0f} s"
+
+
+def _described(shape: Architecture) -> str:
+    agents = ", ".join(
+        spec.name if spec.temperature is None else f"{spec.name}@{spec.temperature:g}" for spec in shape.agents
+    )
+    layers = f"{shape.layers} layer{'' if shape.layers == 1 else 's'}"
+    stop = ", stops early" if shape.synthesizes and shape.early_stop else ""
+    return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {shape.max_calls} calls a question"
+
+
+def _front(found: Any) -> list[str]:
+    """The Pareto front of a search, where it holds more than one point."""
+    if len(found.pareto) < 2:
+        return []
+    lines = ["", "what a higher score costs (score on the examples that were searched with; calls and tokens each):"]
+    for point in found.pareto:
+        price = point.price
+        usd = "" if price.usd is None else f"  {dollars(price.usd)}"
+        figures = f"{price.calls:>7.1f} calls {price.tokens:>9.0f} tokens{usd}"
+        lines.append(f"  {point.score}  {figures}  {_described(point.architecture)}")
+    return lines

@@ -1,0 +1,1 @@
+"""Program files and how files are written."""

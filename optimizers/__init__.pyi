@@ -1,0 +1,74 @@
+from .analysis.contributions import (
+    Contribution as Contribution,
+    Contributions as Contributions,
+    contributions as contributions,
+)
+from .analysis.feedback import StageFeedback as StageFeedback
+from .analysis.profile import (
+    Profile as Profile,
+    StageRow as StageRow,
+    profile as profile,
+)
+from .analysis.stages import (
+    StageScore as StageScore,
+    StageScores as StageScores,
+    attribute as attribute,
+)
+from .comparison.acceptance import (
+    Acceptance as Acceptance,
+    accept as accept,
+)
+from .comparison.compare import (
+    Comparison as Comparison,
+    Contender as Contender,
+    compare as compare,
+)
+from .comparison.paired import Gain as Gain
+from .measuring import (
+    Measurement as Measurement,
+    Metric as Metric,
+    Run as Run,
+    measure as measure,
+)
+from .optimize import (
+    Optimized as Optimized,
+    forecast as forecast,
+    optimize as optimize,
+)
+from .optimize_run import OptimizeProgress as OptimizeProgress
+from .prompts.compile import (
+    Compiled as Compiled,
+    CompileProgress as CompileProgress,
+    compile as compile,
+)
+from .provenance import (
+    Provenance as Provenance,
+    provenance_of as provenance_of,
+    stamp as stamp,
+)
+from .report.page import (
+    records_in as records_in,
+    render as render,
+)
+from .results import (
+    Cost as Cost,
+    Score as Score,
+)
+from .search.results import Point as Point
+from .search.search import (
+    Searched as Searched,
+    SearchProgress as SearchProgress,
+    search as search,
+)
+from .search.space import SearchSpace as SearchSpace
+from .stopping.depth import (
+    Depth as Depth,
+    Price as Price,
+    depth_curve as depth_curve,
+    fit_stop as fit_stop,
+)
+from .stopping.fit import (
+    StopFit as StopFit,
+    fit_stop_rule as fit_stop_rule,
+)
+from .stopping.rules import StopRule as StopRule

@@ -1,0 +1,1 @@
+"""Which stage and which agent gains or loses."""

@@ -1,0 +1,200 @@
+"""Leave one agent out: what each agent adds to the score, and to the price."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dspy
+import pydantic
+
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.comparison.matching import mean_price
+from moa_dspy.optimizers.comparison.paired import Gain
+from moa_dspy.optimizers.comparison.significance import holm
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, measure
+from moa_dspy.optimizers.purse import Purse
+from moa_dspy.optimizers.rebuilding import rebuilt
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.text_table import aligned
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["Contribution", "Contributions", "contributions", "without"]
+
+
+class Contribution(pydantic.BaseModel):
+    """What one agent adds.
+
+    Attributes:
+        agent: its name.
+        model: its model.
+        score: of the program without it.
+        adds: the program's score less that, example by example; negative where the agent does harm.
+        p: two-sided p value of that, adjusted for all agents by Holm's method.
+        price: what it adds to the price of an example where nothing is cached: its own calls, and those that others
+            make because of it. Negative where the program runs longer without it.
+        failed: how many runs failed without it; they count as 0.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    agent: str
+    model: str | None
+    score: Score
+    adds: Gain
+    p: float
+    price: Price
+    failed: int = 0
+
+
+class Contributions(pydantic.BaseModel):
+    """What every agent of a program adds; ``str`` gives a table, ``report`` JSON values.
+
+    Attributes:
+        rows: one for each agent, the one that adds most first; of those that add equally, the cheaper.
+        score: of the whole program.
+        price: of an example for the whole program, where nothing is cached.
+        examples: how many were run.
+        cost: what was paid.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    rows: tuple[Contribution, ...]
+    score: Score
+    price: Price
+    examples: int
+    cost: Cost
+
+    def row(self, agent: str) -> Contribution:
+        """Return one agent's.
+
+        Raises:
+            LookupError: there is no such agent.
+        """
+        for row in self.rows:
+            if row.agent == agent:
+                return row
+        raise LookupError(f"no agent {agent!r}; there are: {', '.join(row.agent for row in self.rows)}")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {"kind": "contributions", **self.model_dump(mode="json")}
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return everything as JSON text."""
+        return json.dumps(self.report, ensure_ascii=False, indent=indent)
+
+    def to_table(self) -> str:
+        """Return the rows as a table for people."""
+        head = ("agent", "model", "adds to the score", "p", "score without", "calls", "tokens", "usd")
+        whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=False))
+        note = (
+            f"{self.examples} examples; calls, tokens and dollars for an example where nothing is cached; "
+            f"p adjusted for {len(self.rows)} agents (Holm)"
+        )
+        return f"{aligned([head, *(_cells(row) for row in self.rows), whole], left=2)}\n\n{note}"
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+
+def contributions(
+    program: AttentionMoA,
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    concurrency: int = 8,
+    seed: int = 0,
+    on_stage: Callable[[str], None] | None = None,
+    purse: Purse | None = None,
+) -> Contributions:
+    """Run ``program`` whole and without each of its agents in turn.
+
+    The others keep their prompts and, on other models, their samples; so calls that do not depend on the agent come
+    from the response cache. Of several samples of one model it is the last that is taken away. The aggregator stays,
+    also where it is the model of the first agent. Agents that repeat each other each add little: one of them can go,
+    not all.
+
+    Args:
+        program: of at least two agents.
+        devset: examples, with their inputs set.
+        metric: the task's.
+        concurrency: runs under way at once.
+        seed: of the resampling.
+        on_stage: told in a few words what is run next.
+        purse: what may be spent.
+
+    Raises:
+        ConfigurationError: there is only one agent, or there are no examples.
+        FailingError: every run failed, of the whole program or without an agent.
+        BudgetEndedError: the purse does not cover all runs.
+    """
+    names = [spec.name for spec in program.architecture.agents]
+    if len(names) < 2:
+        raise ConfigurationError("the program has one agent, and nothing is left without it; there must be two or more")
+
+    def measured(what: str, one: AttentionMoA) -> Measurement:
+        if on_stage is not None:
+            on_stage(f"{what}: {len(devset)} examples")
+        try:
+            return measure(one, devset, metric, concurrency=concurrency, purse=purse)
+        except FailingError as error:
+            raise FailingError(f"{what}: {error}") from None
+
+    whole = measured("the whole program", program)
+    price = mean_price(whole.runs)
+    parts = [measured(f"without {name}", without(program, place)) for place, name in enumerate(names)]
+    gains = [Gain.of(part.scores, whole.scores, seed=seed) for part in parts]
+    adjusted = holm([gain.p for gain in gains])
+    rows = [
+        Contribution(
+            agent=spec.name,
+            model=spec.model,
+            score=part.score(seed),
+            adds=gain,
+            p=p,
+            price=price - mean_price(part.runs),
+            failed=part.errors,
+        )
+        for spec, part, gain, p in zip(program.architecture.agents, parts, gains, adjusted, strict=True)
+    ]
+    return Contributions(
+        rows=tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens))),
+        score=whole.score(seed),
+        price=price,
+        examples=len(devset),
+        cost=sum((part.cost for part in parts), start=whole.cost),
+    )
+
+
+def without(program: AttentionMoA, place: int) -> AttentionMoA:
+    """Return the program as it is without one of its agents; prompts and aggregator stay.
+
+    Args:
+        program: of at least two agents.
+        place: the agent's number, from 0.
+    """
+    kept = [number for number in range(len(program.agents)) if number != place]
+    attention = _fewer_peers(program.architecture.attention, len(kept))
+    return rebuilt(program, kept, aggregator=program._aggregator.agent, attention=attention)
+
+
+def _fewer_peers(attention: Any, agents: int) -> Any:
+    """The same pattern; a number of peers is at most the number of others, and nobody is left to be read by one."""
+    if not isinstance(attention, int):
+        return attention
+    return min(attention, agents - 1) or "self"
+
+
+def _cells(row: Contribution) -> tuple[str, ...]:
+    return (row.agent, row.model or "", str(row.adds), f"{row.p:.3g}", str(row.score), *_price_cells(row.price))
+
+
+def _price_cells(price: Price, *, sign: bool = True) -> tuple[str, str, str]:
+    form = "+" if sign else ""
+    usd = "unknown" if price.usd is None else format(price.usd, f"{form}.6f")
+    return format(price.calls, f"{form}.1f"), format(price.tokens, f"{form}.0f"), usd

@@ -1,0 +1,308 @@
+"""What happened in a run, in words, for the reflection of GEPA: told to each predictor from its own point of view.
+
+GEPA asks a metric about one call of one predictor. The run's trace says where in the run that call stood, and the
+task's metric says what every answer around it was worth: so a critique hears what became of the answer that it
+criticised, and a refinement who talked it out of a right answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import dspy
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.optimizers.analysis.stages import StageScore, StageScores, attribute
+from moa_dspy.optimizers.measuring import Metric, score_of
+from moa_dspy.optimizers.prompts.jobs import called, takes
+from moa_dspy.program import AttentionMoA
+from moa_dspy.trace import Stage, Step, Trace
+
+__all__ = ["StageFeedback", "feedback_on"]
+
+_STAGES: Final[dict[str, Stage]] = {"improve": "propose", "self_critique": "critique"}
+_NUMBERS: Final = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class StageFeedback:
+    """A metric for GEPA: the task's score, and for a predictor what its part in the run was.
+
+    Args:
+        metric: the task's. One that takes DSPy's five arguments may give feedback of its own, which is passed on.
+        program: what is tuned.
+    """
+
+    def __init__(self, metric: Metric, program: AttentionMoA) -> None:
+        self._metric, self._program = metric, program
+
+    def __call__(
+        self,
+        example: dspy.Example,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        """Return the score; with ``pred_name`` a ``dspy.Prediction(score=, feedback=)``."""
+        if pred_name is None:
+            return score_of(called(self._metric, example, prediction, trace))
+        score, said = self._of_answer(example, prediction, trace, pred_name, pred_trace)
+        record = getattr(prediction, "trace", None)
+        if not isinstance(record, Trace):
+            return dspy.Prediction(score=score, feedback=said or f"The answer scored {score:g}.")
+        scores = attribute(record, example, self._metric, self._program)
+        step = _step_of(record, pred_name, pred_trace, trace, self._program)
+        told = feedback_on(scores, step) if step is not None else _story(scores, record.layers)
+        return dspy.Prediction(score=score, feedback=" ".join(part for part in (told, said) if part))
+
+    def _of_answer(
+        self, example: dspy.Example, prediction: Any, trace: Any, pred_name: str, pred_trace: Any
+    ) -> tuple[float, str]:
+        """Return the score of the run's answer and what the metric itself has to say of it."""
+        if not takes(self._metric, 5):
+            return score_of(called(self._metric, example, prediction, None)), ""
+        verdict = self._metric(example, prediction, trace, pred_name, pred_trace)
+        said = getattr(verdict, "feedback", None)
+        return score_of(verdict), f"About the final answer: {said}" if said else ""
+
+
+def feedback_on(scores: StageScores, step: Step) -> str:
+    """Return what a step should hear: what it did, then how the run went.
+
+    Args:
+        scores: of the run.
+        step: one of its steps that ended well.
+    """
+    say = {
+        "propose": _on_proposal,
+        "critique": _on_critique,
+        "refine": _on_refinement,
+        "aggregate": _on_aggregate,
+        "synthesize": _on_synthesis,
+    }[step.stage]
+    return f"{say(scores, step)} {_story(scores, step.layer)}"
+
+
+def _on_proposal(scores: StageScores, step: Step) -> str:
+    own = _own(scores, step)
+    before = "" if step.layer == 1 else f" It was to improve on an answer that {_was(scores, scores.given(step)[0])}."
+    others = [other for other in scores.select(step.layer, "propose") if other.step.agent != step.agent]
+    better = [other for other in others if other.score > own]
+    if better:
+        best = max(better, key=lambda other: other.score)
+        return f"This answer {_was(scores, own)}.{before} Agent {best.step.agent} {_did(scores, best)}."
+    return f"This answer {_was(scores, own)}.{before}"
+
+
+def _on_critique(scores: StageScores, step: Step) -> str:
+    target = step.target or ""
+    proposal = next(scores.select(step.layer, "propose", target), None)
+    refinement = next(scores.select(step.layer, "refine", target), None)
+    whose = "its own answer" if step.target == step.agent else f"the answer of agent {target}"
+    if proposal is None or refinement is None:
+        return f"This critique was of {whose}, which was not refined."
+    opening = f"This critique was of {whose}, which {_was(scores, proposal.score)}"
+    change = refinement.score - proposal.score
+    if not change:
+        less = refinement.score < _best(scores)
+        return f"{opening} and stayed so{': it did not help' if less else ''}."
+    suggested = _suggests(step, refinement.step, proposal.step)
+    if change > 0:
+        how = "as this critique suggested" if suggested else "though not by what this critique suggested"
+        return f"{opening}; after the critiques it became {_quality(scores, refinement.score)}, {how}."
+    how = "a wrong suggestion of this critique" if suggested else "another critique, which this one did not prevent"
+    return f"{opening}; after the critiques it became {_quality(scores, refinement.score)}, because of {how}."
+
+
+def _on_refinement(scores: StageScores, step: Step) -> str:
+    own, (proposal, *_) = _own(scores, step), scores.given(step) or [_own(scores, step)]
+    if own < proposal:
+        return f"This refinement {_gave_up(scores, proposal)}{_because_of(scores, step, 'wrong')}."
+    if own > proposal:
+        return f"This refinement made the answer {_quality(scores, own)}{_because_of(scores, step, 'good')}."
+    if own < _best(scores):
+        ignored = _better_critics(scores, step)
+        advice = f", and did not take over the better answer that {_names(ignored)} suggested" if ignored else ""
+        return f"This refinement kept an answer that {_was(scores, own)}{advice}."
+    return f"This refinement rightly kept an answer that {_was(scores, own)}."
+
+
+def _on_aggregate(scores: StageScores, step: Step) -> str:
+    own, candidates = _own(scores, step), scores.candidates(step.layer)
+    counted = _count(scores, candidates, "candidate answer")
+    opening = f"{counted[:1].upper()}{counted[1:]}; the aggregate {_was(scores, own)}."
+    better = [candidate.step.agent for candidate in candidates if candidate.score > own]
+    if better:
+        return f"{opening} It should have followed {_names(better)}."
+    return opening
+
+
+def _on_synthesis(scores: StageScores, step: Step) -> str:
+    newest = next(iter(scores.select(step.layer, "aggregate")), None)
+    before, own = scores.layers[step.layer - 2], _own(scores, step)
+    if newest is None:
+        return f"The synthesis {_was(scores, own)}."
+    decided = scores.trace.improved[step.layer - 2] if len(scores.trace.improved) > step.layer - 2 else None
+    fact = "improved on" if newest.score > before else "was worse than" if newest.score < before else "was as good as"
+    verdict = "" if decided is None else f" The decision was that it {'improves' if decided else 'does not improve'}"
+    if verdict:
+        verdict += "." if decided == (newest.score > before) else ", which is wrong."
+    return (
+        f"The newest layer's answer {_was(scores, newest.score)} and {fact} the one before it, which "
+        f"{_was(scores, before)}.{verdict} The synthesis {_was(scores, own)}."
+    )
+
+
+def _story(scores: StageScores, layer: int) -> str:
+    """How the answers of a layer did, and the run in the end."""
+    sentences = [_count(scores, list(scores.select(layer, "propose")), "proposal")]
+    sentences += [_turn(scores, refined) for refined in scores.select(layer, "refine")]
+    aggregate = next(scores.select(layer, "aggregate"), None)
+    sentences.append("" if aggregate is None else f"the aggregate {_was(scores, aggregate.score)}")
+    told = "; ".join(sentence for sentence in sentences if sentence)
+    return f"In layer {layer}, {told}. The final answer {_was(scores, scores.answer)}."
+
+
+def _turn(scores: StageScores, refined: StageScore) -> str:
+    """What a refinement changed, where it changed the score."""
+    given, agent = scores.given(refined.step), refined.step.agent
+    if not given or given[0] == refined.score:
+        return ""
+    if refined.score < given[0]:
+        return (
+            f"the refinement of agent {agent} {_gave_up(scores, given[0])}{_because_of(scores, refined.step, 'wrong')}"
+        )
+    made = f"made its answer {_quality(scores, refined.score)}"
+    return f"the refinement of agent {agent} {made}{_because_of(scores, refined.step, 'good')}"
+
+
+def _gave_up(scores: StageScores, score: float) -> str:
+    return "gave up a right answer" if _yes_or_no(scores) else f"gave up a better answer, which scored {score:.2f}"
+
+
+def _because_of(scores: StageScores, refinement: Step, kind: str) -> str:
+    """Whose suggestion a refinement has followed, as far as the texts show."""
+    proposal = next(scores.select(refinement.layer, "propose", refinement.agent), None)
+    critiques = _critiques_of(scores.trace, refinement)
+    if proposal is None:
+        return ""
+    guilty = [c.agent for c in critiques if _suggests(c, refinement, proposal.step)]
+    if not guilty:
+        return f", after critiques from {_names([c.agent for c in critiques])}" if critiques else ""
+    itself = [f"{name} (itself)" if name == refinement.agent else name for name in guilty]
+    return f" because of a {kind} suggestion from {_names(itself)}"
+
+
+def _suggests(critique: Step, refinement: Step, proposal: Step) -> bool:
+    """Whether the refinement's new answer stands in the critique."""
+    answer = _core(refinement)
+    return answer != _core(proposal) and _contains(critique.text, answer)
+
+
+def _better_critics(scores: StageScores, refinement: Step) -> list[str]:
+    """Who suggested an answer of the run that is better than what the refinement kept."""
+    own = _own(scores, refinement)
+    better = {_core(other.step) for other in scores.steps if other.score > own}
+    critiques = _critiques_of(scores.trace, refinement)
+    return [c.agent for c in critiques if any(_contains(c.text, answer) for answer in better)]
+
+
+def _critiques_of(trace: Trace, refinement: Step) -> list[Step]:
+    found = trace.select(layer=refinement.layer, stage="critique", target=refinement.agent)
+    return [step for step in found if step.status == "ok"]
+
+
+def _core(step: Step) -> str:
+    """The answer without its reasoning and its decision, as a critique might quote it."""
+    values = [str(value) for name, value in step.outputs.items() if name not in ("reasoning", "improved")]
+    return " ".join(values).strip().casefold()
+
+
+def _contains(text: str, answer: str) -> bool:
+    return bool(answer) and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.casefold()) is not None
+
+
+def _own(scores: StageScores, step: Step) -> float:
+    return next(scored.score for scored in scores.steps if scored.step is step or scored.step == step)
+
+
+def _best(scores: StageScores) -> float:
+    """The best score that anything in the run has; at least 1, where scores are right or wrong."""
+    return max([1.0 if _yes_or_no(scores) else 0.0, *(scored.score for scored in scores.steps)])
+
+
+def _yes_or_no(scores: StageScores) -> bool:
+    return all(scored.score in (0.0, 1.0) for scored in scores.steps)
+
+
+def _was(scores: StageScores, score: float) -> str:
+    return f"was {_quality(scores, score)}" if _yes_or_no(scores) else f"scored {score:.2f}"
+
+
+def _did(scores: StageScores, scored: StageScore) -> str:
+    text = scored.step.text if len(scored.step.text) <= 200 else f"{scored.step.text[:200]}..."
+    if _yes_or_no(scores):
+        return f"was right with: {text!r}"
+    return f"did better, with a score of {scored.score:.2f}: {text!r}"
+
+
+def _quality(scores: StageScores, score: float) -> str:
+    if _yes_or_no(scores):
+        return "right" if score else "wrong"
+    return f"one that scores {score:.2f}"
+
+
+def _count(scores: StageScores, answers: Sequence[StageScore], what: str) -> str:
+    """How good several answers were: "two of three proposals were right"."""
+    if not answers:
+        return ""
+    if len(answers) == 1:
+        return f"the only {what} {_was(scores, answers[0].score)}"
+    if not _yes_or_no(scores):
+        values = ", ".join(f"{answer.step.agent} {answer.score:.2f}" for answer in answers)
+        return f"the {what}s scored {values}"
+    right = [answer.step.agent for answer in answers if answer.score]
+    if len(right) in (0, len(answers)):
+        return f"{'all' if right else 'none'} of the {_number(len(answers))} {what}s {'were' if right else 'was'} right"
+    were = "was" if len(right) == 1 else "were"
+    return f"{_number(len(right))} of {_number(len(answers))} {what}s {were} right ({', '.join(right)})"
+
+
+def _number(value: int) -> str:
+    return _NUMBERS[value] if value < len(_NUMBERS) else str(value)
+
+
+def _names(agents: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(agents))
+    if len(unique) == 1:
+        return f"agent {unique[0]}"
+    return f"agents {', '.join(unique[:-1])} and {unique[-1]}"
+
+
+def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, program: AttentionMoA) -> Step | None:
+    """Return the step that a predictor's call was.
+
+    The captured DSPy trace has one entry for each step that ended well, in the same, canonical order.
+    """
+    if not pred_trace:
+        return None
+    _, _, outputs = pred_trace[0]
+    asked = [step for step in record.steps if step.status == "ok" and step.model is not None]
+    if captured is not None and len(captured) == len(asked):
+        for step, (_, _, written) in zip(asked, captured, strict=True):
+            if written is outputs:
+                return step
+    return _alike(asked, pred_name, outputs, program)
+
+
+def _alike(asked: Sequence[Step], pred_name: str, outputs: Any, program: AttentionMoA) -> Step | None:
+    """Return a step of that predictor with the same outputs."""
+    role, _, index = pred_name.partition("[")
+    stage = _STAGES.get(role, role)
+    names = [spec.name for spec in program.architecture.agents]
+    agent = names[int(index.rstrip("]"))] if index else None
+    wanted = to_jsonable_python(dict(outputs), fallback=str)
+    matching = [step for step in asked if step.stage == stage and step.outputs == wanted]
+    return next((step for step in matching if agent in (None, step.agent)), None)

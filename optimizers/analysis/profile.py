@@ -1,0 +1,249 @@
+"""A program's stages as a table: what each scores, what it gains on the one before, and what it costs."""
+
+from __future__ import annotations
+
+import contextvars
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dspy
+import pydantic
+
+from moa_dspy.optimizers.analysis.stages import StageScores, attribute
+from moa_dspy.optimizers.comparison.paired import Gain
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.purse import Purse
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.text_table import aligned
+from moa_dspy.program import AttentionMoA
+from moa_dspy.trace import STAGES, Stage, Step
+
+__all__ = ["Profile", "StageRow", "profile"]
+
+
+class StageRow(pydantic.BaseModel):
+    """One stage of one layer, over all examples.
+
+    Attributes:
+        layer: from 1.
+        stage: what was done.
+        agent: by whom; None for all agents together.
+        score: mean score of what was written; None for critiques, which do not answer the task.
+        gain: the mean score less that of the answers that the stage started from, paired by example; None where there
+            were none. A proposal starts from the previous layer's output, a refinement from the agent's proposal, an
+            aggregate from the mean of the agents' answers, a synthesis from its layer's aggregate.
+        lost: how many steps made it worse: right to wrong. Where a step starts from several answers, their median
+            counts.
+        won: how many made it better: wrong to right.
+        steps: how many there were, failed ones included.
+        calls: LM calls, cached ones included.
+        tokens: prompt plus completion tokens, those that cached calls once used included.
+        share: part of the program's cost: of its dollars where every price is known and not zero, else of its tokens,
+            else of its calls.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    stage: Stage
+    agent: str | None = None
+    score: Score | None = None
+    gain: Gain | None = None
+    lost: int = 0
+    won: int = 0
+    steps: int = 0
+    calls: int = 0
+    tokens: int = 0
+    share: float = 0.0
+
+
+class Profile(pydantic.BaseModel):
+    """What each stage of a program does for its score and its cost; ``str`` gives a table.
+
+    Attributes:
+        program: that was looked into.
+        rows: in canonical order; a stage's row for all agents, then one for each agent where there are several.
+        score: of the program's answers; a failed run counts as 0.
+        cost: of all runs.
+        examples: how many were run.
+        failed: how many of these runs failed; the rows leave them out.
+        unjudged: how many answers the metric raised on, of all stages; they score 0.
+        shares_of: what ``share`` is a part of.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
+    rows: tuple[StageRow, ...]
+    score: Score
+    cost: Cost
+    examples: int
+    failed: int = 0
+    unjudged: int = 0
+    shares_of: str = "calls"
+
+    def row(self, layer: int, stage: Stage, agent: str | None = None) -> StageRow:
+        """Return one row.
+
+        Raises:
+            LookupError: the program has no such stage.
+        """
+        for row in self.rows:
+            if (row.layer, row.stage, row.agent) == (layer, stage, agent):
+                return row
+        raise LookupError(f"the profile has no row for layer {layer}, {stage}, agent {agent}")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {"kind": "profile", **self.model_dump(mode="json")}
+
+    def to_table(self) -> str:
+        """Return the rows as a table for people."""
+        head = ("layer", "stage", "score", "gain on the stage before", "lost", "won", "calls", "tokens", self.shares_of)
+        table = aligned([head, *(_cells(row) for row in self.rows)], left=2)
+        failed = f", {self.failed} failed" if self.failed else ""
+        unjudged = f"; the metric raised on {self.unjudged} answers, which count as 0" if self.unjudged else ""
+        return f"{table}\n\nanswer {self.score} over {self.examples} examples{failed}{unjudged}"
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+
+def profile(
+    program: AttentionMoA,
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    concurrency: int = 8,
+    seed: int = 0,
+    purse: Purse | None = None,
+    on_run: Callable[[Run], None] | None = None,
+) -> Profile:
+    """Run ``program`` on every example and score every stage of every run.
+
+    Args:
+        program: what to look into.
+        devset: examples, with their inputs set.
+        metric: the task's; applied to the answer of each stage.
+        concurrency: runs under way at once.
+        seed: of the intervals' resampling.
+        purse: what may be spent.
+        on_run: told of each run as it ends.
+
+    Raises:
+        ConfigurationError: there are no examples, or the metric gives no score.
+        RunError: every run failed.
+        BudgetEndedError: the purse does not cover all runs.
+    """
+    measured = measure(program, devset, metric, concurrency=concurrency, purse=purse, on_run=on_run)
+    runs = _attributed(program, measured.runs, metric, concurrency)
+    return _profile(program, measured, runs, seed)
+
+
+def _attributed(program: AttentionMoA, runs: Sequence[Run], metric: Metric, concurrency: int) -> list[StageScores]:
+    there = [(run.trace, run.example) for run in runs if run.trace is not None]
+    with ThreadPoolExecutor(concurrency) as pool:
+        jobs = [
+            pool.submit(contextvars.copy_context().run, attribute, trace, example, metric, program)
+            for trace, example in there
+        ]
+        return [job.result() for job in jobs]
+
+
+def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageScores], seed: int) -> Profile:
+    unit, whole = _unit([step for run in runs for step in run.trace.steps])
+    rows = [
+        _row(runs, layer, stage, agent, unit, whole, seed)
+        for layer in range(1, max(run.trace.layers for run in runs) + 1)
+        for stage in STAGES
+        for agent in _agents(runs, layer, stage)
+    ]
+    return Profile(
+        program=program,
+        rows=tuple(rows),
+        score=measured.score(seed),
+        cost=measured.cost,
+        examples=len(measured.runs),
+        failed=sum(run.prediction is None for run in measured.runs),
+        unjudged=sum(len(run.unjudged) for run in runs),
+        shares_of=f"share of {unit}",
+    )
+
+
+def _agents(runs: Iterable[StageScores], layer: int, stage: Stage) -> list[str | None]:
+    """All together, then each, in the order of the program; nobody where the stage was not played."""
+    names = dict.fromkeys(step.agent for run in runs for step in run.trace.select(layer=layer, stage=stage))
+    apart = list(names) if len(names) > 1 and stage in ("propose", "critique", "refine") else []
+    return [None, *apart] if names else []
+
+
+def _row(
+    runs: Sequence[StageScores], layer: int, stage: Stage, agent: str | None, unit: str, whole: float, seed: int
+) -> StageRow:
+    steps = [step for run in runs for step in run.trace.select(layer=layer, stage=stage) if agent in (None, step.agent)]
+    scores = [mean for run in runs if (mean := run.mean(layer, stage, agent)) is not None]
+    pairs = [pair for run in runs for pair in run.pairs(layer, stage, agent)]
+    return StageRow(
+        layer=layer,
+        stage=stage,
+        agent=agent,
+        score=Score.of(scores, seed=seed) if scores else None,
+        gain=_gain(runs, layer, stage, agent, seed),
+        lost=sum(after < before for before, after in pairs),
+        won=sum(after > before for before, after in pairs),
+        steps=len(steps),
+        calls=sum(step.calls for step in steps),
+        tokens=sum(_tokens(step) for step in steps),
+        share=sum(_amount(step, unit) for step in steps) / whole if whole else 0.0,
+    )
+
+
+def _gain(runs: Sequence[StageScores], layer: int, stage: Stage, agent: str | None, seed: int) -> Gain | None:
+    before, after = [], []
+    for run in runs:
+        made = [(run.given(scored.step), scored.score) for scored in run.select(layer, stage, agent)]
+        made = [(given, score) for given, score in made if given]
+        if made:
+            before.append(statistics.fmean(statistics.fmean(given) for given, _ in made))
+            after.append(statistics.fmean(score for _, score in made))
+    return Gain.of(before, after, seed=seed) if before else None
+
+
+def _unit(steps: Sequence[Step]) -> tuple[str, float]:
+    """What costs are told in, and how much there is of it."""
+    if all(step.cost_usd is not None and step.saved_usd is not None for step in steps):
+        dollars = sum(_amount(step, "cost") for step in steps)
+        if dollars:
+            return "cost", dollars
+    for unit in ("tokens", "calls"):
+        whole = sum(_amount(step, unit) for step in steps)
+        if whole:
+            return unit, whole
+    return "calls", 0.0
+
+
+def _amount(step: Step, unit: str) -> float:
+    if unit == "cost":
+        return (step.cost_usd or 0.0) + (step.saved_usd or 0.0)
+    return _tokens(step) if unit == "tokens" else step.calls
+
+
+def _tokens(step: Step) -> int:
+    return step.tokens.total + step.saved_tokens.total
+
+
+def _cells(row: StageRow) -> tuple[str, ...]:
+    return (
+        str(row.layer) if row.agent is None else "",
+        row.stage if row.agent is None else f"  {row.agent}",
+        "" if row.score is None else str(row.score),
+        "" if row.gain is None else str(row.gain),
+        "" if row.gain is None else str(row.lost),
+        "" if row.gain is None else str(row.won),
+        str(row.calls),
+        str(row.tokens),
+        f"{row.share:.0%}",
+    )

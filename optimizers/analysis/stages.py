@@ -1,0 +1,130 @@
+"""Which stage gains and which loses: the task's metric, applied to everything on record that answers the task.
+
+Proposals, refinements, aggregates and syntheses write the same fields as the program itself. So what a metric says of
+the program's answer it can say of each of them, without any model being asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import dspy
+
+from moa_dspy.optimizers.measuring import Judged, Metric, judged
+from moa_dspy.optimizers.stopping.depth import prediction_of
+from moa_dspy.program import AttentionMoA
+from moa_dspy.trace import Stage, Step, Trace
+
+__all__ = ["Pair", "StageScore", "StageScores", "attribute"]
+
+Pair: TypeAlias = tuple[float, float]
+"""The score of what a step was given, and of what it made of it."""
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """A step that answered the task, and the metric's score of its answer."""
+
+    step: Step
+    score: float
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """A run, scored at every stage.
+
+    Attributes:
+        trace: the run.
+        steps: the steps that answered the task, in canonical order; failed steps and critiques are not among them.
+        layers: the score of the accepted output of each layer, H_1 to H_l; the last is the run's answer.
+        unjudged: what the metric raised, for each answer that it raised on; these score 0.
+    """
+
+    trace: Trace
+    steps: tuple[StageScore, ...]
+    layers: tuple[float, ...]
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> float:
+        """Return the score of the run's answer."""
+        return self.layers[-1]
+
+    def select(self, layer: int, stage: Stage, agent: str | None = None) -> Iterator[StageScore]:
+        """Yield the scored steps of a layer and stage, of one agent or of all."""
+        for scored in self.steps:
+            step = scored.step
+            if (step.layer, step.stage) == (layer, stage) and agent in (None, step.agent):
+                yield scored
+
+    def mean(self, layer: int, stage: Stage, agent: str | None = None) -> float | None:
+        """Return the mean score of a layer and stage; None where nothing was written."""
+        scores = [scored.score for scored in self.select(layer, stage, agent)]
+        return statistics.fmean(scores) if scores else None
+
+    def given(self, step: Step) -> list[float]:
+        """Return the scores of the answers that ``step`` started from.
+
+        That is the previous layer's output for a proposal (none in the first layer), the agent's own proposal for a
+        refinement, all agents' answers for an aggregate, and the layer's aggregate for a synthesis.
+        """
+        if step.stage == "propose":
+            return list(self.layers[step.layer - 2 : step.layer - 1]) if step.layer > 1 else []
+        if step.stage == "refine":
+            return [scored.score for scored in self.select(step.layer, "propose", step.agent)]
+        if step.stage == "aggregate":
+            return [scored.score for scored in self.candidates(step.layer)]
+        if step.stage == "synthesize":
+            return [scored.score for scored in self.select(step.layer, "aggregate")]
+        return []
+
+    def pairs(self, layer: int, stage: Stage, agent: str | None = None) -> list[Pair]:
+        """Return, for each step that started from answers, their median score and its own.
+
+        The median of right and wrong answers is what most of them are.
+        """
+        made = [(self.given(scored.step), scored.score) for scored in self.select(layer, stage, agent)]
+        return [(statistics.median(given), score) for given, score in made if given]
+
+    def candidates(self, layer: int) -> list[StageScore]:
+        """Return each agent's last answer in a layer: its refinement, or else its proposal."""
+        last = {scored.step.agent: scored for scored in self.select(layer, "propose")}
+        last |= {scored.step.agent: scored for scored in self.select(layer, "refine")}
+        return list(last.values())
+
+
+def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA) -> StageScores:
+    """Score every answer in the record of a run.
+
+    Equal answers are scored once; one that the metric raises on scores 0.
+
+    Args:
+        trace: of a run of ``program``.
+        example: what was asked.
+        metric: the task's.
+        program: knows the types of the task's fields.
+
+    Raises:
+        ConfigurationError: the metric gives no score.
+    """
+    known: dict[str, Judged] = {}
+    fields = program.signature.output_fields
+
+    def score(outputs: dict[str, Any]) -> float:
+        answer = {name: outputs[name] for name in fields}
+        key = json.dumps(answer, sort_keys=True)
+        if key not in known:
+            known[key] = judged(metric, example, prediction_of(program, answer, trace))
+        return known[key].score
+
+    answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
+    return StageScores(
+        trace=trace,
+        steps=tuple(StageScore(step, score(step.outputs)) for step in answering),
+        layers=tuple(score(outputs) for outputs in trace.outputs),
+        unjudged=tuple(said.error for said in known.values() if said.error is not None),
+    )

@@ -1,0 +1,202 @@
+"""Held-out acceptance: a candidate replaces the baseline only if it wins on data that it was not tuned on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import dspy
+import pydantic
+
+from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
+from moa_dspy.optimizers.comparison.paired import Gain
+from moa_dspy.optimizers.comparison.significance import check_alpha, check_share, examples_needed, one_sided
+from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
+from moa_dspy.optimizers.purse import Purse
+from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.program import AttentionMoA
+
+__all__ = ["Acceptance", "Scores", "accept", "decide"]
+
+Side: TypeAlias = Literal["baseline", "candidate"]
+_POWER: Final = 0.8
+
+
+class Scores(pydantic.BaseModel):
+    """What a paired test of scores decides, and why.
+
+    Attributes:
+        accepted: whether the candidate is shown to be better.
+        reason: the same in one sentence.
+        before: the baseline's score.
+        after: the candidate's score.
+        gain: candidate minus baseline, example by example; the interval's lower end belongs to the one-sided test.
+        p: one-sided p value of the sign-flip permutation test.
+        alpha: the candidate is accepted if ``p`` is at most this.
+        won: examples on which the candidate scores higher.
+        lost: examples on which it scores lower.
+        needed: how many examples a test of such a difference needs, for a chance of ``power`` to find it; None where
+            there is no gain.
+        power: see ``needed``.
+        seed: of the resampling.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    accepted: bool
+    reason: str
+    before: Score
+    after: Score
+    gain: Gain
+    p: float
+    alpha: float
+    won: int
+    lost: int
+    needed: int | None
+    power: float
+    seed: int
+
+
+class Acceptance(Scores):
+    """The outcome of ``accept``; ``str`` gives its sentence, ``report`` JSON values.
+
+    Attributes:
+        program: the one to use: the candidate where it is accepted, else the baseline.
+        failed: runs that failed and count as 0, of the baseline and of the candidate.
+        checked: how many examples that were tuned on the held-out ones were compared with; 0 where none were given.
+        repeated: how many held-out examples were left out, since they ask what another one asks.
+        cost: what both measurements have cost.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
+    failed: tuple[int, int] = (0, 0)
+    checked: int = 0
+    repeated: int = 0
+    cost: Cost = Cost()
+
+    @property
+    def score(self) -> Score:
+        """Return the held-out score of the program to use."""
+        return self.after if self.accepted else self.before
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return everything but the program, as JSON values."""
+        return {"kind": "acceptance", **self.model_dump(mode="json")}
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def accept(
+    baseline: AttentionMoA,
+    candidate: AttentionMoA,
+    heldout: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    tuned_on: Sequence[dspy.Example] = (),
+    alpha: float = 0.05,
+    power: float = _POWER,
+    seed: int = 0,
+    concurrency: int = 8,
+    on_run: Callable[[Side, Run], None] | None = None,
+    purse: Purse | None = None,
+) -> Acceptance:
+    """Run both programs on held-out examples, and keep the baseline unless the candidate is shown to be better.
+
+    Args:
+        baseline: what is in use.
+        candidate: what would replace it.
+        heldout: examples that neither program was tuned on; of those that ask the same, the first alone counts.
+        metric: the task's.
+        tuned_on: all examples that the candidate was tuned or chosen on, validation included.
+        alpha: chance of accepting a candidate that is no better.
+        power: for the number of examples that would be needed.
+        seed: of the resampling.
+        concurrency: runs under way at once.
+        on_run: told of each run as it ends.
+        purse: what may be spent.
+
+    Raises:
+        ConfigurationError: a held-out example was tuned on or is a demo of one of the programs, or an argument is out
+            of range; nothing was paid for.
+        FailingError: a program fails on every example.
+        BudgetEndedError: the purse does not cover all runs.
+    """
+    check_alpha(alpha)
+    check_share("power", power)
+    refuse_overlap(heldout, map(asked, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(heldout, shown_by(baseline, candidate), "held-out", "that a program shows its models as demos")
+    questions = distinct(heldout)
+
+    def measured(side: Side, program: AttentionMoA) -> Measurement:
+        told = None if on_run is None else functools.partial(on_run, side)
+        try:
+            return measure(program, questions, metric, concurrency=concurrency, on_run=told, purse=purse)
+        except FailingError as error:
+            raise FailingError(f"the {side} fails on the held-out examples: {error}") from None
+
+    old = measured("baseline", baseline)
+    new = measured("candidate", candidate)
+    decision = decide(old.scores, new.scores, alpha=alpha, power=power, seed=seed)
+    return Acceptance(
+        **dict(decision),
+        program=candidate if decision.accepted else baseline,
+        failed=(old.errors, new.errors),
+        checked=len(tuned_on),
+        repeated=len(heldout) - len(questions),
+        cost=old.cost + new.cost,
+    )
+
+
+def decide(
+    before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = _POWER, seed: int = 0
+) -> Scores:
+    """Decide by scores that are there already.
+
+    Args:
+        before: the baseline's, one for each held-out example.
+        after: the candidate's, in the same order.
+        alpha: see ``accept``.
+        power: see ``accept``.
+        seed: see ``accept``.
+
+    Raises:
+        ConfigurationError: ``alpha`` or ``power`` is out of range.
+        ValueError: there are no scores, not as many on both sides, or one is not finite.
+    """
+    check_alpha(alpha)
+    check_share("power", power)
+    gain = Gain.of(before, after, seed=seed, level=1 - 2 * alpha)
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    p = one_sided(gain.value, gain.p)
+    accepted, needed = p <= alpha, examples_needed(differences, alpha, power)
+    return Scores(
+        accepted=accepted,
+        reason=_reason(gain, p, alpha, needed, power),
+        before=Score.of(before, seed=seed),
+        after=Score.of(after, seed=seed),
+        gain=gain,
+        p=p,
+        alpha=alpha,
+        won=sum(difference > 0 for difference in differences),
+        lost=sum(difference < 0 for difference in differences),
+        needed=needed,
+        power=power,
+        seed=seed,
+    )
+
+
+def _reason(gain: Gain, p: float, alpha: float, needed: int | None, power: float) -> str:
+    figures = f"{gain} on {gain.examples} held-out example{'' if gain.examples == 1 else 's'}, one-sided p = {p:.3g}"
+    if p <= alpha:
+        return f"The candidate is accepted: it gains {figures}, at most {alpha:g}."
+    if needed is None:
+        return f"The baseline is kept: the candidate does not gain on it ({figures})."
+    return (
+        f"The baseline is kept: that the candidate is better is not shown ({figures}, above {alpha:g}); "
+        f"a gain of this size takes about {needed} examples to show ({power:.0%} of the time)."
+    )

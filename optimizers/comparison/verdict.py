@@ -1,0 +1,130 @@
+"""From scores and prices to a verdict: which of several contenders to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moa_dspy.optimizers.comparison.paired import Gain
+from moa_dspy.optimizers.comparison.significance import examples_needed, holm
+
+__all__ = ["PROGRAM", "RULE", "Standing", "Verdict", "judge"]
+
+PROGRAM: Final = "program"
+
+RULE: Final = (
+    "The program is used if it is shown to be better than every baseline, and otherwise a baseline that is shown to be "
+    "better than the program. Where neither is shown, the program and the baselines that it is not shown to beat are "
+    "left. Of several that are left, the one with the highest score is used; or, of those that spend less than it by "
+    "more than the tolerance and score lower by at most the margin, the cheapest. Shown: two-sided paired sign-flip "
+    "test over the examples, p adjusted by Holm's method, at most alpha."
+)
+_POWER: Final = 0.8
+_ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A contender.
+
+    Attributes:
+        words: what it is called in a sentence.
+        scores: one for each example.
+        cost: what orders contenders by price: what is spent on an example in the matched unit, then in tokens.
+    """
+
+    words: str
+    scores: Sequence[float]
+    cost: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean score."""
+        return sum(self.scores) / len(self.scores)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to use, and why.
+
+    Attributes:
+        use: name of the contender.
+        sentence: for a reader.
+        gains: of the program on each baseline.
+        adjusted: their p values, adjusted for one another.
+    """
+
+    use: str
+    sentence: str
+    gains: Mapping[str, Gain]
+    adjusted: Mapping[str, float]
+
+
+def judge(
+    field: Mapping[str, Standing], alpha: float, seed: int = 0, tolerance: float = 0.1, margin: float = 0.05
+) -> Verdict:
+    """Apply ``RULE``.
+
+    Args:
+        field: contenders by name, the program under ``PROGRAM``, and at least one baseline.
+        alpha: level of the tests.
+        seed: of the resampling.
+        tolerance: share of a spend within which another one counts as equal.
+        margin: by how much a score may be lower for a lower price.
+    """
+    ours = field[PROGRAM]
+    gains = {name: Gain.of(one.scores, ours.scores, seed=seed) for name, one in field.items() if name != PROGRAM}
+    adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
+    shown = {name for name, p in adjusted.items() if p <= alpha}
+    beaten = [name for name in gains if name in shown and gains[name].value > 0]
+    better = [name for name in gains if name in shown and gains[name].value < 0]
+    left = {name: one for name, one in field.items() if name in better or not (better or name in beaten)}
+    best = max(left, key=lambda name: (left[name].mean, [-cost for cost in left[name].cost]))
+    use = _for_less(left, best, tolerance, margin)
+    if better:
+        sentence = f"use {field[use].words}: it is better than the program"
+    elif len(left) == 1:
+        sentence = f"use the program: it is better than {_all(field, beaten)}"
+    else:
+        sentence = _undecided(left, use, best, margin) + _too_few(left, use, alpha)
+    return Verdict(use, sentence, gains, adjusted)
+
+
+def _for_less(left: Mapping[str, Standing], best: str, tolerance: float, margin: float) -> str:
+    """The cheapest of the best one and of those that are cheaper and nearly as good."""
+    least, most = left[best].mean - margin, left[best].cost[0] * (1 - tolerance)
+    cheaper = [name for name, one in left.items() if one.cost[0] < most and one.mean >= least - _ROUNDING]
+    return min([best, *cheaper], key=lambda name: left[name].cost)
+
+
+def _all(field: Mapping[str, Standing], beaten: Sequence[str]) -> str:
+    return field[beaten[0]].words if len(beaten) == 1 else "every baseline"
+
+
+def _undecided(left: Mapping[str, Standing], use: str, best: str, margin: float) -> str:
+    """What is used where no test decides, and why."""
+    against = " and ".join(one.words for name, one in left.items() if name != PROGRAM)
+    if use == best and left[best].mean > max(one.mean for name, one in left.items() if name != best):
+        why = "its score is the highest"
+    elif left[use].mean == left[best].mean:
+        why = "its score is the highest, at the lowest price"
+    else:
+        why = f"it is the cheapest whose score is at most {margin:g} below the highest"
+    return f"no difference shown between the program and {against}; use {left[use].words}: {why}"
+
+
+def _too_few(left: Mapping[str, Standing], use: str, alpha: float) -> str:
+    """How many examples would tell the one that is used from the program, or the program from the next best."""
+    others = [name for name in left if name != use]
+    other = PROGRAM if use != PROGRAM else max(others, key=lambda name: left[name].mean)
+    differences = [one - two for one, two in zip(left[use].scores, left[other].scores, strict=True)]
+    if sum(differences) < 0:
+        differences = [-difference for difference in differences]
+    needed = examples_needed(differences, alpha / 2, _POWER)
+    if needed is None or needed <= len(differences):
+        return ""
+    return (
+        f"; {len(differences)} examples are too few to tell it from {left[other].words}: a difference of "
+        f"{sum(differences) / len(differences):.3f} takes about {needed}"
+    )

@@ -1,0 +1,218 @@
+"""Methods that let a model write instructions, and keep those that score."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import dspy
+from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
+from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
+
+from moa_dspy.optimizers.analysis.feedback import StageFeedback
+from moa_dspy.optimizers.prompts.jobs import AnyProgram, Job, at_least
+
+__all__ = ["Copro", "Gepa", "Mipro", "Simba"]
+
+
+@dataclass(frozen=True)
+class Copro(AnyProgram):
+    """Coordinate ascent over instructions, one predictor after the other (DSPy's COPRO).
+
+    It scores on the training set, once for each predictor, candidate and round.
+
+    Attributes:
+        breadth: candidates of a predictor in a round, at least 2.
+        depth: rounds.
+        temperature: at which instructions are written.
+    """
+
+    breadth: int | None = None
+    depth: int | None = None
+    temperature: float = 1.4
+
+    def __post_init__(self) -> None:
+        at_least("breadth", self.breadth, 2)
+        at_least("depth", self.depth, 1)
+
+    def run(self, job: Job) -> dspy.Module:
+        """Return the best candidate on the training set."""
+        optimizer = COPRO(
+            prompt_model=_silent(job.prompt_lm),
+            metric=job.score,
+            breadth=job.by_effort(self.breadth, 4, 7, 10),
+            depth=job.by_effort(self.depth, 1, 2, 3),
+            init_temperature=self.temperature,
+        )
+        kwargs = {"num_threads": job.concurrency, "display_progress": False}
+        return optimizer.compile(job.student, trainset=job.shuffled(), eval_kwargs=kwargs)
+
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged: those of every candidate on the training set."""
+        candidates = job.by_effort(self.breadth, 4, 7, 10) * job.by_effort(self.depth, 1, 2, 3)
+        return candidates * len(job.student.predictors()) * len(job.trainset)
+
+
+@dataclass(frozen=True)
+class Mipro(AnyProgram):
+    """Instructions and demos together, by Bayesian optimization (DSPy's MIPROv2).
+
+    Attributes:
+        candidates: instructions and sets of demos to choose among, at least 3; None: by effort.
+        trials: combinations to try; None: as many as DSPy's rule gives for the number of candidates and predictors.
+        bootstrapped_demos: the most runs to take demos from; with no demos of either kind, instructions alone.
+        labeled_demos: fill up with so many training examples, where they fit.
+        minibatch: examples for a trial's first look; None: 35 where the validation set is larger than 50, else all.
+        temperature: at which instructions are written.
+        threshold: the score that counts as success; None: any above 0.
+    """
+
+    candidates: int | None = None
+    trials: int | None = None
+    bootstrapped_demos: int = 4
+    labeled_demos: int = 4
+    minibatch: int | None = None
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        at_least("candidates", self.candidates, 3)
+        at_least("trials", self.trials, 1)
+        at_least("minibatch", self.minibatch, 1)
+
+    def run(self, job: Job) -> dspy.Module:
+        """Return the best combination on the validation set."""
+        candidates = job.by_effort(self.candidates, 6, 12, 18)
+        batch = self.minibatch or (35 if len(job.valset) > 50 else len(job.valset))
+        optimizer = MIPROv2(
+            metric=job.score,
+            prompt_model=job.prompt_lm,
+            task_model=job.ambient,
+            max_bootstrapped_demos=self.bootstrapped_demos,
+            max_labeled_demos=self.labeled_demos,
+            auto=None,
+            num_candidates=candidates,
+            num_threads=job.concurrency,
+            seed=job.seed,
+            init_temperature=self.temperature,
+            track_stats=False,
+            metric_threshold=self.threshold,
+        )
+        return optimizer.compile(
+            job.student,
+            trainset=list(job.trainset),
+            valset=list(job.valset),
+            num_trials=self.trials or self._trials(len(job.student.predictors()), candidates),
+            minibatch=batch < len(job.valset),
+            minibatch_size=min(batch, len(job.valset)),
+        )
+
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged: of trials, full looks at the best, and fruitless bootstrapping."""
+        candidates = job.by_effort(self.candidates, 6, 12, 18)
+        trials = self.trials or self._trials(len(job.student.predictors()), candidates)
+        batch = min(self.minibatch or (35 if len(job.valset) > 50 else len(job.valset)), len(job.valset))
+        looks = trials * batch + (2 + trials // 5) * len(job.valset)
+        return looks + candidates * len(job.trainset)
+
+    def _trials(self, predictors: int, candidates: int) -> int:
+        variables = predictors * (2 if self.bootstrapped_demos or self.labeled_demos else 1)
+        return int(max(2 * variables * math.log2(candidates), 1.5 * candidates))
+
+
+@dataclass(frozen=True)
+class Simba(AnyProgram):
+    """Demos and rules out of examples whose samples differ most (DSPy's SIMBA).
+
+    Attributes:
+        steps: mini-batches.
+        batch: examples in a mini-batch; None: up to 32.
+        candidates: samples of an example, and new programs in a step.
+        demos: the most that a predictor holds; 0: rules alone.
+    """
+
+    steps: int | None = None
+    batch: int | None = None
+    candidates: int | None = None
+    demos: int = 4
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1)
+        at_least("batch", self.batch, 1)
+        at_least("candidates", self.candidates, 1)
+
+    def run(self, job: Job) -> dspy.Module:
+        """Return the best program on the training set."""
+        optimizer = SIMBA(
+            metric=job.score,
+            bsize=min(self.batch or 32, len(job.trainset)),
+            num_candidates=job.by_effort(self.candidates, 4, 6, 6),
+            max_steps=job.by_effort(self.steps, 4, 8, 12),
+            max_demos=self.demos,
+            prompt_model=cast("Any", job.prompt_lm),  # declared as dspy.LM, used as any model
+            num_threads=job.concurrency,
+        )
+        return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
+
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged: samples and new programs of every step, and the last look at the best."""
+        batch, candidates = min(self.batch or 32, len(job.trainset)), job.by_effort(self.candidates, 4, 6, 6)
+        return 2 * job.by_effort(self.steps, 4, 8, 12) * batch * candidates + (candidates + 1) * len(job.trainset)
+
+
+@dataclass(frozen=True)
+class Gepa(AnyProgram):
+    """Instructions by reflection on single runs (DSPy's GEPA), which are told what happened at every stage.
+
+    Attributes:
+        runs: the most runs of the program, at least those of one pass over the validation set; None: by effort.
+        minibatch: runs that one reflection looks at.
+        merge: also join instructions of different candidates.
+        perfect: the score that cannot be better.
+        more: further options of ``gepa.optimize``.
+    """
+
+    runs: int | None = None
+    minibatch: int = 3
+    merge: bool = True
+    perfect: float = 1.0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("runs", self.runs, 1)
+        at_least("minibatch", self.minibatch, 1)
+
+    def run(self, job: Job) -> dspy.Module:
+        """Return the best candidate on the validation set."""
+        return self._optimizer(job).compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
+
+    def most_runs(self, job: Job) -> int:
+        """Return how many answers are judged, at most."""
+        if self.runs is not None:
+            return self.runs
+        settings = AUTO_RUN_SETTINGS[job.effort]
+        runs = self._optimizer(job).auto_budget(len(job.student.predictors()), settings["n"], len(job.valset))
+        return int(runs)
+
+    def _optimizer(self, job: Job) -> Any:
+        budget: dict[str, Any] = {"auto": job.effort} if self.runs is None else {"max_metric_calls": self.runs}
+        return GEPA(
+            metric=StageFeedback(job.metric, job.student),
+            reflection_lm=cast("Any", job.prompt_lm),
+            reflection_minibatch_size=self.minibatch,
+            use_merge=self.merge,
+            perfect_score=self.perfect,
+            num_threads=job.concurrency,
+            warn_on_score_mismatch=False,
+            seed=job.seed,
+            gepa_kwargs=dict(self.more),
+            **budget,
+        )
+
+
+def _silent(lm: dspy.BaseLM) -> dspy.BaseLM:
+    """The model without ``inspect_history``, which COPRO prints after every candidate."""
+    silent: Any = lm.copy()
+    silent.inspect_history = lambda *_, **__: None
+    return silent

@@ -1,0 +1,1 @@
+"""Depth and stop rules, fitted on recorded runs."""

@@ -1,0 +1,101 @@
+"""Every measurement of docs/benchmarks.md runs, with tiny settings; times are not looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+from dspy.lm15 import request_from_openai_chat
+
+from benchmarks import cpu, imports, latency, memory, prefix
+from benchmarks.common import moa_at, provider
+from benchmarks.schedules import Schedule
+from moa_dspy import AttentionMoA
+from moa_dspy.run.adapters import _as_request
+
+SMALL = ["--agents", "2", "--layers", "2"]
+SCHEDULES = {"dataflow", "barriers", "authors'"}
+
+
+def test_on_the_virtual_clock_a_run_takes_its_sequential_calls_exactly(capsys: pytest.CaptureFixture[str]) -> None:
+    alone, wall = latency.main(["path", "--agents", "3", "--layers", "2", "--milliseconds", "10", "--repeats", "2"])
+    assert alone["dataflow"] == pytest.approx([0.09])
+    assert alone["barriers"] == pytest.approx([0.09])
+    assert alone["authors'"] == pytest.approx([0.09 + 2 * 2 * 0.01])  # two further critiques in sequence, each layer
+    assert {name: len(measured) for name, measured in wall.items()} == dict.fromkeys(SCHEDULES, 2)
+    assert "load" in capsys.readouterr().out
+
+
+def test_with_unequal_latencies_dataflow_is_never_slower_than_barriers() -> None:
+    command = ["tail", "--agents", "3", "--layers", "2", "--milliseconds", "5", "--questions", "4"]
+    alone, wall = latency.main(command)
+    pairs = list(zip(alone["dataflow"], alone["barriers"], strict=True))
+    assert all(ours <= theirs + 1e-9 for ours, theirs in pairs)
+    assert sum(ours for ours, _ in pairs) < sum(theirs for _, theirs in pairs)
+    assert {name: len(measured) for name, measured in wall.items()} == dict.fromkeys(SCHEDULES, 4)
+
+
+def test_cpu_of_a_call_is_measured_on_both_clients() -> None:
+    figures = cpu.main(["call", *SMALL, "--repeats", "1"])
+    assert {name.split()[0] for name in figures} == {"HTTP", "scripted"}
+    assert all(value > 0 for values in figures.values() for value in values)
+
+
+def test_throughput_is_measured_against_bare_calls() -> None:
+    figures = cpu.main(["throughput", *SMALL, "--repeats", "1", "--questions", "2", "--milliseconds", "5"])
+    assert len(figures) == 4
+    assert all(len(rates) == 1 for rates in figures.values())
+
+
+def test_memory_is_taken_ten_times() -> None:
+    sizes = memory.main(["--questions", "10", "--agents", "2", "--concurrency", "2"])
+    assert [done for done, _ in sizes] == list(range(1, 11))
+
+
+def test_imports_are_timed_in_turn() -> None:
+    assert all(len(measured) == 1 for measured in imports.main(["--repeats", "1"]).values())
+
+
+@pytest.mark.xdist_group("local")
+def test_prefix_cache_is_measured_under_every_schedule() -> None:
+    pytest.importorskip("xllamacpp")
+    results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "8"])
+    assert set(results) == {contender.name for contender in prefix.CONTENDERS}
+    assert all(0 <= measured.cached < measured.prompt for measured in results.values())
+
+
+@pytest.mark.parametrize("in_sequence", [False, True])
+def test_the_schedules_compared_ask_the_same_as_the_program(in_sequence: bool) -> None:
+    def asked(moa: AttentionMoA) -> list[str]:
+        return sorted(json.dumps(entry["messages"]) for agent in moa.agents for entry in cast("Any", agent.lm).history)
+
+    with provider(0.0) as url:
+        ours, theirs = moa_at(url, 3, 2), moa_at(url, 3, 2)
+        ours(question="?")
+        asyncio.run(Schedule(theirs, in_sequence=in_sequence).acall(question="?"))
+        assert asked(ours) == asked(theirs)
+        assert len(asked(ours)) == ours.architecture.max_calls
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 1},
+        {"temperature": 1.0, "max_tokens": 5, "stop": ["end"], "logit_bias": {"1": 2}},
+        {"seed": 3, "top_p": 0.5, "reasoning_effort": "low"},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+@pytest.mark.parametrize("content", ["text", [{"type": "text", "text": "a part"}]])
+def test_the_short_way_to_a_request_leads_to_the_same_request(options: dict[str, Any], content: Any) -> None:
+    messages = [
+        {"role": "system", "content": "told"},
+        {"role": "user", "content": "shown"},
+        {"role": "assistant", "content": "said"},
+        {"role": "user", "content": content},
+    ]
+    expected = request_from_openai_chat({**options, "model": "openai/m", "messages": messages})
+    assert repr(_as_request("openai/m", options, messages)) == repr(expected)

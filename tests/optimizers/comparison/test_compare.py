@@ -1,0 +1,348 @@
+"""Comparison at matched spend: verdicts where the truth is known, spends within the tolerance, and who is compared."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dspy
+import pytest
+from dspy.clients.cache import Cache
+from support.loopback import Loopback
+from support.simulated_tasks import exact, examples, simulated
+
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Tolerance, load, single_model
+from moa_dspy.optimizers import Comparison, compare
+from moa_dspy.optimizers.comparison.baselines import ensemble_of, singles_of
+from moa_dspy.optimizers.comparison.matching import LARGEST, nearest_size
+from moa_dspy.optimizers.comparison.verdict import PROGRAM, Standing, judge
+from moa_dspy.testing import ScriptedLM, prompt_of
+
+TASKS = examples(60)
+
+
+def ensemble(knows: float = 0.45, finds: float = 0.75, **options: Any) -> AttentionMoA:
+    """Three models whose critiques are worth more than their answers."""
+    skill: dict[str, Any] = {"finds": finds, "adopts": 0.95, "misled": 0.02, "wrong": ["a decoy"]}
+    agents = [simulated(name, knows=knows, seed=seed, **skill) for seed, name in enumerate("abc")]
+    return AttentionMoA("question -> answer", agents, **{"layers": 1, **options})
+
+
+together = pytest.mark.xdist_group("helpful")
+
+
+@pytest.fixture(scope="module")
+def helpful() -> Comparison:
+    cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dspy, "cache", cache)
+        return compare(ensemble(), None, TASKS, exact, "calls", tolerance=0.1)
+
+
+@together
+def test_where_the_ensemble_helps_the_program_is_the_verdict(helpful: Comparison) -> None:
+    assert helpful.use == "program"
+    assert helpful.verdict == "use the program: it is better than every baseline"
+    assert helpful.winner is helpful.program is helpful.programs["program"]
+    assert helpful.score == helpful.contender("program").score
+    assert [one.name for one in helpful.contenders] == ["program", "single", "self-consistency", "self-moa", "moa"]
+    for one in helpful.contenders[1:]:
+        assert one.gain is not None
+        assert one.gain.low > 0
+        assert one.p is not None
+        assert one.gain.p <= one.p <= 0.05
+
+
+@together
+def test_the_spend_is_matched_within_the_tolerance(helpful: Comparison) -> None:
+    sizes = {one.name: (one.size, one.spent.calls, one.matched) for one in helpful.contenders}
+    assert sizes == {
+        "program": (None, 16, False),
+        "single": (None, 1, False),
+        "self-consistency": (16, 16, True),
+        "self-moa": (15, 16, True),
+        "moa": (4, 16, True),
+    }
+    assert [one.ratio for one in helpful.contenders] == [1, 1 / 16, 1, 1, 1]
+
+
+@together
+def test_the_single_model_is_chosen_on_examples_that_do_not_judge(helpful: Comparison) -> None:
+    assert helpful.examples + helpful.pilot == len(TASKS)
+    assert helpful.pilot == 12
+    assert any("chosen from a, b, c on 12 pilot examples" in note for note in helpful.notes)
+
+
+@together
+def test_it_prints_as_a_table_and_as_json(helpful: Comparison) -> None:
+    text = str(helpful)
+    assert "verdict: use the program" in text
+    assert "16 samples of" in text
+    written = json.loads(helpful.to_json())
+    assert written == helpful.report
+    assert "winner" not in written
+    assert written["rule"].startswith("The program is used if")
+    assert written["cost"]["calls"] > 0
+
+
+def test_where_one_model_is_as_good_it_is_the_verdict(tmp_path: Any) -> None:
+    agents = [
+        simulated("strong", knows=0.9, finds=0.0, adopts=0.0),
+        simulated("weak", knows=0.2, finds=0.0, adopts=0.0),
+    ]
+    program = AttentionMoA("question -> answer", agents, layers=1)
+    result = compare(program, ["single", "moa"], TASKS, exact)
+    assert result.use == "single"
+    assert "use" in result.verdict
+    assert "the single model strong" in result.verdict
+    result.winner.save(tmp_path / "winner.json")
+    again = load(tmp_path / "winner.json", lms={"simulated/strong": agents[0]})
+    assert again(question="task 001").answer == result.winner(question="task 001").answer
+
+
+def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
+    program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=1)
+    result = compare(program, ["single"], TASKS[:20], exact)
+    assert result.verdict == (
+        "no difference shown between the program and the single model a; use the single model a: its score is the "
+        "highest, at the lowest price"
+    )
+
+
+def test_tokens_are_matched_on_what_runs_used() -> None:
+    result = compare(ensemble(), ["self-moa", "moa"], TASKS[:12], exact, "tokens", tolerance=0.15, pilot=TASKS[12:20])
+    assert result.match == "tokens"
+    for one in result.contenders[1:]:
+        assert 0.6 <= one.ratio <= 1.15
+        assert one.matched == (one.ratio >= 0.85)
+        assert one.matched or any("no size comes nearer" in note for note in result.notes)
+        assert one.ratio == pytest.approx(one.spent.tokens / result.contender("program").spent.tokens)
+    assert result.pilot == 8
+    assert result.examples == 12
+
+
+def test_a_cached_rerun_costs_nothing_and_says_the_same_of_the_spend() -> None:
+    program = ensemble()
+    first, second = (compare(program, ["single", "moa"], TASKS[:12], exact) for _ in range(2))
+    assert second.cost.calls == 0
+    assert [one.spent for one in second.contenders] == [one.spent for one in first.contenders]
+    assert second.verdict == first.verdict
+
+
+def test_dollars_need_prices() -> None:
+    lm = ScriptedLM("x", "scripted/unheard-of")
+    program = AttentionMoA("question -> answer", [lm, ScriptedLM("y")], layers=1)
+    with pytest.raises(ConfigurationError, match=r"scripted/unheard-of.*use match='tokens' or match='calls'") as caught:
+        compare(program, None, TASKS, exact, "usd")
+    assert "\n" not in str(caught.value)
+    assert not lm.requests
+
+
+def test_dollars_of_a_program_of_ones_own_need_prices_as_well() -> None:
+    with Loopback(lambda body: "Paris") as served:
+        program = AttentionMoA("question -> answer", [served.lm("gpt-4.1-nano")], layers=1)
+        other = single_model("question -> answer", ScriptedLM("x", "scripted/unheard-of"))
+        with pytest.raises(ConfigurationError, match=r"scripted/unheard-of.*is not known"):
+            compare(program, {"mine": other}, TASKS, exact, "usd")
+        assert not served.calls
+
+
+def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
+    def aggregate(request: Any) -> str:
+        if any(f"task 00{number}" in prompt_of(request) for number in range(5)):
+            raise RuntimeError("down")
+        return "answer 1"
+
+    good, bad = simulated("a", knows=0.6, cache=False), ScriptedLM(aggregate, "scripted/aggregator")
+    strict = Tolerance(strict=True, retries=0)
+    program = AttentionMoA("question -> answer", [good, bad], layers=1, attention="none", tolerance=strict)
+    result = compare(program, ["moa"], TASKS[:20], exact)
+    answered = len(good.requests) + sum(not any(f"task 00{n}" in prompt_of(r) for n in range(5)) for r in bad.requests)
+    assert result.contender(PROGRAM).failed == 5
+    assert result.cost.calls == answered
+
+
+def test_a_budget_ends_it_with_what_to_do() -> None:
+    program = ensemble()
+    with pytest.raises(RunError, match="with a larger one the same call goes on"):
+        compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=100))
+    assert sum(len(agent.lm.requests) for agent in program.agents) <= 100  # type: ignore[union-attr]
+    assert compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=400)).use
+
+
+def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None:
+    program = single_model("question -> answer", simulated("a", knows=0.5))
+    program.propose.demos = [dspy.Example(question="task 000", answer="answer 0")]  # type: ignore[union-attr]
+    other = single_model("question -> answer", simulated("b", knows=0.9))
+    result = compare(program, {"mine": other}, [*TASKS[:10], *TASKS[5:10]], exact)
+    assert result.examples == 9
+    assert "1 test examples are left out: a program shows them to its models as demos" in result.notes
+    assert "5 test examples are left out: they ask what another one asks" in result.notes
+
+
+def test_the_largest_size_is_called_that() -> None:
+    lms = [simulated("a", knows=0.9), simulated("b", knows=0.9)]
+    long = AttentionMoA("question -> answer", lms, layers=9, early_stop=False)
+    result = compare(long, ["self-consistency"], TASKS[:6], exact, pilot=TASKS[10:14])
+    assert result.contender("self-consistency").size == LARGEST
+    assert any("64 is the largest size tried" in note for note in result.notes)
+
+
+def test_dollars_are_matched_where_prices_are_known() -> None:
+    with Loopback(lambda body: "Paris") as served:
+        lms = [served.lm(name, cache=True) for name in ("gpt-4.1-nano", "gpt-4.1-mini")]
+        program = AttentionMoA("question -> answer", lms, layers=1)
+        result = compare(program, ["single", "self-moa"], TASKS[:8], exact, "usd", pilot=TASKS[8:10], tolerance=0.05)
+    single, sampled = result.contenders[1:]
+    assert single.what == "the single model gpt-4.1-nano"  # as good as the other, and cheaper
+    assert single.spent.usd is not None
+    assert sampled.size is not None
+    assert 0.8 <= sampled.ratio <= 1.05
+    assert result.use == "single"
+
+
+def test_a_baseline_that_cannot_be_small_enough_is_left_out_and_that_is_said() -> None:
+    program = single_model("question -> answer", simulated("a", knows=0.5))
+    result = compare(program, ["single", "self-moa"], TASKS[:10], exact)
+    assert [one.name for one in result.contenders] == ["program", "single"]
+    assert any(note.startswith("Self-MoA is left out") for note in result.notes)
+    with pytest.raises(RunError, match="nothing to compare with"):
+        compare(program, ["self-moa"], TASKS[:10], exact)
+
+
+def test_programs_of_ones_own_are_compared_as_they_are() -> None:
+    other = single_model("question -> answer", simulated("z", knows=0.95))
+    result = compare(ensemble(knows=0.1, finds=0.0), {"mine": other}, TASKS[:30], exact)
+    assert result.use == "mine"
+    assert result.verdict == "use mine: it is better than the program"
+    assert result.winner is other
+    assert result.examples == 30
+    assert not result.contender("mine").matched
+
+
+def test_baselines_take_over_the_program_s_prompts_and_leave_it_as_it_is() -> None:
+    program = ensemble(shared_prompts=False)
+    for number, predictor in enumerate(program.propose):  # type: ignore[arg-type]
+        predictor.signature = predictor.signature.with_instructions(f"Tuned {number}.")
+    program.aggregate.signature = program.roles.aggregate.with_instructions("Unite.")
+    singles = singles_of(program)
+    assert [one.program.propose.signature.instructions for one in singles] == ["Tuned 0.", "Tuned 1.", "Tuned 2."]  # type: ignore[union-attr]
+    sampled = ensemble_of("self-moa", program, singles[1]).build(3)
+    assert sampled.propose.signature.instructions == "Tuned 1."  # type: ignore[union-attr]
+    assert sampled.aggregate.signature.instructions == "Unite."  # type: ignore[attr-defined]
+    mixed = ensemble_of("moa", program, singles[1]).build(2)
+    assert [one.signature.instructions for one in mixed.propose] == ["Tuned 0.", "Tuned 1.", "Tuned 2."]  # type: ignore[union-attr]
+    sampled.propose.demos.append(dspy.Example(question="q", answer="a"))  # type: ignore[union-attr]
+    assert not program.propose[1].demos  # type: ignore[index]
+
+
+def test_equal_agents_are_one_single_model_and_the_aggregator_is_one_too() -> None:
+    lm, chief = simulated("a"), simulated("chief")
+    program = AttentionMoA("question -> answer", [lm, lm, Agent(lm, temperature=0.2)], aggregator=chief)
+    assert [one.name for one in singles_of(program)] == ["a", "a-3", "aggregator"]
+
+
+def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() -> None:
+    program = AttentionMoA("question -> answer", [Agent(simulated("a"), temperature=0.0)], layers=1)
+    sampled = ensemble_of("self-consistency", program, singles_of(program)[0])
+    assert {agent.temperature for agent in sampled.build(3).agents} == {0.7}
+    assert sampled.describe(3) == "3 samples of a at temperature 0.7, vote"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": None}, "there is no metric"),
+        ({"match": "euros"}, "'euros' is not 'calls', 'tokens' or 'usd'"),
+        ({"tolerance": -0.1}, "tolerance=-0.1"),
+        ({"alpha": 2}, "alpha=2"),
+        ({"margin": -1}, "margin=-1"),
+        ({"testset": []}, "0 test examples are too few"),
+        ({"testset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
+        ({"baselines": ["best"]}, "no baseline 'best'; there are: single"),
+        ({"baselines": "single"}, "baselines is a list of names"),
+        ({"baselines": []}, "there is no baseline"),
+        ({"baselines": {}}, "at least one"),
+        ({"pilot": TASKS[:3]}, "3 of 3 pilot examples are among those that judge"),
+        ({"pilot": []}, "there are no pilot examples"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_paid(options: dict[str, Any], message: str) -> None:
+    lms = [ScriptedLM("x", "scripted/a"), ScriptedLM("y", "scripted/b")]
+    program = AttentionMoA("question -> answer", lms, layers=1)
+    with pytest.raises(ConfigurationError, match=message):
+        compare(program, **{"testset": TASKS, "metric": exact, **options})
+    assert not any(lm.requests for lm in lms)
+
+
+def test_too_few_examples_to_show_anything_are_said_to_be() -> None:
+    program = single_model("question -> answer", simulated("a", knows=0.5))
+    result = compare(program, ["single"], TASKS[:4], exact)
+    assert any("too few to show any difference" in note for note in result.notes)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("target", [2, 3, 7.4, 16, 40, 500])
+@pytest.mark.parametrize(("base", "each"), [(1, 1), (0.5, 3.3), (0, 2)])
+def test_the_size_is_the_nearest_that_the_tolerance_allows(target: float, base: float, each: float) -> None:
+    asked: list[int] = []
+
+    def price(size: int) -> float:
+        asked.append(size)
+        return base + each * size + 0.002 * size * size
+
+    size = nearest_size(price, target, 0.1, 2)
+    allowed = [n for n in range(2, LARGEST + 1) if price(n) <= target * 1.1]
+    expected = min(allowed, key=lambda n: abs(price(n) - target), default=None)
+    if expected is None:
+        assert size is None
+    else:
+        assert size is not None
+        assert price(size) <= target * 1.1
+        assert abs(price(size) - target) == pytest.approx(abs(price(expected) - target), abs=0.1)
+
+
+def test_few_sizes_are_tried() -> None:
+    asked: list[int] = []
+    assert nearest_size(lambda size: asked.append(size) or 3.0 + 2 * size, 60, 0.05, 2) in (28, 29)  # type: ignore[func-returns-value]
+    assert len(asked) <= 3
+
+
+# The rule
+
+
+def standing(words: str, right: int, cost: float, of: int = 60) -> Standing:
+    return Standing(words, [1.0] * right + [0.0] * (of - right), (cost,))
+
+
+def test_of_baselines_that_beat_the_program_the_cheapest_good_one_is_used() -> None:
+    field = {PROGRAM: standing("the program", 20, 16), "single": standing("A", 50, 1), "moa": standing("B", 52, 16)}
+    verdict = judge(field, 0.05)
+    assert (verdict.use, verdict.sentence) == ("single", "use A: it is better than the program")
+    field["single"] = standing("A", 35, 1)
+    assert judge(field, 0.05).use == "moa"
+
+
+def test_a_beaten_baseline_is_out_and_at_matched_spend_the_score_decides() -> None:
+    field = {PROGRAM: standing("the program", 49, 16), "single": standing("A", 10, 1), "moa": standing("B", 50, 15)}
+    verdict = judge(field, 0.05)
+    assert verdict.use == "moa"
+    assert verdict.sentence.startswith(
+        "no difference shown between the program and B; use B: its score is the highest; 60 examples are too few to "
+        "tell it from the program: a difference of 0.017 takes about "
+    )
+    field["moa"] = standing("B", 48, 15)
+    assert judge(field, 0.05).use == PROGRAM, "a little cheaper is not cheaper"
+
+
+def test_a_lower_price_is_worth_a_little_of_the_score_and_no_more() -> None:
+    field = {PROGRAM: standing("the program", 17, 16, of=20), "single": standing("A", 16, 1, of=20)}
+    verdict = judge(field, 0.05)
+    assert verdict.use == "single"
+    assert "it is the cheapest whose score is at most 0.05 below the highest" in verdict.sentence
+    assert "20 examples are too few to tell it from the program" in verdict.sentence
+    assert judge(field, 0.05, margin=0.0).use == PROGRAM
+    few = {PROGRAM: standing("the program", 4, 16, of=5), "single": standing("A", 1, 1, of=5)}
+    assert judge(few, 0.05).use == PROGRAM, "not shown to be worse is not as good"

@@ -1,0 +1,19 @@
+"""Questions that are the same, however they are kept or written."""
+
+from __future__ import annotations
+
+import dspy
+from support.simulated_tasks import simulated
+
+from moa_dspy import AttentionMoA
+from moa_dspy.optimizers.comparison.leakage import asked, shown_by
+
+
+def test_a_demo_with_a_history_is_known_as_the_example_that_it_is() -> None:
+    program = AttentionMoA("history: dspy.History, question -> answer", [simulated("a", knows=1.0)], 1)
+    history = dspy.History(messages=[{"question": "Caf\u00e9?", "answer": "yes"}])
+    example = dspy.Example(history=history, question="where?", answer="here").with_inputs("history", "question")
+    program.named_predictors()[0][1].demos = [example]
+    assert asked(example) in shown_by(program)
+    same = dspy.History(messages=[{"question": "CAFE\u0301? ", "answer": "yes"}])
+    assert asked(dspy.Example(history=same, question="Where?").with_inputs("history", "question")) == asked(example)

@@ -1,0 +1,472 @@
+"""The report: what a page shows of real records, that no text becomes markup, that charts stay inside their frame."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import dspy
+import optuna
+import pytest
+from dspy.clients.cache import Cache
+from hypothesis import example, given, settings, strategies as st
+from support import planted
+from support.simulated_tasks import exact, examples, simulated
+
+from moa_dspy import ConfigurationError
+from moa_dspy.optimizers import SearchSpace, accept, compare, compile, contributions, profile, search  # noqa: A004
+from moa_dspy.optimizers.prompts.student import instructions_of
+from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
+from moa_dspy.optimizers.report.markup import Node, document, el, visible
+from moa_dspy.optimizers.report.page import KINDS, records_in, render
+from moa_dspy.optimizers.report.prompts import differences
+from moa_dspy.optimizers.report.study import is_storage, study_in, study_record
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+SPACE = SearchSpace(samples=1, temperatures=(None,), attention=("full", "none"), aggregators=("a",), layers=(1, 2))
+
+
+class Page(HTMLParser):
+    """A page, read strictly: every element is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        assert text.startswith("<!doctype html>\n")
+        self.feed(text)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "h2":
+            self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words.append(data)
+        if "h2" in self._open:
+            self.headings[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def checked(text: str) -> Page:
+    """The page, which runs nothing and fetches nothing."""
+    page = Page(text)
+    assert not {"script", "iframe", "object", "embed", "link", "img"} & set(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on"), name
+        assert name not in ("src", "srcset", "action", "data")
+        assert name not in ("href", "xlink:href") or value.startswith("#")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
+    text.encode()
+    return page
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[dict[str, Any]]:
+    """One real, small result of each kind."""
+    cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dspy, "cache", cache)
+        agents = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
+        train, test = planted.examples(0, 10), planted.examples(20, 30)
+        program = planted.program_of(planted.agents(planted.told, 2, cache=True), attention="full")
+        given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "n_trials": 5, "unit": "calls"}
+        found = search("question -> answer", agents, SPACE, **given)
+        tuned = compile(program, train[:6], train[6:], planted.right, "bootstrap", bootstrapped_demos=1)
+        told = compile(
+            program, train[:4], train[4:], planted.right, "copro", prompt_lm=planted.writer(), breadth=3, depth=1
+        )
+        yield {
+            "program": program,
+            "search": found,
+            "compile": told,
+            "demos": tuned,
+            "acceptance": accept(program, told.program, test, planted.right),
+            "profile": profile(program, test, planted.right),
+            "contributions": contributions(program, test, planted.right),
+            "compare": compare(program, ["single", "moa"], test, planted.right),
+        }
+
+
+@pytest.fixture(scope="module")
+def optimization(results: dict[str, Any]) -> dict[str, Any]:
+    """The record of a whole optimization, put together from real parts, as JSON would give it back."""
+    found, told, program = results["search"], results["compile"], results["program"]
+    curve = found.report["depth_curve"]
+    reports = {name: results[name].report for name in ("acceptance", "profile", "contributions")}
+    sides = {
+        name: {"architecture": one.architecture.model_dump(mode="json"), "prompts": instructions_of(one)}
+        for name, one in (("baseline", program), ("candidate", told.program))
+    }
+    record = {
+        "kind": "optimize",
+        "task": "question -> answer",
+        "metric": "right",
+        "method": "copro",
+        "seed": 3,
+        "data": {"train": {"examples": 12, "digest": "abc123"}},
+        "rounds": [
+            {
+                "search": found.report,
+                "prompts": told.report,
+                "stop": {"kind": "stop", "curve": curve, "chosen": curve[0], "before": "2+stop"},
+            },
+            {"search": None, "prompts": results["demos"].report, "stop": None},
+        ],
+        **reports,
+        **sides,
+        "cost": (found.cost + told.cost).model_dump(),
+        "spent": [{"stage": name, "cost": one.cost.model_dump()} for name, one in (("search", found), ("copro", told))],
+        "ended_by": "done",
+        "notes": ["The second round found nothing."],
+    }
+    return json.loads(json.dumps(record))
+
+
+# What a page shows
+
+
+def test_an_optimization_has_a_section_for_everything(optimization: dict[str, Any], results: dict[str, Any]) -> None:
+    page = checked(render([optimization]))
+    assert page.headings == [
+        "Verdict",
+        "Cost by stage",
+        "Round 1: optimization history and Pareto front",
+        "Round 1: prompts, by copro",
+        "Round 1: depth curve and stop rule",
+        "Round 2: prompts, by bootstrap",
+        "Round 2: what is absent",
+        "Stage profile",
+        "What each agent adds",
+        "What changed, before and after",
+        "About this optimization",
+    ]
+    assert page.tags.count("svg") == 9
+    assert all(words in page.text for words in ("History", "Pareto front", "Depth", "The second round found nothing."))
+    outcome = results["acceptance"]
+    for figures in (outcome.reason, outcome.before, outcome.after, results["search"].score, results["compile"].gain):
+        assert str(figures) in page.text
+    assert f"{outcome.gain} (90%)" in page.text
+    cost = results["search"].cost + results["compile"].cost
+    assert f"{cost.calls:,} calls, {cost.tokens:,} tokens, dollars unknown" in page.text
+
+
+def test_every_record_alone_shows_its_own_figures(results: dict[str, Any]) -> None:
+    stages, agents, contest = (results[name] for name in ("profile", "contributions", "compare"))
+    expected: dict[str, list[Any]] = {
+        "search": [results["search"].score, *(point.score for point in results["search"].pareto)],
+        "compile": [results["compile"].before, results["compile"].score, results["compile"].gain],
+        "acceptance": [results["acceptance"].reason],
+        "profile": [*(row.score for row in stages.rows if row.score), *(row.gain for row in stages.rows if row.gain)],
+        "contributions": [*(row.adds for row in agents.rows), *(row.score for row in agents.rows), agents.score],
+        "compare": [contest.verdict, *(one.score for one in contest.contenders), *contest.notes],
+    }
+    for kind, figures in expected.items():
+        page = checked(render([json.loads(json.dumps(results[kind].report))]))
+        assert len(page.headings) == 1
+        assert "nav" not in page.tags, "one section needs no table of contents"
+        for figure in figures:
+            assert str(figure) in page.text, (kind, figure)
+
+
+def test_history_and_front_are_drawn_as_they_are(results: dict[str, Any]) -> None:
+    report = results["search"].report
+    text = render([report])
+    for trial in report["trials"]:
+        score = f"{trial['score']:.3f}" if trial["score"] is not None else ""
+        assert f"<title>trial {trial['number']}, {trial['state']}: {score}" in text
+    assert len(re.findall(r"<title>\d+: [\d.]+ \[", text)) == len(report["pareto"])
+    assert f"{len(report['trials'])} trials, with their parameters" in text
+    assert "(chosen)" in text
+
+
+def test_prompt_changes_are_marked_by_the_word_and_the_unchanged_folded(results: dict[str, Any]) -> None:
+    report = copy.deepcopy(results["compile"].report)
+    predictors = report["predictors"]
+    as_it_was = next(iter(predictors.values()))["instructions"]
+    as_it_was["after"] = as_it_was["before"]
+    text = render([report])
+    changed = {name for name, entry in predictors.items() if len(set(entry["instructions"].values())) > 1}
+    assert changed
+    assert {name for name in predictors if f"<h4>{name}</h4>" in text} == changed
+    assert f"{len(predictors) - len(changed)} unchanged: " in text
+    assert "<ins>" in text
+    assert "Demos: 1 bootstrapped, " in checked(render([results["demos"].report])).text
+
+
+def test_the_same_records_give_the_same_page_and_a_title_is_taken(optimization: dict[str, Any]) -> None:
+    assert render([optimization]) == render([optimization])
+    page = checked(render([optimization, optimization["profile"]], title="Mine & yours"))
+    assert "<h1>Mine &amp; yours</h1>" in render([optimization], title="Mine & yours")
+    assert page.headings[-1] == "Stage profile"
+    assert "nav" in page.tags
+
+
+def test_records_are_found_wherever_they_are(optimization: dict[str, Any]) -> None:
+    stages = {"stages": optimization["profile"], "agents": None}
+    assert [record["kind"] for record in records_in([stages, {"kind": "else", "in": [optimization]}, "x", 3])] == [
+        "profile",
+        "optimize",
+    ]
+    assert records_in({"kind": "timeout"}) == records_in("search") == records_in(None) == []
+    with pytest.raises(ValueError, match="no page for a record of kind 'other'"):
+        render([{"kind": "other"}])
+
+
+# What is missing or damaged
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_without_anything_says_so(kind: str) -> None:
+    page = checked(render([{"kind": kind}]))
+    assert "not on record" in page.text or "There is no" in page.text or "missing" in page.text
+
+
+def test_an_optimization_without_a_held_out_test_says_so(optimization: dict[str, Any]) -> None:
+    said = {
+        "acceptance": None,
+        "verdict": "Nothing was held out.",
+        "score": optimization["rounds"][0]["search"]["score"],
+    }
+    page = checked(render([{**optimization, **said}]))
+    assert page.headings[0] == "Verdict"
+    assert "Nothing was held out." in page.text
+    assert "No candidate was tested on held-out examples" in page.text
+    assert "The program that is kept scores" in page.text
+
+
+def test_nothing_at_all_is_a_page() -> None:
+    assert "There is no record to show." in checked(render([])).text
+
+
+def test_whatever_is_damaged_never_stops_the_page(optimization: dict[str, Any]) -> None:
+    junk = itertools.cycle((None, "junk", -1, 10**400, float("nan"), [], {}, [[]], {"value": "x"}, True))
+    for part in (optimization, *records_in(list(optimization.values()))):
+        for path in _paths(part, depth=2 if part is optimization else 3):
+            assert "<h1>" in render([_replaced(part, path, next(junk))])
+
+
+def _paths(record: Any, depth: int) -> Iterator[tuple[Any, ...]]:
+    """The places in a record, of lists the first one alone."""
+    keys: Any = record if isinstance(record, dict) else range(len(record[:1])) if isinstance(record, list) else ()
+    for key in keys:
+        if key != "kind":
+            yield (key,)
+            if depth > 1:
+                yield from ((key, *rest) for rest in _paths(record[key], depth - 1))
+
+
+def _replaced(record: Any, path: tuple[Any, ...], value: Any) -> Any:
+    first, *rest = path
+    copy = dict(record) if isinstance(record, dict) else list(record)
+    copy[first] = _replaced(record[first], tuple(rest), value) if rest else value
+    return copy
+
+
+# What texts may not do
+
+EVIL = "</script><b onload=x>'\"&lt;\x00\x07\x1b[31m\ud800\uffff\r\n]]><!-- https://x.example -->"
+
+
+def test_no_text_becomes_markup(optimization: dict[str, Any]) -> None:
+    kept = ("kind", "unit", "stage", "state", "attention", "residual", "aggregation")
+    named = ("prompts", "predictors", "params", "data")
+
+    def poisoned(value: Any, names: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {
+                f"{key}{EVIL}" if names else key: item if key in kept else poisoned(item, key in named)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [poisoned(item) for item in value]
+        return value + EVIL if isinstance(value, str) else value
+
+    text = render([poisoned(optimization)], title=EVIL)
+    page = checked(text)
+    assert "b" not in page.tags
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", text)
+    assert "␀␇␛[31m\ufffd\ufffd" in page.text
+    assert set(page.tags) <= set(Page(render([optimization])).tags)
+
+
+def test_a_long_prompt_is_shown_whole_and_soon() -> None:
+    words = [f"word{number % 997}" for number in range(30_000)]
+    before, after = " ".join(words), " ".join(reversed(words))
+    record = {"kind": "compile", "predictors": {"propose": {"instructions": {"before": before, "after": after}}}}
+    began = time.perf_counter()
+    page = checked(render([record]))
+    assert time.perf_counter() - began < 3
+    assert before in page.text
+    assert after in page.text
+
+
+def test_an_element_that_could_run_is_refused() -> None:
+    for tag in ("script", "style", "iframe"):
+        with pytest.raises(ValueError, match=tag):
+            el(tag, "x")
+
+
+@given(st.text(alphabet=st.characters()), st.text())
+def test_texts_and_attributes_come_back_as_they_were(text: str, value: str) -> None:
+    page = Page(document("t", "", el("p", text, title=value)))
+    assert "".join(page.words).split("\nt", 1)[1].removesuffix("\n") == visible(text)
+    assert ("title", visible(value)) in page.attributes
+
+
+@given(st.lists(st.sampled_from(["a ", "b", "c\n", "  "])), st.lists(st.sampled_from(["a ", "b", "c\n", "  "])))
+def test_differences_leave_nothing_out(before: list[str], after: list[str]) -> None:
+    old, new = differences("".join(before), "".join(after))
+    assert "".join(text for _, text in old) == "".join(before)
+    assert "".join(text for _, text in new) == "".join(after)
+    common, same = ("".join(text for differs, text in pieces if not differs) for pieces in (old, new))
+    assert common == same
+
+
+# Charts
+
+NUMBERS = st.one_of(
+    st.floats(),
+    st.floats(-1, 1),
+    st.integers(-(10**400), 10**400),
+    st.sampled_from([0.0, 1.0, 0.5, 1e-9, 1e14, 1e-300]),
+)
+LOOKS = st.sampled_from(["plain", "best", "failed", "pruned"])
+MARKS = st.builds(Mark, NUMBERS, st.none() | NUMBERS, st.just("t"), LOOKS, NUMBERS, NUMBERS, st.text(max_size=200))
+ROWS = st.builds(Bar, st.text(max_size=300), NUMBERS, NUMBERS, NUMBERS, st.text(max_size=100))
+
+
+@settings(max_examples=150)
+@given(st.lists(MARKS, max_size=6), st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5), st.booleans())
+@example([], [], False)
+@example([Mark(3.0, 0.5, "one")], [(3.0, 0.5)], True)
+@example([Mark(0.1 + 1e-17, 1e14, "far"), Mark(0.1, -1e14, "away")], [], False)
+@example([Mark(float("nan"), 0.5, "no")], [], False)
+def test_points_and_lines_stay_inside(marks: list[Mark], line: list[tuple[float, float]], whole: bool) -> None:
+    inside(plot("label", "x", "y", marks, [Line(line), Line(line, steps=True)], whole=whole))
+
+
+@settings(max_examples=150)
+@given(st.lists(ROWS, max_size=5))
+@example([])
+@example([Bar("same", 0.0, 0.0, 0.0, "0"), Bar("same", 0.0, 0.0, 0.0, "0")])
+@example([Bar("below", -0.2, -0.5, 0.1, "-0.2 [-0.5, +0.1]")])
+def test_bars_stay_inside(rows: list[Bar]) -> None:
+    inside(bars("label", rows))
+
+
+def inside(chart: Node) -> None:
+    """Every coordinate of a chart is a number inside its frame; without a point there is a sentence instead."""
+    svg = chart.find(".//svg")
+    if svg is None:
+        assert chart.tag == "p"
+        assert chart.text
+        return
+    assert (svg.get("role"), svg.get("aria-label")) == ("img", "label")
+    _, _, width, height = map(float, (svg.get("viewBox") or "").split())
+    for node in svg.iter():
+        xs = [float(value) for name in ("x", "x1", "x2", "cx") if (value := node.get(name))]
+        ys = [float(value) for name in ("y", "y1", "y2", "cy") if (value := node.get(name))]
+        for pair in (node.get("points") or "").split():
+            x, y = pair.split(",")
+            xs.append(float(x))
+            ys.append(float(y))
+        if node.tag == "rect":
+            xs.append(xs[0] + float(node.get("width", "-1")))
+            assert float(node.get("width", "-1")) >= 0
+        assert all(0 <= x <= width for x in xs)
+        assert all(0 <= y <= height for y in ys)
+
+
+def test_ticks_tell_values_apart() -> None:
+    for scores in ((0.5, 0.5), (0.0, 1.0), (0.301, 0.302), (1e-5, 3e-5), (10.0, 123_456.0)):
+        chart = plot("label", "x", "y", [Mark(number, score, "") for number, score in enumerate(scores)], whole=True)
+        labels = [node.text for node in chart.iter("text")][:-2]
+        assert labels[-2:] == ["0", "1"]
+        assert len(set(labels[:-2])) == len(labels[:-2]) > 2
+
+
+# Studies
+
+
+def test_a_study_in_its_storage_is_read_and_not_written(tmp_path: Path) -> None:
+    agents = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
+    given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "unit": "calls", "storage": tmp_path / "s.db"}
+    found = search("question -> answer", agents, SPACE, n_trials=3, **given)
+    waiting = optuna.load_study(study_name=found.study.study_name, storage=f"sqlite:///{tmp_path / 's.db'}")
+    running = waiting.ask()
+    calls = sum(len(lm.requests) for lm in agents)
+    before = hashlib.sha256((tmp_path / "s.db").read_bytes()).digest()
+
+    record = study_record(study_in(str(tmp_path / "s.db")))
+    page = checked(render([record]))
+    left = sum(trial.state == optuna.trial.TrialState.WAITING for trial in waiting.get_trials())
+    assert f"1 running, {left} waiting" in page.text
+    assert hashlib.sha256((tmp_path / "s.db").read_bytes()).digest() == before
+    assert sum(len(lm.requests) for lm in agents) == calls
+    for key in ("score", "pareto", "depth_curve", "best", "history"):
+        assert (record[key][:3] if key == "history" else record[key]) == found.report[key]
+    assert record["trials"][-1]["number"] == running.number
+    scored = [trial for trial in record["trials"] if trial["score"] is not None]
+    assert len(scored) == 3
+    assert all(trial["interval"]["value"] == pytest.approx(trial["score"]) for trial in scored)
+    assert str(found.score) in page.text
+
+
+@pytest.mark.parametrize("kind", ["{}/s.db", "sqlite:///{}/s.db", "journal:///{}/s.log"])
+def test_an_empty_study_says_what_is_missing(kind: str, tmp_path: Path) -> None:
+    from moa_dspy.optimizers.search.storage import open_storage
+
+    source = kind.format(tmp_path)
+    optuna.create_study(study_name="new", storage=open_storage(source))
+    assert is_storage(source)
+    page = checked(render([study_record(study_in(source))]))
+    for words in ("no trial was scored", "There is no history", "There is no front", "no depth curve", "no trial yet"):
+        assert words in page.text
+    optuna.create_study(study_name="other", storage=open_storage(source))
+    with pytest.raises(ConfigurationError, match="--study; the studies there are: new, other"):
+        study_in(source)
+    assert study_in(source, "other").study_name == "other"
+    with pytest.raises(ConfigurationError, match="there is no study 'third'; the studies there are: new, other"):
+        study_in(source, "third")
+
+
+def test_a_study_of_something_else_is_refused(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="else", storage=f"sqlite:///{tmp_path / 's.sqlite3'}")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(ConfigurationError, match="'else' is no search of moa-dspy"):
+        study_record(study_in(str(tmp_path / "s.sqlite3")))
+
+
+def test_a_password_is_on_no_line() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        study_in("nosuch://someone:SECRET@host/base")
+    assert "SECRET" not in str(refused.value)

@@ -1,0 +1,204 @@
+"""Several processes on one study: every trial once, and a process that is killed takes nothing with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+import pytest
+import sqlalchemy
+import sqlalchemy.event
+from optuna.trial import TrialState
+
+from moa_dspy.optimizers.search.storage import open_storage
+from moa_dspy.optimizers.search.workers import Watch, give_up, this_process, working_on
+
+WORKER = Path(__file__).parents[2] / "support" / "search_worker.py"
+# Servers on which a user may create databases, such as postgresql+psycopg2://me@127.0.0.1/postgres; none by default.
+SERVERS = os.environ.get("MOA_DSPY_TEST_SERVERS", "").split()
+STORAGES = ["sqlite:///{}/study.db", "journal:///{}/study.log", *SERVERS]
+
+
+@pytest.fixture(params=STORAGES, ids=[kind.partition(":")[0] for kind in STORAGES])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for a study that holds nothing yet."""
+    if request.param not in SERVERS:
+        return request.param.format(tmp_path)
+    server, name = sqlalchemy.make_url(request.param), f"moa_{uuid.uuid4().hex}"
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+class Start(Protocol):
+    """Begins a search in a process of its own."""
+
+    def __call__(self, name: str, *, latency: float = 0.0) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path, storage: str) -> Iterator[Start]:
+    """Processes that end with the test, whatever becomes of it."""
+    with ExitStack() as stack:
+
+        def begun(name: str, *, latency: float = 0.0) -> subprocess.Popen[str]:
+            command = [sys.executable, "-W", "error", str(WORKER), str(tmp_path), storage, name, str(latency)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield begun
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+def study_of(storage: str) -> optuna.Study:
+    return optuna.load_study(study_name="moa-dspy-search", storage=open_storage(storage))
+
+
+def calls_in(folder: Path) -> Counter[str]:
+    """How often each request was paid for, over all processes."""
+    return Counter(line for file in folder.glob("calls-*.txt") for line in file.read_text().splitlines())
+
+
+def running(storage: str, pid: int) -> bool:
+    try:
+        trials = study_of(storage).get_trials(states=(TrialState.RUNNING,))
+    except (KeyError, ValueError, optuna.exceptions.OptunaError):
+        return False
+    return any(
+        t.user_attrs.get("claimed") and t.user_attrs["worker"]["pid"] == pid and "board" in t.user_attrs for t in trials
+    )
+
+
+def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [t for t in study.get_trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def architectures(study: optuna.Study) -> list[str]:
+    return [json.dumps(t.params, sort_keys=True) for t in done(study)]
+
+
+def test_two_processes_run_every_trial_once_and_agree_on_the_best(storage: str, start: Start) -> None:
+    pair = [start(name, latency=0.01) for name in ("one", "two")]
+    first, second = (result(process) for process in pair)
+    study = study_of(storage)
+    assert len(done(study)) == first["n_trials"]
+    assert len(set(architectures(study))) == len(architectures(study))
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+    workers = {t.user_attrs["worker"]["pid"] for t in done(study)}
+    assert workers == {process.pid for process in pair}
+    best = max(t.user_attrs["score"] for t in study.get_trials(states=(TrialState.COMPLETE,)))
+    assert first["score"] == second["score"] == best
+
+
+def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(
+    tmp_path: Path, storage: str, start: Start
+) -> None:
+    victim = start("victim", latency=0.05)
+    deadline = time.monotonic() + 120
+    while not running(storage, victim.pid) and time.monotonic() < deadline:
+        assert victim.poll() is None, victim.communicate()
+        time.sleep(0.05)
+    other = start("other")
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    ended = result(other)
+    study = study_of(storage)
+    assert len(done(study)) == ended["n_trials"]
+    assert len(set(architectures(study))) == len(architectures(study))
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+    lost = [t for t in study.get_trials(states=(TrialState.FAIL,)) if t.user_attrs["worker"]["pid"] == victim.pid]
+    assert len(lost) == 1
+    retried = [t for t in done(study) if lost[0].number in t.user_attrs.get("retries_of", [])]
+    assert [t.params for t in retried] == [lost[0].params]
+    # Calls that were on the wire when the process was killed had no answer to keep; nothing else was asked twice.
+    again = [request for request, times in calls_in(tmp_path).items() if times > 1]
+    unanswered = set((tmp_path / "calls-victim.txt").read_text().splitlines()) - set(
+        (tmp_path / "answered-victim.txt").read_text().splitlines()
+    )
+    assert set(again) <= unanswered
+
+
+def test_a_database_whose_tables_another_process_makes_at_the_same_moment_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    first = iter([True])
+
+    def another_process_is_faster(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE" in statement and next(first, False):
+            optuna.create_study(study_name="theirs", storage=open_storage(url))
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", another_process_is_faster)
+    try:
+        ours = open_storage(url)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", another_process_is_faster)
+    assert optuna.get_all_study_names(ours) == ["theirs"]
+
+
+class TestStaleTrials:
+    def study(self) -> optuna.Study:
+        return optuna.create_study(storage=optuna.storages.InMemoryStorage())
+
+    def test_a_trial_of_this_process_is_never_stale(self) -> None:
+        study = self.study()
+        with working_on(study.ask()):
+            assert Watch(study, grace=0).revive() == []
+
+    def test_a_process_on_another_machine_is_given_its_grace(self) -> None:
+        study = self.study()
+        trial = study.ask()
+        trial.suggest_int("x", 0, 3)
+        trial.set_user_attr("worker", {"machine": "elsewhere", "pid": 1})
+        watch = Watch(study, grace=0.3)
+        assert watch.revive() == []
+        trial.set_user_attr("beat", 1.0)
+        time.sleep(0.4)
+        assert watch.revive() == [], "the beat has moved"
+        time.sleep(0.4)
+        assert watch.revive() == [0]
+        states = [t.state for t in study.get_trials()]
+        assert states == [TrialState.FAIL, TrialState.WAITING]
+        assert study.ask().user_attrs["retries_of"] == [0]
+
+    def test_a_dead_process_of_this_machine_is_seen_at_once(self) -> None:
+        study = self.study()
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        study.ask().set_user_attr("worker", {**this_process(), "pid": gone.pid})
+        assert Watch(study).revive() == [0]
+
+    def test_a_trial_is_given_up_once_and_one_that_kills_is_retried_three_times(self) -> None:
+        study = self.study()
+        for _ in range(4):
+            trial = study.ask()
+            trial.suggest_int("x", 0, 3)
+            assert give_up(study, trial, "a test", died=True)
+            assert not give_up(study, trial, "a test", died=True)
+        assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 4
+
+    def test_the_end_of_a_budget_is_no_death(self) -> None:
+        study = self.study()
+        for _ in range(6):
+            trial = study.ask()
+            trial.suggest_int("x", 0, 3)
+            give_up(study, trial, "the budget ended")
+        assert study.ask().user_attrs["retries_of"] == [0, 1, 2, 3, 4, 5]
