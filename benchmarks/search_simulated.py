@@ -26,9 +26,9 @@ from dspy.clients.cache import Cache
 from dspy.lm15 import Request
 
 from moa_dspy import AttentionMoA
+from moa_dspy.errors import BudgetExhaustedError
 from moa_dspy.optimizers import SearchSpace, measure, search
 from moa_dspy.optimizers.measuring import Measurement, Run
-from moa_dspy.optimizers.purse import BudgetEndedError
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search import trials
 from moa_dspy.optimizers.search.space import BoundSpace
@@ -159,7 +159,7 @@ class Record:
             entry = self.designs[key_of(program)]
             needed = made.union(*(entry.requests[example.question] for example in batch))
             if len(needed) > most:
-                raise BudgetEndedError("calls")
+                raise BudgetExhaustedError("calls")
             made.update(needed)
             runs = tuple(entry.runs[example.question] for example in batch)
             for run in runs:

@@ -1,17 +1,23 @@
-"""Every error that this package raises on purpose.
+"""The errors that this package raises on purpose.
 
     MoAError
-    ├── ConfigurationError       what was asked for cannot be built: unknown model, bad option, bad file (exit code 2)
-    │   ├── ProgramFileError     a program file is damaged, foreign, or newer than this version
-    │   └── InputError           a call lacks an input field of the task, or names one that it does not have
-    └── RunError                 the work itself failed (exit code 1)
-        ├── AllProposalsFailedError   no agent answered; lists every cause
-        ├── StepFailedError      a step failed in a strict run
-        ├── LocalModelError      the embedded model could not be started
-        └── UnparsedVerdictError      a judge's reply could not be read, so an item has no score
+    ├── ConfigurationError              wrong usage: nothing was called or paid for (exit code 2)
+    │   ├── ProgramFileError            a program file is damaged, foreign, or newer than this version
+    │   ├── InputError                  a call lacks an input field of the task, or has an unknown one
+    │   └── DeclinedError               the caller saw the estimate and declined
+    └── RunError                        the work was started and failed (exit code 1)
+        ├── AllProposalsFailedError     no agent answered; lists the cause for each agent
+        ├── StepFailedError             a step failed in a strict run
+        ├── AllRunsFailedError          the program failed on every example
+        ├── BudgetExhaustedError        the budget does not cover a further run
+        ├── BudgetTooSmallError         the budget ended before there was a result
+        ├── MetricError                 the metric raised on every answer it was given
+        ├── UnparsedVerdictError        a judge's reply could not be read, so an item has no score
+        ├── LocalModelError             the embedded model could not be started
+        └── CommandError                a command failed with its own exit code
 
-A message says what was given, what was expected and what to do. ``ConfigurationError`` is also a ``ValueError``,
-so code that knows nothing of this package can catch it.
+A message says what was given, what was expected and what to do. `ConfigurationError` is also a `ValueError`, so that
+callers can catch it without importing this package.
 """
 
 from __future__ import annotations
@@ -21,9 +27,15 @@ from typing import Any
 
 __all__ = [
     "AllProposalsFailedError",
+    "AllRunsFailedError",
+    "BudgetExhaustedError",
+    "BudgetTooSmallError",
+    "CommandError",
     "ConfigurationError",
+    "DeclinedError",
     "InputError",
     "LocalModelError",
+    "MetricError",
     "MoAError",
     "ProgramFileError",
     "RunError",
@@ -33,27 +45,31 @@ __all__ = [
 
 
 class MoAError(Exception):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
 
     Attributes:
-        exit_code: what the command line exits with.
+        exit_code: the exit code of the command line for this error.
     """
 
     exit_code: int = 1
 
 
 class ConfigurationError(MoAError, ValueError):
-    """Something the caller wrote cannot work; nothing was called or paid for."""
+    """The request cannot work as written: unknown model, bad option, bad file. Nothing was called or paid for."""
 
     exit_code = 2
 
 
 class ProgramFileError(ConfigurationError):
-    """A program file cannot be read: damaged, not a program, or of a newer format."""
+    """A program file cannot be read: it is damaged, not a program, or of a newer format."""
 
 
 class InputError(ConfigurationError):
     """A call does not fit the task's input fields."""
+
+
+class DeclinedError(ConfigurationError):
+    """The caller saw the estimate and declined. Nothing was paid for."""
 
 
 class RunError(MoAError):
@@ -64,7 +80,7 @@ class AllProposalsFailedError(RunError):
     """No agent produced an answer.
 
     Attributes:
-        causes: agent name to what went wrong.
+        causes: the cause of failure by agent name.
     """
 
     def __init__(self, causes: dict[str, str]) -> None:
@@ -74,12 +90,12 @@ class AllProposalsFailedError(RunError):
 
 
 class StepFailedError(RunError):
-    """A step failed, and the run is strict.
+    """A step failed in a strict run.
 
     Attributes:
-        stage: what was being done.
-        agent: who did it.
-        kind: stable name of the cause, such as ``timeout`` or ``rate_limit``.
+        stage: the stage of the step, such as ``propose``.
+        agent: the name of the agent.
+        kind: the kind of failure, such as ``timeout`` or ``rate_limit``.
     """
 
     def __init__(self, stage: str, agent: str, kind: str, message: str) -> None:
@@ -87,17 +103,48 @@ class StepFailedError(RunError):
         super().__init__(f"{stage} by {agent} failed ({kind}): {message}")
 
 
-class LocalModelError(RunError):
-    """The embedded model could not be started."""
+class AllRunsFailedError(RunError):
+    """The program failed on every example it was run on."""
+
+
+class BudgetExhaustedError(RunError):
+    """The budget does not cover a further run."""
+
+    def __init__(self, message: str = "the budget does not cover a further run") -> None:
+        super().__init__(message)
+
+
+class BudgetTooSmallError(RunError):
+    """The budget ended before there was a result to return."""
+
+
+class MetricError(RunError):
+    """The metric raised on every answer it was given."""
 
 
 class UnparsedVerdictError(RunError):
-    """A judge's reply could not be read, so there is no score for the item.
+    """A judge's reply could not be read, so the item has no score.
 
     Attributes:
-        details: what is known of the item, as in a verdict.
+        details: what is known about the item, as in a verdict.
     """
 
     def __init__(self, message: str, details: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.details = dict(details)
+
+
+class LocalModelError(RunError):
+    """The embedded model could not be started."""
+
+
+class CommandError(RunError):
+    """A command failed with its own exit code.
+
+    Attributes:
+        exit_code: the exit code of the command line.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

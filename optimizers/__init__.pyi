@@ -24,6 +24,13 @@ from .comparison.compare import (
     compare as compare,
 )
 from .comparison.paired import Gain as Gain
+from .errors import (
+    AllRunsFailedError as AllRunsFailedError,
+    BudgetExhaustedError as BudgetExhaustedError,
+    BudgetTooSmallError as BudgetTooSmallError,
+    DeclinedError as DeclinedError,
+    MetricError as MetricError,
+)
 from .measuring import (
     Measurement as Measurement,
     Metric as Metric,

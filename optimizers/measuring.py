@@ -14,7 +14,15 @@ from typing import Any, Final, TypeAlias, cast
 import dspy
 
 from moa_dspy.data.splitting import place
-from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
+from moa_dspy.errors import (
+    AllRunsFailedError,
+    BudgetExhaustedError,
+    ConfigurationError,
+    MetricError,
+    MoAError,
+    RunError,
+    UnparsedVerdictError,
+)
 from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost, Score
@@ -24,12 +32,10 @@ from moa_dspy.run import event_loop
 from moa_dspy.trace import Trace
 
 __all__ = [
-    "FailingError",
     "Judged",
     "Measurement",
     "Metric",
     "Run",
-    "UnjudgedError",
     "check_concurrency",
     "check_metric",
     "judged",
@@ -46,14 +52,6 @@ Metric: TypeAlias = Callable[..., Any]
 _HOPELESS: Final = 10
 """So many runs that fail before any has succeeded end a measurement: what is wrong with one is wrong with all."""
 _ROUNDING: Final = 1e-9
-
-
-class FailingError(RunError):
-    """Every run failed."""
-
-
-class UnjudgedError(RunError):
-    """The metric raised on what it was to judge."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,9 @@ def measure(
 
     Raises:
         ConfigurationError: there are no examples, or the program, its inputs or the metric cannot work.
-        FailingError: every run failed, or the first ten.
+        AllRunsFailedError: every run failed, or the first ten.
         RunError: the metric raises on every answer, which is not tolerated.
-        BudgetEndedError: the purse does not cover all runs.
+        BudgetExhaustedError: the purse does not cover all runs.
     """
     if not examples:
         raise ConfigurationError("there are no examples to run the program on")
@@ -165,7 +163,7 @@ def judged(metric: Metric, example: dspy.Example, prediction: Any) -> Judged:
     """
     try:
         value = metric(example, prediction)
-    except (UnparsedVerdictError, UnjudgedError) as error:
+    except (UnparsedVerdictError, MetricError) as error:
         return Judged(0.0, str(error))
     except (MoAError, AssertionError):
         raise
@@ -270,7 +268,7 @@ class _Work:
         else:
             self.failed.append(run.error)
         if not self.answered and len(self.failed) >= self.patience:
-            raise FailingError(f"the program fails on {self.what}; the first one: {self.failed[0]}")
+            raise AllRunsFailedError(f"the program fails on {self.what}; the first one: {self.failed[0]}")
         if self.on_run is not None:
             self.on_run(run)
         return run
@@ -278,6 +276,8 @@ class _Work:
     async def _run(self, example: dspy.Example) -> Run:
         try:
             prediction = await self.program.acall(**example.inputs())
+        except BudgetExhaustedError:
+            raise
         except RunError as error:
             return Run(example, 0.0, error=str(error))
         trace = getattr(prediction, "trace", None)

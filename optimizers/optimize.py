@@ -21,7 +21,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import split
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, DeclinedError
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions
@@ -47,14 +47,10 @@ from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.fit import StopFit
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["DeclinedError", "Estimate", "OptimizeProgress", "Optimized", "Part", "forecast", "optimize"]
+__all__ = ["Estimate", "OptimizeProgress", "Optimized", "Part", "forecast", "optimize"]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-
-
-class DeclinedError(ConfigurationError):
-    """What an optimization takes was told, and it was not to go on."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,8 @@ def optimize(
 
     Raises:
         ConfigurationError: an argument does not fit; nothing was paid for.
-        FailingError: the program, or its provider, fails on every example. With ``storage`` and the response cache
-            the same call goes on from there.
+        AllRunsFailedError: the program, or its provider, fails on every example. With ``storage`` and the response
+            cache the same call goes on from there.
     """
     _check(program, metric, parts, rounds, alpha, concurrency, effort)
     tune, held, notes = _parted(program, trainset, heldout, seed)

@@ -11,15 +11,15 @@ import dspy
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import sample
-from moa_dspy.errors import MoAError
+from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, MoAError
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
 from moa_dspy.optimizers.comparison.matching import mean_price
-from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.prompts.compile import Compiled, compile, split_off  # noqa: A004 (DSPy's word)
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search.objective import Objective
@@ -235,8 +235,8 @@ class Undertaking:
                 purse=purse,
                 on_run=self._counter(len(examples), "runs of the program itself"),
             )
-        except BudgetEndedError:
-            raise TooLittleError(
+        except BudgetExhaustedError:
+            raise BudgetTooSmallError(
                 f"left out, since the budget ended while the program itself was run on the {len(examples)} examples to "
                 "search with; raise it, or give fewer examples"
             ) from None
@@ -354,7 +354,7 @@ class Undertaking:
         """Refuse to begin what the budget cannot end.
 
         Raises:
-            BudgetEndedError: about as much as ``programs`` runs over the held-out examples take is not left.
+            BudgetExhaustedError: about as much as ``programs`` runs over the held-out examples take is not left.
         """
         if not self._limited:
             return
@@ -365,7 +365,7 @@ class Undertaking:
             (left.usd, one.cost.usd or 0.0),
         )
         if any(there is not None and needed * programs > there for there, needed in takes):
-            raise BudgetEndedError
+            raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[Budget | None], None]) -> None:
         """Do a part of the plan with its share of the budget; where that is not enough, the part is left out.
@@ -378,11 +378,13 @@ class Undertaking:
         self._say(0.0, "")
         try:
             work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
-        except (BudgetEndedError, TooLittleError) as error:
-            self._cut(f"{part}: {error}" if str(error) else f"{part}: left out, since the budget does not cover it")
+        except BudgetExhaustedError:
+            self._cut(f"{part}: left out, since the budget does not cover it")
+        except BudgetTooSmallError as error:
+            self._cut(f"{part}: {error}")
         except MoAError as error:
             nothing_found = not (self.searched or self.compiled or self.stops)
-            if part != "explanation" and (nothing_found or isinstance(error, FailingError)):
+            if part != "explanation" and (nothing_found or isinstance(error, AllRunsFailedError)):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")
         self.spent.append((part, self.cost - before))

@@ -10,26 +10,18 @@ from typing import Any, Self
 import dspy
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.errors import RunError
+from moa_dspy.errors import BudgetExhaustedError
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import Spending
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["BudgetEndedError", "Gate", "Purse", "SpentError", "TooLittleError"]
+__all__ = ["Gate", "Purse", "SpentError"]
 
 _PAUSE = 0.02
 
 
-class BudgetEndedError(Exception):
-    """The budget covers no further run."""
-
-
 class SpentError(BaseException):
     """The same, for DSPy's optimizers: these take an ``Exception`` for a failed example, and would go on."""
-
-
-class TooLittleError(RunError):
-    """The budget ended before there was anything to return."""
 
 
 class Purse:
@@ -81,7 +73,7 @@ class Purse:
             part: above 0, at most 1.
 
         Raises:
-            BudgetEndedError: nothing is left.
+            BudgetExhaustedError: nothing is left.
         """
         cost, budget = self._cost, self._budget
         calls = None if budget.calls is None else int((budget.calls - cost.calls) * part)
@@ -89,18 +81,18 @@ class Purse:
         usd = None if budget.usd is None else (budget.usd - (cost.usd or 0.0)) * part
         seconds = None if math.isinf(self._until) else self.seconds_left * part
         if any(value is not None and value <= 0 for value in (calls, tokens, usd, seconds)):
-            raise BudgetEndedError
+            raise BudgetExhaustedError
         return Budget(calls, tokens, usd, seconds)
 
     async def enter(self, calls: int) -> None:
         """Wait for room, and take it.
 
         Raises:
-            BudgetEndedError: there is none, and no run is under way whose end could make some.
+            BudgetExhaustedError: there is none, and no run is under way whose end could make some.
         """
         while not self.covers(calls):
             if not self._under_way:
-                raise BudgetEndedError
+                raise BudgetExhaustedError
             await asyncio.sleep(_PAUSE)
         self._under_way.append(calls)
 
@@ -123,7 +115,7 @@ class Gate(dspy.Module):
         """Run the program.
 
         Raises:
-            BudgetEndedError: the budget does not cover the run, or its time is over.
+            BudgetExhaustedError: the budget does not cover the run, or its time is over.
         """
         calls = self.program.architecture.max_calls
         await self._purse.enter(calls)
@@ -132,6 +124,6 @@ class Gate(dspy.Module):
             async with asyncio.timeout(None if left == math.inf else max(left, 0.0)):
                 return await self.program.acall(**inputs)
         except TimeoutError:
-            raise BudgetEndedError from None
+            raise BudgetExhaustedError from None
         finally:
             self._purse.leave(calls)

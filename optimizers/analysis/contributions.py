@@ -9,11 +9,11 @@ from typing import Any
 import dspy
 import pydantic
 
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.comparison.significance import holm
-from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.results import Cost, Score
@@ -130,8 +130,8 @@ def contributions(
 
     Raises:
         ConfigurationError: there is only one agent, or there are no examples.
-        FailingError: every run failed, of the whole program or without an agent.
-        BudgetEndedError: the purse does not cover all runs.
+        AllRunsFailedError: every run failed, of the whole program or without an agent.
+        BudgetExhaustedError: the purse does not cover all runs.
     """
     names = [spec.name for spec in program.architecture.agents]
     if len(names) < 2:
@@ -142,8 +142,8 @@ def contributions(
             on_stage(f"{what}: {len(devset)} examples")
         try:
             return measure(one, devset, metric, concurrency=concurrency, purse=purse)
-        except FailingError as error:
-            raise FailingError(f"{what}: {error}") from None
+        except AllRunsFailedError as error:
+            raise AllRunsFailedError(f"{what}: {error}") from None
 
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)

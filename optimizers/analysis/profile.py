@@ -136,7 +136,7 @@ def profile(
     Raises:
         ConfigurationError: there are no examples, or the metric gives no score.
         RunError: every run failed.
-        BudgetEndedError: the purse does not cover all runs.
+        BudgetExhaustedError: the purse does not cover all runs.
     """
     measured = measure(program, devset, metric, concurrency=concurrency, purse=purse, on_run=on_run)
     runs = _attributed(program, measured.runs, metric, concurrency)

@@ -9,10 +9,11 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 import pydantic
 
+from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.comparison.significance import check_alpha, check_share, examples_needed, one_sided
-from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.program import AttentionMoA
@@ -123,8 +124,8 @@ def accept(
     Raises:
         ConfigurationError: a held-out example was tuned on or is a demo of one of the programs, or an argument is out
             of range; nothing was paid for.
-        FailingError: a program fails on every example.
-        BudgetEndedError: the purse does not cover all runs.
+        AllRunsFailedError: a program fails on every example.
+        BudgetExhaustedError: the purse does not cover all runs.
     """
     check_alpha(alpha)
     check_share("power", power)
@@ -136,8 +137,8 @@ def accept(
         told = None if on_run is None else functools.partial(on_run, side)
         try:
             return measure(program, questions, metric, concurrency=concurrency, on_run=told, purse=purse)
-        except FailingError as error:
-            raise FailingError(f"the {side} fails on the held-out examples: {error}") from None
+        except AllRunsFailedError as error:
+            raise AllRunsFailedError(f"the {side} fails on the held-out examples: {error}") from None
 
     old = measured("baseline", baseline)
     new = measured("candidate", candidate)

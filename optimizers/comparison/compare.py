@@ -18,7 +18,7 @@ import dspy
 import pydantic
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
 from moa_dspy.optimizers.comparison.contenders import Arena, enter_baselines
 from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
@@ -27,7 +27,7 @@ from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.comparison.significance import check_alpha
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, Standing, Verdict, judge
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.depth import Price
@@ -226,8 +226,8 @@ def compare(
                 arena.enter(name, name, other, test)
             if not own:
                 enter_baselines(arena, cast("list[BaselineName]", wanted), program, singles, test, trial)
-        except BudgetEndedError:
-            raise TooLittleError(
+        except BudgetExhaustedError:
+            raise BudgetTooSmallError(
                 "the budget ended before all contenders had run, so nothing can be said of them; with a larger one the "
                 "same call goes on from here out of the cache"
             ) from None

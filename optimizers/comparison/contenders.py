@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, ensemble_of, singles_of
 from moa_dspy.optimizers.comparison.matching import LARGEST, Unit, amount, mean_price, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
-from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.program import AttentionMoA
@@ -76,14 +77,14 @@ class Arena:
         """Run a program.
 
         Raises:
-            FailingError: every run failed; says whose.
+            AllRunsFailedError: every run failed; says whose.
         """
         self.tell(f"{what}: {len(examples)} examples")
         try:
             tolerant = bool(self.entries)  # the metric judges the program, which goes first
             return measure(program, examples, metric, concurrency=self.concurrency, purse=self.purse, tolerant=tolerant)
-        except FailingError as error:
-            raise FailingError(f"{what}: {error}") from None
+        except AllRunsFailedError as error:
+            raise AllRunsFailedError(f"{what}: {error}") from None
 
     def enter(
         self, name: str, what: str, program: AttentionMoA, test: Sequence[dspy.Example], size: int | None = None
@@ -100,12 +101,12 @@ class Arena:
         for number, single in enumerate(singles):
             try:
                 measured = self.run(f"pilot of {single.name} alone", single.program, trial, self.metric)
-            except FailingError as error:
+            except AllRunsFailedError as error:
                 self.notes.append(f"it takes no part: {error}")
                 continue
             ranks.append((-measured.score().value, amount(mean_price(measured.runs), self.unit), number))
         if not ranks:
-            raise FailingError("none of the single models answers a pilot example")
+            raise AllRunsFailedError("none of the single models answers a pilot example")
         chosen = singles[min(ranks)[-1]]
         self.notes.append(
             f"the single model was chosen from {', '.join(single.name for single in singles)} on {len(trial)} pilot "

@@ -12,7 +12,7 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.optimizers.comparison.leakage import asked, refuse_overlap
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
 from moa_dspy.optimizers.comparison.paired import Gain
@@ -21,7 +21,7 @@ from moa_dspy.optimizers.prompts.jobs import Effort, Job, Method, check_effort
 from moa_dspy.optimizers.prompts.methods import MethodName, method_of
 from moa_dspy.optimizers.prompts.silence import own_randomness, quiet
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse, SpentError, TooLittleError
+from moa_dspy.optimizers.purse import Purse, SpentError
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.depth import Price
@@ -148,7 +148,7 @@ def _tuned(
         with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks):
             tuned = learned(chosen.run(job), program)
         after = measure(tuned, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
-    except (SpentError, BudgetEndedError):
+    except (SpentError, BudgetExhaustedError):
         if toll is not None:
             toll.settle()
         return program.deepcopy(), before, "budget"
@@ -159,8 +159,8 @@ def _measured(program: AttentionMoA, job: Job) -> Measurement:
     """Measure the program as it was given, so that what is broken shows before much is paid."""
     try:
         return measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
-    except BudgetEndedError:
-        raise TooLittleError(
+    except BudgetExhaustedError:
+        raise BudgetTooSmallError(
             f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
             "give fewer examples"
         ) from None

@@ -30,13 +30,13 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.agents import AgentLike
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import sample
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import describe, digest
 from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.comparison.matching import check_budget
-from moa_dspy.optimizers.measuring import FailingError, Metric, check_concurrency, check_metric, metric_name
+from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.prompts.silence import quiet
-from moa_dspy.optimizers.purse import BudgetEndedError, Purse, TooLittleError
+from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost, Score
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.results import Point, best_trial, depth_points, pareto_of, report_of
@@ -296,9 +296,9 @@ class _Loop:
             self.refused = 0
             state, values = runner.run(self.study, trial, design)
             self.failing.clear()
-        except FailingError as error:
+        except AllRunsFailedError as error:
             return self._failed(trial, str(error))
-        except BudgetEndedError:
+        except BudgetExhaustedError:
             give_up(self.study, trial, "the budget of its search ended")
             return "budget"
         except BaseException as error:
@@ -377,9 +377,9 @@ def _searched(loop: _Loop, seed: int, ended_by: EndedBy) -> Searched:
     study, bound, objective = loop.study, loop.bound, loop.objective
     best = best_trial(study, objective)
     if best is None and loop.failing:
-        raise FailingError(f"the search has scored nothing: {loop.failing[0]}; the same call tries again")
+        raise AllRunsFailedError(f"the search has scored nothing: {loop.failing[0]}; the same call tries again")
     if best is None:
-        raise TooLittleError("the search ended before a trial was scored; give it a larger budget")
+        raise BudgetTooSmallError("the search ended before a trial was scored; give it a larger budget")
     design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
     if design is None:
         raise RunError(f"trial {best.number} has parameters that this space does not have")

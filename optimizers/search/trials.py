@@ -11,8 +11,8 @@ import dspy
 from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.measuring import FailingError, Measurement, Metric, Run, measure
+from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search.objective import Board, Champion, Objective, Tally
@@ -94,8 +94,8 @@ class TrialRunner:
         A trial that is given up has no values: Optuna would take partial ones for a point of its front.
 
         Raises:
-            BudgetEndedError: the budget ended first; what has been scored until then is on record.
-            FailingError: every run of a batch failed, or the metric has never judged an answer.
+            BudgetExhaustedError: the budget ended first; what has been scored until then is on record.
+            AllRunsFailedError: every run of a batch failed, or the metric has never judged an answer.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
         judge, board = DepthMetric(program, rules, self.metric), Board.of(rules)
@@ -154,12 +154,12 @@ def _check_judged(study: Study, trial: Trial, runs: Sequence[Run]) -> None:
     """Refuse runs none of which is judged, unless some of the study were: then it is no fault of the metric.
 
     Raises:
-        FailingError: says what went wrong.
+        AllRunsFailedError: says what went wrong.
     """
     if any(run.error is None for run in runs):
         trial.set_user_attr("judged", True)
     elif not any(other.user_attrs.get("judged") for other in study.get_trials(deepcopy=False)):
-        raise FailingError(f"no answer could be judged: {runs[0].error}")
+        raise AllRunsFailedError(f"no answer could be judged: {runs[0].error}")
 
 
 def finished(study: Study) -> list[FrozenTrial]:

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import dspy
 import pydantic
 
-from moa_dspy.optimizers.measuring import Judged, Metric, Run, UnjudgedError, judged
+from moa_dspy.errors import MetricError
+from moa_dspy.optimizers.measuring import Judged, Metric, Run, judged
 from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, end_of, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA, Prediction
@@ -152,14 +153,14 @@ class DepthMetric:
         """Return the score of the deepest answer, and keep those of all rules.
 
         Raises:
-            UnjudgedError: the metric raises on all answers.
+            MetricError: the metric raises on all answers.
         """
         del trace
         found = self._found(example, prediction)
         self._marks[id(prediction)] = {rule: said.score for rule, said in found.items()}
         deepest = found[max(found, key=lambda rule: (rule.layers, not rule.early_stop))]
         if all(said.error is not None for said in found.values()):
-            raise UnjudgedError(deepest.error)
+            raise MetricError(deepest.error)
         return deepest.score
 
     def _found(self, example: dspy.Example, prediction: Any) -> dict[StopRule, Judged]:

@@ -73,7 +73,7 @@ def fit_stop_rule(
         on_run: told of each run as it ends.
 
     Raises:
-        BudgetEndedError: the purse does not cover all runs.
+        BudgetExhaustedError: the purse does not cover all runs.
     """
     shape = program.architecture
     depths, stops = _allowed(program, space)

@@ -27,7 +27,7 @@ from moa_dspy.cli.options import (
     Split,
 )
 from moa_dspy.cli.views.optimization import time_left
-from moa_dspy.errors import RunError
+from moa_dspy.errors import BudgetExhaustedError, RunError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.eval_setup import Job
@@ -81,7 +81,7 @@ def _profiled(
     from moa_dspy.optimizers.analysis.profile import profile
     from moa_dspy.optimizers.comparison.matching import check_budget
     from moa_dspy.optimizers.measuring import models_of
-    from moa_dspy.optimizers.purse import BudgetEndedError, Purse
+    from moa_dspy.optimizers.purse import Purse
     from moa_dspy.optimizers.spending import count_spending
 
     lms = models_of(job.program)
@@ -96,7 +96,7 @@ def _profiled(
                 return stages, None
             told = None if quiet else note
             return stages, contributions(job.program, job.examples, job.metric, on_stage=told, **given)
-        except BudgetEndedError:
+        except BudgetExhaustedError:
             raise RunError(
                 "the budget ended before all examples had run; with a larger one the same command goes on from here, "
                 "since answered calls are in the response cache"

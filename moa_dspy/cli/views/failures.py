@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import CommandError, ConfigurationError, RunError
 from moa_dspy.trace import Failure, Step
 
-__all__ = ["CommandError", "brief", "explained", "grouped"]
+__all__ = ["brief", "explained", "grouped"]
 
 # Causes that repeating the command cannot cure: what was asked for is wrong.
 _USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", "unknown_model", "configuration"})
@@ -28,14 +28,6 @@ _REMEDIES: Final = {
     "context_window_exceeded": "shorten the input, or use a model with a larger context",
     "adapter_parse_error": "the model did not write the asked-for format; use a larger one, or a text output",
 }
-
-
-class CommandError(RunError):
-    """A failure with an exit code of its own."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def explained(steps: Sequence[Step]) -> CommandError:
