@@ -25,9 +25,9 @@ from moa_dspy.cli.commands.eval import evaluate_command
 from moa_dspy.cli.commands.optimize import optimize_command, search_command
 from moa_dspy.cli.commands.plan import plan
 from moa_dspy.cli.commands.profile import profile_command
+from moa_dspy.cli.commands.report import report_command
 from moa_dspy.cli.commands.show import show
 from moa_dspy.cli.console import error, set_quiet
-from moa_dspy.cli.views.page import report_command
 from moa_dspy.errors import MoAError
 
 __all__ = ["app", "run"]

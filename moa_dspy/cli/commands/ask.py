@@ -120,7 +120,7 @@ def _keep(trace_file: TraceFile, trace: Trace) -> None:
 
 
 def _print_answer(program: AttentionMoA, prediction: Prediction, options: Options) -> None:
-    from moa_dspy.cli.commands.report import as_json, as_text
+    from moa_dspy.cli.views.answer import as_json, as_text
 
     write: Callable[[AttentionMoA, Prediction], str] = as_json if options.as_json else as_text
     text = write(program, prediction)

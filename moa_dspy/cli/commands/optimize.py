@@ -287,7 +287,7 @@ def _optimize(options: _Options, given: dict[str, Any]) -> None:
 
 
 def _save(result: Optimized, options: _Options) -> None:
-    from moa_dspy.cli.views.page import write_page
+    from moa_dspy.cli.commands.report import write_page
     from moa_dspy.optimizers.report.page import render
 
     which = "the candidate" if result.accepted else "the program as it was given"

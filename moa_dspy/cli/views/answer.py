@@ -1,0 +1,66 @@
+"""The answer, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from moa_dspy.files.json_safe import sayable
+
+if TYPE_CHECKING:
+    from moa_dspy.program import AttentionMoA, Prediction
+    from moa_dspy.trace import Trace
+
+__all__ = ["as_json", "as_text", "figures"]
+
+_NESTED: Final = "outputs"
+
+
+def as_text(program: AttentionMoA, prediction: Prediction) -> str:
+    """Return a single text output as it is, and several or typed ones as ``name: value`` lines."""
+    outputs = _outputs(program, prediction)
+    if len(outputs) == 1:
+        (value,) = outputs.values()
+        if isinstance(value, str) and _is_text(program):
+            return value
+    return "\n".join(f"{name}: {_one_line(value)}" for name, value in outputs.items())
+
+
+def as_json(program: AttentionMoA, prediction: Prediction) -> str:
+    """Return the task's outputs and the run's figures as one JSON object.
+
+    The outputs are at the top level; all of them are under ``outputs`` where one has the name of a figure.
+    """
+    outputs, counted = _outputs(program, prediction), figures(prediction.trace)
+    if outputs.keys() & {*counted, _NESTED}:
+        outputs = {_NESTED: outputs}
+    return json.dumps(sayable({**outputs, **counted}), ensure_ascii=False, indent=2)
+
+
+def figures(trace: Trace) -> dict[str, Any]:
+    """Return what a run took."""
+    tokens = trace.tokens
+    return {
+        "layers": trace.layers,
+        "stopped_by": trace.stopped_by,
+        "calls": trace.calls,
+        "cached_calls": trace.cached_calls,
+        "tokens": {**tokens.model_dump(), "total": tokens.total},
+        "cost_usd": trace.cost_usd,
+        "cost_is_lower_bound": trace.cost_is_lower_bound,
+        "seconds": round(trace.seconds, 3),
+    }
+
+
+def _outputs(program: AttentionMoA, prediction: Prediction) -> dict[str, Any]:
+    """The task's own outputs, without the reasoning that was put before them, as JSON values."""
+    values = program.roles.jsonable(dict(prediction.items()))
+    return {name: values[name] for name in program.task.output_fields}
+
+
+def _is_text(program: AttentionMoA) -> bool:
+    return all(field.annotation is str for field in program.task.output_fields.values())
+
+
+def _one_line(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
