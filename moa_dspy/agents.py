@@ -15,7 +15,7 @@ from dspy.clients.capabilities import resolve
 from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
-from moa_dspy.cost.offline_prices import carried_tables
+from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 
@@ -212,7 +212,7 @@ def check_model(model: str) -> None:
 
 
 def _litellm_knows(model: str) -> bool:
-    with carried_tables(unless_set=True):
+    with offline_prices(unless_set=True):
         litellm = get_litellm(feature="moa-dspy")
     try:
         litellm.get_llm_provider(model)

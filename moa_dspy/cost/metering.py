@@ -12,8 +12,8 @@ from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Response
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy.cost.offline_prices import carried_tables
-from moa_dspy.cost.token_estimate import litellm_is_loaded, rough_tokens
+from moa_dspy.cost.prices import PriceTable, offline_prices
+from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.run.reading import Text
 from moa_dspy.run.threads import in_thread
 from moa_dspy.trace import Tokens
@@ -144,20 +144,19 @@ async def estimated_usage(lm: dspy.BaseLM, prompt: Text, reply: str, *, priced: 
 
     Its texts are counted where that can be done at once, else their letters. It never fails: the reply is paid.
     """
-    if priced or litellm_is_loaded():
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_LONGEST):
-                return await in_thread(_counted_usage, lm, prompt, reply)
-    return Tokens(prompt=rough_tokens(prompt), completion=rough_tokens(reply)), None
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_LONGEST):
+            return await in_thread(_counted_usage, lm, prompt, reply, priced)
+    return Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply)), None
 
 
-def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str) -> tuple[Tokens, float | None]:
-    from moa_dspy.cost.prices import Books
-
-    with carried_tables():
-        account = Books().account(lm)
-        tokens = Tokens(prompt=account.count(prompt), completion=account.count(reply))
-        return tokens, account.cost(tokens.prompt, tokens.completion)
+def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
+    counter = TokenCounter()
+    tokens = Tokens(prompt=counter.count(lm.model, prompt), completion=counter.count(lm.model, reply))
+    if not priced:
+        return tokens, None
+    with offline_prices():
+        return tokens, PriceTable().cost(lm, tokens.prompt, tokens.completion)
 
 
 def _tokens(usage: Mapping[str, Any]) -> Tokens:

@@ -1,25 +1,35 @@
-"""What models charge: an account for each of them, its tokens counted and its calls priced."""
+"""What models charge: what DSPy would record for a call, or else the price in LiteLLM's list."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import importlib.util
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Final, Literal
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 import pydantic
-from dspy.clients._litellm import get_litellm
 from dspy.clients.capabilities import resolve
 from dspy.clients.execution import _price_result
 from dspy.lm15 import LM15Error, Message, Response, Usage
 
-from moa_dspy.cost.tokens import Counters, TokenCounter
+__all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]
 
-__all__ = ["Account", "Books", "ModelPrice"]
+Source: TypeAlias = Literal["dspy", "litellm", "free"]
 
 _MILLION: Final = 1_000_000
+_OFFLINE_VARIABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
+
+_lock = threading.Lock()
+_values_before: list[str | None] = []  # of the variable: one for each use under way; the first is the user's own
 
 
 class ModelPrice(pydantic.BaseModel):
@@ -28,96 +38,71 @@ class ModelPrice(pydantic.BaseModel):
     Attributes:
         input: dollars for a million prompt tokens.
         output: dollars for a million completion tokens.
-        source: ``dspy`` (its copy of LiteLLM's table, which a run's record uses), ``litellm`` (the table of the
-            installed LiteLLM) or ``free`` (it runs on this machine).
+        source: ``dspy`` (DSPy's copy of LiteLLM's list, from which a run's cost is recorded), ``litellm`` (the list of
+            the installed LiteLLM) or ``free`` (the model runs on this machine).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     input: float
     output: float
-    source: Literal["dspy", "litellm", "free"]
+    source: Source
 
 
-class Books:
-    """An account for every model of a plan, in order of first use.
+class PriceTable:
+    """Prices of models. Each model is looked up once."""
 
-    Args:
-        roughly: count letters instead of tokens, without loading LiteLLM.
-    """
+    def __init__(self) -> None:
+        self._rates: dict[str, _Rates] = {}
 
-    def __init__(self, *, roughly: bool = False) -> None:
-        self._accounts: dict[str, Account] = {}
-        self._counters = Counters(roughly=roughly)
+    def price(self, lm: dspy.BaseLM) -> ModelPrice | None:
+        """Return the price of ``lm``'s model, or None if it is not known."""
+        return self._rates_of(lm).price
 
-    def account(self, lm: dspy.BaseLM) -> Account:
-        """Return the account of ``lm``'s model."""
-        if lm.model not in self._accounts:
-            self._accounts[lm.model] = Account(lm, self._counters.of(lm.model))
-        return self._accounts[lm.model]
+    def cost(self, lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
+        """Return the dollars of a call with so many tokens, or None if the price is not known."""
+        return self._rates_of(lm).cost(prompt, completion)
 
-    def of(self, model: str) -> Account:
-        """Return the account of a model that was asked."""
-        return self._accounts[model]
+    def price_of(self, model: str) -> ModelPrice | None:
+        """Return the price of a model that was looked up before.
 
+        Raises:
+            KeyError: if it was not.
+        """
+        return self._rates[model].price
 
-class Account:
-    """Tokens and dollars of one model.
-
-    Attributes:
-        count: its token counter.
-        shortened_to: every ``max_tokens`` that shortened what the model was assumed to write.
-    """
-
-    def __init__(self, lm: dspy.BaseLM, counter: TokenCounter) -> None:
-        self.model = lm.model
-        self.count = counter
-        self.shortened_to: set[int] = set()
-        self._lm = lm
-
-    @functools.cached_property
-    def price(self) -> ModelPrice | None:
-        """Return the price of a million tokens; None where it is unknown."""
-        return self._tariff.price()
-
-    def cost(self, prompt: int, completion: int) -> float | None:
-        """Return the dollars of one call; None where the price is unknown."""
-        return self._tariff.cost(prompt, completion)
-
-    @functools.cached_property
-    def _tariff(self) -> _Tariff:
-        """Looked up when it is asked for, since that may load LiteLLM."""
-        return _tariff(self._lm)
+    def _rates_of(self, lm: dspy.BaseLM) -> _Rates:
+        if lm.model not in self._rates:
+            self._rates[lm.model] = _rates_of(lm)
+        return self._rates[lm.model]
 
 
 @dataclass(frozen=True)
-class _Tariff:
-    """How the price of a call is found."""
+class _Rates:
+    """How the cost of a call is computed, and from which list."""
 
-    source: Literal["dspy", "litellm", "free"]
+    source: Source
     cost: Callable[[int, int], float | None]
 
+    @functools.cached_property
     def price(self) -> ModelPrice | None:
         """Return the price of a million tokens, at the rates of a short prompt."""
-        rates = [self.cost(1000, 0), self.cost(0, 1000)]
-        prompt, completion = (None if rate is None else rate * _MILLION / 1000 for rate in rates)
+        thousand = [self.cost(1000, 0), self.cost(0, 1000)]
+        prompt, completion = (None if dollars is None else dollars * _MILLION / 1000 for dollars in thousand)
         if prompt is None or completion is None:
             return None
         return ModelPrice(input=round(prompt, 9), output=round(completion, 9), source=self.source)
 
 
-def _tariff(lm: dspy.BaseLM) -> _Tariff:
-    """Return the first of: free, DSPy's table, LiteLLM's table; of the last also where that knows no price."""
+def _rates_of(lm: dspy.BaseLM) -> _Rates:
     if getattr(getattr(lm, "engine", None), "free", False):
-        return _Tariff("free", lambda *_tokens: 0.0)
-    recorded = _Tariff("dspy", lambda prompt, completion: _recorded_cost(lm, prompt, completion))
-    if recorded.price() is not None:
-        return recorded
-    return _Tariff("litellm", _listed_cost(lm.model))
+        return _Rates("free", lambda _prompt, _completion: 0.0)
+    recorded = _Rates("dspy", lambda prompt, completion: _recorded_cost(lm, prompt, completion))
+    return recorded if recorded.price is not None else _Rates("litellm", _listed_cost(lm.model))
 
 
 def _recorded_cost(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
-    """Return what DSPy would write down as the dollars of such a call."""
+    """Return what DSPy would record as the dollars of such a call."""
     try:
         route = resolve(lm)
     except LM15Error:
@@ -130,14 +115,70 @@ def _recorded_cost(lm: dspy.BaseLM, prompt: int, completion: int) -> float | Non
 
 
 def _listed_cost(model: str) -> Callable[[int, int], float | None]:
-    """Return how LiteLLM's table prices a call of ``model``: by both of its rates, or not at all."""
-    table = get_litellm(feature="moa-dspy").model_cost
+    """Return how LiteLLM's list prices a call of ``model``: by both of its rates, or not at all."""
+    prices = price_list()
     provider, _, rest = model.partition("/")
-    entry = table.get(model)
-    if entry is None and str(table.get(rest, {}).get("litellm_provider", "")).startswith(provider):
-        entry = table[rest]
+    entry = prices.get(model)
+    if entry is None and str(prices.get(rest, {}).get("litellm_provider", "")).startswith(provider):
+        entry = prices[rest]
     rates = [(entry or {}).get(f"{side}_cost_per_token") for side in ("input", "output")]
     known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
     if len(known) < len(rates):
-        return lambda *_tokens: None
+        return lambda _prompt, _completion: None
     return lambda prompt, completion: prompt * known[0] + completion * known[1]
+
+
+def price_list() -> Mapping[str, Mapping[str, Any]]:
+    """Return LiteLLM's list of models: the one in use if LiteLLM is loaded, else its packaged copy.
+
+    A user may have added models to the one in use.
+    """
+    module = sys.modules.get("litellm")
+    if type(module) is ModuleType and "model_cost" in vars(module):  # a lazily imported module has another type
+        prices: Mapping[str, Mapping[str, Any]] = vars(module)["model_cost"]
+        return prices
+    return _packaged_list()
+
+
+@functools.cache
+def _packaged_list() -> Mapping[str, Mapping[str, Any]]:
+    folder = litellm_folder()
+    if folder is None:
+        return {}
+    try:
+        prices: dict[str, Any] = json.loads((folder / "model_prices_and_context_window_backup.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {model: entry for model, entry in prices.items() if isinstance(entry, dict)}
+
+
+def litellm_folder() -> Path | None:
+    """Return the folder of the installed LiteLLM without importing it, or None if it is not installed."""
+    spec = importlib.util.find_spec("litellm")
+    locations = None if spec is None else spec.submodule_search_locations
+    return Path(locations[0]) if locations else None
+
+
+@contextlib.contextmanager
+def offline_prices(*, unless_set: bool = False) -> Iterator[None]:
+    """Let LiteLLM and DSPy load their packaged price lists.
+
+    They would fetch newer ones. Without a network that takes up to ten seconds.
+
+    Args:
+        unless_set: whether a value that the user gave the environment variable stays.
+    """
+    with _lock:
+        _values_before.append(os.environ.get(_OFFLINE_VARIABLE))
+        if _values_before[0] is None or not unless_set:
+            os.environ[_OFFLINE_VARIABLE] = "True"
+    try:
+        yield
+    finally:
+        with _lock:
+            users = _values_before[0]
+            _values_before.pop()  # any of them: all but the first only count
+            if not _values_before and users is None:
+                os.environ.pop(_OFFLINE_VARIABLE, None)
+            elif not _values_before and users is not None:
+                os.environ[_OFFLINE_VARIABLE] = users

@@ -1,97 +1,172 @@
-"""Tokens, counted as LiteLLM counts them, without the tokenizers that it would have to fetch."""
+"""Token counts as LiteLLM's counter gives them, with the tokenizers it packages; without loading LiteLLM or a network.
+
+LiteLLM would fetch tokenizers of some models, such as Llama's. Those are counted with a stand-in.
+"""
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Mapping, Sequence
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from dspy.clients._litellm import get_litellm
+from moa_dspy.cost.prices import litellm_folder, price_list
 
-from moa_dspy.cost.token_estimate import rough_tokens
-
-__all__ = ["WORD", "Counter", "Counters", "TokenCounter"]
+__all__ = ["WORD", "Counter", "TokenCounter", "estimate_tokens"]
 
 Counter: TypeAlias = Literal["tiktoken", "anthropic", "stand-in", "characters"]
+"""How the tokens of a model are counted."""
 
 WORD: Final = "the"  # one token in every tokenizer, and with its space four characters, as English has for a token
 
-# LiteLLM would fetch tokenizers of Llama and Cohere models, and try again for half a minute. Named by its type, the one
-# of tiktoken that it carries is used.
-_CARRIED: Final[Mapping[str, Any]] = {"type": "openai_tokenizer", "tokenizer": None}
+_CHARACTERS_PER_TOKEN: Final = 4
+_TOKENS_PER_FILE: Final = 250  # LiteLLM's number for an image
+_TOKENS_PER_MESSAGE: Final = 3
+_TOKENS_BEFORE_REPLY: Final = 3
+_CHUNK: Final = 1024  # characters encoded at once: tiktoken is quadratic in a run of one character
+# Names of the files in LiteLLM's folder of tokenizers: tiktoken calls a cached file by the hash of its address.
+_ENCODING_FILES: Final = {
+    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
+}
 
-
-class Counters:
-    """A token counter for every model of a plan.
-
-    Args:
-        roughly: count letters instead of tokens, without loading LiteLLM.
-    """
-
-    def __init__(self, *, roughly: bool = False) -> None:
-        self._roughly = roughly
-        self._counters: dict[str, TokenCounter] = {}
-
-    def of(self, model: str) -> TokenCounter:
-        """Return the token counter of a model."""
-        if model not in self._counters:
-            self._counters[model] = TokenCounter(model, roughly=self._roughly)
-        return self._counters[model]
+_lock = threading.Lock()
 
 
 class TokenCounter:
-    """LiteLLM's token counter for one model, without the tokenizers that it would have to fetch.
+    """Counts tokens of texts and messages, each once."""
 
-    Args:
-        model: with its provider, or without.
-        roughly: count letters instead, without loading LiteLLM.
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
 
-    Attributes:
-        kind: which tokenizer it is.
-    """
+    def count(self, model: str, content: str | Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of a text, or of messages with what a provider puts around them.
 
-    def __init__(self, model: str, *, roughly: bool = False) -> None:
-        self._known: dict[str, int] = {}
-        self.kind: Counter = "characters"
-        if roughly:
-            return
-        self._litellm = get_litellm(feature="moa-dspy")
-        provider, _, rest = model.partition("/")
-        name = rest if rest and provider in self._litellm.provider_list else model
-        if not self._litellm.disable_token_counter:
-            self.kind = _usable_counter(name)
-        self._options: dict[str, Any] = {"model": name, "use_default_image_token_count": True}
-        if self.kind == "stand-in":
-            self._options["custom_tokenizer"] = _CARRIED
-
-    def __call__(self, content: str | Sequence[Mapping[str, Any]]) -> int:
-        """Return the tokens of a text, or of messages with what a provider puts around them."""
-        key = content if isinstance(content, str) else json.dumps(content, default=str)
-        if key not in self._known:
-            self._known[key] = self._count(content)
-        return self._known[key]
-
-    def _count(self, content: str | Sequence[Mapping[str, Any]]) -> int:
-        if self.kind == "characters":
-            return rough_tokens(content)
+        Args:
+            model: its name, with its provider or without.
+            content: a text, or messages in OpenAI's format. Images and other files count as 250 tokens each.
+        """
         if isinstance(content, str):
-            return int(self._litellm.token_counter(text=content, **self._options))
-        return int(self._litellm.token_counter(messages=list(content), **self._options))
+            return self._count_text(model, content)
+        if self.kind(model) == "characters":
+            return estimate_tokens(content)
+        messages = sum(_TOKENS_PER_MESSAGE + self._count_message(model, message) for message in content)
+        return messages + _TOKENS_BEFORE_REPLY
+
+    def kind(self, model: str) -> Counter:
+        """Return how the tokens of ``model`` are counted."""
+        return _tokenizer(model)[0]
+
+    def _count_message(self, model: str, message: Mapping[str, Any]) -> int:
+        tokens = 0
+        for value in message.values():
+            if isinstance(value, str):
+                tokens += self._count_text(model, value)
+            elif isinstance(value, list):
+                tokens += sum(self._count_part(model, part) for part in value)
+        return tokens
+
+    def _count_part(self, model: str, part: Any) -> int:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        return self._count_text(model, text) if isinstance(text, str) else _TOKENS_PER_FILE
+
+    def _count_text(self, model: str, text: str) -> int:
+        if (model, text) not in self._counts:
+            self._counts[model, text] = _tokenizer(model)[1](text)
+        return self._counts[model, text]
 
 
-@functools.lru_cache(maxsize=256)  # LiteLLM tries for seconds to load what it cannot load
-def _usable_counter(name: str) -> Counter:
-    """Return how the tokens of the model ``name`` can be counted without a network."""
-    litellm = get_litellm(feature="moa-dspy")
+def estimate_tokens(content: str | Sequence[Mapping[str, Any]]) -> int:
+    """Return about how many tokens a text or messages have: one for four characters, 250 for an image or a file."""
+    if isinstance(content, str):
+        return math.ceil(len(content) / _CHARACTERS_PER_TOKEN)
+    return sum(_estimate_part(part) for message in content for part in _parts(message.get("content")))
+
+
+def _parts(content: Any) -> Sequence[Any]:
+    return content if isinstance(content, list) else [content or ""]
+
+
+def _estimate_part(part: Any) -> int:
+    text = part.get("text") if isinstance(part, Mapping) else part
+    return _TOKENS_PER_FILE if text is None else estimate_tokens(str(text))
+
+
+@functools.lru_cache(maxsize=256)
+def _tokenizer(model: str) -> tuple[Counter, Callable[[str], int]]:
+    """Return how the tokens of ``model`` are counted, and the function that counts those of a text."""
+    name = model.rpartition("/")[2]
+    provider = price_list().get(name, {}).get("litellm_provider")
+    anthropic = _anthropic_counter() if provider == "anthropic" and "claude-3" not in name else None
+    if anthropic is not None:
+        return "anthropic", anthropic
+    encoding = _encoding_name(name, listed=provider == "openai")
+    counter = None if encoding is None else _tiktoken_counter(encoding)
+    if counter is None:
+        return "characters", estimate_tokens
+    return ("tiktoken" if provider == "openai" else "stand-in"), counter
+
+
+def _encoding_name(name: str, *, listed: bool) -> str | None:
+    """Return the encoding of a model, as LiteLLM chooses it; None if tiktoken is not installed."""
     try:
-        if name in litellm.open_ai_chat_completion_models:
-            litellm.token_counter(model=name, text=WORD)
-            return "tiktoken"
-        if name in litellm.anthropic_models and litellm.utils.select_tokenizer(name)["type"] != _CARRIED["type"]:
-            litellm.token_counter(model=name, text=WORD)
-            return "anthropic"
-        litellm.token_counter(model=name, text=WORD, custom_tokenizer=_CARRIED)
-    except Exception:  # noqa: BLE001 (whatever keeps it from loading a tokenizer, there is a rule of thumb)
-        return "characters"
-    return "stand-in"
+        import tiktoken
+    except ImportError:
+        return None
+    if "gpt-4o" in name and listed:
+        return "o200k_base"
+    try:
+        encoding = tiktoken.encoding_name_for_model(name)
+    except KeyError:
+        return "o200k_base" if listed else "cl100k_base"
+    return encoding if encoding in _ENCODING_FILES else "cl100k_base"
+
+
+@functools.cache
+def _tiktoken_counter(encoding_name: str) -> Callable[[str], int] | None:
+    """Return the counter of an encoding; None if its file is not there, since tiktoken would then fetch it."""
+    import tiktoken
+
+    chosen = os.environ.get("CUSTOM_TIKTOKEN_CACHE_DIR")  # LiteLLM's variable
+    folder = Path(chosen) if chosen else _packaged_tokenizers()
+    if folder is None or not (folder / _ENCODING_FILES[encoding_name]).is_file():
+        return None
+    with _lock:  # tiktoken is told by the environment where its files are
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+        try:
+            encoding = tiktoken.get_encoding(encoding_name)
+        finally:
+            if before is None:
+                del os.environ["TIKTOKEN_CACHE_DIR"]
+            else:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+    def count(text: str) -> int:
+        chunks = (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
+        return sum(len(encoding.encode(chunk, disallowed_special=())) for chunk in chunks)
+
+    return count
+
+
+@functools.cache
+def _anthropic_counter() -> Callable[[str], int] | None:
+    """Return the counter of the tokenizer that Anthropic once published, or None if it is not installed."""
+    folder = _packaged_tokenizers()
+    file = None if folder is None else folder / "anthropic_tokenizer.json"
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    if file is None or not file.is_file():
+        return None
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda text: len(tokenizer.encode(text))
+
+
+def _packaged_tokenizers() -> Path | None:
+    folder = litellm_folder()
+    return None if folder is None else folder / "litellm_core_utils" / "tokenizers"

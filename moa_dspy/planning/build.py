@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.offline_prices import carried_tables
-from moa_dspy.cost.prices import Books
+from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.planning.demos import choice_notes
 from moa_dspy.planning.figures import course_of, difference, notes_on
@@ -49,15 +48,14 @@ def make_plan(
     assumed = not given
     values = program._checked(given or assumed_inputs(program.signature, lengths))
     limits = program.budget.within(budget)
-    with carried_tables():
-        books = Books()
-        rehearsal = Rehearsal(program, values, lengths, books, assumed)
-        full = course_of(rehearsal.run(limits), books, seconds_per_call)
+    with offline_prices():
+        rehearsal = Rehearsal(program, values, lengths, assumed=assumed)
+        full = course_of(rehearsal.run(limits), rehearsal, seconds_per_call)
         shape = program.architecture
         stops = shape.early_stop and shape.synthesizes
-        minimum = course_of(rehearsal.run(limits, improving=False), books, seconds_per_call) if stops else full
+        minimum = course_of(rehearsal.run(limits, improving=False), rehearsal, seconds_per_call) if stops else full
         cut = full.stopped_by == "budget"
-        unlimited = course_of(rehearsal.run(Budget()), books, None) if cut else full
+        unlimited = course_of(rehearsal.run(Budget()), rehearsal, None) if cut else full
     return Plan(
         full=full,
         minimum=minimum,
@@ -66,7 +64,7 @@ def make_plan(
         budget=limits,
         left_out=tuple(difference(unlimited, full)),
         notes=(
-            *notes_on(full, limits, lengths, books, assumed=assumed),
+            *notes_on(full, limits, rehearsal),
             *choice_notes(program.predictors(), assumed=assumed),
         ),
     )

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.prices import Account, Books
 from moa_dspy.cost.tokens import Counter
-from moa_dspy.planning.lengths import Lengths
 from moa_dspy.planning.plan import Course, ModelShare, StageShare
+from moa_dspy.planning.rehearsal import Rehearsal
 from moa_dspy.trace import STAGES, Stage, Step, Trace
 
 __all__ = ["course_of", "difference", "notes_on"]
@@ -23,7 +22,7 @@ _COUNTED_WITH: Final[Mapping[Counter, str]] = {
 """Ways of counting that a reader should know about."""
 
 
-def course_of(trace: Trace, books: Books, seconds_per_call: float | None) -> Course:
+def course_of(trace: Trace, rehearsal: Rehearsal, seconds_per_call: float | None) -> Course:
     """Return what a rehearsal comes to."""
     steps = [step for step in trace.steps if step.calls]
     stages = sorted({(step.layer, STAGES.index(step.stage)) for step in steps})
@@ -36,7 +35,7 @@ def course_of(trace: Trace, books: Books, seconds_per_call: float | None) -> Cou
         stopped_by=trace.stopped_by,
         seconds=None if seconds_per_call is None else len(stages) * seconds_per_call,
         stages=tuple(_stage_share(steps, layer, STAGES[number]) for layer, number in stages),
-        models=tuple(_model_share(steps, books.of(model)) for model in models),
+        models=tuple(_model_share(steps, model, rehearsal) for model in models),
     )
 
 
@@ -45,9 +44,10 @@ def _stage_share(steps: Sequence[Step], layer: int, stage: Stage) -> StageShare:
     return StageShare(**_amount(own), layer=layer, stage=stage)
 
 
-def _model_share(steps: Sequence[Step], account: Account) -> ModelShare:
-    own = [step for step in steps if step.model == account.model]
-    return ModelShare(**_amount(own), model=account.model, price=account.price, counter=account.count.kind)
+def _model_share(steps: Sequence[Step], model: str, rehearsal: Rehearsal) -> ModelShare:
+    own = [step for step in steps if step.model == model]
+    price, counter = rehearsal.prices.price_of(model), rehearsal.counter.kind(model)
+    return ModelShare(**_amount(own), model=model, price=price, counter=counter)
 
 
 def _amount(steps: Sequence[Step]) -> dict[str, Any]:
@@ -80,10 +80,10 @@ def difference(whole: Course, part: Course) -> Iterator[StageShare]:
             )
 
 
-def notes_on(full: Course, budget: Budget, lengths: Lengths, books: Books, *, assumed: bool) -> Iterator[str]:
-    """Yield what a reader should know about the figures; ``assumed`` says that no input was given."""
-    if assumed:
-        yield f"no input was given: each input field is assumed to have {lengths.input} tokens"
+def notes_on(full: Course, budget: Budget, rehearsal: Rehearsal) -> Iterator[str]:
+    """Yield what a reader should know about the figures."""
+    if rehearsal.assumed:
+        yield f"no input was given: each input field is assumed to have {rehearsal.lengths.input} tokens"
     unpriced = [share.model for share in full.models if share.price is None]
     if unpriced:
         yield f"the price of {_in_a_row(unpriced)} is unknown, and in no sum of dollars"
@@ -92,7 +92,7 @@ def notes_on(full: Course, budget: Budget, lengths: Lengths, books: Books, *, as
         if models:
             yield f"tokens of {_in_a_row(models)} are counted with {how}"
     for share in full.models:
-        limits = [str(limit) for limit in sorted(books.of(share.model).shortened_to)]
+        limits = [str(limit) for limit in sorted(rehearsal.cut_at.get(share.model, ()))]
         if limits:
             yield f"what {share.model} writes is assumed to be cut off at its max_tokens, {_in_a_row(limits)}"
     if budget.tokens is not None or budget.usd is not None:

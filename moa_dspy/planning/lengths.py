@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from moa_dspy.cost.offline_prices import carried_tables
-from moa_dspy.cost.tokens import Counters
+from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.trace import Step, Trace
 
@@ -61,8 +61,7 @@ class Lengths:
         written = [step for step in trace.steps if step.status == "ok" and step.model is not None]
         if not written:
             raise ConfigurationError("the trace holds no text of a model, so it has no lengths; give those instead")
-        with carried_tables():
-            measured = _measured(written, Counters())
+        measured = _measured(written, TokenCounter())
         means = {name: max(1, round(statistics.mean(counts))) for name, counts in measured.items() if counts}
         thinking = _hidden(measured["billed"], measured["visible"])
         return cls(
@@ -80,11 +79,11 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be a whole number from {least}")
 
 
-def _measured(steps: Iterable[Step], counters: Counters) -> dict[str, list[int]]:
+def _measured(steps: Iterable[Step], counter: TokenCounter) -> dict[str, list[int]]:
     """Return the lengths of what was written, by kind, and of texts that stand alone as billed and as visible."""
     lengths: dict[str, list[int]] = {name: [] for name in ("answer", "critique", "reasoning", "billed", "visible")}
     for step in steps:
-        count = counters.of(step.model or "")
+        count = functools.partial(counter.count, step.model or "")
         texts = {name: _text(value) for name, value in step.outputs.items() if isinstance(value, (str, list, dict))}
         for name, text in texts.items():
             answer = "reasoning" if name == "reasoning" else "answer"

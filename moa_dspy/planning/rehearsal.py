@@ -7,14 +7,15 @@ import concurrent.futures
 import copy
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import dspy
 
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget, Tolerance
-from moa_dspy.cost.prices import Account, Books
+from moa_dspy.cost.prices import PriceTable
+from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.demos import with_settled_demos
 from moa_dspy.planning.inputs import placeholder, words
@@ -25,7 +26,7 @@ from moa_dspy.trace import Trace
 
 if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA
-    from moa_dspy.signatures import Roles, TaskSignature
+    from moa_dspy.signatures import TaskSignature
 
 __all__ = ["Rehearsal"]
 
@@ -43,15 +44,19 @@ class Rehearsal:
         program: what is rehearsed; it is not changed.
         inputs: all of its task's.
         lengths: of what nobody has written yet.
-        books: where models, prices and counters are entered.
         assumed: whether the inputs are placeholders.
+        prices: of the models.
+        counter: of the tokens.
+        cut_at: each ``max_tokens`` that cut what a model was assumed to write, by model.
     """
 
     program: AttentionMoA
     inputs: Mapping[str, Any]
     lengths: Lengths
-    books: Books
     assumed: bool = False
+    prices: PriceTable = field(default_factory=PriceTable)
+    counter: TokenCounter = field(default_factory=TokenCounter)
+    cut_at: dict[str, set[int]] = field(default_factory=dict)
 
     def run(self, budget: Budget, *, improving: bool = True) -> Trace:
         """Return the trace of a run without models.
@@ -60,7 +65,7 @@ class Rehearsal:
             budget: what it keeps to; a limit of seconds is left aside, as a rehearsal takes no time.
             improving: what every residual synthesis decides.
         """
-        prompter = _Prompter(self.program.roles, self.lengths, dspy.settings.adapter, self.books, improving)
+        prompter = _Prompter(self, dspy.settings.adapter, improving)
         double = self._double(prompter)
         double.budget = dataclasses.replace(budget, seconds=None)
         double.tolerance = Tolerance(timeout=None, retries=0, strict=True)
@@ -120,12 +125,10 @@ class _Prompter(dspy.Adapter):
     Calls that can be under way at once are answered at once, so that a budget is spent in the order of a run.
     """
 
-    def __init__(
-        self, roles: Roles, lengths: Lengths, configured: dspy.Adapter | None, books: Books, improving: bool
-    ) -> None:
+    def __init__(self, rehearsal: Rehearsal, configured: dspy.Adapter | None, improving: bool) -> None:
         super().__init__()
-        self._roles, self._lengths, self._configured = roles, lengths, configured
-        self._books, self._improving = books, improving
+        self._roles, self._lengths = rehearsal.program.roles, rehearsal.lengths
+        self._rehearsal, self._configured, self._improving = rehearsal, configured, improving
         self._writer: dspy.Adapter = self
         self._arrived = 0
         self._gate: asyncio.Future[None] | None = None
@@ -166,17 +169,17 @@ class _Prompter(dspy.Adapter):
     ) -> list[dict[str, Any]]:
         """Write the prompt of one call, enter what it would cost, and return placeholders of its outputs."""
         sent: Any = self._call_preprocess(lm, dict(lm_kwargs), signature, inputs)
-        account, adapter = self._books.account(lm), self._writer
-        prompt = account.count(self.format(sent, demos, inputs))
+        adapter = self._writer
+        prompt = self._rehearsal.counter.count(lm.model, self.format(sent, demos, inputs))
         limit = _limit({**getattr(lm, "kwargs", {}), **lm_kwargs})
-        outputs, completion = self._reply(adapter, account, signature, limit)
+        outputs, completion = self._reply(adapter, lm.model, signature, limit)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}
         report: Any = lm.acall  # of a stand-in, within what the step puts around each call
-        await report(usage, account.cost(prompt, completion))
+        await report(usage, self._rehearsal.prices.cost(lm, prompt, completion))
         return [outputs]
 
     def _reply(
-        self, adapter: dspy.Adapter, account: Account, signature: TaskSignature, limit: int | None
+        self, adapter: dspy.Adapter, model: str, signature: TaskSignature, limit: int | None
     ) -> tuple[dict[str, Any], int]:
         """Return the outputs and their tokens, the format around them included."""
         fields = signature.output_fields
@@ -184,12 +187,13 @@ class _Prompter(dspy.Adapter):
         lengths = {name: length if limit is None else min(length, limit) for name, length in wanted.items()}
         outputs = {name: self._output(name, field.annotation, lengths[name]) for name, field in fields.items()}
         texts = [name for name in fields if outputs[name] == words(lengths[name])]
-        around = account.count(_formatted(adapter, signature, {**outputs, **dict.fromkeys(texts, "")}))
+        frame = _formatted(adapter, signature, {**outputs, **dict.fromkeys(texts, "")})
+        around = self._rehearsal.counter.count(model, frame)
         completion = around + sum(lengths[name] for name in texts) + self._lengths.thinking
         if limit is None:
             return outputs, completion
         if completion > limit or any(lengths[name] < wanted[name] for name in texts):
-            account.shortened_to.add(limit)
+            self._rehearsal.cut_at.setdefault(model, set()).add(limit)
         return outputs, min(completion, limit)
 
     def _output(self, name: str, annotation: Any, length: int) -> Any:

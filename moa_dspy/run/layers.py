@@ -20,7 +20,6 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.guard import Spending
-from moa_dspy.cost.token_estimate import litellm_is_loaded
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.run.call import Place, Prompt, Session, ask, written
 from moa_dspy.run.failures import OVERFLOW, TRANSIENT
@@ -176,10 +175,9 @@ async def _needs(run: _Run) -> list[Spending]:
 
 
 def _forecast(budget: Budget, prompts: Sequence[Prompt], others: Sequence[dspy.BaseLM]) -> list[Spending]:
-    """Load what a forecast needs where it keeps nobody waiting, and make it."""
     from moa_dspy.planning.forecast import forecast
 
-    return forecast(budget, prompts, others, roughly=budget.seconds is not None and not litellm_is_loaded())
+    return forecast(budget, prompts, others)
 
 
 async def _last_resort(run: _Run, asked: int) -> Answer | None:

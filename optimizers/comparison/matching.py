@@ -8,8 +8,7 @@ from typing import Final, Literal, TypeAlias
 import dspy
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.offline_prices import carried_tables
-from moa_dspy.cost.prices import Books
+from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.optimizers.measuring import Run, models_of
 from moa_dspy.optimizers.stopping.depth import Price, price_of
@@ -103,9 +102,9 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
 def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
     """Return the models whose price per token is not known, each once."""
     there = [lm or dspy.settings.lm for lm in lms]
-    books = Books()
-    with carried_tables():
-        return sorted({lm.model for lm in there if isinstance(lm, dspy.BaseLM) and books.account(lm).price is None})
+    prices = PriceTable()
+    with offline_prices():
+        return sorted({lm.model for lm in there if isinstance(lm, dspy.BaseLM) and prices.price(lm) is None})
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:

@@ -18,7 +18,7 @@ from support.loopback import Body, Call, Loopback, refusal
 from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
-from moa_dspy.cost.offline_prices import carried_tables
+from moa_dspy.cost.prices import offline_prices
 from moa_dspy.run.concurrency import admitted, limit_concurrency
 
 SIGNATURE = "question -> answer"
@@ -323,7 +323,7 @@ def test_overlapping_uses_of_the_carried_tables_leave_the_environment_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
-    first, second = carried_tables(), carried_tables()
+    first, second = offline_prices(), offline_prices()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
