@@ -5,12 +5,14 @@ from .architecture import (
     AgentSpec as AgentSpec,
     Architecture as Architecture,
 )
-from .cost.budget import (
-    Budget as Budget,
-    Tolerance as Tolerance,
+from .cost.budget import Budget as Budget
+from .cost.usage import (
+    Tokens as Tokens,
+    Usage as Usage,
 )
 from .errors import (
     AllProposalsFailedError as AllProposalsFailedError,
+    BudgetExhaustedError as BudgetExhaustedError,
     ConfigurationError as ConfigurationError,
     InputError as InputError,
     LocalModelError as LocalModelError,
@@ -41,8 +43,8 @@ from .program import (
     Prediction as Prediction,
 )
 from .run.concurrency import limit_concurrency as limit_concurrency
+from .run.tolerance import Tolerance as Tolerance
 from .trace import (
     Step as Step,
-    Tokens as Tokens,
     Trace as Trace,
 )

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlia
 
 import pydantic
 
-from moa_dspy.cost.budget import Budget, Tolerance
+from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.run.tolerance import Tolerance
 
 if TYPE_CHECKING:
     import dspy

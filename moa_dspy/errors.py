@@ -17,7 +17,8 @@
         └── CommandError                a command failed with its own exit code
 
 A message says what was given, what was expected and what to do. `ConfigurationError` is also a `ValueError`, so that
-callers can catch it without importing this package.
+callers can catch it without importing this package. `BudgetInterruptError` stands outside the tree: DSPy's optimizers
+take an `Exception` for a failed example and go on, so it is a `BaseException`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
     "AllProposalsFailedError",
     "AllRunsFailedError",
     "BudgetExhaustedError",
+    "BudgetInterruptError",
     "BudgetTooSmallError",
     "CommandError",
     "ConfigurationError",
@@ -112,6 +114,10 @@ class BudgetExhaustedError(RunError):
 
     def __init__(self, message: str = "the budget does not cover a further run") -> None:
         super().__init__(message)
+
+
+class BudgetInterruptError(BaseException):
+    """`BudgetExhaustedError` for code that goes on after any `Exception`; like `KeyboardInterrupt`."""
 
 
 class BudgetTooSmallError(RunError):

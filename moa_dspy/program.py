@@ -15,13 +15,14 @@ from pydantic_core import PydanticUndefined
 from moa_dspy.agents import Agent, AgentLike, Voice, agent_of, voices_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
-from moa_dspy.cost.budget import Budget, Tolerance, limits_of
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.guard import Ledger
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.events import emit
 from moa_dspy.run import event_loop
 from moa_dspy.run.call import Recorder, Session
 from moa_dspy.run.layers import Outcome, Predictors, run_layers
+from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
 
@@ -128,8 +129,8 @@ class AttentionMoA(dspy.Module):
         )
         self.task = _without_reserved_names(task_signature(signature))
         self.roles = derive_roles(self.task, reasoning=reasoning)
-        self.budget = limits_of(Budget, budget)
-        self.tolerance = limits_of(Tolerance, tolerance)
+        self.budget = Budget.of(budget)
+        self.tolerance = Tolerance.of(tolerance)
         self.provenance = None
         self._make_predictors()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import pydantic
 
+from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.json_safe import sayable
 from moa_dspy.trace_usage import Grouping, Tally, cached_calls, grouped, tally, total_cost, total_tokens
@@ -29,26 +30,6 @@ _Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(sayable)
 
 class _Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Tokens(_Record):
-    """Token counts as the provider reports them; cached ones are part of the prompt's."""
-
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-
-    @property
-    def total(self) -> int:
-        """Return prompt plus completion."""
-        return self.prompt + self.completion
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            prompt=self.prompt + other.prompt,
-            cached=self.cached + other.cached,
-            completion=self.completion + other.completion,
-        )
 
 
 class Failure(_Record):
@@ -167,6 +148,19 @@ class Trace(_Record):
     def cost_usd(self) -> float | None:
         """Return the dollars paid, or None where the price of a step is not known."""
         return total_cost(self.steps)
+
+    @property
+    def usage(self) -> Usage:
+        """Return what the run used, with its wall time."""
+        return Usage(
+            calls=self.calls,
+            cached_calls=self.cached_calls,
+            unanswered=sum(step.unanswered for step in self.steps),
+            tokens=self.tokens,
+            cost_usd=self.cost_usd,
+            estimated=any(step.estimated for step in self.steps),
+            seconds=self.seconds,
+        )
 
     @property
     def cost_is_lower_bound(self) -> bool:

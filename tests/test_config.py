@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from moa_dspy.config import BudgetConfig, ToleranceConfig, load_config
-from moa_dspy.cost.budget import Budget, Tolerance
+from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.run.tolerance import Tolerance
 
 FULL = """
 [task]

@@ -1,42 +1,48 @@
-"""What a run may cost, how long it may wait and what it puts up with: two small values.
+"""Budgets: what may be spent, and the guard that lets work start only if the budget has room for it.
 
 ::
 
-    moa = AttentionMoA(..., budget=Budget(calls=40, usd=0.05), tolerance=Tolerance(timeout=30, quorum=3, grace=2))
+    moa = AttentionMoA(..., budget=Budget(calls=40, usd=0.05))
     moa(question="...", budget=Budget(seconds=20))        # for this call, within the program's own budget
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeGuard, TypeVar
+from typing import Any, Final, Protocol, Self
 
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.cost.usage import Usage
+from moa_dspy.errors import BudgetExhaustedError, ConfigurationError
 
-__all__ = ["Budget", "Tolerance", "limits_of"]
+__all__ = ["Amounts", "Budget", "BudgetGuard"]
 
-Limits = TypeVar("Limits", "Budget", "Tolerance")
+_POLL_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that one run may spend; None leaves a measure unlimited.
+    """The most that a run, an evaluation or an optimization may spend. None leaves a measure unlimited.
 
     No call is started that would exceed ``calls`` (retries count). ``tokens`` and ``usd`` are known only after a call,
-    so nothing but calls under way can exceed them. At ``seconds`` calls under way are cancelled. A run that reaches its
-    budget still answers, from what there is, and says ``stopped_by="budget"``.
+    so only calls under way can exceed them. At ``seconds`` calls under way are cancelled. A run that reaches its budget
+    still answers, from what it has, and reports ``stopped_by="budget"``.
 
     Args:
-        calls: LM calls that are paid for or might be; at least 1. Calls that the response cache answers are counted
-            while under way, since that is known only afterwards.
+        calls: paid LM calls, at least 1. Calls that the response cache answers count only while they are under way.
         tokens: prompt plus completion tokens, above 0.
-        usd: dollars, above 0. A run whose models have no known price is refused, since nothing would limit it; models
-            on this machine cost nothing.
+        usd: dollars, above 0. A run is refused if the price of one of its models is unknown. Models on this machine
+            cost nothing.
         seconds: wall time, above 0.
 
     Raises:
-        ConfigurationError: a limit is no number, or too small for a single proposal.
+        ConfigurationError: if a limit is not a number, or too small for a single proposal.
     """
 
     calls: int | None = None
@@ -48,93 +54,282 @@ class Budget:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             whole = field.name in ("calls", "tokens")
-            if value is not None and not (_is_number(value, whole=whole) and value > 0):
+            valid = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and value > 0
+            if value is not None and not valid:
                 least = "at least 1" if whole else "above 0"
                 raise ConfigurationError(
                     f"budget {field.name}={value!r} is too small for a single proposal; it must be {least}"
                 )
 
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """Return ``value`` if it is a budget, and an unlimited budget for None.
+
+        Raises:
+            ConfigurationError: if it is something else.
+        """
+        if value is None:
+            return cls()
+        if not isinstance(value, cls):
+            raise ConfigurationError(f"budget={value!r} is no Budget; write Budget(...), from moa_dspy")
+        return value
+
     def within(self, other: Budget | None) -> Self:
         """Return the budget that keeps to both this one and ``other``.
 
         Raises:
-            ConfigurationError: ``other`` is no budget.
+            ConfigurationError: if ``other`` is not a budget.
         """
         if other is None:
             return self
-        other = limits_of(Budget, other)
+        other = self.of(other)
         tighter = {}
         for field in dataclasses.fields(self):
-            given = [value for value in (getattr(self, field.name), getattr(other, field.name)) if value is not None]
-            tighter[field.name] = min(given, default=None)
+            limits = [value for value in (getattr(self, field.name), getattr(other, field.name)) if value is not None]
+            tighter[field.name] = min(limits, default=None)
         return type(self)(**tighter)
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """What a run puts up with before it goes on without something.
+class Amounts:
+    """An amount of each measure of a budget; infinite for an unlimited one."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, used: Usage) -> Self:
+        """Return a usage as amounts; an unknown price counts as 0."""
+        return cls(used.paid_calls, used.tokens.total, used.cost_usd or 0.0, used.seconds)
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd, self.seconds + other.seconds
+        )
+
+    def __sub__(self, other: Amounts) -> Amounts:
+        return self + other * -1
+
+    def __mul__(self, factor: float) -> Amounts:
+        return Amounts(self.calls * factor, self.tokens * factor, self.usd * factor, self.seconds * factor)
+
+    def largest(self, other: Amounts) -> Amounts:
+        """Return the larger amount of each measure."""
+        return Amounts(
+            max(self.calls, other.calls),
+            max(self.tokens, other.tokens),
+            max(self.usd, other.usd),
+            max(self.seconds, other.seconds),
+        )
+
+
+NOTHING: Final = Amounts()
+
+
+class Meter(Protocol):
+    """What counts usage while it happens; ``cost.meter.UsageMeter`` does."""
+
+    @property
+    def usage(self) -> Usage:
+        """Return the usage so far."""
+        ...
+
+    @property
+    def known_usd(self) -> float:
+        """Return the dollars of the calls whose price is known."""
+        ...
+
+
+class BudgetGuard:
+    """Decides whether work may start, on any number of threads.
+
+    Work reserves its calls before it starts and settles when it has ended. What it used is either told by ``settle``,
+    or counted by a meter while it happens.
 
     Args:
-        timeout: seconds that one LM call may take, waiting in a queue of this process not counted.
-        retries: how often a call is tried again after a transient failure (rate limit, timeout, server or connection
-            trouble), waiting as the provider's Retry-After says, or else twice as long each time; default: the LM's
-            own ``num_retries``.
-        layer_deadline: seconds after which a layer aggregates what there is.
-        quorum: how many of N answers or critiques are enough to go on, once ``grace`` seconds have passed since they
-            were there; None waits for all.
-        grace: see ``quorum``.
-        patience: the longest wait between two tries, in seconds; a provider that asks for more counts as failing.
-        strict: fail at once when any step fails, instead of going on without it. What ``layer_deadline`` or ``quorum``
-            leaves behind has not failed: one asks for those, and gets them in a strict run too.
+        budget: the limits; None for no limits.
+        meter: counts what is spent, from now on. Without one, only what ``settle`` is told counts.
+        clock: seconds; the budget's time begins now.
+        parent: a guard that has to admit everything as well.
 
-    Raises:
-        ConfigurationError: a value is no number, or out of range.
+    Attributes:
+        budget: the limits.
+        largest: the most that one piece of work has used, by measure.
+        under_way: how many pieces of work have been reserved and not settled.
     """
 
-    timeout: float | None = 600.0
-    retries: int | None = None
-    layer_deadline: float | None = None
-    quorum: int | None = None
-    grace: float = 0.0
-    patience: float = 60.0
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        self._check("retries", whole=True, least=0)
-        self._check("quorum", whole=True, least=1)
-        self._check("grace", least=0, needed=True)
-        self._check("patience", above=0, needed=True)
-        self._check("timeout", above=0)
-        self._check("layer_deadline", above=0)
-        if not isinstance(self.strict, bool):
-            raise ConfigurationError(f"strict={self.strict!r} is out of range; it must be True or False")
-
-    def _check(
-        self, name: str, *, whole: bool = False, least: int = 0, above: int | None = None, needed: bool = False
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        *,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        parent: BudgetGuard | None = None,
     ) -> None:
-        value = getattr(self, name)
-        if value is None and not needed:
+        self.budget = Budget.of(budget)
+        self.largest = NOTHING
+        self.under_way = 0
+        self._meter, self._clock, self._parent = meter, clock, parent
+        self._began = clock()
+        self._before = self._metered()
+        self._reserved_calls = 0
+        self._settled = NOTHING
+        self._answered, self._answered_total = 0, NOTHING
+        self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the guard itself: copies of a program spend from one budget."""
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds since the budget's time began."""
+        return self._clock() - self._began
+
+    @property
+    def seconds_left(self) -> float:
+        """Return the seconds left; infinite without a limit."""
+        return math.inf if self.budget.seconds is None else self.budget.seconds - self.seconds
+
+    @property
+    def spent(self) -> Amounts:
+        """Return what has been spent. Seconds are wall time."""
+        with self._lock:
+            spent = self._settled + self._metered() - self._before
+        return dataclasses.replace(spent, seconds=self.seconds)
+
+    @property
+    def left(self) -> Amounts:
+        """Return what remains; reserved calls are taken off. Without a limit a measure is infinite."""
+        budget, spent = self.budget, self.spent
+        return Amounts(
+            math.inf if budget.calls is None else budget.calls - spent.calls - self._reserved_calls,
+            math.inf if budget.tokens is None else budget.tokens - spent.tokens,
+            math.inf if budget.usd is None else budget.usd - spent.usd,
+            self.seconds_left,
+        )
+
+    @property
+    def mean(self) -> Amounts:
+        """Return what answered work has used on average; nothing before the first answer."""
+        with self._lock:
+            return self._answered_total * (1 / self._answered) if self._answered else NOTHING
+
+    def has_room(self, calls: int = 1, *, own: Amounts = NOTHING, keep: Amounts = NOTHING) -> bool:
+        """Return whether ``reserve`` with the same arguments would succeed."""
+        budget, spent = self.budget, self.spent
+        return (
+            (budget.calls is None or spent.calls + self._reserved_calls + calls + keep.calls <= budget.calls)
+            and _fits(budget.tokens, spent.tokens + keep.tokens, own.tokens)
+            and _fits(budget.usd, spent.usd + keep.usd, own.usd)
+            and self.seconds_left > keep.seconds
+            and (self._parent is None or self._parent.has_room(calls, own=own, keep=keep))
+        )
+
+    def reserve(self, calls: int = 1, *, own: Amounts = NOTHING, keep: Amounts = NOTHING) -> bool:
+        """Reserve calls for work that is about to start; ``settle`` ends the reservation.
+
+        Args:
+            calls: the most paid calls that the work makes.
+            own: tokens and dollars that the work is expected to use. They have to fit.
+            keep: what has to remain for other work, besides the calls reserved so far. Something has to be left
+                beyond it.
+
+        Returns:
+            Whether the budget has room. If not, nothing is reserved.
+        """
+        with self._lock:
+            if not self.has_room(calls, own=own, keep=keep):
+                return False
+            if self._parent is not None and not self._parent.reserve(calls, own=own, keep=keep):
+                return False
+            self._reserved_calls += calls
+            self.under_way += 1
+            return True
+
+    def settle(self, used: Usage | None = None, *, calls: int = 1) -> None:
+        """End a reservation.
+
+        Args:
+            used: what the work used. If a meter counts it, this is only remembered as the size of one piece of work.
+            calls: the calls that were reserved for it.
+        """
+        with self._lock:
+            self._reserved_calls -= calls
+            self.under_way -= 1
+            self.spend(used, pass_on=False)
+            if self._parent is not None:
+                self._parent.settle(used, calls=calls)
+
+    def spend(self, used: Usage | None, *, pass_on: bool = True) -> None:
+        """Count what was used without a reservation, such as the items of an earlier start.
+
+        Args:
+            used: what was used.
+            pass_on: whether the parent counts it, too.
+        """
+        if used is None:
             return
-        wanted = f"from {least}" if above is None else f"above {above}"
-        if not _is_number(value, whole=whole):
-            raise ConfigurationError(f"{name}={value!r} is no {'whole ' * whole}number; it must be one {wanted}")
-        if not (value >= least if above is None else value > above):
-            raise ConfigurationError(f"{name}={value!r} is out of range; it must be {wanted}")
+        amounts = Amounts.of(used)
+        with self._lock:
+            self.largest = self.largest.largest(amounts)
+            if used.seconds:  # it gave an answer; a call that failed says nothing about the size of one that does not
+                self._answered += 1
+            self._answered_total += amounts
+            if self._meter is None:
+                self._settled += amounts
+        if pass_on and self._parent is not None:
+            self._parent.spend(used)
+
+    @asynccontextmanager
+    async def admit(self, calls: int) -> AsyncIterator[None]:
+        """Wait until the budget has room for a run of at most ``calls`` calls, and hold it for the block.
+
+        Raises:
+            BudgetExhaustedError: if there is no room, and no work is under way whose end could make some.
+        """
+        while not self.reserve(calls):
+            if not self._is_busy:
+                raise BudgetExhaustedError("the budget has no room for another run")
+            await asyncio.sleep(_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            self.settle(calls=calls)
+
+    def share(self, part: float = 1.0) -> BudgetGuard:
+        """Return the guard of a part of what is left. What it spends counts here, too.
+
+        Args:
+            part: above 0, at most 1.
+
+        Raises:
+            BudgetExhaustedError: if nothing is left.
+        """
+        left = self.left * part
+        if min(int(left.calls) if left.calls < math.inf else 1, left.tokens, left.usd, left.seconds) <= 0:
+            raise BudgetExhaustedError("nothing is left of the budget")
+        budget = Budget(
+            None if left.calls == math.inf else int(left.calls),
+            None if left.tokens == math.inf else max(int(left.tokens), 1),
+            None if left.usd == math.inf else left.usd,
+            None if left.seconds == math.inf else left.seconds,
+        )
+        return BudgetGuard(budget, meter=self._meter, clock=self._clock, parent=self)
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.under_way > 0 or (self._parent is not None and self._parent._is_busy)
+
+    def _metered(self) -> Amounts:
+        if self._meter is None:
+            return NOTHING
+        used = self._meter.usage
+        return Amounts(used.paid_calls, used.tokens.total, self._meter.known_usd)
 
 
-def limits_of(kind: type[Limits], value: Any) -> Limits:
-    """Return ``value`` where it is of this kind, and one without limits of its own for None.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        name = kind.__name__
-        raise ConfigurationError(f"{name.lower()}={value!r} is no {name}; write {name}(...), from moa_dspy")
-    return value
-
-
-def _is_number(value: Any, *, whole: bool) -> TypeGuard[float]:
-    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+def _fits(limit: float | None, spent: float, own: float) -> bool:
+    """Return whether something is left beyond ``spent``, and there is room for ``own``."""
+    return limit is None or (spent < limit and spent + own <= limit)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import dspy
 
 from moa_dspy.agents import Agent
-from moa_dspy.cost.budget import Budget, Tolerance
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
@@ -22,6 +22,7 @@ from moa_dspy.planning.inputs import placeholder, words
 from moa_dspy.planning.lengths import Lengths
 from moa_dspy.run.adapters import adapters_for
 from moa_dspy.run.layers import Predictors
+from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.trace import Trace
 
 if TYPE_CHECKING:

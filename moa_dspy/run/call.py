@@ -24,7 +24,6 @@ from dspy.utils.usage_tracker import UsageTracker
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.agents import Voice
-from moa_dspy.cost.budget import Tolerance
 from moa_dspy.cost.guard import Ledger
 from moa_dspy.cost.metering import Meter, estimated_usage, is_free
 from moa_dspy.errors import ConfigurationError, StepFailedError
@@ -35,6 +34,7 @@ from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswer
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import Send, view_of
 from moa_dspy.run.reading import Text, is_visible, prompt_in, refuse_endless_repair, texts_in, unusable
+from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.trace import STAGES, Failure, Stage, Status, Step
 
 __all__ = ["Place", "Prompt", "Recorder", "Reply", "Session", "ask", "written"]

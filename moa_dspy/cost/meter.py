@@ -1,0 +1,201 @@
+"""What listens to DSPy's calls: the usage meter, and the callback that keeps DSPy's own optimizers within a budget."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+import dspy
+from dspy.clients.call_result import usage_dict
+from dspy.lm15 import Response
+from dspy.utils.callback import BaseCallback
+from dspy.utils.usage_tracker import UsageTracker
+
+from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.usage import Tokens, Usage, is_free, tokens_of
+from moa_dspy.errors import BudgetInterruptError
+from moa_dspy.local import is_local
+
+__all__ = ["BudgetCallback", "UsageMeter", "metered"]
+
+_LETTERS_PER_TOKEN: Final = 4
+_DRAIN_SECONDS: Final = 30.0
+
+
+class UsageMeter(UsageTracker):
+    """Sums what LM calls use, on any number of threads.
+
+    DSPy reports a paid call to the usage tracker. Right after that, on the same thread, it appends the call's history
+    entry, which has the price, to the histories of the calling modules. A history entry without such a report was
+    answered from the response cache. The meter therefore stands in both places, see ``metered``.
+
+    DSPy's parallel threads deep-copy the usage tracker. A copy of a meter is the meter itself.
+
+    Args:
+        outer: the caller's usage tracker. Every report is passed on to it.
+        free: names of models that cost nothing, besides those that run on this machine.
+        on_paid: called with the usage so far at every paid call, on the thread that makes the call. The price of that
+            call follows.
+
+    Attributes:
+        history: takes DSPy's history entries; it keeps none.
+        truncated: whether the last reply ended at the model's ``max_tokens``.
+    """
+
+    def __init__(
+        self,
+        outer: UsageTracker | None = None,
+        *,
+        free: Collection[str] = (),
+        on_paid: Callable[[Usage], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.history = _History(self)
+        self.truncated = False
+        self._outer, self._free, self._on_paid = outer, frozenset(free), on_paid
+        self._lock = threading.Lock()
+        self._reported = threading.local()
+        self._began = time.perf_counter()
+        self._used, self._unpriced = Usage(), 0
+        self._saved = Usage()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    @property
+    def usage(self) -> Usage:
+        """Return the usage so far, with the seconds since the meter was made."""
+        with self._lock:
+            update: dict[str, Any] = {"seconds": time.perf_counter() - self._began}
+            if self._unpriced:
+                update["cost_usd"] = None
+            return self._used.model_copy(update=update)
+
+    @property
+    def known_usd(self) -> float:
+        """Return the dollars of the calls whose price is known."""
+        with self._lock:
+            return self._used.cost_usd or 0.0
+
+    @property
+    def saved(self) -> Usage:
+        """Return what the cached calls used when they were made; dollars are None if a price is unknown."""
+        with self._lock:
+            return self._saved
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """Count a paid call (called by DSPy)."""
+        with self._lock:
+            self._used += Usage(calls=1, tokens=tokens_of(usage_entry))
+            self._unpriced += 1
+            if self._outer is not None:
+                self._outer.add_usage(lm, usage_entry)
+        self._reported.usage = usage_entry
+        if self._on_paid is not None:
+            self._on_paid(self.usage)
+
+    def add_entry(self, entry: Mapping[str, Any]) -> None:
+        """Add the price of the call that was just reported, or count a cached call (called by DSPy)."""
+        reported, self._reported.usage = getattr(self._reported, "usage", None), None
+        # Of a call that failed after its report there is no entry. The next entry may be of a cached call.
+        paid = reported is not None and entry.get("usage", reported) == reported
+        responses = entry.get("response")
+        self.truncated = getattr(responses, "finish_reason", None) == "length"
+        model = str(entry.get("model"))
+        cost = 0.0 if model in self._free or is_local(model) else entry.get("cost")
+        with self._lock:
+            if not paid:
+                self._used += Usage(calls=1, cached_calls=1)
+                self._saved += Usage(calls=1, tokens=_tokens_when_made(entry, model), cost_usd=cost)
+                return
+            more = len(responses) - 1 if isinstance(responses, tuple) else 0  # several completions, one request each
+            self._used += Usage(calls=more, cost_usd=cost or 0.0)
+            self._unpriced -= cost is not None
+
+    def add(self, usage: Usage) -> None:
+        """Count what DSPy has not reported."""
+        with self._lock:
+            self._unpriced += usage.cost_usd is None
+            self._used += usage.model_copy(update={"cost_usd": usage.cost_usd or 0.0})
+
+
+class _History(list[dict[str, Any]]):
+    """Stands where DSPy expects the history of a calling module, and keeps nothing."""
+
+    def __init__(self, meter: UsageMeter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def append(self, entry: dict[str, Any]) -> None:
+        self._meter.add_entry(entry)
+
+
+@contextmanager
+def metered(lms: Collection[dspy.BaseLM] = (), on_paid: Callable[[Usage], None] | None = None) -> Iterator[UsageMeter]:
+    """Measure the LM calls made within the block, on all threads and tasks that inherit its context.
+
+    Args:
+        lms: models that may be called; the meter looks for those among them that cost nothing.
+        on_paid: see ``UsageMeter``.
+    """
+    settings = dspy.settings
+    meter = UsageMeter(settings.usage_tracker, free={lm.model for lm in lms if is_free(lm)}, on_paid=on_paid)
+    with dspy.context(usage_tracker=meter, caller_modules=[*(settings.caller_modules or ()), meter]):
+        yield meter
+
+
+class BudgetCallback(BaseCallback):
+    """Reserves each LM call from a budget, whoever makes it: an agent, or a model that writes prompts.
+
+    The guard needs a meter, since DSPy does not tell a callback what a call used.
+
+    Args:
+        guard: the budget.
+    """
+
+    def __init__(self, guard: BudgetGuard) -> None:
+        super().__init__()
+        self._guard = guard
+        self._under_way: dict[str, int] = {}
+        self._changed = threading.Condition()
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Reserve a call (called by DSPy). A call for several completions counts as that many.
+
+        Raises:
+            BudgetInterruptError: if the budget has no room for it.
+        """
+        options = {**getattr(instance, "kwargs", {}), **inputs.get("kwargs", {})}
+        calls = options.get("n") or 1
+        with self._changed:
+            if not self._guard.reserve(calls):
+                raise BudgetInterruptError("the budget has no room for another call")
+            self._under_way[call_id] = calls
+
+    def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
+        """Release a call's reservation (called by DSPy)."""
+        del outputs, exception
+        with self._changed:
+            calls = self._under_way.pop(call_id, None)
+            if calls is not None:
+                self._guard.settle(calls=calls)
+            self._changed.notify_all()
+
+    def drain(self, seconds: float = _DRAIN_SECONDS) -> None:
+        """Wait until the calls under way have ended, so that their usage is counted; at most ``seconds``."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, seconds)
+
+
+def _tokens_when_made(entry: Mapping[str, Any], model: str) -> Tokens:
+    """Return what a cached call used when it was made; a guess from the texts if its cache entry does not say."""
+    response = entry.get("response")
+    responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
+    if all(isinstance(one, Response) for one in responses):
+        provider = model.partition("/")[0]
+        return sum((tokens_of(usage_dict(one, provider)) for one in responses), start=Tokens())
+    letters = sum(len(str(message.get("content"))) for message in entry.get("messages") or ())
+    return Tokens(prompt=letters // _LETTERS_PER_TOKEN, completion=len(str(entry.get("outputs"))) // _LETTERS_PER_TOKEN)

@@ -1,0 +1,136 @@
+"""What calls to language models used: tokens, dollars, calls, seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+__all__ = ["Tokens", "Usage", "is_free", "tokens_of"]
+
+
+class _Value(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Tokens(_Value):
+    """Token counts as the provider reports them.
+
+    Attributes:
+        prompt: prompt tokens, cached ones included.
+        cached: prompt tokens that the provider had in its own cache.
+        completion: completion tokens.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return prompt plus completion tokens."""
+        return self.prompt + self.completion
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            prompt=self.prompt + other.prompt,
+            cached=self.cached + other.cached,
+            completion=self.completion + other.completion,
+        )
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(
+            prompt=self.prompt - other.prompt,
+            cached=self.cached - other.cached,
+            completion=self.completion - other.completion,
+        )
+
+
+class Usage(_Value):
+    """What some calls used. Usages can be added and subtracted.
+
+    Attributes:
+        calls: LM calls, cached ones and retries included.
+        cached_calls: the calls that DSPy's response cache answered.
+        unanswered: the calls that were cut short. A provider may bill them, so tokens and dollars are a lower bound.
+        tokens: paid tokens.
+        cost_usd: dollars paid; None if the price of a call is unknown.
+        estimated: whether a part of it was estimated, because the provider reported no usage or DSPy knew no price.
+        seconds: wall time, where it was measured.
+    """
+
+    calls: int = 0
+    cached_calls: int = 0
+    unanswered: int = 0
+    tokens: Tokens = Tokens()
+    cost_usd: float | None = 0.0
+    estimated: bool = False
+    seconds: float = 0.0
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, value: Any) -> Any:
+        """Read the costs that optimizers wrote before version 0.2: a token total, and dollars as ``usd``."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("tokens"), int):
+            return value
+        value = dict(value)
+        if "usd" in value:
+            value["cost_usd"] = value.pop("usd")
+        return {**value, "tokens": {"prompt": value["tokens"]}}
+
+    @property
+    def paid_calls(self) -> int:
+        """Return the number of calls that no cache answered."""
+        return self.calls - self.cached_calls
+
+    def __add__(self, other: Usage) -> Usage:
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            calls=self.calls + other.calls,
+            cached_calls=self.cached_calls + other.cached_calls,
+            unanswered=self.unanswered + other.unanswered,
+            tokens=self.tokens + other.tokens,
+            cost_usd=(self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None,
+            estimated=self.estimated or other.estimated,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            calls=self.calls - other.calls,
+            cached_calls=self.cached_calls - other.cached_calls,
+            unanswered=self.unanswered - other.unanswered,
+            tokens=self.tokens - other.tokens,
+            cost_usd=(self.cost_usd or 0.0) - (other.cost_usd or 0.0) if known else None,
+            estimated=self.estimated,
+            seconds=self.seconds - other.seconds,
+        )
+
+
+def tokens_of(usage: Mapping[str, Any]) -> Tokens:
+    """Return the tokens in a usage report of a provider; a count that is no number is 0."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
+    return Tokens(
+        prompt=_count(usage.get("prompt_tokens")),
+        cached=_count(cached),
+        completion=_count(usage.get("completion_tokens")),
+    )
+
+
+def is_free(lm: Any) -> bool:
+    """Return whether calls of ``lm`` cost nothing, because it runs on this machine."""
+    return bool(getattr(getattr(lm, "engine", None), "free", False))
+
+
+def _count(value: Any) -> int:
+    if type(value) is int:
+        return max(value, 0)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0
+    return int(number) if math.isfinite(number) and number > 0 else 0

@@ -1,0 +1,178 @@
+"""The guard of a budget: reservations, what remains for other work, and shares."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import threading
+
+import dspy
+import pytest
+
+from moa_dspy import Budget, BudgetExhaustedError, Tokens, Usage
+from moa_dspy.cost.budget import Amounts, BudgetGuard
+from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
+from moa_dspy.errors import BudgetInterruptError
+from moa_dspy.testing import ScriptedLM
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def used(calls: int = 1, tokens: int = 0, usd: float | None = 0.0, cached: int = 0, seconds: float = 1.0) -> Usage:
+    return Usage(
+        calls=calls, cached_calls=cached, tokens=Tokens(prompt=tokens), cost_usd=usd, seconds=seconds
+    )  # fmt: skip
+
+
+def test_reserved_calls_count_until_they_are_settled_and_cached_ones_no_longer() -> None:
+    guard = BudgetGuard(Budget(calls=3))
+    assert guard.reserve(2)
+    assert not guard.reserve(2)
+    assert guard.reserve(1)
+    assert (guard.left.calls, guard.under_way) == (0, 2)
+    guard.settle(used(2, cached=1), calls=2)
+    assert (guard.left.calls, guard.spent.calls, guard.under_way) == (1, 1, 1)
+
+
+def test_calls_that_are_kept_for_other_work_are_not_given_away() -> None:
+    guard = BudgetGuard(Budget(calls=3))
+    assert guard.reserve(keep=Amounts(calls=2))
+    assert not guard.reserve(keep=Amounts(calls=2))
+    assert guard.reserve(keep=Amounts(calls=1))
+
+
+def test_something_has_to_be_left_beyond_what_is_kept_and_ones_own_need_has_to_fit() -> None:
+    guard = BudgetGuard(Budget(tokens=100))
+    guard.spend(used(tokens=60))
+    assert guard.has_room(keep=Amounts(tokens=39))
+    assert not guard.has_room(keep=Amounts(tokens=40))
+    assert guard.has_room(own=Amounts(tokens=40))
+    assert not guard.has_room(own=Amounts(tokens=41))
+    assert not guard.has_room(own=Amounts(tokens=11), keep=Amounts(tokens=30))
+
+
+def test_work_tells_how_large_and_how_long_it_was() -> None:
+    guard = BudgetGuard(Budget(usd=1))
+    for usage in (used(tokens=10, usd=0.1), used(tokens=30, usd=None, seconds=3), used(seconds=0)):
+        guard.reserve()
+        guard.settle(usage)
+    assert guard.largest == Amounts(1, 30, 0.1, 3)
+    assert guard.mean.tokens == 20  # the call without an answer is not one more
+    assert guard.spent.usd == 0.1
+
+
+def test_time_runs_from_the_beginning() -> None:
+    clock = Clock()
+    clock.now = 100.0
+    guard = BudgetGuard(Budget(seconds=10), clock=clock)
+    clock.now = 104.0
+    assert (guard.seconds_left, guard.left.seconds) == (6, 6)
+    assert guard.has_room(keep=Amounts(seconds=5))
+    assert not guard.has_room(keep=Amounts(seconds=6))
+    clock.now = 110.0
+    assert not guard.reserve()
+
+
+def test_a_share_keeps_to_its_part_and_counts_for_the_whole() -> None:
+    guard = BudgetGuard(Budget(calls=10, tokens=100, usd=1.0))
+    guard.spend(used(2, tokens=20, usd=0.2))
+    half = guard.share(0.5)
+    assert half.budget == Budget(calls=4, tokens=40, usd=0.4)
+    assert half.reserve(4)
+    assert not half.reserve(1)
+    assert guard.left.calls == 4
+    half.settle(used(3, tokens=30, usd=0.1), calls=4)
+    assert (guard.spent.calls, guard.spent.tokens, half.left.calls) == (5, 50, 1)
+    assert guard.reserve(5)
+    assert not half.reserve(1)  # its own budget has room, the whole has none
+    with pytest.raises(BudgetExhaustedError, match="nothing is left"):
+        guard.share()
+
+
+def test_a_meter_counts_while_work_goes_on() -> None:
+    meter = UsageMeter()
+    meter.add(used(5, tokens=50))
+    guard = BudgetGuard(Budget(calls=3, tokens=20), meter=meter)
+    assert guard.spent.calls == 0  # what was used before does not count
+    assert guard.reserve(2)
+    meter.add(used(1, tokens=10))
+    assert guard.left.calls == 0
+    guard.settle(calls=2)
+    assert guard.left.calls == 2
+    meter.add(used(1, tokens=10))
+    assert not guard.reserve()  # of tokens nothing is left
+    assert copy.deepcopy(guard) is guard
+
+
+def test_a_run_waits_for_room_while_others_are_under_way() -> None:
+    guard = BudgetGuard(Budget(calls=4))
+
+    async def run(seconds: float) -> None:
+        async with guard.admit(3):
+            await asyncio.sleep(seconds)
+            guard.spend(used(1))
+
+    async def both() -> None:
+        await asyncio.gather(run(0.1), run(0))
+        with pytest.raises(BudgetExhaustedError, match="no room for another run"):
+            await run(0)
+
+    asyncio.run(both())
+    assert guard.spent.calls == 2
+
+
+def test_dspys_own_optimizers_are_stopped_call_by_call() -> None:
+    model = ScriptedLM("Paris", cache=False)
+    with metered() as meter:
+        guard = BudgetGuard(Budget(calls=3), meter=meter)
+        callback = BudgetCallback(guard)
+        with dspy.context(callbacks=[callback]):
+            model("one")
+            with pytest.raises(BudgetInterruptError):
+                model("three", n=3)
+            model("two")
+            model("three")
+            with pytest.raises(BudgetInterruptError):
+                model("four")
+        callback.drain()
+    assert len(model.requests) == 3
+    assert guard.under_way == 0
+    assert meter.usage.paid_calls == 3
+
+
+def test_calls_under_way_on_other_threads_take_their_room() -> None:
+    entered, go = threading.Barrier(3), threading.Event()
+
+    def hold(request: object) -> str:
+        entered.wait(10)
+        go.wait(10)
+        return "Paris"
+
+    lm = ScriptedLM(hold, cache=False)
+    with metered() as meter:
+        callback = BudgetCallback(BudgetGuard(Budget(calls=2), meter=meter))
+        with dspy.context(callbacks=[callback]):
+            contexts = [contextvars.copy_context() for _ in range(2)]
+            parallel = [threading.Thread(target=context.run, args=(lm, "?")) for context in contexts]
+            for thread in parallel:
+                thread.start()
+            entered.wait(10)
+            with pytest.raises(BudgetInterruptError):
+                lm("one too many")
+            go.set()
+            for thread in parallel:
+                thread.join()
+
+
+def test_old_costs_of_optimizers_and_spendings_of_evaluations_can_be_read() -> None:
+    old = Usage.model_validate({"calls": 3, "tokens": 70, "usd": 0.5, "seconds": 2.0})
+    assert old == Usage(calls=3, tokens=Tokens(prompt=70), cost_usd=0.5, seconds=2.0)
+    spending = {"calls": 2, "cached_calls": 1, "tokens": {"prompt": 1, "cached": 0, "completion": 2}, "cost_usd": None}
+    assert Usage.model_validate(spending).tokens.total == 3
