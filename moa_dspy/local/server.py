@@ -1,7 +1,7 @@
-"""One llama.cpp server in a child process, on loopback, behind a random key.
+"""A llama.cpp server in a child process, on loopback, protected by a random key.
 
-A child process rather than a thread of this one: llama.cpp holds the interpreter's lock while it loads a model, leaves
-global threads behind that abort or hang a process after ``os.fork``, and may crash on a damaged file.
+It is a child process and not a thread for three reasons: llama.cpp holds the interpreter's lock while it loads a model;
+its global threads abort or hang a process after `os.fork`; it may crash on a damaged file.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from moa_dspy.local.files import EMBEDDED
 
 __all__ = ["LocalServer", "LocalSettings"]
 
-# Where other programs use the same CPUs, model threads that wait by spinning keep each other from finishing: on two
-# busy cores a token then takes ten times as long and more.
-_PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
+# Threads that wait by spinning block each other if other programs use the same CPUs: on two busy cores a token then
+# takes more than ten times as long.
+_PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive"}
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a server is set up.
+    """The settings of a server.
 
     Attributes:
-        slots: requests that are worked on at once; more wait their turn.
-        window: context of each slot in tokens, prompt and answer together. The slots do not share theirs, so a request
-            that fits is never failed by its neighbours. SmolLM2 was trained for 8192.
-        threads: CPU threads for the model; by default every CPU that this process may use.
-        saved_prompts_mib: memory for prompts that left their slot, so that a known prefix is not computed again.
-        http_threads: connections served at once. A waiting request holds one, and so does an idle one for a while.
-        start_seconds: how long it may take to load the file, from a slow disk as well.
+        slots: number of requests processed at once; further requests wait.
+        window: context of each slot in tokens, for prompt and answer together. Slots do not share their context, so
+            that a request that fits never fails because of others. SmolLM2 was trained for 8192.
+        threads: number of CPU threads; None means all CPUs that this process may use.
+        saved_prompts_mib: memory in MiB for prompts that left their slot, so that their prefix is not computed again.
+        http_threads: number of connections served at once. Waiting and recently idle requests hold one each.
+        start_seconds: maximum time to load the file, in seconds.
     """
 
     slots: int = 4
@@ -54,17 +54,17 @@ class LocalSettings:
 
 
 class LocalServer:
-    """One llama.cpp server for one GGUF file: OpenAI's chat protocol on a free loopback port, behind a random key.
+    """A llama.cpp server for one GGUF file. It speaks OpenAI's chat protocol on a free loopback port.
 
-    Every answer reports ``usage.prompt_tokens_details.cached_tokens`` and ``timings`` (milliseconds and tokens per
-    second, for prompt and answer).
+    Every answer reports `usage.prompt_tokens_details.cached_tokens`, and `timings` of prompt and answer (milliseconds
+    and tokens per second).
 
     Attributes:
         path: the GGUF file.
-        name: what answers call the model.
+        name: name of the model in answers.
         settings: slots, context and threads.
-        key: the bearer token that every request must carry.
-        url: root of the running server, without ``/v1``; empty before ``start``.
+        key: the bearer token that every request needs.
+        url: address of the running server without `/v1`; empty before `start`.
     """
 
     def __init__(self, path: Path, *, name: str = EMBEDDED, settings: LocalSettings | None = None) -> None:
@@ -77,19 +77,19 @@ class LocalServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the server runs."""
+        """Return whether the server runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The server's process, for measuring its memory; None where it does not run."""
+        """Return the id of the server's process, or None if it does not run."""
         return self._process.pid if self._process is not None and self.alive else None
 
     def start(self) -> Self:
-        """Start the server and wait until it answers; a running server is left alone.
+        """Start the server unless it runs, and wait until it answers.
 
         Raises:
-            LocalModelError: llama.cpp could not load the file, or not in time.
+            LocalModelError: if llama.cpp cannot load the file, or not in time.
         """
         if self.alive:
             return self
@@ -103,31 +103,32 @@ class LocalServer:
         return self
 
     def close(self) -> None:
-        """Stop the server; harmless where it does not run. An interrupt stops it at once, and is passed on."""
-        process, self._process, self.url = self._process, None, ""
+        """Stop the server if it runs. An interrupt kills it at once and is raised again."""
+        process = self._release()
         if process is None:
             return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
         try:
             process.wait(timeout=5)
-        except BaseException as impatience:
+        except BaseException as error:
             process.kill()
             process.wait()
-            if not isinstance(impatience, subprocess.TimeoutExpired):
+            if not isinstance(error, subprocess.TimeoutExpired):
                 raise
 
     def disown(self) -> None:
-        """Forget the server in a forked child: it belongs to the parent, which alone may stop it."""
+        """Forget the server in a forked child. Only the parent may stop it."""
+        process = self._release()
+        if process is not None:
+            process.returncode = 0  # not a child of this process, so there is nothing to wait for
+
+    def _release(self) -> subprocess.Popen[bytes] | None:
+        """Close the pipes. The server ends when the last copy of its standard input is closed."""
         process, self._process, self.url = self._process, None, ""
-        if process is None:
-            return
-        process.returncode = 0  # not a child of this process: there is nothing to wait for
-        for pipe in (process.stdin, process.stdout):
+        for pipe in (process.stdin, process.stdout) if process is not None else ():
             if pipe is not None:
-                pipe.close()  # the server ends when the last copy of its standard input is closed
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return process
 
     def __enter__(self) -> Self:
         return self.start()
@@ -138,7 +139,7 @@ class LocalServer:
         self.close()
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        # The same modules as here, and none from the working directory, where any file may hide a standard one (-P).
+        # The child sees the same modules. -P keeps files of the working directory from hiding standard modules.
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         try:
             return subprocess.Popen(  # noqa: S603 (this interpreter, a constant program)
@@ -146,7 +147,7 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**_PATIENT_THREADS, **os.environ, "PYTHONPATH": search_path},
+                env={**_PASSIVE_WAIT, **os.environ, "PYTHONPATH": search_path},
             )
         except OSError as error:
             raise LocalModelError(f"the local model's process could not be started: {error}") from error
@@ -155,7 +156,7 @@ class LocalServer:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise LocalModelError("the local model's process has no pipes")
-        # The key goes through the pipe: command lines and environments can be read by other users of the machine.
+        # The key goes through the pipe, because other users can read command lines and environments.
         order = {"path": str(self.path), "name": self.name, "key": self.key, **asdict(self.settings)}
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -165,22 +166,22 @@ class LocalServer:
         if "url" in reply:
             return reply["url"]
         log.seek(0)
-        last_words = log.read().decode(errors="replace").strip().splitlines()
-        reason = "; ".join(filter(None, [reply.get("error"), *last_words[-1:]])) or "its process ended without a word"
+        last_line = log.read().decode(errors="replace").strip().splitlines()[-1:]
+        reason = "; ".join(filter(None, [reply.get("error"), *last_line])) or "its process ended without a message"
         raise LocalModelError(
-            f"llama.cpp could not load {self.path} ({reason}): check that the file is complete, that llama.cpp knows "
-            "its architecture and that memory suffices"
+            f"llama.cpp could not load {self.path} ({reason}): check that the file is complete, that llama.cpp "
+            "supports its architecture, and that there is enough memory"
         )
 
     def _first_line(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> bytes:
-        """What the child says first; a child that says nothing in time is killed, which ends the waiting."""
+        """Return the first line that the child writes. A child that is too slow is killed."""
         late = threading.Event()
 
-        def give_up() -> None:
+        def end_waiting() -> None:
             late.set()
             process.kill()
 
-        timer = threading.Timer(self.settings.start_seconds, give_up)
+        timer = threading.Timer(self.settings.start_seconds, end_waiting)
         timer.daemon = True
         timer.start()
         try:
@@ -190,32 +191,32 @@ class LocalServer:
         if late.is_set():
             raise LocalModelError(
                 f"llama.cpp did not load {self.path} within {self.settings.start_seconds:g} s: check that the disk can "
-                "be read and that memory suffices"
+                "be read and that there is enough memory"
             )
         return line
 
 
 def _serve() -> None:
-    """The child's program: read the order, serve until standard input is closed, that is until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may well go on
+    """Run in the child: read the order, then serve until standard input is closed or the parent has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may handle it and go on
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever C code prints goes to the log
+    os.dup2(2, 1)  # the output of C code goes to the log
     order: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     try:
         server = _llama(order)
-    except Exception as error:  # noqa: BLE001 (told to the parent, which raises it)
+    except Exception as error:  # noqa: BLE001 (the parent raises it)
         print(json.dumps({"error": str(error)}), file=replies, flush=True)
         os._exit(1)
     print(json.dumps({"url": server.listening_address}), file=replies, flush=True)
     sys.stdin.buffer.read()
-    os._exit(0)  # nothing to save, and requests still running have nobody to answer
+    os._exit(0)  # nothing to save, and nobody waits for the running requests
 
 
 def _llama(order: dict[str, Any]) -> Any:
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = order["path"]
-    params.model_alias = {order["name"]}  # else every answer carries the file's path
+    params.model_alias = {order["name"]}  # otherwise every answer contains the file's path
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [order["key"]]
@@ -223,7 +224,7 @@ def _llama(order: dict[str, Any]) -> Any:
     params.n_ctx = order["slots"] * order["window"]
     params.kv_unified = False
     params.cont_batching = True
-    params.ctx_shift = False  # a text that no longer fits is an error, not silently cut
+    params.ctx_shift = False  # a text that does not fit is an error and is not cut
     params.cache_prompt = True
     params.cache_ram_mib = order["saved_prompts_mib"]
     params.cpuparams.n_threads = order["threads"] or _usable_cpus()

@@ -39,7 +39,7 @@ from moa_dspy.local import (
     local_server,
     model_path,
 )
-from moa_dspy.local.connections import connections
+from moa_dspy.local.lm import connections
 
 pytestmark = pytest.mark.xdist_group("local")
 
@@ -212,7 +212,7 @@ def test_async_calls_work_on_several_event_loops() -> None:
     for _ in range(3):
         assert all("Paris" in answer[0] for answer in asyncio.run(ask_twice()))
     # Closed loops leave nothing but the last one's; the loop of the programs of other tests may be there as well.
-    assert sum(loop.is_closed() for loop in connections.connect("local")._async_engines) <= 1
+    assert sum(loop.is_closed() for loop in connections.connect("local")._async_routers) <= 1
 
 
 def test_it_streams() -> None:
@@ -295,9 +295,7 @@ def test_constructing_starts_nothing_and_equal_names_share_one_server() -> None:
     with ThreadPoolExecutor(9) as pool:  # first use from threads and from event loops, all at once
         for future in [pool.submit(lm, "Hi") for lm in lms] + [pool.submit(asyncio.run, asked(lm)) for lm in lms]:
             assert future.result()
-    servers = {id(connection.server) for connection in connections._by_model.values()}
-    assert len(servers) == 1
-    assert len(connections._by_path) == 1
+    assert len(list(connections)) == 1
 
 
 def test_engines_are_values() -> None:

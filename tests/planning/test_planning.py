@@ -440,7 +440,7 @@ def test_the_embedded_model_is_free_and_is_not_started() -> None:
     assert plan.full.dollars == "$0"
     assert share.price is not None
     assert share.price.source == "free"
-    from moa_dspy.local.connections import connections
+    from moa_dspy.local.lm import connections
 
     assert connections.running("local") is None
 
