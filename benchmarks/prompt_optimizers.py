@@ -49,7 +49,13 @@ def run(method: Any, seed: int, questions: int) -> str:
         program = planted.program_of(planted.agents(knows, cache=True))
         train, val, test = planted.examples(0, 40), planted.examples(40, 80), planted.examples(80, 80 + questions)
     result = compile(
-        program, train, val, metric=planted.right, method=method, seed=seed, prompt_lm=planted.writer(temperature=1.0)
+        program,
+        trainset=train,
+        valset=val,
+        metric=planted.right,
+        method=method,
+        seed=seed,
+        prompt_lm=planted.writer(temperature=1.0),
     )
     before, after = measure(program, test, planted.right), measure(result.program, test, planted.right)
     gain = Gain.of(before.scores, after.scores)

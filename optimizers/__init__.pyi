@@ -38,14 +38,14 @@ from .measuring import (
     measure as measure,
 )
 from .optimize import (
-    Optimized as Optimized,
+    OptimizeResult as OptimizeResult,
     forecast as forecast,
     optimize as optimize,
 )
 from .optimize_run import OptimizeProgress as OptimizeProgress
 from .prompts.compile import (
-    Compiled as Compiled,
     CompileProgress as CompileProgress,
+    CompileResult as CompileResult,
     compile as compile,
 )
 from .provenance import (

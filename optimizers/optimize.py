@@ -2,7 +2,7 @@
 
 ::
 
-    result = optimize(moa, trainset, metric=metric, budget=Budget(usd=5))
+    result = optimize(moa, trainset=trainset, metric=metric, budget=Budget(usd=5))
     print(result)                          # whether the candidate is shown to be better, on examples it has not seen
     result.program.save("program.json")    # the candidate, or the program as it was
 """
@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import dspy
 from optuna.storages import BaseStorage
@@ -33,7 +33,7 @@ from moa_dspy.optimizers.comparison.significance import check_alpha
 from moa_dspy.optimizers.estimating import Estimate, Work, estimate
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, Undertaking, bind_space
-from moa_dspy.optimizers.prompts.compile import Compiled
+from moa_dspy.optimizers.prompts.compile import CompileResult
 from moa_dspy.optimizers.prompts.jobs import Effort, check_effort
 from moa_dspy.optimizers.prompts.methods import MethodName, method_of
 from moa_dspy.optimizers.prompts.student import instructions_of
@@ -47,14 +47,14 @@ from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.fit import StopFit
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Estimate", "OptimizeProgress", "Optimized", "Part", "forecast", "optimize"]
+__all__ = ["Estimate", "OptimizeProgress", "OptimizeResult", "Part", "forecast", "optimize"]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 @dataclass(frozen=True)
-class Optimized:
+class OptimizeResult:
     """What an optimization has come to; ``str`` gives the verdict.
 
     Attributes:
@@ -79,7 +79,7 @@ class Optimized:
     score: Score | None
     cost: Cost
     searched: tuple[Searched, ...]
-    compiled: tuple[Compiled, ...]
+    compiled: tuple[CompileResult, ...]
     stop: tuple[StopFit, ...]
     profile: Profile | None
     contributions: Contributions | None
@@ -97,10 +97,10 @@ class Optimized:
 
 def optimize(
     program: AttentionMoA,
-    trainset: Sequence[dspy.Example],
-    heldout: Sequence[dspy.Example] | None = None,
-    metric: Metric | None = None,
     *,
+    trainset: Sequence[dspy.Example],
+    metric: Metric,
+    valset: Sequence[dspy.Example] | None = None,
     parts: Sequence[Part] = PARTS,
     rounds: int = 1,
     space: SearchSpace | None = None,
@@ -122,13 +122,13 @@ def optimize(
     before: Callable[[Estimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
     **options: Any,
-) -> Optimized:
+) -> OptimizeResult:
     """Tune a program for a task, a metric and a price, and keep the result only if it is shown to be better.
 
     Args:
         program: its agents are what the search chooses from; it is not changed.
         trainset: examples to tune on, with their inputs set; of those that ask the same, the first alone counts.
-        heldout: examples that decide whether the candidate replaces the program; default: a third of ``trainset``,
+        valset: held-out examples that decide if the candidate replaces the program; default: a third of ``trainset``,
             chosen by content, which is then not tuned on, and of which the program shows none as a demo.
         metric: ``metric(example, prediction, trace=None)``.
         parts: which of ``architecture`` (Optuna), ``prompts`` (DSPy) and ``stop`` (the depth and stop rule, fitted on
@@ -162,7 +162,7 @@ def optimize(
             cache the same call goes on from there.
     """
     _check(program, metric, parts, rounds, alpha, concurrency, effort)
-    tune, held, notes = _parted(program, trainset, heldout, seed)
+    tune, held, notes = _parted(program, trainset, valset, seed)
     chosen = method_of(method, options)
     if "prompts" in parts:
         chosen.check(program, final="architecture" not in parts)
@@ -173,7 +173,7 @@ def optimize(
     bound = _bound(program, space, n_trials) if "architecture" in parts else None
     if before is not None:
         work = Work(parts, rounds, n_trials, bound or space or SearchSpace(), method, effort, options, explain, budget)
-        if not before(estimate(program, tune, held, cast("Metric", metric), work)):
+        if not before(estimate(program, tune, held, metric, work)):
             raise DeclinedError("not confirmed; nothing was paid")
     opened = open_storage(storage)
     with count_spending(lms) as spending:
@@ -181,7 +181,7 @@ def optimize(
             program,
             tune,
             held,
-            cast("Metric", metric),
+            metric,
             budget=budget,
             spending=spending,
             plan=_plan(parts, rounds, explain=explain),
@@ -225,7 +225,9 @@ def forecast(*arguments: Any, **options: Any) -> Estimate:
     return found[0]
 
 
-def _optimized(run: Undertaking, method: str, settings: Mapping[str, Any], data_names: Mapping[str, str]) -> Optimized:
+def _optimized(
+    run: Undertaking, method: str, settings: Mapping[str, Any], data_names: Mapping[str, str]
+) -> OptimizeResult:
     """Write everything down, also in the provenance of the program to use."""
     outcome, cost, chosen, score = run.acceptance, run.cost, run.chosen, run.score
     how = "+".join(dict.fromkeys(method if part == "prompts" else part for part in run.plan if part in PARTS))
@@ -263,7 +265,7 @@ def _optimized(run: Undertaking, method: str, settings: Mapping[str, Any], data_
         "ended_by": run.ended_by,
         "notes": run.notes,
     }
-    return Optimized(
+    return OptimizeResult(
         program=stamp(chosen, record),
         candidate=run.candidate,
         acceptance=outcome,
@@ -281,7 +283,7 @@ def _optimized(run: Undertaking, method: str, settings: Mapping[str, Any], data_
 
 def _check(
     program: AttentionMoA,
-    metric: Metric | None,
+    metric: Metric,
     parts: Sequence[Part],
     rounds: int,
     alpha: float,
@@ -312,14 +314,14 @@ def _bound(program: AttentionMoA, space: SearchSpace | None, n_trials: int) -> S
 
 
 def _parted(
-    program: AttentionMoA, trainset: Sequence[dspy.Example], heldout: Sequence[dspy.Example] | None, seed: int
+    program: AttentionMoA, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[str]]:
     """The examples to tune on, those that decide, and what a reader should know of both."""
     known, shown, notes = [asked(example) for example in trainset], shown_by(program), []
-    if heldout is not None:
-        refuse_overlap(heldout, known, "held-out", "that are tuned on")
-        refuse_overlap(heldout, shown, "held-out", "that the program shows its models as demos")
-        tune, held = distinct(trainset), distinct(heldout)
+    if valset is not None:
+        refuse_overlap(valset, known, "held-out", "that are tuned on")
+        refuse_overlap(valset, shown, "held-out", "that the program shows its models as demos")
+        tune, held = distinct(trainset), distinct(valset)
     else:
         drawn = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed).test
         held = [example for example in distinct(drawn) if asked(example) not in shown]
@@ -328,9 +330,9 @@ def _parted(
         if program.provenance is not None:
             notes.append(
                 "the program was made from examples before (see its provenance); if these are the same, some that are "
-                "held out now may have been tuned on then: give examples that it never saw as heldout="
+                "held out now may have been tuned on then: give examples that it never saw as valset="
             )
-    repeated = len(trainset) + len(heldout or ()) - len(tune) - len(held)
+    repeated = len(trainset) + len(valset or ()) - len(tune) - len(held)
     if repeated:
         notes.append(f"{repeated} examples ask what another one asks, and are left out")
     if len(tune) < 3 or len(held) < 2:

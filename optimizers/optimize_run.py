@@ -18,7 +18,7 @@ from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.prompts.compile import Compiled, compile, split_off  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost, Score
@@ -110,7 +110,7 @@ class Undertaking:
         self.tune, self.held, self.metric, self.seed = list(tune), list(held), metric, seed
         self.plan, self._space = list(plan), space
         self.searched: list[Searched] = []
-        self.compiled: list[Compiled] = []
+        self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
@@ -273,8 +273,8 @@ class Undertaking:
         learn, hold = split_off(self.tune, self.seed)
         tuned = compile(
             self.candidate,
-            learn,
-            hold,
+            trainset=learn,
+            valset=hold,
             metric=self.metric,
             seed=self.seed,
             concurrency=self._concurrency,
@@ -324,8 +324,8 @@ class Undertaking:
         self.acceptance = accept(
             self.program,
             self.candidate,
-            self.held,
-            self.metric,
+            valset=self.held,
+            metric=self.metric,
             tuned_on=self.tune,
             alpha=alpha,
             seed=self.seed,

@@ -95,9 +95,9 @@ class Acceptance(Scores):
 def accept(
     baseline: AttentionMoA,
     candidate: AttentionMoA,
-    heldout: Sequence[dspy.Example],
-    metric: Metric,
     *,
+    valset: Sequence[dspy.Example],
+    metric: Metric,
     tuned_on: Sequence[dspy.Example] = (),
     alpha: float = 0.05,
     power: float = _POWER,
@@ -111,7 +111,7 @@ def accept(
     Args:
         baseline: what is in use.
         candidate: what would replace it.
-        heldout: examples that neither program was tuned on; of those that ask the same, the first alone counts.
+        valset: held-out examples that neither program was tuned on; of those that ask the same, the first alone counts.
         metric: the task's.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
         alpha: chance of accepting a candidate that is no better.
@@ -129,9 +129,9 @@ def accept(
     """
     check_alpha(alpha)
     check_share("power", power)
-    refuse_overlap(heldout, map(asked, tuned_on), "held-out", "that the program was tuned on")
-    refuse_overlap(heldout, shown_by(baseline, candidate), "held-out", "that a program shows its models as demos")
-    questions = distinct(heldout)
+    refuse_overlap(valset, map(asked, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(valset, shown_by(baseline, candidate), "held-out", "that a program shows its models as demos")
+    questions = distinct(valset)
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)
@@ -148,7 +148,7 @@ def accept(
         program=candidate if decision.accepted else baseline,
         failed=(old.errors, new.errors),
         checked=len(tuned_on),
-        repeated=len(heldout) - len(questions),
+        repeated=len(valset) - len(questions),
         cost=old.cost + new.cost,
     )
 

@@ -2,7 +2,7 @@
 
 ::
 
-    result = compare(program, testset=testset, metric=metric, match="usd")
+    result = compare(program, devset=devset, metric=metric, match="usd")
     print(result)                        # a table, and a verdict that may well be "use the single model"
     result.winner.save("program.json")
 """
@@ -154,11 +154,11 @@ class Comparison(pydantic.BaseModel):
 
 def compare(
     program: AttentionMoA,
-    baselines: Sequence[BaselineName] | Mapping[str, AttentionMoA] | None = None,
-    testset: Sequence[dspy.Example] = (),
-    metric: Metric | None = None,
-    match: Unit = "calls",
     *,
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    baselines: Sequence[BaselineName] | Mapping[str, AttentionMoA] | None = None,
+    match: Unit = "calls",
     pilot: Sequence[dspy.Example] | None = None,
     tolerance: float = 0.1,
     margin: float = 0.05,
@@ -178,7 +178,7 @@ def compare(
         program: what is to prove itself.
         baselines: some of ``single``, ``self-consistency``, ``self-moa`` and ``moa`` (default: all), or programs of
             your own by name, which are compared as they are.
-        testset: examples that the program was not tuned on; its own demos are left out, and of those that ask the same
+        devset: examples that the program was not tuned on; its own demos are left out, and of those that ask the same
             the first alone counts.
         metric: the task's.
         match: what is matched: ``calls``, ``tokens`` or ``usd``.
@@ -210,7 +210,7 @@ def compare(
     check_alpha(alpha)
     own = dict(wanted) if isinstance(wanted, Mapping) else {}
     singles = [] if own or wanted == ["moa"] else singles_of(program)
-    questions, notes = _questions(testset, [program, *own.values()])
+    questions, notes = _questions(devset, [program, *own.values()])
     test, trial = _parted(questions, pilot, len(singles), seed, notes)
     if match == "usd":
         check_price(program, own.values(), test[0])
@@ -218,7 +218,7 @@ def compare(
     check_budget(budget, lms)
     with count_spending(lms) as spending:
         purse = Purse(budget or Budget(), spending)
-        arena = Arena(cast("Metric", metric), match, tolerance, concurrency, on_stage or (lambda _: None), purse)
+        arena = Arena(metric, match, tolerance, concurrency, on_stage or (lambda _: None), purse)
         arena.notes += notes
         try:
             arena.enter(PROGRAM, "the program", program, test)

@@ -6,7 +6,7 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import dspy
 from pydantic_core import to_jsonable_python
@@ -29,7 +29,7 @@ from moa_dspy.optimizers.toll import Toll
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
 
-__all__ = ["CompileProgress", "Compiled", "compile", "split_off"]
+__all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
 
@@ -55,7 +55,7 @@ class CompileProgress:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompileResult:
     """What came of tuning a program's prompts.
 
     Attributes:
@@ -79,11 +79,11 @@ class Compiled:
 
 def compile(  # noqa: A001 (DSPy's word, and the issue's)
     program: AttentionMoA,
-    trainset: Sequence[dspy.Example],
-    valset: Sequence[dspy.Example] | None = None,
-    metric: Metric | None = None,
-    method: MethodName = "gepa",
     *,
+    trainset: Sequence[dspy.Example],
+    metric: Metric,
+    valset: Sequence[dspy.Example] | None = None,
+    method: MethodName = "gepa",
     seed: int = 0,
     effort: Effort = "light",
     prompt_lm: dspy.BaseLM | None = None,
@@ -91,7 +91,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
     budget: Budget | None = None,
     progress: Callable[[CompileProgress], None] | None = None,
     **options: Any,
-) -> Compiled:
+) -> CompileResult:
     """Tune the prompts of a copy of ``program``.
 
     Args:
@@ -118,7 +118,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         RunError: the program as it was given fails on every example, or the budget ends before it has been measured.
     """
     chosen = method_of(method, options)
-    judge = _check(program, trainset, valset, metric, effort, concurrency)
+    _check(program, trainset, valset, metric, effort, concurrency)
     chosen.check(program)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer = prompt_lm or program.get_lm()
@@ -131,7 +131,7 @@ def compile(  # noqa: A001 (DSPy's word, and the issue's)
         spending = stack.enter_context(count_spending([*models_of(program), program.get_lm(), writer, ambient], told))
         stack.enter_context(dspy.context(trace=None))
         purse = Purse(budget or Budget(), spending)
-        job = Job(student_of(program), learn, hold, judge, seed, effort, writer, ambient, concurrency, purse)
+        job = Job(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency, purse)
         told.of = (2 * len(hold) + chosen.most_runs(job)) * program.architecture.max_calls
         before = _measured(program, job)
         tuned, after, ended_by = _tuned(program, chosen, job, before, None if budget is None else Toll(purse))
@@ -190,7 +190,7 @@ def _compiled(
     cost: Cost,
     errors: list[str],
     ended_by: EndedBy,
-) -> Compiled:
+) -> CompileResult:
     old, new, gain = before.score(job.seed), after.score(job.seed), Gain.of(before.scores, after.scores, seed=job.seed)
     report = {
         "kind": "compile",
@@ -206,7 +206,7 @@ def _compiled(
         "errors": {"count": len(errors), "first": errors[:3]},
         "predictors": _predictors(program, tuned),
     }
-    return Compiled(tuned, new, old, gain, mean_price(after.runs), cost, report)
+    return CompileResult(tuned, new, old, gain, mean_price(after.runs), cost, report)
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
@@ -232,10 +232,10 @@ def _check(
     program: AttentionMoA,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example] | None,
-    metric: Metric | None,
+    metric: Metric,
     effort: Effort,
     concurrency: int,
-) -> Metric:
+) -> None:
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
     check_metric(metric)
@@ -247,7 +247,6 @@ def _check(
             "are too few; give at least 3, or at least one of each"
         )
     refuse_overlap(valset or (), map(asked, trainset), "validation", "that are learnt from")
-    return cast("Metric", metric)
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:

@@ -29,8 +29,8 @@ def wrong(*_: Any) -> float:
 def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggregator: Agent | None) -> None:
     program = AttentionMoA("question -> answer", CHEAP, 1, attention="none", aggregator=aggregator)
     tasks, heldout = examples(10), examples(12)[10:]
-    options: Any = {"heldout": heldout, "parts": ["architecture"], "explain": False}
-    most = forecast(program, tasks, metric=wrong, space=space, n_trials=1, **options).parts[0].most
+    options: Any = {"valset": heldout, "parts": ["architecture"], "explain": False}
+    most = forecast(program, trainset=tasks, metric=wrong, space=space, n_trials=1, **options).parts[0].most
     bound = BoundSpace(space, "question -> answer", CHEAP, {}, [] if aggregator is None else [aggregator])
     plans = [bound.program(design).plan(tasks[0]).full for design in bound.designs()]
     assert most.calls >= 10 * max(plan.calls for plan in plans)
@@ -43,18 +43,20 @@ def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> N
     learn, hold = split_off(examples(30), 0)
     heldout = examples(36)[30:]
     options: dict[str, Any] = {"metric": wrong, "method": "bootstrap", "effort": effort}
-    estimated = forecast(program, examples(30), heldout=heldout, parts=["prompts"], explain=False, **options)
-    assert optimizers.compile(program, learn, hold, **options).cost.calls <= estimated.parts[0].most.calls
+    estimated = forecast(program, trainset=examples(30), valset=heldout, parts=["prompts"], explain=False, **options)
+    assert (
+        optimizers.compile(program, trainset=learn, valset=hold, **options).cost.calls <= estimated.parts[0].most.calls
+    )
 
 
 def test_nothing_is_written_by_an_estimate(tmp_path: Path) -> None:
     program = AttentionMoA("question -> answer", CHEAP, 1)
-    forecast(program, examples(12), metric=wrong, space=SPACES[0], n_trials=1, storage=tmp_path / "study.db")
+    forecast(program, trainset=examples(12), metric=wrong, space=SPACES[0], n_trials=1, storage=tmp_path / "study.db")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_later_round_starts_from_what_the_search_may_have_found() -> None:
     program = AttentionMoA("question -> answer", CHEAP, 1, attention="none")
     options: dict[str, Any] = {"metric": wrong, "space": SPACES[0], "n_trials": 2, "parts": ["architecture"]}
-    first, second, *_ = forecast(program, examples(30), rounds=2, **options).parts
+    first, second, *_ = forecast(program, trainset=examples(30), rounds=2, **options).parts
     assert second.most.calls > first.most.calls

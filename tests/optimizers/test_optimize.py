@@ -38,7 +38,7 @@ def weak(**options: Any) -> AttentionMoA:
 def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path) -> None:
     program, tasks, writer = weak(), planted.examples(0, 72), planted.writer()
     before = digest_of(program)
-    result = optimize(program, tasks, metric=planted.right, prompt_lm=writer, **SEARCH, **PROMPTS)
+    result = optimize(program, trainset=tasks, metric=planted.right, prompt_lm=writer, **SEARCH, **PROMPTS)
     assert result.accepted
     assert result.acceptance is not None
     assert result.acceptance.gain.value > 0.2
@@ -83,7 +83,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
 
 def test_where_nothing_is_better_the_program_is_kept() -> None:
     program = AttentionMoA("question -> answer", [simulated("perfect", knows=1.0)], 1, attention="none")
-    result = optimize(program, examples(30), metric=exact, method="labeled", explain=False, **SEARCH)
+    result = optimize(program, trainset=examples(30), metric=exact, method="labeled", explain=False, **SEARCH)
     assert not result.accepted
     assert digest_of(result.program) == digest_of(program)
     assert "kept" in str(result)
@@ -100,7 +100,9 @@ def test_what_only_looks_better_on_the_examples_tuned_on_is_rejected() -> None:
 
     lms = [simulated("steady", knows=0.8, seed=3), simulated("crammer", knows=cram, seed=4)]
     program = AttentionMoA("question -> answer", lms, 1, attention="none")
-    result = optimize(program, tune, held, metric=exact, parts=["architecture"], explain=False, **SEARCH)
+    result = optimize(
+        program, trainset=tune, valset=held, metric=exact, parts=["architecture"], explain=False, **SEARCH
+    )
     assert [spec.model for spec in result.candidate.architecture.agents] == ["simulated/crammer"]
     assert result.searched[0].score.value == 1.0
     assert not result.accepted
@@ -109,7 +111,7 @@ def test_what_only_looks_better_on_the_examples_tuned_on_is_rejected() -> None:
 
 def test_the_stop_rule_is_fitted_on_recorded_probabilities() -> None:
     program, tasks = planted.cautious_program(count=60)
-    result = optimize(program, tasks, metric=planted.right, parts=["stop"], explain=False)
+    result = optimize(program, trainset=tasks, metric=planted.right, parts=["stop"], explain=False)
     (fit,) = result.stop
     assert fit.graded
     assert fit.chosen.rule.threshold is not None
@@ -158,7 +160,7 @@ def test_a_further_round_searches_with_the_prompts_that_were_found() -> None:
     program = weak()
     result = optimize(
         program,
-        planted.examples(0, 40),
+        trainset=planted.examples(0, 40),
         metric=planted.right,
         prompt_lm=planted.writer(),
         rounds=2,
@@ -184,7 +186,7 @@ def test_an_aggregator_of_its_own_stays_a_choice_and_proposes_nothing() -> None:
     boss = simulated("boss", knows=0.0)
     lms = [simulated("a", knows=0.6), simulated("b", knows=0.6)]
     program = AttentionMoA("question -> answer", lms, 1, aggregator=Agent(boss), attention="none")
-    result = optimize(program, examples(20), metric=exact, parts=["architecture"], explain=False, **SEARCH)
+    result = optimize(program, trainset=examples(20), metric=exact, parts=["architecture"], explain=False, **SEARCH)
     found = result.searched[0].report
     assert {spec["name"] for spec in found["agents"]} == {"a", "b"}
     assert [spec["name"] for spec in found["aggregators"]] == ["boss"]
@@ -197,7 +199,7 @@ class TestBudget:
     def test_it_is_kept_and_the_best_so_far_is_tested(self, calls: int) -> None:
         result = optimize(
             weak(),
-            planted.examples(0, 45),
+            trainset=planted.examples(0, 45),
             metric=planted.right,
             prompt_lm=planted.writer(),
             budget=Budget(calls=calls),
@@ -214,7 +216,7 @@ class TestBudget:
     def test_the_same_call_with_more_of_it_pays_only_for_what_was_missing(self) -> None:
         def run(budget: Budget | None) -> Any:
             return optimize(
-                weak(), planted.examples(0, 40), metric=planted.right, budget=budget, explain=False,
+                weak(), trainset=planted.examples(0, 40), metric=planted.right, budget=budget, explain=False,
                 parts=["architecture", "stop"], **SEARCH,
             )  # fmt: skip
 
@@ -232,12 +234,14 @@ class TestBudget:
 
         program = AttentionMoA("question -> answer", [ScriptedLM(fail)], 1, attention="none")
         with pytest.raises(RunError, match="out of order"):
-            optimize(program, examples(12), metric=exact, method="labeled", parts=["prompts"])
+            optimize(program, trainset=examples(12), metric=exact, method="labeled", parts=["prompts"])
 
 
 def test_progress_has_an_end_in_sight() -> None:
     seen: list[OptimizeProgress] = []
-    optimize(weak(), planted.examples(0, 30), metric=planted.right, method="labeled", progress=seen.append, **SEARCH)
+    optimize(
+        weak(), trainset=planted.examples(0, 30), metric=planted.right, method="labeled", progress=seen.append, **SEARCH
+    )
     parts = list(dict.fromkeys((at.number, at.part, at.of) for at in seen))
     names = ["architecture", "prompts", "stop", "acceptance", "explanation"]
     assert parts == [(number, name, 5) for number, name in enumerate(names, 1)]
@@ -253,7 +257,7 @@ def test_progress_has_an_end_in_sight() -> None:
     [
         ({"metric": None}, "there is no metric"),
         ({"trainset": []}, "0 examples to tune on"),
-        ({"heldout": examples(30)[:4]}, "4 of 4 held-out examples are among those"),
+        ({"valset": examples(30)[:4]}, "4 of 4 held-out examples are among those"),
         ({"parts": ["prompt"]}, "must be some of architecture, prompts, stop"),
         ({"parts": "prompts"}, "must be some of"),
         ({"rounds": 0}, "rounds=0"),
@@ -289,7 +293,7 @@ class TestWhatIsGivenCounts:
         program = AttentionMoA("question -> answer", lms, 3, attention="full")
         poor = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",))
         result = optimize(
-            program, examples(40), metric=exact, parts=["architecture"], space=poor, n_trials=3, explain=False
+            program, trainset=examples(40), metric=exact, parts=["architecture"], space=poor, n_trials=3, explain=False
         )
         assert result.acceptance is None
         assert digest_of(result.candidate) == digest_of(program)
@@ -302,7 +306,7 @@ class TestWhatIsGivenCounts:
         for predictor, word in zip(predictors, ("ALPHA", "BETA", "GAMMA"), strict=True):
             predictor.signature = predictor.signature.with_instructions(word)
         (found,) = optimize(
-            program, examples(24), metric=exact, parts=["architecture"], n_trials=4, explain=False
+            program, trainset=examples(24), metric=exact, parts=["architecture"], n_trials=4, explain=False
         ).searched
         own = dict(zip("abc", ("ALPHA", "BETA", "GAMMA"), strict=True))
         names = [spec.name.partition("-")[0] for spec in found.program.architecture.agents]
@@ -341,7 +345,14 @@ class TestWhatIsGivenCounts:
         agents = [Agent(simulated(name, knows=0.5), name=name) for name in "ab"]
         program = AttentionMoA("question -> answer", agents, 1, aggregator=agents[0], attention="none")
         result = optimize(
-            program, examples(20), metric=exact, parts=parts, method="labeled", n_trials=3, space=SPACE, explain=False
+            program,
+            trainset=examples(20),
+            metric=exact,
+            parts=parts,
+            method="labeled",
+            n_trials=3,
+            space=SPACE,
+            explain=False,
         )
         if parts == ["architecture"]:
             assert result.searched[0].report["aggregators"] == []
@@ -357,7 +368,13 @@ class TestWhatIsGivenCounts:
             mind: Any = lm.engine
             mind._reply.__self__._answers.update(known)
         result = optimize(
-            program, plain + twins, metric=metric, parts=["architecture"], n_trials=3, space=SPACE, explain=False
+            program,
+            trainset=plain + twins,
+            metric=metric,
+            parts=["architecture"],
+            n_trials=3,
+            space=SPACE,
+            explain=False,
         )
         sizes = result.report["data"]
         assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] <= 38
@@ -372,7 +389,12 @@ def test_the_stop_rule_is_fitted_on_examples_whose_answers_no_prompt_holds() -> 
 
     program = planted.program_of(planted.agents(planted.shown, count=2, cache=True), layers=2)
     result = optimize(
-        program, planted.examples(0, 40), metric=noted, parts=["prompts", "stop"], method="labeled", explain=False
+        program,
+        trainset=planted.examples(0, 40),
+        metric=noted,
+        parts=["prompts", "stop"],
+        method="labeled",
+        explain=False,
     )
     demos = {demo.question for demo in cast("Any", result.candidate.propose).demos}
     assert demos
@@ -396,7 +418,8 @@ class TestPrices:
         given: dict[str, Any] = {"objective": "score_at_price", "unit": "tokens", "space": single, "n_trials": 4}
         results = [
             optimize(
-                program, planted.examples(0, 60), metric=planted.right, method="labeled", explain=False, price=price,
+                program, trainset=planted.examples(0, 60), metric=planted.right, method="labeled", explain=False,
+                price=price,
                 parts=["architecture", "prompts"], **given,
             )
             for price in (5000, 100)
@@ -427,12 +450,13 @@ class TestPrices:
         program = AttentionMoA("question -> answer", [free], 1, attention="none")
         common: dict[str, Any] = {"metric": exact, "parts": ["prompts"], "budget": Budget(usd=1.0)}
         with pytest.raises(ConfigurationError, match="scripted/writer is not known"):
-            optimize(program, examples(20), prompt_lm=planted.writer(), **common)
+            optimize(program, trainset=examples(20), prompt_lm=planted.writer(), **common)
         with dspy.context(disable_history=True), pytest.raises(ConfigurationError, match="needs DSPy's history"):
-            optimize(program, examples(20), **common)
+            optimize(program, trainset=examples(20), **common)
         with pytest.raises(ConfigurationError, match="scripted/lm in dollars is not known"):
             optimize(
-                AttentionMoA("question -> answer", [ScriptedLM("x", "scripted/lm")], 1), examples(20), metric=exact,
+                AttentionMoA("question -> answer", [ScriptedLM("x", "scripted/lm")], 1), trainset=examples(20),
+                metric=exact,
                 objective="score_at_price", price=1.0,
             )  # fmt: skip
 
@@ -441,7 +465,7 @@ class TestTheEnd:
     def test_the_explanation_keeps_to_the_budget(self) -> None:
         lms = [simulated(name, knows=0.9, seed=n) for n, name in enumerate("abcd")]
         program = AttentionMoA("question -> answer", lms, 2, attention="full", early_stop=False)
-        result = optimize(program, examples(40), metric=exact, parts=["stop"], budget=Budget(tokens=30_000))
+        result = optimize(program, trainset=examples(40), metric=exact, parts=["stop"], budget=Budget(tokens=30_000))
         assert result.cost.tokens < 30_000 + 8 * 8_000, "only runs under way exceed it"
         assert result.contributions is None
         assert any(note.startswith("explanation") for note in result.report["notes"])
@@ -452,7 +476,7 @@ class TestTheEnd:
 
         program, tasks = planted.cautious_program(count=60)
         lms: Any = [program.agents[0].lm, ScriptedLM(fail, "scripted/broken")]
-        result = optimize(planted.program_of(lms, layers=2), tasks, metric=planted.right, parts=["stop"])
+        result = optimize(planted.program_of(lms, layers=2), trainset=tasks, metric=planted.right, parts=["stop"])
         assert result.accepted
         assert result.contributions is None
         assert any("what was found before stands" in note for note in result.report["notes"])
@@ -460,7 +484,13 @@ class TestTheEnd:
     def test_nothing_is_said_to_be_tried_that_was_not(self) -> None:
         program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
         result = optimize(
-            program, examples(20), metric=exact, parts=["architecture"], budget=Budget(calls=1), explain=False, **SEARCH
+            program,
+            trainset=examples(20),
+            metric=exact,
+            parts=["architecture"],
+            budget=Budget(calls=1),
+            explain=False,
+            **SEARCH,
         )
         assert "the budget covers no part" in str(result)
         assert result.cost.calls <= 1
@@ -478,9 +508,9 @@ class TestOutages:
         program = AttentionMoA("question -> answer", [ScriptedLM(reply)], 1, attention="none")
         given: dict[str, Any] = {"metric": exact, "storage": f"{tmp_path}/study.db", "method": "labeled", **SEARCH}
         with pytest.raises(RunError, match="out of order"):
-            optimize(program, examples(30), **given)
+            optimize(program, trainset=examples(30), **given)
         down[0] = False
-        result = optimize(program, examples(30), **given)
+        result = optimize(program, trainset=examples(30), **given)
         assert result.score is None or result.score.value == 1.0
 
     def test_a_bug_is_not_taken_for_a_part_that_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,7 +521,11 @@ class TestOutages:
         program = planted.program_of(planted.agents(count=2, cache=True), layers=2)
         with pytest.raises(KeyError, match="a bug"):
             optimize(
-                program, planted.examples(0, 30), metric=planted.right, method="labeled", parts=["prompts", "stop"]
+                program,
+                trainset=planted.examples(0, 30),
+                metric=planted.right,
+                method="labeled",
+                parts=["prompts", "stop"],
             )
 
 
@@ -500,7 +534,7 @@ class TestWhatIsHeldOut:
         tasks = planted.examples(0, 90)
         program = planted.program_of(planted.agents(planted.shown, count=2, cache=True))
         given: dict[str, Any] = {"metric": planted.right, "parts": ["prompts"], "method": "labeled", "explain": False}
-        first = optimize(program, tasks, **given)
+        first = optimize(program, trainset=tasks, **given)
         assert first.accepted
         shown = {demo.question for demo in cast("Any", first.program.propose).demos}
         checked: list[str] = []
@@ -509,16 +543,18 @@ class TestWhatIsHeldOut:
             checked.append(example.question)
             return planted.right(example, prediction)
 
-        again = optimize(first.program, tasks, seed=1, **{**given, "metric": noted, "method": "bootstrap"})
+        again = optimize(first.program, trainset=tasks, seed=1, **{**given, "metric": noted, "method": "bootstrap"})
         assert again.report["data"]["held-out"]["examples"] >= 20
         assert any("was made from examples before" in note for note in again.report["notes"])
         held = [example for example in tasks if example.question in shown]
         with pytest.raises(ConfigurationError, match="that the program shows its models as demos"):
-            optimize(first.program, [task for task in tasks if task not in held], held, **given)
+            optimize(first.program, trainset=[task for task in tasks if task not in held], valset=held, **given)
 
     def test_questions_asked_again_are_left_out_and_that_is_said(self) -> None:
         program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
-        result = optimize(program, examples(20) * 2, metric=exact, parts=["architecture"], explain=False, **SEARCH)
+        result = optimize(
+            program, trainset=examples(20) * 2, metric=exact, parts=["architecture"], explain=False, **SEARCH
+        )
         sizes = result.report["data"]
         assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] == 20
         assert "20 examples ask what another one asks, and are left out" in result.report["notes"]
@@ -530,7 +566,13 @@ class TestTheStopRule:
         program = AttentionMoA("question -> answer", lms, 3, attention="none")
         deep = SearchSpace(samples=1, temperatures=(0.7,), layers=(3,), attention=("full",), early_stop=(False,))
         result = optimize(
-            program, examples(40), metric=exact, parts=["architecture", "stop"], space=deep, n_trials=2, explain=False
+            program,
+            trainset=examples(40),
+            metric=exact,
+            parts=["architecture", "stop"],
+            space=deep,
+            n_trials=2,
+            explain=False,
         )
         (fit,) = result.stop
         assert {(depth.rule.layers, depth.rule.early_stop) for depth in fit.curve} == {(3, False)}
@@ -539,14 +581,15 @@ class TestTheStopRule:
         program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], 2)
         only = SearchSpace(samples=1, layers=(2,), early_stop=(True,), thresholds=())
         fit = fit_stop_rule(program, examples(8), exact, space=only)
-        again = optimize(fit.program, examples(20), metric=exact, parts=["stop"], space=only, explain=False)
+        again = optimize(fit.program, trainset=examples(20), metric=exact, parts=["stop"], space=only, explain=False)
         assert again.program.provenance is not None
         assert "stop" not in again.program.provenance.method or again.stop[0].program is again.candidate
 
 
 def test_what_the_method_was_told_is_on_record(tmp_path: Path) -> None:
     result = optimize(
-        weak(), planted.examples(0, 30), metric=planted.right, prompt_lm=planted.writer(), objective="score_at_price",
+        weak(), trainset=planted.examples(0, 30), metric=planted.right, prompt_lm=planted.writer(),
+        objective="score_at_price",
         price=50.0, unit="calls", explain=False, budget=Budget(calls=5000), **SEARCH, **PROMPTS,
     )  # fmt: skip
     record = result.program.provenance
@@ -568,11 +611,11 @@ def test_the_program_itself_is_measured_before_a_search_is_paid_for() -> None:
     program = AttentionMoA("question -> answer", [weak_one, simulated("c2", knows=0.98, cache=False)], 3)
     plain = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("none",))
     given: dict[str, Any] = {"metric": exact, "parts": ["architecture"], "space": plain, "n_trials": 3}
-    result = optimize(program, examples(60), budget=Budget(calls=800), explain=False, **given)
+    result = optimize(program, trainset=examples(60), budget=Budget(calls=800), explain=False, **given)
     assert result.ended_by == "budget"
     assert not result.searched
     assert "nothing better was found" not in result.report["verdict"]
     assert any("the budget ended while the program itself was run" in note for note in result.report["notes"])
-    enough = optimize(program, examples(60), budget=Budget(calls=6000), explain=False, **given)
+    enough = optimize(program, trainset=examples(60), budget=Budget(calls=6000), explain=False, **given)
     assert [spec.name for spec in enough.candidate.architecture.agents] == ["c2"]
     assert enough.accepted

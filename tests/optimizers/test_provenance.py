@@ -87,7 +87,7 @@ def test_no_path_of_the_machine_is_in_it() -> None:
 
 def test_the_outcome_of_a_held_out_acceptance_is_taken_over() -> None:
     before = program()
-    outcome = accept(before, program(), TASKS[20:], exact, tuned_on=TASKS[:20])
+    outcome = accept(before, program(), valset=TASKS[20:], metric=exact, tuned_on=TASKS[:20])
     made = provenance_of(outcome.program, "gepa", metric=exact, outcome=outcome)
     assert made.verdict == outcome.reason
     assert [figure.what for figure in made.scores] == ["baseline, held-out", "candidate, held-out", "their difference"]
@@ -97,7 +97,7 @@ def test_the_outcome_of_a_held_out_acceptance_is_taken_over() -> None:
 
 
 def test_the_outcome_of_a_comparison_is_taken_over() -> None:
-    result = compare(program(), ["single"], TASKS[:10], exact)
+    result = compare(program(), baselines=["single"], devset=TASKS[:10], metric=exact)
     made = provenance_of(result.winner, "compare", outcome=result)
     assert made.verdict == result.verdict
     assert any(figure.what.startswith("the single model") for figure in made.scores)

@@ -81,10 +81,10 @@ def compare_command(
         job = judged(program, config, data, fields, metric, judge, split, limit, seed)
         result = compare(
             job.program,
-            baseline or None,  # type: ignore[arg-type]  # checked there
-            job.examples,
-            job.metric,
-            _unit(match),
+            baselines=baseline or None,  # type: ignore[arg-type]  # checked there
+            devset=job.examples,
+            metric=job.metric,
+            match=_unit(match),
             tolerance=tolerance,
             margin=margin,
             alpha=alpha,

@@ -31,7 +31,7 @@ from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.eval_setup import Job
-    from moa_dspy.optimizers.optimize import Estimate, Optimized
+    from moa_dspy.optimizers.optimize import Estimate, OptimizeResult
 
 __all__ = ["optimize_command", "search_command"]
 
@@ -236,7 +236,7 @@ def _run(options: _Options, arguments: dict[str, Any], prompt_model: str | None)
     given = {
         "program": job.program,
         "trainset": job.examples,
-        "heldout": _held_out(options, job),
+        "valset": _held_out(options, job),
         "metric": job.metric,
         "space": _space(options.config),
         "budget": budget,
@@ -286,7 +286,7 @@ def _optimize(options: _Options, given: dict[str, Any]) -> None:
     _save(result, options)
 
 
-def _save(result: Optimized, options: _Options) -> None:
+def _save(result: OptimizeResult, options: _Options) -> None:
     from moa_dspy.cli.commands.report import write_page
     from moa_dspy.optimizers.report.page import render
 

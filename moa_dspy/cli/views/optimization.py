@@ -14,7 +14,7 @@ from moa_dspy.cli.views.progress import dollars
 
 if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
-    from moa_dspy.optimizers.optimize import Optimized
+    from moa_dspy.optimizers.optimize import OptimizeResult
     from moa_dspy.optimizers.optimize_run import OptimizeProgress
     from moa_dspy.optimizers.results import Cost
 
@@ -35,7 +35,7 @@ def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | N
         yield _Lines()
 
 
-def shown(result: Optimized) -> str:
+def shown(result: OptimizeResult) -> str:
     """Return verdict, program and costs as text."""
     lines = [str(result), ""]
     if result.score is not None:

@@ -37,11 +37,11 @@ def remembers(seen: list[dspy.Example], elsewhere: float) -> AttentionMoA:
 
 def test_a_program_that_only_looks_better_on_its_training_data_is_rejected() -> None:
     baseline, overfit = knows(0.5), remembers(TRAIN, 0.5)
-    on_training_data = accept(baseline, overfit, TRAIN, exact)
+    on_training_data = accept(baseline, overfit, valset=TRAIN, metric=exact)
     assert on_training_data.accepted
     assert on_training_data.after.value == 1
 
-    outcome = accept(baseline, overfit, HELDOUT, exact, tuned_on=TRAIN)
+    outcome = accept(baseline, overfit, valset=HELDOUT, metric=exact, tuned_on=TRAIN)
     assert not outcome.accepted
     assert outcome.program is baseline
     assert outcome.score == outcome.before
@@ -52,7 +52,7 @@ def test_a_program_that_only_looks_better_on_its_training_data_is_rejected() -> 
 
 def test_a_real_improvement_is_accepted() -> None:
     baseline, better = knows(0.4), knows(0.9, "b", seed=1)
-    outcome = accept(baseline, better, HELDOUT, exact, tuned_on=TRAIN)
+    outcome = accept(baseline, better, valset=HELDOUT, metric=exact, tuned_on=TRAIN)
     assert outcome.accepted
     assert outcome.program is better
     assert outcome.score == outcome.after
@@ -67,7 +67,7 @@ def test_a_real_improvement_is_accepted() -> None:
 
 
 def test_the_outcome_is_json_without_the_program() -> None:
-    outcome = accept(knows(0.4), knows(0.9, "b"), HELDOUT[:8], exact)
+    outcome = accept(knows(0.4), knows(0.9, "b"), valset=HELDOUT[:8], metric=exact)
     written = json.loads(json.dumps(outcome.report))
     assert written == outcome.report
     assert written["kind"] == "acceptance"
@@ -76,12 +76,12 @@ def test_the_outcome_is_json_without_the_program() -> None:
 
 
 def test_equal_seeds_give_equal_outcomes() -> None:
-    first, second = (accept(knows(0.4), knows(0.7, "b"), HELDOUT, exact, seed=3).report for _ in range(2))
+    first, second = (accept(knows(0.4), knows(0.7, "b"), valset=HELDOUT, metric=exact, seed=3).report for _ in range(2))
     assert {**first, "cost": None} == {**second, "cost": None}
 
 
 def test_a_worse_candidate_is_rejected_whatever_its_p_value() -> None:
-    outcome = accept(knows(0.9), knows(0.1, "b"), HELDOUT, exact)
+    outcome = accept(knows(0.9), knows(0.1, "b"), valset=HELDOUT, metric=exact)
     assert not outcome.accepted
     assert outcome.p > 0.9
     assert outcome.needed is None
@@ -89,14 +89,14 @@ def test_a_worse_candidate_is_rejected_whatever_its_p_value() -> None:
 
 
 def test_equal_programs_are_told_apart_by_nothing() -> None:
-    outcome = accept(knows(0.5), knows(0.5), HELDOUT[:10], exact)
+    outcome = accept(knows(0.5), knows(0.5), valset=HELDOUT[:10], metric=exact)
     assert not outcome.accepted
     assert outcome.gain.value == 0
     assert outcome.p >= 0.5
 
 
 def test_too_few_examples_show_nothing_and_it_is_said_how_many_would() -> None:
-    outcome = accept(knows(0.0), knows(1.0, "b"), HELDOUT[:3], exact)
+    outcome = accept(knows(0.0), knows(1.0, "b"), valset=HELDOUT[:3], metric=exact)
     assert not outcome.accepted
     assert outcome.gain.value == 1
     assert outcome.needed == 5
@@ -109,7 +109,7 @@ def test_held_out_examples_that_were_tuned_on_are_refused(question: str) -> None
     program = single_model("question -> answer", lm)
     seen = [dspy.Example(question=question, answer="another", note="kept apart").with_inputs("question")]
     with pytest.raises(ConfigurationError, match="1 of 60 held-out examples are among those that the program was"):
-        accept(program, program, TASKS, exact, tuned_on=seen)
+        accept(program, program, valset=TASKS, metric=exact, tuned_on=seen)
     assert not lm.requests
 
 
@@ -123,22 +123,24 @@ def broken(fails: Any = lambda request: True) -> AttentionMoA:
 
 
 def test_failed_runs_count_as_zero_and_are_told() -> None:
-    outcome = accept(knows(0.9), broken(lambda request: "task 020" in prompt_of(request)), HELDOUT[:6], exact)
+    outcome = accept(
+        knows(0.9), broken(lambda request: "task 020" in prompt_of(request)), valset=HELDOUT[:6], metric=exact
+    )
     assert outcome.failed == (0, 1)
     assert outcome.after.value == 0
 
 
 def test_a_program_that_never_answers_is_neither_kept_nor_rejected() -> None:
     with pytest.raises(RunError, match="the baseline fails on the held-out examples"):
-        accept(broken(), knows(0.9), HELDOUT[:6], exact)
+        accept(broken(), knows(0.9), valset=HELDOUT[:6], metric=exact)
     with pytest.raises(RunError, match="the candidate fails on the held-out examples"):
-        accept(knows(0.9), broken(), HELDOUT[:6], exact)
+        accept(knows(0.9), broken(), valset=HELDOUT[:6], metric=exact)
 
 
 def test_a_question_that_is_asked_again_is_no_further_evidence() -> None:
     question = HELDOUT[0]
     again = dspy.Example(question=f" {question.question.upper()}  ", answer=question.answer).with_inputs("question")
-    outcome = accept(knows(0.0), knows(1.0, "b"), [question, again] * 4, exact)
+    outcome = accept(knows(0.0), knows(1.0, "b"), valset=[question, again] * 4, metric=exact)
     assert not outcome.accepted
     assert outcome.gain.examples == 1
     assert outcome.repeated == 7
@@ -149,20 +151,20 @@ def test_what_a_program_shows_its_models_cannot_be_held_out() -> None:
     program.propose.demos = [dspy.Example(question="task 020", answer="answer 20")]  # type: ignore[union-attr]
     for pair in ((program, knows(0.5)), (knows(0.5), program)):
         with pytest.raises(ConfigurationError, match="1 of 40 held-out examples are among those that a program shows"):
-            accept(*pair, HELDOUT, exact)
+            accept(*pair, valset=HELDOUT, metric=exact)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 0.6, 1, float("nan")])
 def test_levels_out_of_range_are_refused(alpha: float) -> None:
     with pytest.raises(ConfigurationError, match="must be above 0 and below"):
-        accept(knows(0.5), knows(0.5), HELDOUT, exact, alpha=alpha)
+        accept(knows(0.5), knows(0.5), valset=HELDOUT, metric=exact, alpha=alpha)
     with pytest.raises(ConfigurationError, match="must be above 0 and below"):
         decide([0.0], [1.0], alpha=alpha)
 
 
 def test_a_power_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="must be between 0 and 1"):
-        accept(knows(0.5), knows(0.5), HELDOUT, exact, power=1.5)
+        accept(knows(0.5), knows(0.5), valset=HELDOUT, metric=exact, power=1.5)
 
 
 def test_scores_that_are_no_numbers_decide_nothing() -> None:
@@ -211,4 +213,4 @@ def test_holm_adjusts_in_order_and_never_below_the_p_value_before() -> None:
 
 
 def test_the_outcome_has_a_type() -> None:
-    assert isinstance(accept(knows(0.5), knows(0.6, "b"), HELDOUT[:4], exact), Acceptance)
+    assert isinstance(accept(knows(0.5), knows(0.6, "b"), valset=HELDOUT[:4], metric=exact), Acceptance)

@@ -36,7 +36,7 @@ def helpful() -> Comparison:
     cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dspy, "cache", cache)
-        return compare(ensemble(), None, TASKS, exact, "calls", tolerance=0.1)
+        return compare(ensemble(), baselines=None, devset=TASKS, metric=exact, match="calls", tolerance=0.1)
 
 
 @together
@@ -91,7 +91,7 @@ def test_where_one_model_is_as_good_it_is_the_verdict(tmp_path: Any) -> None:
         simulated("weak", knows=0.2, finds=0.0, adopts=0.0),
     ]
     program = AttentionMoA("question -> answer", agents, layers=1)
-    result = compare(program, ["single", "moa"], TASKS, exact)
+    result = compare(program, baselines=["single", "moa"], devset=TASKS, metric=exact)
     assert result.use == "single"
     assert "use" in result.verdict
     assert "the single model strong" in result.verdict
@@ -102,7 +102,7 @@ def test_where_one_model_is_as_good_it_is_the_verdict(tmp_path: Any) -> None:
 
 def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
     program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=1)
-    result = compare(program, ["single"], TASKS[:20], exact)
+    result = compare(program, baselines=["single"], devset=TASKS[:20], metric=exact)
     assert result.verdict == (
         "no difference shown between the program and the single model a; use the single model a: its score is the "
         "highest, at the lowest price"
@@ -110,7 +110,15 @@ def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
 
 
 def test_tokens_are_matched_on_what_runs_used() -> None:
-    result = compare(ensemble(), ["self-moa", "moa"], TASKS[:12], exact, "tokens", tolerance=0.15, pilot=TASKS[12:20])
+    result = compare(
+        ensemble(),
+        baselines=["self-moa", "moa"],
+        devset=TASKS[:12],
+        metric=exact,
+        match="tokens",
+        tolerance=0.15,
+        pilot=TASKS[12:20],
+    )
     assert result.match == "tokens"
     for one in result.contenders[1:]:
         assert 0.6 <= one.ratio <= 1.15
@@ -123,7 +131,7 @@ def test_tokens_are_matched_on_what_runs_used() -> None:
 
 def test_a_cached_rerun_costs_nothing_and_says_the_same_of_the_spend() -> None:
     program = ensemble()
-    first, second = (compare(program, ["single", "moa"], TASKS[:12], exact) for _ in range(2))
+    first, second = (compare(program, baselines=["single", "moa"], devset=TASKS[:12], metric=exact) for _ in range(2))
     assert second.cost.calls == 0
     assert [one.spent for one in second.contenders] == [one.spent for one in first.contenders]
     assert second.verdict == first.verdict
@@ -133,7 +141,7 @@ def test_dollars_need_prices() -> None:
     lm = ScriptedLM("x", "scripted/unheard-of")
     program = AttentionMoA("question -> answer", [lm, ScriptedLM("y")], layers=1)
     with pytest.raises(ConfigurationError, match=r"scripted/unheard-of.*use match='tokens' or match='calls'") as caught:
-        compare(program, None, TASKS, exact, "usd")
+        compare(program, baselines=None, devset=TASKS, metric=exact, match="usd")
     assert "\n" not in str(caught.value)
     assert not lm.requests
 
@@ -143,7 +151,7 @@ def test_dollars_of_a_program_of_ones_own_need_prices_as_well() -> None:
         program = AttentionMoA("question -> answer", [served.lm("gpt-4.1-nano")], layers=1)
         other = single_model("question -> answer", ScriptedLM("x", "scripted/unheard-of"))
         with pytest.raises(ConfigurationError, match=r"scripted/unheard-of.*is not known"):
-            compare(program, {"mine": other}, TASKS, exact, "usd")
+            compare(program, baselines={"mine": other}, devset=TASKS, metric=exact, match="usd")
         assert not served.calls
 
 
@@ -156,7 +164,7 @@ def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
     good, bad = simulated("a", knows=0.6, cache=False), ScriptedLM(aggregate, "scripted/aggregator")
     strict = Tolerance(strict=True, retries=0)
     program = AttentionMoA("question -> answer", [good, bad], layers=1, attention="none", tolerance=strict)
-    result = compare(program, ["moa"], TASKS[:20], exact)
+    result = compare(program, baselines=["moa"], devset=TASKS[:20], metric=exact)
     answered = len(good.requests) + sum(not any(f"task 00{n}" in prompt_of(r) for n in range(5)) for r in bad.requests)
     assert result.contender(PROGRAM).failed == 5
     assert result.cost.calls == answered
@@ -165,16 +173,16 @@ def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
 def test_a_budget_ends_it_with_what_to_do() -> None:
     program = ensemble()
     with pytest.raises(RunError, match="with a larger one the same call goes on"):
-        compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=100))
+        compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=100))
     assert sum(len(agent.lm.requests) for agent in program.agents) <= 100  # type: ignore[union-attr]
-    assert compare(program, ["single"], TASKS[:12], exact, budget=Budget(calls=400)).use
+    assert compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=400)).use
 
 
 def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None:
     program = single_model("question -> answer", simulated("a", knows=0.5))
     program.propose.demos = [dspy.Example(question="task 000", answer="answer 0")]  # type: ignore[union-attr]
     other = single_model("question -> answer", simulated("b", knows=0.9))
-    result = compare(program, {"mine": other}, [*TASKS[:10], *TASKS[5:10]], exact)
+    result = compare(program, baselines={"mine": other}, devset=[*TASKS[:10], *TASKS[5:10]], metric=exact)
     assert result.examples == 9
     assert "1 test examples are left out: a program shows them to its models as demos" in result.notes
     assert "5 test examples are left out: they ask what another one asks" in result.notes
@@ -183,7 +191,7 @@ def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None
 def test_the_largest_size_is_called_that() -> None:
     lms = [simulated("a", knows=0.9), simulated("b", knows=0.9)]
     long = AttentionMoA("question -> answer", lms, layers=9, early_stop=False)
-    result = compare(long, ["self-consistency"], TASKS[:6], exact, pilot=TASKS[10:14])
+    result = compare(long, baselines=["self-consistency"], devset=TASKS[:6], metric=exact, pilot=TASKS[10:14])
     assert result.contender("self-consistency").size == LARGEST
     assert any("64 is the largest size tried" in note for note in result.notes)
 
@@ -192,7 +200,15 @@ def test_dollars_are_matched_where_prices_are_known() -> None:
     with Loopback(lambda body: "Paris") as served:
         lms = [served.lm(name, cache=True) for name in ("gpt-4.1-nano", "gpt-4.1-mini")]
         program = AttentionMoA("question -> answer", lms, layers=1)
-        result = compare(program, ["single", "self-moa"], TASKS[:8], exact, "usd", pilot=TASKS[8:10], tolerance=0.05)
+        result = compare(
+            program,
+            baselines=["single", "self-moa"],
+            devset=TASKS[:8],
+            metric=exact,
+            match="usd",
+            pilot=TASKS[8:10],
+            tolerance=0.05,
+        )
     single, sampled = result.contenders[1:]
     assert single.what == "the single model gpt-4.1-nano"  # as good as the other, and cheaper
     assert single.spent.usd is not None
@@ -203,16 +219,16 @@ def test_dollars_are_matched_where_prices_are_known() -> None:
 
 def test_a_baseline_that_cannot_be_small_enough_is_left_out_and_that_is_said() -> None:
     program = single_model("question -> answer", simulated("a", knows=0.5))
-    result = compare(program, ["single", "self-moa"], TASKS[:10], exact)
+    result = compare(program, baselines=["single", "self-moa"], devset=TASKS[:10], metric=exact)
     assert [one.name for one in result.contenders] == ["program", "single"]
     assert any(note.startswith("Self-MoA is left out") for note in result.notes)
     with pytest.raises(RunError, match="nothing to compare with"):
-        compare(program, ["self-moa"], TASKS[:10], exact)
+        compare(program, baselines=["self-moa"], devset=TASKS[:10], metric=exact)
 
 
 def test_programs_of_ones_own_are_compared_as_they_are() -> None:
     other = single_model("question -> answer", simulated("z", knows=0.95))
-    result = compare(ensemble(knows=0.1, finds=0.0), {"mine": other}, TASKS[:30], exact)
+    result = compare(ensemble(knows=0.1, finds=0.0), baselines={"mine": other}, devset=TASKS[:30], metric=exact)
     assert result.use == "mine"
     assert result.verdict == "use mine: it is better than the program"
     assert result.winner is other
@@ -257,8 +273,8 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),
         ({"margin": -1}, "margin=-1"),
-        ({"testset": []}, "0 test examples are too few"),
-        ({"testset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
+        ({"devset": []}, "0 test examples are too few"),
+        ({"devset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
         ({"baselines": ["best"]}, "no baseline 'best'; there are: single"),
         ({"baselines": "single"}, "baselines is a list of names"),
         ({"baselines": []}, "there is no baseline"),
@@ -271,13 +287,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_paid(options: dict[str,
     lms = [ScriptedLM("x", "scripted/a"), ScriptedLM("y", "scripted/b")]
     program = AttentionMoA("question -> answer", lms, layers=1)
     with pytest.raises(ConfigurationError, match=message):
-        compare(program, **{"testset": TASKS, "metric": exact, **options})
+        compare(program, **{"devset": TASKS, "metric": exact, **options})
     assert not any(lm.requests for lm in lms)
 
 
 def test_too_few_examples_to_show_anything_are_said_to_be() -> None:
     program = single_model("question -> answer", simulated("a", knows=0.5))
-    result = compare(program, ["single"], TASKS[:4], exact)
+    result = compare(program, baselines=["single"], devset=TASKS[:4], metric=exact)
     assert any("too few to show any difference" in note for note in result.notes)
 
 

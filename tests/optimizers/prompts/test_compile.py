@@ -48,7 +48,7 @@ TRAIN, VAL, TEST = planted.examples(0, 6), planted.examples(6, 10), planted.exam
 
 def compiled(program: AttentionMoA, method: Any, **options: Any) -> Any:
     given: dict[str, Any] = {"metric": planted.right, "prompt_lm": planted.writer(), **SMALL[method], **options}
-    return compile(program, TRAIN, VAL, method=method, **given)
+    return compile(program, trainset=TRAIN, valset=VAL, method=method, **given)
 
 
 def prompts(program: AttentionMoA) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_each_method_raises_the_score_on_questions_that_it_never_saw(method: Any
     knows, options = ENOUGH[method]
     program = planted.program_of(planted.agents(knows, cache=True))
     result = compile(
-        program, planted.examples(0, 24), planted.examples(24, 48), metric=planted.right, method=method,
+        program, trainset=planted.examples(0, 24), valset=planted.examples(24, 48), metric=planted.right, method=method,
         prompt_lm=planted.writer(), **options,
     )  # fmt: skip
     before, after = measure(program, TEST, planted.right), measure(result.program, TEST, planted.right)
@@ -190,7 +190,15 @@ def numbered(model: str, temperature: float | None) -> ScriptedLM:
 def test_rounds_of_bootstrapping_draw_new_samples_from_every_agent(temperature: float | None):
     lms = [numbered(f"scripted/{name}", temperature) for name in "ab"]
     program = planted.program_of([*lms, Agent(lms[0], name="third", temperature=temperature)])
-    compile(program, TRAIN[:1], VAL[:1], metric=lambda *_: False, method="bootstrap", rounds=3, labeled_demos=0)
+    compile(
+        program,
+        trainset=TRAIN[:1],
+        valset=VAL[:1],
+        metric=lambda *_: False,
+        method="bootstrap",
+        rounds=3,
+        labeled_demos=0,
+    )
     # before (one validation question), three rounds on one training question, and after (cached)
     assert [len(lm.requests) for lm in lms] == [2 * 4 + 4, 4]
     temperatures = [request.config.temperature for request in lms[1].requests]
@@ -201,7 +209,8 @@ def test_simba_samples_each_question_anew_from_every_agent():
     lms = [numbered(f"scripted/{name}", temperature) for name, temperature in (("a", 0.0), ("b", 0.7))]
     program = planted.program_of(lms)
     result = compile(
-        program, TRAIN[:3], VAL[:1], metric=lambda *_: 0.5, method="simba", batch=3, steps=1, candidates=4,
+        program, trainset=TRAIN[:3], valset=VAL[:1], metric=lambda *_: 0.5, method="simba", batch=3, steps=1,
+        candidates=4,
         prompt_lm=planted.writer(),
     )  # fmt: skip
     sampled = 3 * 4
@@ -224,7 +233,7 @@ def test_the_students_rollouts_do_not_change_the_programs_own_draws():
 def test_gepa_shows_each_predictor_the_calls_of_its_own_agent_alone():
     lms = [ScriptedLM(f"{name} speaks", f"scripted/{name}") for name in ("anna", "bert")]
     program, writer = planted.program_of(lms, shared_prompts=False), planted.writer()
-    compile(program, TRAIN, VAL, metric=lambda *_: False, method="gepa", runs=40, prompt_lm=writer)
+    compile(program, trainset=TRAIN, valset=VAL, metric=lambda *_: False, method="gepa", runs=40, prompt_lm=writer)
     reflections = [prompt_of(request) for request in writer.requests]
     assert all("none of the two proposals was right" in text for text in reflections)
     proposing = [text for text in reflections if "candidate_answers" not in text]
@@ -261,7 +270,9 @@ def test_knn_shows_the_examples_nearest_to_the_question(tmp_path: Path):
     lm = ScriptedLM("four", "scripted/a")
     tasks = ["capital of France", "capital of Spain", "two plus two", "three plus five"]
     train = [dspy.Example(question=task, answer="four", source="book").with_inputs("question") for task in tasks]
-    tuned = compile(planted.program_of([lm]), train, TRAIN, metric=lambda *_: True, method="knn", k=1).program
+    tuned = compile(
+        planted.program_of([lm]), trainset=train, valset=TRAIN, metric=lambda *_: True, method="knn", k=1
+    ).program
     tuned.save(tmp_path / "program.json")
     assert "book" not in (tmp_path / "program.json").read_text()
     for program in (tuned, moa_dspy.load(tmp_path / "program.json", lms={"scripted/a": lm})):
@@ -271,7 +282,7 @@ def test_knn_shows_the_examples_nearest_to_the_question(tmp_path: Path):
         asked = [prompt_of(request) for request in lm.requests[start:]]
         proposals = [text for text in asked if "Candidate" not in text]
         assert [[task for task in tasks if task in text] for text in proposals] == [[tasks[0]], [tasks[2]]]
-    retuned = compile(tuned, train, TRAIN, metric=lambda *_: True, method="labeled").program
+    retuned = compile(tuned, trainset=train, valset=TRAIN, metric=lambda *_: True, method="labeled").program
     assert len(cast("Any", retuned.propose).demos) == 4
     retuned(question="capital")
     assert all(task in prompt_of(lm.requests[-2]) for task in tasks)
@@ -295,7 +306,7 @@ def test_a_vectorizer_that_is_code_works_but_cannot_be_saved(tmp_path: Path):
 def test_reanchor_fits_the_stop_decision_and_the_program_uses_it(shared: bool, tmp_path: Path):
     program, tasks = planted.cautious_program(shared_prompts=shared)
     assert measure(program, tasks[20:], planted.right).score().value == 0.5
-    result = compile(program, tasks[:20], tasks[20:30], metric=planted.right, method="reanchor")
+    result = compile(program, trainset=tasks[:20], valset=tasks[20:30], metric=planted.right, method="reanchor")
     decision = cast("Any", result.program.synthesize).fields["improved"]
     assert 0.1 < decision["threshold"] <= 0.4
     assert (result.before.value, result.score.value) == (0.5, 1.0)
@@ -326,10 +337,10 @@ def test_a_threshold_works_with_an_adapter_of_the_users(adapter: Any):
 def test_reanchor_refuses_what_has_no_stop_decision_or_no_cache():
     program, tasks = planted.cautious_program(early_stop=False)
     with pytest.raises(ConfigurationError, match=r"this program has none; it needs layers=2"):
-        compile(program, tasks[:4], tasks[4:8], metric=planted.right, method="reanchor")
+        compile(program, trainset=tasks[:4], valset=tasks[4:8], metric=planted.right, method="reanchor")
     lms = planted.agents(count=1)
     with pytest.raises(ConfigurationError, match="simulated/a are not cached"):
-        compile(planted.program_of(lms, layers=2), TRAIN, VAL, metric=planted.right, method="reanchor")
+        compile(planted.program_of(lms, layers=2), trainset=TRAIN, valset=VAL, metric=planted.right, method="reanchor")
 
 
 # The result and the arguments
@@ -438,7 +449,10 @@ def test_runs_that_fail_meanwhile_are_in_the_report():
 
 def test_without_a_validation_set_a_third_is_held_back():
     program = planted.program_of(planted.agents(0.9, count=1))
-    results = [compile(program, planted.examples(0, 9), metric=planted.right, method="labeled", seed=s) for s in (0, 1)]
+    results = [
+        compile(program, trainset=planted.examples(0, 9), metric=planted.right, method="labeled", seed=s)
+        for s in (0, 1)
+    ]
     assert [result.report["examples"] for result in results] == [{"trainset": 6, "valset": 3}] * 2
     demos = [{demo.question for demo in cast("Any", result.program.propose).demos} for result in results]
     assert [len(found) for found in demos] == [6, 6]

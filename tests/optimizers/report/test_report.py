@@ -100,19 +100,33 @@ def results() -> Iterator[dict[str, Any]]:
         program = planted.program_of(planted.agents(planted.told, 2, cache=True), attention="full")
         given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "n_trials": 5, "unit": "calls"}
         found = search("question -> answer", agents, SPACE, **given)
-        tuned = compile(program, train[:6], train[6:], planted.right, "bootstrap", bootstrapped_demos=1)
+        tuned = compile(
+            program,
+            trainset=train[:6],
+            valset=train[6:],
+            metric=planted.right,
+            method="bootstrap",
+            bootstrapped_demos=1,
+        )
         told = compile(
-            program, train[:4], train[4:], planted.right, "copro", prompt_lm=planted.writer(), breadth=3, depth=1
+            program,
+            trainset=train[:4],
+            valset=train[4:],
+            metric=planted.right,
+            method="copro",
+            prompt_lm=planted.writer(),
+            breadth=3,
+            depth=1,
         )
         yield {
             "program": program,
             "search": found,
             "compile": told,
             "demos": tuned,
-            "acceptance": accept(program, told.program, test, planted.right),
+            "acceptance": accept(program, told.program, valset=test, metric=planted.right),
             "profile": profile(program, test, planted.right),
             "contributions": contributions(program, test, planted.right),
-            "compare": compare(program, ["single", "moa"], test, planted.right),
+            "compare": compare(program, baselines=["single", "moa"], devset=test, metric=planted.right),
         }
 
 
