@@ -23,7 +23,6 @@ from .comparison.compare import (
     Contender as Contender,
     compare as compare,
 )
-from .comparison.paired import Gain as Gain
 from .errors import (
     AllRunsFailedError as AllRunsFailedError,
     BudgetExhaustedError as BudgetExhaustedError,
@@ -59,6 +58,7 @@ from .report.page import (
 )
 from .results import (
     Cost as Cost,
+    Gain as Gain,
     Score as Score,
 )
 from .search.results import Point as Point

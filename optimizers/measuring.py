@@ -23,9 +23,10 @@ from moa_dspy.errors import (
     RunError,
     UnparsedVerdictError,
 )
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run import event_loop

@@ -23,13 +23,13 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError, DeclinedError
 from moa_dspy.evaluation.fingerprint import content_of, digest
+from moa_dspy.evaluation.statistics import Score, check_alpha
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.comparison.matching import check_budget
-from moa_dspy.optimizers.comparison.significance import check_alpha
 from moa_dspy.optimizers.estimating import Estimate, Work, estimate
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, Undertaking, bind_space
@@ -38,7 +38,7 @@ from moa_dspy.optimizers.prompts.jobs import Effort, check_effort
 from moa_dspy.optimizers.prompts.methods import MethodName, method_of
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import provenance_of, stamp
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.search import Searched, check_trials
 from moa_dspy.optimizers.search.space import SearchSpace

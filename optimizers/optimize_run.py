@@ -12,6 +12,7 @@ from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, MoAError
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
@@ -21,7 +22,7 @@ from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import named_agents
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.search import Searched, SearchProgress, search
 from moa_dspy.optimizers.search.space import BoundSpace, SearchSpace

@@ -12,13 +12,13 @@ from pydantic_core import to_jsonable_python
 
 import moa_dspy
 from moa_dspy.evaluation.fingerprint import content_of, digest
+from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.files.provenance import Data, Figure, Outlay, Provenance
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
-from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.measuring import Metric, metric_name
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Provenance", "figures_of", "provenance_of", "stamp"]

@@ -1,15 +1,12 @@
-"""What optimizers report: scores with intervals, and what they cost."""
+"""What optimizers report of their cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
-
 import pydantic
 
-from moa_dspy.evaluation.statistics import LEVEL, estimate
+from moa_dspy.evaluation.statistics import Gain, Score
 
-__all__ = ["Cost", "Score"]
+__all__ = ["Cost", "Gain", "Score"]
 
 
 class _Value(pydantic.BaseModel):
@@ -48,43 +45,3 @@ class Cost(_Value):
             usd=(self.usd or 0.0) - (other.usd or 0.0) if known else None,
             seconds=self.seconds - other.seconds,
         )
-
-
-class Score(_Value):
-    """A mean over examples, with the interval that ``moa_dspy.evaluation`` publishes for it.
-
-    Attributes:
-        value: the mean.
-        low: lower end of the interval.
-        high: upper end.
-        examples: how many there were.
-        level: coverage of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
-    examples: int
-    level: float = LEVEL
-
-    @classmethod
-    def of(cls, values: Sequence[float], *, seed: int = 0) -> Self:
-        """Return the mean of ``values`` with its interval.
-
-        Args:
-            values: one score from 0 to 1 for each example; at least one.
-            seed: of the resampling.
-
-        Raises:
-            ValueError: there are no values.
-        """
-        found = estimate(values, seed)
-        if found.value is None:
-            raise ValueError("a score needs at least one example")
-        low, high = found.low, found.high  # a single score says nothing of the others
-        return cls(
-            value=found.value, low=0.0 if low is None else low, high=1.0 if high is None else high, examples=found.items
-        )
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -1,9 +1,9 @@
-from .comparison import (
-    Comparison as Comparison,
-    compare as compare,
-    compare_files as compare_files,
-)
 from .evaluate import evaluate as evaluate
+from .paired import (
+    PairedDifference as PairedDifference,
+    compare_files as compare_files,
+    paired_difference as paired_difference,
+)
 from .records import (
     Record as Record,
     latest as latest,
@@ -15,7 +15,7 @@ from .results import (
 )
 from .spending import Spending as Spending
 from .statistics import (
-    Estimate as Estimate,
-    estimate as estimate,
+    Gain as Gain,
+    Score as Score,
 )
 from .suite import named_metric as named_metric

@@ -17,16 +17,16 @@ from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, MoAError
-from moa_dspy.evaluation.comparison import compare, read_other
 from moa_dspy.evaluation.display import shown
 from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified, label
 from moa_dspy.evaluation.outputs import check_outputs, write_outputs
+from moa_dspy.evaluation.paired import paired_difference, read_other
 from moa_dspy.evaluation.purse import Purse
 from moa_dspy.evaluation.records import Record, RecordFile, latest
 from moa_dspy.evaluation.results import Evaluation, Progress, by_category
 from moa_dspy.evaluation.runner import Runner
 from moa_dspy.evaluation.spending import Spending
-from moa_dspy.evaluation.statistics import estimate
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import Selection, as_metric, open_benchmark
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run import event_loop
@@ -113,7 +113,7 @@ def evaluate(
     if metric is None if official is None else official:
         result = replace(result, figures=_figures(task, job.split, result.records, path))
     if others is not None and against is not None:
-        result = replace(result, comparison=compare(done, others, Path(against).name, seed))
+        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=seed))
     if outputs is not None:
         written = write_outputs(task, job.examples, done, outputs, job.name)
         if written < len(job.examples):
@@ -198,13 +198,14 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
 def _result(job: _Job, done: Mapping[str, Record]) -> Evaluation:
     records = [done[name] for name in job.examples if name in done]
     pending = len(job.examples) - len(records)
+    scores = [record.score for record in records if record.score is not None]
     return Evaluation(
         benchmark=job.task.name,
         split=job.split,
         program=job.name,
         metric=job.run["metric"]["name"],
         items=len(job.examples),
-        score=estimate([record.score for record in records if record.score is not None], job.seed),
+        score=Score.of(scores, seed=job.seed) if scores else None,
         categories=by_category(records, job.seed),
         errors=sum(record.status == "error" for record in records),
         unparsed=sum(record.status == "unparsed" for record in records),

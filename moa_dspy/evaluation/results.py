@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.paired import PairedDifference
 from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.spending import Spending
-from moa_dspy.evaluation.statistics import Estimate, estimate
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.trace import Tokens
 
 __all__ = ["Evaluation", "Progress"]
@@ -79,8 +79,8 @@ class Evaluation:
     program: str
     metric: str
     items: int
-    score: Estimate
-    categories: Mapping[str, Estimate]
+    score: Score | None
+    categories: Mapping[str, Score | None]
     errors: int
     unparsed: int
     pending: int
@@ -90,14 +90,14 @@ class Evaluation:
     judge_spent: Spending
     seconds: float
     records: Sequence[Record] = field(repr=False)
-    comparison: Comparison | None = None
+    comparison: PairedDifference | None = None
     path: Path | None = None
     remarks: Sequence[str] = ()
 
     @property
     def scored(self) -> int:
         """Return the number of items with a score."""
-        return self.score.items
+        return 0 if self.score is None else self.score.examples
 
     @property
     def spent(self) -> Spending:
@@ -123,7 +123,7 @@ class Evaluation:
     def errors_as_wrong(self) -> float | None:
         """Return the mean score if every failed item counted as 0; equal to the score where none failed."""
         counted = self.scored + self.errors
-        return (self.score.value or 0.0) * self.scored / counted if counted else None
+        return (self.score.value if self.score else 0.0) * self.scored / counted if counted else None
 
     @property
     def seconds_per_item(self) -> float | None:
@@ -152,9 +152,9 @@ class Evaluation:
             "unparsed": self.unparsed,
             "pending": self.pending,
             "ended_by": self.ended_by,
-            "score": self.score.to_dict(),
+            "score": _score_values(self.score),
             "errors_as_wrong": self.errors_as_wrong,
-            "categories": {name: part.to_dict() for name, part in self.categories.items()},
+            "categories": {name: _score_values(part) for name, part in self.categories.items()},
             "figures": dict(self.figures),
             "calls": self.calls,
             "cached_calls": self.spent.cached_calls,
@@ -181,10 +181,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def by_category(records: Sequence[Record], seed: int) -> dict[str, Estimate]:
+def _score_values(score: Score | None) -> dict[str, Any] | None:
+    return None if score is None else score.model_dump()
+
+
+def by_category(records: Sequence[Record], seed: int) -> dict[str, Score | None]:
     """Return the estimate of each category, in the order of their names; empty where there is only one."""
     scores: dict[str, list[float]] = {}
     for record in records:
         if record.category is not None:
             scores.setdefault(record.category, []).extend([] if record.score is None else [record.score])
-    return {name: estimate(scores[name], seed) for name in sorted(scores)} if len(scores) > 1 else {}
+    if len(scores) < 2:
+        return {}
+    return {name: Score.of(scores[name], seed=seed) if scores[name] else None for name in sorted(scores)}

@@ -10,13 +10,12 @@ import dspy
 import pydantic
 
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
-from moa_dspy.optimizers.comparison.paired import Gain
-from moa_dspy.optimizers.comparison.significance import holm
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.rebuilding import rebuilt
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA

@@ -11,11 +11,11 @@ from typing import Any
 import dspy
 import pydantic
 
+from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
-from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import STAGES, Stage, Step

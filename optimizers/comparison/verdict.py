@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from moa_dspy.optimizers.comparison.paired import Gain
-from moa_dspy.optimizers.comparison.significance import examples_needed, holm
+from moa_dspy.evaluation.statistics import Gain, examples_needed, holm
 
 __all__ = ["PROGRAM", "RULE", "Standing", "Verdict", "judge"]
 

@@ -13,16 +13,16 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError
+from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.comparison.leakage import asked, refuse_overlap
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
-from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
 from moa_dspy.optimizers.prompts.jobs import Effort, Job, Method, check_effort
 from moa_dspy.optimizers.prompts.methods import MethodName, method_of
 from moa_dspy.optimizers.prompts.silence import own_randomness, quiet
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.optimizers.purse import Purse, SpentError
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.toll import Toll

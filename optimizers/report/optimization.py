@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.report.blocks import Cell, Section, facts, missing, part, table
 from moa_dspy.optimizers.report.markup import Child, el
 from moa_dspy.optimizers.report.prompts import prompt_changes, prompts_of
@@ -27,7 +28,7 @@ from moa_dspy.optimizers.report.values import (
     reading,
     with_interval,
 )
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 
 __all__ = ["optimize_sections", "stop_section"]

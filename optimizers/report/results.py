@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.contributions import Contribution
 from moa_dspy.optimizers.analysis.profile import StageRow
 from moa_dspy.optimizers.comparison.compare import Contender
-from moa_dspy.optimizers.comparison.paired import Gain
 from moa_dspy.optimizers.report.blocks import Cell, Section, facts, missing, part, table
 from moa_dspy.optimizers.report.charts import Bar, bars
 from moa_dspy.optimizers.report.markup import Child, Node, el
@@ -27,7 +27,7 @@ from moa_dspy.optimizers.report.values import (
     reading,
     with_interval,
 )
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 
 __all__ = [

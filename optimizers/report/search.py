@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.report.blocks import Cell, Section, facts, fold, missing, part, table
 from moa_dspy.optimizers.report.charts import Line, Look, Mark, plot
 from moa_dspy.optimizers.report.markup import Child
@@ -25,7 +26,7 @@ from moa_dspy.optimizers.report.values import (
     reading,
     with_interval,
 )
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.rules import StopRule
 

@@ -15,7 +15,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.results import Score
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import best_trial, depth_points, report_of
 from moa_dspy.optimizers.search.storage import open_storage, without_password

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 import pydantic
 
 from moa_dspy.architecture import AgentSpec, Architecture
-from moa_dspy.optimizers.comparison.paired import Gain
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.evaluation.statistics import Gain, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 
 __all__ = [

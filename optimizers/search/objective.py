@@ -11,9 +11,8 @@ import dspy
 from optuna.study import StudyDirection
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.statistics import paired_p_value
+from moa_dspy.evaluation.statistics import one_sided, sign_flip_p_value
 from moa_dspy.optimizers.comparison.matching import models_without_price
-from moa_dspy.optimizers.comparison.significance import one_sided
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.rules import StopRule
 
@@ -234,7 +233,7 @@ def _betters(theirs: Sequence[float], ours: Sequence[float], level: float) -> bo
 
 
 def _p_above(differences: Sequence[float]) -> float:
-    return one_sided(math.fsum(differences), paired_p_value(differences))
+    return one_sided(math.fsum(differences), sign_flip_p_value(differences))
 
 
 def _gain(front: Sequence[tuple[float, float]], point: tuple[float, float]) -> float:

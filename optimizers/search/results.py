@@ -9,7 +9,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimizers.results import Score
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.sampler import tried
 from moa_dspy.optimizers.search.space import BoundSpace

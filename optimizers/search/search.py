@@ -32,12 +32,13 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import describe, digest
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.comparison.matching import check_budget
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.prompts.silence import quiet
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.results import Point, best_trial, depth_points, pareto_of, report_of
 from moa_dspy.optimizers.search.sampler import NovelSampler, tried

@@ -12,9 +12,9 @@ from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.search.objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace, Design
 from moa_dspy.optimizers.stopping.depth import DepthMetric

@@ -15,8 +15,8 @@ import dspy
 import pydantic
 
 from moa_dspy.errors import MetricError
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.measuring import Judged, Metric, Run, judged
-from moa_dspy.optimizers.results import Score
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, end_of, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.trace import Trace

@@ -16,8 +16,9 @@ import pytest
 
 from moa_dspy import AttentionMoA, __version__
 from moa_dspy.cli import main
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.provenance import Figure, Provenance
-from moa_dspy.optimizers.results import Cost, Score
+from moa_dspy.optimizers.results import Cost
 
 
 @pytest.fixture(scope="module")

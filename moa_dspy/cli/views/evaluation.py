@@ -10,7 +10,7 @@ from moa_dspy.cli.views.progress import dollars
 from moa_dspy.evaluation.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from moa_dspy.evaluation import Comparison, Estimate, Evaluation, Spending
+    from moa_dspy.evaluation import Evaluation, PairedDifference, Score, Spending
 
 __all__ = ["as_text", "recipes_as_json", "recipes_as_text"]
 
@@ -70,21 +70,22 @@ def _title(result: Evaluation) -> str:
 def _scores(result: Evaluation) -> Iterator[tuple[str, ...]]:
     yield ("", "score", "95 % interval", "scored", "errors", "unparsed", "not run")
     counts = (result.errors, result.unparsed, result.pending)
-    yield ("all", *_estimate(result.score), *map(str, counts))
+    yield ("all", *_score(result.score), *map(str, counts))
     if result.errors and result.errors_as_wrong is not None:
         yield ("errors as wrong", _percent(result.errors_as_wrong), "", str(result.scored + result.errors), "", "", "")
     for name, part in result.categories.items():
         failed = [record.status for record in result.records if record.category == name]
-        yield (name, *_estimate(part), str(failed.count("error")), str(failed.count("unparsed")), "")
+        yield (name, *_score(part), str(failed.count("error")), str(failed.count("unparsed")), "")
 
 
-def _estimate(part: Estimate) -> tuple[str, str, str]:
-    between = "" if part.low is None or part.high is None else f"{_percent(part.low)} to {_percent(part.high)}"
-    return (_percent(part.value), between, str(part.items))
+def _score(part: Score | None) -> tuple[str, str, str]:
+    if part is None:
+        return ("none", "", "0")
+    return (_percent(part.value), f"{_percent(part.low)} to {_percent(part.high)}", str(part.examples))
 
 
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.1f}"
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _figures(figures: Mapping[str, Any], published: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -109,9 +110,8 @@ def _number(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _compared(comparison: Comparison) -> Iterator[str]:
-    low, high = comparison.low, comparison.high
-    between = "" if low is None or high is None else f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+def _compared(comparison: PairedDifference) -> Iterator[str]:
+    between = f" (95 % interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
     p_value = f"p < {_ALMOST}" if comparison.p_value < _ALMOST else f"p = {comparison.p_value:.3f}"
     yield f"against {comparison.other}: {100 * comparison.difference:+.1f} points{between}, {p_value}"
     yield (
