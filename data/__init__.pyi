@@ -30,22 +30,27 @@ from .loading import (
     load as load,
     stream as stream,
 )
-from .metrics.checks import Instructions as Instructions
-from .metrics.metric import (
-    F1 as F1,
-    Checked as Checked,
+from .metrics.choices import (
     ChoiceLetter as ChoiceLetter,
-    Contains as Contains,
-    ExactMatch as ExactMatch,
-    MathEquivalence as MathEquivalence,
+    choice_letter as choice_letter,
+)
+from .metrics.instructions import Instructions as Instructions
+from .metrics.mathematics import MathEquivalence as MathEquivalence
+from .metrics.metric import (
+    Checked as Checked,
     Metric as Metric,
-    NormalizedMatch as NormalizedMatch,
-    Numeric as Numeric,
     TextMetric as TextMetric,
     Verdict as Verdict,
     Vote as Vote,
     VoteMatch as VoteMatch,
     vote as vote,
+)
+from .metrics.numbers import Numeric as Numeric
+from .metrics.text import (
+    F1 as F1,
+    Contains as Contains,
+    ExactMatch as ExactMatch,
+    NormalizedMatch as NormalizedMatch,
 )
 from .splitting import (
     Split as Split,

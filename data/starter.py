@@ -11,11 +11,12 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.answers import ballot
-from moa_dspy.data.metrics.checks import Instructions
-from moa_dspy.data.metrics.literals import structured
-from moa_dspy.data.metrics.metric import ChoiceLetter, Metric, Verdict, field_of
-from moa_dspy.data.metrics.short_answers import ShortNumber, Stated
+from moa_dspy.data.literals import parse_structure
+from moa_dspy.data.metrics.choices import ChoiceLetter
+from moa_dspy.data.metrics.instructions import Instructions
+from moa_dspy.data.metrics.metric import Metric, Verdict, field_of, vote_key
+from moa_dspy.data.metrics.numbers import ShortNumber
+from moa_dspy.data.metrics.text import Stated
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
 
@@ -51,7 +52,7 @@ class ByKind(Metric):
         if kind not in self.metrics:
             raise ConfigurationError(f"no metric for the kind {kind!r}; there are: {', '.join(self.metrics)}")
         given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
-        if given is not None and ballot(str(given)) == ballot(example.get("question", "")):
+        if given is not None and vote_key(str(given)) == vote_key(example.get("question", "")):
             return Verdict(False, "Wrong: the output is the question again.")
         return self.metrics[kind].assess(example, prediction)
 
@@ -81,14 +82,14 @@ class Starter(Benchmark):
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Every item has the same fields; ``answer`` of an instruction is empty, its ``checks`` decide."""
-        choices, answer = structured(row.get("choices") or []), row.get("answer", "")
+        choices, answer = parse_structure(row.get("choices") or []), row.get("answer", "")
         lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices, strict=False)]
         item = dspy.Example(
             id=row["id"],
             kind=row["kind"],
             question="\n".join([row["question"], *lettered]),
-            answer=structured(answer) if str(answer).startswith("[") else answer,
-            checks=structured(row.get("checks") or []),
+            answer=parse_structure(answer) if str(answer).startswith("[") else answer,
+            checks=parse_structure(row.get("checks") or []),
         )
         if choices:
             item["choices"] = list(choices)

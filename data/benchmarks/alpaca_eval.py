@@ -16,7 +16,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark, Hub
 from moa_dspy.data.judges import OFFICIAL, JudgeMetric, PairJudge, pair_result, send
-from moa_dspy.data.metrics.literals import fill_known
+from moa_dspy.data.literals import fill_known
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.data.sources import Row, read_hub
 from moa_dspy.errors import ConfigurationError

@@ -10,7 +10,7 @@ from typing import ClassVar
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.answers import last_boxed, unwrapped
+from moa_dspy.data.metrics.mathematics import last_boxed, without_latex
 from moa_dspy.data.metrics.metric import Checked, Metric
 from moa_dspy.data.sources import Row
 
@@ -84,7 +84,7 @@ def final_answer(prediction: str) -> str:
 
 
 def _plain(text: str) -> str:
-    text = re.sub(r"\*\*|`|\$", "", unwrapped(text)).strip()
+    text = re.sub(r"\*\*|`|\$", "", without_latex(text)).strip()
     return text.removesuffix(".").strip().strip("\"'").strip()
 
 

@@ -15,7 +15,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark
 from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, send
-from moa_dspy.data.metrics.literals import fill, parse_dict, structured
+from moa_dspy.data.literals import fill, parse_dict, parse_structure
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
@@ -295,8 +295,8 @@ class Flask(Benchmark):
             id=str(row["idx"] if "idx" in row else row.get("question_id", position)),
             instruction=row["instruction"] if "instruction" in row else row["text"],
             answer=row["answer"],
-            skills=list(structured(row["skill"] if "skill" in row else row["metrics"])),
-            domains=list(structured(row.get("domain") or [])),
+            skills=list(parse_structure(row["skill"] if "skill" in row else row["metrics"])),
+            domains=list(parse_structure(row.get("domain") or [])),
             category=str(row.get("difficulty", "")),
             task=row.get("task"),
         ).with_inputs("instruction")
@@ -375,7 +375,7 @@ class ScoredSkills(JudgeMetric):
         super().__init__()
         self.scorer = scorer
 
-    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+    def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
         """Refuse skills that have no meaning in the rubric."""
         for skill in sorted({skill for example in examples for skill in example.skills}):
             if isinstance(self.scorer, OfficialSkillJudge):

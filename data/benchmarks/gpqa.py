@@ -10,7 +10,7 @@ from typing import ClassVar
 import dspy
 
 from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.metrics.choices import MultipleChoice
+from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
 from moa_dspy.data.sources import Row
 
 __all__ = ["GpqaDiamond"]
@@ -32,7 +32,7 @@ class GpqaDiamond(MultipleChoice):
         choices = [right, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
         order = list(range(len(choices)))
         random.Random(hashlib.sha256(question.encode()).digest()).shuffle(order)  # noqa: S311 - order, not a secret
-        return self.ask(
+        return self.lettered_example(
             question,
             [choices[place] for place in order],
             order.index(0),

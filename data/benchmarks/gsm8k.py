@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics.metric import Checked, Metric
-from moa_dspy.data.metrics.numeric import last_number, numbers
+from moa_dspy.data.metrics.numbers import last_number, numbers
 from moa_dspy.data.sources import Row
 
 __all__ = ["Gsm8k", "final_number", "is_correct"]

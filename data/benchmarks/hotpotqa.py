@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.literals import structured
-from moa_dspy.data.metrics.metric import F1, Metric
+from moa_dspy.data.literals import parse_structure
+from moa_dspy.data.metrics.metric import Metric
+from moa_dspy.data.metrics.text import F1
 from moa_dspy.data.sources import Row
 
 __all__ = ["HotpotQa"]
@@ -44,7 +45,8 @@ class HotpotQa(Benchmark):
         return dspy.Example(
             id=str(row.get("id") or row.get("_id") or position),
             context=[
-                f"{title}: {''.join(sentences).strip()}" for title, sentences in _paragraphs(structured(row["context"]))
+                f"{title}: {''.join(sentences).strip()}"
+                for title, sentences in _paragraphs(parse_structure(row["context"]))
             ],
             question=row["question"],
             answer=row["answer"],

@@ -7,8 +7,8 @@ from pathlib import Path
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.mathematics import answer_of, equivalent
-from moa_dspy.data.metrics.metric import MathEquivalence, Metric
+from moa_dspy.data.metrics.mathematics import MathEquivalence, answer_of, equivalent
+from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.sources import Row
 
 __all__ = ["Math500", "is_correct"]

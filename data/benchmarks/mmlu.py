@@ -8,8 +8,8 @@ from typing import ClassVar
 import dspy
 
 from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.metrics.choices import MultipleChoice
-from moa_dspy.data.metrics.literals import structured
+from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
+from moa_dspy.data.literals import parse_structure
 from moa_dspy.data.sources import Row
 
 __all__ = ["Mmlu"]
@@ -34,8 +34,8 @@ class Mmlu(MultipleChoice):
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
         """The hub has a list of choices and a number; the authors' CSV files have four columns and a letter."""
         if "choices" in row:
-            choices, right, subject = list(structured(row["choices"])), int(row["answer"]), row["subject"]
+            choices, right, subject = list(parse_structure(row["choices"])), int(row["answer"]), row["subject"]
         else:
             choices, right = [row[letter] for letter in "ABCD"], "ABCD".index(row["answer"].strip())
             subject = part.rpartition("_")[0]
-        return self.ask(row["question"], choices, right, id=f"{subject}-{position}", category=subject)
+        return self.lettered_example(row["question"], choices, right, id=f"{subject}-{position}", category=subject)

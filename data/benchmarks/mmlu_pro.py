@@ -5,8 +5,8 @@ from __future__ import annotations
 import dspy
 
 from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.metrics.choices import MultipleChoice
-from moa_dspy.data.metrics.literals import structured
+from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
+from moa_dspy.data.literals import parse_structure
 from moa_dspy.data.sources import Row
 
 __all__ = ["MmluPro"]
@@ -24,9 +24,9 @@ class MmluPro(MultipleChoice):
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Options that only fill up to ten ("N/A") are dropped, as the authors do."""
-        listed = list(structured(row["options"]))
+        listed = list(parse_structure(row["options"]))
         options = [option for option in listed if option != "N/A"]
-        return self.ask(
+        return self.lettered_example(
             row["question"],
             options,
             options.index(listed[int(row["answer_index"])]),

@@ -14,7 +14,7 @@ import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark, Hub
 from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, send
-from moa_dspy.data.metrics.literals import fill, structured
+from moa_dspy.data.literals import fill, parse_structure
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.data.sources import Row, read_file
 from moa_dspy.errors import ConfigurationError
@@ -182,14 +182,14 @@ class MtBench(Benchmark):
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """The hub calls the turns ``prompt`` and has short references of its own, which are not the judge's."""
-        turns = list(structured(row["turns"] if "turns" in row else row["prompt"]))
+        turns = list(parse_structure(row["turns"] if "turns" in row else row["prompt"]))
         return dspy.Example(
             id=str(row["question_id"] if "question_id" in row else row.get("prompt_id", position)),
             category=row["category"],
             turns=turns,
             question=turns[0],
             history=dspy.History(messages=[]),
-            reference=list(structured(row.get("reference") or [])),
+            reference=list(parse_structure(row.get("reference") or [])),
             official_reference=bool(row.get("official")),
         ).with_inputs("history", "question")
 
@@ -326,7 +326,7 @@ class GradedTurns(JudgeMetric):
         super().__init__()
         self.grader = grader
 
-    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
+    def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
         """Which questions an official judge will not see as its authors' did, for want of a reference answer."""
         if not isinstance(self.grader, OfficialGradeJudge):
             return []

@@ -1,1 +1,1 @@
-"""Metrics and answer parsers."""
+"""Metrics, and the rules by which answers are read from text."""

@@ -1,46 +1,124 @@
-"""Multiple choice: how a question is written for a model, and which answer is right."""
+"""Multiple choice: the letter that a text chooses."""
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import dspy
 
-from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.metric import ChoiceLetter, Metric
+from moa_dspy.data.metrics.mathematics import TEXT_MAX, last_boxed, without_latex
+from moa_dspy.data.metrics.metric import TextMetric
+from moa_dspy.data.metrics.text import normalize_or_keep
 
-__all__ = ["AnswerMultipleChoice", "MultipleChoice"]
+__all__ = ["ChoiceLetter", "choice_letter"]
+
+_OPEN = r"[\s*_$`\"'\u201c\u2018(\[{<]{0,8}"
+_CLOSE = r"[*_$`\"'\u201d\u2019)\]}>]{0,8}"
+_LETTER = rf"{_OPEN}(?P<letter>[A-Za-z])(?!\w|['\u2019]\w)"
+_CAPITAL = rf"{_OPEN}(?P<letter>(?-i:[A-Z]))(?!\w|['\u2019]\w)"
+_IS = r"(?:\s(?:is|would be|should be|must be|will be)\b)?\s?[:\uff1a=>\u2013\u2014-]?"
+_KIND = r"(?:\s?(?:the )?(?:option|choice|letter)\b:?)?"
+_SEVERAL = (
+    rf"(?!{_CLOSE}\s?(?:(?:or|and|&|/)\s?{_OPEN}[A-Za-z](?![\w'\u2019])"
+    rf"|,\s?{_OPEN}(?-i:[A-Z]){_CLOSE}\s?(?:[,.;]|(?:or|and)\b|\Z)))"
+)
+_NEGATED = (
+    rf"(?!{_CLOSE}\s(?:(?:is|are|was|would be)(?: not|n['\u2019]t)\b|(?:is|are|was|seems) (?:wrong|incorrect|false)\b))"
+)
+
+_ANSWER = (re.compile(rf"\banswers?\b[*_]{{0,3}}{_IS}{_KIND}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
+_ASSERTED = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b(?:correct|right|best|final|my) (?:option|choice|letter)\b[*_]{{0,3}}{_IS}{_LETTER}{_NEGATED}{_SEVERAL}",
+        rf"\b(?:it is|it['\u2019]s|it must be|i choose|i pick|i select|go with)\b{_KIND}{_CAPITAL}{_NEGATED}{_SEVERAL}",
+        rf"(?<!\w){_CAPITAL}{_CLOSE} is (?:the )?(?:only )?(?:correct|right|best|answer)\b",
+    )
+)
+_LABEL = (
+    re.compile(
+        rf"\A{_LETTER}{_NEGATED}{_SEVERAL}"
+        rf"(?:[\s*_$`\"'.:)\]}}>]{{0,8}}\Z|{_CLOSE} ?[.:)\]][*_]* \S|{_CLOSE} [\u2013\u2014-] \S"
+        rf"|{_CLOSE},? (?:because|since)\b)"
+    ),
+)
+_MENTIONED = (re.compile(rf"\b(?:option|choice)\b{_IS}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
 
 
-class AnswerMultipleChoice(dspy.Signature):
-    """Think step by step. End with a line "Answer: X", where X is the letter of one choice."""
+def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
+    """Return the letter that a text chooses.
 
-    question: str = dspy.InputField(desc="a question and its lettered choices")
-    answer: str = dspy.OutputField(desc="the reasoning, then the line with the letter")
+    The rules are tried in this order. If one rule matches several times, the last match counts.
+
+    1. a boxed letter;
+    2. "answer: B", "the answer should be (B)";
+    3. a letter that is called right: "it is B", "option B is correct";
+    4. a text or first line that is one letter (`B`, `(b).`) or begins with one as a label (`B) ...`, `B - ...`);
+    5. an option that is mentioned and not called wrong;
+    6. a text that equals one of the choices, if these are known.
+
+    "A or B" chooses nothing.
+
+    Args:
+        text: a model's whole answer.
+        choices: the choices, or their number. Letters beyond them are ignored.
+
+    Returns:
+        An upper-case letter, or None if nothing is chosen.
+    """
+    letters = string.ascii_uppercase[: choices if isinstance(choices, int) else len(choices)]
+    text = text[-TEXT_MAX:]
+    boxed = last_boxed(text)
+    first_line = text.strip().partition("\n")[0]
+    rules: list[tuple[str, Sequence[re.Pattern[str]]]] = [] if boxed is None else [(boxed, _LABEL)]
+    rules += [(text, _ANSWER), (text, _ASSERTED), (text, _LABEL), (first_line, _LABEL), (text, _MENTIONED)]
+    for part, patterns in rules:
+        letter = _last_letter(without_latex(part), patterns, letters)
+        if letter is not None:
+            return letter
+    return None if isinstance(choices, int) else _by_text(without_latex(boxed or text), choices)
 
 
-class MultipleChoice(Benchmark):
-    """What benchmarks with lettered choices share."""
+def _last_letter(text: str, patterns: Iterable[re.Pattern[str]], letters: str) -> str | None:
+    matches = [match for pattern in patterns for match in pattern.finditer(text) if _is_choice(match, letters)]
+    return max(matches, key=lambda match: match.end("letter"))["letter"].upper() if matches else None
 
-    signature = AnswerMultipleChoice
 
-    def ask(self, question: str, choices: Sequence[str], right: int, **more: Any) -> dspy.Example:
-        """A question with its lettered choices.
+def _is_choice(match: re.Match[str], letters: str) -> bool:
+    """Return False for a word such as the article in "the answer is a number": a lower-case letter before a word."""
+    letter = match["letter"]
+    followed_by_word = re.match(r"\s+\w", match.string[match.end("letter") :]) is not None
+    return letter.upper() in letters and not (letter in "aiI" and followed_by_word)
 
-        Args:
-            question: the question alone.
-            choices: their texts, in order.
-            right: position of the right one.
-            **more: further fields of the example.
-        """
-        letters = string.ascii_uppercase[: len(choices)]
-        lines = [f"{letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
-        text = "\n".join([question.strip(), "", *lines])
-        return dspy.Example(question=text, choices=list(choices), answer=letters[right], **more).with_inputs("question")
 
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """The letter after "Answer:"."""
-        return ChoiceLetter()
+def _by_text(text: str, choices: Sequence[str]) -> str | None:
+    wanted = normalize_or_keep(text)
+    equal = [
+        letter
+        for letter, choice in zip(string.ascii_uppercase, map(str, choices), strict=False)
+        if wanted and wanted in (normalize_or_keep(choice), normalize_or_keep(f"{letter} {choice}"))
+    ]
+    return equal[0] if len(equal) == 1 else None
+
+
+@dataclass(frozen=True)
+class ChoiceLetter(TextMetric):
+    """The output chooses the letter of the answer.
+
+    Attributes:
+        choices: the field of the example with the texts of the choices. Letters beyond them are ignored.
+    """
+
+    choices: str = "choices"
+
+    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:
+        """Return whether the letters are equal."""
+        return self.read(output, example) == accepted.strip().strip("()").upper()
+
+    def read(self, output: str, example: dspy.Example) -> str:
+        """Return the letter that the output chooses."""
+        choices = example.get(self.choices) if self.choices in example else None
+        return choice_letter(output, 26 if choices is None else list(choices)) or ""

@@ -1,7 +1,7 @@
-"""Runs as a process of its own: compares mathematical expressions, one JSON line in, one JSON line out.
+"""The program of a worker process: compares mathematical expressions, one JSON line in, one JSON line out.
 
-Only ``moa_dspy.data.metrics.mathematics`` starts it, by file name, so it imports nothing of this package. A runaway
-computation is ended from outside by killing the process; its memory is limited from inside.
+`moa_dspy.data.metrics.mathematics` starts it by file name, so it imports nothing of this package. A computation that
+takes too long is ended from outside by killing the process. The memory is limited from inside.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _equal(gold: str, answer: str) -> bool:
+def _equal(reference: str, answer: str) -> bool:
     from math_verify import parse, verify
 
-    off: Any = None  # the stub says int; None is what switches the signal off
-    parsed = [parse(f"${text}$", parsing_timeout=off) for text in (gold, answer)]
+    off: Any = None  # the stub says int; None switches the signal off
+    parsed = [parse(f"${text}$", parsing_timeout=off) for text in (reference, answer)]
     return bool(parsed[0] and parsed[1] and verify(parsed[0], parsed[1], timeout_seconds=None))
 
 
 def _answer(line: str) -> dict[str, object]:
     try:
-        gold, answer = json.loads(line)
-        return {"equal": _equal(gold, answer)}
-    except Exception as error:  # noqa: BLE001 - whatever a foreign expression does to the library, the verdict is "not equal"
+        reference, answer = json.loads(line)
+        return {"equal": _equal(reference, answer)}
+    except Exception as error:  # noqa: BLE001 - an expression that the library cannot handle is not equal
         return {"equal": False, "error": type(error).__name__}
 
 
 def main() -> None:
-    """Serve until the pipe is closed."""
+    """Answer requests until the pipe is closed."""
     _limit_memory()
     logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401 - the slow part, before "ready"
+    import math_verify  # noqa: F401 - slow to import, so before "ready"
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -1,8 +1,7 @@
-"""Mathematical equivalence that is safe in threads and really ends.
+"""Mathematical equivalence of LaTeX expressions, safe in threads and with a time limit that is kept.
 
-math-verify's own time limits use signals, which only the main thread may set. Here they are off; comparisons run in a
-small pool of worker processes, and a comparison that takes too long is ended by killing its worker. What may be sent is
-bounded in length first.
+The time limits of math-verify use signals, which only the main thread may set. Here they are off. Comparisons run in at
+most two worker processes, and a comparison that takes too long is ended by killing its worker.
 """
 
 from __future__ import annotations
@@ -15,18 +14,27 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from moa_dspy.data.metrics.answers import last_boxed
+import dspy
+
+from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.errors import ConfigurationError, RunError
 
-__all__ = ["answer_of", "equivalent"]
+__all__ = ["TEXT_MAX", "MathEquivalence", "answer_of", "equivalent", "last_boxed", "without_latex"]
 
-_LENGTH_MAX = 500
+TEXT_MAX = 100_000
+"""Only so many characters at the end of a text are searched for an answer."""
+
+_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed) ?\{([^{}]*)\}")
+_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
+_EXPRESSION_MAX = 500
 _START_SECONDS = 120.0
-_POOL = 2
-_NOTHING = re.compile(r"\\!|\\(?:left|right)(?![A-Za-z])")
+_WORKERS_MAX = 2
+_IGNORED = re.compile(r"\\!|\\(?:left|right)(?![A-Za-z])")
 _SPACE = re.compile(r"(?:\s|\\[,;: ]|~)+")
 _IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _THOUSANDS = re.compile(r"(?<![\d ])(\d{1,3})((?: \d{3})+)(?![\d ])")
@@ -35,8 +43,30 @@ _BASE = re.compile(r"\d_\{?(\d+)")
 _ANSWER_IS = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
 
 
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last closed `\boxed{...}`, with nested braces; None if there is none.
+
+    A box inside a box is part of the outer one. An empty box counts only if there is no other.
+    """
+    text = text[-TEXT_MAX:]
+    content: str | None = None
+    starts: list[int | None] = []  # of each open brace; None for one that is no box
+    for match in _BRACE.finditer(text):
+        if match["box"] or match[0] == "{":
+            starts.append(match.end() if match["box"] else None)
+        elif match[0] == "}" and starts and (start := starts.pop()) is not None:
+            inside = text[start : match.start()]
+            content = inside if inside.strip() or content is None else content
+    return content
+
+
+def without_latex(text: str) -> str:
+    """Return a text without LaTeX commands around its words, and with single spaces."""
+    return " ".join(_LATEX_SPACE.sub(" ", _WRAPPER.sub(r"\1", text)).split())
+
+
 def answer_of(text: str) -> str:
-    r"""The expression that a solution ends in: the last ``\boxed{}``, else after "answer is", else the last line."""
+    r"""Return the final expression of a solution: the last `\boxed{}`, else after "answer is", else the last line."""
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed.strip()
@@ -46,37 +76,56 @@ def answer_of(text: str) -> str:
     return re.sub(r"^(\$+|\\\(|\\\[)|(\$+|\\\)|\\\])\.?$", "", answer.removesuffix(".")).strip().strip("*")
 
 
-def equivalent(gold: str, answer: str, *, seconds: float = 10.0) -> bool:
-    """Whether two LaTeX expressions are the same mathematics.
+def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
+    """Return whether two LaTeX expressions are mathematically equal.
 
     Args:
-        gold: the reference. The comparison is not symmetric (an interval may answer a set, not the other way round).
-        answer: what was given. More than 500 characters are no answer.
-        seconds: after this time the comparison is ended and counts as not equal. Waiting for a process that is free,
-            and starting one (some seconds), comes on top.
+        reference: the right expression. The comparison is not symmetric: an interval may answer a set, but a set does
+            not answer an interval.
+        answer: the expression to check. More than 500 characters are not equal to anything.
+        seconds: time limit of the comparison. Starting a worker and waiting for one are not included.
 
     Raises:
-        ConfigurationError: math-verify is not installed.
+        ConfigurationError: if math-verify is not installed.
     """
-    if not gold.strip() or not answer.strip() or max(len(gold), len(answer)) > _LENGTH_MAX:
+    if not reference.strip() or not answer.strip() or max(len(reference), len(answer)) > _EXPRESSION_MAX:
         return False
-    one, other = _tidy(gold), _tidy(answer)
+    one, other = _tidy(reference), _tidy(answer)
     if one == other:
         return True
     if _BASE.findall(one) != _BASE.findall(other) or _NUMBERS_APART.fullmatch(one) or _NUMBERS_APART.fullmatch(other):
-        return False  # math-verify does not look at bases, and reads "1 2" as 12
-    return _pool().ask(gold, answer, seconds)
+        return False  # math-verify ignores bases, and reads "1 2" as 12
+    return _workers().equal(reference, answer, seconds)
 
 
 def _tidy(expression: str) -> str:
-    """An expression with one spelling of spaces, and with those alone that keep words and numbers apart."""
-    spaced = _SPACE.sub(" ", _NOTHING.sub("", expression)).strip()
+    """Return an expression with one spelling of spaces, and only those that separate words and numbers."""
+    spaced = _SPACE.sub(" ", _IGNORED.sub("", expression)).strip()
     joined = _THOUSANDS.sub(lambda match: match[0].replace(" ", ""), spaced)
     return _IDLE_SPACE.sub("", joined)
 
 
+@dataclass(frozen=True)
+class MathEquivalence(TextMetric):
+    r"""The last `\boxed{}` of the output is mathematically equal to the answer (math-verify, extra `eval`).
+
+    Attributes:
+        seconds: time limit of a comparison; a comparison that takes longer counts as wrong.
+    """
+
+    seconds: float = 10.0
+
+    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
+        """Return whether the expressions are equivalent."""
+        return equivalent(answer_of(accepted), answer_of(output), seconds=self.seconds)
+
+    def read(self, output: str, example: dspy.Example) -> str:  # noqa: ARG002
+        """Return the final expression of the output."""
+        return answer_of(output)
+
+
 class _Worker:
-    """One process and its two pipes."""
+    """A worker process with its two pipes."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))]
@@ -92,12 +141,12 @@ class _Worker:
             self.close()
             raise RunError("the process that compares mathematical expressions did not start")
 
-    def ask(self, gold: str, answer: str, seconds: float) -> bool | None:
-        """The verdict; None when the process had to be ended."""
+    def equal(self, reference: str, answer: str, seconds: float) -> bool | None:
+        """Return the verdict, or None if the process was killed or has ended."""
         if self._process.stdin is None:
             return None
         try:
-            self._process.stdin.write(json.dumps([gold, answer]) + "\n")
+            self._process.stdin.write(json.dumps([reference, answer]) + "\n")
             self._process.stdin.flush()
         except OSError:
             return None
@@ -125,22 +174,21 @@ class _Worker:
         self._process.wait()
 
 
-class _Pool:
-    """At most two workers, started when first needed, each used by one thread at a time."""
+class _Workers:
+    """At most two workers, started when first needed. Each is used by one thread at a time."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(_POOL):
+        for _ in range(_WORKERS_MAX):
             self._free.put(None)
         atexit.register(self.close)
 
-    def ask(self, gold: str, answer: str, seconds: float) -> bool:
+    def equal(self, reference: str, answer: str, seconds: float) -> bool:
         worker = self._free.get()
         try:
-            if worker is None:
-                worker = _Worker()
-            verdict = worker.ask(gold, answer, seconds)
+            worker = worker or _Worker()
+            verdict = worker.equal(reference, answer, seconds)
             if verdict is None:
                 worker.close()
                 worker = None
@@ -149,22 +197,22 @@ class _Pool:
         return bool(verdict)
 
     def close(self) -> None:
-        """End the workers, if this process is the one that started them and not a fork of it."""
+        """End the workers, but only in the process that started them and not in its forks."""
         while self._owner == os.getpid() and not self._free.empty():
             worker = self._free.get_nowait()
             if worker is not None:
                 worker.close()
 
 
-_pools: dict[int, _Pool] = {}
+_workers_of: dict[int, _Workers] = {}
 _lock = threading.Lock()
 
 
-def _pool() -> _Pool:
-    """This process's pool; a fork gets its own."""
+def _workers() -> _Workers:
+    """Return the workers of this process. A fork has its own."""
     with _lock:
-        if os.getpid() not in _pools:
+        if os.getpid() not in _workers_of:
             if find_spec("math_verify") is None:
                 raise ConfigurationError("comparing mathematics needs math-verify: install moa-dspy[eval]")
-            _pools[os.getpid()] = _Pool()
-        return _pools[os.getpid()]
+            _workers_of[os.getpid()] = _Workers()
+        return _workers_of[os.getpid()]

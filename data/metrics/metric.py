@@ -1,12 +1,14 @@
-"""Metrics: one object serves ``dspy.Evaluate``, Optuna and GEPA.
+"""The base classes of all metrics, and votes over several answers.
 
-``metric(example, prediction, trace=None)`` returns a plain bool or float from 0 to 1. Called with the name of a
-predictor, as GEPA does when it wants to know what went wrong, it returns the same score with feedback in words.
-The score never depends on ``trace``: GEPA also scores with one.
+`metric(example, prediction, trace=None)` returns a bool or a float from 0 to 1, as `dspy.Evaluate` and Optuna expect.
+If it is called with the name of a predictor, as GEPA does, it returns the same score with feedback in words. The score
+never depends on `trace`, because GEPA also scores with one.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,36 +18,21 @@ from typing import Any, NamedTuple
 
 import dspy
 
-from moa_dspy.data.metrics.answers import ballot, choice_letter, comparable, f1
-from moa_dspy.data.metrics.mathematics import answer_of, equivalent
-from moa_dspy.data.metrics.numeric import parse_number
 from moa_dspy.errors import ConfigurationError
 
-__all__ = [
-    "F1",
-    "Checked",
-    "ChoiceLetter",
-    "Contains",
-    "ExactMatch",
-    "MathEquivalence",
-    "Metric",
-    "NormalizedMatch",
-    "Numeric",
-    "TextMetric",
-    "Verdict",
-    "Vote",
-    "VoteMatch",
-    "vote",
-]
+__all__ = ["Checked", "Metric", "TextMetric", "Verdict", "Vote", "VoteMatch", "field_of", "vote", "vote_key"]
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION_AROUND = "\"'`*_.,;:!?()[]{}\u2018\u2019\u201c\u201d"
 
 
 class Verdict(NamedTuple):
-    """A score and its reason.
+    """A score with its reason.
 
     Attributes:
-        score: True or False, or from 0 to 1.
-        feedback: one or two sentences for a reader who wants to do better, human or GEPA.
-        details: what else is worth keeping of one item, JSON-serialisable: a judge's scores and how they were obtained.
+        score: a bool, or a number from 0 to 1.
+        feedback: one or two sentences for a reader who wants to improve the answer: a person, or GEPA.
+        details: further JSON-serialisable data about the item, such as a judge's scores and protocol.
     """
 
     score: bool | float
@@ -54,20 +41,20 @@ class Verdict(NamedTuple):
 
 
 class Metric(ABC):
-    """What scores one prediction; subclasses write ``assess``."""
+    """Scores one prediction. Subclasses implement `assess`."""
 
     @abstractmethod
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """Score a prediction and say why."""
+        """Return the score of a prediction with its reason."""
 
-    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
-        """Look at all examples before the first of them is paid for.
+    def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
+        """Check all examples before the first call is paid for.
 
         Returns:
-            What the user should know of how they will be scored; one sentence each.
+            Remarks for the user on how the examples will be scored, one sentence each.
 
         Raises:
-            ConfigurationError: an example cannot be scored.
+            ConfigurationError: if an example cannot be scored.
         """
         return []
 
@@ -79,7 +66,7 @@ class Metric(ABC):
         pred_name: str | None = None,
         pred_trace: Any = None,  # noqa: ARG002
     ) -> Any:
-        """The score; with ``pred_name`` a ``dspy.Prediction(score=, feedback=)``."""
+        """Return the score. With `pred_name`, return a `dspy.Prediction(score=, feedback=)`."""
         verdict = self.assess(example, prediction)
         if pred_name is None:
             return verdict.score
@@ -87,10 +74,15 @@ class Metric(ABC):
 
 
 def field_of(holder: Any, name: str, what: str) -> Any:
-    """A field of an example or a prediction.
+    """Return a field of an example or a prediction.
+
+    Args:
+        holder: the example or prediction.
+        name: name of the field.
+        what: the word for `holder` in the error message.
 
     Raises:
-        ConfigurationError: it has no such field; the message names those it has.
+        ConfigurationError: if there is no such field.
     """
     try:
         return holder[name] if isinstance(holder, Mapping) or hasattr(holder, "keys") else getattr(holder, name)
@@ -99,14 +91,20 @@ def field_of(holder: Any, name: str, what: str) -> Any:
         raise ConfigurationError(f"the {what} has no field {name!r}; it has: {have or 'none'}") from None
 
 
+def output_of(prediction: Any, field: str) -> str:
+    """Return an output field as text. A prediction that is a plain string is the output itself."""
+    output = prediction if isinstance(prediction, str) else field_of(prediction, field, "prediction")
+    return "" if output is None else str(output)
+
+
 @dataclass(frozen=True)
 class TextMetric(Metric):
-    """Compares one output field with one field of the example, which may hold several accepted answers.
+    """Compares one output field with the accepted answers of the example. Subclasses implement `compare`.
 
     Attributes:
-        field: the output field of the prediction. A prediction that is a plain string is the output itself.
-        target: the field of the example with the answer; a list means that each of its entries is right.
-        explanation: a field of the example with a worked solution, quoted in the feedback where it is there.
+        field: the output field. A prediction that is a plain string is the output itself.
+        target: the field of the example with the answer, or with a list of accepted answers.
+        explanation: the field of the example with a worked solution, for the feedback. It may be absent.
     """
 
     field: str = "answer"
@@ -114,52 +112,46 @@ class TextMetric(Metric):
     explanation: str = "solution"
 
     @abstractmethod
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool | float:
-        """Score one output against one accepted answer."""
+    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool | float:
+        """Return the score of an output for one accepted answer."""
 
-    def read(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002 - for subclasses
-        """What this metric takes as the answer of an output; shown in the feedback."""
-        return given
+    def read(self, output: str, example: dspy.Example) -> str:  # noqa: ARG002 - for subclasses
+        """Return the part of an output that is compared. The feedback quotes it."""
+        return output
 
-    def key(self, given: str, example: dspy.Example) -> str:
-        """Outputs with the same key are the same answer in a vote; one with an empty key is none."""
-        return ballot(self.read(given, example))
+    def key(self, output: str, example: dspy.Example) -> str:
+        """Return the key of an output in a vote. Equal keys are one answer; an empty key is not counted."""
+        return vote_key(self.read(output, example))
 
-    def remarks(self, examples: Sequence[dspy.Example]) -> list[str]:
-        """Refuse examples without an answer to compare with."""
+    def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Raise ConfigurationError if an example has no answer to compare with."""
         without = [n for n, example in enumerate(examples, 1) if example.get(self.target) in (None, "", [])]
         if without:
             have = ", ".join(map(str, examples[without[0] - 1].toDict()))
             raise ConfigurationError(
                 f"{len(without)} of {len(examples)} examples have no {self.target!r} to compare with; the first is "
-                f"number {without[0]} of those chosen, with the fields {have}: mend them, or map a column with fields= "
-                "(--fields)"
+                f"number {without[0]} of those chosen, with the fields {have}: correct them, or map a column with "
+                f"fields={{{self.target!r}: 'COLUMN'}}"
             )
         return []
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """Best score over the accepted answers."""
-        given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
-        text = "" if given is None else str(given)
-        accepted = _accepted(field_of(example, self.target, "example"))
-        score = max((self.compare(text, answer, example) for answer in accepted), default=False)
-        return Verdict(score, self._feedback(score, text, accepted, example))
+        """Return the best score over the accepted answers."""
+        output = output_of(prediction, self.field)
+        target = field_of(example, self.target, "example")
+        accepted = [str(answer) for answer in (target if isinstance(target, list | tuple | set) else [target])]
+        score = max((self.compare(output, answer, example) for answer in accepted), default=False)
+        return Verdict(score, self._feedback(score, output, accepted, example))
 
-    def _feedback(self, score: bool | float, given: str, accepted: Sequence[str], example: dspy.Example) -> str:
+    def _feedback(self, score: bool | float, output: str, accepted: Sequence[str], example: dspy.Example) -> str:
         expected = " or ".join(_shorten(answer) for answer in accepted)
         if score == 1:
             return f"Right: {expected}."
-        read = self.read(given, example)
-        said = f"the answer was read as {_shorten(read)}" if read else "no answer could be read from the output"
+        answer = self.read(output, example)
+        reading = f"the answer was read as {_shorten(answer)}" if answer else "no answer could be read from the output"
         degree = "Wrong" if not score else f"Partly right ({float(score):.2f})"
         worked = example.get(self.explanation) if self.explanation in example else None
-        return f"{degree}: {said}; expected was {expected}." + (f" Worked solution: {worked}" if worked else "")
-
-
-def _accepted(target: Any) -> list[str]:
-    if isinstance(target, list | tuple | set):
-        return [str(answer) for answer in target]
-    return [str(target)]
+        return f"{degree}: {reading}; expected was {expected}." + (f" Worked solution: {worked}" if worked else "")
 
 
 def _shorten(text: str, limit: int = 200) -> str:
@@ -167,137 +159,36 @@ def _shorten(text: str, limit: int = 200) -> str:
     return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
-class ExactMatch(TextMetric):
-    """The same text, but for white space around it."""
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
-        """Equality of the stripped texts."""
-        return given.strip() == accepted.strip()
-
-    def key(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """The stripped text."""
-        return given.strip()
-
-
-class NormalizedMatch(TextMetric):
-    """The same text after normalisation: case, punctuation, articles and spaces do not count (SQuAD's EM)."""
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
-        """Equality of the normalised texts; nothing matches nothing."""
-        return bool(comparable(given)) and comparable(given) == comparable(accepted)
-
-    def key(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """The normalised text."""
-        return comparable(given)
-
-
-class F1(TextMetric):
-    """Token overlap of the normalised texts, from 0 to 1 (HotPotQA's F1)."""
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> float:  # noqa: ARG002
-        """F1 of two texts."""
-        return f1(given, accepted)
-
-
-class Contains(TextMetric):
-    """The normalised answer occurs in the normalised output, as whole words."""
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
-        """Whether the answer's words stand in the output, in order and together."""
-        wanted = comparable(accepted)
-        return bool(wanted) and f" {wanted} " in f" {comparable(given)} "
-
-
-@dataclass(frozen=True)
-class Numeric(TextMetric):
-    """The last number of the output equals the answer (rules in ``moa_dspy.data.metrics.numeric``).
-
-    Attributes:
-        tolerance: largest allowed difference; 0 is exact equality of the written numbers.
-    """
-
-    tolerance: float = 0.0
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
-        """Equality of two numbers."""
-        value, expected = parse_number(given), parse_number(accepted)
-        return value is not None and expected is not None and abs(value - expected) <= self.tolerance
-
-    def read(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """The number that was found."""
-        value = parse_number(given)
-        return "" if value is None else str(value)
-
-
-@dataclass(frozen=True)
-class ChoiceLetter(TextMetric):
-    """The letter that the output chooses is the answer's.
-
-    Attributes:
-        choices: field of the example with the texts of the choices; letters beyond them do not count.
-    """
-
-    choices: str = "choices"
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:
-        """Equality of two letters."""
-        return self.read(given, example) == accepted.strip().strip("()").upper()
-
-    def read(self, given: str, example: dspy.Example) -> str:
-        """The letter that was chosen."""
-        choices = example.get(self.choices) if self.choices in example else None
-        return choice_letter(given, 26 if choices is None else list(choices)) or ""
-
-
-@dataclass(frozen=True)
-class MathEquivalence(TextMetric):
-    r"""The last ``\boxed{}`` of the output is the same mathematics as the answer (math-verify, extra ``eval``).
-
-    Attributes:
-        seconds: after this time a comparison is ended and counts as wrong.
-    """
-
-    seconds: float = 10.0
-
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
-        """Equivalence of two expressions."""
-        return equivalent(answer_of(accepted), answer_of(given), seconds=self.seconds)
-
-    def read(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """The expression that was found."""
-        return answer_of(given)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Checked(TextMetric):
-    """A function of two texts as a metric, such as ``gsm8k.is_correct``.
+    """Makes a metric of a function of two texts, such as `gsm8k.is_correct`.
 
     Attributes:
-        check: called with the output and an accepted answer.
-        reading: what is taken of an output as its answer, for feedback and votes; None is all of it.
+        check: called with the output and an accepted answer; returns the score.
+        reading: returns the answer inside an output, for feedback and votes. None means the whole output.
     """
 
     check: Callable[[str, str], bool | float]
     reading: Callable[[str], Any] | None = None
 
-    def compare(self, given: str, accepted: str, example: dspy.Example) -> bool | float:  # noqa: ARG002
-        """What the function says."""
-        return self.check(given, accepted)
+    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool | float:  # noqa: ARG002
+        """Return the result of `check`."""
+        return self.check(output, accepted)
 
-    def read(self, given: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """What ``reading`` finds."""
-        found = given if self.reading is None else self.reading(given)
-        return "" if found is None else str(found)
+    def read(self, output: str, example: dspy.Example) -> str:  # noqa: ARG002
+        """Return the result of `reading`."""
+        answer = output if self.reading is None else self.reading(output)
+        return "" if answer is None else str(answer)
 
 
 @dataclass(frozen=True)
 class Vote:
-    """The outcome of a vote.
+    """The result of a vote.
 
     Attributes:
-        answer: the answer with the most votes, in the spelling that came first; None without any.
-        votes: how many gave it.
-        total: how many answers were counted; empty ones are not.
+        answer: the answer with the most votes, spelled as in its first occurrence; None if there is none.
+        votes: number of votes for it.
+        total: number of answers counted. Empty answers are not counted.
     """
 
     answer: str | None
@@ -306,29 +197,38 @@ class Vote:
 
     @property
     def share(self) -> float:
-        """Votes of the winner over all votes."""
+        """Return the winner's share of all votes."""
         return self.votes / self.total if self.total else 0.0
 
 
-def vote(answers: Iterable[str | None], key: Callable[[str], Any] = ballot) -> Vote:
-    """The most frequent answer; among equals the one that was given first.
+def vote_key(text: str) -> str:
+    """Return the key under which `vote` counts a text.
+
+    Case, articles, and punctuation around words are ignored. Signs, decimals and symbols are kept: `-5`, `3.5`, `50%`
+    and `C++` are different from `5`, `35`, `50` and `C`.
+    """
+    words = [word.strip(_PUNCTUATION_AROUND) or word for word in unicodedata.normalize("NFC", text).casefold().split()]
+    return " ".join(word for word in words if not _ARTICLES.fullmatch(word)) or " ".join(words)
+
+
+def vote(answers: Iterable[str | None], *, key: Callable[[str], Any] = vote_key) -> Vote:
+    """Return the most frequent answer; of several, the one that occurs first.
 
     Args:
-        answers: in order; None and those whose key is empty are not counted.
-        key: answers with the same key are the same answer. The default leaves out case, articles and punctuation around
-            words, and keeps signs and decimals.
+        answers: the answers in order. None and answers with an empty key are not counted.
+        key: answers with equal keys are the same answer.
     """
-    spelled: dict[Any, str] = {}
+    spelling: dict[Any, str] = {}
     counts: Counter[Any] = Counter()
     for answer in answers:
         if answer is None or (same := key(answer)) in (None, ""):
             continue
-        spelled.setdefault(same, answer)
+        spelling.setdefault(same, answer)
         counts[same] += 1
     if not counts:
         return Vote(None, 0, 0)
     winner, votes = counts.most_common(1)[0]
-    return Vote(spelled[winner], votes, counts.total())
+    return Vote(spelling[winner], votes, counts.total())
 
 
 @dataclass(frozen=True)
@@ -336,11 +236,9 @@ class VoteMatch(Metric):
     """Scores the majority of several answers, as in self-consistency.
 
     Attributes:
-        metric: what scores the winner.
-        field: the output field with a list of answers; where it is one text, the completions of the prediction are the
-            list.
-        key: answers with the same key are the same answer; None takes the metric's own, so that for ``Numeric`` 8 and
-            8.0 are one answer.
+        metric: scores the winner.
+        field: the output field with a list of answers. If it is one text, the prediction's completions are the list.
+        key: answers with equal keys are the same answer. None means the metric's own key: for `Numeric`, 8 equals 8.0.
     """
 
     metric: TextMetric
@@ -348,16 +246,16 @@ class VoteMatch(Metric):
     key: Callable[[str], Any] | None = None
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """Score the winner; the feedback says how clear the vote was."""
-        outcome = vote(self._answers(prediction), self.key or (lambda given: self.metric.key(given, example)))
-        verdict = self.metric.assess(example, outcome.answer or "")
-        details = {"votes": outcome.votes, "total": outcome.total}
-        return Verdict(verdict.score, f"{verdict.feedback} ({outcome.votes} of {outcome.total} votes.)", details)
+        """Score the winner. The feedback tells how clear the vote was."""
+        result = vote(self._answers(prediction), key=self.key or (lambda output: self.metric.key(output, example)))
+        verdict = self.metric.assess(example, result.answer or "")
+        details = {"votes": result.votes, "total": result.total}
+        return Verdict(verdict.score, f"{verdict.feedback} ({result.votes} of {result.total} votes.)", details)
 
     def _answers(self, prediction: Any) -> list[str]:
-        given = field_of(prediction, self.field, "prediction")
-        if isinstance(given, list | tuple):
-            return [str(answer) for answer in given]
+        output = field_of(prediction, self.field, "prediction")
+        if isinstance(output, list | tuple):
+            return [str(answer) for answer in output]
         completions = getattr(prediction, "completions", None)
         several = getattr(completions, self.field, None) if completions is not None else None
-        return [str(answer) for answer in several or [given]]
+        return [str(answer) for answer in several or [output]]

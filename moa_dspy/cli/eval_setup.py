@@ -130,7 +130,7 @@ def prepare(options: EvalOptions) -> Job:
     )
     examples = selection.load(benchmark, name)
     check_inputs(program, examples[0])
-    remarks = metric.remarks(examples)
+    remarks = metric.check_examples(examples)
     own = options.metric is None
     return Job(program, benchmark, examples, metric, judge if own else None, own, out, split, chosen, remarks)
 

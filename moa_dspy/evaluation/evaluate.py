@@ -102,7 +102,7 @@ def evaluate(
     if not examples:
         raise ConfigurationError("there are no examples to evaluate on")
     check_inputs(program, examples[0])
-    remarks = scorer.remarks(examples)
+    remarks = scorer.check_examples(examples)
     job = _Job(program, task, scorer, identified(examples), split or task.splits[0], seed, name or label(program))
     others = None if against is None else read_other(against, job.run)
     if outputs is not None:

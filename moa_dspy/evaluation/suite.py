@@ -16,17 +16,11 @@ import numpy as np
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
-from moa_dspy.data.metrics.metric import (
-    F1,
-    ChoiceLetter,
-    Contains,
-    ExactMatch,
-    MathEquivalence,
-    Metric,
-    NormalizedMatch,
-    Numeric,
-    Verdict,
-)
+from moa_dspy.data.metrics.choices import ChoiceLetter
+from moa_dspy.data.metrics.mathematics import MathEquivalence
+from moa_dspy.data.metrics.metric import Metric, Verdict
+from moa_dspy.data.metrics.numbers import Numeric
+from moa_dspy.data.metrics.text import F1, Contains, ExactMatch, NormalizedMatch
 from moa_dspy.data.sources import Row
 from moa_dspy.errors import ConfigurationError
 

@@ -285,12 +285,12 @@ def test_what_the_judge_will_not_see_is_said_before_it_is_asked(mt_folder):
     lm, engine = scripted("[[5]]")
     examples = load("mt_bench", path=mt_folder)
     metric = get_benchmark("mt_bench").metric(lm, prompts=mt_folder)
-    assert metric.remarks(examples) == []
+    assert metric.check_examples(examples) == []
     (mt_folder / "reference_answer_gpt-4.jsonl").unlink()
     metric = get_benchmark("mt_bench").metric(lm, prompts=mt_folder)
-    (said,) = metric.remarks(load("mt_bench", path=mt_folder))
+    (said,) = metric.check_examples(load("mt_bench", path=mt_folder))
     assert said.startswith("official prompts, no reference: 1 of 2 questions (ids 111); for the official protocol put ")
-    assert get_benchmark("mt_bench").metric(lm).remarks(load("mt_bench", path=mt_folder)) == []
+    assert get_benchmark("mt_bench").metric(lm).check_examples(load("mt_bench", path=mt_folder)) == []
     assert not engine.requests
 
 
@@ -299,7 +299,7 @@ def test_references_beside_the_prompts_serve_questions_from_elsewhere(mt_folder)
     metric = get_benchmark("mt_bench").metric(lm, prompts=mt_folder)
     row = {"prompt": ["m1", "m2"], "prompt_id": 111, "category": "math", "reference": ["h1", "h2"]}
     from_hub = get_benchmark("mt_bench").example(row, "", 0)
-    assert metric.remarks([from_hub]) == []
+    assert metric.check_examples([from_hub]) == []
     assert metric.assess(from_hub, dspy.Prediction(answer="x")).details["protocol"] == "official"
     assert user(engine.requests[0]) == "single-math-v1\nQ m1 R r1 A x"
 
@@ -538,7 +538,7 @@ def test_a_reply_without_any_score_is_counted_as_such():
 
 def test_a_skill_without_a_meaning_is_refused_before_anything_is_asked():
     with pytest.raises(ConfigurationError, match="'Wit' is none of FLASK's skills: logical robustness"):
-        get_benchmark("flask").metric().remarks([flask_example("Factuality", "Wit")])
+        get_benchmark("flask").metric().check_examples([flask_example("Factuality", "Wit")])
 
 
 def test_flask_with_the_official_prompts(tmp_path):

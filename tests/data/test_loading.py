@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from moa_dspy.data import bbh, benchmarks, get_benchmark, load, starter, stream
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.metric import ExactMatch
+from moa_dspy.data.metrics.text import ExactMatch
 from moa_dspy.errors import ConfigurationError
 
 ROWS = [

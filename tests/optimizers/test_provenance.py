@@ -12,7 +12,7 @@ from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, ProgramFileError, load
 from moa_dspy.cli import main
-from moa_dspy.data.metrics.metric import ExactMatch
+from moa_dspy.data.metrics.text import ExactMatch
 from moa_dspy.evaluation.suite import as_metric
 from moa_dspy.optimizers import Cost, Provenance, Score, accept, compare, provenance_of, stamp
 from moa_dspy.optimizers.measuring import metric_name

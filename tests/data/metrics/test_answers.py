@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import bbh, vote
-from moa_dspy.data.metrics.answers import choice_letter, f1, last_boxed, normalize
-from moa_dspy.data.metrics.literals import fill, fill_known, parse_dict
-from moa_dspy.data.metrics.mathematics import answer_of
+from moa_dspy.data.literals import fill, fill_known, parse_dict
+from moa_dspy.data.metrics.choices import choice_letter
+from moa_dspy.data.metrics.mathematics import answer_of, last_boxed
+from moa_dspy.data.metrics.text import f1, normalize
 
 settings.register_profile("no deadline: machines differ", deadline=None)
 settings.load_profile("no deadline: machines differ")

@@ -19,7 +19,7 @@ from moa_dspy.data import (
     load,
     starter,
 )
-from moa_dspy.data.metrics.checks import CHECKS, failed_checks
+from moa_dspy.data.metrics.instructions import CHECKS, failed_checks
 from moa_dspy.errors import ConfigurationError
 
 
@@ -104,8 +104,8 @@ def test_examples_without_an_answer_are_refused_before_anything_is_asked():
     with pytest.raises(
         ConfigurationError, match="1 of 2 examples have no 'answer' to compare with; the first is number 2"
     ):
-        Numeric().remarks(examples)
-    assert Numeric().remarks(examples[:1]) == []
+        Numeric().check_examples(examples)
+    assert Numeric().check_examples(examples[:1]) == []
 
 
 def test_vote_match():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import Numeric, gsm8k
-from moa_dspy.data.metrics.numeric import last_number, numbers, parse_number
+from moa_dspy.data.metrics.numbers import last_number, numbers, parse_number
 
 settings.register_profile("no deadline: machines differ", deadline=None)
 settings.load_profile("no deadline: machines differ")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from moa_dspy.data.metrics.short_answers import ShortNumber, Stated
+from moa_dspy.data.metrics.numbers import ShortNumber
+from moa_dspy.data.metrics.text import Stated
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Checks of instructions that a program can verify: a small table of named functions with parameters.
+"""Instructions that a program can verify: a table of named checks with parameters.
 
-Data names a check and its parameters (``{"check": "max_words", "count": 10}``); there is no code in data.
+Data names a check and its parameters, such as `{"check": "max_words", "count": 10}`. Data contains no code.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.data.metrics.metric import Metric, Verdict, field_of
+from moa_dspy.data.metrics.metric import Metric, Verdict, field_of, output_of
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["CHECKS", "Instructions", "failed_checks"]
 
 
 def _words(text: str) -> list[str]:
-    """Runs of characters between white space that have a letter or digit in them."""
+    """Return the parts between white space that contain a letter or digit."""
     return [word for word in text.split() if re.search(r"\w", word)]
 
 
@@ -46,9 +46,11 @@ def _is_json(text: str, keys: Iterable[str] = ()) -> bool:
 
 
 def _has_json_values(text: str, values: Mapping[str, Any]) -> bool:
-    """Whether each value is the wanted one and of its type: true is not 1."""
-    given = _json_value(text) if _is_json(text, values) else {}
-    return all(key in given and (type(given[key]), given[key]) == (type(value), value) for key, value in values.items())
+    """Return whether a JSON object has these values, with equal types: true is not 1."""
+    parsed = _json_value(text) if _is_json(text, values) else {}
+    return all(
+        key in parsed and (type(parsed[key]), parsed[key]) == (type(value), value) for key, value in values.items()
+    )
 
 
 def _is_json_list(text: str, count: int) -> bool:
@@ -61,12 +63,12 @@ def _is_json_numbers(text: str, count: int) -> bool:
 
 
 def _count(text: str, word: str) -> int:
-    """How often words stand in a text, as whole words."""
+    """Return how often a word or phrase occurs in a text, as whole words."""
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
 
-def _names(text: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - what the options are is for people
-    """Whether one of the options stands in a text, also in the plural."""
+def _names(text: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - `what` is for the message
+    """Return whether a text contains one of the options, in the singular or plural."""
     plurals = (f"{option[:-1]}ies" if option.endswith("y") else f"{option}s" for option in options)
     return any(_count(text, form) for form in (*options, *plurals, *(f"{option}es" for option in options)))
 
@@ -118,51 +120,50 @@ CHECKS: Mapping[str, tuple[Callable[..., bool], str]] = {
         "stand in double quotes",
     ),
 }
-"""Name to function and what it demands. ``text_`` in a demand is the parameter ``text`` of the data."""
+"""The function of each check and its requirement in words. `text_` is the parameter `text` of the data."""
 
 
 def failed_checks(text: str, checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a text fails to do, in words; empty when it passes every check.
+    """Return the requirements that a text does not meet, in words.
 
     Args:
-        text: what was written.
-        checks: each with ``check`` and its parameters.
+        text: the text to check.
+        checks: each with the name `check` and the parameters of the check.
 
     Raises:
-        ConfigurationError: an unknown check, or wrong parameters for it.
+        ConfigurationError: if a check is unknown or has wrong parameters.
     """
     failed = []
     for check in checks:
         parameters = {("text_" if key == "text" else key): value for key, value in check.items() if key != "check"}
         if check["check"] not in CHECKS:
             raise ConfigurationError(f"no check named {check['check']!r}; there are: {', '.join(sorted(CHECKS))}")
-        passes, demand = CHECKS[check["check"]]
+        passes, requirement = CHECKS[check["check"]]
         try:
-            fulfilled = passes(text, **parameters)
-            described = demand.format(**{"keys": [], **parameters})
+            passed = passes(text, **parameters)
+            described = requirement.format(**{"keys": [], **parameters})
         except (TypeError, KeyError) as error:
             raise ConfigurationError(f"wrong parameters for the check {check['check']!r}: {error}") from error
-        if not fulfilled:
+        if not passed:
             failed.append(described)
     return failed
 
 
 @dataclass(frozen=True)
 class Instructions(Metric):
-    """Every check of the example passes.
+    """The output passes every check of the example.
 
     Attributes:
         field: the output field.
-        checks: field of the example with the list of checks.
+        checks: the field of the example with the list of checks.
     """
 
     field: str = "answer"
     checks: str = "checks"
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """True when nothing fails; the feedback names what does."""
-        given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
-        failed = failed_checks(str(given or ""), field_of(example, self.checks, "example"))
+        """Return True if all checks pass. The feedback names those that fail."""
+        failed = failed_checks(output_of(prediction, self.field), field_of(example, self.checks, "example"))
         if not failed:
             return Verdict(True, "Right: the answer does all that was asked.")
         return Verdict(False, f"Wrong: the answer should {'; and it should '.join(failed)}.")
