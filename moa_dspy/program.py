@@ -19,6 +19,7 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.guard import Ledger
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.events import emit
+from moa_dspy.planning import Lengths, Plan, RunParts, assumed_inputs, inputs_of, make_plan
 from moa_dspy.run import event_loop
 from moa_dspy.run.call import Recorder, Session
 from moa_dspy.run.layers import Outcome, Predictors, run_layers
@@ -28,7 +29,6 @@ from moa_dspy.trace import StoppedBy, Trace
 
 if TYPE_CHECKING:
     from moa_dspy.files.provenance import Provenance
-    from moa_dspy.planning import Lengths, Plan
 
 __all__ = ["AttentionMoA", "Prediction"]
 
@@ -207,10 +207,9 @@ class AttentionMoA(dspy.Module):
             voice.lm()
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
-        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
         try:
             outcome = await run_layers(
-                self.architecture, self.roles, Predictors(**parts), voices, self._aggregator, values, session
+                self.architecture, self.roles, self._predictors, voices, self._aggregator, values, session
             )
             stopped_by = outcome.stopped_by
             answer = outcome.answer
@@ -248,17 +247,22 @@ class AttentionMoA(dspy.Module):
             InputError: some inputs are given, but not all, or one is not the task's.
             ConfigurationError: an agent has no model, a prompt cannot be written, or an option is out of range.
         """
-        from moa_dspy.planning import make_plan
-
+        lengths = lengths or Lengths()
+        given = inputs_of(example, inputs)
         return make_plan(
-            self,
-            example,
-            inputs,
-            budget=budget,
+            RunParts(self.architecture, self.roles, self._predictors, self._voices, self._aggregator),
+            self._checked(given or assumed_inputs(self.signature, lengths)),
+            assumed=not given,
+            budget=self.budget.within(budget),
             lengths=lengths,
             times=times,
             seconds_per_call=seconds_per_call,
         )
+
+    @property
+    def _predictors(self) -> Predictors:
+        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
+        return Predictors(**parts)
 
     def _trace(self, outcome: Outcome | None, stopped_by: StoppedBy, recorder: Recorder) -> Trace:
         layers = () if outcome is None else outcome.layers

@@ -1,8 +1,7 @@
-"""What an optimization will take, before anything is paid: a bound, and a guess.
+"""The cost of an optimization before it is paid: an upper bound on its calls, and a guess.
 
-Nothing is asked: programs are rehearsed on a few examples (``moa_dspy.planning``), and their prices multiplied by the
-runs that each part makes. Neither figure knows of the response cache, which answers what trials and parts have in
-common.
+Programs are planned on a few examples. The plans are multiplied by the number of runs of each part. No LM is called.
+The response cache, which answers calls that parts have in common, is not considered.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.evaluation.estimates import Cost
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.optimize_run import bind_space
 from moa_dspy.optimizers.prompts.compile import split_off
@@ -26,35 +24,36 @@ from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.search.space import SearchSpace, Suggest, values_of
 from moa_dspy.optimizers.spending import count_spending
-from moa_dspy.optimizers.text_table import aligned
+from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Estimate", "PartEstimate", "Work", "estimate"]
+__all__ = ["Work", "estimate"]
 
 _PLANNED: Final = 3
-"""So many examples are planned; the rest are taken to be like them."""
+"""Number of examples that are planned."""
 _DESIGN: Final = 0.5
+"""Guess: the cost of a usual design as a share of the most expensive one's."""
 _RUN: Final = 0.5
+"""Guess: the share of the examples that a trial runs before it is pruned."""
 _TRIED: Final = 0.5
-"""Guesses: the price of a design as a share of the dearest one's, the examples that a trial runs before it is given up,
-and the runs of a prompt optimizer as a share of its own limit."""
+"""Guess: the runs of a prompt optimizer as a share of its maximum."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an optimization is to do.
+    """What an optimization does.
 
     Attributes:
-        parts: of ``architecture``, ``prompts`` and ``stop``.
-        rounds: how often.
-        trials: of each search.
+        parts: some of ``architecture``, ``prompts`` and ``stop``.
+        rounds: how often the parts are repeated.
+        trials: number of trials of each search.
         space: what a search may choose.
-        method: that tunes prompts.
-        effort: of that.
-        options: of that.
-        explain: whether stages and agents are looked into.
-        budget: that ends it.
+        method: tunes the prompts.
+        effort: of the method.
+        options: of the method.
+        explain: whether stages and agents are analysed.
+        budget: of the optimization.
     """
 
     parts: Sequence[str]
@@ -69,115 +68,60 @@ class Work:
 
 
 @dataclass(frozen=True)
-class PartEstimate:
-    """What one part takes at most (in calls; about, in tokens and dollars), and what it may be expected to take."""
-
-    part: str
-    most: Cost
-    expected: Cost
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What an optimization takes; ``str`` gives a table.
+class _Prices:
+    """The cost of one example with three programs.
 
     Attributes:
-        parts: each part, in order.
-        notes: what is not in it.
+        own: the program that is optimized.
+        largest: the most expensive program that may result.
+        usual: a usual result.
     """
 
-    parts: tuple[PartEstimate, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def most(self) -> Cost:
-        """Return a bound on all calls: dearest designs, no example left out, nothing cached; retries aside.
-
-        Tokens and dollars are those of texts of the assumed lengths, so they are no bound.
-        """
-        return sum((part.most for part in self.parts), start=Cost())
-
-    @property
-    def expected(self) -> Cost:
-        """Return a guess at everything."""
-        return sum((part.expected for part in self.parts), start=Cost())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        rows = (*self.parts, PartEstimate("all", self.most, self.expected))
-        return {
-            "kind": "estimate",
-            "parts": [{"part": row.part, "most": _values(row.most), "expected": _values(row.expected)} for row in rows],
-            "notes": list(self.notes),
-        }
-
-    def __str__(self) -> str:
-        head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
-        rows = [*self.parts, PartEstimate("all", self.most, self.expected)]
-        cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in rows]
-        return "\n".join([aligned([head, *cells]), *self.notes])
-
-
-@dataclass(frozen=True)
-class _Prices:
-    """What an example takes with the program, with the dearest program that may come of it, and with a usual one."""
-
-    own: Cost
-    dearest: Cost
-    usual: Cost
+    own: CostEstimate
+    largest: CostEstimate
+    usual: CostEstimate
 
 
 def estimate(
     program: AttentionMoA, tune: Sequence[dspy.Example], held: Sequence[dspy.Example], metric: Metric, work: Work
-) -> Estimate:
-    """Estimate what an optimization takes.
+) -> WorkEstimate:
+    """Return the estimated cost of an optimization.
 
     Args:
-        program: to be optimized.
+        program: is optimized.
         tune: examples to tune on.
         held: examples that decide.
-        metric: the task's; it is not called.
-        work: what is to be done.
+        metric: of the task. It is not called.
+        work: what is done.
 
     Raises:
-        ConfigurationError: the method has no such option.
+        ConfigurationError: if the method does not have one of the options.
     """
     prices = _prices(program, tune, work)
-    later = replace(prices, own=prices.dearest)
+    later = replace(prices, own=prices.largest)
     parts: dict[str, Callable[[_Prices], PartEstimate]] = {
         "architecture": lambda at: _architecture(work, len(tune), at),
         "prompts": lambda at: _prompts(program, tune, metric, work, at),
         "stop": lambda at: _stop(program, work, len(tune), at),
     }
     rounds = [prices, *[later] * (work.rounds - 1)]
-    tuned = [make(at) for at in rounds for part, make in parts.items() if part in work.parts]
-    last = [_acceptance(len(held), prices)]
+    rows = [row(at) for at in rounds for part, row in parts.items() if part in work.parts]
+    rows.append(_acceptance(len(held), prices))
     if work.explain:
-        last.append(_explanation(program, work, len(held), prices))
-    return Estimate((*tuned, *last), tuple(_notes(work)))
-
-
-def _prices(program: AttentionMoA, tune: Sequence[dspy.Example], work: Work) -> _Prices:
-    sample = list(tune[:: max(1, len(tune) // _PLANNED)])[:_PLANNED]
-    own = _price(program, sample)
-    if "architecture" not in work.parts:
-        return _Prices(own, own, own)
-    dearest = reduce(
-        _largest, (_price(shape, sample) for shape in _largest_designs(program, work.space, sample[0])), own
-    )
-    return _Prices(own, dearest, _largest(own, dearest.scaled(_DESIGN)))
+        rows.append(_explanation(program, work, len(held), prices))
+    return WorkEstimate(parts=tuple(rows), notes=tuple(_notes(work)))
 
 
 def _architecture(work: Work, tuning: int, prices: _Prices) -> PartEstimate:
-    """The program itself and the trials, on all examples."""
-    itself, trials = prices.own.scaled(tuning), prices.dearest.scaled(work.trials * tuning)
-    return PartEstimate("architecture", itself + trials, itself + trials.scaled(_DESIGN * _RUN))
+    """The program and each trial run on all examples."""
+    itself, trials = prices.own.times(tuning), prices.largest.times(work.trials * tuning)
+    return _row("architecture", itself + trials, itself + trials.times(_DESIGN * _RUN))
 
 
 def _prompts(
     program: AttentionMoA, tune: Sequence[dspy.Example], metric: Metric, work: Work, prices: _Prices
 ) -> PartEstimate:
-    """The program before and after, and as many runs as the method says that it makes."""
+    """The program is measured before and after, and the method states its maximum number of runs."""
     method = method_of(work.method, work.options)
     learn, hold = split_off(tune, 0)
     lm, ambient = program.get_lm(), ambient_lm(program)
@@ -185,100 +129,86 @@ def _prompts(
         purse = Purse(Budget(), spending)
         job = Job(student_of(program), learn, hold, metric, 0, work.effort, lm, ambient, 1, purse)
         measured, tried = 2 * len(hold), method.most_runs(job)
-    return PartEstimate(
-        "prompts", prices.dearest.scaled(measured + tried), prices.usual.scaled(measured + tried * _TRIED)
-    )
+    return _row("prompts", prices.largest.times(measured + tried), prices.usual.times(measured + tried * _TRIED))
 
 
 def _stop(program: AttentionMoA, work: Work, tuning: int, prices: _Prices) -> PartEstimate:
-    """One pass, and a second one that asks the syntheses anew and whatever follows them."""
+    """One pass over the examples, and a second one that repeats the syntheses and what follows them."""
     if program.architecture.layers < 2 and "architecture" not in work.parts:
-        return PartEstimate("stop", Cost(), Cost())
-    return PartEstimate("stop", prices.dearest.scaled(2 * tuning), prices.usual.scaled(1.5 * tuning))
+        return _row("stop", CostEstimate(), CostEstimate())
+    return _row("stop", prices.largest.times(2 * tuning), prices.usual.times(1.5 * tuning))
 
 
 def _acceptance(held: int, prices: _Prices) -> PartEstimate:
-    """The program as it was given, and the candidate."""
-    return PartEstimate(
-        "acceptance", (prices.own + prices.dearest).scaled(held), (prices.own + prices.usual).scaled(held)
-    )
+    """The original program and the candidate run on the held-out examples."""
+    return _row("acceptance", (prices.own + prices.largest).times(held), (prices.own + prices.usual).times(held))
 
 
 def _explanation(program: AttentionMoA, work: Work, held: int, prices: _Prices) -> PartEstimate:
-    """The result, twice, and without each of its agents; what was run for the acceptance is in the cache."""
+    """The result runs twice, and once without each of its agents. The cache holds the runs of the acceptance test."""
     own = len(program.agents)
     most = max(own, work.space.max_agents) if "architecture" in work.parts else own
-    return PartEstimate("explanation", prices.dearest.scaled(held * (most + 2)), prices.usual.scaled(held * own))
+    return _row("explanation", prices.largest.times(held * (most + 2)), prices.usual.times(held * own))
+
+
+def _row(part: str, most: CostEstimate, expected: CostEstimate) -> PartEstimate:
+    return PartEstimate(part=part, most=most, expected=expected)
 
 
 def _notes(work: Work) -> list[str]:
-    notes = ["calls that the response cache answers are among these, and cost nothing; retries and judges are not"]
+    notes = ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in work.parts:
         notes.append("the model that writes prompts comes on top: some calls for each new prompt")
-        notes.append("demos and longer instructions make later prompts longer than these")
+        notes.append("demos and longer instructions make later prompts longer than estimated")
     if work.budget is not None:
         limits = [f"{value:g} {name}" for name, value in asdict(work.budget).items() if value is not None]
         notes.append(f"the budget ends it at {', '.join(limits)}")
     return notes
 
 
-def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Example) -> Iterator[AttentionMoA]:
-    """The designs of a space that take most: as many as there may be of the dearest agents, in every shape.
+def _prices(program: AttentionMoA, tune: Sequence[dspy.Example], work: Work) -> _Prices:
+    sample = evenly_spaced(tune, _PLANNED)
+    own = _price(program, sample)
+    if "architecture" not in work.parts:
+        return _Prices(own, own, own)
+    designs = (_price(design, sample) for design in _largest_designs(program, work.space, sample[0]))
+    largest = reduce(CostEstimate.largest, designs, own)
+    return _Prices(own, largest, own.largest(largest.times(_DESIGN)))
 
-    What is dearest in dollars may not be so in tokens, so there are both. Temperatures change no price; at one above 0
-    every agent may be there several times.
+
+def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEstimate:
+    """Return the mean cost of an example."""
+    return total(program.plan(example).full for example in sample).times(1 / len(sample))
+
+
+def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Example) -> Iterator[AttentionMoA]:
+    """Yield the largest designs of a space: as many as possible of the most expensive agents, in every shape.
+
+    The agents with the most dollars and those with the most tokens may differ, so both are taken. Temperatures do not
+    change the cost. At a temperature above 0 an agent may occur several times.
     """
     bound = bind_space(program, replace(space, temperatures=(1.0,)))
     alone = [_price(single_model(bound.task, agent), [example]) for agent in bound.agents]
     prices = dict(zip(bound.names, alone, strict=True))
-    orders = {tuple(sorted(prices, key=lambda name: -key(prices[name]))) for key in (_dollars, _tokens)}
+    by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
+    by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
     for order, aggregator, attention, residual in itertools.product(
-        sorted(orders), bound.aggregators, space.attention, space.residual
+        sorted({tuple(by_usd), tuple(by_tokens)}), bound.aggregators, space.attention, space.residual
     ):
-        wanted = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
-        design = bound.design(bound.suggest(_wish({**wanted, **_counts(space, order)})))
+        choices: dict[str, Any] = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
+        choices |= {f"samples.{name}": count for name, count in _samples(space, order).items()}
+        design = bound.design(bound.suggest(_chooser(choices)))
         if design is not None:
             yield bound.program(design)
 
 
-def _counts(space: SearchSpace, order: Sequence[str]) -> dict[str, int]:
-    """How often each agent is there, where those that come first are there as often as they may."""
-    taken = [min(space.samples, max(0, space.max_agents - space.samples * place)) for place in range(len(order))]
-    return {f"samples.{name}": count for name, count in zip(order, taken, strict=True)}
+def _chooser(choices: Mapping[str, Any]) -> Suggest:
+    """Return a function that suggests ``choices``, and the first value of every other parameter."""
+    return lambda name, distribution: choices.get(name, values_of(distribution)[0])
 
 
-def _wish(wanted: Mapping[str, Any]) -> Suggest:
-    return lambda name, distribution: wanted.get(name, values_of(distribution)[0])
-
-
-def _dollars(cost: Cost) -> float:
-    return cost.usd
-
-
-def _tokens(cost: Cost) -> float:
-    return cost.tokens
-
-
-def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> Cost:
-    """What an example takes, as a mean over a few."""
-    plans = [program.plan(example).full for example in sample]
-    costs = [
-        Cost(plan.calls, plan.prompt_tokens + plan.completion_tokens, plan.usd_at_least, plan.usd is not None)
-        for plan in plans
-    ]
-    return sum(costs, start=Cost()).scaled(1 / len(costs))
-
-
-def _largest(one: Cost, other: Cost) -> Cost:
-    """The larger calls, tokens and dollars, which need not be one program's."""
-    return Cost(
-        max(one.calls, other.calls), max(one.tokens, other.tokens), max(one.usd, other.usd), one.priced and other.priced
-    )
-
-
-def _values(cost: Cost) -> dict[str, Any]:
-    return {"calls": cost.calls, "tokens": cost.tokens, "usd_at_least": cost.usd, "priced": cost.priced}
-
-
-def _cells(cost: Cost) -> tuple[str, str, str]:
-    return f"{cost.calls:,}", f"{cost.tokens:,}", cost.dollars
+def _samples(space: SearchSpace, order: Sequence[str]) -> dict[str, int]:
+    """Return how often each agent occurs if the first in ``order`` occur as often as possible."""
+    return {
+        name: min(space.samples, max(0, space.max_agents - space.samples * place)) for place, name in enumerate(order)
+    }

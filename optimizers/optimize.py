@@ -30,7 +30,7 @@ from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.comparison.matching import check_budget
-from moa_dspy.optimizers.estimating import Estimate, Work, estimate
+from moa_dspy.optimizers.estimating import Work, estimate
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.optimizers.prompts.compile import CompileResult
@@ -45,9 +45,10 @@ from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage, open_storage
 from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.fit import StopFit
+from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Estimate", "OptimizeProgress", "OptimizeResult", "Part", "forecast", "optimize"]
+__all__ = ["OptimizeProgress", "OptimizeResult", "Part", "forecast", "optimize"]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -119,7 +120,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[OptimizeProgress], None] | None = None,
-    before: Callable[[Estimate], bool] | None = None,
+    before: Callable[[WorkEstimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
     **options: Any,
 ) -> OptimizeResult:
@@ -208,15 +209,15 @@ def optimize(
         return _optimized(run, method, settings, data_names or {})
 
 
-def forecast(*arguments: Any, **options: Any) -> Estimate:
+def forecast(*arguments: Any, **options: Any) -> WorkEstimate:
     """Return what ``optimize`` would take with the same arguments: at most, and about. No model is asked.
 
     Raises:
         ConfigurationError: ``optimize`` would refuse them.
     """
-    found: list[Estimate] = []
+    found: list[WorkEstimate] = []
 
-    def told(estimated: Estimate) -> bool:
+    def told(estimated: WorkEstimate) -> bool:
         found.append(estimated)
         return False
 

@@ -1,44 +1,49 @@
-"""What a plan assumes of texts that nobody has written yet, and what an earlier run tells of them."""
+"""Assumed lengths of texts that no model has written yet, and placeholders of these lengths."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from types import NoneType
+from typing import Any, Final, Literal, Self, get_args, get_origin
 
-from moa_dspy.cost.tokens import TokenCounter
+from dspy.adapters.utils import annotation_allows_none
+
+from moa_dspy.cost.tokens import WORD, TokenCounter
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.run.forecast import ANSWER_TOKENS
+from moa_dspy.signatures import TaskSignature, needed_inputs
 from moa_dspy.trace import Step, Trace
 
-__all__ = ["Lengths", "check_whole"]
+__all__ = ["Lengths", "assumed_inputs", "check_whole", "placeholder", "words"]
 
-# What the provider's count of a text may differ from ours without any hidden thinking.
+# A provider's count of a text may differ from ours by this share without any hidden thinking.
 _TOKENIZER_DIFFERENCE: Final = 0.25
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """What a plan assumes of texts that nobody has written yet, in tokens; docs/plan.md says where defaults come from.
+    """The assumed lengths of texts, in tokens. docs/plan.md gives the sources of the defaults.
 
     An agent's ``max_tokens`` shortens what it writes.
 
     Args:
-        answer: of each output field of the task that is text or structured; numbers, booleans and choices count as
-            what they are.
+        answer: of each text or structured output of the task. Numbers, booleans and choices count as they are.
         critique: of a critique.
         reasoning: of a reasoning field.
-        thinking: billed as completion in every call and seen by nobody: the hidden reasoning of reasoning models.
-        input: of each input field, where a plan is made without inputs.
+        thinking: hidden reasoning of reasoning models. It is billed as completion in every call.
+        input: of each input field, if the plan is made without inputs.
 
     Raises:
-        ConfigurationError: a length is no whole number from 1 (``thinking``: from 0).
+        ConfigurationError: if a length is not a whole number from 1 (``thinking``: from 0).
     """
 
-    answer: int = 450
+    answer: int = ANSWER_TOKENS
     critique: int = 200
     reasoning: int = 150
     thinking: int = 0
@@ -50,37 +55,63 @@ class Lengths:
 
     @classmethod
     def from_trace(cls, trace: Trace) -> Self:
-        """Return the mean lengths of an earlier run; what it did not write keeps its default.
+        """Return the mean lengths of the texts in ``trace``. Kinds of text it does not contain keep their default.
 
-        Visible text is counted as for a plan. What the provider billed for a single text beyond that is taken as
-        hidden thinking, where it is more than tokenizers differ (a quarter).
+        Visible text is counted as in a plan. If a provider billed more than a quarter beyond the visible text of the
+        calls with a single output, the difference is taken as hidden thinking.
 
         Raises:
-            ConfigurationError: the run wrote nothing.
+            ConfigurationError: if no model wrote anything in the run.
         """
-        written = [step for step in trace.steps if step.status == "ok" and step.model is not None]
-        if not written:
-            raise ConfigurationError("the trace holds no text of a model, so it has no lengths; give those instead")
-        measured = _measured(written, TokenCounter())
+        steps = [step for step in trace.steps if step.status == "ok" and step.model is not None]
+        if not steps:
+            raise ConfigurationError("the trace contains no text of a model, so it has no lengths; give those instead")
+        measured = _measured(steps, TokenCounter())
         means = {name: max(1, round(statistics.mean(counts))) for name, counts in measured.items() if counts}
         thinking = _hidden(measured["billed"], measured["visible"])
-        return cls(
-            **{name: means[name] for name in ("answer", "critique", "reasoning") if name in means}, thinking=thinking
-        )
+        known = {name: means[name] for name in ("answer", "critique", "reasoning") if name in means}
+        return cls(**known, thinking=thinking)
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number from ``least``.
+    """Raise ConfigurationError unless ``value`` is a whole number from ``least``.
 
     Raises:
-        ConfigurationError: it names the value.
+        ConfigurationError: if it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be a whole number from {least}")
 
 
+def assumed_inputs(task: TaskSignature, lengths: Lengths) -> dict[str, Any]:
+    """Return a placeholder for every input that a call of ``task`` needs."""
+    text = words(lengths.input)
+    return {name: placeholder(task.input_fields[name].annotation, text) for name in needed_inputs(task)}
+
+
+def placeholder(annotation: Any, text: str) -> Any:
+    """Return a value for a field of type ``annotation``: the longest choice, a number, True, or else ``text``."""
+    if annotation is bool:
+        return True
+    if annotation in (int, float):
+        return 0
+    if get_origin(annotation) is Literal:
+        return max(get_args(annotation), key=lambda choice: len(str(choice)))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return max(annotation, key=lambda choice: len(str(choice.value))).value
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if annotation_allows_none(annotation) and len(kinds) == 1:
+        return placeholder(kinds[0], text)
+    return text
+
+
+def words(tokens: int) -> str:
+    """Return a text of ``tokens`` tokens in every tokenizer."""
+    return " ".join([WORD] * tokens)
+
+
 def _measured(steps: Iterable[Step], counter: TokenCounter) -> dict[str, list[int]]:
-    """Return the lengths of what was written, by kind, and of texts that stand alone as billed and as visible."""
+    """Return the lengths of all texts by kind, and the billed and visible lengths of calls with a single output."""
     lengths: dict[str, list[int]] = {name: [] for name in ("answer", "critique", "reasoning", "billed", "visible")}
     for step in steps:
         count = functools.partial(counter.count, step.model or "")

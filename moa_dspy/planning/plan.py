@@ -1,69 +1,43 @@
-"""A plan and its parts: frozen data, as JSON and as text."""
+"""The plan of a run: what a program would do and cost on one question."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
+import dspy
 import pydantic
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.prices import ModelPrice
+from moa_dspy.cost.prices import ModelPrice, offline_prices
 from moa_dspy.cost.tokens import Counter
-from moa_dspy.planning.lengths import Lengths
+from moa_dspy.errors import ConfigurationError, InputError
+from moa_dspy.planning.estimate import CostEstimate
+from moa_dspy.planning.lengths import Lengths, check_whole
+from moa_dspy.planning.rehearsal import Rehearsal, RunParts
 from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
 from moa_dspy.text_table import table
-from moa_dspy.trace import STAGES, Stage, StoppedBy
+from moa_dspy.trace import STAGES, Stage, Step, StoppedBy
 
-__all__ = ["Amount", "Course", "ModelPrice", "ModelShare", "Plan", "StageShare"]
+__all__ = ["ModelEstimate", "Plan", "RunEstimate", "StageEstimate", "inputs_of", "make_plan"]
 
-
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True)
-
-
-class Amount(_Record):
-    """Calls, tokens and dollars.
-
-    Attributes:
-        calls: LM calls, exact for a run in which none fails or is tried again.
-        prompt_tokens: estimated; provider prefix caches are not assumed.
-        completion_tokens: estimated.
-        usd: estimated dollars; None where the price of a model is unknown.
-        usd_at_least: dollars of the calls whose price is known.
-    """
-
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float | None
-    usd_at_least: float
-
-    def times(self, number: int) -> Amount:
-        """Return ``number`` times as much."""
-        return Amount(
-            calls=self.calls * number,
-            prompt_tokens=self.prompt_tokens * number,
-            completion_tokens=self.completion_tokens * number,
-            usd=None if self.usd is None else self.usd * number,
-            usd_at_least=self.usd_at_least * number,
-        )
-
-    @property
-    def dollars(self) -> str:
-        """Return the dollars in words: ``$0.1234``, ``at least $0.1234`` or ``unknown``."""
-        if self.usd is not None:
-            return _dollars(self.usd)
-        return f"at least {_dollars(self.usd_at_least)}" if self.usd_at_least else "unknown"
+_COUNTED_WITH: Final[Mapping[Counter, str]] = {
+    "anthropic": "an older tokenizer of Anthropic's, the one that LiteLLM carries",
+    "stand-in": "a stand-in, tiktoken's cl100k_base, as LiteLLM carries no tokenizer of theirs",
+    "characters": "a rule of thumb, 4 characters a token, as LiteLLM's counter is not available",
+}
+"""Counters that a note mentions."""
 
 
-class ModelShare(Amount):
-    """What one model's calls come to.
+class ModelEstimate(CostEstimate):
+    """The cost of one model's calls.
 
     Attributes:
         model: its name.
-        price: None where it is unknown.
-        counter: how its tokens were counted: ``tiktoken`` (its own tokenizer), ``anthropic`` (an older one of theirs),
-            ``stand-in`` (another model's) or ``characters`` (a rule of thumb).
+        price: None if unknown.
+        counter: how its tokens were counted: ``tiktoken`` (its own tokenizer), ``anthropic`` (an older one of
+            Anthropic's), ``stand-in`` (another model's) or ``characters`` (a rule of thumb).
     """
 
     model: str
@@ -71,78 +45,80 @@ class ModelShare(Amount):
     counter: Counter
 
 
-class StageShare(Amount):
-    """What one stage of one layer comes to."""
+class StageEstimate(CostEstimate):
+    """The cost of one stage of one layer."""
 
     layer: int
     stage: Stage
 
 
-class Course(Amount):
-    """One way in which a run can go.
+class RunEstimate(CostEstimate):
+    """The cost of one possible run.
 
     Attributes:
-        layers: how many it has.
-        depth: calls that must follow one another.
+        layers: number of layers.
+        depth: number of calls on the critical path.
         stopped_by: why it ends, as in a trace.
-        seconds: estimated wall time, where a latency was given.
-        stages: per layer and stage, in canonical order.
-        models: per model, in order of first use.
+        seconds: estimated wall time, or None without ``seconds_per_call``.
+        stages: by layer and stage, in canonical order.
+        models: by model, in order of first use.
     """
 
     layers: int
     depth: int
     stopped_by: StoppedBy
     seconds: float | None = None
-    stages: tuple[StageShare, ...]
-    models: tuple[ModelShare, ...]
+    stages: tuple[StageEstimate, ...]
+    models: tuple[ModelEstimate, ...]
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def calls_per_stage(self) -> dict[Stage, int]:
-        """Return the calls of each stage that is played, over all layers."""
-        played: list[Stage] = [stage for stage in STAGES if any(part.stage == stage for part in self.stages)]
-        return {stage: sum(part.calls for part in self.stages if part.stage == stage) for stage in played}
+        """Return the calls of each stage over all layers."""
+        used: list[Stage] = [stage for stage in STAGES if any(part.stage == stage for part in self.stages)]
+        return {stage: sum(part.calls for part in self.stages if part.stage == stage) for stage in used}
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def calls_per_layer(self) -> dict[int, int]:
-        """Return the calls of each layer, over all stages."""
+        """Return the calls of each layer over all stages."""
         numbers = range(1, self.layers + 1)
         return {number: sum(part.calls for part in self.stages if part.layer == number) for number in numbers}
 
 
-class Plan(_Record):
-    """What a program would do and cost on one question, and on ``times`` of them.
+class Plan(pydantic.BaseModel):
+    """What a program would do and cost on one question, and on ``times`` questions.
 
     Attributes:
         full: a run that does not stop early.
-        minimum: a run that stops at the first chance; the same as ``full`` where there is none.
-        times: how many questions.
-        lengths: what was assumed of texts that nobody has written yet.
-        budget: the budget that both runs keep to.
-        left_out: what the budget leaves out of a full run.
-        notes: what a reader should know about these figures.
+        minimum: a run that stops as early as possible. It equals ``full`` if the program cannot stop early.
+        times: number of questions.
+        lengths: assumed lengths of texts.
+        budget: the limits of both runs.
+        left_out: what the budget removes from a full run.
+        notes: assumptions and limits of these figures.
     """
 
-    full: Course
-    minimum: Course
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    full: RunEstimate
+    minimum: RunEstimate
     times: int = 1
     lengths: Lengths
     budget: Budget
-    left_out: tuple[StageShare, ...] = ()
+    left_out: tuple[StageEstimate, ...] = ()
     notes: tuple[str, ...] = ()
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
-    def total(self) -> Amount:
-        """Return what all questions come to if none stops early."""
+    def total(self) -> CostEstimate:
+        """Return the cost of all questions if no run stops early."""
         return self.full.times(self.times)
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
-    def total_minimum(self) -> Amount:
-        """Return what all questions come to if each stops at the first chance."""
+    def total_minimum(self) -> CostEstimate:
+        """Return the cost of all questions if every run stops as early as possible."""
         return self.minimum.times(self.times)
 
     def to_json(self, indent: int | None = None) -> str:
@@ -150,13 +126,158 @@ class Plan(_Record):
         return self.model_dump_json(indent=indent)
 
     def to_table(self) -> str:
-        """Return the plan as plain text for people."""
+        """Return the plan as plain text."""
         tables = (table(stage_rows(self), left=(1,)), table(model_rows(self), left=(0,)))
         return "\n\n".join([*tables, "\n".join(summary_lines(self))])
 
 
-def _dollars(usd: float) -> str:
-    """Write dollars with four digits that count, and no fewer than cents."""
-    if usd == 0:
-        return "$0"
-    return f"${usd:,.{max(2, 3 - math.floor(math.log10(usd)))}f}"
+def inputs_of(example: Mapping[str, Any] | dspy.Example | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that are given in an example or by name.
+
+    Raises:
+        InputError: if an input is given twice, or ``example`` is neither an example nor a mapping.
+    """
+    if example is None:
+        return dict(inputs)
+    if isinstance(example, dspy.Example):
+        marked = getattr(example, "_input_keys", None) is not None
+        example = dict((example.inputs() if marked else example).items())
+    if not isinstance(example, Mapping):
+        raise InputError(f"a plan is made for a dspy.Example or a mapping of inputs, not {type(example).__name__}")
+    twice = sorted(example.keys() & inputs.keys())
+    if twice:
+        raise InputError(f"input {', '.join(twice)} is given twice: in the example and by name")
+    return {**example, **inputs}
+
+
+def make_plan(
+    parts: RunParts,
+    inputs: Mapping[str, Any],
+    *,
+    budget: Budget,
+    lengths: Lengths,
+    assumed: bool,
+    times: int = 1,
+    seconds_per_call: float | None = None,
+) -> Plan:
+    """Return the plan of a run: ``AttentionMoA.plan`` for the parts of a program.
+
+    Args:
+        parts: of the program.
+        inputs: all inputs of its task.
+        budget: the limits of the run.
+        lengths: assumed lengths of texts.
+        assumed: whether the inputs are placeholders.
+        times: number of questions.
+        seconds_per_call: latency of a call.
+
+    Raises:
+        ConfigurationError: if an agent has no model, a prompt cannot be written, or an option is out of range.
+    """
+    check_whole("times", times, least=1)
+    if seconds_per_call is not None and not 0 < seconds_per_call < math.inf:
+        raise ConfigurationError(f"seconds_per_call={seconds_per_call!r} is not a latency; it must be above 0")
+    rehearsal = Rehearsal(parts, inputs, lengths, assumed)
+
+    def estimate(limits: Budget, *, improved: bool = True) -> RunEstimate:
+        return _run_estimate(*rehearsal.run(limits, improved=improved), rehearsal, seconds_per_call)
+
+    with offline_prices():
+        full = minimum = unlimited = estimate(budget)
+        if parts.architecture.early_stop and parts.architecture.synthesizes:
+            minimum = estimate(budget, improved=False)
+        if full.stopped_by == "budget":
+            unlimited = estimate(Budget())
+    return Plan(
+        full=full,
+        minimum=minimum,
+        times=times,
+        lengths=lengths,
+        budget=budget,
+        left_out=tuple(_left_out(unlimited, full)),
+        notes=tuple(_notes(full, budget, rehearsal)),
+    )
+
+
+def _run_estimate(
+    steps: Sequence[Step], stopped_by: StoppedBy, rehearsal: Rehearsal, seconds_per_call: float | None
+) -> RunEstimate:
+    called = [step for step in steps if step.calls]
+    stages = sorted({(step.layer, STAGES.index(step.stage)) for step in called})
+    models = dict.fromkeys(step.model for step in called if step.model is not None)
+    return RunEstimate(
+        **_sums(called),
+        layers=max(layer for layer, _ in stages),
+        # Each stage waits for one before it in its layer, so every stage with a call adds one to the critical path.
+        depth=len(stages),
+        stopped_by=stopped_by,
+        seconds=None if seconds_per_call is None else len(stages) * seconds_per_call,
+        stages=tuple(_stage_estimate(called, layer, STAGES[number]) for layer, number in stages),
+        models=tuple(_model_estimate(called, model, rehearsal) for model in models),
+    )
+
+
+def _stage_estimate(steps: Sequence[Step], layer: int, stage: Stage) -> StageEstimate:
+    own = [step for step in steps if (step.layer, step.stage) == (layer, stage)]
+    return StageEstimate(**_sums(own), layer=layer, stage=stage)
+
+
+def _model_estimate(steps: Sequence[Step], model: str, rehearsal: Rehearsal) -> ModelEstimate:
+    own = [step for step in steps if step.model == model]
+    price, counter = rehearsal.prices.price_of(model), rehearsal.counter.kind(model)
+    return ModelEstimate(**_sums(own), model=model, price=price, counter=counter)
+
+
+def _sums(steps: Sequence[Step]) -> dict[str, Any]:
+    known = [step.cost_usd for step in steps if step.cost_usd is not None]
+    return {
+        "calls": sum(step.calls for step in steps),
+        "prompt_tokens": sum(step.tokens.prompt for step in steps),
+        "completion_tokens": sum(step.tokens.completion for step in steps),
+        "usd": math.fsum(known) if len(known) == len(steps) else None,
+        "usd_at_least": math.fsum(known),
+    }
+
+
+def _left_out(whole: RunEstimate, part: RunEstimate) -> Iterator[StageEstimate]:
+    """Yield what ``whole`` has and ``part`` does not have, by layer and stage."""
+    kept = {(share.layer, share.stage): share for share in part.stages}
+    for share in whole.stages:
+        missing = share - kept.get((share.layer, share.stage), CostEstimate())
+        if missing.calls > 0:
+            yield StageEstimate(**missing.model_dump(), layer=share.layer, stage=share.stage)
+
+
+def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[str]:
+    """Yield the assumptions and limits of the figures."""
+    if rehearsal.assumed:
+        yield f"no input was given: each input field is assumed to have {rehearsal.lengths.input} tokens"
+    unpriced = [share.model for share in full.models if share.price is None]
+    if unpriced:
+        yield f"the price of {_list(unpriced)} is unknown, and in no sum of dollars"
+    for counter, how in _COUNTED_WITH.items():
+        models = [share.model for share in full.models if share.counter == counter]
+        if models:
+            yield f"tokens of {_list(models)} are counted with {how}"
+    for share in full.models:
+        limits = [str(limit) for limit in sorted(rehearsal.cut_at.get(share.model, ()))]
+        if limits:
+            yield f"what {share.model} writes is assumed to be cut off at its max_tokens, {_list(limits)}"
+    if budget.tokens is not None or budget.usd is not None:
+        yield "what a budget of tokens or dollars leaves out depends on the lengths of the answers"
+    if budget.seconds is not None and full.seconds is None:
+        yield f"the budget's {budget.seconds:g} s are not considered without the seconds of a call"
+    elif budget.seconds is not None and full.seconds is not None and full.seconds > budget.seconds:
+        yield f"a full run takes about {full.seconds:g} s, more than the budget's {budget.seconds:g} s: it is cut short"
+    numbers = sorted({choice.k for choice in rehearsal.unknown_choices()})
+    if numbers:
+        shown = " or ".join(str(number) for number in numbers)
+        if rehearsal.assumed:
+            why = "no input is given"
+        else:
+            why = "their vectorizer may be a model, which a plan does not call"
+        yield f"the demos nearest to the input are not known, since {why}: the {shown} of median length are assumed"
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])

@@ -1,4 +1,7 @@
-"""The rehearsal: the program itself, run on stand-ins that report assumed usage instead of calling a model."""
+"""A run of the real algorithm with stand-ins instead of models.
+
+Every prompt is written and none is sent. Each reply is a placeholder of an assumed length.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,68 @@ import asyncio
 import concurrent.futures
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 
 import dspy
 
-from moa_dspy.agents import Agent
+from moa_dspy.agents import Voice
+from moa_dspy.architecture import Architecture
 from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.guard import Ledger
 from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
-from moa_dspy.planning.demos import with_settled_demos
-from moa_dspy.planning.inputs import placeholder, words
-from moa_dspy.planning.lengths import Lengths
+from moa_dspy.planning.lengths import Lengths, placeholder, words
 from moa_dspy.run.adapters import adapters_for
-from moa_dspy.run.layers import Predictors
+from moa_dspy.run.call import Recorder, Session
+from moa_dspy.run.knn_demos import WORDS, Nearest
+from moa_dspy.run.layers import Predictors, run_layers
 from moa_dspy.run.tolerance import Tolerance
-from moa_dspy.trace import Trace
+from moa_dspy.signatures import Roles, TaskSignature
+from moa_dspy.trace import Step, StoppedBy
 
-if TYPE_CHECKING:
-    from moa_dspy.program import AttentionMoA
-    from moa_dspy.signatures import TaskSignature
+__all__ = ["Rehearsal", "RunParts"]
 
-__all__ = ["Rehearsal"]
-
-# Turns of the event loop without a new call after which all calls that can be under way at once are.
+# After this many turns of the event loop without a new call, all calls that can run at once have started.
 _QUIET_TURNS: Final = 20
 
-_Part: TypeAlias = "dspy.Predict | list[dspy.Predict] | None"
+
+@dataclass(frozen=True)
+class RunParts:
+    """What ``run_layers`` runs.
+
+    Attributes:
+        architecture: of the program.
+        roles: what each role is asked.
+        predictors: the prompts.
+        agents: who proposes, criticises and refines.
+        aggregator: who aggregates and synthesizes.
+    """
+
+    architecture: Architecture
+    roles: Roles
+    predictors: Predictors
+    agents: tuple[Voice, ...]
+    aggregator: Voice
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A program, to be rehearsed on one set of inputs.
+    """Rehearses a program on one set of inputs. Nothing of the program is changed.
 
     Attributes:
-        program: what is rehearsed; it is not changed.
-        inputs: all of its task's.
-        lengths: of what nobody has written yet.
+        parts: of the program.
+        inputs: all inputs of its task.
+        lengths: assumed lengths of texts.
         assumed: whether the inputs are placeholders.
         prices: of the models.
-        counter: of the tokens.
-        cut_at: each ``max_tokens`` that cut what a model was assumed to write, by model.
+        counter: of tokens.
+        cut_at: by model, each ``max_tokens`` that shortened an assumed text.
     """
 
-    program: AttentionMoA
+    parts: RunParts
     inputs: Mapping[str, Any]
     lengths: Lengths
     assumed: bool = False
@@ -59,106 +78,105 @@ class Rehearsal:
     counter: TokenCounter = field(default_factory=TokenCounter)
     cut_at: dict[str, set[int]] = field(default_factory=dict)
 
-    def run(self, budget: Budget, *, improving: bool = True) -> Trace:
-        """Return the trace of a run without models.
+    def run(self, budget: Budget, *, improved: bool = True) -> tuple[tuple[Step, ...], StoppedBy]:
+        """Return the steps of a run without models, and why it ended.
 
         Args:
-            budget: what it keeps to; a limit of seconds is left aside, as a rehearsal takes no time.
-            improving: what every residual synthesis decides.
+            budget: the limits of the run. A limit of seconds is ignored, since a rehearsal takes no time.
+            improved: the decision of every residual synthesis.
+
+        Raises:
+            ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget is too small for one
+                proposal.
         """
-        prompter = _Prompter(self, dspy.settings.adapter, improving)
-        double = self._double(prompter)
-        double.budget = dataclasses.replace(budget, seconds=None)
-        double.tolerance = Tolerance(timeout=None, retries=0, strict=True)
-        settings: dict[str, Any] = {
-            "lm": None,
-            "adapter": prompter,
-            "callbacks": [],
-            "caller_modules": [],
-            "trace": None,
-            "usage_tracker": None,
-            "track_usage": False,
-            "send_stream": None,
-            "warn_on_type_mismatch": False,
-        }
+        adapter = _StandIns(self, dspy.settings.adapter, improved=improved)
+        agents = tuple(adapter.replace_lm(agent) for agent in self.parts.agents)
+        aggregator = adapter.replace_lm(self.parts.aggregator)
+        predictors = _each(self.parts.predictors, self._with_known_demos)
+        limits = dataclasses.replace(budget, seconds=None)
 
-        async def perform() -> Trace:
-            with dspy.context(**settings):
-                return (await double.aforward(**self.inputs)).trace
+        async def perform() -> tuple[tuple[Step, ...], StoppedBy]:
+            with dspy.context(**_settings(adapter)):
+                recorder = Recorder()
+                tolerance = Tolerance(timeout=None, retries=0, strict=True)
+                session = Session(recorder, Ledger(limits, recorder.clock), tolerance)
+                outcome = await run_layers(
+                    self.parts.architecture, self.parts.roles, predictors, agents, aggregator, self.inputs, session
+                )
+            return recorder.steps, outcome.stopped_by
 
-        # In a thread, and so in a context, of its own: nobody who watches runs or calls sees a rehearsal, it holds up
-        # no run that goes on, and it may be asked for from inside a running event loop.
+        # A thread of its own has contextvars of its own: callbacks and watchers do not see the rehearsal, and it works
+        # inside a running event loop.
         try:
             with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="moa-dspy-plan") as pool:
                 return pool.submit(lambda: asyncio.run(perform())).result()
         except StepFailedError as error:
             raise ConfigurationError(f"the prompt to {error.stage} by {error.agent} cannot be made: {error}") from error
 
-    def _double(self, prompter: _Prompter) -> AttentionMoA:
-        """Return the program with stand-ins for its models; it shares everything else, and changes none of it."""
-        ambient = dspy.settings.lm
+    def unknown_choices(self) -> list[Nearest]:
+        """Return the selections of demos by likeness whose result is not known before the run, each once."""
+        choices = [_choice(predictor) for predictor in _all(self.parts.predictors)]
+        return list(dict.fromkeys(nearest for nearest in choices if nearest is not None and not self._knows(nearest)))
 
-        def understudied(agent: Agent) -> Agent:
-            lm = ambient if agent.lm is None else agent.lm
-            return dataclasses.replace(agent, lm=prompter.stand_in(lm)) if isinstance(lm, dspy.BaseLM) else agent
+    def _with_known_demos(self, predictor: dspy.Predict) -> dspy.Predict:
+        """Return ``predictor``, or a copy that shows demos of median length if the nearest demos are not known."""
+        nearest = _choice(predictor)
+        if nearest is None or self._knows(nearest):
+            return predictor
+        typical = copy.copy(predictor)
+        typical.demos = _of_median_length(predictor, nearest.k)
+        Nearest.set_on(typical, None)
+        return typical
 
-        program, double = self.program, copy.copy(self.program)
-        double.agents = tuple(understudied(agent) for agent in program.agents)
-        double.aggregator = None if program.aggregator is None else understudied(program.aggregator)
-        double._voices = tuple(
-            dataclasses.replace(voice, agent=agent) for voice, agent in zip(program._voices, double.agents, strict=True)
-        )
-        for name in Predictors.__dataclass_fields__:
-            setattr(double, name, self._settled(vars(program).get(name)))
-        return double
-
-    def _settled(self, part: _Part) -> _Part:
-        if part is None:
-            return None
-        if isinstance(part, list):
-            return [with_settled_demos(predictor, assumed=self.assumed) for predictor in part]
-        return with_settled_demos(part, assumed=self.assumed)
+    def _knows(self, nearest: Nearest) -> bool:
+        # A placeholder is not near to any demo, and a custom vectorizer may be a model.
+        return nearest.vectorizer == WORDS and not self.assumed
 
 
-class _Prompter(dspy.Adapter):
-    """Writes every prompt as the run's adapter would, and returns what a model is assumed to write.
+class _StandIns(dspy.Adapter):
+    """Writes each prompt with the adapter that the run would use, and returns placeholders as the reply.
 
-    Calls that can be under way at once are answered at once, so that a budget is spent in the order of a run.
+    Calls that can run at once are answered at once, so a budget is spent in the same order as in a run.
     """
 
-    def __init__(self, rehearsal: Rehearsal, configured: dspy.Adapter | None, improving: bool) -> None:
+    def __init__(self, rehearsal: Rehearsal, configured: dspy.Adapter | None, *, improved: bool) -> None:
         super().__init__()
-        self._roles, self._lengths = rehearsal.program.roles, rehearsal.lengths
-        self._rehearsal, self._configured, self._improving = rehearsal, configured, improving
+        self._roles, self._lengths = rehearsal.parts.roles, rehearsal.lengths
+        self._rehearsal, self._configured, self._improved = rehearsal, configured, improved
         self._writer: dspy.Adapter = self
-        self._arrived = 0
+        self._started = 0
         self._gate: asyncio.Future[None] | None = None
         self._opening: asyncio.Task[None] | None = None
+
+    def replace_lm(self, agent: Voice) -> Voice:
+        """Return ``agent`` with a stand-in for its LM, which reports the usage of a call instead of making it.
+
+        Raises:
+            ConfigurationError: if the agent has no LM.
+        """
+        lm = agent.lm()
+
+        async def report(usage: dict[str, int], usd: float | None) -> None:
+            await self._all_started()
+            # DSPy reports a billed call to the usage tracker, then to the histories of the calling modules. The first
+            # of these is the meter of the step.
+            dspy.settings.usage_tracker.add_usage(lm.model, usage)
+            dspy.settings.caller_modules[0].history.append({"cost": usd})
+
+        stand_in: Any = lm.copy()
+        stand_in.acall = report
+        return dataclasses.replace(agent, agent=dataclasses.replace(agent.agent, lm=stand_in))
 
     def _call_preprocess(
         self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
     ) -> Any:
-        """Get ready as the adapter does that a run would use for this role; ``format`` is then that adapter's."""
+        """Prepare the call as the run's adapter for this role does. ``format`` then uses the same adapter."""
         self._writer = adapters_for(signature, lm, self._configured)[0]
         return self._writer._call_preprocess(lm, lm_kwargs, signature, inputs)
 
     def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """Write the messages of a call that was prepared just before."""
+        """Return the messages of the call that was prepared last."""
         return self._writer.format(signature, demos, inputs)
-
-    def stand_in(self, lm: dspy.BaseLM) -> dspy.BaseLM:
-        """Return a copy of ``lm`` that answers no prompt and reports what a call would have used."""
-
-        async def report(usage: dict[str, int], usd: float | None) -> None:
-            await self._together()
-            # As DSPy reports a billed call: to the usage tracker, then to the histories of the calling modules, of
-            # which the first is the meter of the step.
-            dspy.settings.usage_tracker.add_usage(lm.model, usage)
-            dspy.settings.caller_modules[0].history.append({"cost": usd})
-
-        double: Any = lm.copy()
-        double.acall = report
-        return double
 
     async def acall(
         self,
@@ -168,27 +186,27 @@ class _Prompter(dspy.Adapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        """Write the prompt of one call, enter what it would cost, and return placeholders of its outputs."""
+        """Write the prompt of one call, report its usage and cost, and return placeholders of its outputs."""
         sent: Any = self._call_preprocess(lm, dict(lm_kwargs), signature, inputs)
-        adapter = self._writer
+        writer = self._writer
         prompt = self._rehearsal.counter.count(lm.model, self.format(sent, demos, inputs))
-        limit = _limit({**getattr(lm, "kwargs", {}), **lm_kwargs})
-        outputs, completion = self._reply(adapter, lm.model, signature, limit)
+        limit = _max_tokens({**getattr(lm, "kwargs", {}), **lm_kwargs})
+        outputs, completion = self._reply(writer, lm.model, signature, limit)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}
-        report: Any = lm.acall  # of a stand-in, within what the step puts around each call
+        report: Any = lm.acall
         await report(usage, self._rehearsal.prices.cost(lm, prompt, completion))
         return [outputs]
 
     def _reply(
-        self, adapter: dspy.Adapter, model: str, signature: TaskSignature, limit: int | None
+        self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int | None
     ) -> tuple[dict[str, Any], int]:
-        """Return the outputs and their tokens, the format around them included."""
+        """Return the outputs and their tokens, including the format around them."""
         fields = signature.output_fields
         wanted = {name: self._length(name) for name in fields}
         lengths = {name: length if limit is None else min(length, limit) for name, length in wanted.items()}
         outputs = {name: self._output(name, field.annotation, lengths[name]) for name, field in fields.items()}
         texts = [name for name in fields if outputs[name] == words(lengths[name])]
-        frame = _formatted(adapter, signature, {**outputs, **dict.fromkeys(texts, "")})
+        frame = _formatted(writer, signature, {**outputs, **dict.fromkeys(texts, "")})
         around = self._rehearsal.counter.count(model, frame)
         completion = around + sum(lengths[name] for name in texts) + self._lengths.thinking
         if limit is None:
@@ -199,7 +217,7 @@ class _Prompter(dspy.Adapter):
 
     def _output(self, name: str, annotation: Any, length: int) -> Any:
         if name == self._roles.names["improved"]:
-            return self._improving
+            return self._improved
         return placeholder(annotation, words(length))
 
     def _length(self, name: str) -> int:
@@ -207,25 +225,74 @@ class _Prompter(dspy.Adapter):
             return self._lengths.critique
         return self._lengths.reasoning if name == "reasoning" else self._lengths.answer
 
-    async def _together(self) -> None:
-        """Wait until no further call comes in."""
-        self._arrived += 1
+    async def _all_started(self) -> None:
+        """Wait until no further call starts."""
+        self._started += 1
         if self._gate is None:
             self._gate = asyncio.get_running_loop().create_future()
             self._opening = asyncio.create_task(self._open(self._gate))
         await asyncio.shield(self._gate)
 
     async def _open(self, gate: asyncio.Future[None]) -> None:
-        seen, quiet = self._arrived, 0
+        started, quiet = self._started, 0
         while quiet < _QUIET_TURNS:
             await asyncio.sleep(0)
-            quiet = quiet + 1 if self._arrived == seen else 0
-            seen = self._arrived
+            quiet = quiet + 1 if self._started == started else 0
+            started = self._started
         self._gate = None
         gate.set_result(None)
 
 
-def _limit(options: Mapping[str, Any]) -> int | None:
+def _settings(adapter: dspy.Adapter) -> dict[str, Any]:
+    """Return DSPy settings under which nobody observes the rehearsal."""
+    return {
+        "lm": None,
+        "adapter": adapter,
+        "callbacks": [],
+        "caller_modules": [],
+        "trace": None,
+        "usage_tracker": None,
+        "track_usage": False,
+        "send_stream": None,
+        "warn_on_type_mismatch": False,
+    }
+
+
+def _parts(predictors: Predictors) -> dict[str, Any]:
+    return {role.name: getattr(predictors, role.name) for role in dataclasses.fields(predictors)}
+
+
+def _all(predictors: Predictors) -> Iterator[dspy.Predict]:
+    for part in _parts(predictors).values():
+        yield from part if isinstance(part, list) else [] if part is None else [part]
+
+
+def _each(predictors: Predictors, change: Callable[[dspy.Predict], dspy.Predict]) -> Predictors:
+    parts = _parts(predictors)
+    for name, part in parts.items():
+        if part is not None:
+            parts[name] = [change(one) for one in part] if isinstance(part, list) else change(part)
+    return Predictors(**parts)
+
+
+def _choice(predictor: dspy.Predict) -> Nearest | None:
+    """Return how ``predictor`` selects its demos, or None if it shows all of them."""
+    nearest = Nearest.of(predictor)
+    return nearest if nearest is not None and len(predictor.demos) > nearest.k else None
+
+
+def _of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
+    """Return the ``k`` demos in the middle when sorted by the characters that a prompt shows of them."""
+    signature: Any = predictor.signature  # declared as an instance, but it is a class
+    by_length = sorted(
+        predictor.demos,
+        key=lambda demo: sum(len(str(value)) for name, value in demo.items() if name in signature.fields),
+    )
+    start = (len(by_length) - k) // 2
+    return by_length[start : start + k]
+
+
+def _max_tokens(options: Mapping[str, Any]) -> int | None:
     limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
     return min(limits, default=None)
 
@@ -233,5 +300,5 @@ def _limit(options: Mapping[str, Any]) -> int | None:
 def _formatted(adapter: dspy.Adapter, signature: TaskSignature, outputs: Mapping[str, Any]) -> str:
     try:
         return str(adapter.format_assistant_message_content(signature, dict(outputs)))
-    except NotImplementedError:  # an adapter that writes no demos
+    except NotImplementedError:  # some adapters do not write demos
         return "\n".join(str(value) for value in outputs.values())

@@ -1,4 +1,4 @@
-"""A plan for people: its tables and what is said below them."""
+"""A plan as text: its tables and the lines below them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moa_dspy.planning.plan import Amount, Course, ModelPrice, Plan
+    from moa_dspy.cost.prices import ModelPrice
+    from moa_dspy.planning.estimate import CostEstimate
+    from moa_dspy.planning.plan import Plan, RunEstimate
 
 __all__ = ["model_rows", "stage_rows", "summary_lines"]
 
 
 def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the head and the rows of a table of layers and stages, for one question and a full run."""
+    """Return the header and the rows of the table of stages, for one question and a full run."""
     rows = [(str(share.layer), share.stage, *_cells(share)) for share in plan.full.stages]
     return [("layer", "stage", "calls", "prompt", "completion", "cost"), *rows, ("all", "", *_cells(plan.full))]
 
 
 def model_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the head and the rows of a table of models, for one question and a full run."""
+    """Return the header and the rows of the table of models, for one question and a full run."""
     rows = [(share.model, *_cells(share), *_prices(share.price)) for share in plan.full.models]
     return [("model", "calls", "prompt", "completion", "cost", "$/M prompt", "$/M completion"), *rows]
 
 
 def summary_lines(plan: Plan) -> list[str]:
-    """Return what follows the tables, a line each: totals, assumptions, notes."""
-    lines = [f"full run: {_in_words(plan.full)}"]
+    """Return the lines below the tables: totals, assumptions and notes."""
+    lines = [f"full run: {_run_line(plan.full)}"]
     if plan.minimum.calls != plan.full.calls:
-        lines.append(f"early stop after layer {plan.minimum.layers}: {_in_words(plan.minimum)}")
+        lines.append(f"early stop after layer {plan.minimum.layers}: {_run_line(plan.minimum)}")
     if plan.times > 1:
-        least, most = plan.minimum.times(plan.times), plan.full.times(plan.times)
+        least, most = plan.total_minimum, plan.total
         calls = f"{most.calls:,}" if least.calls == most.calls else f"{least.calls:,} to {most.calls:,}"
         cost = most.dollars if least.dollars == most.dollars else f"{least.dollars} to {most.dollars}"
         lines.append(f"{plan.times:,} times: {calls} calls, cost {cost}")
@@ -53,14 +55,14 @@ def _left_out(plan: Plan) -> Iterator[str]:
             yield from (f"{share.calls:,} to {share.stage} in layer {layer}" for share in parts)
 
 
-def _in_words(course: Course) -> str:
-    seconds = "" if course.seconds is None else f", about {course.seconds:g} s"
-    tokens = f"{course.prompt_tokens:,} prompt and {course.completion_tokens:,} completion tokens"
-    return f"{course.calls:,} calls, {course.depth} of them in sequence{seconds}, {tokens}, cost {course.dollars}"
+def _run_line(run: RunEstimate) -> str:
+    seconds = "" if run.seconds is None else f", about {run.seconds:g} s"
+    tokens = f"{run.prompt_tokens:,} prompt and {run.completion_tokens:,} completion tokens"
+    return f"{run.calls:,} calls, {run.depth} of them in sequence{seconds}, {tokens}, cost {run.dollars}"
 
 
-def _cells(share: Amount) -> tuple[str, ...]:
-    return f"{share.calls:,}", f"{share.prompt_tokens:,}", f"{share.completion_tokens:,}", share.dollars
+def _cells(cost: CostEstimate) -> tuple[str, ...]:
+    return f"{cost.calls:,}", f"{cost.prompt_tokens:,}", f"{cost.completion_tokens:,}", cost.dollars
 
 
 def _prices(price: ModelPrice | None) -> tuple[str, str]:

@@ -18,11 +18,11 @@ import dspy
 from moa_dspy.agents import Voice
 from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
-from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.guard import Spending
 from moa_dspy.errors import AllProposalsFailedError
-from moa_dspy.run.call import Place, Prompt, Session, ask, written
+from moa_dspy.run.call import Place, Session, ask, written
 from moa_dspy.run.failures import OVERFLOW, TRANSIENT
+from moa_dspy.run.forecast import forecast
 from moa_dspy.run.reading import is_visible
 from moa_dspy.run.threads import in_thread
 from moa_dspy.signatures import Roles
@@ -168,16 +168,10 @@ async def _needs(run: _Run) -> list[Spending]:
     seconds = ledger.seconds_left("propose")
     try:
         async with asyncio.timeout(None if seconds == math.inf else seconds):
-            return await in_thread(_forecast, ledger.budget, prompts, others)
+            return await in_thread(forecast, ledger.budget, prompts, others)
     except TimeoutError:
         ledger.refused = True
         return []
-
-
-def _forecast(budget: Budget, prompts: Sequence[Prompt], others: Sequence[dspy.BaseLM]) -> list[Spending]:
-    from moa_dspy.planning.forecast import forecast
-
-    return forecast(budget, prompts, others)
 
 
 async def _last_resort(run: _Run, asked: int) -> Answer | None:

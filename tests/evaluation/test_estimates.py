@@ -8,7 +8,8 @@ import dspy
 
 from moa_dspy import single_model
 from moa_dspy.data import get_benchmark
-from moa_dspy.evaluation.estimates import Cost, estimate_cost
+from moa_dspy.evaluation.estimates import estimate_cost
+from moa_dspy.planning import CostEstimate
 from moa_dspy.testing import ScriptedLM
 
 EXAMPLES = [
@@ -26,10 +27,12 @@ def test_the_judge_is_estimated_by_how_it_is_asked(tmp_path: Path) -> None:
     )
     assert (official.calls, own.calls) == (10, 20), "our own judge is asked in both orders"
     price_of_a_prompt = official.tokens * 10 / 1_000_000
+    assert official.usd is not None
     assert price_of_a_prompt <= official.usd < 1.05 * price_of_a_prompt, "the official one replies with one token"
 
 
 def test_unknown_prices_are_said_to_be_unknown() -> None:
-    assert Cost(calls=5760, priced=False).dollars == "price unknown"
-    assert (Cost(calls=5760, priced=False) + Cost(calls=1, usd=2.5)).dollars == "at least $2.50"
-    assert Cost(usd=2.5).dollars == "$2.50"
+    unknown = CostEstimate(calls=5760, usd=None)
+    assert unknown.dollars == "unknown"
+    assert (unknown + CostEstimate(calls=1, usd=2.5, usd_at_least=2.5)).dollars == "at least $2.500"
+    assert CostEstimate(usd=2.5, usd_at_least=2.5).dollars == "$2.500"

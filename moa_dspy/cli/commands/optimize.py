@@ -31,7 +31,8 @@ from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.eval_setup import Job
-    from moa_dspy.optimizers.optimize import Estimate, OptimizeResult
+    from moa_dspy.optimizers.optimize import OptimizeResult
+    from moa_dspy.planning import WorkEstimate
 
 __all__ = ["optimize_command", "search_command"]
 
@@ -263,7 +264,7 @@ def _optimize(options: _Options, given: dict[str, Any]) -> None:
     from moa_dspy.cli.views.optimization import shown, watching
     from moa_dspy.optimizers.optimize import optimize
 
-    def confirmed(found: Estimate) -> bool:
+    def confirmed(found: WorkEstimate) -> bool:
         for line in str(found).splitlines():
             note(line)
         return options.yes or agreed() is not False

@@ -1,9 +1,9 @@
-"""What the first proposals of a run will use, before any is sent, for a budget of tokens or dollars."""
+"""The expected usage of a run's first proposals, for budgets of tokens or dollars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import dspy
 
@@ -12,25 +12,27 @@ from moa_dspy.cost.guard import Spending
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.planning.lengths import Lengths
 
 if TYPE_CHECKING:
     from moa_dspy.run.call import Prompt
 
-__all__ = ["forecast"]
+__all__ = ["ANSWER_TOKENS", "forecast"]
+
+ANSWER_TOKENS: Final = 450
+"""Assumed length of an answer. docs/plan.md gives the source."""
 
 
 def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Spending]:
-    """Return what each proposal is expected to use: its real prompt, and an answer of the length that plans assume.
+    """Return the expected usage of each proposal: the tokens of its prompt and of an answer of assumed length.
 
     Args:
         budget: of the run, in tokens or dollars.
         prompts: of the first proposals, one for each agent.
-        others: models that the run may ask besides.
+        others: other models that the run may call.
 
     Raises:
-        ConfigurationError: the prompt of the first proposal alone would use up the budget, or the budget is in dollars
-            and a price is not known.
+        ConfigurationError: if the prompt of the first proposal alone exceeds the budget, or if the budget is in dollars
+            and a price is unknown.
     """
     prices, counter = PriceTable(), TokenCounter()
     with offline_prices():
@@ -41,7 +43,7 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
             tokens = counter.count(prompt.lm.model, prompt.messages)
             if not expected:
                 _check_room(budget, tokens, prices.cost(prompt.lm, tokens, 0) if budget.usd is not None else None)
-            completion = min(Lengths().answer, prompt.longest or Lengths().answer)
+            completion = min(ANSWER_TOKENS, prompt.longest or ANSWER_TOKENS)
             usd = None if budget.usd is None else prices.cost(prompt.lm, tokens, completion)
             expected.append(Spending(tokens + completion, usd or 0.0))
         return expected

@@ -1,0 +1,169 @@
+"""Calls, tokens and dollars that are not spent yet: of a run, an evaluation or an optimization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+
+from moa_dspy.text_table import table
+
+__all__ = ["CostEstimate", "PartEstimate", "WorkEstimate", "evenly_spaced", "total"]
+
+T = TypeVar("T")
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True)
+
+
+class CostEstimate(_Record):
+    """Calls, tokens and dollars.
+
+    Attributes:
+        calls: LM calls. Exact if no call fails or is repeated.
+        prompt_tokens: estimated, without any prefix cache of a provider.
+        completion_tokens: estimated.
+        usd: estimated dollars, or None if the price of a model is unknown.
+        usd_at_least: dollars of the calls whose price is known.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float | None = 0.0
+    usd_at_least: float = 0.0
+
+    def __add__(self, other: CostEstimate) -> CostEstimate:
+        """Return the sum. Its ``usd`` is None if either one is."""
+        return self._combined(other, lambda mine, others: mine + others)
+
+    def __sub__(self, other: CostEstimate) -> CostEstimate:
+        """Return the difference. Its ``usd`` is None if either one is."""
+        return self._combined(other, lambda mine, others: mine - others)
+
+    def largest(self, other: CostEstimate) -> CostEstimate:
+        """Return the larger calls, the larger tokens and the larger dollars of the two."""
+        return self._combined(other, max)
+
+    def times(self, factor: float) -> CostEstimate:
+        """Return ``factor`` times as much, in whole calls and tokens."""
+        return CostEstimate(
+            calls=round(self.calls * factor),
+            prompt_tokens=round(self.prompt_tokens * factor),
+            completion_tokens=round(self.completion_tokens * factor),
+            usd=None if self.usd is None else self.usd * factor,
+            usd_at_least=self.usd_at_least * factor,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Return prompt tokens plus completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def dollars(self) -> str:
+        """Return the dollars as text: ``$0.1234``, ``at least $0.1234`` or ``unknown``."""
+        if self.usd is not None:
+            return _dollars(self.usd)
+        return f"at least {_dollars(self.usd_at_least)}" if self.usd_at_least else "unknown"
+
+    def _combined(self, other: CostEstimate, join: Callable[[Any, Any], Any]) -> CostEstimate:
+        return CostEstimate(
+            calls=join(self.calls, other.calls),
+            prompt_tokens=join(self.prompt_tokens, other.prompt_tokens),
+            completion_tokens=join(self.completion_tokens, other.completion_tokens),
+            usd=None if self.usd is None or other.usd is None else join(self.usd, other.usd),
+            usd_at_least=join(self.usd_at_least, other.usd_at_least),
+        )
+
+
+class PartEstimate(_Record):
+    """The cost of one part of an optimization.
+
+    Attributes:
+        part: its name.
+        most: an upper bound on calls. Tokens and dollars are estimates for these calls.
+        expected: a guess.
+    """
+
+    part: str
+    most: CostEstimate
+    expected: CostEstimate
+
+
+class WorkEstimate(_Record):
+    """The cost of an optimization. ``str`` gives a table.
+
+    Attributes:
+        parts: each part, in order.
+        notes: what the figures leave out.
+    """
+
+    parts: tuple[PartEstimate, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def most(self) -> CostEstimate:
+        """Return an upper bound on all calls, without retries.
+
+        It assumes the largest architectures, all examples and an empty response cache. Tokens and dollars are
+        estimated for texts of the assumed lengths, so they are not bounds.
+        """
+        return total(part.most for part in self.parts)
+
+    @property
+    def expected(self) -> CostEstimate:
+        """Return a guess at the cost of all parts."""
+        return total(part.expected for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return {
+            "kind": "estimate",
+            "parts": [
+                {"part": row.part, "most": _values(row.most), "expected": _values(row.expected)} for row in self._rows
+            ],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
+        cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in self._rows]
+        return "\n".join([table([head, *cells], left=(0,)), *self.notes])
+
+    @property
+    def _rows(self) -> tuple[PartEstimate, ...]:
+        return (*self.parts, PartEstimate(part="all", most=self.most, expected=self.expected))
+
+
+def total(estimates: Iterable[CostEstimate]) -> CostEstimate:
+    """Return the sum of ``estimates``."""
+    return sum(estimates, start=CostEstimate())
+
+
+def evenly_spaced(items: Sequence[T], number: int) -> list[T]:
+    """Return at most ``number`` of ``items``, evenly spaced. Plans are made for these instead of for all."""
+    return list(items[:: max(1, len(items) // number)])[:number]
+
+
+def _values(cost: CostEstimate) -> dict[str, Any]:
+    return {
+        "calls": cost.calls,
+        "tokens": cost.tokens,
+        "usd_at_least": cost.usd_at_least,
+        "priced": cost.usd is not None,
+    }
+
+
+def _cells(cost: CostEstimate) -> tuple[str, str, str]:
+    return f"{cost.calls:,}", f"{cost.tokens:,}", cost.dollars
+
+
+def _dollars(usd: float) -> str:
+    """Return dollars with four significant digits, and at least cents."""
+    if usd == 0:
+        return "$0"
+    return f"${usd:,.{max(2, 3 - math.floor(math.log10(usd)))}f}"
