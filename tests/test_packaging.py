@@ -45,6 +45,8 @@ def test_the_wheel_claims_one_name_and_holds_every_module(wheel: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == sources
     assert {f"{name}i" for name in sources if (ROOT / f"{name}i").exists()} <= names
     assert "moa_dspy/__init__.pyi" in names
+    page = {"report.html.j2", "sections.html.j2", "report.css"}
+    assert {f"moa_dspy/optimizers/report/{name}" for name in page} <= names
 
 
 def run(code: str) -> str:

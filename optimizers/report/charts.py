@@ -1,33 +1,51 @@
-"""Small charts as inline SVG: trials and the best so far, score against price, depth, and bars with intervals.
+"""Charts as inline SVG: points and lines over two axes, and bars with intervals.
 
-Colours are variables of the page's style sheet. What a colour says, a shape or a word says as well, and every mark has
-its figures as a tooltip.
+Colours are variables of the style sheet. Shapes or words repeat what a colour says. Each mark has a tooltip. A chart is
+420 units wide and its letters are at most 13 units high, so that it can be read on a narrow screen.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Self, TypeAlias, TypeGuard
 
-from moa_dspy.optimizers.report.axes import Axis, drawable, fitting, place
-from moa_dspy.optimizers.report.markup import Child, Node, add, el
+from markupsafe import Markup
 
-__all__ = ["Bar", "Line", "Mark", "bars", "plot"]
+__all__ = ["Axis", "Bar", "Line", "Look", "Mark", "bars", "plot", "timeline"]
 
 Look: TypeAlias = Literal["plain", "best", "faint", "pruned", "failed", "second", "third"]
+Span: TypeAlias = tuple[float, float, str, str]
+"""Start, end, colour and tooltip of a stretch of a timeline."""
+Anchor: TypeAlias = Literal["start", "middle", "end"]
 
-_WIDTH: Final = 720
-_HEIGHT: Final = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 700, 14, 250
+_WIDTH: Final = 420
+_HEIGHT: Final = 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 392, 14, 226
+_LETTERS: Final = 13
+_LETTER_WIDTH: Final = 0.58
 _RADIUS: Final = 4
 _CAP: Final = 4
-_TICK_ROOM: Final = 17
-_ROW: Final = 26
-_NAMES: Final = 200
-_FIGURES: Final = 530
-_LETTERS: Final = 12
+_ROW: Final = 42
+_LARGEST: Final = 1e15
+_LEAST_SPAN: Final = 1e-9
+
+_FIGURE: Final = Markup(
+    '<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}"><title>{label}</title>'
+    "<desc>{legend}</desc>{body}</svg><figcaption>{legend}</figcaption></figure>"
+)
+_NOTHING: Final = Markup("")
+_MISSING: Final = Markup('<p class="missing">{}</p>')
+_RULE: Final = Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"></line>')
+_TEXT: Final = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}"{}>{}</text>')
+_CIRCLE: Final = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}"></circle>')
+_LINE: Final = Markup('<polyline class="line {}" points="{}"></polyline>')
+_SPAN: Final = Markup('<rect class="span {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="12"><title>{}</title></rect>')
+_BAR: Final = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="12"></rect>')
+_GROUP: Final = Markup('<g class="{}"><title>{}</title>{}</g>')
 
 
 @dataclass(frozen=True)
@@ -35,13 +53,13 @@ class Mark:
     """A point of a chart.
 
     Attributes:
-        x: across.
-        y: up; None is below the axis' values, such as for a trial without a score.
-        title: what its tooltip says.
-        look: of the point; ``pruned`` is hollow, ``failed`` a cross.
+        x: horizontal value.
+        y: vertical value; None puts the point on the axis, such as for a trial without a score.
+        title: text of the tooltip.
+        look: colour and shape; ``pruned`` is hollow, ``failed`` a cross.
         low: lower end of the interval of ``y``.
         high: upper end.
-        label: short text beside it.
+        label: short text beside the point.
     """
 
     x: float
@@ -55,13 +73,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, in their order.
-
-    Attributes:
-        points: x and y.
-        look: its colour.
-        steps: whether it stays level up to the next point.
-    """
+    """A line through points in the given order; with ``steps`` it stays level up to the next point."""
 
     points: Sequence[tuple[float, float]]
     look: Look = "best"
@@ -70,21 +82,54 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar chart.
-
-    Attributes:
-        name: what the value is of.
-        value: the bar's end; it begins at 0.
-        low: lower end of the interval.
-        high: upper end.
-        figures: the same in words, at the row's end.
-    """
+    """A row of a bar chart: a bar from 0 to ``value``, a whisker from ``low`` to ``high``, the same as text."""
 
     name: str
     value: float
     low: float
     high: float
     figures: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from ``low`` at coordinate ``start`` to ``high`` at ``end``, with a tick every ``step``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    step: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], start: float, end: float, *, whole: bool = False) -> Self:
+        """Return an axis from a tick below all values to a tick above; ``whole`` makes ticks whole numbers."""
+        drawn = list(values) or [0.0, 1.0]
+        low, high = min(drawn), max(drawn)
+        if high - low <= _LEAST_SPAN * max(abs(low), abs(high), _LEAST_SPAN):
+            room = abs(high) / 2 if abs(high) > _LEAST_SPAN else 0.5
+            low, high = low - room, high + room
+        unit = 10.0 ** math.floor(math.log10((high - low) / 4))
+        step = next(size * unit for size in (1.0, 2.0, 5.0, 10.0) if size * unit >= (high - low) / 4 * (1 - 1e-9))
+        step = max(1.0, float(math.ceil(step))) if whole else step
+        return cls(math.floor(low / step) * step, math.ceil(high / step) * step, start, end, step)
+
+    def at(self, value: float) -> float:
+        """Return the coordinate of a value; values off the scale are put at its end."""
+        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        return self.start + share * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return coordinate and label of every tick."""
+        values = [self.low + number * self.step for number in range(round((self.high - self.low) / self.step) + 1)]
+        return [(self.at(value), self._label(value)) for value in values]
+
+    def _label(self, value: float) -> str:
+        largest, decimals = max(abs(self.low), abs(self.high)), max(0, -math.floor(math.log10(self.step) + 1e-9))
+        if abs(value) < self.step / 2:
+            return "0"
+        return f"{value:,.{decimals}f}" if largest < 1e6 and decimals < 6 else f"{value:.3g}"
 
 
 def plot(
@@ -97,140 +142,138 @@ def plot(
     legend: str = "",
     whole: bool = False,
     empty: str = "There is nothing to draw.",
-) -> Node:
+) -> Markup:
     """Return a chart of points and lines.
 
     Args:
-        label: what the chart shows, for those who do not see it.
+        label: what the chart shows, for screen readers.
         across: title of the horizontal axis.
         up: title of the vertical axis.
-        marks: points; those that cannot be drawn are left out.
+        marks: the points; those that are not finite are left out.
         lines: between points.
-        legend: says what is what, below the chart.
-        whole: the horizontal axis counts.
-        empty: what is said instead where there is no point.
+        legend: the text below the chart.
+        whole: whether the horizontal axis counts.
+        empty: the text that replaces a chart without points.
     """
-    shown = [mark for mark in marks if drawable(mark.x) and (mark.y is None or drawable(mark.y))]
-    if not shown:
-        return el("p", empty, cls="missing")
-    drawn = [_drawable_points(line) for line in lines]
-    heights = [height for mark in shown for height in (mark.y, mark.low, mark.high) if height is not None]
-    heights += [y for points in drawn for _, y in points]
-    widths = [*(mark.x for mark in shown), *(x for points in drawn for x, _ in points)]
-    horizontal = Axis.over(widths, _LEFT + 10, _RIGHT - 10, whole=whole, ticks=8)
-    vertical = Axis.over(heights, _BOTTOM - 6, _TOP + 6)
-    svg = _canvas(label, _HEIGHT)
-    add(svg, *_grid(horizontal, vertical), *_titles(across, up))
-    for line, points in zip(lines, drawn, strict=True):
-        add(svg, _path(points, line, horizontal, vertical))
-    add(svg, *(_point(mark, horizontal, vertical) for mark in sorted(shown, key=lambda mark: mark.look == "best")))
-    return _figure(svg, legend)
+    drawn = [mark for mark in marks if _drawable(mark.x) and (mark.y is None or _drawable(mark.y))]
+    if not drawn:
+        return _MISSING.format(empty)
+    paths = [(line, [(x, y) for x, y in line.points if _drawable(x) and _drawable(y)]) for line in lines]
+    corners = list(itertools.chain.from_iterable(points for _, points in paths))
+    heights = [height for mark in drawn for height in (mark.y, mark.low, mark.high) if _drawable(height)]
+    horizontal = Axis.over([*(mark.x for mark in drawn), *(x for x, _ in corners)], _LEFT + 8, _RIGHT - 8, whole=whole)
+    vertical = Axis.over([*heights, *(y for _, y in corners)], _BOTTOM - 6, _TOP + 6)
+    body = [
+        *_grid(horizontal, vertical, across, up),
+        *(_path(line, points, horizontal, vertical) for line, points in paths if len(points) > 1),
+        *(_point(mark, horizontal, vertical) for mark in sorted(drawn, key=lambda mark: mark.look == "best")),
+    ]
+    return _figure(label, _HEIGHT, body, legend)
 
 
-def bars(label: str, rows: Sequence[Bar], *, legend: str = "", empty: str = "There is nothing to draw.") -> Node:
-    """Return a chart of horizontal bars, each with its interval as a whisker.
-
-    Args:
-        label: what the chart shows, for those who do not see it.
-        rows: from top to bottom; those that cannot be drawn are left out.
-        legend: below the chart.
-        empty: what is said instead where there is no row.
-    """
-    shown = [row for row in rows if all(map(drawable, (row.value, row.low, row.high)))]
-    if not shown:
-        return el("p", empty, cls="missing")
-    bottom = _TOP + _ROW * len(shown)
-    values = [value for row in shown for value in (row.value, row.low, row.high)]
-    axis = Axis.over(values, _NAMES + 10, _FIGURES - 16, zero=True)
-    svg = _canvas(label, bottom + 2 * _TICK_ROOM)
-    for value in axis.ticks:
-        x = axis.at(value)
-        add(svg, _rule(x, _TOP, x, bottom, "grid"), _words(axis.label(value), x, bottom + _TICK_ROOM, "middle"))
-    add(svg, _rule(axis.at(0.0), _TOP, axis.at(0.0), bottom, "axis"))
-    for number, row in enumerate(shown):
-        add(svg, _bar(row, axis, _TOP + _ROW * number))
-    return _figure(svg, legend)
+def bars(label: str, rows: Sequence[Bar], *, legend: str = "", empty: str = "There is nothing to draw.") -> Markup:
+    """Return a chart of horizontal bars with whiskers, from top to bottom; see ``plot``."""
+    drawn = [row for row in rows if all(map(_drawable, (row.value, row.low, row.high)))]
+    if not drawn:
+        return _MISSING.format(empty)
+    bottom = _ROW * len(drawn)
+    axis = Axis.over([0.0, *(value for row in drawn for value in (row.value, row.low, row.high))], 24, _WIDTH - 24)
+    body = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
+    body.append(_rule("axis", axis.at(0.0), 0, axis.at(0.0), bottom))
+    body += [_bar(row, axis, _ROW * number) for number, row in enumerate(drawn)]
+    return _figure(label, bottom + 26, body, legend)
 
 
-def _bar(row: Bar, axis: Axis, top: float) -> Node:
-    middle, start, end = top + _ROW / 2, *sorted((axis.at(0.0), axis.at(row.value)))
+def timeline(label: str, rows: Mapping[str, Sequence[Span]], *, legend: str = "") -> Markup:
+    """Return one row of spans for each name, over a horizontal axis in seconds."""
+    ends = [end for spans in rows.values() for _, end, _, _ in spans if _drawable(end)]
+    axis, bottom = Axis.over([0.0, *ends], 24, _WIDTH - 24), _ROW * len(rows)
+    body = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
+    for number, (name, spans) in enumerate(rows.items()):
+        body.append(_words(_fitting(name, _WIDTH - 8), 4, _ROW * number + 15, "start"))
+        for start, end, look, title in spans:
+            if _drawable(start) and _drawable(end):
+                left, width = axis.at(start), max(axis.at(end) - axis.at(start), 1.0)
+                body.append(_SPAN.format(look, left, _ROW * number + 22, width, title))
+    return _figure(label, bottom + 26, body, legend)
+
+
+def _bar(row: Bar, axis: Axis, top: float) -> Markup:
+    middle, start, end = top + 28, *sorted((axis.at(0.0), axis.at(row.value)))
     low, high = axis.at(row.low), axis.at(row.high)
-    look = "loss" if row.value < 0 else "gain"
-    return el(
-        "g",
-        el("title", f"{row.name}: {row.figures}"),
-        _words(fitting(row.name, _NAMES - 14), _NAMES - 4, middle + 4, "end"),
-        el("rect", x=place(start), y=place(top + 6), width=place(end - start), height=_ROW - 12, cls=f"bar {look}"),
-        _rule(low, middle, high, middle, "whisker"),
-        _rule(low, middle - _CAP, low, middle + _CAP, "whisker"),
-        _rule(high, middle - _CAP, high, middle + _CAP, "whisker"),
-        _words(fitting(row.figures, _WIDTH - _FIGURES - 4), _FIGURES, middle + 4, "start"),
-    )
+    figures = _fitting(row.figures, _WIDTH * 2 / 3)
+    room = _WIDTH - 24 - len(figures) * _LETTERS * _LETTER_WIDTH
+    body = [
+        _words(_fitting(row.name, room), 4, top + 15, "start"),
+        _words(figures, _WIDTH - 4, top + 15, "end"),
+        _BAR.format("loss" if row.value < 0 else "gain", start, middle - 6, end - start),
+        _rule("whisker", low, middle, high, middle),
+        *(_rule("whisker", x, middle - _CAP, x, middle + _CAP) for x in (low, high)),
+    ]
+    return _GROUP.format("row", f"{row.name}: {row.figures}", _NOTHING.join(body))
 
 
-def _canvas(label: str, height: float) -> Node:
-    return el("svg", viewBox=f"0 0 {_WIDTH} {place(height)}", role="img", aria_label=label)
+def _figure(label: str, height: float, body: Iterable[Markup], legend: str) -> Markup:
+    return _FIGURE.format(width=_WIDTH, height=height, label=label, legend=legend, body=_NOTHING.join(body))
 
 
-def _figure(svg: Node, legend: str) -> Node:
-    return el("figure", el("div", svg, cls="wide"), el("figcaption", legend) if legend else None)
-
-
-def _grid(horizontal: Axis, vertical: Axis) -> list[Child]:
-    parts: list[Child] = []
-    for value in vertical.ticks:
-        y = vertical.at(value)
-        parts += [_rule(_LEFT, y, _RIGHT, y, "grid"), _words(vertical.label(value), _LEFT - 6, y + 4, "end")]
-    for value in horizontal.ticks:
-        x = horizontal.at(value)
-        parts += [_rule(x, _BOTTOM, x, _BOTTOM + _CAP, "axis")]
-        parts += [_words(horizontal.label(value), x, _BOTTOM + _TICK_ROOM, "middle")]
-    return [*parts, _rule(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, "axis"), _rule(_LEFT, _TOP, _LEFT, _BOTTOM, "axis")]
-
-
-def _titles(across: str, up: str) -> list[Child]:
+def _grid(horizontal: Axis, vertical: Axis, across: str, up: str) -> list[Markup]:
     middle = (_TOP + _BOTTOM) / 2
-    upright = _words(up, 16, middle, "middle")
-    upright.set("transform", f"rotate(-90 16 {place(middle)})")
-    return [_words(across, (_LEFT + _RIGHT) / 2, _BOTTOM + 2 * _TICK_ROOM + 4, "middle"), upright]
+    parts = [_rule("grid", _LEFT, y, _RIGHT, y) + _words(text, _LEFT - 6, y + 4, "end") for y, text in vertical.ticks]
+    for x, text in horizontal.ticks:
+        parts += [_rule("axis", x, _BOTTOM, x, _BOTTOM + _CAP), _words(text, x, _BOTTOM + 19, "middle")]
+    return [
+        *parts,
+        _rule("axis", _LEFT, _BOTTOM, _RIGHT, _BOTTOM),
+        _rule("axis", _LEFT, _TOP, _LEFT, _BOTTOM),
+        _words(across, (_LEFT + _RIGHT) / 2, _BOTTOM + 42, "middle"),
+        _words(up, 13, middle, "middle", Markup(f' transform="rotate(-90 13 {middle:.1f})"')),  # noqa: S704
+    ]
 
 
-def _path(points: Sequence[tuple[float, float]], line: Line, horizontal: Axis, vertical: Axis) -> Child:
+def _path(line: Line, points: Sequence[tuple[float, float]], horizontal: Axis, vertical: Axis) -> Markup:
     spots = [(horizontal.at(x), vertical.at(y)) for x, y in points]
-    if len(spots) < 2:
-        return None
     if line.steps:
         corners = [((after[0], before[1]), after) for before, after in itertools.pairwise(spots)]
         spots = [spots[0], *itertools.chain.from_iterable(corners)]
-    return el("polyline", points=" ".join(f"{place(x)},{place(y)}" for x, y in spots), cls=f"line {line.look}")
+    return _LINE.format(line.look, " ".join(f"{x:.1f},{y:.1f}" for x, y in spots))
 
 
-def _point(mark: Mark, horizontal: Axis, vertical: Axis) -> Node:
-    x, y = horizontal.at(mark.x), _BOTTOM if mark.y is None else vertical.at(mark.y)
-    group = el("g", el("title", mark.title), cls=f"mark {mark.look}")
-    if drawable(mark.low) and drawable(mark.high):
+def _point(mark: Mark, horizontal: Axis, vertical: Axis) -> Markup:
+    x, y = horizontal.at(mark.x), float(_BOTTOM) if mark.y is None else vertical.at(mark.y)
+    parts = []
+    if _drawable(mark.low) and _drawable(mark.high):
         low, high = vertical.at(mark.low), vertical.at(mark.high)
-        add(group, _rule(x, low, x, high, "whisker"))
-        add(group, *(_rule(x - _CAP, end, x + _CAP, end, "whisker") for end in (low, high)))
+        ends = (_rule("whisker", x - _CAP, end, x + _CAP, end) for end in (low, high))
+        parts += [_rule("whisker", x, low, x, high), *ends]
     if mark.look == "failed":
-        add(group, _rule(x - _CAP, y - _CAP, x + _CAP, y + _CAP, "cross"))
-        add(group, _rule(x - _CAP, y + _CAP, x + _CAP, y - _CAP, "cross"))
+        parts += [_rule("cross", x - _CAP, y - slope, x + _CAP, y + slope) for slope in (_CAP, -_CAP)]
     else:
-        add(group, el("circle", cx=place(x), cy=place(y), r=_RADIUS))
+        parts.append(_CIRCLE.format(x, y, _RADIUS))
     if mark.label:
-        before = x > (_LEFT + _RIGHT) / 2
-        text = fitting(mark.label, (_RIGHT - _LEFT) / 2 - 20)
-        add(group, _words(text, x - 7 if before else x + 7, max(y - 9, _LETTERS), "end" if before else "start"))
-    return group
+        is_right = x > (_LEFT + _RIGHT) / 2
+        text = _fitting(mark.label, (_RIGHT - _LEFT) / 2 - 20)
+        parts.append(_words(text, x - 7 if is_right else x + 7, max(y - 8, _LETTERS), "end" if is_right else "start"))
+    return _GROUP.format(f"mark {mark.look}", mark.title, _NOTHING.join(parts))
 
 
-def _drawable_points(line: Line) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in line.points if drawable(x) and drawable(y)]
+def _rule(look: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return _RULE.format(look, x1, y1, x2, y2)
 
 
-def _rule(x1: float, y1: float, x2: float, y2: float, cls: str) -> Node:
-    return el("line", x1=place(x1), y1=place(y1), x2=place(x2), y2=place(y2), cls=cls)
+def _words(text: str, x: float, y: float, anchor: Anchor, attributes: Markup = _NOTHING) -> Markup:
+    return _TEXT.format(x, y, anchor, attributes, text)
 
 
-def _words(text: str, x: float, y: float, anchor: Literal["start", "middle", "end"]) -> Node:
-    return el("text", text, x=place(x), y=place(y), text_anchor=anchor)
+def _drawable(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and abs(value) < _LARGEST
+
+
+def _fitting(text: str, width: float) -> str:
+    """Return ``text`` in one line, cut to about ``width`` units."""
+    line, used = " ".join(text.split()), 0.0
+    for number, letter in enumerate(line):
+        used += _LETTERS * (1.0 if unicodedata.east_asian_width(letter) in "WF" else _LETTER_WIDTH)
+        if used > width:
+            return f"{line[: max(number - 1, 0)]}…"
+    return line

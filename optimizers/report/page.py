@@ -1,114 +1,185 @@
-"""One page out of the records of searches, tunings, measurements and programs: plain HTML that needs nothing else.
+"""One HTML page out of the records of searches, tunings, measurements, evaluations, traces and programs.
 
 ::
 
-    Path("report.html").write_text(render([found.report, compiled.report, outcome.report]), encoding="utf-8")
+    page = render([found.report, compiled.report, outcome.report])
+    Path("report.html").write_text(page, encoding="utf-8")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jinja2
+import pydantic
 
 import moa_dspy
-from moa_dspy.optimizers.report.blocks import Section, missing
-from moa_dspy.optimizers.report.markup import Node, add, document, el
-from moa_dspy.optimizers.report.optimization import optimize_sections, stop_section
-from moa_dspy.optimizers.report.program import program_section
-from moa_dspy.optimizers.report.results import (
-    acceptance_section,
-    compare_section,
-    compile_section,
-    contributions_section,
-    profile_section,
-)
-from moa_dspy.optimizers.report.search import search_section
-from moa_dspy.optimizers.report.style import STYLE
-from moa_dspy.optimizers.report.values import Record, given
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.report import figures
+from moa_dspy.optimizers.report.records import KINDS, MODELS, AnyRecord, OptimizeRecord
+from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, printable, prompt_changes, shown
 
-__all__ = ["KINDS", "records_in", "render"]
-
-_SECTIONS: Final[Mapping[str, Callable[[Record], list[Section]]]] = {
-    "optimize": optimize_sections,
-    "search": lambda record: [search_section(record)],
-    "compile": lambda record: [compile_section(record)],
-    "stop": lambda record: [stop_section(record)],
-    "acceptance": lambda record: [acceptance_section(record)],
-    "compare": lambda record: [compare_section(record)],
-    "profile": lambda record: [profile_section(record)],
-    "contributions": lambda record: [contributions_section(record)],
-    "program": lambda record: [program_section(record)],
-}
-
-KINDS: Final = tuple(_SECTIONS)
-"""The kinds of records that a page can show."""
+__all__ = ["KINDS", "Damaged", "parse", "records_in", "render"]
 
 
-def records_in(value: Any) -> list[Record]:
+@dataclass(frozen=True)
+class Damaged:
+    """A record that cannot be shown.
+
+    Attributes:
+        kind: of the record.
+        source: the file that holds it; may be empty.
+        problem: the field that is wrong, and why.
+    """
+
+    kind: str
+    source: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{f'{self.source}: ' if self.source else ''}{self.kind} record: {self.problem}"
+
+
+def records_in(value: Any) -> list[Mapping[str, Any]]:
     """Return the records in a JSON value, in their order: mappings with a ``kind`` that a page can show.
 
-    What is inside a record belongs to it, and is none of its own.
+    Records inside a record are part of it and not returned.
     """
-    found, ahead = [], [value]
-    while ahead:
-        here = ahead.pop()
-        if isinstance(here, Mapping):
-            if here.get("kind") in KINDS:
-                found.append(here)
+    found, rest = [], [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, Mapping):
+            if item.get("kind") in KINDS:
+                found.append(item)
             else:
-                ahead.extend(reversed(list(here.values())))
-        elif isinstance(here, Sequence) and not isinstance(here, str):
-            ahead.extend(reversed(here))
+                rest.extend(reversed(list(item.values())))
+        elif isinstance(item, Sequence) and not isinstance(item, str):
+            rest.extend(reversed(item))
     return found
 
 
-def render(records: Sequence[Record], title: str | None = None) -> str:
-    """Return a page that shows the records.
-
-    The same records give the same page. What a record lacks, its section says.
+def parse(record: Mapping[str, Any], source: str = "") -> AnyRecord | Damaged:
+    """Return a record as a typed value, or what is wrong with it.
 
     Args:
-        records: as the optimizers' ``report`` has them.
-        title: of the page; default: the task of an optimization, where there is one.
+        record: JSON values with a ``kind``.
+        source: the file that holds it, for the message.
 
     Raises:
-        ValueError: a record is of no known kind.
+        ConfigurationError: if a page cannot show records of this kind.
     """
-    sections = [section for record in records for section in _sections_of(record)]
-    name = title or _title(records)
-    body = [_shown(section, number) for number, section in enumerate(sections, 1)]
-    foot = el("footer", f"Written by moa-dspy {moa_dspy.__version__}. {_FOOTNOTE}")
-    nothing = None if sections else missing("There is no record to show.")
-    main = el("main", *body, nothing)
-    contents = _contents(sections) if len(sections) > 1 else None
-    return document(name, STYLE, el("header", el("h1", name)), contents, main, foot)
-
-
-_FOOTNOTE: Final = (
-    "Square brackets hold 95 % bootstrap intervals over examples, unless another coverage is given. Prices are those "
-    "of a run with an empty cache; what was paid leaves out what the cache answered."
-)
-
-
-def _sections_of(record: Record) -> list[Section]:
-    kind = record.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"there is no page for a record of kind {kind!r}; there is for: {', '.join(KINDS)}")
+    kind = str(record.get("kind"))
+    if kind not in MODELS:
+        raise ConfigurationError(f"a report cannot show a record of kind {kind!r}; it shows: {', '.join(KINDS)}")
     try:
-        return _SECTIONS[kind](record)
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        return [Section(f"Damaged: {kind}", [missing(f"This record cannot be read: {type(error).__name__}: {error}.")])]
+        return MODELS[kind].model_validate(record)
+    except pydantic.ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        field = ".".join(map(str, first["loc"])) or "record"
+        return Damaged(kind, source, f"{field}: {first['msg']}{f' (and {len(others)} more)' if others else ''}")
 
 
-def _shown(section: Section, number: int) -> Node:
-    return add(el("section", el("h2", section.title), id=f"part-{number}"), *section.nodes)
+def render(records: Sequence[Mapping[str, Any] | AnyRecord | Damaged], title: str | None = None) -> str:
+    """Return a page that shows the records.
+
+    The same records give the same page. The page says what a record lacks. A record with a field of the wrong type is
+    replaced by a message; the others are shown.
+
+    Args:
+        records: results' ``report``, as JSON values or typed values.
+        title: of the page; default: the task of an optimization or search, if there is one.
+
+    Raises:
+        ConfigurationError: if a page cannot show records of this kind.
+    """
+    parsed = [parse(record) if isinstance(record, Mapping) else record for record in records]
+    tasks = [task for record in parsed if (task := getattr(record, "task", None))]
+    name = title or (f"Optimization of {tasks[0]}" if tasks else "Report of moa-dspy")
+    sections = [section for record in parsed for section in _sections(record)]
+    page = _ENVIRONMENT.get_template("report.html.j2").render(
+        title=name, sections=sections, version=moa_dspy.__version__
+    )
+    return printable(page)
 
 
-def _contents(sections: Sequence[Section]) -> Node:
-    links = (el("a", section.title, href=f"#part-{number}") for number, section in enumerate(sections, 1))
-    return el("nav", el("ol", *(el("li", link) for link in links)), aria_label="Contents")
+class _Section(NamedTuple):
+    """A part of the page; ``body`` is a macro of sections.html.j2."""
+
+    title: str
+    body: str
+    record: Any
 
 
-def _title(records: Sequence[Record]) -> str:
-    tasks = [given(record["task"]) for record in records if record.get("task")]
-    return f"Optimization of {tasks[0]}" if tasks else "Report of moa-dspy"
+_TITLES = {
+    "stop": "Depth and stop rule",
+    "acceptance": "Held-out acceptance",
+    "compare": "Comparison at matched spend",
+    "profile": "Stage profile",
+    "contributions": "What each agent adds",
+}
+
+
+def _sections(record: AnyRecord | Damaged) -> Iterator[_Section]:
+    if isinstance(record, OptimizeRecord):
+        yield from _optimize_sections(record)
+    elif isinstance(record, Damaged):
+        yield _Section(f"Unreadable: {record.kind}", "damaged", record)
+    else:
+        names = {"search": "study", "compile": "method"}
+        name = getattr(record, names.get(record.kind, "name"), None)
+        kind = "Prompts" if record.kind == "compile" else record.kind.capitalize()
+        yield _Section(_TITLES.get(record.kind) or f"{kind}: {shown(name)}", record.kind, record)
+
+
+def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
+    yield _Section("Verdict", "verdict", record)
+    yield _Section("Cost by stage", "cost", record)
+    for number, done in enumerate(record.rounds, 1):
+        prefix = f"Round {number}: " if len(record.rounds) > 1 else ""
+        method = None if done.prompts is None else done.prompts.method
+        parts = [
+            ("optimization history and Pareto front", "search", done.search, "architecture"),
+            (f"prompts, by {shown(method)}", "compile", done.prompts, "prompts"),
+            ("depth curve and stop rule", "stop", done.stop, "depth and stop rule"),
+        ]
+        for title, body, part, _ in parts:
+            if part is not None:
+                yield _Section(_titled(prefix, title), body, part)
+        absent = ", ".join(what for *_, part, what in parts if part is None)
+        if absent:
+            yield _Section(_titled(prefix, "what is absent"), "absent", f"Not done, or not reached: {absent}.")
+    if not record.rounds:
+        yield _Section("Rounds", "absent", "No round of the optimization is on record.")
+    for kind in ("profile", "contributions"):
+        measured = getattr(record, kind)
+        yield _Section(_TITLES[kind], "absent" if measured is None else kind, measured or "It was not measured.")
+    yield _Section("What changed, before and after", "differences", record)
+    yield _Section("About this optimization", "about", record)
+
+
+def _titled(prefix: str, title: str) -> str:
+    return f"{prefix}{title}" if prefix else f"{title[0].upper()}{title[1:]}"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("moa_dspy.optimizers.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    environment.globals.update(
+        charts=figures,
+        architecture_rows=architecture_rows,
+        architecture_text=architecture_text,
+        prompt_changes=prompt_changes,
+    )
+    return environment
+
+
+_ENVIRONMENT = _environment()

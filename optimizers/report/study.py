@@ -1,4 +1,4 @@
-"""A study in its storage, also while its search goes on, as the record that a report shows. It is only read."""
+"""An Optuna study as the record that a report shows. The storage is only read; the search may still be running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import optuna
 from optuna import Study
-from optuna.storages import InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
@@ -26,11 +26,11 @@ __all__ = ["is_storage", "study_in", "study_record"]
 
 _SUFFIXES: Final = (".db", ".sqlite", ".sqlite3")
 _SQLITE: Final = b"SQLite format 3\x00"
-_PATIENCE: Final = 60
+_TIMEOUT: Final = 60
 
 
 def is_storage(source: str) -> bool:
-    """Return whether a source names a storage of studies: a URL, or a file that is or should be SQLite's."""
+    """Return whether a source is an Optuna storage: a URL, a SQLite file, or a file that is named like one."""
     if "://" in source or source.endswith(_SUFFIXES):
         return True
     try:
@@ -41,46 +41,44 @@ def is_storage(source: str) -> bool:
 
 
 def study_in(source: str, name: str | None = None) -> Study:
-    """Return a study that is there.
+    """Return a study as it is now. Nothing is created or written.
 
     Args:
-        source: see ``open_storage``; nothing is created where there is nothing.
-        name: of the study; default: the only one there.
+        source: see ``open_storage``.
+        name: of the study; default: the only one.
 
     Raises:
-        ConfigurationError: there is no such storage, no such study, or there are several to choose from.
+        ConfigurationError: if the storage or the study does not exist, or several studies exist and none is named.
     """
     shown = without_password(source)
     _check(source)
     try:
         storage = open_storage(source)
         names = sorted(study.study_name for study in storage.get_all_studies())
-        if name is None and len(names) == 1:
-            name = names[0]
+        name = names[0] if name is None and len(names) == 1 else name
         if name in names:
-            return _copied(optuna.load_study(study_name=name, storage=storage))
+            return _copy(name, storage)
     except ConfigurationError as error:
         raise ConfigurationError(str(error).replace(source, shown)) from None
     except Exception as error:
         problem = (str(error).splitlines() or [""])[0].replace(source, shown)
         raise ConfigurationError(f"{shown} cannot be read: {type(error).__name__}: {problem}") from error
-    wanted = f"there is no study {name!r}" if name is not None else "name a study with --study" if names else ""
-    there = f"the studies there are: {', '.join(names)}" if names else "it holds no study"
-    raise ConfigurationError(f"{shown}: {f'{wanted}; ' if wanted else ''}{there}")
+    if not names:
+        raise ConfigurationError(f"{shown} holds no study")
+    problem = "several studies, none named" if name is None else f"no study {name!r}"
+    raise ConfigurationError(f"{shown}: {problem}; name one of: {', '.join(names)}")
 
 
 def study_record(study: Study) -> dict[str, Any]:
-    """Return what a study holds by now, in the form of a search's report; no model is asked.
-
-    Trials have the interval of their score as well. What was paid is not on record in a study.
+    """Return the trials of a study as the record of a search. A study does not hold what was paid.
 
     Raises:
-        ConfigurationError: it is no study of ``search``.
+        ConfigurationError: if the study was not written by ``search``.
     """
     about = study.user_attrs.get("about") or {}
     trials = study.get_trials(deepcopy=False)
     if not about and trials:
-        raise ConfigurationError(f"study {study.study_name!r} is no search of moa-dspy; try optuna-dashboard")
+        raise ConfigurationError(f"study {study.study_name!r} was not written by moa-dspy; try optuna-dashboard")
     objective = Objective(**about["objective"]) if "objective" in about else Objective(unit="calls")
     facts: dict[str, Any] = {
         "task": about.get("task"),
@@ -101,7 +99,7 @@ def study_record(study: Study) -> dict[str, Any]:
 
 
 def _check(source: str) -> None:
-    """Refuse a file that is not there or is something else, which opening it would create or change."""
+    """Raise ConfigurationError for a missing or foreign file: opening it would create or change it."""
     kind, found, rest = source.partition(":///")
     path = Path(rest.partition("?")[0] if found else source)
     if kind not in ("sqlite", "journal") and "://" in source:
@@ -113,27 +111,23 @@ def _check(source: str) -> None:
         return
     try:
         uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE)) as database:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT)) as database:
             tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'studies'").fetchall()
     except sqlite3.Error as error:
-        raise ConfigurationError(f"{path} is damaged or no SQLite database: {error}") from None
+        raise ConfigurationError(f"{path} is damaged or not a SQLite database: {error}") from None
     if not tables:
-        raise ConfigurationError(f"{path} holds no Optuna study; give the file that search had as storage=")
+        raise ConfigurationError(f"{path} holds no Optuna study; give the file that the search used as its storage")
 
 
-def _copied(study: Study) -> Study:
-    """The study as it is at this moment, in memory, so that all that is read off it fits together."""
+def _copy(name: str, storage: BaseStorage) -> Study:
+    """Return the study as it is at this moment, in memory: a search may still be writing to it."""
     memory, verbosity = InMemoryStorage(), optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        memory.create_new_study(study.directions, study.study_name)
+        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=memory)
+        return optuna.load_study(study_name=name, storage=memory)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    copy = optuna.load_study(study_name=study.study_name, storage=memory)
-    for name, value in study.user_attrs.items():
-        copy.set_user_attr(name, value)
-    copy.add_trials(study.get_trials(deepcopy=False))
-    return copy
 
 
 def _now(trials: Sequence[FrozenTrial]) -> str:
@@ -143,7 +137,7 @@ def _now(trials: Sequence[FrozenTrial]) -> str:
 
 
 def _front(study: Study, objective: Objective) -> list[dict[str, Any]]:
-    """The front as ``pareto_of`` gives it, without the space."""
+    """Return the front as ``pareto_of`` does, but without the search space."""
     return [
         {
             "architecture": _architecture(point.trial, point.rule),
@@ -156,7 +150,7 @@ def _front(study: Study, objective: Objective) -> list[dict[str, Any]]:
 
 
 def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any]:
-    """A trial's architecture under another stop rule than its own, as the search's space makes it."""
+    """Return a trial's architecture with the layers and early stop of ``rule``, as the search space builds it."""
     shape = trial.user_attrs.get("architecture")
     if shape is None:
         return {}

@@ -19,6 +19,7 @@ from moa_dspy.cli import main
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.provenance import Figure, Provenance
 from moa_dspy.optimizers.results import Cost
+from moa_dspy.trace import Step, Trace
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_several_sources_become_one_page(folder: Path, capsys: pytest.CaptureFix
 def test_a_file_that_is_there_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("page.html").write_text("mine")
     assert main(["report", "record.json", "--out", "page.html"]) == 2
-    assert "page.html is there already; use --force" in capsys.readouterr().err
+    assert "page.html exists already; use --force" in capsys.readouterr().err
     assert Path("page.html").read_text() == "mine"
     assert main(["report", "record.json", "--out", "page.html", "--force"]) == 0
     assert "It is better." in Path("page.html").read_text()
@@ -105,15 +106,15 @@ def test_a_file_that_is_there_is_replaced_only_by_force(folder: Path, capsys: py
         (["gone.db"], "cannot read gone.db: there is no such file"),
         (["sqlite:///gone/gone.db"], "cannot read gone/gone.db: there is no such file"),
         (["journal:///gone.log"], "cannot read gone.log: there is no such file"),
-        (["broken.db"], "broken.db is damaged or no SQLite database"),
+        (["broken.db"], "broken.db is damaged or not a SQLite database"),
         (["nosuch://me:SECRET@host/x"], "nosuch://host/x"),
-        (["studies.db"], "name a study with --study; the studies there are: first, second"),
-        (["studies.db", "--study", "third"], "there is no study 'third'"),
+        (["studies.db"], "several studies, none named; name one of: first, second"),
+        (["studies.db", "--study", "third"], "no study 'third'; name one of: first, second"),
         (["record.json", "--study", "first"], "--study first: no source is an Optuna storage"),
         (["record.json", "--out", "no/such/page.html"], "--out no/such/page.html"),
         (["record.json", "--out", "."], "it is a folder"),
-        (["record.json", "--out", "record.json", "--force"], "is a source as well"),
-        ([], "SOURCE"),
+        (["record.json", "--out", "record.json", "--force"], "is also a source"),
+        ([], "FILE"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -136,6 +137,28 @@ def test_wrong_usage_is_one_line(
     assert not Path("report.html").exists()
     assert not Path("gone.db").exists(), "nothing is created where there was nothing"
     assert not Path("gone.log").exists()
+
+
+def test_a_damaged_record_is_named_and_the_others_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("search.json").write_text('{"kind": "search", "trials": [{"number": "first"}]}')
+    capsys.readouterr()
+    assert main(["report", "record.json", "search.json"]) == 1
+    assert "report.html is written without 1 of 2 records; search.json: search record: trials.0.number: " in said(
+        capsys
+    )
+    assert "It is better." in Path("report.html").read_text()
+
+
+def test_what_the_command_line_writes_can_be_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = {"format": "moa-dspy-evaluation", "format_version": 1, "run": {"benchmark": "mine", "seed": 0}}
+    item = {"id": "one", "content": "x", "status": "scored", "score": 1.0, "outputs": {"answer": "a < b"}}
+    Path("run.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(item)}\n")
+    Path("trace.json").write_text(Trace(steps=(Step(layer=1, stage="propose", agent="a"),), outputs=()).to_json())
+    assert main(["report", "run.jsonl", "trace.json"]) == 0
+    assert said(capsys) == "written to report.html: 2 records\n"
+    page = Path("report.html").read_text()
+    for words in ("Evaluation: run.jsonl", "a &lt; b", "Trace: trace.json", "1 steps"):
+        assert words in page
 
 
 def test_another_database_is_left_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

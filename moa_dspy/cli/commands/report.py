@@ -1,9 +1,9 @@
-"""``moa-dspy report``: searches, tunings, measurements and programs as one HTML page."""
+"""``moa-dspy report``: searches, tunings, measurements, evaluations, traces and programs as one HTML page."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,96 +21,74 @@ def report_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
-            help="JSON files with reports, saved programs, Optuna storages (FILE.db, sqlite:///, journal:///, ...).",
+            metavar="FILE...",
+            help="Reports as JSON, evaluation records, traces, saved programs, or Optuna storages (FILE.db, "
+            "sqlite:///, journal:///, ...).",
         ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = "report.html",
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the page.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which study of a storage that holds several.")
+        str | None, typer.Option(metavar="NAME", help="Name of the study in a storage that holds several.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write one HTML page that shows what optimizers have found: history, front, stages, depth, agents, prompts.
+    """Write one HTML page that shows what was found: history, front, depth, stages, agents, prompts, scores, steps.
 
-    The page needs no network. No model is called, and nothing is written to a study, which may still be running.
+    The page needs no network. No model is called. A study is only read, and its search may still be running.
     """
-    place = _place(out, sources, force=force)
+    path = _checked_out(out, sources, force=force)
     with quiet_libraries():
-        from moa_dspy.optimizers.report.page import render
+        from moa_dspy.optimizers.report.page import Damaged, parse, render
         from moa_dspy.optimizers.report.study import is_storage
 
         if study is not None and not any(map(is_storage, sources)):
             raise ConfigurationError(f"--study {study}: no source is an Optuna storage, such as study.db")
-        records = [record for source in sources for record in _records(source, study)]
+        records = [parse(record, source) for source in sources for record in _records(source, study)]
         page = render(records, title)
-    write_page(place, page)
+    write_page(path, page)
+    damaged = [str(record) for record in records if isinstance(record, Damaged)]
+    if damaged:
+        raise RunError(f"{out} is written without {len(damaged)} of {len(records)} records; {'; '.join(damaged)}")
     note(f"written to {out}: {len(records)} record{'' if len(records) == 1 else 's'}")
 
 
-def _place(out: str, sources: list[str], *, force: bool) -> Path:
-    """Where the page goes, looked at before anything is read."""
+def _checked_out(out: str, sources: list[str], *, force: bool) -> Path:
+    """Return the page's path, checked before anything is read."""
     path = Path(os.path.realpath(out))
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"--out {out}: it is a folder, or its folder is not there or cannot be written to")
+        raise ConfigurationError(f"--out {out}: it is a folder, or its folder does not exist or cannot be written to")
     if path in {Path(os.path.realpath(source)) for source in sources}:
-        raise ConfigurationError(f"--out {out} is a source as well; give the page a name of its own")
+        raise ConfigurationError(f"--out {out} is also a source; give the page another name")
     if path.exists() and not force:
-        raise ConfigurationError(f"{out} is there already; use --force to replace it, or --out for another name")
+        raise ConfigurationError(f"{out} exists already; use --force to replace it, or --out for another name")
     return path
 
 
-def _records(source: str, study: str | None) -> list[Any]:
+def _records(source: str, study: str | None) -> list[Mapping[str, Any]]:
+    from moa_dspy.optimizers.report.sources import is_program, records_of_file
     from moa_dspy.optimizers.report.study import is_storage, study_in, study_record
 
     if is_storage(source):
         return [study_record(study_in(source, study))]
-    content = _content(source)
-    return [_program(source)] if isinstance(content, dict) and "format" in content else _found(source, content)
-
-
-def _content(source: str) -> Any:
-    try:
-        return json.loads(Path(source).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {source}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{source} is damaged or not JSON: {error}") from None
-
-
-def _found(source: str, content: Any) -> list[Any]:
-    from moa_dspy.optimizers.report.page import KINDS, records_in
-
-    records = records_in(content)
-    if not records:
-        raise ConfigurationError(
-            f"{source} holds no record that a report can show; write one as JSON from a result's .report, or with "
-            f"--json (kinds: {', '.join(KINDS)})"
-        )
-    return records
+    return [_program(source)] if is_program(source) else records_of_file(source)
 
 
 def _program(source: str) -> dict[str, Any]:
-    """What ``moa-dspy show`` says of a program, with its prompts and demos in full."""
+    """Return the record of a program: what ``moa-dspy show`` prints, with prompts and demos in full."""
     from moa_dspy.cli.views.program import described, sections
 
     view = described(source).model_copy(update={"file": Path(source).name})
-    shown = sections(view.model_copy(update={"predictors": {}}))
+    parts = sections(view.model_copy(update={"predictors": {}}))
     predictors = view.model_dump(mode="json")["predictors"]
-    return {
-        "kind": "program",
-        "name": view.file,
-        "sections": [asdict(section) for section in shown],
-        "predictors": predictors,
-    }
+    return {"kind": "program", "name": view.file, "sections": [*map(asdict, parts)], "predictors": predictors}
 
 
 def write_page(path: Path, page: str) -> None:
-    """Put a page into its place in one step.
+    """Write a page in one step.
 
     Raises:
-        RunError: the disk is full, or the like.
+        RunError: if the file cannot be written.
     """
     try:
         replace_file(path, page.encode())

@@ -1,0 +1,161 @@
+"""The charts of records: what is drawn of a search, a depth curve, scores and gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from markupsafe import Markup
+
+from moa_dspy.evaluation.statistics import Gain, Score
+from moa_dspy.optimizers.report.charts import Bar, Line, Look, Mark, Span, bars, plot, timeline as timeline_chart
+from moa_dspy.optimizers.report.records import (
+    CategoryRow,
+    CompareRecord,
+    ContributionsRecord,
+    DepthPoint,
+    ProfileRecord,
+    SearchRecord,
+    TrialRow,
+)
+from moa_dspy.optimizers.report.text import shown
+from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.trace import Trace
+
+__all__ = ["categories", "contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]
+
+_LOOKS: Final[dict[str, Look]] = {"complete": "plain", "pruned": "pruned", "fail": "failed"}
+_UNITS: Final = {"usd": "dollars", "tokens": "tokens", "calls": "LM calls"}
+_INTERVALS: Final = "Bars are means, whiskers their intervals."
+_HISTORY: Final = (
+    "Filled: the trial ran all examples. Hollow: it was pruned, so its score rests on fewer examples. "
+    "Cross: it failed or did not run. Line: the best score so far."
+)
+_FRONT: Final = (
+    "Numbered: the front. No program that ran all examples scores more at the same or a lower price. "
+    "Whiskers are intervals. Faint: all trials, each with its own stop rule."
+)
+
+
+def history(record: SearchRecord) -> Markup:
+    """Return the score of each trial, and the best so far."""
+    best = None if record.best is None else record.best.trial
+    marks = [_trial(trial, best) for trial in record.trials if trial.state != "running"]
+    line = Line([(point.trial, point.best) for point in record.history if point.best is not None], steps=True)
+    empty = "There is no history: no trial has ended."
+    return plot("Score of each trial", "trial", "score", marks, [line], legend=_HISTORY, whole=True, empty=empty)
+
+
+def _trial(trial: TrialRow, best: int | None) -> Mark:
+    look = "best" if trial.number == best else _LOOKS.get(trial.state, "faint")
+    title = f"trial {trial.number}, {trial.state}: {trial.result or trial.reason or 'no score'}"
+    low, high = (None, None) if trial.interval is None else (trial.interval.low, trial.interval.high)
+    return Mark(trial.number, trial.score, title, look, low, high)
+
+
+def front(record: SearchRecord) -> Markup:
+    """Return score against price, the front numbered. Prices are calls if another unit is not known throughout."""
+    wanted = "calls" if record.objective is None else record.objective.unit
+    unit = wanted if all(_amount(point.price, wanted) is not None for point in record.pareto) else "calls"
+    marks = []
+    for trial in record.trials:
+        price = _amount(trial.price, unit)
+        if price is not None and trial.score is not None:
+            marks.append(Mark(price, trial.score, f"trial {trial.number}: {trial.result}", "faint"))
+    best = []
+    for number, point in enumerate(record.pareto, 1):
+        price, score = _amount(point.price, unit), point.score
+        if price is not None and score is not None:
+            title = f"{number}: {shown(score)} at {price:g} {unit}"
+            best.append(Mark(price, score.value, title, "best", score.low, score.high, str(number)))
+    line = Line([(mark.x, mark.y) for mark in best if mark.y is not None], steps=True)
+    across = f"{_UNITS[unit]} per example, nothing cached"
+    return plot("Score against price", across, "score", [*marks, *best], [line], legend=_FRONT)
+
+
+def _amount(price: Price | None, unit: str) -> float | None:
+    return None if price is None else getattr(price, unit)
+
+
+def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
+    """Return the score of each stop rule by depth; ``chosen`` is the rule in words."""
+    marks: list[Mark] = []
+    lines: dict[Look, list[tuple[float, float]]] = {}
+    for point in points:
+        if point.score is None:
+            continue
+        look, offset = _series(point)
+        is_chosen = point.rule == chosen
+        title = f"{point.rule}{' (chosen)' if is_chosen else ''}: {shown(point.score)}"
+        x, y, low, high = point.layers + offset, point.score.value, point.score.low, point.score.high
+        marks.append(Mark(x, y, title, "best" if is_chosen else look, low, high, "chosen" if is_chosen else ""))
+        if look != "third":
+            lines.setdefault(look, []).append((x, y))
+    curves = [Line(sorted(spots), look) for look, spots in lines.items()]
+    legend = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
+    return plot("Score by depth", "layers", "score", marks, curves, legend=legend, whole=True)
+
+
+def _series(point: DepthPoint) -> tuple[Look, float]:
+    """Return look and offset of a rule's points; the offset keeps intervals apart."""
+    if not point.early_stop:
+        return "plain", 0.0
+    return ("second", 0.06) if point.threshold is None else ("third", 0.12)
+
+
+def scores(label: str, rows: Iterable[tuple[str, Score | Gain | None]]) -> Markup:
+    """Return scores as bars."""
+    return bars(label, _bars(rows), legend=_INTERVALS, empty="No score is on record.")
+
+
+def gains(record: ProfileRecord) -> Markup:
+    """Return the gain of each stage."""
+    rows = [(f"layer {row.layer}, {row.stage}", row.gain) for row in record.rows if row.agent is None]
+    empty = "No stage started from an answer, so there is no gain to draw."
+    legend = f"What a stage adds to the answers that it starts from. {_INTERVALS}"
+    return bars("Gain of each stage", _bars(rows), legend=legend, empty=empty)
+
+
+def contributions(record: ContributionsRecord) -> Markup:
+    """Return what each agent adds."""
+    rows = [(row.agent, row.adds) for row in record.rows]
+    legend = f"The whole program's score less that without the agent. {_INTERVALS}"
+    return bars(
+        "What each agent adds to the score", _bars(rows), legend=legend, empty="No agent's contribution is on record."
+    )
+
+
+def contenders(record: CompareRecord) -> Markup:
+    """Return the score of each contender with its relative spend."""
+    rows = []
+    for row in record.contenders:
+        name = f"{row.name} (to use)" if row.name == record.use else row.name
+        rows.append(Bar(name, *_ends(row.score), f"{shown(row.score)} x{row.ratio:.2f}"))
+    return bars("Score of each contender", rows, legend=_INTERVALS, empty="No contender is on record.")
+
+
+def categories(rows: Sequence[CategoryRow]) -> Markup:
+    """Return the score of each category of an evaluation."""
+    return scores("Score by category", [(row.name, row.score) for row in rows])
+
+
+def timeline(trace: Trace) -> Markup:
+    """Return when each agent worked on what."""
+    rows: dict[str, list[Span]] = {}
+    for step in trace.steps:
+        if step.status != "skipped":
+            about = "" if step.target in (None, step.agent) else f" on {step.target}"
+            title = f"layer {step.layer}, {step.stage}{about}: {step.start:.2f} to {step.end:.2f} s"
+            rows.setdefault(step.agent, []).append((step.start, step.end, step.stage, title))
+    legend = (
+        "Seconds from the start of the run. Blue: proposals. Teal: critiques. Green: refinements. Orange: the rest."
+    )
+    return timeline_chart("When each agent was at work", rows, legend=legend)
+
+
+def _bars(rows: Iterable[tuple[str, Score | Gain | None]]) -> list[Bar]:
+    return [Bar(name, *_ends(value), shown(value)) for name, value in rows if value is not None]
+
+
+def _ends(value: Score | Gain) -> tuple[float, float, float]:
+    return value.value, value.low, value.high

@@ -1,0 +1,159 @@
+"""Values of records as text, and prompts compared word by word."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Final, TypeAlias
+
+from moa_dspy.architecture import AgentSpec, Architecture
+from moa_dspy.cost.usage import Usage
+from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
+from moa_dspy.optimizers.report.records import CompileRecord, OptimizeRecord
+
+__all__ = ["Change", "architecture_rows", "architecture_text", "differences", "printable", "prompt_changes", "shown"]
+
+_UNKNOWN: Final = "not on record"
+_FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]|\r\n?")
+_WORD: Final = re.compile(r"\s+|\S+\s*")
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
+_MAX_PAIRS: Final = 4_000_000
+
+Pieces: TypeAlias = list[tuple[bool, str]]
+"""A text in parts, each with whether it differs from the other text."""
+
+
+def shown(value: Any) -> Any:
+    """Return a value as the page prints it: None, estimates and costs in words, containers as JSON."""
+    if value is None:
+        return _UNKNOWN
+    if isinstance(value, (Score, Gain)):
+        return f"{value}{'' if value.level == LEVEL else f' ({value.level:.0%})'}"
+    if isinstance(value, Usage):
+        dollars = "dollars unknown" if value.cost_usd is None else f"${value.cost_usd:,.6f}"
+        return f"{value.paid_calls:,} calls, {value.tokens.total:,} tokens, {dollars}, {value.seconds:.1f} s"
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, dict, list, tuple)) else value
+
+
+def printable(page: str) -> str:
+    r"""Return ``page`` with a visible sign for every character that HTML forbids; ``\r\n`` becomes ``\n``."""
+    return _FORBIDDEN.sub(lambda match: _sign(match.group()), page)
+
+
+def _sign(text: str) -> str:
+    if text == "\r\n":
+        return "\n"
+    code = ord(text)
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def architecture_rows(shape: Architecture | None) -> dict[str, str]:
+    """Return an architecture as names and values; without an architecture, nothing."""
+    if shape is None:
+        return {}
+    models = dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)
+    aggregator = shape.aggregator
+    return {
+        "agents": ", ".join(_agent(spec, spec.name) for spec in shape.agents),
+        "models": ", ".join(models),
+        "attention": str(shape.attention),
+        "layers": str(shape.layers),
+        "residual": shape.residual,
+        "early stop": _yes(shape.early_stop and shape.synthesizes),
+        "aggregation": shape.aggregation,
+        "aggregator": "none"
+        if shape.aggregation != "synthesis"
+        else f"the model of {shape.agents[0].name}"
+        if aggregator is None
+        else _agent(aggregator, aggregator.model or aggregator.name),
+        "shared prompts": _yes(shape.shared_prompts),
+        "reasoning": _yes(shape.reasoning),
+        "calls": f"at most {shape.max_calls}, {shape.depth} of them in sequence",
+    }
+
+
+def architecture_text(shape: Architecture) -> str:
+    """Return the main properties of an architecture in a line."""
+    rows = architecture_rows(shape)
+    names = ["agents", "attention", "layers", *(["residual", "early stop"] if shape.layers > 1 else []), "aggregation"]
+    return "; ".join(f"{name} {rows[name]}" for name in names)
+
+
+def _agent(spec: AgentSpec, name: str) -> str:
+    return name if spec.temperature is None else f"{name} (T={spec.temperature:g})"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One predictor's prompt before and after.
+
+    Attributes:
+        name: of the predictor.
+        before: its instructions; None if the predictor is new.
+        after: its instructions; None if the predictor was removed.
+        notes: on demos and decisions.
+    """
+
+    name: str
+    before: str | None
+    after: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[tuple[str, str, Pieces]]:
+        """Return title, HTML tag of what differs, and text of each column."""
+        if self.before is None or self.after is None:
+            title = "new" if self.before is None else "removed"
+            return [(f"{self.name}: {title}", "ins", [(False, self.after or self.before or "")])]
+        if self.before == self.after:
+            return [("before and after", "ins", [(False, self.after)])]
+        old, new = differences(self.before, self.after)
+        return [("before", "del", old), ("after", "ins", new)]
+
+
+def prompt_changes(record: CompileRecord | OptimizeRecord) -> tuple[list[Change], list[Change]]:
+    """Return the prompts that were changed, and those that were not."""
+    if isinstance(record, CompileRecord):
+        changes = [
+            Change(name, entry.instructions.before, entry.instructions.after, tuple(_notes(entry)))
+            for name, entry in record.predictors.items()
+        ]
+    else:
+        before, after = record.baseline.prompts, record.candidate.prompts
+        changes = [Change(name, before.get(name), after.get(name)) for name in {**after, **before}]
+    changed = [change for change in changes if change.before != change.after or change.notes]
+    return changed, [change for change in changes if change not in changed]
+
+
+def _notes(entry: Any) -> Iterator[str]:
+    demos = entry.demos
+    counts = [f"{count} {kind}" for kind in ("bootstrapped", "labeled") if (count := getattr(demos, kind))]
+    if counts:
+        yield f"Demos: {', '.join(counts)}."
+    if demos.shown:
+        yield f"Each question is shown the {demos.shown} nearest of them."
+    if entry.decisions:
+        yield f"Decisions: {shown(entry.decisions)}."
+
+
+def differences(before: str, after: str) -> tuple[Pieces, Pieces]:
+    """Return both texts in pieces, the differing ones marked.
+
+    Texts are compared by words; long ones by lines; very long ones not at all.
+    """
+    for unit in (_WORD, _LINE):
+        old, new = unit.findall(before), unit.findall(after)
+        if len(old) * len(new) <= _MAX_PAIRS:
+            codes = SequenceMatcher(None, old, new).get_opcodes()
+            return (
+                [(code != "equal", "".join(old[start:stop])) for code, start, stop, _, _ in codes if stop > start],
+                [(code != "equal", "".join(new[start:stop])) for code, _, _, start, stop in codes if stop > start],
+            )
+    return [(True, before)], [(True, after)]
