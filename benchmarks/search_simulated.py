@@ -19,7 +19,7 @@ import math
 import pickle
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,28 +89,21 @@ def tabulate(rows: Sequence[dict[str, Any]], samplers: Sequence[str]) -> None:
     names = list(dict.fromkeys(row["world"] for row in rows))
     seeds = sorted({row["seed"] for row in rows})
     for share in map(str, SHARES):
-        print(f"\nshare of the optimum after {float(share):.0%} of the paid calls, mean over {len(seeds)} seeds\n")
+        print(f"\nShare of the optimum after {float(share):.0%} of the paid calls, mean over {len(seeds)} seeds:\n")
         print(f"| world | {' | '.join(samplers)} |\n|---|{'---|' * len(samplers)}")
-        means = {
-            (name, sampler): statistics.fmean(table[name, sampler, seed][share] for seed in seeds)
-            for name in names
+        columns = [
+            [statistics.fmean(table[name, sampler, seed][share] for seed in seeds) for name in names]
             for sampler in samplers
-        }
-        for name in names:
-            print(f"| {name} | {' | '.join(f'{means[name, sampler]:.1%}' for sampler in samplers)} |")
-        medians = [statistics.median(means[name, sampler] for name in names) for sampler in samplers]
-        print(f"| median | {' | '.join(f'{median:.1%}' for median in medians)} |")
+        ]
+        rows_of_means = [*zip(names, *columns, strict=True), ("median", *map(statistics.median, columns))]
+        for name, *means in rows_of_means:
+            print(f"| {name} | {' | '.join(f'{mean:.1%}' for mean in means)} |")
         for rival in samplers[1:]:
-            pairs = [
-                (table[name, samplers[0], seed][share], table[name, rival, seed][share])
-                for name in names
-                for seed in seeds
-            ]
-            more, less = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+            keys = [(name, seed) for name in names for seed in seeds]
+            pairs = [[table[name, one, seed][share] for one in (samplers[0], rival)] for name, seed in keys]
+            more, less = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
             p = binomtest(more, more + less).pvalue if more + less else 1.0
-            print(
-                f"{samplers[0]} against {rival}: better {more}, worse {less}, equal {len(pairs) - more - less}; p = {p:.3f}"
-            )
+            print(f"{samplers[0]} against {rival}: better {more}, worse {less}, of {len(pairs)}; p = {p:.3f}")
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:
