@@ -28,8 +28,8 @@ from support.loopback import Body, Call, Hang, Http, Loopback, Reply, Reset, con
 from support.runs import Watched, in_role, open_files
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, Trace
-from moa_dspy.events import watch
 from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.trace import watch
 
 AGENTS, LAYERS, RATE = 5, 3, 0.3
 DEADLINE, SHORT_DEADLINE = 90.0, 5.0  # of each run; the short one of every tenth

@@ -22,7 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 from benchmarks.common import TASK, arguments, spread, table
 from benchmarks.schedules import Schedule
 from moa_dspy import Agent, AttentionMoA
-from moa_dspy.agents import Voice
+from moa_dspy.agents import AgentSlot
 from moa_dspy.local import local_lm
 from moa_dspy.run.concurrency import limit_concurrency
 from moa_dspy.signatures import TaskSignature
@@ -132,7 +132,7 @@ class _Tolerant(Schedule):
     """A small model sometimes writes nothing; its prompt was read all the same."""
 
     async def _ask(
-        self, predictor: dspy.Predict | list[dspy.Predict], voice: Voice, values: Mapping[str, Any]
+        self, predictor: dspy.Predict | list[dspy.Predict], voice: AgentSlot, values: Mapping[str, Any]
     ) -> dict[str, Any]:
         try:
             return await super()._ask(predictor, voice, values)

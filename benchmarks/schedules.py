@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from moa_dspy import Agent, AttentionMoA
-from moa_dspy.agents import Voice, voices_of
+from moa_dspy.agents import AgentSlot, slots_of
 from moa_dspy.run.adapters import adapters_for
 
 __all__ = ["Schedule"]
@@ -30,8 +30,8 @@ class Schedule:
     def __init__(self, moa: AttentionMoA, *, in_sequence: bool) -> None:
         self._moa = moa
         self._in_sequence = in_sequence
-        self._voices = voices_of(moa.agents)
-        self._aggregator = Voice("aggregator", Agent(moa.agents[0].lm), 0)
+        self._slots = slots_of(moa.agents)
+        self._aggregator = AgentSlot("aggregator", Agent(moa.agents[0].lm), 0)
 
     async def acall(self, **inputs: Any) -> Mapping[str, Any]:
         """Return the outputs of the last layer's synthesis."""
@@ -52,7 +52,7 @@ class Schedule:
         moa, roles = self._moa, self._moa.roles
         values = roles.for_propose(inputs) if previous is None else roles.for_improve(inputs, previous)
         predictor = moa.propose if previous is None else moa.improve
-        outputs = await asyncio.gather(*(self._ask(predictor, voice, values) for voice in self._voices))
+        outputs = await asyncio.gather(*(self._ask(predictor, voice, values) for voice in self._slots))
         return [roles.answer_text(each) for each in outputs]
 
     async def critiques(self, inputs: Mapping[str, Any], proposals: Sequence[str]) -> list[list[str]]:
@@ -66,12 +66,12 @@ class Schedule:
         roles = self._moa.roles
         received = [[written[target] for written in critiques] for target in self._agents]
         values = [roles.for_refine(inputs, proposals[target], received[target]) for target in self._agents]
-        asked = (self._ask(self._moa.refine, self._voices[target], values[target]) for target in self._agents)
+        asked = (self._ask(self._moa.refine, self._slots[target], values[target]) for target in self._agents)
         return [roles.answer_text(outputs) for outputs in await asyncio.gather(*asked)]
 
     @property
     def _agents(self) -> range:
-        return range(len(self._voices))
+        return range(len(self._slots))
 
     async def _critiques_by(self, critic: int, inputs: Mapping[str, Any], proposals: Sequence[str]) -> list[str]:
         asked = (self._critique(critic, target, inputs, proposals) for target in self._agents)
@@ -85,10 +85,10 @@ class Schedule:
             predictor, values = self._moa.self_critique, roles.for_self_critique(inputs, own)
         else:
             predictor, values = self._moa.critique, roles.for_critique(inputs, own, proposals[target])
-        return roles.critique_of(await self._ask(predictor, self._voices[critic], values))
+        return roles.critique_of(await self._ask(predictor, self._slots[critic], values))
 
     async def _ask(
-        self, predictor: dspy.Predict | list[dspy.Predict], voice: Voice, values: Mapping[str, Any]
+        self, predictor: dspy.Predict | list[dspy.Predict], voice: AgentSlot, values: Mapping[str, Any]
     ) -> dict[str, Any]:
         assert isinstance(predictor, dspy.Predict)
         lm = voice.lm()

@@ -22,10 +22,6 @@ from .errors import (
     StepFailedError as StepFailedError,
 )
 from .evaluation import evaluate as evaluate
-from .events import (
-    StepStarted as StepStarted,
-    watch as watch,
-)
 from .files.program_file import load as load
 from .planning import (
     Lengths as Lengths,
@@ -46,5 +42,7 @@ from .run.concurrency import limit_concurrency as limit_concurrency
 from .run.tolerance import Tolerance as Tolerance
 from .trace import (
     Step as Step,
+    StepStarted as StepStarted,
     Trace as Trace,
+    watch as watch,
 )

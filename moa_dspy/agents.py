@@ -19,7 +19,7 @@ from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 
-__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "Voice", "agent_of", "check_model", "make_lm", "voices_of"]
+__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "check_model", "make_lm", "slots_of"]
 
 # What of an LM's settings belongs to the program: never an address, never a key.
 SAMPLING_OPTIONS: Final = frozenset(
@@ -98,13 +98,13 @@ AgentLike: TypeAlias = str | dspy.BaseLM | Agent
 
 
 @dataclass(frozen=True)
-class Voice:
-    """An agent in its place in a program: what a step needs to make its call.
+class AgentSlot:
+    """An agent as one member of a program.
 
     Attributes:
         name: the agent's name in this program.
         agent: the agent.
-        sample: how many agents before it use the same model with the same settings; what makes their samples differ.
+        sample: how many agents before it use the same model with the same settings. It makes their samples differ.
     """
 
     name: str
@@ -159,7 +159,7 @@ def agent_of(value: AgentLike) -> Agent:
     return value if isinstance(value, Agent) else Agent(value)
 
 
-def voices_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tuple[Voice, ...]:
+def slots_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tuple[AgentSlot, ...]:
     """Give every agent a unique name and a sample number.
 
     Args:
@@ -168,13 +168,13 @@ def voices_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tu
     """
     names = _unique_names(agents)
     seen: Counter[str] = Counter()
-    voices = []
+    slots = []
     for name, agent in zip(names, agents, strict=True):
         spoken = agent if agent.lm is not None else replace(agent, lm=ambient)
         key = spoken.spec("-").model_copy(update={"persona": None}).model_dump_json()
-        voices.append(Voice(name, agent, seen[key]))
+        slots.append(AgentSlot(name, agent, seen[key]))
         seen[key] += 1
-    return tuple(voices)
+    return tuple(slots)
 
 
 def make_lm(model: str, **options: Any) -> dspy.BaseLM:

@@ -12,17 +12,15 @@ import dspy
 import pydantic
 from pydantic_core import PydanticUndefined
 
-from moa_dspy.agents import Agent, AgentLike, Voice, agent_of, voices_of
+from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.guard import Ledger
 from moa_dspy.errors import ConfigurationError, InputError
-from moa_dspy.events import emit
-from moa_dspy.planning import Lengths, Plan, RunParts, assumed_inputs, inputs_of, make_plan
+from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.run import event_loop
-from moa_dspy.run.call import Recorder, Session
-from moa_dspy.run.layers import Outcome, Predictors, run_layers
+from moa_dspy.run.layers import Outcome, Predictors, RunParts, run_layers
+from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
@@ -112,11 +110,11 @@ class AttentionMoA(dspy.Module):
             raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
         self.agents = tuple(agent_of(agent) for agent in agents)
         self.aggregator = None if aggregator is None else agent_of(aggregator)
-        self._voices = voices_of(self.agents)
+        self._slots = slots_of(self.agents)
         self.architecture = validated(
             Architecture,
             {
-                "agents": [voice.agent.spec(voice.name) for voice in self._voices],
+                "agents": [slot.agent.spec(slot.name) for slot in self._slots],
                 "layers": layers,
                 "aggregator": None if self.aggregator is None else self.aggregator.spec(self._aggregator.name),
                 "attention": check_attention(attention, len(self.agents)),
@@ -164,13 +162,13 @@ class AttentionMoA(dspy.Module):
         return self.roles.task
 
     @property
-    def _aggregator(self) -> Voice:
-        """The voice that aggregates: of the agents' kind, so that what an optimizer makes of them holds for it too."""
+    def _aggregator(self) -> AgentSlot:
+        """Return the slot that aggregates. It is of the agents' class, so that an optimizer's changes hold for it."""
         agent = self.aggregator
         if agent is None:
             first = self.agents[0]
             agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens)
-        return replace(self._voices[0], name=agent.name or "aggregator", agent=agent, sample=0)
+        return replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
 
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
         """Run the program on the task's input fields; blocks.
@@ -197,30 +195,38 @@ class AttentionMoA(dspy.Module):
         if args:
             raise InputError(f"give the inputs by name: {', '.join(f'{name}=...' for name in self.task.input_fields)}")
         values = self._checked(inputs)
-        recorder = Recorder()
-        session = Session(recorder, Ledger(self.budget.within(budget), recorder.clock), self.tolerance)
-        voices = self._voices
-        if any(voice.agent.lm is None for voice in voices):
-            counted = voices_of(self.agents, recorder.ambient)
-            voices = tuple(replace(one, sample=other.sample) for one, other in zip(voices, counted, strict=True))
-        for voice in (*voices, self._aggregator):
-            voice.lm()
+        session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
+        parts = self._parts(session.ambient)
+        for agent in (*parts.agents, parts.aggregator):
+            agent.lm()
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
         try:
-            outcome = await run_layers(
-                self.architecture, self.roles, self._predictors, voices, self._aggregator, values, session
-            )
+            outcome = await run_layers(parts, values, session)
             stopped_by = outcome.stopped_by
             answer = outcome.answer
         except asyncio.CancelledError:
             stopped_by = "cancelled"
             raise
         finally:
-            recorder.publish_trace()
-            trace = self._trace(outcome, stopped_by, recorder)
-            emit(trace)
+            session.publish_trace()
+            trace = self._trace(outcome, stopped_by, session)
+            for watcher in session.watchers:
+                watcher(trace)
         return Prediction(**answer.outputs, trace=trace)
+
+    def _parts(self, ambient: dspy.BaseLM | None) -> RunParts:
+        """Return what a run uses; agents without a model of their own are counted as users of ``ambient``."""
+        agents = self._slots
+        if any(agent.agent.lm is None for agent in agents):
+            counted = slots_of(self.agents, ambient)
+            agents = tuple(replace(one, sample=other.sample) for one, other in zip(agents, counted, strict=True))
+        return RunParts(self.architecture, self.roles, self._predictors, agents, self._aggregator)
+
+    @property
+    def _predictors(self) -> Predictors:
+        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
+        return Predictors(**parts)
 
     def plan(
         self,
@@ -250,7 +256,7 @@ class AttentionMoA(dspy.Module):
         lengths = lengths or Lengths()
         given = inputs_of(example, inputs)
         return make_plan(
-            RunParts(self.architecture, self.roles, self._predictors, self._voices, self._aggregator),
+            self._parts(dspy.settings.lm),
             self._checked(given or assumed_inputs(self.signature, lengths)),
             assumed=not given,
             budget=self.budget.within(budget),
@@ -259,19 +265,14 @@ class AttentionMoA(dspy.Module):
             seconds_per_call=seconds_per_call,
         )
 
-    @property
-    def _predictors(self) -> Predictors:
-        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
-        return Predictors(**parts)
-
-    def _trace(self, outcome: Outcome | None, stopped_by: StoppedBy, recorder: Recorder) -> Trace:
+    def _trace(self, outcome: Outcome | None, stopped_by: StoppedBy, session: Session) -> Trace:
         layers = () if outcome is None else outcome.layers
         return Trace(
-            steps=recorder.steps,
+            steps=session.steps,
             outputs=tuple(self.roles.jsonable(layer.outputs) for layer in layers),
             improved=() if outcome is None else outcome.improved,
             stopped_by=stopped_by,
-            seconds=recorder.clock(),
+            seconds=session.clock() - session.began,
         )
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,8 +351,8 @@ class AttentionMoA(dspy.Module):
         copy: Self = self.deepcopy()
         copy.agents = tuple(agent_of(agent) for agent in agents)
         copy.aggregator = self.aggregator if aggregator is None else agent_of(aggregator)
-        copy._voices = voices_of(copy.agents)
-        specs = [voice.agent.spec(voice.name) for voice in copy._voices]
+        copy._slots = slots_of(copy.agents)
+        specs = [slot.agent.spec(slot.name) for slot in copy._slots]
         spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
         copy.architecture = validated(Architecture, {**dict(self.architecture), "agents": specs, "aggregator": spec})
         return copy

@@ -1,31 +1,52 @@
-"""What happened in one run: every step, in canonical order, as JSON-serialisable data.
+"""The record of one run: every step, in canonical order, as JSON-serialisable data; and watching a run under way.
 
-Canonical order is layer, stage, acting agent, target: the same for equal runs, whatever finished first.
+Canonical order is layer, stage, acting agent, target. It is the same for equal runs, whatever finished first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import contextvars
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import pydantic
 
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.files.json_safe import sayable
-from moa_dspy.trace_usage import Grouping, Tally, cached_calls, grouped, tally, total_cost, total_tokens
+from moa_dspy.json_safe import json_safe
 
-__all__ = ["STAGES", "Failure", "Stage", "Status", "Step", "StoppedBy", "Tokens", "Trace"]
+__all__ = [
+    "STAGES",
+    "Failure",
+    "GroupUsage",
+    "Grouping",
+    "Stage",
+    "Status",
+    "Step",
+    "StepStarted",
+    "StoppedBy",
+    "Tokens",
+    "Trace",
+    "Watcher",
+    "current_watchers",
+    "group_usage",
+    "usage_of",
+    "watch",
+]
 
 Stage = Literal["propose", "critique", "refine", "aggregate", "synthesize"]
 STAGES: Final[tuple[Stage, ...]] = ("propose", "critique", "refine", "aggregate", "synthesize")
 
 Status = Literal["ok", "failed", "skipped", "cancelled"]
 StoppedBy = Literal["layers", "no_improvement", "budget", "failure", "cancelled"]
+Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 
 # What models write is any text; a trace of it can always be stored, and read back as it was.
-_Text: TypeAlias = Annotated[str, pydantic.AfterValidator(sayable)]
-_Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(sayable)]
+_Text: TypeAlias = Annotated[str, pydantic.AfterValidator(json_safe)]
+_Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)]
 
 
 class _Record(pydantic.BaseModel):
@@ -130,6 +151,11 @@ class Trace(_Record):
         return max((step.layer for step in self.steps), default=0)
 
     @property
+    def usage(self) -> Usage:
+        """Return what the run used, with its wall time."""
+        return usage_of(self.steps).model_copy(update={"seconds": self.seconds})
+
+    @property
     def calls(self) -> int:
         """Return the number of LM calls, cached ones included."""
         return sum(step.calls for step in self.steps)
@@ -137,53 +163,45 @@ class Trace(_Record):
     @property
     def cached_calls(self) -> int:
         """Return the number of LM calls that DSPy's response cache answered."""
-        return cached_calls(self.steps)
+        return self.usage.cached_calls
 
     @property
     def tokens(self) -> Tokens:
-        """Return the tokens paid for."""
-        return total_tokens(self.steps)
+        """Return the paid tokens."""
+        return self.usage.tokens
 
     @property
     def cost_usd(self) -> float | None:
-        """Return the dollars paid, or None where the price of a step is not known."""
-        return total_cost(self.steps)
-
-    @property
-    def usage(self) -> Usage:
-        """Return what the run used, with its wall time."""
-        return Usage(
-            calls=self.calls,
-            cached_calls=self.cached_calls,
-            unanswered=sum(step.unanswered for step in self.steps),
-            tokens=self.tokens,
-            cost_usd=self.cost_usd,
-            estimated=any(step.estimated for step in self.steps),
-            seconds=self.seconds,
-        )
+        """Return the dollars paid, or None if the price of a step is unknown."""
+        return self.usage.cost_usd
 
     @property
     def cost_is_lower_bound(self) -> bool:
-        """Return whether more may have been billed than is known: calls were cut short, see ``Step.unanswered``."""
-        return self.total.cost_is_lower_bound
+        """Return whether more may have been billed than is known, because calls were cut short."""
+        return self.usage.unanswered > 0
 
     @property
-    def total(self) -> Tally:
-        """Return what the whole run came to."""
-        return tally("all", self.steps)
+    def total(self) -> GroupUsage:
+        """Return the usage of the whole run."""
+        return group_usage("all", self.steps)
 
-    def by(self, grouping: Grouping) -> tuple[Tally, ...]:
-        """Return what each agent, stage, layer or model came to, in order of first appearance.
+    def by(self, grouping: Grouping) -> tuple[GroupUsage, ...]:
+        """Return the usage of each agent, stage, layer or model, in order of first appearance.
 
         Args:
-            grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"`` (where agents voted, no model was asked).
+            grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"``. A vote has no model.
 
         Raises:
-            ConfigurationError: it is none of these.
+            ConfigurationError: if it is none of these.
         """
         if grouping not in get_args(Grouping):
             raise ConfigurationError(f"steps are grouped by {', '.join(get_args(Grouping))}, not by {grouping!r}")
-        return grouped(self.steps, grouping)
+        groups: dict[Any, list[Step]] = {}
+        for step in self.steps:
+            key = getattr(step, grouping)
+            if key is not None:
+                groups.setdefault(key, []).append(step)
+        return tuple(group_usage(str(key), steps) for key, steps in groups.items())
 
     def select(
         self,
@@ -193,10 +211,10 @@ class Trace(_Record):
         agent: str | None = None,
         target: str | None = None,
     ) -> Iterator[Step]:
-        """Yield the steps that match everything that is given."""
-        wanted = {"layer": layer, "stage": stage, "agent": agent, "target": target}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return (step for step in self.steps if all(getattr(step, name) == value for name, value in given.items()))
+        """Yield the steps that match all arguments that are not None."""
+        filters = {"layer": layer, "stage": stage, "agent": agent, "target": target}
+        needed = {name: value for name, value in filters.items() if value is not None}
+        return (step for step in self.steps if all(getattr(step, name) == value for name, value in needed.items()))
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the trace as JSON text."""
@@ -207,7 +225,7 @@ class Trace(_Record):
         """Read a trace that ``to_json`` wrote.
 
         Raises:
-            ConfigurationError: it is not one.
+            ConfigurationError: if the text is not a trace.
         """
         try:
             return cls.model_validate_json(text)
@@ -219,11 +237,105 @@ class Trace(_Record):
             ) from None
 
     def summary(self, *, steps: bool = False) -> str:
-        """Return the run as text for people: stages, agents, what failed, and the totals.
+        """Return the run as text for people: stages, agents, failures and totals.
 
         Args:
-            steps: also every single step: who did it, its tokens, dollars and seconds, and why it failed.
+            steps: whether to list every single step, too.
         """
         from moa_dspy.trace_summary import summary_of
 
         return summary_of(self, steps=steps)
+
+
+class GroupUsage(_Record):
+    """The usage of some steps of a run.
+
+    Attributes:
+        name: of the agent, stage, layer or model; ``all`` for a whole run.
+        steps: how many.
+        failed: how many of them failed or were cancelled.
+        usage: what they used. Its seconds are the wall time in which at least one of them was under way.
+        queued: seconds that they waited under a concurrency limit, added up.
+        causes: kind of failure to how often it occurred, successful retries included.
+    """
+
+    name: str
+    steps: int
+    failed: int
+    usage: Usage
+    queued: float
+    causes: dict[str, int]
+
+    @property
+    def dollars(self) -> str:
+        """Return the cost in words: ``$0.012000``, ``at least $0.012000`` or ``unknown``."""
+        if self.usage.cost_usd is None:
+            return "unknown"
+        return f"{'at least ' * (self.usage.unanswered > 0)}${self.usage.cost_usd:.6f}"
+
+
+def usage_of(steps: Iterable[Step]) -> Usage:
+    """Return what steps used together. The seconds are those in which at least one of them was under way."""
+    steps = list(steps)
+    costs = [step.cost_usd for step in steps]
+    return Usage(
+        calls=sum(step.calls for step in steps),
+        cached_calls=sum(step.calls if step.cached else step.cached_calls for step in steps),
+        unanswered=sum(step.unanswered for step in steps),
+        tokens=sum((step.tokens for step in steps), start=Tokens()),
+        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        estimated=any(step.estimated for step in steps),
+        seconds=_covered((step.start, step.end) for step in steps),
+    )
+
+
+def group_usage(name: str, steps: Sequence[Step]) -> GroupUsage:
+    """Return the usage of some steps under a name."""
+    return GroupUsage(
+        name=name,
+        steps=len(steps),
+        failed=sum(step.status in ("failed", "cancelled") for step in steps),
+        usage=usage_of(steps),
+        queued=sum(step.queued for step in steps),
+        causes=dict(Counter(failure.kind for step in steps for failure in step.failures)),
+    )
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of ``spans``."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """A step has what it needs and makes its call."""
+
+    layer: int
+    stage: Stage
+    agent: str
+    target: str | None
+
+
+Watcher: TypeAlias = Callable[[StepStarted | Step | Trace], None]
+"""Called when a step starts, when it has finished, and with the trace when the run has ended, also by an error or a
+cancellation. It is called on the loop that runs the program, so it must be quick and must not raise."""
+
+current_watchers: contextvars.ContextVar[tuple[Watcher, ...]] = contextvars.ContextVar("moa_dspy_watchers", default=())
+
+
+@contextlib.contextmanager
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Let ``watcher`` see the runs that start within the block: every step, and the trace, however a run ends.
+
+    Args:
+        watcher: see ``Watcher``.
+    """
+    token = current_watchers.set((*current_watchers.get(), watcher))
+    try:
+        yield
+    finally:
+        current_watchers.reset(token)

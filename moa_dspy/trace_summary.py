@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from moa_dspy.text_table import table
-from moa_dspy.trace import STAGES, Step, Trace
-from moa_dspy.trace_usage import Tally, tally
+from moa_dspy.trace import STAGES, GroupUsage, Step, Trace, group_usage
 
 __all__ = ["summary_of"]
 
@@ -29,7 +28,7 @@ def _stages(trace: Trace) -> list[tuple[str, ...]]:
         for stage in STAGES:
             steps = list(trace.select(layer=layer, stage=stage))
             if steps:
-                rows.append((str(layer), stage, *_sums(tally(stage, steps))))
+                rows.append((str(layer), stage, *_sums(group_usage(stage, steps))))
     return [*rows, ("all", "", *_sums(trace.total))]
 
 
@@ -41,40 +40,41 @@ def _steps(steps: Sequence[Step]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("layer", "stage", "agent", "target", "status", *_FIGURES)]
     for step in steps:
         where = str(step.layer), step.stage, step.agent, step.target or "", step.status
-        rows.append((*where, *_figures(tally(step.agent, [step]))))
+        rows.append((*where, *_figures(group_usage(step.agent, [step]))))
     return rows
 
 
-def _sums(sums: Tally) -> tuple[str, ...]:
+def _sums(sums: GroupUsage) -> tuple[str, ...]:
     return str(sums.steps), str(sums.failed), *_figures(sums)
 
 
-def _figures(sums: Tally) -> tuple[str, ...]:
-    counts = sums.calls, sums.cached_calls, sums.prompt_tokens, sums.cached_tokens, sums.completion_tokens
+def _figures(sums: GroupUsage) -> tuple[str, ...]:
+    used = sums.usage
+    counts = used.calls, used.cached_calls, used.tokens.prompt, used.tokens.cached, used.tokens.completion
     cost = sums.dollars.replace("at least", ">=")
-    return *map(str, counts), cost, f"{sums.seconds:.2f}", f"{sums.queued:.2f}"
+    return *map(str, counts), cost, f"{used.seconds:.2f}", f"{sums.queued:.2f}"
 
 
 def _failures(steps: Sequence[Step]) -> Iterator[str]:
-    """A line for each cause, with those that it befell."""
-    befell: dict[str, list[str]] = {}
+    """Yield a line for each cause, with the steps it affected."""
+    affected: dict[str, list[str]] = {}
     for step in steps:
         if step.error is not None:
             message = step.error.message
             cause = f"{step.error.kind}: {message if len(message) <= _CAUSE else f'{message[: _CAUSE - 1]}…'}"
-            befell.setdefault(cause, []).append(f"{step.stage} by {step.agent}")
-    for cause, whom in befell.items():
-        yield f"failed: {cause} ({', '.join(dict.fromkeys(whom))})"
+            affected.setdefault(cause, []).append(f"{step.stage} by {step.agent}")
+    for cause, names in affected.items():
+        yield f"failed: {cause} ({', '.join(dict.fromkeys(names))})"
 
 
 def _cut(steps: Sequence[Step]) -> Iterator[str]:
-    whose = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.truncated)
-    if whose:
-        yield f"cut at max_tokens: {', '.join(whose)}"
+    cut = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.truncated)
+    if cut:
+        yield f"cut at max_tokens: {', '.join(cut)}"
 
 
 def _ending(trace: Trace) -> str:
-    total = trace.total
-    cost = "cost unknown" if total.cost_usd is None else total.dollars
-    unanswered = f", {total.unanswered} call(s) cut short, which may be billed" if total.unanswered else ""
+    total, used = trace.total, trace.usage
+    cost = "cost unknown" if total.usage.cost_usd is None else total.dollars
+    unanswered = f", {used.unanswered} call(s) cut short, which may be billed" if used.unanswered else ""
     return f"stopped by {trace.stopped_by} after {trace.layers} layer(s), {trace.seconds:.2f} s, {cost}{unanswered}"

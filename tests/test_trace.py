@@ -12,8 +12,7 @@ from support.loopback import Body, Http, Loopback, completion
 
 from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, single_model
 from moa_dspy.testing import ScriptedLM
-from moa_dspy.trace import STAGES, Failure, Stage, Status, StoppedBy
-from moa_dspy.trace_usage import Grouping
+from moa_dspy.trace import STAGES, Failure, Grouping, Stage, Status, StoppedBy
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=20)
 COUNTS = st.integers(0, 10**9)
@@ -90,10 +89,10 @@ def test_groups_add_up_to_the_whole(trace: Trace):
         concerned = [step for step in trace.steps if getattr(step, grouping) is not None]
         assert len(parts) == len({getattr(step, grouping) for step in concerned})
         assert sum(part.steps for part in parts) == len(concerned)
-        assert sum(part.calls for part in parts) == sum(step.calls for step in concerned)
-        assert sum(part.prompt_tokens for part in parts) == sum(step.tokens.prompt for step in concerned)
-    assert trace.total.calls == trace.calls
-    assert trace.total.unanswered == sum(step.unanswered for step in trace.steps)
+        assert sum(part.usage.calls for part in parts) == sum(step.calls for step in concerned)
+        assert sum(part.usage.tokens.prompt for part in parts) == sum(step.tokens.prompt for step in concerned)
+    assert trace.total.usage.calls == trace.calls
+    assert trace.total.usage.unanswered == sum(step.unanswered for step in trace.steps)
     assert trace.cost_is_lower_bound == any(step.unanswered for step in trace.steps)
 
 
@@ -106,7 +105,7 @@ def test_wall_time_of_a_group_is_the_time_in_which_one_of_its_steps_was_under_wa
     spans = (0, 2), (1, 3), (2.5, 2.75), (5, 6)
     steps = [Step(layer=1, stage="critique", agent="a", start=start, end=end, queued=0.5) for start, end in spans]
     (sums,) = Trace(steps=tuple(steps), outputs=()).by("agent")
-    assert (sums.name, sums.seconds, sums.queued) == ("a", 4, 2)
+    assert (sums.name, sums.usage.seconds, sums.queued) == ("a", 4, 2)
 
 
 def test_stages_are_named_once():

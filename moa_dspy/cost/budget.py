@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Reading, Usage
 from moa_dspy.errors import BudgetExhaustedError, ConfigurationError
 
 __all__ = ["Amounts", "Budget", "BudgetGuard"]
@@ -131,15 +131,7 @@ NOTHING: Final = Amounts()
 class Meter(Protocol):
     """What counts usage while it happens; ``cost.meter.UsageMeter`` does."""
 
-    @property
-    def usage(self) -> Usage:
-        """Return the usage so far."""
-        ...
-
-    @property
-    def known_usd(self) -> float:
-        """Return the dollars of the calls whose price is known."""
-        ...
+    reading: Reading
 
 
 class BudgetGuard:
@@ -249,7 +241,7 @@ class BudgetGuard:
             self.under_way += 1
             return True
 
-    def settle(self, used: Usage | None = None, *, calls: int = 1) -> None:
+    def settle(self, used: Usage | Amounts | None = None, *, calls: int = 1) -> None:
         """End a reservation.
 
         Args:
@@ -263,7 +255,7 @@ class BudgetGuard:
             if self._parent is not None:
                 self._parent.settle(used, calls=calls)
 
-    def spend(self, used: Usage | None, *, pass_on: bool = True) -> None:
+    def spend(self, used: Usage | Amounts | None, *, pass_on: bool = True) -> None:
         """Count what was used without a reservation, such as the items of an earlier start.
 
         Args:
@@ -272,10 +264,12 @@ class BudgetGuard:
         """
         if used is None:
             return
-        amounts = Amounts.of(used)
+        amounts = used if isinstance(used, Amounts) else Amounts.of(used)
         with self._lock:
             self.largest = self.largest.largest(amounts)
-            if used.seconds:  # it gave an answer; a call that failed says nothing about the size of one that does not
+            if (
+                amounts.seconds
+            ):  # it gave an answer; a call that failed says nothing about the size of one that does not
                 self._answered += 1
             self._answered_total += amounts
             if self._meter is None:
@@ -326,8 +320,8 @@ class BudgetGuard:
     def _metered(self) -> Amounts:
         if self._meter is None:
             return NOTHING
-        used = self._meter.usage
-        return Amounts(used.paid_calls, used.tokens.total, self._meter.known_usd)
+        reading = self._meter.reading
+        return Amounts(reading.paid_calls, reading.tokens, reading.known_usd)
 
 
 def _fits(limit: float | None, spent: float, own: float) -> bool:

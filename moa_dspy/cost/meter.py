@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,11 +17,11 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.cost.budget import BudgetGuard
-from moa_dspy.cost.usage import Tokens, Usage, is_free, tokens_of
+from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "metered"]
+__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered", "tokens_of"]
 
 _LETTERS_PER_TOKEN: Final = 4
 _DRAIN_SECONDS: Final = 30.0
@@ -43,6 +45,7 @@ class UsageMeter(UsageTracker):
     Attributes:
         history: takes DSPy's history entries; it keeps none.
         truncated: whether the last reply ended at the model's ``max_tokens``.
+        reading: the sums that a budget needs. They cost less than ``usage``.
     """
 
     def __init__(
@@ -55,12 +58,16 @@ class UsageMeter(UsageTracker):
         super().__init__()
         self.history = _History(self)
         self.truncated = False
-        self._outer, self._free, self._on_paid = outer, frozenset(free), on_paid
+        self._outer, self._free, self._on_paid = outer, free, on_paid
         self._lock = threading.Lock()
         self._reported = threading.local()
         self._began = time.perf_counter()
-        self._used, self._unpriced = Usage(), 0
-        self._saved = Usage()
+        self._paid = self._cached = self._unpriced = 0
+        self._prompt = self._provider_cached = self._completion = 0
+        self._usd = 0.0
+        self._estimated = False
+        self.reading = Reading()
+        self._saved = Usage.model_construct()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -69,28 +76,30 @@ class UsageMeter(UsageTracker):
     def usage(self) -> Usage:
         """Return the usage so far, with the seconds since the meter was made."""
         with self._lock:
-            update: dict[str, Any] = {"seconds": time.perf_counter() - self._began}
-            if self._unpriced:
-                update["cost_usd"] = None
-            return self._used.model_copy(update=update)
-
-    @property
-    def known_usd(self) -> float:
-        """Return the dollars of the calls whose price is known."""
-        with self._lock:
-            return self._used.cost_usd or 0.0
+            return Usage.model_construct(  # a run asks for this after every step
+                calls=self._paid + self._cached,
+                cached_calls=self._cached,
+                tokens=Tokens(prompt=self._prompt, cached=self._provider_cached, completion=self._completion),
+                cost_usd=None if self._unpriced else self._usd,
+                estimated=self._estimated,
+                seconds=time.perf_counter() - self._began,
+            )
 
     @property
     def saved(self) -> Usage:
         """Return what the cached calls used when they were made; dollars are None if a price is unknown."""
-        with self._lock:
-            return self._saved
+        return self._saved
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         """Count a paid call (called by DSPy)."""
+        tokens = tokens_of(usage_entry)
         with self._lock:
-            self._used += Usage(calls=1, tokens=tokens_of(usage_entry))
-            self._unpriced += 1
+            self._paid += 1
+            self._prompt += tokens.prompt
+            self._provider_cached += tokens.cached
+            self._completion += tokens.completion
+            self._unpriced += not self._is_free(lm)
+            self._read()
             if self._outer is not None:
                 self._outer.add_usage(lm, usage_entry)
         self._reported.usage = usage_entry
@@ -102,24 +111,46 @@ class UsageMeter(UsageTracker):
         reported, self._reported.usage = getattr(self._reported, "usage", None), None
         # Of a call that failed after its report there is no entry. The next entry may be of a cached call.
         paid = reported is not None and entry.get("usage", reported) == reported
-        responses = entry.get("response")
-        self.truncated = getattr(responses, "finish_reason", None) == "length"
-        model = str(entry.get("model"))
-        cost = 0.0 if model in self._free or is_local(model) else entry.get("cost")
+        response, model, cost = entry.get("response"), str(entry.get("model")), entry.get("cost")
+        self.truncated = getattr(response, "finish_reason", None) == "length"
+        free = self._is_free(model)
         with self._lock:
             if not paid:
-                self._used += Usage(calls=1, cached_calls=1)
-                self._saved += Usage(calls=1, tokens=_tokens_when_made(entry, model), cost_usd=cost)
+                self._cached += 1
+                self._read()
+                self._saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=0.0 if free else cost)
                 return
-            more = len(responses) - 1 if isinstance(responses, tuple) else 0  # several completions, one request each
-            self._used += Usage(calls=more, cost_usd=cost or 0.0)
-            self._unpriced -= cost is not None
+            self._paid += len(response) - 1 if isinstance(response, tuple) else 0  # one request for each completion
+            if cost is not None and not free:
+                self._usd += cost
+                self._unpriced -= 1
+            self._read()
 
-    def add(self, usage: Usage) -> None:
-        """Count what DSPy has not reported."""
+    def add(self, used: Usage) -> None:
+        """Count what DSPy does not report: a call, or tokens and dollars that are missing of a call."""
         with self._lock:
-            self._unpriced += usage.cost_usd is None
-            self._used += usage.model_copy(update={"cost_usd": usage.cost_usd or 0.0})
+            self._paid += used.paid_calls
+            self._prompt += used.tokens.prompt
+            self._provider_cached += used.tokens.cached
+            self._completion += used.tokens.completion
+            self._usd += used.cost_usd or 0.0
+            self._unpriced += used.cost_usd is None
+            self._estimated |= used.estimated
+            self._read()
+
+    def set_price(self, usd: float, calls: int) -> None:
+        """Price the last ``calls`` calls, whose price DSPy does not know, at ``usd`` together."""
+        with self._lock:
+            self._usd += usd
+            self._unpriced -= calls
+            self._estimated = True
+            self._read()
+
+    def _read(self) -> None:
+        self.reading = Reading(self._paid, self._cached, self._prompt + self._completion, self._usd, self._unpriced)
+
+    def _is_free(self, model: str) -> bool:
+        return model in self._free or _is_local(model)
 
 
 class _History(list[dict[str, Any]]):
@@ -188,6 +219,35 @@ class BudgetCallback(BaseCallback):
         """Wait until the calls under way have ended, so that their usage is counted; at most ``seconds``."""
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, seconds)
+
+
+def is_free(lm: Any) -> bool:
+    """Return whether calls of ``lm`` cost nothing, because it runs on this machine."""
+    return bool(getattr(getattr(lm, "engine", None), "free", False))
+
+
+def tokens_of(usage: Mapping[str, Any]) -> Tokens:
+    """Return the tokens in a usage report of a provider; a count that is no number is 0."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
+    return Tokens(
+        prompt=_count(usage.get("prompt_tokens")),
+        cached=_count(cached),
+        completion=_count(usage.get("completion_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is int:
+        return max(value, 0)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0
+    return int(number) if math.isfinite(number) and number > 0 else 0
+
+
+_is_local = functools.lru_cache(maxsize=256)(is_local)
 
 
 def _tokens_when_made(entry: Mapping[str, Any], model: str) -> Tokens:

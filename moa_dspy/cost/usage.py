@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
-__all__ = ["Tokens", "Usage", "is_free", "tokens_of"]
+__all__ = ["Reading", "Tokens", "Usage"]
 
 
 class _Value(pydantic.BaseModel):
@@ -110,27 +109,19 @@ class Usage(_Value):
         )
 
 
-def tokens_of(usage: Mapping[str, Any]) -> Tokens:
-    """Return the tokens in a usage report of a provider; a count that is no number is 0."""
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
-    return Tokens(
-        prompt=_count(usage.get("prompt_tokens")),
-        cached=_count(cached),
-        completion=_count(usage.get("completion_tokens")),
-    )
+class Reading(NamedTuple):
+    """Sums of a usage meter.
 
+    Attributes:
+        paid_calls: calls that no cache answered.
+        cached_calls: calls that DSPy's response cache answered.
+        tokens: paid tokens.
+        known_usd: dollars of the calls whose price is known.
+        unpriced_calls: paid calls whose price is unknown so far.
+    """
 
-def is_free(lm: Any) -> bool:
-    """Return whether calls of ``lm`` cost nothing, because it runs on this machine."""
-    return bool(getattr(getattr(lm, "engine", None), "free", False))
-
-
-def _count(value: Any) -> int:
-    if type(value) is int:
-        return max(value, 0)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return 0
-    return int(number) if math.isfinite(number) and number > 0 else 0
+    paid_calls: int = 0
+    cached_calls: int = 0
+    tokens: int = 0
+    known_usd: float = 0.0
+    unpriced_calls: int = 0

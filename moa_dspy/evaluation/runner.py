@@ -22,9 +22,8 @@ from moa_dspy.evaluation.restoring import restored
 from moa_dspy.evaluation.results import Progress
 from moa_dspy.evaluation.settings import Tuned
 from moa_dspy.evaluation.spending import Spending, metered
-from moa_dspy.events import StepStarted, watch
 from moa_dspy.program import AttentionMoA
-from moa_dspy.trace import Failure, Step, Trace
+from moa_dspy.trace import Failure, Step, StepStarted, Trace, watch
 
 __all__ = ["Runner"]
 

@@ -22,7 +22,6 @@ from moa_dspy.cost.tokens import Counter
 from moa_dspy.planning.estimate import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.planning.lengths import Lengths, assumed_inputs
 from moa_dspy.planning.plan import ModelEstimate, Plan, RunEstimate, StageEstimate, inputs_of, make_plan
-from moa_dspy.planning.rehearsal import RunParts
 from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "PartEstimate",
     "Plan",
     "RunEstimate",
-    "RunParts",
     "StageEstimate",
     "WorkEstimate",
     "assumed_inputs",

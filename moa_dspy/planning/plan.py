@@ -15,8 +15,9 @@ from moa_dspy.cost.tokens import Counter
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.planning.estimate import CostEstimate
 from moa_dspy.planning.lengths import Lengths, check_whole
-from moa_dspy.planning.rehearsal import Rehearsal, RunParts
+from moa_dspy.planning.rehearsal import Rehearsal
 from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
+from moa_dspy.run.layers import RunParts
 from moa_dspy.text_table import table
 from moa_dspy.trace import STAGES, Stage, Step, StoppedBy
 

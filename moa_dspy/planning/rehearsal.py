@@ -15,45 +15,24 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.agents import Voice
-from moa_dspy.architecture import Architecture
+from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.guard import Ledger
 from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
 from moa_dspy.run.adapters import adapters_for
-from moa_dspy.run.call import Recorder, Session
 from moa_dspy.run.knn_demos import WORDS, Nearest
-from moa_dspy.run.layers import Predictors, run_layers
+from moa_dspy.run.layers import Predictors, RunParts, run_layers
+from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
-from moa_dspy.signatures import Roles, TaskSignature
+from moa_dspy.signatures import TaskSignature
 from moa_dspy.trace import Step, StoppedBy
 
-__all__ = ["Rehearsal", "RunParts"]
+__all__ = ["Rehearsal"]
 
 # After this many turns of the event loop without a new call, all calls that can run at once have started.
 _QUIET_TURNS: Final = 20
-
-
-@dataclass(frozen=True)
-class RunParts:
-    """What ``run_layers`` runs.
-
-    Attributes:
-        architecture: of the program.
-        roles: what each role is asked.
-        predictors: the prompts.
-        agents: who proposes, criticises and refines.
-        aggregator: who aggregates and synthesizes.
-    """
-
-    architecture: Architecture
-    roles: Roles
-    predictors: Predictors
-    agents: tuple[Voice, ...]
-    aggregator: Voice
 
 
 @dataclass(frozen=True)
@@ -97,13 +76,10 @@ class Rehearsal:
 
         async def perform() -> tuple[tuple[Step, ...], StoppedBy]:
             with dspy.context(**_settings(adapter)):
-                recorder = Recorder()
-                tolerance = Tolerance(timeout=None, retries=0, strict=True)
-                session = Session(recorder, Ledger(limits, recorder.clock), tolerance)
-                outcome = await run_layers(
-                    self.parts.architecture, self.parts.roles, predictors, agents, aggregator, self.inputs, session
-                )
-            return recorder.steps, outcome.stopped_by
+                session = Session(limits, Tolerance(timeout=None, retries=0, strict=True))
+                parts = dataclasses.replace(self.parts, predictors=predictors, agents=agents, aggregator=aggregator)
+                outcome = await run_layers(parts, self.inputs, session)
+            return session.steps, outcome.stopped_by
 
         # A thread of its own has contextvars of its own: callbacks and watchers do not see the rehearsal, and it works
         # inside a running event loop.
@@ -148,7 +124,7 @@ class _StandIns(dspy.Adapter):
         self._gate: asyncio.Future[None] | None = None
         self._opening: asyncio.Task[None] | None = None
 
-    def replace_lm(self, agent: Voice) -> Voice:
+    def replace_lm(self, agent: AgentSlot) -> AgentSlot:
         """Return ``agent`` with a stand-in for its LM, which reports the usage of a call instead of making it.
 
         Raises:

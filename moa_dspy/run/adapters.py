@@ -19,9 +19,10 @@ from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
 from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
+from moa_dspy.run.reading import is_visible
 from moa_dspy.signatures import TaskSignature, is_free_text
 
-__all__ = ["PlainTextAdapter", "adapters_for"]
+__all__ = ["PlainTextAdapter", "adapters_for", "default_adapters", "enforces_schema"]
 
 # Reasoning before the answer. The closing tag is missing where the completion was cut off. The opening one is missing
 # where the chat template has written it; then a closing tag counts only at the beginning or end of a line, where models
@@ -65,7 +66,8 @@ class PlainTextAdapter(dspy.Adapter):
         request = self._request(lm, lm_kwargs, signature, demos, inputs)
         if request is None:
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
-        response = await lm.acall(request, **_controls(lm, lm_kwargs))
+        controls = _controls(lm, lm_kwargs)
+        response = await lm.acall(request, **controls)
         return self._call_postprocess(signature, signature, [response.text], lm, lm_kwargs)
 
     def __call__(
@@ -123,7 +125,7 @@ class PlainTextAdapter(dspy.Adapter):
         """Return the completion as the value of the one output.
 
         Raises:
-            AdapterParseError: nothing is left of it.
+            AdapterParseError: if nothing is left of it that can be seen.
         """
         (name,) = signature.output_fields
         text = _THINKING.sub("", completion, count=1).strip()
@@ -131,7 +133,7 @@ class PlainTextAdapter(dspy.Adapter):
         if marked and marked.group(1) == name:
             text = text[marked.end() :].removesuffix(_COMPLETED).strip()
         text = _COPIED_TAGS.sub(r"\2", text).strip()
-        if not text:
+        if not is_visible(text):
             raise AdapterParseError(
                 adapter_name="PlainTextAdapter",
                 signature=cast("Any", signature),  # declared as an instance, used as the class it is
@@ -162,17 +164,26 @@ class PlainTextAdapter(dspy.Adapter):
 def adapters_for(
     signature: TaskSignature, lm: dspy.BaseLM, configured: dspy.Adapter | None
 ) -> tuple[dspy.Adapter, ...]:
-    """Return the adapters to try for ``signature`` on ``lm``, the next one where a completion cannot be parsed.
-
-    Each try is one LM call; DSPy's own fallback inside ChatAdapter is switched off, so that calls can be counted.
-    """
+    """Return the adapters to try for ``signature`` on ``lm``; the next one if a completion cannot be parsed."""
     if configured is not None:
         return (configured,)
-    if is_free_text(signature):
-        return (_PLAIN,)
-    if getattr(getattr(lm, "engine", None), "supports_response_schema", False):
-        return (_JSON, _CHAT)
-    return (_CHAT, _JSON)
+    hashable: Any = signature
+    adapters = default_adapters(hashable)
+    return adapters[::-1] if enforces_schema(lm) else adapters
+
+
+def enforces_schema(lm: dspy.BaseLM) -> bool:
+    """Return whether the server of ``lm`` enforces a JSON schema, so that JSON is the better format to try first."""
+    return bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
+
+
+@functools.lru_cache(maxsize=256)
+def default_adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
+    """Return the adapters to try for ``signature`` if the user has configured none.
+
+    Each attempt is one LM call. DSPy's own fallback inside ChatAdapter is switched off, so that calls can be counted.
+    """
+    return (_PLAIN,) if is_free_text(signature) else (_CHAT, _JSON)
 
 
 _PLAIN = PlainTextAdapter()

@@ -1,7 +1,7 @@
-"""One step: one predictor asked once, with everything about it written down.
+"""One step of a run: its predictor is called until there is an answer, and everything about it is recorded.
 
-A step that fails does not raise. It becomes a failed ``Step`` in the record and ``None`` for those that wait for it, so
-that no error text can reach a prompt.
+A step that fails does not raise. It becomes a failed ``Step`` in the record, and ``None`` for the steps that wait for
+it, so that no error text can reach a prompt. A programming error in a user's LM is raised as it is.
 """
 
 from __future__ import annotations
@@ -12,144 +12,37 @@ import copy
 import functools
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
 from dspy.adapters.decision import record_evidence
 from dspy.utils.exceptions import AdapterParseError
-from dspy.utils.usage_tracker import UsageTracker
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.agents import Voice
-from moa_dspy.cost.guard import Ledger
-from moa_dspy.cost.metering import Meter, estimated_usage, is_free
+from moa_dspy.agents import AgentSlot
+from moa_dspy.cost.budget import Amounts
+from moa_dspy.cost.meter import UsageMeter, is_free
+from moa_dspy.cost.prices import PriceTable, offline_prices
+from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
+from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
-from moa_dspy.events import StepStarted, emit
-from moa_dspy.run.adapters import adapters_for
-from moa_dspy.run.concurrency import admitted
-from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered
+from moa_dspy.run import concurrency
+from moa_dspy.run.adapters import PlainTextAdapter, default_adapters, enforces_schema
+from moa_dspy.run.event_loop import in_thread
+from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error
 from moa_dspy.run.knn_demos import shown_demos
-from moa_dspy.run.lm_proxy import Send, view_of
-from moa_dspy.run.reading import Text, is_visible, prompt_in, refuse_endless_repair, texts_in, unusable
-from moa_dspy.run.tolerance import Tolerance
-from moa_dspy.trace import STAGES, Failure, Stage, Status, Step
+from moa_dspy.run.lm_proxy import proxy_of
+from moa_dspy.run.reading import Text, any_visible, prompt_in, refuse_endless_repair, texts_in, unusable
+from moa_dspy.run.session import Session, StepId
+from moa_dspy.trace import Failure, Status, Step, StepStarted
 
-__all__ = ["Place", "Prompt", "Recorder", "Reply", "Session", "ask", "written"]
+__all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 
-# DSPy keeps the last 10,000 calls in every model and every predictor, prompts and replies included. A program that
-# makes a hundred calls for each question would fill them all; what happened in a run is in its trace.
-_HISTORY: Final = 1000
-# How often another reply is drawn where the response cache holds useless ones only.
+# How often another reply is drawn if the response cache holds useless ones only.
 _REDRAWS: Final = 5
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in a run a step stands; orders canonically."""
-
-    layer: int
-    stage: Stage
-    agent: int
-    agent_name: str
-    target: int = -1
-    target_name: str | None = None
-    attempt: int = 0
-
-    @property
-    def order(self) -> tuple[int, int, int, int, int]:
-        """Return the sort key of the canonical order: layer, stage, acting agent, target, attempt."""
-        return (self.layer, STAGES.index(self.stage), self.agent, self.target, self.attempt)
-
-
-class Recorder:
-    """The record of one run, and what the run takes from the caller's DSPy settings.
-
-    The settings are read once, here, at the edge; the steps get what they need explicitly.
-    """
-
-    def __init__(self) -> None:
-        settings = dspy.settings
-        self.ambient: dspy.BaseLM | None = settings.lm
-        self.adapter: dspy.Adapter | None = settings.adapter
-        self._tracker: UsageTracker | None = settings.usage_tracker
-        self._callers: tuple[Any, ...] = tuple(settings.caller_modules or ())
-        self._outer_trace: list[Any] | None = settings.trace
-        self._max_trace: int = settings.max_trace_size
-        self._max_history: int = min(settings.max_history_size, _HISTORY)
-        self.sees_prices: bool = not settings.disable_history and settings.max_history_size != 0
-        self._began = time.perf_counter()
-        self._steps: list[tuple[Place, Step]] = []
-        self._entries: list[tuple[Place, list[Any]]] = []
-
-    @property
-    def lms_of_adapter(self) -> list[dspy.BaseLM]:
-        """Return the LMs that the configured adapter asks besides the agents'."""
-        return [self.adapter.extraction_model] if isinstance(self.adapter, dspy.TwoStepAdapter) else []
-
-    def clock(self) -> float:
-        """Return the seconds since the run began."""
-        return time.perf_counter() - self._began
-
-    def settings_for(self, place: Place, meter: Meter, adapter: dspy.Adapter) -> dict[str, Any]:
-        """Return the DSPy settings under which the step at ``place`` makes its call."""
-        entries: list[Any] | None = None
-        if self._outer_trace is not None:
-            entries = []
-            self._entries.append((place, entries))
-        return {
-            "adapter": adapter,
-            "caller_modules": [*self._callers, meter],
-            "max_history_size": self._max_history,
-            "trace": entries,
-            "usage_tracker": meter.tracker(self._tracker),
-        }
-
-    def add(self, place: Place, step: Step) -> None:
-        """Write down a finished step."""
-        self._steps.append((place, step))
-        emit(step)
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Return the steps so far, in canonical order."""
-        return tuple(step for _, step in sorted(self._steps, key=lambda item: item[0].order))
-
-    def publish_trace(self) -> None:
-        """Append the run's entries to the caller's DSPy trace, in canonical order."""
-        if self._outer_trace is None:
-            return
-        for _, entries in sorted(self._entries, key=lambda item: item[0].order):
-            for entry in entries:
-                if len(self._outer_trace) >= self._max_trace > 0:
-                    self._outer_trace.pop(0)
-                self._outer_trace.append(entry)
-
-
-@dataclass(frozen=True)
-class Session:
-    """What the steps of one run share.
-
-    Attributes:
-        recorder: the run's record.
-        ledger: what it has spent.
-        tolerance: what it puts up with.
-        refused: the LMs whose key or account the provider has refused, by identity; they are not asked again.
-    """
-
-    recorder: Recorder
-    ledger: Ledger
-    tolerance: Tolerance
-    refused: dict[int, Failure] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.ledger.budget.usd is not None and not self.recorder.sees_prices:
-            raise ConfigurationError(
-                "a budget in dollars needs DSPy's history, which holds the prices; leave disable_history off and "
-                "max_history_size above 0, or limit calls, tokens or seconds instead"
-            )
+_ESTIMATE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -157,309 +50,387 @@ class Prompt:
     """What a step would send first.
 
     Attributes:
-        lm: to whom.
-        messages: in DSPy's form.
-        longest: the most tokens that the model may write; None where nobody says.
+        lm: the LM it is sent to.
+        messages: in OpenAI's format.
+        max_tokens: the most tokens that the model may write; None if it is not limited.
     """
 
     lm: dspy.BaseLM
     messages: list[dict[str, Any]]
-    longest: int | None
+    max_tokens: int | None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a step: what was written, by output field, or why nothing was."""
+    """The result of a step.
+
+    Attributes:
+        outputs: by output field; None if the step failed.
+        text: what other agents read of the outputs.
+        failure: why the step failed.
+    """
 
     outputs: dict[str, Any] | None
+    text: str = ""
     failure: Failure | None = None
 
 
 async def ask(
     session: Session,
-    place: Place,
+    step_id: StepId,
     predictor: dspy.Predict,
-    voice: Voice,
+    agent: AgentSlot,
     inputs: Mapping[str, Any],
     text_of: Callable[[Mapping[str, Any]], str],
+    visible: Sequence[str],
 ) -> Reply:
-    """Ask ``voice`` what ``predictor`` asks, and record the step.
+    """Ask ``agent`` what ``predictor`` asks, and record the step.
 
     Args:
         session: what the run's steps share.
-        place: where the step stands in the run.
+        step_id: which step it is.
         predictor: the role's predictor; its own ``lm`` is not used.
-        voice: the agent that answers.
+        agent: the agent that answers.
         inputs: the role's input fields.
         text_of: makes of the outputs what other agents read.
+        visible: output fields. In one of them there must be something that can be seen.
 
     Raises:
-        StepFailedError: the step failed, and the run is strict.
-        ConfigurationError: the agent has no model.
+        StepFailedError: if the step failed and the run is strict.
+        ConfigurationError: if the agent has no LM.
     """
-    call = _Call(session, place, predictor, voice, inputs, text_of)
-    emit(StepStarted(place.layer, place.stage, place.agent_name, place.target_name))
+    call = _Call(session, step_id, predictor, agent, inputs, text_of, visible)
+    for watcher in session.watchers:
+        watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
-        await call.make()
+        await call.run()
     except asyncio.CancelledError as error:
         call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise
+    except _UserError as wrapped:
+        call.fail(failure_of(wrapped.error))
+        raise wrapped.error from wrapped.error.__cause__
     finally:
-        session.recorder.add(place, call.step())
+        step = call.step()
+        session.recorded.append((step_id, step))
+        for watcher in session.watchers:
+            watcher(step)
     if call.failure is not None and session.tolerance.strict and call.failure.kind != "budget":
-        raise StepFailedError(place.stage, place.agent_name, call.failure.kind, call.failure.message)
-    return Reply(call.outputs, call.failure)
+        raise StepFailedError(step_id.stage, step_id.agent_name, call.failure.kind, call.failure.message)
+    return Reply(call.outputs, call.text, call.failure)
 
 
-async def written(
-    session: Session, place: Place, predictor: dspy.Predict, voice: Voice, inputs: Mapping[str, Any]
+async def write_prompt(
+    session: Session, step_id: StepId, predictor: dspy.Predict, agent: AgentSlot, inputs: Mapping[str, Any]
 ) -> Prompt:
-    """Return what ``ask`` would send first, without sending it; no message where it cannot be written."""
-    return await _Call(session, place, predictor, voice, inputs, str).prompt()
+    """Return what ``ask`` would send first, without sending it; without messages if it cannot be written."""
+    return await _Call(session, step_id, predictor, agent, inputs, str, ()).prompt()
 
 
 class _Call:
-    """A step under way: its attempts, and what they cost."""
+    """A step under way: its attempts, and what they used."""
 
     def __init__(
         self,
         session: Session,
-        place: Place,
+        step_id: StepId,
         predictor: dspy.Predict,
-        voice: Voice,
+        agent: AgentSlot,
         inputs: Mapping[str, Any],
         text_of: Callable[[Mapping[str, Any]], str],
+        visible: Sequence[str],
     ) -> None:
         self.outputs: dict[str, Any] | None = None
+        self.text = ""
         self.failure: Failure | None = None
-        self._session, self._place, self._predictor, self._inputs = session, place, predictor, inputs
-        self._text_of = text_of
-        self._lm = voice.lm()
-        self._config = voice.config(
-            self._lm, predictor.lm or session.recorder.ambient, place.target_name if place.stage == "critique" else None
-        )
-        declared: Any = predictor.signature
-        self._signature = _with_persona(declared, voice.agent.persona)
-        self._meter = Meter()
-        # Calls whose prompts begin alike: one agent's in one stage, but for its critique of itself.
-        self._group = (session.recorder, place.layer, place.stage, place.agent, place.agent == place.target)
+        self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
+        self._text_of, self._visible = text_of, visible
+        self._lm = lm = agent.lm()
+        target = step_id.target_name if step_id.stage == "critique" else None
+        self._config = agent.config(lm, predictor.lm or session.ambient, target)
+        signature: Any = predictor.signature  # declared as an instance, but it is a class
+        self._signature: Any = _with_persona(signature, agent.agent.persona)
+        self._adapter: dspy.Adapter | None = None
+        free = {lm.model, *session.free} if is_free(lm) else session.free
+        self._meter = UsageMeter(session.tracker, free=free)
+        self._reading = Reading()  # of the meter, before the request under way
+        # Calls whose prompts begin alike: those of one agent in one stage, except its critique of itself.
+        self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
+        self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
         self._calls = self._cached_calls = self._unanswered = 0
+        self._calls_before = 0  # of the attempt under way
         self._queued = 0.0
-        self._start = session.recorder.clock()
+        self._start = session.clock() - session.began
 
     async def prompt(self) -> Prompt:
         """Write the first request."""
-        adapter = adapters_for(self._signature, self._lm, self._session.recorder.adapter)[0]
+        adapter = self._adapters()[0]
         options = {**getattr(self._lm, "kwargs", {}), **self._config}
         limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
         messages: list[dict[str, Any]] = []
-        # Whatever keeps an adapter from writing a prompt, it is the step that fails of it, and says so.
+        # If an adapter cannot write a prompt, the step fails of it and says so.
         with contextlib.suppress(Exception), dspy.context(callbacks=[]):
             demos = await shown_demos(self._predictor, self._inputs)
             signature: Any = adapter._call_preprocess(self._lm, dict(self._config), self._signature, dict(self._inputs))
             messages = adapter.format(signature, demos, dict(self._inputs))
         return Prompt(self._lm, messages, min(limits, default=None))
 
-    async def make(self) -> None:
-        """Try until there is an answer, or no further try is allowed."""
-        for adapter in adapters_for(self._signature, self._lm, self._session.recorder.adapter):
-            try:
-                await self._with_retries(adapter)
-            except AdapterParseError as error:
-                self.fail(failure_of(error))
-            else:
-                return
+    async def run(self) -> None:
+        """Attempt until there is an answer, or no further attempt is allowed.
 
-    def fail(self, failure: Failure) -> None:
-        """Note down that a try has failed."""
-        self._failures.append(failure)
-        self.failure = failure
-
-    async def _with_retries(self, adapter: dspy.Adapter) -> None:
-        allowed = self._session.tolerance.retries
-        retries = int(getattr(self._lm, "num_retries", 0)) if allowed is None else allowed
-        for attempt in range(retries + 1):
+        What follows a failed attempt: another draw if the reply came from the response cache, the next format if it
+        could not be read, a retry after a wait if the failure is transient, else nothing.
+        """
+        session = self._session
+        retries = session.tolerance.retries
+        if retries is None:
+            retries = int(getattr(self._lm, "num_retries", 0))
+        adapters = iter(self._adapters())
+        adapter: dspy.Adapter | None = next(adapters)
+        retry = draw = 0
+        while adapter is not None:
+            paid = self._calls - self._cached_calls
             try:
-                self.outputs = await self._attempt(adapter)
-            except (AdapterParseError, ConfigurationError):
+                await self._attempt(adapter, draw)
+            except ConfigurationError:
                 raise
-            except _NotAskedError as error:
+            except _NotSentError as error:
                 self.failure = self.failure or error.failure
                 return
-            except Exception as error:  # noqa: BLE001 (a model is an outside party: whatever it raises is its failure)
+            except AdapterParseError as error:
+                if draw < _REDRAWS and self._calls - self._cached_calls == paid:
+                    draw += 1
+                    continue
                 self.fail(failure_of(error))
-                delay = self._delay(attempt) if attempt < retries and is_transient(error) else None
+                adapter, retry, draw = next(adapters, None), 0, 0
+            except Exception as error:  # noqa: BLE001 (whatever a model or its adapter raises is a failure of the step)
+                self.fail(failure_of(error))
+                delay = self._delay(retry) if retry < retries and is_transient(error) else None
                 if delay is None:
                     return
                 await asyncio.sleep(delay)
+                retry, draw = retry + 1, 0
             else:
                 self.failure = None
                 return
 
-    async def _attempt(self, adapter: dspy.Adapter) -> dict[str, Any]:
-        """Ask once; again where what the response cache holds is of no use, since it would never be of any."""
-        draw = 0
-        while True:
-            paid = self._calls - self._cached_calls
-            try:
-                return await self._asked(adapter, draw)
-            except AdapterParseError:
-                if draw == _REDRAWS or self._calls - self._cached_calls > paid:
-                    raise
-            draw += 1
+    def _adapters(self) -> Sequence[dspy.Adapter]:
+        """Return the formats to try."""
+        if self._session.adapter is not None:
+            return (self._session.adapter,)
+        adapters = default_adapters(self._signature)
+        return adapters if len(adapters) == 1 or not enforces_schema(self._lm) else adapters[::-1]
 
-    async def _asked(self, adapter: dspy.Adapter, draw: int) -> dict[str, Any]:
-        demos = await shown_demos(self._predictor, self._inputs)
+    def fail(self, failure: Failure) -> None:
+        """Record that an attempt has failed."""
+        self._failures.append(failure)
+        self.failure = failure
+
+    async def _attempt(self, adapter: dspy.Adapter, draw: int) -> None:
+        """Call the predictor once; its requests come back to ``_request``."""
+        predictor, session = self._predictor, self._session
+        demos = (
+            list(predictor.demos) if "nearest" not in vars(predictor) else await shown_demos(predictor, self._inputs)
+        )
         config = self._config if not draw else {**self._config, "rollout_id": _redrawn(self._config, draw)}
-        before = self._calls
-        through = functools.partial(self._request, lambda text: self._check(adapter, text, self._calls - before <= 1))
-        settings = self._session.recorder.settings_for(self._place, self._meter, _counted(adapter, through))
+        self._adapter, self._calls_before = adapter, self._calls
+        entries: list[Any] | None = None
+        if session.traces is not None:
+            entries = []
+            session.traces.append((self._id, entries))
         with (
-            dspy.context(**settings),
-            _probabilities_into(self._probabilities) if self._predictor.fields else contextlib.nullcontext(),
+            dspy.context(
+                adapter=self._counted(adapter),
+                caller_modules=[*session.callers, self._meter],
+                max_history_size=session.max_history,
+                trace=entries,
+                usage_tracker=self._meter,
+            ),
+            _probabilities_into(self._probabilities) if predictor.fields else contextlib.nullcontext(),
         ):
-            prediction = await self._predictor.acall(
-                lm=view_of(self._lm, through), signature=self._signature, config=config, demos=demos, **self._inputs
+            proxy = self._proxy(self._lm)
+            prediction = await predictor.acall(
+                lm=proxy, signature=self._signature, config=config, demos=demos, **self._inputs
             )
         outputs = dict(prediction)
-        text = self._text_of(outputs)
-        if not is_visible(text):
-            raise unusable(adapter, self._signature, text, "there is nothing in it that can be seen")
-        return outputs
+        if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, self._visible):
+            raise unusable(adapter, self._signature, str(outputs), "there is nothing in it that can be seen")
+        self.outputs, self.text = outputs, self._text_of(outputs)
 
-    def _check(self, adapter: dspy.Adapter, text: str, first: bool) -> None:
-        refuse_endless_repair(adapter, self._signature, text, first=first)
+    def _counted(self, adapter: dspy.Adapter) -> dspy.Adapter:
+        """Return the adapter; if it calls an LM of its own, with that LM's requests counted as well."""
+        if not self._session.extractors:
+            return adapter
+        counted: Any = copy.copy(adapter)
+        counted.extraction_model = self._proxy(self._session.extractors[0])
+        return counted
 
-    async def _request(
-        self, check: Callable[[str], None], lm: dspy.BaseLM, send: Send, *args: Any, **options: Any
-    ) -> Any:
-        """Send one request to ``lm`` when its turn has come; each one is counted, whichever adapter makes it."""
-        ledger, clock, meter = self._session.ledger, self._session.recorder.clock, self._meter
-        self._may_be_asked(lm)
-        before, waiting, sent, answered, reply = (meter.calls, meter.cached), clock(), None, None, None
-        whole = asyncio.timeout(_finite(ledger.seconds_left(self._place.stage)))
+    def _proxy(self, lm: dspy.BaseLM) -> dspy.BaseLM:
+        proxy = self._proxies[id(lm)] = proxy_of(lm, self._request)
+        return proxy
+
+    async def _request(self, lm: dspy.BaseLM, *args: Any, **options: Any) -> Any:
+        """Admit, send, meter and check one request. Each one is counted, whichever adapter makes it."""
+        session = self._session
+        budget, clock = session.budget, session.clock
+        if id(lm) in session.refused:
+            raise _NotSentError(session.refused[id(lm)])
+        if budget.limited and not budget.reserve(self._id.stage):
+            raise _NotSentError(_over_budget("the budget allows no further call"))
+        waiting, sent, answered, reply, unanswered = clock(), None, None, None, False
+        whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
+        turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else contextlib.nullcontext()
         try:
-            async with whole, admitted(lm.model, self._group):
+            async with whole, turn:
                 sent = clock()
-                async with asyncio.timeout(self._session.tolerance.timeout):
-                    reply = await send(*args, **options)
+                async with asyncio.timeout(session.tolerance.timeout):
+                    # In a task of its own, so that the transport does not wake up all layers of the run at each step.
+                    reply = await asyncio.create_task(_send(lm, self._proxies[id(lm)], args, options))
                 answered = clock()
         except BaseException as error:
-            cut = sent is not None and answered is None and is_unanswered(error)
-            self._unanswered += cut and not is_free(lm)
+            unanswered = sent is not None and is_unanswered(error) and not is_free(lm)
             if isinstance(error, TimeoutError) and whole.expired():
-                ledger.refused = True
-                raise _NotAskedError(_of_budget("the budget's time was over before the reply came")) from None
-            self._note_refusal(lm, error)
+                budget.refused = True
+                raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
+            if isinstance(error, Exception):
+                self._note_error(lm, error)
             raise
         finally:
             self._queued += (clock() if sent is None else sent) - waiting
             self._calls += sent is not None
-            took = None if sent is None or answered is None else answered - sent
-            await self._book(before, lm, prompt_in(args, options), reply, took, unsent=sent is None)
-        for text in texts_in(reply):
-            check(text)
+            self._unanswered += unanswered
+            seconds = None if sent is None or answered is None else answered - sent
+            await self._settle(lm, args, options, reply, seconds, sent=sent is not None)
+        adapter = self._adapter
+        if adapter is not None and not isinstance(adapter, PlainTextAdapter):  # plain text is not repaired
+            for text in texts_in(reply):
+                refuse_endless_repair(adapter, self._signature, text, first=self._calls - self._calls_before <= 1)
         return reply
 
-    async def _book(
-        self, before: tuple[int, int], lm: dspy.BaseLM, prompt: Text, reply: Any, took: float | None, *, unsent: bool
+    async def _settle(
+        self,
+        lm: dspy.BaseLM,
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        reply: Any,
+        seconds: float | None,
+        *,
+        sent: bool,
     ) -> None:
-        """Enter what became of a request: a bill, an answer from the cache, or nothing.
+        """Count what a request used. DSPy may have reported a paid call, a cached one, or nothing.
 
         Args:
-            before: the meter's billed and cached calls before it.
-            lm: who was asked.
-            prompt: what.
-            reply: what it said.
-            took: how many seconds; None where there was no answer.
-            unsent: whether it was never asked.
+            lm: the LM that was asked.
+            args: what it was called with.
+            options: by keyword.
+            reply: what it returned.
+            seconds: how long that took; None if there was no answer.
+            sent: whether it was called at all.
         """
-        meter, (billed, cached) = self._meter, before
-        untold = meter.calls == billed
-        from_cache = untold and meter.cached > cached
+        meter, before = self._meter, self._reading
+        after = meter.reading
+        paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
+        from_cache = cached and not paid
         self._cached_calls += from_cache
-        if took is not None and untold and not from_cache:
-            meter.bill_untold()
-        meter.settle(billed, free=is_free(lm))
         try:
-            if took is not None:
-                await self._estimate(billed, lm, prompt, "".join(texts_in(reply)))
+            if seconds is not None and not from_cache:
+                if not paid:
+                    meter.add(Usage(calls=1, cost_usd=0.0 if is_free(lm) else None))
+                    after = meter.reading
+                unpriced = after.unpriced_calls - before.unpriced_calls
+                priced = self._session.budget.limits.usd is not None and unpriced > 0
+                unmetered = after.tokens == before.tokens
+                text = "".join(texts_in(reply)) if unmetered or priced else ""
+                if text:  # without a completion there is most likely no bill
+                    estimate, price = await _estimated(lm, prompt_in(args, options), text, priced)
+                    if unmetered:
+                        meter.add(Usage(tokens=estimate, estimated=True))
+                    if price is not None:
+                        meter.set_price(price, unpriced)
+                    after = meter.reading
         finally:
-            self._session.ledger.book(*meter.spent_since(billed), took, unpaid=from_cache or unsent)
+            self._reading = after
+            if self._session.budget.limited:
+                paid = int(sent and not from_cache)
+                usd = after.known_usd - before.known_usd
+                self._session.budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
 
-    def _may_be_asked(self, lm: dspy.BaseLM) -> None:
-        """Take a call from the budget, unless ``lm`` is out of this run."""
-        refusal = self._session.refused.get(id(lm))
-        if refusal is not None:
-            raise _NotAskedError(refusal)
-        if not self._session.ledger.reserve(self._place.stage):
-            raise _NotAskedError(_of_budget("the budget allows no further call"))
-
-    def _note_refusal(self, lm: dspy.BaseLM, error: BaseException) -> None:
-        failure = failure_of(error) if isinstance(error, Exception) else None
-        if failure is not None and failure.kind in REFUSED:
+    def _note_error(self, lm: dspy.BaseLM, error: Exception) -> None:
+        """Raise a programming error of a user's LM as such; remember a refused key or account."""
+        bug = programming_error(error)
+        if bug is not None:
+            raise _UserError(bug) from error
+        failure = failure_of(error)
+        if failure.kind in REFUSED:
             message = f"not asked again, since it was refused before: {failure.message}"
             self._session.refused.setdefault(id(lm), failure.model_copy(update={"message": message}))
 
-    async def _estimate(self, billed: int, lm: dspy.BaseLM, prompt: Text, text: str) -> None:
-        """Estimate what a server does not say it used, and the price of that where the budget is in dollars."""
-        if not text:
-            return  # no completion, so most likely no bill
-        priced = self._session.ledger.budget.usd is not None and self._meter.lacks_price(billed)
-        if priced or self._meter.lacks_usage(billed):
-            tokens, usd = await estimated_usage(lm, prompt, text, priced=priced)
-            self._meter.estimate(billed, tokens, usd if priced else None)
-
-    def _delay(self, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt; None where that would be too long, or too late."""
+    def _delay(self, retry: int) -> float | None:
+        """Return the seconds to wait before the next attempt; None if that is too long, or too late."""
         hint = None if self.failure is None else self.failure.retry_after
-        delay = min(0.5 * 2**attempt, 30.0) if hint is None else hint
+        delay = min(0.5 * 2**retry, 30.0) if hint is None else hint
         if delay > self._session.tolerance.patience:
             return None
-        if delay >= self._session.ledger.seconds_left(self._place.stage):
-            self._session.ledger.refused = True
+        if delay >= self._session.budget.seconds_left(self._id.stage):
+            self._session.budget.refused = True
             return None
         return delay
 
     def step(self) -> Step:
         """Return the record of the step."""
-        place, outputs, meter = self._place, self.outputs, self._meter
-        saved_tokens, saved_usd = meter.saved(self._lm)
+        step_id, outputs, status = self._id, self.outputs, _status(self.failure, self._calls)
+        used, saved = self._meter.usage, self._meter.saved
         return Step(
-            layer=place.layer,
-            stage=place.stage,
-            agent=place.agent_name,
-            target=place.target_name,
+            layer=step_id.layer,
+            stage=step_id.stage,
+            agent=step_id.agent_name,
+            target=step_id.target_name,
             model=self._lm.model,
-            status=_status(self.failure, self._calls),
-            text="" if outputs is None else self._text_of(outputs),
+            status=status,
+            text=self.text,
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),
             probabilities={} if outputs is None else dict(self._probabilities),
             calls=self._calls,
             cached_calls=self._cached_calls,
             cached=0 < self._calls == self._cached_calls,
             unanswered=self._unanswered,
-            tokens=meter.tokens,
-            cost_usd=meter.cost,
-            estimated=meter.estimated,
-            truncated=meter.truncated,
-            saved_tokens=saved_tokens,
-            saved_usd=saved_usd,
+            tokens=used.tokens,
+            cost_usd=used.cost_usd,
+            estimated=used.estimated,
+            truncated=self._meter.truncated,
+            saved_tokens=saved.tokens,
+            saved_usd=saved.cost_usd,
             start=self._start,
             queued=self._queued,
-            end=self._session.recorder.clock(),
+            end=self._session.clock() - self._session.began,
             failures=tuple(self._failures),
             error=self.failure,
         )
 
 
+class _NotSentError(Exception):
+    """A request was not sent, or was given up, for a reason that is not the model's."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _UserError(BaseException):
+    """Carries a programming error past adapters, which take an ``Exception`` for a reply they cannot read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @contextlib.contextmanager
 def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
-    """Note the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field.
+    """Collect the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field.
 
-    A collector around this one (ReAnchor's) still hears of all evidence.
+    A collector around this one (ReAnchor's) still gets all evidence.
     """
     outer = dspy.settings.get("_decision_evidence")
     with record_evidence() as evidence:
@@ -471,24 +442,58 @@ def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
             log.extend(evidence)
 
 
-def _counted(adapter: dspy.Adapter, through: Callable[..., Any]) -> dspy.Adapter:
-    """The adapter, whose own calls, if it makes any of another LM, go ``through`` as well."""
-    if not isinstance(adapter, dspy.TwoStepAdapter):
-        return adapter
-    counted = copy.copy(adapter)
-    counted.extraction_model = view_of(adapter.extraction_model, through)
-    return counted
+async def _send(lm: Any, proxy: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Make one call of ``lm``, which is behind ``proxy``.
+
+    An LM that can only be called by threads is called in a thread of its own, and keeps its place among the calls under
+    way until that thread ends.
+    """
+    kind: Any = type(lm)
+    if "acall" in vars(lm):
+        return await lm.acall(*args, **options)
+    if not _needs_thread(kind, lm):
+        return await kind.acall(proxy, *args, **options)
+    slot = concurrency.current_slot()
+    slot.hold()
+
+    def to_its_end() -> Any:
+        try:
+            return kind.__call__(proxy, *args, **options)
+        finally:
+            slot.release()
+
+    return await in_thread(to_its_end)
 
 
-class _NotAskedError(Exception):
-    """A request was not sent, or was given up, for a reason that is not the model's."""
+def _needs_thread(kind: Any, lm: Any) -> bool:
+    """Return whether ``lm`` can be called, but not asynchronously."""
+    if kind.acall not in (dspy.BaseLM.acall, dspy.LM.acall):
+        return False
+    base = dspy.LM if issubclass(kind, dspy.LM) else dspy.BaseLM
+    if kind.forward is not base.forward or "forward" in vars(lm):
+        return kind.aforward is base.aforward and "aforward" not in vars(lm)
+    engine = getattr(lm, "_engine_spec", "auto")
+    return not isinstance(engine, str) and lm._async_engine_spec is None
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+
+async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
+    """Return the estimated usage of a call, and its list price if wanted. It never fails, since the reply is paid."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_ESTIMATE_SECONDS):
+            return await in_thread(_counted_usage, lm, prompt, reply, priced)
+    return Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply)), None
 
 
-def _of_budget(message: str) -> Failure:
+def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
+    counter = TokenCounter()
+    tokens = Tokens(prompt=counter.count(lm.model, prompt), completion=counter.count(lm.model, reply))
+    if not priced:
+        return tokens, None
+    with offline_prices():
+        return tokens, PriceTable().cost(lm, tokens.prompt, tokens.completion)
+
+
+def _over_budget(message: str) -> Failure:
     return Failure(kind="budget", message=message)
 
 
@@ -501,7 +506,7 @@ def _status(failure: Failure | None, calls: int) -> Status:
 
 
 def _redrawn(config: Mapping[str, Any], draw: int) -> int:
-    """Another rollout, for a reply that the cache does not hold."""
+    """Return another rollout id, for a reply that the cache does not hold."""
     digest = hashlib.blake2b(repr((config.get("rollout_id"), "again", draw)).encode(), digest_size=6).digest()
     return int.from_bytes(digest, "big")
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "limit_concurrency", "place_taken"]
+__all__ = ["admitted", "current_slot", "limit_concurrency"]
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
@@ -43,7 +43,7 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
     with _lock:
-        gate = _gates.setdefault(model, _Gate())
+        gate = limiters.setdefault(model, _Limiter())
     gate.resize(math.inf if calls is None else calls)
 
 
@@ -55,27 +55,27 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
         model: the model string.
         group: equal for calls whose prompts begin alike, so different for different runs.
     """
-    gates = [gate for key in (model, None) if (gate := _gates.get(key)) is not None]
-    place = _Place()
+    gates = [gate for key in (model, None) if (gate := limiters.get(key)) is not None]
+    place = _Slot()
     try:
         for gate in gates:
             await gate.enter(group)
             place.leaving.append(functools.partial(gate.leave, group))
-        token = _taken.set(place)
+        token = _current.set(place)
         try:
             yield
         finally:
-            _taken.reset(token)
+            _current.reset(token)
     finally:
-        place.let_go()
+        place.release()
 
 
-def place_taken() -> _Place:
+def current_slot() -> _Slot:
     """Return the place of the call that is under way here; one that nobody waits for where there is none."""
-    return _taken.get() or _Place()
+    return _current.get() or _Slot()
 
 
-class _Place:
+class _Slot:
     """A call's place at every gate; left when the last who holds it lets go, in any thread."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class _Place:
         with self._lock:
             self._holders += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self._holders -= 1
             left = not self._holders
@@ -96,7 +96,7 @@ class _Place:
                 leave()
 
 
-_taken: contextvars.ContextVar[_Place | None] = contextvars.ContextVar("moa_dspy_place_taken", default=None)
+_current: contextvars.ContextVar[_Slot | None] = contextvars.ContextVar("moa_dspy_current_slot", default=None)
 
 
 @dataclass(eq=False)
@@ -106,7 +106,7 @@ class _Waiter:
     admitted: asyncio.Future[None]
 
 
-class _Gate:
+class _Limiter:
     """A counting semaphore that works across event loops and lets the same group go on.
 
     A place that a call leaves goes to its own group, else to one that has no call under way: two calls of a group at
@@ -176,15 +176,15 @@ def _admit(future: asyncio.Future[None]) -> None:
 
 
 _lock = threading.Lock()
-_gates: dict[str | None, _Gate] = {}
+limiters: dict[str | None, _Limiter] = {}
 
 
 def _renew() -> None:
     """In a forked child no call of the parent ends, and a lock may be held by a thread that is not there."""
     global _lock
     _lock = threading.Lock()
-    for model, gate in list(_gates.items()):
-        _gates[model] = _Gate(gate.places)
+    for model, gate in list(limiters.items()):
+        limiters[model] = _Limiter(gate.places)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

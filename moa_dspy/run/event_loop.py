@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import dspy
 
-__all__ = ["run"]
+__all__ = ["in_thread", "run"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _UNWIND_SECONDS = 5.0
@@ -124,3 +126,27 @@ def _hand_over(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> N
         future.set_exception(error)
     else:
         future.set_result(task.result())
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Return what ``function`` returns in a thread of its own, which nobody waits for where this is cancelled."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        settle: Callable[[Any], None] = done.set_result
+        try:
+            outcome: Any = context.run(function, *args, **options)
+        except BaseException as error:  # noqa: BLE001 (it is raised where it is waited for)
+            settle, outcome = done.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_unless_done, done, settle, outcome)
+
+    threading.Thread(target=work, name=f"moa-dspy {getattr(function, '__name__', 'call')}", daemon=True).start()
+    return await done
+
+
+def _unless_done(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
+    if not done.done():
+        settle(outcome)

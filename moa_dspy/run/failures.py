@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import traceback
+from types import FrameType
 from typing import Final
 
 from dspy.utils.exceptions import LMError, LMTimeoutError, LMTransportError, is_retryable_lm_error
 
 from moa_dspy.trace import Failure
 
-__all__ = ["OVERFLOW", "REFUSED", "TRANSIENT", "failure_of", "is_transient", "is_unanswered"]
+__all__ = ["OVERFLOW", "REFUSED", "TRANSIENT", "failure_of", "is_transient", "is_unanswered", "programming_error"]
 
 # Kinds of failures after which another try may succeed, as DSPy's ``is_retryable_lm_error`` has them.
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "server", "transport", "lock_timeout"})
@@ -28,6 +31,7 @@ _TOO_LONG: Final = re.compile(
     re.IGNORECASE,
 )
 _PAYLOAD_TOO_LARGE: Final = 413
+_PROGRAMMING_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
 _LONGEST: Final = 500  # characters of a message
 
 
@@ -48,6 +52,24 @@ def failure_of(error: Exception) -> Failure:
 def is_transient(error: Exception) -> bool:
     """Return whether another try may succeed."""
     return isinstance(error, TimeoutError) or is_retryable_lm_error(error)
+
+
+def programming_error(error: Exception) -> Exception | None:
+    """Return the programming error in a user's LM that ``error`` is, or was made of; None if it is a model's failure.
+
+    Errors of the same types are raised inside libraries on odd replies of a provider. The code that raised tells them
+    apart.
+    """
+    cause = error.__cause__ if isinstance(error, LMError) else error
+    if not isinstance(cause, _PROGRAMMING_ERRORS):
+        return None
+    frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+    raised_in = next((frame for frame in reversed(frames) if not _is_standard(frame)), None)
+    return cause if raised_in is not None and "-packages" not in raised_in.f_code.co_filename else None
+
+
+def _is_standard(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in sys.stdlib_module_names
 
 
 def is_unanswered(error: BaseException) -> bool:

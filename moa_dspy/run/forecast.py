@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import dspy
 
-from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.guard import Spending
+from moa_dspy.cost.budget import Amounts, Budget
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
@@ -22,7 +21,7 @@ ANSWER_TOKENS: Final = 450
 """Assumed length of an answer. docs/plan.md gives the source."""
 
 
-def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Spending]:
+def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Amounts]:
     """Return the expected usage of each proposal: the tokens of its prompt and of an answer of assumed length.
 
     Args:
@@ -38,14 +37,14 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
     with offline_prices():
         if budget.usd is not None:
             _check_prices(prices, [*(prompt.lm for prompt in prompts), *others])
-        expected: list[Spending] = []
+        expected: list[Amounts] = []
         for prompt in prompts:
             tokens = counter.count(prompt.lm.model, prompt.messages)
             if not expected:
                 _check_room(budget, tokens, prices.cost(prompt.lm, tokens, 0) if budget.usd is not None else None)
-            completion = min(ANSWER_TOKENS, prompt.longest or ANSWER_TOKENS)
+            completion = min(ANSWER_TOKENS, prompt.max_tokens or ANSWER_TOKENS)
             usd = None if budget.usd is None else prices.cost(prompt.lm, tokens, completion)
-            expected.append(Spending(tokens + completion, usd or 0.0))
+            expected.append(Amounts(tokens=tokens + completion, usd=usd or 0.0))
         return expected
 
 

@@ -1,95 +1,124 @@
-"""A view of a user's LM whose calls go through somebody else, who counts them; the LM itself is left as it is.
+"""A stand-in for a user's LM that hands each call to whoever counts the calls. The LM itself is left as it is.
 
-A view has the LM's class, and shares all of its state: history, callbacks, connections, and whatever a subclass keeps.
-So nothing that an LM notes down in a call is lost, and any number of views of one LM may be asked at once.
+A proxy delegates to one LM. State is the LM's own: what a call stores, the LM has. Methods of the LM run with the proxy
+as ``self``, so DSPy's engine reads from the proxy that there are no retries. ``isinstance`` sees the LM's class.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Awaitable, Callable
-from types import MemberDescriptorType
-from typing import Any, TypeAlias, cast
+from types import MethodType
+from typing import Any, Final
 
 import dspy
+from dspy.utils import DummyLM
 
-from moa_dspy.run.concurrency import place_taken
-from moa_dspy.run.threads import in_thread
+__all__ = ["lm_of", "proxy_of"]
 
-__all__ = ["Send", "view_of"]
+Through = Callable[..., Awaitable[Any]]
 
-Send: TypeAlias = Callable[..., Awaitable[Any]]
+# A class that defines no more than this beyond DSPy's behaves like DSPy's.
+_HARMLESS: Final = frozenset(
+    {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__static_attributes__"}
+)
 
 
-def view_of(lm: dspy.BaseLM, through: Callable[..., Awaitable[Any]]) -> dspy.BaseLM:
-    """Return a view of ``lm`` whose every ``acall(...)`` becomes ``through(lm, send, ...)``.
+class _Proxy:
+    """What all proxies have of their own."""
 
-    ``send(...)`` makes the call, and tries once: retries are made, and counted, by whoever asks. An LM that can only be
-    called by threads is called in one of its own, and keeps its place among the calls under way until that ends.
+    __slots__ = ("_moa_lm", "_warned_zero_temp_rollout", "acall", "num_retries")
+
+    def __init__(self, lm: dspy.BaseLM, through: Through) -> None:
+        set_own = functools.partial(object.__setattr__, self)
+        set_own("_moa_lm", lm)
+        set_own("__dict__", vars(lm))
+        set_own("acall", functools.partial(through, lm))
+        # Retries are made, and counted, by the run. At temperature 0 a rollout id still keeps equal requests apart in
+        # the cache, so DSPy's warning is not due.
+        set_own("num_retries", 0)
+        set_own("_warned_zero_temp_rollout", True)
+
+    __class__: Any = property(lambda self: type(lm_of(self)))  # what isinstance sees
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Call the LM itself: only asynchronous calls are handed on."""
+        return lm_of(self)(*args, **options)
+
+    def __copy__(self) -> Any:
+        return copy.copy(lm_of(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(lm_of(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return lm_of(self).__reduce_ex__(protocol)
+
+    def __repr__(self) -> str:
+        return repr(lm_of(self))
+
+
+class _CustomProxy(_Proxy):
+    """A proxy of a class with methods, properties or slots of its own. It looks all attributes up on the LM."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in vars(_Proxy):
+            return object.__getattribute__(self, name)
+        lm = object.__getattribute__(self, "_moa_lm")
+        value = getattr(lm, name)
+        if type(value) is MethodType and value.__self__ is lm:
+            return MethodType(value.__func__, self)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in vars(_Proxy):
+            setattr(lm_of(self), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(lm_of(self), name)
+
+
+# DSPy reads off the class of an LM whether its own engine may be used, so there is a proxy for each of its classes. An
+# LM with a forward of its own gets the one of BaseLM.
+class _PlainLMProxy(_Proxy, dspy.LM):
+    pass
+
+
+class _CustomLMProxy(_CustomProxy, dspy.LM):
+    pass
+
+
+class _DummyLMProxy(_CustomProxy, DummyLM):
+    pass
+
+
+class _BaseLMProxy(_CustomProxy, dspy.BaseLM):
+    pass
+
+
+def proxy_of(lm: dspy.BaseLM, through: Through) -> dspy.BaseLM:
+    """Return a proxy of ``lm``.
+
+    Args:
+        lm: the LM.
+        through: called instead of the LM's ``acall``, with the LM and the arguments.
     """
-    kind: Any = _view_class(cast("Any", type(lm)))
-    view: dspy.BaseLM = object.__new__(kind)
-    object.__setattr__(view, "__dict__", vars(lm))
-    kind._moa_lm.__set__(view, lm)
-    kind._moa_through.__set__(view, functools.partial(through, lm))
-    return view
+    kind: Any = type(lm)
+    return _proxy_class(kind)(lm, through)
 
 
-@functools.cache
-def _view_class(kind: Any) -> Any:
-    """``kind`` with what a view has of its own; properties and slots, since attributes are the LM's."""
-
-    def acall(view: Any) -> Callable[..., Awaitable[Any]]:
-        return functools.partial(view._moa_through, vars(view).get("acall") or _sender(kind, view))
-
-    own = {
-        **{name: _slot_of_lm(name) for name in _slots(kind)},
-        "__slots__": ("_moa_lm", "_moa_through"),
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "acall": property(acall),
-        "num_retries": property(lambda _: 0, lambda _view, _value: None),
-        # At temperature 0 a rollout still keeps equal requests apart in the cache; no warning is due.
-        "_warned_zero_temp_rollout": property(lambda _: True, lambda _view, _value: None),
-    }
-    return type(kind.__name__, (kind,), own)
+def lm_of(lm: Any) -> Any:
+    """Return the LM behind a proxy; any other LM as it is."""
+    return object.__getattribute__(lm, "_moa_lm") if issubclass(type(lm), _Proxy) else lm
 
 
-def _slots(kind: type[Any]) -> list[str]:
-    """The names of what ``kind`` keeps outside its ``__dict__``."""
-    members = [item for base in kind.__mro__ for item in vars(base).items()]
-    return [name for name, member in members if isinstance(member, MemberDescriptorType)]
-
-
-def _slot_of_lm(name: str) -> property:
-    return property(lambda view: getattr(view._moa_lm, name), lambda view, value: setattr(view._moa_lm, name, value))
-
-
-def _sender(kind: type[Any], view: Any) -> Send:
-    if _is_for_threads(kind, view):
-        return functools.partial(_in_thread, functools.partial(kind.__call__, view))
-    return functools.partial(kind.acall, view)
-
-
-async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    place = place_taken()
-    place.hold()
-
-    def to_its_end() -> Any:
-        try:
-            return call(*args, **options)
-        finally:
-            place.let_go()
-
-    return await in_thread(to_its_end)
-
-
-def _is_for_threads(kind: type[Any], lm: Any) -> bool:
-    """Whether ``lm`` has a way to be called, but no asynchronous one."""
-    if kind.acall not in (dspy.BaseLM.acall, dspy.LM.acall):
-        return False
-    own_base = dspy.LM if issubclass(kind, dspy.LM) else dspy.BaseLM
-    if kind.forward is not own_base.forward or "forward" in vars(lm):
-        return kind.aforward is own_base.aforward and "aforward" not in vars(lm)
-    engine = getattr(lm, "_engine_spec", "auto")
-    return not isinstance(engine, str) and lm._async_engine_spec is None
+@functools.lru_cache(maxsize=256)
+def _proxy_class(kind: Any) -> Any:
+    for base, proxy in ((dspy.LM, _CustomLMProxy), (DummyLM, _DummyLMProxy)):
+        if issubclass(kind, base) and kind.forward is base.forward and kind.aforward is base.aforward:
+            own = set[str]().union(*(vars(one) for one in kind.__mro__[: kind.__mro__.index(base)]))
+            return _PlainLMProxy if base is dspy.LM and own <= _HARMLESS else proxy
+    return _BaseLMProxy

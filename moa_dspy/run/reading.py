@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import dspy
@@ -20,7 +20,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy.signatures import TaskSignature
 
-__all__ = ["Text", "is_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
+__all__ = ["Text", "any_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
 
 Text: TypeAlias = str | Sequence[Mapping[str, Any]]
 
@@ -47,6 +47,12 @@ def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:
     if isinstance(asked, Request):
         return "\n\n".join([str(asked.system or ""), *(message.text or "" for message in asked.messages)])
     return asked or ""
+
+
+def any_visible(outputs: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Return whether there is anything to be seen in one of the named outputs; a value that is not text always is."""
+    values = (outputs[name] for name in names if name in outputs)
+    return any(not isinstance(value, str) or is_visible(value) for value in values)
 
 
 def is_visible(text: str) -> bool:

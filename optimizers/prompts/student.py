@@ -16,7 +16,7 @@ import dspy
 from dspy.adapters.utils import annotation_allows_none
 from pydantic_core import PydanticUndefined
 
-from moa_dspy.agents import Voice
+from moa_dspy.agents import AgentSlot
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
@@ -51,7 +51,7 @@ def student_of(program: AttentionMoA) -> AttentionMoA:
         elif given is not None:
             setattr(student, role, _role_predictor(given))
     at_rest = ambient_lm(program).kwargs.get("rollout_id")
-    student._voices = tuple(_Resampling(v.name, v.agent, v.sample, at_rest) for v in student._voices)
+    student._slots = tuple(_Resampling(v.name, v.agent, v.sample, at_rest) for v in student._slots)
     return student
 
 
@@ -108,7 +108,7 @@ def _role_predictor(given: dspy.Predict, agent: int | None = None) -> _RolePredi
 
 
 @dataclass(frozen=True)
-class _Resampling(Voice):
+class _Resampling(AgentSlot):
     """An agent that follows an optimizer's rollouts even at temperature 0.
 
     An optimizer that wants new samples hands in an LM with a new ``rollout_id`` and a temperature above 0. What that
@@ -118,7 +118,7 @@ class _Resampling(Voice):
     at_rest: int | None = None
 
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
-        """Return the options of one of this agent's calls; see ``Voice``."""
+        """Return the options of one of this agent's calls; see ``AgentSlot``."""
         config = super().config(lm, ambient, target)
         asked: dict[str, Any] = getattr(ambient, "kwargs", {})
         if asked.get("rollout_id") in (None, self.at_rest) or not asked.get("temperature"):
@@ -126,7 +126,7 @@ class _Resampling(Voice):
         if config.get("temperature", lm.kwargs.get("temperature")) != 0:
             return config
         warmer = replace(self.agent, temperature=asked["temperature"])
-        return Voice(self.name, warmer, self.sample).config(lm, ambient, target)
+        return AgentSlot(self.name, warmer, self.sample).config(lm, ambient, target)
 
 
 def _take_over(theirs: dspy.Predict, mine: dspy.Predict) -> None:

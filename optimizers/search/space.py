@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias, cast
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from moa_dspy.agents import Agent, AgentLike, agent_of, voices_of
+from moa_dspy.agents import Agent, AgentLike, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Residual
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
@@ -170,7 +170,7 @@ class BoundSpace:
             raise ConfigurationError(f"{taken[0]} is the search's to choose; say what it may be in SearchSpace")
         if isinstance(agents, str) or not agents:
             raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
-        voices = voices_of([agent_of(agent) for agent in (*agents, *aggregators)])
+        voices = slots_of([agent_of(agent) for agent in (*agents, *aggregators)])
         self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
         self.names = tuple(voice.name for voice in voices[: len(agents)])
         self.agents = tuple(replace(voice.agent, name=voice.name) for voice in voices[: len(agents)])
@@ -264,21 +264,21 @@ class BoundSpace:
     def baselines(self) -> list[dict[str, Any]]:
         """Return the parameters of the usual ensembles, as far as the space holds them.
 
-        Every agent alone, self-consistency, MoA, Attention-MoA, and every agent with its own critiques (Self-Refine,
-        Madaan et al. 2023).
+        A single model (each of the first three), the same with critiques of its own (Self-Refine, Madaan et al. 2023),
+        self-consistency, MoA and Attention-MoA.
         """
         most, agents = self.space.samples, len(self.names)
-        single = [tuple(int(i == j) for j in range(agents)) for i in range(agents)]
+        single = [tuple(int(i == j) for j in range(agents)) for i in range(min(agents, 3))]
         every = tuple(int(i < self.space.max_agents) for i in range(agents)) if agents > 1 else (most,)
         repeated = (min(most, self.space.max_agents), *[0] * (agents - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
         alone = "self" if "self" in self.space.attention else "full"  # the same where there is one agent
         wanted = [
             *((counts, "none", plain) for counts in single),
+            *((counts, alone, plain) for counts in single),
             (repeated, "none", plain),
             (every, "none", plain),
             (every, "full", "synthesis"),
-            *((counts, alone, plain) for counts in single),
         ]
         found: dict[Design, dict[str, Any]] = {}
         for counts, attention, residual in wanted:

@@ -25,9 +25,8 @@ from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.cli import main
 from moa_dspy.cli.views.live import LiveTable
 from moa_dspy.cli.views.progress import describe, dollars, totals
-from moa_dspy.events import StepStarted
 from moa_dspy.program import AttentionMoA
-from moa_dspy.trace import Failure, Step, Tokens, Trace
+from moa_dspy.trace import Failure, Step, StepStarted, Tokens, Trace
 
 # --------------------------------------------------------------------------------------------------------------------
 # A provider on loopback, and the command line run against it

@@ -16,8 +16,8 @@ from support.loopback import Call, Hang, Loopback, refusal
 from support.runs import Watched, environment, in_format, open_files, role_of, until
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Tolerance, Trace
-from moa_dspy.events import watch
 from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.trace import watch
 
 SIGNATURE = "question -> answer"
 ROLES = ("propose", "critique", "refine", "aggregate", "improve", "synthesize")
@@ -191,7 +191,7 @@ def test_one_run_is_cancelled_and_another_on_the_same_models_goes_on() -> None:
 
 CHILD = """
 import asyncio, json, sys, threading, dspy, moa_dspy
-from moa_dspy.events import watch
+from moa_dspy.trace import watch
 url, how = sys.argv[1:]
 lms = [dspy.LM(f"openai/m{i}", api_base=url, api_key="k", cache=False, num_retries=2) for i in range(3)]
 moa = moa_dspy.AttentionMoA("question -> answer", lms, 2)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 import pytest
@@ -251,7 +251,7 @@ def test_a_free_call_that_is_cut_short_may_not_be_billed() -> None:
     )  # fmt: skip
     trace = moa(question="?").trace
     assert sum(step.calls for step in trace.steps) == 2
-    assert trace.total.unanswered == 0
+    assert trace.total.usage.unanswered == 0
 
 
 def test_an_input_that_dspy_takes_for_its_own_is_refused() -> None:
@@ -273,3 +273,69 @@ class Slotted(Aside):
 def test_a_model_may_keep_its_state_in_slots_and_copy_itself() -> None:
     moa = AttentionMoA(SIGNATURE, [Slotted()], 1, attention="none", aggregation="none")
     assert moa(question="?").answer == "an answer"
+
+
+class Tagged(ScriptedLM):
+    """A base class whose subclasses have to say something; see case O5."""
+
+    kinds: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, *, tag: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Tagged.kinds.append(tag)
+
+
+class Mine(Tagged, tag="mine"):
+    pass
+
+
+def test_no_class_is_made_of_a_users_class() -> None:
+    trace = AttentionMoA(SIGNATURE, [Mine(in_format), Mine(in_format)], 1)(question="?").trace
+    assert {step.status for step in trace.steps} == {"ok"}
+    assert Tagged.kinds == ["mine"]
+
+
+class Mistaken(ForwardOnly):
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        return self.no_such_method(messages)  # type: ignore[attr-defined]
+
+
+class MistakenToo(ScriptedLM):
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        return len(5)  # type: ignore[arg-type]
+
+
+def mistaken(request: Request) -> str:
+    return request.no_such_field  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("lm", "error"),
+    [(Mistaken(), AttributeError), (MistakenToo("x"), TypeError), (ScriptedLM(mistaken), AttributeError)],
+)
+def test_a_programming_error_in_a_users_model_is_raised_as_such(lm: dspy.BaseLM, error: type[Exception]) -> None:
+    moa = AttentionMoA(SIGNATURE, [ScriptedLM(in_format), lm], 1)
+    with pytest.raises(error):
+        moa(question="?")
+
+
+def test_a_model_is_seen_as_what_it_is() -> None:
+    seen = list[Any]()
+
+    class Looking(dspy.ChatAdapter):
+        async def acall(self, lm: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append((isinstance(lm, OnTop), isinstance(lm, dspy.LM), lm.model, lm.num_retries, lm.calls))
+            return await super().acall(lm, *args, **kwargs)
+
+    lm = OnTop("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]", num_retries=4)
+    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    with dspy.context(adapter=Looking(use_json_adapter_fallback=False)):
+        moa(question="?")
+    assert seen == [(True, True, "scripted/model", 0, 0)]
+    assert lm.num_retries == 4
+
+
+def test_dspys_own_dummy_works() -> None:
+    lm = dspy.utils.DummyLM([{"answer": "42"}] * 9)
+    moa = AttentionMoA("question -> answer: int", [lm], 1, attention="none", aggregation="none", reasoning=False)
+    assert moa(question="?").answer == 42

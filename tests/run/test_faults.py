@@ -28,7 +28,7 @@ from moa_dspy import (
     Tolerance,
     Trace,
 )
-from moa_dspy.events import watch
+from moa_dspy.trace import watch
 
 SIGNATURE = "question -> answer"
 SECRET = "WORDS-OF-A-FAILURE"

@@ -95,7 +95,7 @@ def _ask(options: Options) -> None:
 def _run(program: AttentionMoA, values: dict[str, object], options: Options, trace_file: TraceFile) -> Prediction:
     from moa_dspy.cli.views.failures import explained
     from moa_dspy.cli.views.progress import Progress
-    from moa_dspy.events import watch
+    from moa_dspy.trace import watch
 
     progress = Progress(program.architecture, silent=options.quiet)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from moa_dspy.files.json_safe import sayable
+from moa_dspy.json_safe import json_safe
 
 if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA, Prediction
@@ -34,7 +34,7 @@ def as_json(program: AttentionMoA, prediction: Prediction) -> str:
     outputs, counted = _outputs(program, prediction), figures(prediction.trace)
     if outputs.keys() & {*counted, _NESTED}:
         outputs = {_NESTED: outputs}
-    return json.dumps(sayable({**outputs, **counted}), ensure_ascii=False, indent=2)
+    return json.dumps(json_safe({**outputs, **counted}), ensure_ascii=False, indent=2)
 
 
 def figures(trace: Trace) -> dict[str, Any]:

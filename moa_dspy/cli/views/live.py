@@ -16,8 +16,7 @@ from rich.text import Text
 from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.cli.console import printable
-from moa_dspy.events import StepStarted
-from moa_dspy.trace import Stage, Step
+from moa_dspy.trace import Stage, Step, StepStarted
 
 __all__ = ["LiveTable"]
 

@@ -9,8 +9,7 @@ from typing import Final, Protocol, Self
 from moa_dspy.architecture import Architecture
 from moa_dspy.cli.console import is_terminal, note, warning
 from moa_dspy.cli.views.failures import brief, grouped
-from moa_dspy.events import StepStarted
-from moa_dspy.trace import Step, StoppedBy, Trace
+from moa_dspy.trace import Step, StepStarted, StoppedBy, Trace
 
 __all__ = ["Progress", "View", "describe", "dollars", "totals"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["sayable"]
+__all__ = ["json_safe"]
 
 
-def sayable(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """Return ``value`` with what JSON cannot hold said otherwise: lone surrogates as ``?``, NaN and infinities by name.
 
     Args:
@@ -19,5 +19,5 @@ def sayable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {sayable(key): sayable(part) for key, part in value.items()}
-    return [sayable(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {json_safe(key): json_safe(part) for key, part in value.items()}
+    return [json_safe(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,122 @@
+"""What the calls of one run share: DSPy's settings, the budget, and the record under way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dspy
+from dspy.utils.usage_tracker import UsageTracker
+
+from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.meter import is_free
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.run.degrade import RunBudget
+from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers
+
+__all__ = ["Session", "StepId"]
+
+# DSPy keeps the last 10,000 calls in every model and every predictor, prompts and replies included. A program that
+# makes a hundred calls for each question would fill them all. What happened in a run is in its trace.
+_HISTORY: Final = 1000
+
+
+@dataclass(frozen=True)
+class StepId:
+    """Which step of a run it is; canonically ordered.
+
+    Attributes:
+        layer: from 1.
+        stage: what is done.
+        agent: number of the acting agent; -1 for the aggregator.
+        agent_name: its name.
+        target: number of the agent whose answer is criticised or refined; -1 elsewhere.
+        target_name: its name.
+        attempt: from 0; the same step may be tried again by another agent or with a shorter prompt.
+    """
+
+    layer: int
+    stage: Stage
+    agent: int
+    agent_name: str
+    target: int = -1
+    target_name: str | None = None
+    attempt: int = 0
+
+    @property
+    def order(self) -> tuple[int, int, int, int, int]:
+        """Return the sort key of the canonical order: layer, stage, acting agent, target, attempt."""
+        return (self.layer, STAGES.index(self.stage), self.agent, self.target, self.attempt)
+
+
+class Session:
+    """One run under way. DSPy's ambient settings are read once, here; the calls get what they need explicitly.
+
+    Args:
+        budget: limits of the run.
+        tolerance: how it handles slow or failing calls.
+
+    Attributes:
+        budget: the limits, and what has been spent.
+        tolerance: see ``tolerance``.
+        ambient: the LM that DSPy is configured with.
+        adapter: the adapter that DSPy is configured with.
+        extractors: the LMs that this adapter calls besides the agents'.
+        callers: the modules that called the program.
+        tracker: the caller's usage tracker.
+        max_history: how many calls DSPy keeps in a model's history.
+        watchers: who is told of each step.
+        refused: the LMs whose key or account the provider has refused, by identity. They are not called again.
+        recorded: the finished steps, in the order in which they finished.
+        traces: the DSPy trace of each step, if the caller wants one.
+        free: names of the adapter's models that cost nothing.
+        clock: seconds.
+        began: when the run began, by the clock.
+
+    Raises:
+        ConfigurationError: if the budget is in dollars, and DSPy's history, which has the prices, is switched off.
+    """
+
+    clock: Final = staticmethod(time.perf_counter)
+
+    def __init__(self, budget: Budget, tolerance: Tolerance) -> None:
+        settings = dspy.settings
+        self.tolerance = tolerance
+        self.ambient: dspy.BaseLM | None = settings.lm
+        self.adapter: dspy.Adapter | None = settings.adapter
+        adapter = settings.adapter
+        self.extractors = [adapter.extraction_model] if isinstance(adapter, dspy.TwoStepAdapter) else []
+        self.callers: tuple[Any, ...] = tuple(settings.caller_modules or ())
+        self.tracker: UsageTracker | None = settings.usage_tracker
+        self.max_history: int = min(settings.max_history_size, _HISTORY)
+        self.watchers: tuple[Watcher, ...] = current_watchers.get()
+        self.refused: dict[int, Failure] = {}
+        self.free = {lm.model for lm in self.extractors if is_free(lm)}
+        self._trace: list[Any] | None = settings.trace
+        self._max_trace: int = settings.max_trace_size
+        self.traces: list[tuple[StepId, list[Any]]] | None = None if self._trace is None else []
+        self.began = self.clock()
+        self.recorded: list[tuple[StepId, Step]] = []
+        self.budget = RunBudget(budget, self.clock)
+        if budget.usd is not None and (settings.disable_history or settings.max_history_size == 0):
+            raise ConfigurationError(
+                "a budget in dollars needs DSPy's history, which holds the prices; leave disable_history off and "
+                "max_history_size above 0, or limit calls, tokens or seconds instead"
+            )
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps so far, in canonical order."""
+        return tuple(step for _, step in sorted(self.recorded, key=lambda item: item[0].order))
+
+    def publish_trace(self) -> None:
+        """Append the steps' DSPy traces to the caller's, in canonical order."""
+        if self._trace is None or self.traces is None:
+            return
+        for _, entries in sorted(self.traces, key=lambda item: item[0].order):
+            for entry in entries:
+                if len(self._trace) >= self._max_trace > 0:
+                    self._trace.pop(0)
+                self._trace.append(entry)
