@@ -22,7 +22,6 @@ from .errors import (
     StepFailedError as StepFailedError,
 )
 from .evaluation import evaluate as evaluate
-from .files.program_file import load as load
 from .planning import (
     Lengths as Lengths,
     Plan as Plan,
@@ -37,6 +36,7 @@ from .presets import (
 from .program import (
     AttentionMoA as AttentionMoA,
     Prediction as Prediction,
+    load as load,
 )
 from .run.concurrency import limit_concurrency as limit_concurrency
 from .run.tolerance import Tolerance as Tolerance

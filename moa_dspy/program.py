@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import dspy
 import pydantic
@@ -17,6 +17,8 @@ from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
+from moa_dspy.files.program_file import SavedProgram, save
+from moa_dspy.files.provenance import Provenance
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.run import event_loop
 from moa_dspy.run.layers import Outcome, Predictors, RunParts, run_layers
@@ -25,10 +27,7 @@ from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
 
-if TYPE_CHECKING:
-    from moa_dspy.files.provenance import Provenance
-
-__all__ = ["AttentionMoA", "Prediction"]
+__all__ = ["AttentionMoA", "Prediction", "load"]
 
 # Names that a program, its predictors or its predictions take for something other than a field.
 _RESERVED: Final[Mapping[str, frozenset[str]]] = {
@@ -321,8 +320,6 @@ class AttentionMoA(dspy.Module):
         Raises:
             ConfigurationError: pickle was asked for, or the file cannot be written.
         """
-        from moa_dspy.files.program_file import save
-
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
         save(self, path)
@@ -335,10 +332,8 @@ class AttentionMoA(dspy.Module):
         Raises:
             ProgramFileError: the file is damaged, foreign or newer, or has another task's fields or other predictors.
         """
-        from moa_dspy.files.program_file import load_prompts
-
         del allow_pickle, allow_unsafe_lm_state  # neither is ever needed: program files hold no code and no LM
-        load_prompts(self, path)
+        SavedProgram.read(path).set_prompts(self)
 
     def with_agents(self, agents: Sequence[AgentLike], aggregator: AgentLike | None = None) -> Self:
         """Return a copy of the program, prompts and demos included, whose agents are others, in the same order.
@@ -356,6 +351,28 @@ class AttentionMoA(dspy.Module):
         spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
         copy.architecture = validated(Architecture, {**dict(self.architecture), "agents": specs, "aggregator": spec})
         return copy
+
+
+def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> AttentionMoA:
+    """Rebuild a program from its file alone.
+
+    Args:
+        path: a file that ``AttentionMoA.save`` wrote.
+        lms: LMs with the connection (address, key) to use, by agent name or by model string. Other agents get the
+            model that the file names, with the provider's usual environment variables.
+
+    Raises:
+        ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
+        ConfigurationError: if ``lms`` names an agent or model that the program does not have.
+    """
+    saved = SavedProgram.read(path)
+    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {})
+    options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
+    with saved.refusing_damage():
+        program = AttentionMoA(task, agents, aggregator=aggregator, **options)
+    saved.set_prompts(program)
+    program.provenance = saved.provenance
+    return program
 
 
 def _without_reserved_names(task: TaskSignature) -> TaskSignature:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import dspy
 import pydantic
 
-from moa_dspy.architecture import AgentSpec, Architecture, validated
+from moa_dspy.architecture import AgentSpec
 from moa_dspy.config import AgentConfig, Config, load_config
-from moa_dspy.errors import ConfigurationError, ProgramFileError
+from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.options import Options
@@ -99,7 +98,7 @@ def _overridden(config: Config, options: Options) -> Config:
 
 
 def _from_file(path: str, config: Config | None) -> AttentionMoA:
-    from moa_dspy.files.program_file import load
+    from moa_dspy.program import load
 
     if config is None:
         return load(path)
@@ -133,11 +132,7 @@ def _match(spec: AgentSpec, config: Config) -> AgentConfig | None:
 
 
 def _specs(path: str) -> list[AgentSpec]:
-    from moa_dspy.files.program_file import read
+    from moa_dspy.files.program_file import SavedProgram
 
-    content: Mapping[str, Any] = read(path)
-    try:
-        shape = validated(Architecture, content["architecture"])
-    except ConfigurationError as error:
-        raise ProgramFileError(f"{path} is damaged: {error}") from None
+    shape = SavedProgram.read(path).architecture
     return [*shape.agents, *([shape.aggregator] if shape.aggregator is not None else [])]

@@ -1,16 +1,20 @@
-"""Programs as one JSON file: architecture, task, prompts, demos, versions, and where it all comes from.
+"""Programs as one JSON file: architecture, task, prompts, demos, versions and provenance.
 
-A file holds no code, key, endpoint or pickle. It is read strictly: whatever is not a program of a known format is
-refused with one line.
+A file contains no code, key, endpoint or pickle. Anything that is not a program of a known format is refused in one
+line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import dspy
 import pydantic
@@ -24,7 +28,6 @@ from moa_dspy.agents import SAMPLING_OPTIONS, Agent
 from moa_dspy.architecture import AgentSpec, Architecture, validated
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
 from moa_dspy.files.atomic_write import replace_file
-from moa_dspy.files.layout import damage_in
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.files.types import decode_type, encode_type
 from moa_dspy.run.knn_demos import Nearest
@@ -33,23 +36,13 @@ from moa_dspy.signatures import TaskSignature
 if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "digest_of",
-    "digest_of_content",
-    "load",
-    "load_prompts",
-    "provenance_in",
-    "read",
-    "save",
-]
+__all__ = ["FORMAT", "FORMAT_VERSION", "SavedProgram", "digest_of", "save"]
 
 FORMAT: Final = "moa-dspy-program"
 FORMAT_VERSION: Final = 1
 
-# What of a dspy.Predict is in a file; its LM and the like are runtime state. Nothing else is read back either: a file
-# from elsewhere must not bring options of its own, such as an address to send the user's key to.
+# The parts of a dspy.Predict that are saved. Nothing else is read back: a file must not set options such as the address
+# to which a key is sent.
 _SAVED: Final = ("demos", "signature", "fields")
 _NEAREST: Final = "nearest"
 _PROVENANCE: Final = "provenance"
@@ -57,10 +50,10 @@ _FIELD_KIND: Final = "__dspy_field_type"
 
 
 def save(program: AttentionMoA, path: str | Path) -> None:
-    """Write ``program`` to ``path``, replacing a file there in one step.
+    """Write ``program`` to ``path``, and replace an existing file in one step.
 
     Raises:
-        ConfigurationError: a field's type or a demo's value cannot be written, or the file cannot.
+        ConfigurationError: if a type or a value cannot be written as JSON, or the file cannot be written.
     """
     try:
         text = json.dumps(_content(program), ensure_ascii=False, indent=2) + "\n"
@@ -75,109 +68,158 @@ def save(program: AttentionMoA, path: str | Path) -> None:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> AttentionMoA:
-    """Rebuild a program in a process that knows nothing of it.
-
-    Args:
-        path: a file that ``AttentionMoA.save`` wrote.
-        lms: LMs with the connection (address, key) to use, by agent name or by model string. Agents not named get the
-            model that the file names, with the provider's usual environment variables.
-
-    Raises:
-        ProgramFileError: the file is missing, damaged, foreign or of a newer format.
-        ConfigurationError: ``lms`` names an agent or model that the program does not have.
-    """
-    from moa_dspy.program import AttentionMoA
-
-    content = read(path)
-    with _refusing(path):
-        shape = validated(Architecture, content["architecture"])
-        task = _task(content["task"])
-    lms = dict(lms or {})
-    specs = [*shape.agents, *([] if shape.aggregator is None else [shape.aggregator])]
-    unknown = sorted(str(name) for name in lms.keys() - {name for spec in specs for name in (spec.name, spec.model)})
-    if unknown:
-        names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)
-        raise ConfigurationError(f"{path} has no agent or model {', '.join(unknown)}; it has: {names}")
-    agents = [_agent(spec, lms, path) for spec in shape.agents]
-    aggregator = None if shape.aggregator is None else _agent(shape.aggregator, lms, path)
-    options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
-    with _refusing(path):
-        program = AttentionMoA(task, agents, aggregator=aggregator, **options)
-    _apply(program, content, path)
-    with _refusing(path):
-        program.provenance = provenance_in(content)
-    return program
-
-
-def load_prompts(program: AttentionMoA, path: str | Path) -> None:
-    """Set the prompts and demos of ``program`` to those in the file.
-
-    Raises:
-        ProgramFileError: the file cannot be read, or its task's fields or its predictors are not the program's.
-    """
-    content = read(path)
-    theirs, ours = content["task"], program.task
-    for kind, fields in (("inputs", ours.input_fields), ("outputs", ours.output_fields)):
-        if list(theirs[kind]) != list(fields):
-            raise ProgramFileError(
-                f"{path} is for another task: its {kind} are {', '.join(theirs[kind])}, those of this program "
-                f"{', '.join(fields)}; use moa_dspy.load"
-            )
-    _apply(program, content, path)
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """Return the content of a program file, checked for its format.
-
-    Raises:
-        ProgramFileError: see ``load``.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # refuses escapes of half a character
-    except OSError as error:
-        raise ProgramFileError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ProgramFileError(f"{path} is damaged or not JSON: {_one_line(error)}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ProgramFileError(f"{path} is not a moa-dspy program; write one with program.save(...)")
-    version = content.get("format_version")
-    if type(version) is not int or version < 1:
-        raise ProgramFileError(f"{path} is damaged: {version!r} is no format version")
-    if version > FORMAT_VERSION:
-        raise ProgramFileError(
-            f"{path} has format {version}, this moa-dspy {moa_dspy.__version__} reads up to {FORMAT_VERSION}; upgrade"
-        )
-    damage = damage_in(content)
-    if damage is not None:
-        raise ProgramFileError(f"{path} is damaged: {damage}")
-    return content
-
-
-def provenance_in(content: Mapping[str, Any]) -> Provenance | None:
-    """Return the record of where a file's program comes from; None where it has none.
-
-    Raises:
-        ConfigurationError: it is damaged.
-    """
-    if content.get(_PROVENANCE) is None:
-        return None
-    try:
-        return Provenance.model_validate(content[_PROVENANCE])
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in (_PROVENANCE, *problem["loc"]))
-        raise ConfigurationError(f"{place}: {problem['msg']}") from None
-
-
 def digest_of(program: AttentionMoA) -> str:
-    """Return a digest of what a program is: architecture, task, prompts and demos."""
-    return digest_of_content(json.loads(json.dumps(_parts(program))))
+    """Return a digest of architecture, task, prompts and demos."""
+    return _digest(json.loads(json.dumps(_parts(program))))
 
 
-def digest_of_content(content: Mapping[str, Any]) -> str:
-    """Return the same of a program file's content."""
+@dataclass(frozen=True)
+class SavedProgram:
+    """The content of a program file, checked for its format and layout.
+
+    Attributes:
+        path: of the file.
+        content: its JSON values.
+    """
+
+    path: str | Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a program file.
+
+        Raises:
+            ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            json.dumps(content, ensure_ascii=False).encode()  # refuses lone surrogates
+        except OSError as error:
+            raise ProgramFileError(f"cannot read {path}: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ProgramFileError(f"{path} is damaged or not JSON: {_one_line(error)}") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ProgramFileError(f"{path} is not a moa-dspy program; write one with program.save(...)")
+        version = content.get("format_version")
+        if type(version) is not int or version < 1:
+            raise ProgramFileError(f"{path} is damaged: {version!r} is no format version")
+        if version > FORMAT_VERSION:
+            raise ProgramFileError(
+                f"{path} has format {version}, this moa-dspy {moa_dspy.__version__} reads up to {FORMAT_VERSION}; "
+                "upgrade"
+            )
+        damage = _damage_in(content)
+        if damage is not None:
+            raise ProgramFileError(f"{path} is damaged: {damage}")
+        return cls(path, content)
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """Return the architecture.
+
+        Raises:
+            ProgramFileError: if it is damaged.
+        """
+        with self.refusing_damage():
+            return validated(Architecture, self.content["architecture"])
+
+    @functools.cached_property
+    def task(self) -> TaskSignature:
+        """Return the task's signature.
+
+        Raises:
+            ProgramFileError: if it is damaged.
+        """
+        with self.refusing_damage():
+            return _task(self.content["task"])
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Return the provenance of the program, or None if the file contains none.
+
+        Raises:
+            ProgramFileError: if it is damaged.
+        """
+        if self.content.get(_PROVENANCE) is None:
+            return None
+        try:
+            return Provenance.model_validate(self.content[_PROVENANCE])
+        except pydantic.ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in (_PROVENANCE, *problem["loc"]))
+            raise ProgramFileError(f"{self.path} is damaged: {place}: {problem['msg']}") from None
+
+    @property
+    def digest(self) -> str:
+        """Return the same digest as ``digest_of`` for the program."""
+        return _digest(self.content)
+
+    def agents(self, lms: Mapping[str, dspy.BaseLM]) -> tuple[list[Agent], Agent | None]:
+        """Return the agents and the aggregator, on the LMs that ``lms`` has for their names or models.
+
+        Raises:
+            ConfigurationError: if ``lms`` names an agent or model that the program does not have.
+            ProgramFileError: if an agent is damaged.
+        """
+        specs = [*self.architecture.agents]
+        if self.architecture.aggregator is not None:
+            specs.append(self.architecture.aggregator)
+        unknown = sorted(
+            str(name) for name in lms.keys() - {name for spec in specs for name in (spec.name, spec.model)}
+        )
+        if unknown:
+            names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)
+            raise ConfigurationError(f"{self.path} has no agent or model {', '.join(unknown)}; it has: {names}")
+        agents = [_agent(spec, lms, self.path) for spec in specs]
+        aggregator = agents.pop() if self.architecture.aggregator is not None else None
+        return agents, aggregator
+
+    def set_prompts(self, program: AttentionMoA) -> None:
+        """Set the prompts and demos of ``program`` to those of the file: all of them, or none.
+
+        Raises:
+            ProgramFileError: if the file has other fields of the task, or other predictors, than the program.
+        """
+        fields, ours = self.content["task"], program.task
+        for kind, names in (("inputs", list(ours.input_fields)), ("outputs", list(ours.output_fields))):
+            if list(fields[kind]) != names:
+                raise ProgramFileError(
+                    f"{self.path} is for another task: its {kind} are {', '.join(fields[kind])}, those of this program "
+                    f"{', '.join(names)}; use moa_dspy.load"
+                )
+        states, predictors = self.content["predictors"], dict(program.named_predictors())
+        if states.keys() != predictors.keys():
+            saved, own = ", ".join(states) or "none", ", ".join(predictors)
+            raise ProgramFileError(
+                f"{self.path} has other predictors ({saved}) than this program ({own}); use moa_dspy.load"
+            )
+        with self.refusing_damage():
+            checked = {name: _checked_state(name, states[name], predictor) for name, predictor in predictors.items()}
+            nearest = {name: _nearest(states[name]) for name in predictors}
+            for name, predictor in program.deepcopy().named_predictors():
+                predictor.load_state(checked[name])
+            for name, predictor in predictors.items():
+                lm = predictor.lm  # not part of a file
+                predictor.load_state(checked[name])
+                predictor.lm = lm
+                Nearest.set_on(predictor, nearest[name])
+
+    @contextlib.contextmanager
+    def refusing_damage(self) -> Iterator[None]:
+        """Turn every error inside into one line about the file.
+
+        Raises:
+            ProgramFileError: if anything is raised inside.
+        """
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (damaged content can fail in any way)
+            what = f"{error} is missing" if isinstance(error, KeyError) else _one_line(error)
+            raise ProgramFileError(f"{self.path} is damaged: {what}") from None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps([content[part] for part in ("architecture", "task", "predictors")], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -238,7 +280,7 @@ def _task(content: Mapping[str, Any]) -> TaskSignature:
 
 
 def _default(kind: Any, value: Any) -> Any:
-    """The default as the value that it was before it became JSON; one that never fitted its type stays as it is."""
+    """Return a default as a value of its type, or as it is if it does not fit the type."""
     try:
         return pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError:
@@ -251,7 +293,7 @@ def _agent(spec: AgentSpec, lms: Mapping[str, dspy.BaseLM], path: str | Path) ->
         raise ProgramFileError(f"{path} is damaged: agent {spec.name!r} has unknown options {', '.join(foreign)}")
     lm = lms.get(spec.name) or (lms.get(spec.model) if spec.model is not None else None)
     if isinstance(lm, dspy.BaseLM) and spec.options:
-        lm = lm.copy(**spec.options)  # the connection is the caller's, the sampling the program's
+        lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
     try:
         return Agent.of_spec(spec, lm)
     except MoAError:
@@ -260,30 +302,12 @@ def _agent(spec: AgentSpec, lms: Mapping[str, dspy.BaseLM], path: str | Path) ->
         raise ConfigurationError(f"agent {spec.name!r} of {path} cannot be set up: {_one_line(error)}") from error
 
 
-def _apply(program: AttentionMoA, content: Mapping[str, Any], path: str | Path) -> None:
-    """Set the prompts and demos of all predictors, or of none."""
-    states, ours = content["predictors"], dict(program.named_predictors())
-    if states.keys() != ours.keys():
-        theirs, mine = ", ".join(states) or "none", ", ".join(ours)
-        raise ProgramFileError(f"{path} has other predictors ({theirs}) than this program ({mine}); use moa_dspy.load")
-    with _refusing(path):
-        checked = {name: _checked_state(name, states[name], predictor) for name, predictor in ours.items()}
-        chosen = {name: _nearest(states[name]) for name in ours}
-        for name, predictor in program.deepcopy().named_predictors():
-            predictor.load_state(checked[name])
-        for name, predictor in ours.items():
-            lm = predictor.lm  # a file says nothing of it
-            predictor.load_state(checked[name])
-            predictor.lm = lm
-            Nearest.set_on(predictor, chosen[name])
-
-
 def _nearest(state: Mapping[str, Any]) -> Nearest | None:
     return Nearest.of_content(state[_NEAREST]) if _NEAREST in state else None
 
 
 def _checked_state(name: str, state: Mapping[str, Any], predictor: dspy.Predict) -> dict[str, Any]:
-    """What ``predictor`` may load of ``state``; dspy.Predict itself sets whatever it is given."""
+    """Return the part of ``state`` that ``predictor`` may load. dspy.Predict would set anything."""
     signature: Any = predictor.signature  # declared as an instance, used as the class it is
     fields = state["signature"]["fields"]
     if len(fields) != len(signature.fields):
@@ -295,16 +319,68 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
-class _refusing:  # noqa: N801 (reads as a statement)
-    """Turns whatever goes wrong inside into one line about the file."""
+# The layout of a file. It is checked first, so that an error names the place of the damage.
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> None:
-        return None
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception):
-            what = f"{error} is missing" if isinstance(error, KeyError) else _one_line(error)
-            raise ProgramFileError(f"{self._path} is damaged: {what}") from None
+
+class _Settings(_Part):
+    prefix: str
+    desc: str
+
+
+class _Field(_Part):
+    type: dict[str, Any] = pydantic.Field(alias="is")
+    extra: _Settings
+
+
+class _Task(_Part):
+    name: str
+    instructions: str
+    inputs: dict[str, _Field] = pydantic.Field(min_length=1)
+    outputs: dict[str, _Field] = pydantic.Field(min_length=1)
+
+
+class _PromptField(_Part):
+    prefix: str
+    description: str
+
+
+class _Prompt(_Part):
+    instructions: str
+    fields: list[_PromptField]
+
+
+class _NearestPart(_Part):
+    k: int
+    fields: list[str]
+    vectorizer: str
+
+
+class _Predictor(_Part):
+    demos: list[dict[str, Any]]
+    signature: _Prompt
+    nearest: _NearestPart | None = None
+
+
+class _Content(_Part):
+    versions: dict[str, str] = pydantic.Field(default_factory=dict)
+    architecture: dict[str, Any]
+    task: _Task
+    predictors: dict[str, _Predictor]
+
+
+def _damage_in(content: object) -> str | None:
+    """Return where and how the layout of ``content`` is wrong, or None if it is right."""
+    try:
+        _Content.model_validate(content)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            return f"{place} is missing"
+        message = re.sub(r" or instance of \w+| after validation", "", problem["msg"], flags=re.IGNORECASE)
+        return f"{place}: {message[:1].lower()}{message[1:]}".replace("dictionary", "object")
+    return None

@@ -16,10 +16,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.architecture import AgentSpec, Architecture, validated
+from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.cli.console import printable
 from moa_dspy.errors import ConfigurationError, ProgramFileError
-from moa_dspy.files.program_file import digest_of_content, provenance_in, read
+from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.files.types import decode_type
 
@@ -99,12 +99,11 @@ def described(path: str) -> ProgramView:
     """Return what the file at ``path`` holds.
 
     Raises:
-        ProgramFileError: it cannot be read; see ``moa_dspy.files.program_file.read``.
+        ProgramFileError: if it cannot be read, see ``SavedProgram.read``.
     """
-    content = read(path)
+    saved = SavedProgram.read(path)
+    content, shape, record = saved.content, saved.architecture, saved.provenance
     try:
-        shape = validated(Architecture, content["architecture"])
-        record = provenance_in(content)
         return ProgramView(
             file=path,
             format_version=content["format_version"],
@@ -118,7 +117,7 @@ def described(path: str) -> ProgramView:
             depth=shape.depth,
             predictors={name: _predictor(state) for name, state in content["predictors"].items()},
             provenance=record,
-            changed=record is not None and record.program not in (None, digest_of_content(content)),
+            changed=record is not None and record.program not in (None, saved.digest),
         )
     except ConfigurationError as error:
         raise ProgramFileError(f"{path} is damaged: {error}") from None
