@@ -1,91 +1,133 @@
-"""Search on simulated agents, where the optimum is known because everything was tried.
+"""Searches on simulated agents, where the optimum is known because every architecture was run.
 
-    uv run python -m benchmarks.search_simulated --seeds 20
+    uv run python -m benchmarks.search_simulated --out results.jsonl
 
-Runs every architecture of a small space on every example, once, and keeps the runs with the requests that they made.
-Each search is then replayed from these: a run that it asks for is taken from the record, and costs the requests that
-the search has not made before, as it would with an empty cache; it ends when it has paid for its share. One search of
-a few trials is run for real as well, and must find and cost the same. Beside each search stands a random one, which
-draws designs evenly, runs them in full, and may pay for as many calls.
+Each world of ``benchmarks.search_worlds`` is run exhaustively once, and its runs are kept with the requests that they
+made. Searches are then replayed: a run comes from the record, and costs the requests that the search has not made
+before, as with an empty cache. A search ends when it has paid for its share of the exhaustive run's requests. One
+search per world is also run for real; it must find and pay the same.
+
+Results are appended to ``--out``, one line per search. Called again, the command skips what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextvars
-import hashlib
+import json
 import math
+import pickle
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dspy
 from dspy.clients.cache import Cache
-from dspy.lm15 import Request
+from scipy.stats import binomtest
 
+from benchmarks.search_worlds import TASK, World, exact, worlds
 from moa_dspy import AttentionMoA
 from moa_dspy.errors import BudgetExhaustedError
-from moa_dspy.optimizers import SearchSpace, measure, search
+from moa_dspy.optimizers import measure, search
 from moa_dspy.optimizers.measuring import Measurement, Run
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search import trials
+from moa_dspy.optimizers.search.objective import Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace
 from moa_dspy.optimizers.stopping.depth import DepthMetric
-from moa_dspy.testing import SimulatedLM, prompt_of
 
-TASK = "question -> answer: int"
-SPACE = SearchSpace(
-    samples=1,
-    temperatures=(0.3, 0.9),
-    attention=("full", "cross", "none"),
-    residual=("synthesis", "none"),
-    aggregation=("synthesis",),
-    aggregators=("planner",),
-    layers=(1, 2),
-)
+SHARES = (0.1, 0.2)
+"""Paid calls, as shares of those of the exhaustive run, after which the best design so far is noted."""
 
 
 def main() -> None:
-    """Print the table."""
+    """Run what is missing, then print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--seeds", type=int, default=20)
-    options.add_argument("--examples", type=int, default=24)
-    options.add_argument("--share", type=float, default=0.2, help="of the exhaustive run's paid calls")
-    options.add_argument("--worlds", type=int, nargs="+", default=[0], help="seeds of the agents' draws")
+    options.add_argument("--seeds", type=int, default=10)
+    options.add_argument("--examples", type=int, default=12)
+    options.add_argument("--worlds", nargs="+", help="names of worlds; default: all")
+    options.add_argument("--samplers", nargs="+", default=["default", "random"])
+    options.add_argument("--out", type=Path, default=Path("search-results.jsonl"))
+    options.add_argument("--records", type=Path, help="folder for the exhaustive runs (pickled, for this process only)")
     arguments = options.parse_args()
-    print("| world | optimum | search, median | within 2 % | calls | paid calls | random, median | within 2 % |")
-    print("|---|---|---|---|---|---|---|---|")
-    records = [tabulated(number, arguments) for number in arguments.worlds]
-    first = records[0]
-    same = all(record.search(0, n_trials=8)[::2] == record.world.search(0, n_trials=8) for record in records)
-    print(
-        f"each: {len(first.designs)} designs, {arguments.examples} examples; run exhaustively {first.calls} calls, "
-        f"of which {first.distinct} differ and reach a model"
-    )
-    print(f"real searches of 8 trials with seed 0 find and pay the same: {same}")
+    chosen = [world for name, world in worlds(arguments.examples).items() if name in (arguments.worlds or [name])]
+    done = {(row["world"], row["sampler"], row["seed"]) for row in rows_in(arguments.out)}
+    for world in chosen:
+        wanted = [(name, seed) for name in arguments.samplers for seed in range(arguments.seeds)]
+        missing = [(name, seed) for name, seed in wanted if (world.name, name, seed) not in done]
+        if missing:
+            record = recorded(world, arguments.records)
+            for name, seed in missing:
+                keep(arguments.out, {"world": world.name, "sampler": name, "seed": seed, **row(record, name, seed)})
+    tabulate(rows_in(arguments.out), arguments.samplers)
 
 
-def tabulated(number: int, arguments: argparse.Namespace) -> Record:
-    """Print one world's row; return what there is to know of it."""
-    record = World(arguments.examples, seed=number).exhaustive()
-    rows = [row(record, seed, arguments.share) for seed in range(arguments.seeds)]
-    found, calls, paid, rival = (statistics.median(column) for column in zip(*rows, strict=True))
-    within = [f"{sum(row[column] >= 0.98 for row in rows)} of {len(rows)}" for column in (0, 3)]
-    print(
-        f"| {number} | {record.best:.3f} | {found:.1%} | {within[0]} | {calls:.1%} | {paid:.1%} "
-        f"| {rival:.1%} | {within[1]} |",
-        flush=True,
-    )
+def row(record: Record, sampler: str, seed: int) -> dict[str, Any]:
+    """Return, of one search, the share of the optimum that it found after each of ``SHARES``, and what it paid."""
+    most = int(SHARES[-1] * record.distinct)
+    if sampler == "random":
+        points = record.random(seed, most)
+    else:
+        points = record.search(seed, most=most, **SAMPLERS[sampler]).points
+    paid = points[-1][0] / record.distinct
+    shares = {
+        str(share): max((best for calls, best in points if calls <= share * record.distinct), default=0.0) / record.best
+        for share in SHARES
+    }
+    return {"shares": shares, "paid": paid}
+
+
+SAMPLERS: dict[str, dict[str, Any]] = {"default": {}}
+
+
+def tabulate(rows: Sequence[dict[str, Any]], samplers: Sequence[str]) -> None:
+    """Print mean shares by world, their medians over worlds, and paired sign tests against the first sampler."""
+    table = {(row["world"], row["sampler"], row["seed"]): row["shares"] for row in rows}
+    names = list(dict.fromkeys(row["world"] for row in rows))
+    seeds = sorted({row["seed"] for row in rows})
+    for share in map(str, SHARES):
+        print(f"\nShare of the optimum after {float(share):.0%} of the paid calls, mean over {len(seeds)} seeds:\n")
+        print(f"| world | {' | '.join(samplers)} |\n|---|{'---|' * len(samplers)}")
+        columns = [
+            [statistics.fmean(table[name, sampler, seed][share] for seed in seeds) for name in names]
+            for sampler in samplers
+        ]
+        rows_of_means = [*zip(names, *columns, strict=True), ("median", *map(statistics.median, columns))]
+        for name, *means in rows_of_means:
+            print(f"| {name} | {' | '.join(f'{mean:.1%}' for mean in means)} |")
+        for rival in samplers[1:]:
+            keys = [(name, seed) for name in names for seed in seeds]
+            pairs = [[table[name, one, seed][share] for one in (samplers[0], rival)] for name, seed in keys]
+            more, less = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
+            p = binomtest(more, more + less).pvalue if more + less else 1.0
+            print(f"{samplers[0]} against {rival}: better {more}, worse {less}, of {len(pairs)}; p = {p:.3f}")
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """Return the results so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(path: Path, values: dict[str, Any]) -> None:
+    """Append one result."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def recorded(world: World, folder: Path | None) -> Record:
+    """Return the exhaustive run of a world, from ``folder`` if it is there."""
+    path = None if folder is None else folder / f"{world.name}-{world.count}.pickle"
+    if path is not None and path.exists():
+        best_designs = pickle.loads(path.read_bytes())
+        return Record(world, best_designs)
+    record = exhaustive(world)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(record.designs))
     return record
-
-
-def row(record: Record, seed: int, share: float) -> tuple[float, float, float, float]:
-    """Return score of the optimum, share of the calls, share of the paid calls, and a random search's score."""
-    most = int(share * record.distinct)
-    found, calls, paid = record.search(seed, most=most)
-    return found / record.best, calls / record.calls, paid / record.distinct, record.random(seed, most) / record.best
 
 
 _asked: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("asked", default=None)
@@ -129,8 +171,25 @@ class Entry:
         return sum(run.trace.calls for run in self.runs.values() if run.trace is not None)
 
 
+@dataclass(frozen=True)
+class Replay:
+    """What a replayed search did.
+
+    Attributes:
+        score: of the design found.
+        calls: of all runs, cached ones included.
+        paid: calls that would have reached a model.
+        points: after each batch, the calls paid so far and the best score so far.
+    """
+
+    score: float
+    calls: int
+    paid: int
+    points: list[tuple[int, float]]
+
+
 class Record:
-    """Everything that there is to know of a world."""
+    """Everything that is known of a world: what each design did."""
 
     def __init__(self, world: World, designs: dict[str, Entry]) -> None:
         self.world, self.designs = world, designs
@@ -139,28 +198,26 @@ class Record:
         requests = (asked for entry in designs.values() for asked in entry.requests.values())
         self.distinct = len(set().union(*requests))
 
-    def search(
-        self, seed: int, *, most: float = math.inf, n_trials: int = 1000, **options: Any
-    ) -> tuple[float, int, int]:
-        """Replay a search; return its score, its calls, and those of them that would have reached a model.
+    def search(self, seed: int, *, most: float = math.inf, n_trials: int = 1000, **options: Any) -> Replay:
+        """Replay a search.
 
         Args:
             seed: of the search.
-            most: calls that may reach a model; a batch that would need more is where the search ends.
+            most: calls that may reach a model; the search ends at a batch that would need more.
             n_trials: trials at most.
             **options: of ``search``.
         """
-        made, calls = set[str](), 0
+        paid, calls, points = set[str](), 0, list[tuple[int, float]]()
 
         def replayed(
             program: AttentionMoA, batch: Sequence[dspy.Example], metric: DepthMetric, **_: Any
         ) -> Measurement:
             nonlocal calls
             entry = self.designs[key_of(program)]
-            needed = made.union(*(entry.requests[example.question] for example in batch))
+            needed = paid.union(*(entry.requests[example.question] for example in batch))
             if len(needed) > most:
                 raise BudgetExhaustedError("calls")
-            made.update(needed)
+            paid.update(needed)
             runs = tuple(entry.runs[example.question] for example in batch)
             for run in runs:
                 assert run.trace is not None
@@ -170,121 +227,76 @@ class Record:
 
         trials.measure = replayed
         try:
-            found = self.world.found(self.world.agents(), seed, n_trials, **options)
+            found = searched(
+                self.world,
+                self.world.agents(),
+                seed,
+                n_trials,
+                progress=lambda at: points.append((len(paid), at.best or 0.0)),
+                **options,
+            )
         finally:
             trials.measure = measure
-        return found.score.value, calls, len(made)
+        points.append((len(paid), found.score.value))
+        return Replay(found.score.value, calls, len(paid), points)
 
-    def random(self, seed: int, most: int) -> float:
-        """Return the best of designs drawn evenly and run in full, for at most so many paid calls."""
+    def random(self, seed: int, most: int) -> list[tuple[int, float]]:
+        """Draw designs evenly and run each in full; return after each the calls paid, and the best score so far."""
         order = sorted(self.designs)
         random.Random(seed).shuffle(order)
-        best, made = 0.0, set[str]()
+        best, paid, points = 0.0, set[str](), [(0, 0.0)]
         for key in order:
-            made.update(*self.designs[key].requests.values())
-            if len(made) > most:
+            paid.update(*self.designs[key].requests.values())
+            if len(paid) > most:
                 break
             best = max(best, self.designs[key].best)
-        return best
+            points.append((len(paid), best))
+        return points
 
 
-class Wordy(SimulatedLM):
-    """A simulated agent that never says the same thing in the same words, unless it is asked the same again.
-
-    Without this, agents that agree would agree to the letter, and most calls of most architectures would be one.
-    """
-
-    def __init__(self, answers: dict[str, str], model: str, **options: Any) -> None:
-        super().__init__(answers, model=model, **options)
-        script: Any = self.engine
-        plain = script._reply
-
-        def reply(request: Request) -> str:
-            asked = f"{model} {request.config.temperature} {prompt_of(request)}"
-            words = hashlib.sha256(asked.encode()).hexdigest()[:12]
-            text = str(plain(request))
-            known = "It follows from the task."
-            return text.replace(known, f"It follows from {words}.") if known in text else f"{text} ({words})"
-
-        script._reply = reply
-
-
-class World:
-    """Three agents and a task: a good critic, a good writer, and one that misleads.
-
-    The critic (``planner``) finds errors, the writer knows most at a low temperature, and ``talker`` is wrong nearly
-    always and never sees it. So the best ensemble is the first two at the right temperatures, with critiques.
-    """
-
-    def __init__(self, count: int, space: SearchSpace = SPACE, seed: int = 0) -> None:
-        self.space, self.seed = space, seed
-        self.answers = {f"task {number:03d}": str(number + 100) for number in range(count)}
-        self.examples = [
-            dspy.Example(question=question, answer=int(answer)).with_inputs("question")
-            for question, answer in self.answers.items()
+def exhaustive(world: World) -> Record:
+    """Run every design of a world on every example."""
+    dspy.cache = fresh(RecordingCache)  # pyright: ignore[reportAttributeAccessIssue]
+    bound = BoundSpace(world.space, TASK, world.agents(), {})
+    wanted = Objective(**{"unit": "calls", **{{"objective": "wanted"}.get(k, k): v for k, v in world.options.items()}})
+    designs: dict[str, Entry] = {}
+    for design in bound.designs():
+        program, rules = bound.program(design), bound.rules(design)
+        judge, requests = DepthMetric(program, rules, exact), dict[str, set[str]]()
+        runs = [
+            Run(run.example, run.score, run.prediction, getattr(run.prediction, "trace", None))
+            for run in measure(Recorded(program, requests), world.examples, judge).runs
         ]
-
-    def agents(self) -> list[SimulatedLM]:
-        """Fresh models, whose requests are counted from 0."""
-
-        def agent(name: str, knows: Callable[[Request], float], finds: float, misled: float) -> SimulatedLM:
-            skill: dict[str, Any] = {"knows": knows, "finds": finds, "misled": misled, "adopts": 0.7}
-            return Wordy(self.answers, model=f"simulated/{name}", cache=True, seed=self.seed, **skill)
-
-        return [
-            agent("planner", lambda request: 0.4 if warmth(request) > 0.5 else 0.2, finds=0.4, misled=0.2),
-            agent("writer", lambda request: 0.45 if warmth(request) < 0.5 else 0.25, finds=0.15, misled=0.3),
-            agent("talker", lambda request: 0.1, finds=0.0, misled=0.5),
+        tallies = [
+            Tally([judge.marks_of(run)[rule] for run in runs], [(judge.prices_of(run) or {})[rule] for run in runs])
+            for rule in rules
         ]
-
-    def exhaustive(self) -> Record:
-        """Try everything."""
-        dspy.cache = fresh(RecordingCache)  # pyright: ignore[reportAttributeAccessIssue]
-        bound = BoundSpace(self.space, TASK, self.agents(), {})
-        designs = {}
-        for design in bound.designs():
-            program, rules = bound.program(design), bound.rules(design)
-            judge, requests = DepthMetric(program, rules, exact), dict[str, set[str]]()
-            runs = [
-                Run(run.example, run.score, run.prediction, getattr(run.prediction, "trace", None))
-                for run in measure(Recorded(program, requests), self.examples, judge).runs
-            ]
-            marks = [judge.marks_of(run) for run in runs]
-            best = max(statistics.fmean(mark[rule] for mark in marks) for rule in rules)
-            designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)
-        return Record(self, designs)
-
-    def search(self, seed: int, n_trials: int) -> tuple[float, int]:
-        """Search for real; return the score, and the calls that reached a model."""
-        dspy.cache = fresh(Cache)  # pyright: ignore[reportAttributeAccessIssue]
-        agents = self.agents()
-        found = self.found(agents, seed, n_trials)
-        return found.score.value, sum(len(agent.requests) for agent in agents)
-
-    def found(self, agents: list[SimulatedLM], seed: int, n_trials: int, **options: Any) -> Any:
-        """Return what a search finds."""
-        given: dict[str, Any] = {"trainset": self.examples, "metric": exact, "unit": "calls", **options}
-        return search(TASK, agents, self.space, seed=seed, n_trials=n_trials, **given)
+        best = max((tally.score for tally in tallies if wanted.excess(tally) <= 0), default=0.0)
+        designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)
+    return Record(world, designs)
 
 
-def warmth(request: Request) -> float:
-    """The temperature that was asked for."""
-    return request.config.temperature or 0.0
+def searched(world: World, agents: Any, seed: int, n_trials: int, **options: Any) -> Any:
+    """Search a world; return what was found."""
+    given: dict[str, Any] = {"trainset": world.examples, "metric": exact, "unit": "calls", **world.options, **options}
+    return search(TASK, agents, world.space, seed=seed, n_trials=n_trials, **given)
 
 
-def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
-    """Whether the answer is right."""
-    del trace
-    return example.answer == prediction.answer
+def real_search(world: World, seed: int, n_trials: int) -> tuple[float, int]:
+    """Search for real; return the score, and the calls that reached a model."""
+    dspy.cache = fresh(Cache)  # pyright: ignore[reportAttributeAccessIssue]
+    agents = world.agents()
+    found = searched(world, agents, seed, n_trials)
+    return found.score.value, sum(len(agent.requests) for agent in agents)
 
 
 def fresh(kind: type[Cache]) -> Cache:
-    """An empty cache in memory."""
+    """Return an empty cache in memory."""
     return kind(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None)
 
 
 def key_of(program: AttentionMoA) -> str:
-    """What tells designs apart."""
+    """Return what tells designs apart."""
     return program.architecture.model_dump_json()
 
 

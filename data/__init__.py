@@ -1,12 +1,12 @@
 """Benchmarks, examples, metrics and judges.
 
-    load, stream, split, sample     examples from benchmarks, files and the hub
-    Benchmark, benchmarks, get_benchmark     what a benchmark is, and which there are
-    ExactMatch, Numeric, ... vote    metrics
-    PairJudge, GradeJudge, SkillJudge     judges
-    gsm8k, bbh, alpaca_eval, mt_bench, flask, ...     one module for each benchmark
+    load, stream, split, sample             examples from benchmarks, files and the hub
+    Benchmark, benchmarks, get_benchmark    the base class of benchmarks, their names, one by its name
+    ExactMatch, Numeric, ..., vote          metrics, and votes over answers
+    PairJudge, GradeJudge, SkillJudge       judges
+    gsm8k, bbh, alpaca_eval, ...            one module for each benchmark, with its scoring functions
 
-Names are loaded on first use; ``import moa_dspy.data`` costs nothing until one is touched.
+Names are loaded on first use.
 """
 
 import lazy_loader

@@ -15,9 +15,14 @@ from .benchmarks import (
     mmlu_pro as mmlu_pro,
     mt_bench as mt_bench,
 )
+from .benchmarks.mt_bench import parse_score as parse_score
 from .benchmarks.registry import (
     benchmarks as benchmarks,
     get_benchmark as get_benchmark,
+)
+from .benchmarks.win_rate import (
+    length_controlled_win_rate as length_controlled_win_rate,
+    raw_win_rate as raw_win_rate,
 )
 from .judges import (
     GradeJudge as GradeJudge,

@@ -1,12 +1,11 @@
-"""What a benchmark is, and the registry that finds them.
+"""The base class of benchmarks, and the registry that finds them by name.
 
-One benchmark is one file with one subclass of ``Benchmark``; defining it registers it. The files of this package are
-found by themselves; a benchmark of one's own is registered by importing its module.
+A benchmark is a subclass of `Benchmark` in a file of its own. The definition of the class registers it. The files of
+this package are found automatically; a user's benchmark is registered when its module is imported.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from abc import ABC, abstractmethod
@@ -20,24 +19,24 @@ import dspy
 
 from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
-from moa_dspy.data.splitting import check_limit, sample
+from moa_dspy.data.splitting import first_or_sampled
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "key_of", "registered"]
 
 DATA_VARIABLE = "MOA_DSPY_DATA"
-"""Environment variable with a folder that has one folder of files for each benchmark."""
+"""Environment variable with the path of a folder that contains one folder of files for each benchmark."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where a benchmark is on the Hugging Face hub.
+    """The place of a benchmark on the Hugging Face hub.
 
     Attributes:
-        repository: its id.
-        configs: the configurations to read, one after the other; None is the set's only one.
-        splits: our name of a split to the hub's, where they differ.
-        files: split to a JSON file in the repository, for sets whose loading script ``datasets`` does not run.
+        repository: the id of the data set.
+        configs: the configurations to read, one after the other. None means the data set's only one.
+        splits: the hub's name of a split by our name, if they differ.
+        files: a JSON file in the repository for each split, for data sets that need a loading script.
     """
 
     repository: str
@@ -46,7 +45,7 @@ class Hub:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, split: str, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Rows with the configuration that each is from."""
+        """Return the rows of a split, each with its configuration."""
         if split in self.files:
             files = {split: f"hf://datasets/{self.repository}/{self.files[split]}"}
             yield from (("", row) for row in read_hub("json", split=split, data_files=files, streaming=streaming))
@@ -57,12 +56,12 @@ class Hub:
 
 
 class Answered(NamedTuple):
-    """An example with what a program answered.
+    """An example with a program's outputs.
 
     Attributes:
-        example: what was asked.
-        outputs: the program's outputs, by field.
-        finished: when, in seconds since 1970.
+        example: the example.
+        outputs: the program's outputs by field.
+        finished: the time of the answer, in seconds since 1970.
     """
 
     example: dspy.Example
@@ -71,22 +70,23 @@ class Answered(NamedTuple):
 
 
 class Benchmark(ABC):
-    """A task with data, a prompt convention and a metric. Subclasses declare: class attributes and small hooks.
+    """A task with data, a signature and a metric. Subclasses set class attributes and implement `example`.
 
     Attributes:
-        name: what it is called in code and on the command line.
-        title: what it is called in print.
-        source: the paper or page that it is from.
-        licence: of the data.
-        signature: the task as a DSPy signature; its instructions hold the prompt convention that the metric reads.
-        splits: names of the splits, the default first.
-        sizes: split to its number of items, where published figures are of all of them.
-        hub: where it is on the hub, None where it is not.
-        files: split to patterns of file names in a folder; ``<split>.jsonl`` (``.json``, ``.csv``, ``.parquet``)
-            with the hub's columns always works.
+        name: the name in code and on the command line.
+        title: the name in print.
+        source: the paper or page of the benchmark.
+        licence: the licence of the data.
+        signature: the task as a DSPy signature. Its instructions tell the format of the answer that the metric reads.
+        scorer: the metric. Benchmarks that are scored by a judge override `metric` instead.
+        splits: names of the splits; the first is the default.
+        sizes: number of items by split, if published figures use all items.
+        hub: the place on the hub, or None.
+        files: patterns of file names by split. `<split>.jsonl` (`.json`, `.csv`, `.parquet`) with the hub's columns
+            always works.
         csv_columns: column names of CSV files without a header.
-        judged: whether scoring takes a language model.
-        official_outputs: what the official evaluator calls its file of answers, empty where there is none.
+        needs_judge: whether scoring uses a language model.
+        official_outputs: the name of the official evaluator's file of answers; empty if there is none.
     """
 
     name: ClassVar[str]
@@ -94,12 +94,13 @@ class Benchmark(ABC):
     source: ClassVar[str]
     licence: ClassVar[str]
     signature: ClassVar[type[dspy.Signature]]
+    scorer: ClassVar[Metric | None] = None
     splits: ClassVar[tuple[str, ...]] = ("test",)
     sizes: ClassVar[Mapping[str, int]] = {}
     hub: ClassVar[Hub | None] = None
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     csv_columns: ClassVar[tuple[str, ...] | None] = None
-    judged: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = False
     official_outputs: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -109,39 +110,41 @@ class Benchmark(ABC):
 
     @abstractmethod
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
-        """One row as an example with inputs set and an ``id``.
+        """Return a row as an example with inputs set and an `id`.
 
         Args:
-            row: a row as it is in the file or on the hub.
-            part: the hub configuration, or the file's stem.
+            row: a row of the file or the hub.
+            part: the hub configuration, or the stem of the file's name.
             position: number of the row in that part, from 0.
         """
 
-    @abstractmethod
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:
-        """What scores a prediction.
+    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
+        """Return the metric that scores a prediction.
 
         Args:
-            lm: the judge's language model, for benchmarks that are judged.
-            prompts: folder with the official judge prompts; without it a judge of our own is used.
+            lm: the judge's language model, for benchmarks that need a judge.
+            prompts: folder with the official judge prompts. Without it, our own judge is used.
         """
+        if self.scorer is None:
+            raise NotImplementedError(f"{type(self).__name__} sets no scorer and does not implement metric()")
+        return self.scorer
 
     def category(self, example: dspy.Example) -> str | None:
-        """The category that an example is reported under."""
+        """Return the category of an example in reports."""
         value = example.get("category")
         return None if value is None else str(value)
 
     def generation(self, example: dspy.Example) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
-        """Settings for the language model that the benchmark prescribes for an example, such as its temperature."""
+        """Return the model settings that the benchmark prescribes for an example, such as the temperature."""
         return {}
 
     def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """Let a program answer an example; several turns where the benchmark has them."""
+        """Run a program on an example, with several turns if the benchmark has them."""
         prediction: dspy.Prediction = program(**example.inputs())
         return prediction
 
     async def arun(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """``run`` for async callers."""
+        """Run a program on an example, for async callers."""
         prediction: dspy.Prediction = await program.acall(**example.inputs())
         return prediction
 
@@ -150,66 +153,65 @@ class Benchmark(ABC):
         details: Iterable[Mapping[str, Any]],  # noqa: ARG002 - for subclasses
         path: Path | str | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """The benchmark's official figures; empty where the mean score is the official figure.
+        """Return the benchmark's official figures; empty if the mean score is the official figure.
 
         Args:
-            details: of all verdicts.
-            path: folder with the benchmark's files, as for ``load``.
+            details: the details of all verdicts.
+            path: folder with the benchmark's files, as for `load`.
         """
         return {}
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - for subclasses
-        """The answers as the text of a file that the official evaluator takes.
+        """Return the answers as the text of a file for the official evaluator.
 
         Args:
-            answers: in the order of the examples.
-            name: what the program is called there.
+            answers: the answers in the order of the examples.
+            name: the name of the program in the file.
 
         Raises:
-            ConfigurationError: the benchmark has no official evaluator.
+            ConfigurationError: if the benchmark has no official evaluator.
         """
         raise ConfigurationError(f"{self.name} has no official format of outputs")
 
     def load(
         self,
         split: str | None = None,
+        *,
         limit: int | None = None,
         seed: int | None = None,
         path: Path | str | None = None,
     ) -> list[dspy.Example]:
-        """The examples of one split.
+        """Return the examples of one split.
 
         Args:
-            split: its name; default is the first of ``splits``.
-            limit: how many at most.
-            seed: draw a random sample (a larger limit holds the smaller sample); None takes the first ones.
-            path: folder with the files, or with a folder of this benchmark's name; default is the folder in the
-                environment variable ``MOA_DSPY_DATA`` where it has them, then the hub or its local cache.
+            split: name of the split; None means the first of `splits`.
+            limit: maximum number of examples.
+            seed: draw a random sample. A larger limit contains the smaller sample. None takes the first examples.
+            path: folder with the files, or with a folder of this benchmark's name. None means the folder in the
+                environment variable `MOA_DSPY_DATA`, then the hub or its local cache.
 
         Raises:
-            ConfigurationError: an unknown split, nothing to read, or a row without a needed field.
+            ConfigurationError: if the split is unknown or empty, or a row lacks a needed field.
         """
-        check_limit(limit)
-        examples = self.stream(split, path=path, streaming=False)
-        found = sample(examples, limit, seed) if seed is not None else list(itertools.islice(examples, limit))
-        if not found and limit != 0:
+        examples = first_or_sampled(self.stream(split, path=path, streaming=False), limit, seed)
+        if not examples and limit != 0:
             raise ConfigurationError(f"{self.name}: the split {split or self.splits[0]!r} is empty")
-        return found
+        return examples
 
     def stream(
-        self, split: str | None = None, path: Path | str | None = None, *, streaming: bool = True
+        self, split: str | None = None, *, path: Path | str | None = None, streaming: bool = True
     ) -> Iterator[dspy.Example]:
-        """The examples of one split, one after the other, held in memory one at a time."""
+        """Yield the examples of one split, without holding all of them in memory."""
         split = split or self.splits[0]
         if split not in self.splits:
             raise ConfigurationError(f"{self.name} has no split {split!r}; there are: {', '.join(self.splits)}")
-        seen: Counter[str] = Counter()
+        positions: Counter[str] = Counter()
         for part, row in self.rows(split, path, streaming=streaming):
-            yield self._example(row, part, seen[part])
-            seen[part] += 1
+            yield self._example(row, part, positions[part])
+            positions[part] += 1
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Rows with the part that each is from: from files where there are some, else from the hub."""
+        """Yield the rows of a split, each with its part: from files if there are any, else from the hub."""
         files = self.find_files(split, path)
         if files:
             for file in files:
@@ -223,15 +225,15 @@ class Benchmark(ABC):
             )
 
     def find_files(self, split: str, path: Path | str | None = None) -> list[Path]:
-        """The files of a split in a given folder, or in the one of the environment variable.
+        """Return the files of a split, in `path` or in the folder of the environment variable.
 
         Raises:
-            ConfigurationError: a folder was given and has none of them.
+            ConfigurationError: if `path` does not exist or has none of the files.
         """
         for folder in self.folders(path):
             for pattern in self._patterns(split):
-                if found := sorted(folder.glob(pattern)):
-                    return found
+                if files := sorted(folder.glob(pattern)):
+                    return files
         if path is None:
             return []
         if not Path(path).is_dir():
@@ -239,7 +241,7 @@ class Benchmark(ABC):
         raise ConfigurationError(f"{self.name}: the folder {path} has none of {', '.join(self._patterns(split))}")
 
     def folders(self, path: Path | str | None = None) -> list[Path]:
-        """Folders that may hold this benchmark's files, the likeliest first."""
+        """Return the folders that may contain this benchmark's files, the most likely first."""
         if path is not None:
             return [Path(path) / self.name, Path(path)]
         root = os.environ.get(DATA_VARIABLE)
@@ -258,11 +260,12 @@ class Benchmark(ABC):
             return self.example(row, part, position)
         except KeyError as error:
             have = ", ".join(row) or "none"
-            raise ConfigurationError(f"{self._place(part, position)} lacks the field {error}; it has: {have}") from None
+            where = self._row_name(part, position)
+            raise ConfigurationError(f"{where} lacks the field {error}; it has: {have}") from None
         except (ValueError, TypeError, IndexError) as error:
-            raise ConfigurationError(f"{self._place(part, position)} cannot be read: {error}") from error
+            raise ConfigurationError(f"{self._row_name(part, position)} cannot be read: {error}") from error
 
-    def _place(self, part: str, position: int) -> str:
+    def _row_name(self, part: str, position: int) -> str:
         return f"{self.name}, row {position + 1}{f' of {part}' if part and part not in self.splits else ''}"
 
 
@@ -270,10 +273,10 @@ _REGISTRY: dict[str, type[Benchmark]] = {}
 
 
 def registered() -> dict[str, type[Benchmark]]:
-    """Return the benchmark classes by their key; classes register when they are defined."""
+    """Return the benchmark classes by key. A class is registered when it is defined."""
     return _REGISTRY
 
 
 def key_of(name: str) -> str:
-    """Return ``name`` without case and punctuation, as benchmarks are looked up."""
+    """Return a name without case and punctuation, as the key of a benchmark."""
     return re.sub(r"[-_ .]", "", name).lower()

@@ -1,14 +1,13 @@
-"""Judges: DSPy programs that grade answers, with signatures of our own or with official prompts.
+"""Judges: DSPy programs that grade answers, with our own signatures or with official prompts.
 
-    PairJudge     which of two answers is better: both orders, a probability where the model gives token probabilities
-    GradeJudge    one answer, 1 to 10, with a reference where there is one
-    SkillJudge    one answer, 1 to 5 for each of several skills
+    PairJudge     compares two answers, in both orders; uses token probabilities if the model gives them
+    GradeJudge    grades one answer from 1 to 10, with a reference if there is one
+    SkillJudge    scores one answer from 1 to 5 for each of several skills
 
-With our own signatures a judge is an ordinary program: its predictors can be optimised and saved. Answers are shown to
-it between tags that they cannot close, and its verdict is read under whatever decoration (``8/10``, ``**A**``). With an
-official prompt the request is built to the byte and sent as it is. Either way the result says which (``protocol``), and
-a reply that cannot be read is no score: it is counted, and a metric that has nothing else raises
-``UnparsedVerdictError``.
+With our own signatures a judge is an ordinary program: its predictors can be optimized and saved. It sees answers
+between tags that they cannot close. Its verdict is read without decoration (`8/10`, `**A**`). With an official prompt
+the request is built to the byte and sent as it is. The result tells which (`protocol`). A reply that cannot be read
+gives no score and is counted. A metric without any readable reply raises `UnparsedVerdictError`.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ __all__ = [
 ]
 
 OWN = "own"
-"""Protocol: our signature."""
+"""Protocol with our own signature."""
 
 OFFICIAL = "official"
-"""Protocol: the official prompt, built to the byte."""
+"""Protocol with the official prompt, built to the byte."""
 
 _TOP = 5
 _REPLY_MAX = 100
@@ -99,14 +98,14 @@ class ScoreSkills(dspy.Signature):
     scores: dict[str, Any] = dspy.OutputField(desc="every listed skill with its score, a whole number or null")
 
 
-def _said(form: re.Pattern[str], reply: str) -> str:
-    """What a short reply says under its decoration; empty where it says anything else."""
+def _undecorated(form: re.Pattern[str], reply: str) -> str:
+    """Return the verdict of a short reply without its decoration; empty if the reply contains anything else."""
     match = form.fullmatch(reply[:_REPLY_MAX])
     return match[1] if match else ""
 
 
 class _Judge(dspy.Module):
-    """What judges share: the language model, given or ambient."""
+    """The base of all judges. Without a language model of its own, a judge uses the ambient one."""
 
     def __init__(self, lm: dspy.BaseLM | None = None) -> None:
         super().__init__()
@@ -120,12 +119,12 @@ class _Judge(dspy.Module):
 
 
 class PairJudge(_Judge):
-    """Which of two answers is better.
+    """Judges which of two answers is better.
 
     Attributes:
         compare: the predictor.
-        both_orders: ask twice with the answers swapped, and take the mean.
-        logprobs: ask for token probabilities; None does where the model is known to give them.
+        both_orders: ask twice, with the answers swapped, and take the mean.
+        logprobs: ask for token probabilities. None asks if the model is known to give them.
     """
 
     def __init__(
@@ -140,8 +139,8 @@ class PairJudge(_Judge):
         """Judge an answer against a baseline.
 
         Returns:
-            ``win``: probability that the answer is better, None when no order gave a verdict; ``orders``: the same for
-            each order asked, the baseline first; ``unparsed``: how many of them gave none; ``protocol``.
+            `win`: probability that the answer is better, None if no reply could be read; `orders`: the same for each
+            order, the baseline first; `unparsed`: number of replies that could not be read; `protocol`.
         """
         lm = self._lm(self.compare)
         first = self._better(lm, instruction, baseline, answer)
@@ -151,7 +150,7 @@ class PairJudge(_Judge):
         return pair_result(orders, OWN)
 
     def _better(self, lm: dspy.BaseLM, instruction: str, answer_a: str, answer_b: str) -> float | None:
-        """Probability that A is better; None when the reply cannot be read."""
+        """Return the probability that A is better, or None if the reply cannot be read."""
         wanted = "logprobs" in lm.supported_params if self.logprobs is None else self.logprobs
         config = {"logprobs": True, "top_logprobs": _TOP} if wanted else {}
         answers = {"answer_a": quote("answer", answer_a), "answer_b": quote("answer", answer_b)}
@@ -159,7 +158,7 @@ class PairJudge(_Judge):
             reply = self.compare(instruction=instruction, **answers, lm=lm, config=config)
         except AdapterParseError:
             return None
-        plain = {"a": 1.0, "b": 0.0, "tie": 0.5}.get(_said(_VERDICT, reply.verdict).casefold())
+        plain = {"a": 1.0, "b": 0.0, "tie": 0.5}.get(_undecorated(_VERDICT, reply.verdict).casefold())
         if plain in (None, 0.5):
             return plain
         probability = letter_probability((reply.get("logprobs") or {}).get("content") or (), "A", "B")
@@ -167,33 +166,33 @@ class PairJudge(_Judge):
 
 
 def pair_result(orders: Sequence[float | None], protocol: str) -> dspy.Prediction:
-    """The prediction of a pairwise judge from the win probability of each order asked."""
-    read = [win for win in orders if win is not None]
-    win = math.fsum(read) / len(read) if read else None
-    return dspy.Prediction(win=win, orders=list(orders), unparsed=len(orders) - len(read), protocol=protocol)
+    """Return the prediction of a pairwise judge from the win probability of each order."""
+    parsed = [win for win in orders if win is not None]
+    win = math.fsum(parsed) / len(parsed) if parsed else None
+    return dspy.Prediction(win=win, orders=list(orders), unparsed=len(orders) - len(parsed), protocol=protocol)
 
 
 def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float | None:
-    """Probability of one of two single-token answers, from the alternatives at the place where it was given.
+    """Return the probability of the first of two single-token answers.
 
     Args:
-        tokens: the reply's tokens with log-probabilities, as objects (``dspy.lm15``) or dicts (DSPy predictions).
-        first: the token asked about.
-        second: the other one.
+        tokens: the reply's tokens with log-probabilities, as objects (`dspy.lm15`) or dicts (DSPy predictions).
+        first: the first answer.
+        second: the second answer.
 
     Returns:
-        P(first) / (P(first) + P(second)) at the last place where either was the token; None where there is none. A
-        token that is not among the reported alternatives counts as impossible.
+        P(first) / (P(first) + P(second)) at the last position where the token was one of them; None if there is no such
+        position. A token that is not among the reported alternatives has probability 0.
     """
     for token in reversed(list(tokens)):
         if _get(token, "token").strip() not in (first, second):
             continue
-        seen: dict[str, float] = {}
+        probability: dict[str, float] = {}
         for alternative in [token, *(_get(token, "top") or _get(token, "top_logprobs") or ())]:
             text = _get(alternative, "token").strip()
-            seen[text] = max(seen.get(text, 0.0), math.exp(_get(alternative, "logprob")))
-        total = seen.get(first, 0.0) + seen.get(second, 0.0)
-        return seen.get(first, 0.0) / total if total else None
+            probability[text] = max(probability.get(text, 0.0), math.exp(_get(alternative, "logprob")))
+        total = probability.get(first, 0.0) + probability.get(second, 0.0)
+        return probability.get(first, 0.0) / total if total else None
     return None
 
 
@@ -202,7 +201,7 @@ def _get(token: Any, name: str) -> Any:
 
 
 class GradeJudge(_Judge):
-    """One answer, 1 to 10.
+    """Grades one answer from 1 to 10.
 
     Attributes:
         grade: the predictor.
@@ -216,7 +215,7 @@ class GradeJudge(_Judge):
         """Grade the last of the answers.
 
         Returns:
-            ``score``: from 1 to 10, None when the reply cannot be read; ``reasons``; ``protocol``.
+            `score`: from 1 to 10, or None if the reply cannot be read; `reasons`; `protocol`.
         """
         turns = [
             f"[question {n}]\n{q}\n\n{quote('answer', a, turn=n)}"
@@ -227,12 +226,12 @@ class GradeJudge(_Judge):
             reply = self.grade(conversation="\n\n".join(turns), reference=reference, lm=lm)
         except AdapterParseError:
             return dspy.Prediction(score=None, reasons="", protocol=OWN)
-        score = float(_said(_SCORE, reply.score) or "nan")
+        score = float(_undecorated(_SCORE, reply.score) or "nan")
         return dspy.Prediction(score=score if 1 <= score <= 10 else None, reasons=reply.reasons, protocol=OWN)
 
 
 class SkillJudge(_Judge):
-    """One answer, 1 to 5 for each skill.
+    """Scores one answer from 1 to 5 for each skill.
 
     Attributes:
         assess: the predictor.
@@ -246,14 +245,14 @@ class SkillJudge(_Judge):
         """Score an answer.
 
         Args:
-            instruction: what was asked.
-            answer: what was answered.
-            skills: skill to what it means.
-            reference: a good answer, where there is one.
+            instruction: the instruction.
+            answer: the answer.
+            skills: the meaning of each skill.
+            reference: a good answer, if there is one.
 
         Returns:
-            ``scores``: skill to score as the judge wrote it, None for not applicable, empty when the reply cannot be
-            read; ``reasons``; ``protocol``.
+            `scores`: the score of each skill as the judge wrote it, None for not applicable, empty if the reply cannot
+            be read; `reasons`; `protocol`.
         """
         listed = "\n".join(f"- {skill}: {meaning}" for skill, meaning in skills.items())
         lm = self._lm(self.assess)
@@ -275,18 +274,15 @@ def send(
     max_tokens: int = 2048,
     logprobs: int | None = None,
 ) -> Any:
-    """One official prompt, sent as it is.
+    """Send an official prompt as it is and return the `dspy.lm15.Response`, with `.text` and `.logprobs`.
 
     Args:
         lm: the judge's language model.
         prompt: the user message.
         system: the system message.
-        temperature: official judges use 0, AlpacaEval's 1 (it reads probabilities).
-        max_tokens: of the reply.
-        logprobs: how many alternatives for each token; None asks for no probabilities.
-
-    Returns:
-        The ``dspy.lm15.Response``, with ``.text`` and ``.logprobs``.
+        temperature: official judges use 0. AlpacaEval uses 1, because it reads probabilities.
+        max_tokens: maximum number of tokens of the reply.
+        logprobs: number of alternatives reported for each token; None asks for no probabilities.
     """
     config = Config(temperature=temperature, max_tokens=max_tokens, logprobs=logprobs)
     request = Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=config)
@@ -294,41 +290,41 @@ def send(
 
 
 class JudgeMetric(Metric):
-    """A judge as a metric: scores from 0 to 1, replies that cannot be read counted.
+    """A judge as a metric, with scores from 0 to 1. It counts the replies that cannot be read.
 
     Attributes:
-        calls: how often the judge is asked about an item, or about one of its turns.
-        reply_tokens: what a reply is taken to be long, where costs are estimated.
-        judged: items asked about so far.
-        unparsed: replies so far that could not be read.
+        calls: number of judge calls for each item or turn.
+        reply_tokens: assumed length of a reply in cost estimates.
+        items: number of items judged so far.
+        unparsed: number of replies so far that could not be read.
     """
 
     calls: int = 1
     reply_tokens: int = 300
 
     def __init__(self) -> None:
-        self.judged = 0
+        self.items = 0
         self.unparsed = 0
         self._lock = threading.Lock()
 
     @abstractmethod
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Score (None without any readable reply), feedback, and details with ``protocol`` and ``unparsed``."""
+        """Return score (None if no reply can be read), feedback, and details with `protocol` and `unparsed`."""
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """The judge's verdict.
+        """Return the judge's verdict.
 
         Raises:
-            UnparsedVerdictError: no reply for this item could be read.
+            UnparsedVerdictError: if no reply for this item can be read.
         """
         score, feedback, details = self.judge(example, prediction)
         with self._lock:
-            self.judged += 1
+            self.items += 1
             self.unparsed += int(details["unparsed"])
         if score is None:
             raise UnparsedVerdictError(f"the judge gave no readable score for item {example.get('id', '?')}", details)
         return Verdict(score, feedback, details)
 
     def __deepcopy__(self, memo: Any) -> JudgeMetric:
-        """Optimizers copy programs that may hold their metric: the counters stay common."""
+        """Return the same object, so that copies of a program that holds its metric share the counters."""
         return self

@@ -1,8 +1,7 @@
-"""``load``: benchmarks by name, and a user's own files and hub sets, as examples with inputs set."""
+"""`load` and `stream`: benchmarks by name, and a user's own files and hub data sets, as examples with inputs set."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import dspy
 
 from moa_dspy.data.benchmarks.registry import benchmarks, get_benchmark
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
-from moa_dspy.data.splitting import check_limit, sample
+from moa_dspy.data.splitting import first_or_sampled
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["is_benchmark", "load", "stream"]
@@ -23,6 +22,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 def load(
     name_or_path: str | Path,
     split: str | None = None,
+    *,
     limit: int | None = None,
     seed: int | None = None,
     fields: Mapping[str, str] | Sequence[str] | None = None,
@@ -30,57 +30,59 @@ def load(
     path: str | Path | None = None,
     config: str | None = None,
 ) -> list[dspy.Example]:
-    """Examples with inputs set.
+    """Return examples with inputs set.
 
     Args:
-        name_or_path: a benchmark's name; a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; a folder with one such
-            file for each split; or the id of a set on the Hugging Face hub.
-        split: its name. Default: the benchmark's first; "test" for a folder or a hub set; a file has none.
-        limit: how many at most.
-        seed: draw a random sample by content (a larger limit holds the smaller sample); None takes the first ones.
-        fields: for one's own data: example field to column, or the columns to keep; default is all columns.
-        inputs: for one's own data: the example fields that are inputs of the task.
-        path: for a benchmark: the folder with its files (else ``MOA_DSPY_DATA``, else the hub or its cache).
-        config: for a hub set: its configuration.
+        name_or_path: the name of a benchmark; a `.jsonl`, `.json`, `.csv` or `.parquet` file; a folder with one such
+            file for each split; or the id of a data set on the Hugging Face hub.
+        split: name of the split. None means the benchmark's first, or "test" for a folder or a hub data set. A file
+            has no split.
+        limit: maximum number of examples.
+        seed: draw a random sample by content. A larger limit contains the smaller sample. None takes the first ones.
+        fields: for your own data: the column of each example field, or a list of columns to keep. None keeps all.
+        inputs: for your own data: the example fields that are inputs of the task.
+        path: for a benchmark: the folder with its files. None means `MOA_DSPY_DATA`, then the hub or its cache.
+        config: for a hub data set: its configuration.
 
     Returns:
-        At least one example, unless ``limit`` is 0.
+        At least one example, unless `limit` is 0.
 
     Raises:
-        ConfigurationError: the name, split or file does not exist, a field is missing, a line is malformed, the set is
-            gated or empty, or there is no network; one line says which and what to do.
+        ConfigurationError: if the name, split or file does not exist, a field is missing, a line is malformed, the data
+            set is gated or empty, or there is no network.
     """
-    check_limit(limit)
     if is_benchmark(name_or_path):
-        _only_for_own_data(name_or_path, fields, inputs, config)
-        return get_benchmark(str(name_or_path)).load(split, limit, seed, path)
-    examples = _own(name_or_path, split, fields, inputs, config, path, streaming=False)
-    found = sample(examples, limit, seed) if seed is not None else list(itertools.islice(examples, limit))
-    if not found and limit != 0:
+        _refuse_own_data_arguments(name_or_path, fields, inputs, config)
+        return get_benchmark(str(name_or_path)).load(split, limit=limit, seed=seed, path=path)
+    rows = _own_examples(name_or_path, split, fields, inputs, config, path, streaming=False)
+    examples = first_or_sampled(rows, limit, seed)
+    if not examples and limit != 0:
         raise ConfigurationError(f"{name_or_path} is empty")
-    return found
+    return examples
 
 
 def stream(
     name_or_path: str | Path,
     split: str | None = None,
+    *,
     fields: Mapping[str, str] | Sequence[str] | None = None,
     inputs: Sequence[str] = ("question",),
     path: str | Path | None = None,
     config: str | None = None,
 ) -> Iterator[dspy.Example]:
-    """The examples of ``load``, in order, for sets that do not fit in memory: read as they are asked for.
+    """Yield the examples of `load` in order, for data sets that do not fit in memory.
 
-    Hub sets are read while they are downloaded and leave nothing in the cache. The arguments are those of ``load``.
+    Hub data sets are read while they are downloaded, and nothing is kept in the cache. The arguments are those of
+    `load`.
     """
     if is_benchmark(name_or_path):
-        _only_for_own_data(name_or_path, fields, inputs, config)
-        return get_benchmark(str(name_or_path)).stream(split, path)
-    return _own(name_or_path, split, fields, inputs, config, path, streaming=True)
+        _refuse_own_data_arguments(name_or_path, fields, inputs, config)
+        return get_benchmark(str(name_or_path)).stream(split, path=path)
+    return _own_examples(name_or_path, split, fields, inputs, config, path, streaming=True)
 
 
 def is_benchmark(name: str | Path) -> bool:
-    """Whether it is a benchmark's name: no path, and no file of that name."""
+    """Return whether this is the name of a benchmark, and not a path or the name of an existing file."""
     if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
         return False
     if Path(name).exists() and not _known(name):
@@ -101,14 +103,14 @@ def _known(name: str) -> bool:
     return True
 
 
-def _only_for_own_data(
+def _refuse_own_data_arguments(
     name: str | Path, fields: Mapping[str, str] | Sequence[str] | None, inputs: Sequence[str], config: str | None
 ) -> None:
     if fields is not None or tuple(inputs) != ("question",) or config is not None:
-        raise ConfigurationError(f"fields, inputs and config are for your own data; {name} says its own")
+        raise ConfigurationError(f"fields, inputs and config are for your own data; {name} brings its own")
 
 
-def _own(
+def _own_examples(
     name: str | Path,
     split: str | None,
     fields: Mapping[str, str] | Sequence[str] | None,
@@ -120,9 +122,9 @@ def _own(
 ) -> Iterator[dspy.Example]:
     if path is not None:
         raise ConfigurationError("path= is for benchmarks; give a file or folder of your own as the first argument")
-    for argument, given in (("fields", fields), ("inputs", inputs)):
-        if isinstance(given, str):
-            raise ConfigurationError(f"{argument}={given!r} is one text; give a list of names, such as [{given!r}]")
+    for argument, value in (("fields", fields), ("inputs", inputs)):
+        if isinstance(value, str):
+            raise ConfigurationError(f"{argument}={value!r} is one text; give a list of names, such as [{value!r}]")
     rows = _rows(name, split, config, streaming=streaming)
     return (_example(row, number, fields, inputs) for number, row in enumerate(rows, start=1))
 

@@ -1,8 +1,8 @@
 """Rows from files and from the Hugging Face hub, with errors that say what to do.
 
-Text files (JSON lines, JSON, CSV) are read here, one row at a time: ``datasets`` guesses types from the text, so that
-an answer "2024-01-01 00:00:00" becomes a date, "007" becomes 7 and "NA" nothing, and it cannot name a broken line.
-Parquet files, which carry their types, and the hub go through ``datasets``.
+Text files (JSON lines, JSON, CSV) are read here, one row at a time. `datasets` would guess types from the text: an
+answer "2024-01-01 00:00:00" becomes a date, "007" becomes 7, and "NA" becomes None. It also cannot name a broken line.
+Parquet files, which contain their types, and hub data sets are read with `datasets`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CONFIGS_IN_MESSAGE = re.compile(r"(?:Available:|available config names:|among t
 
 
 def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of one file, lazily.
+    """Yield the rows of one file.
 
     Args:
-        path: a ``.jsonl``, ``.json`` (a list of objects, or an object with one such list), ``.csv`` or ``.parquet``.
-        columns: names for the columns of a CSV file that has no header line.
+        path: a `.jsonl`, `.json` (a list of objects, or an object with one such list), `.csv` or `.parquet` file.
+        columns: names of the columns of a CSV file without a header line.
 
     Raises:
-        ConfigurationError: no such file, an unknown format, or a row that cannot be read; the line is named.
+        ConfigurationError: if the file does not exist, has an unknown format, or has a row that cannot be read.
     """
     if not path.is_file():
         raise ConfigurationError(f"no such file: {path}")
@@ -97,7 +97,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # of all of this process; it is only ever raised
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # a setting of the whole process; it is only raised
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines, fieldnames=columns, strict=True)
         try:
@@ -129,19 +129,19 @@ def read_hub(
     data_files: Mapping[str, str] | None = None,
     streaming: bool = False,
 ) -> Iterator[Row]:
-    """The rows of one split of a set on the hub, or in its local cache.
+    """Yield the rows of one split of a hub data set, from the hub or its local cache.
 
     Args:
-        repository: the set's id, such as ``openai/gsm8k``.
+        repository: the id of the data set, such as `openai/gsm8k`.
         split: name of the split.
-        config: name of the configuration, where the set has several.
-        data_files: split to file, for a format name ("json", "parquet") in place of an id.
-        streaming: read while it is downloaded, keeping nothing.
+        config: name of the configuration, if there are several.
+        data_files: the file of each split, if `repository` is a format name ("json", "parquet").
+        streaming: read while downloading, and keep nothing.
 
     Raises:
-        ConfigurationError: no network and not in the cache, gated, unknown, or without such a split.
+        ConfigurationError: if the data set is gated, unknown, without this split, or neither reachable nor cached.
     """
-    import datasets
+    import datasets  # heavy: takes seconds to import
 
     try:
         loaded = datasets.load_dataset(repository, config, split=split, data_files=data_files, streaming=streaming)
@@ -160,7 +160,7 @@ def _label(repository: str, data_files: Mapping[str, str] | None) -> str:
 
 
 def _explain(error: BaseException, name: str, split: str, config: str | None) -> str | None:
-    """One line on what went wrong and what to do; None for what is not the caller's doing."""
+    """Return what went wrong and what to do, or None for an error that the caller cannot fix."""
     text = str(error)
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds or "gated" in text.lower():
@@ -173,7 +173,7 @@ def _explain(error: BaseException, name: str, split: str, config: str | None) ->
     if configs := _CONFIGS_IN_MESSAGE.search(text):
         return f"{name} has no configuration {config!r}; there are: {_names(configs[1])}"
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
-        return f"{name} is not on the hub, or not for you; check the id, or log in with `hf auth login`"
+        return f"{name} is not on the hub, or you have no access; check the id, or log in with `hf auth login`"
     if kinds & {
         "ConnectionError",
         "OfflineModeIsEnabled",

@@ -1,28 +1,29 @@
-"""Splits that stay what they are when a set grows.
+"""Splits that stay the same when a data set grows.
 
-Every example has a fixed place between 0 and 1: a hash of its inputs and the seed. A split is an interval of places. So
-an example's split depends on nothing but itself: not on order, not on what else is there, not on the machine.
+Every example has a fixed number from 0 to 1: a hash of its inputs and the seed. A split is an interval of these
+numbers. An example's split therefore depends on nothing else: not on the order, the other examples, or the machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import dspy
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Split", "canonical", "check_limit", "place", "sample", "split"]
+__all__ = ["Split", "canonical", "first_or_sampled", "sample", "split", "unit_hash"]
 
 _DEFAULT = (0.6, 0.2, 0.2)
 
 
 class Split(NamedTuple):
-    """Three lists of examples, each in the given order."""
+    """Three lists of examples, each in the original order."""
 
     train: list[dspy.Example]
     val: list[dspy.Example]
@@ -31,6 +32,7 @@ class Split(NamedTuple):
 
 def split(
     examples: Iterable[dspy.Example],
+    *,
     train: float | None = None,
     val: float | None = None,
     test: float | None = None,
@@ -38,65 +40,69 @@ def split(
 ) -> Split:
     """Split examples by their content.
 
-    Examples with the same inputs (but for white space and Unicode form) are always in the same split, whatever their
-    labels. Sizes are therefore near the shares, not exact; cut lists afterwards where a size is needed.
+    Examples with the same inputs are always in the same split, whatever their labels. White space and Unicode form do
+    not count. The sizes are near the shares and not exact: cut the lists afterwards if you need a size.
 
     Args:
-        examples: any examples with inputs set.
-        train: share of the training split. Shares that are not given divide what is left; with none given they
-            are 0.6, 0.2 and 0.2.
+        examples: the examples, with inputs set.
+        train: share of the training split. Shares that are None divide the rest; if all are None, they are 0.6, 0.2
+            and 0.2.
         val: share of the validation split.
         test: share of the test split.
-        seed: another seed is another split.
+        seed: another seed gives another split.
 
     Returns:
-        Train, validation and test examples. Where all three shares are given and sum to less than 1, the rest is left
-        out.
+        Training, validation and test examples. If all shares are given and sum to less than 1, the rest is left out.
 
     Raises:
-        ConfigurationError: a share is not between 0 and 1, or they sum to more than 1.
+        ConfigurationError: if a share is not from 0 to 1, or the shares sum to more than 1.
     """
     first, second, third = _shares(train, val, test)
     parts = Split([], [], [])
     for example in examples:
-        where = place(example, seed)
-        if where < first:
+        position = unit_hash(example, seed)
+        if position < first:
             parts.train.append(example)
-        elif where < first + second:
+        elif position < first + second:
             parts.val.append(example)
-        elif where < first + second + third or first + second + third > 1 - 1e-9:
+        elif position < first + second + third or first + second + third > 1 - 1e-9:
             parts.test.append(example)
     return parts
 
 
-def sample(examples: Iterable[dspy.Example], limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """A random sample by content: a larger one holds the smaller, and order of the given examples plays no part.
+def sample(examples: Iterable[dspy.Example], limit: int | None = None, *, seed: int = 0) -> list[dspy.Example]:
+    """Return a random sample by content. A larger sample contains the smaller; the original order plays no part.
 
     Args:
-        examples: any examples with inputs set.
-        limit: how many at most; None is all of them, shuffled.
-        seed: another seed is another sample.
+        examples: the examples, with inputs set.
+        limit: maximum number of examples; None returns all of them, shuffled.
+        seed: another seed gives another sample.
 
     Raises:
-        ConfigurationError: the limit is no whole number from 0.
+        ConfigurationError: if `limit` is not a whole number from 0.
     """
-    check_limit(limit)
-    # Places of its own: by those of the splits a sample would be the first split, and nothing of the others.
+    _check_limit(limit)
+    # Not the numbers of the splits: with those, a small sample would contain examples of the first split only.
     return sorted(examples, key=lambda example: _hashed(example, f"sample {seed}"))[:limit]
 
 
-def check_limit(limit: int | None) -> None:
-    """Refuse a limit that is no whole number from 0.
+def first_or_sampled(examples: Iterator[dspy.Example], limit: int | None, seed: int | None) -> list[dspy.Example]:
+    """Return the first `limit` examples, or a random sample of them if `seed` is given.
 
     Raises:
-        ConfigurationError: it says what was given.
+        ConfigurationError: if `limit` is not a whole number from 0.
     """
+    _check_limit(limit)
+    return list(itertools.islice(examples, limit)) if seed is None else sample(examples, limit, seed=seed)
+
+
+def _check_limit(limit: int | None) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ConfigurationError(f"limit is 0 or more, a whole number, not {limit!r}")
 
 
-def place(example: dspy.Example, seed: int = 0) -> float:
-    """An example's place in [0, 1), from a hash of the seed and its inputs."""
+def unit_hash(example: dspy.Example, seed: int = 0) -> float:
+    """Return the number of an example in [0, 1): a hash of the seed and its inputs."""
     return _hashed(example, str(seed))
 
 
@@ -108,31 +114,31 @@ def _hashed(example: dspy.Example, salt: str) -> float:
 
 
 def canonical(value: Any) -> Any:
-    """A value as JSON values that are equal where white space, Unicode form and kind of container alone differ."""
+    """Return a value as JSON values, without differences in white space, Unicode form and kind of container."""
     if isinstance(value, str):
         return " ".join(unicodedata.normalize("NFC", value).split())
     if hasattr(value, "model_dump"):
         return canonical(value.model_dump())
     if isinstance(value, dict):
         return {str(key): canonical(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):  # in no order, and another one in each process
+    if isinstance(value, set | frozenset):  # their order differs between processes
         return sorted((canonical(item) for item in value), key=repr)
     return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _shares(train: float | None, val: float | None, test: float | None) -> tuple[float, float, float]:
-    given = (train, val, test)
-    if given == (None, None, None):
+    shares = (train, val, test)
+    if shares == (None, None, None):
         return _DEFAULT
-    for share in given:
+    for share in shares:
         if share is not None and not 0 <= share <= 1:
             raise ConfigurationError(
                 f"train, val and test are shares from 0 to 1, not {share!r}: a fixed count could not stay stable when "
                 "examples are added; cut the list afterwards"
             )
-    total = sum(share for share in given if share is not None)
+    total = sum(share for share in shares if share is not None)
     if total > 1 + 1e-9:
         raise ConfigurationError(f"train, val and test sum to {total:g}; they may not exceed 1")
-    rest = max(0.0, 1 - total) / max(1, given.count(None))
-    first, second, third = (rest if share is None else float(share) for share in given)
+    rest = max(0.0, 1 - total) / max(1, shares.count(None))
+    first, second, third = (rest if share is None else float(share) for share in shares)
     return first, second, third

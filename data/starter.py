@@ -1,4 +1,4 @@
-"""The packaged set: 160 items written for this project, so that everything runs without a network."""
+"""The packaged benchmark: 160 items written for this project. It needs no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.literals import parse_structure
 from moa_dspy.data.metrics.choices import ChoiceLetter
 from moa_dspy.data.metrics.instructions import Instructions
-from moa_dspy.data.metrics.metric import Metric, Verdict, field_of, vote_key
+from moa_dspy.data.metrics.metric import Metric, Verdict, field_of, output_of, vote_key
 from moa_dspy.data.metrics.numbers import ShortNumber
 from moa_dspy.data.metrics.text import Stated
 from moa_dspy.data.sources import Row, read_file
@@ -27,12 +27,12 @@ _FILE = Path(__file__).with_name("starter.jsonl")
 
 @dataclass(frozen=True)
 class ByKind(Metric):
-    """Scores an item by the metric of its kind; an output that is the question again is never right.
+    """Scores an item by the metric of its kind. An output that repeats the question is never right.
 
     Attributes:
         field: the output field.
-        kind: field of the example with the kind.
-        metrics: kind to metric.
+        kind: the field of the example with the kind.
+        metrics: the metric of each kind.
     """
 
     field: str = "answer"
@@ -47,13 +47,13 @@ class ByKind(Metric):
     )
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """The verdict of the kind's metric."""
+        """Return the verdict of the kind's metric."""
         kind = field_of(example, self.kind, "example")
         if kind not in self.metrics:
             raise ConfigurationError(f"no metric for the kind {kind!r}; there are: {', '.join(self.metrics)}")
-        given = prediction if isinstance(prediction, str) else field_of(prediction, self.field, "prediction")
-        if given is not None and vote_key(str(given)) == vote_key(example.get("question", "")):
-            return Verdict(False, "Wrong: the output is the question again.")
+        output = output_of(prediction, self.field)
+        if output and vote_key(output) == vote_key(example.get("question", "")):
+            return Verdict(False, "Wrong: the output repeats the question.")
         return self.metrics[kind].assess(example, prediction)
 
 
@@ -72,16 +72,17 @@ class Starter(Benchmark):
     source = "this package (data/starter.md)"
     licence = "Apache-2.0"
     signature = AnswerShortly
+    scorer = ByKind()
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """The packaged file, unless a folder is given."""
+        """Yield the rows of the packaged file, or of a folder if one is given."""
         if path is not None:
             yield from super().rows(split, path, streaming=streaming)
         else:
             yield from (("starter", row) for row in read_file(_FILE))
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Every item has the same fields; ``answer`` of an instruction is empty, its ``checks`` decide."""
+        """Return an example. Of an instruction `answer` is empty, and its `checks` decide."""
         choices, answer = parse_structure(row.get("choices") or []), row.get("answer", "")
         lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices, strict=False)]
         item = dspy.Example(
@@ -96,9 +97,5 @@ class Starter(Benchmark):
         return item.with_inputs("question")
 
     def category(self, example: dspy.Example) -> str | None:
-        """The kind."""
+        """Return the kind."""
         return str(example.kind)
-
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """The metric of each item's kind."""
-        return ByKind()

@@ -47,6 +47,25 @@ from .prompts.compile import (
     CompileResult as CompileResult,
     compile as compile,
 )
+from .prompts.few_shot import (
+    Bootstrap as Bootstrap,
+    BootstrapRandom as BootstrapRandom,
+    Knn as Knn,
+    Labeled as Labeled,
+)
+from .prompts.instructions import (
+    Copro as Copro,
+    Gepa as Gepa,
+    Mipro as Mipro,
+    Simba as Simba,
+)
+from .prompts.method import (
+    Effort as Effort,
+    PromptJob as PromptJob,
+    PromptMethod as PromptMethod,
+)
+from .prompts.methods import MethodName as MethodName
+from .prompts.stop_decision import Reanchor as Reanchor
 from .provenance import (
     Provenance as Provenance,
     provenance_of as provenance_of,

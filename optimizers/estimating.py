@@ -18,12 +18,10 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.optimize_run import bind_space
 from moa_dspy.optimizers.prompts.compile import split_off
-from moa_dspy.optimizers.prompts.jobs import Effort, Job
-from moa_dspy.optimizers.prompts.methods import MethodName, method_of
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob
+from moa_dspy.optimizers.prompts.methods import MethodName, most_runs, resolve_method
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
-from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.search.space import SearchSpace, Suggest, values_of
-from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
@@ -122,13 +120,11 @@ def _prompts(
     program: AttentionMoA, tune: Sequence[dspy.Example], metric: Metric, work: Work, prices: _Prices
 ) -> PartEstimate:
     """The program is measured before and after, and the method states its maximum number of runs."""
-    method = method_of(work.method, work.options)
+    method = resolve_method(work.method, work.options)
     learn, hold = split_off(tune, 0)
     lm, ambient = program.get_lm(), ambient_lm(program)
-    with count_spending([]) as spending:
-        purse = Purse(Budget(), spending)
-        job = Job(student_of(program), learn, hold, metric, 0, work.effort, lm, ambient, 1, purse)
-        measured, tried = 2 * len(hold), method.most_runs(job)
+    job = PromptJob(student_of(program), learn, hold, metric, 0, work.effort, lm, ambient, 1)
+    measured, tried = 2 * len(hold), most_runs(method, job)
     return _row("prompts", prices.largest.times(measured + tried), prices.usual.times(measured + tried * _TRIED))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import dspy
 
-from moa_dspy.data.splitting import place
+from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import (
     AllRunsFailedError,
     BudgetExhaustedError,
@@ -249,7 +249,7 @@ class _Work:
 
     async def over(self, examples: Sequence[dspy.Example]) -> tuple[Run, ...]:
         """Run all; in an order drawn from what they ask, so that the first few are like the rest."""
-        order = sorted(range(len(examples)), key=lambda index: place(examples[index]))
+        order = sorted(range(len(examples)), key=lambda index: unit_hash(examples[index]))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {index: group.create_task(self._one(examples[index])) for index in order}

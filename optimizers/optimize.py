@@ -34,8 +34,8 @@ from moa_dspy.optimizers.estimating import Work, estimate
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.optimizers.prompts.compile import CompileResult
-from moa_dspy.optimizers.prompts.jobs import Effort, check_effort
-from moa_dspy.optimizers.prompts.methods import MethodName, method_of
+from moa_dspy.optimizers.prompts.method import Effort, check_effort
+from moa_dspy.optimizers.prompts.methods import MethodName, check_method, resolve_method
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import provenance_of, stamp
 from moa_dspy.optimizers.results import Cost
@@ -164,9 +164,9 @@ def optimize(
     """
     _check(program, metric, parts, rounds, alpha, concurrency, effort)
     tune, held, notes = _parted(program, trainset, valset, seed)
-    chosen = method_of(method, options)
+    chosen = resolve_method(method, options)
     if "prompts" in parts:
-        chosen.check(program, final="architecture" not in parts)
+        check_method(chosen, program, final="architecture" not in parts)
     lms = [*models_of(program), program.get_lm(), *([] if prompt_lm is None else [prompt_lm])]
     check_budget(budget, lms)
     check_storage(storage)

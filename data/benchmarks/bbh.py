@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics.mathematics import last_boxed, without_latex
-from moa_dspy.data.metrics.metric import Checked, Metric
+from moa_dspy.data.metrics.metric import Checked
 from moa_dspy.data.sources import Row
 
 __all__ = ["TASKS", "BigBenchHard", "final_answer", "is_correct"]
@@ -55,12 +54,12 @@ _TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
 
 
 def is_correct(prediction: str, target: str) -> bool:
-    """Whether a prediction gives the target.
+    """Return whether a prediction gives the target.
 
     The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
-    the target, but for case, outer white space, emphasis marks and one final full stop. Where the target is a choice
-    such as ``(B)``, the letter counts: ``B``, ``(b)``, ``option (B)`` and ``(B) 12/02/1990`` are the same, and
-    ``(A) or (B)`` is neither. Agrees with the published accuracy of code-davinci-002 on all 27 tasks.
+    the target; case, outer white space, emphasis marks and one final full stop are ignored. If the target is a choice
+    such as `(B)`, the letter counts: `B`, `(b)`, `option (B)` and `(B) 12/02/1990` are the same, and `(A) or (B)` is
+    none. This agrees with the published accuracy of code-davinci-002 on all 27 tasks.
 
     Args:
         prediction: a model's whole answer.
@@ -69,13 +68,13 @@ def is_correct(prediction: str, target: str) -> bool:
     answer, expected = final_answer(prediction), _plain(target)
     choice = _TARGET_CHOICE.fullmatch(expected)
     if choice:
-        given = _CHOICE.match(answer)
-        return given is not None and given[given.lastgroup or 0].upper() == choice[1]
+        letter = _CHOICE.match(answer)
+        return letter is not None and letter[letter.lastgroup or 0].upper() == choice[1]
     return answer.casefold() == expected.casefold()
 
 
 def final_answer(prediction: str) -> str:
-    """The text that is compared: one line after the last "answer is", else the last box, or the whole prediction."""
+    """Return the text to compare: the line after the last "answer is", else the last box, else the whole prediction."""
     ends = [match.end() for match in _MARKER.finditer(prediction)]
     if not ends:
         return _plain(last_boxed(prediction) or prediction)
@@ -106,16 +105,13 @@ class BigBenchHard(Benchmark):
     source = "arXiv 2210.09261, suzgunmirac/BIG-Bench-Hard"
     licence = "MIT"
     signature = AnswerHardTask
+    scorer = Checked(check=is_correct, reading=final_answer)
     hub = Hub("SaylorTwift/bbh", configs=TASKS)
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("bbh/*.json", "*.json")}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
-        """The task is the file's name or the hub configuration; a file of all tasks has a column ``task``."""
+        """Return an example. Its task is the column `task`, or the file's name or hub configuration."""
         task = row.get("task", part)
         return dspy.Example(
             id=f"{task}-{position}", question=row["input"], answer=row["target"], category=task
         ).with_inputs("question")
-
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """Exact match of the text after "the answer is"."""
-        return Checked(check=is_correct, reading=final_answer)

@@ -53,12 +53,12 @@ RUBRIC = {
     "conciseness": "nothing in it is superfluous",
     "harmlessness": "nothing in it is biased, harmful or unsafe",
 }
-"""Our own one-line meaning of each skill, for our own judge."""
+"""Our description of each skill, for our own judge."""
 
 _PROMPTS = "judge_prompts.jsonl"
 _RUBRIC_FILES = ("skillset.json", "skillset_label/src/skillset.json")
 WITH_SAMPLE_ANSWER = 2
-"""``prompt_id`` of the official prompt that shows the judge the reference answer."""
+"""`prompt_id` of the official prompt that shows the reference answer to the judge."""
 
 _BRACES = re.compile(r"\{[^{}]*\}")
 _BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
@@ -67,23 +67,22 @@ _NOT_PARSED: Mapping[str, float | None] = {}
 
 
 def parse_scores(review: str) -> dict[str, float | None]:
-    """The scores at the end of a judge's reply.
+    """Return the scores at the end of a judge's reply.
 
-    The last ``{...}`` counts; it is lower-cased, ``_`` becomes a space, and it is parsed as a literal, never
-    evaluated. "N/A" is None; it may stand without quotes, or be Python's None or JSON's null, all of which the authors'
-    own parser loses.
+    The last `{...}` counts. It is lower-cased, `_` becomes a space, and it is parsed as a literal and never evaluated.
+    "N/A" is None. It may stand without quotes, or be Python's None or JSON's null; the authors' own parser loses these.
 
     Args:
         review: the judge's whole reply.
 
     Returns:
-        Skill to score; None for a skill that the judge called not applicable, NaN for a value that is no number from
-        1 to 5. Empty when there is no dict to be read, which ``aggregate`` counts as unparsed.
+        The score of each skill: None for "not applicable", NaN for a value that is no number from 1 to 5. Empty if no
+        dict can be read, which `aggregate` counts as unparsed.
     """
-    found = _BRACES.findall(review)
-    if not found:
+    literals = _BRACES.findall(review)
+    if not literals:
         return {}
-    literal = found[-1].lower().replace("_", " ").replace("\n", " ")
+    literal = literals[-1].lower().replace("_", " ").replace("\n", " ")
     parsed = parse_dict(_BARE_NOT_APPLICABLE.sub(r"\1None", literal))
     return {str(skill).strip(): _score(value) for skill, value in (parsed or {}).items()}
 
@@ -101,9 +100,9 @@ def _score(value: object) -> float | None:
 
 
 def skill_name(label: str) -> str | None:
-    """One of the twelve skills for a judge's spelling of it ("Commonsense", "robustness"), or None.
+    """Return the skill that a judge's label means ("Commonsense", "robustness"), or None.
 
-    As in the authors' tables the first word decides, the second where the first is "logical".
+    As in the authors' tables, the first word decides, or the second if the first is "logical".
     """
     words = label.lower().replace("_", " ").split()
     if not words:
@@ -114,17 +113,17 @@ def skill_name(label: str) -> str | None:
 
 @dataclass(frozen=True)
 class SkillScores(Mapping[str, float]):
-    """Mean score per skill, with what could not be counted; reads like a dict of the means.
+    """Mean score by skill, with the numbers of values that are not in it. It can be used as a dict of the means.
 
     Attributes:
-        means: skill to the mean over the instances that were scored for it.
-        scored: skill to the number of those instances.
-        not_applicable: skill to the number of "N/A".
-        invalid: skill to the number of values that are no score from 1 to 5.
-        missing: skill to the number of replies that lack it although the instance asks for it.
-        unknown: names in replies that are none of the twelve skills.
-        unparsed: replies without a dict that could be read.
-        reviews: replies in all.
+        means: mean by skill, over the instances scored for it.
+        scored: number of those instances by skill.
+        not_applicable: number of "N/A" by skill.
+        invalid: number of values that are no score from 1 to 5, by skill.
+        missing: number of replies without a skill that the instance asks for, by skill.
+        unknown: number of labels that are none of the twelve skills, by label.
+        unparsed: number of replies without a readable dict.
+        reviews: number of all replies.
     """
 
     means: dict[str, float]
@@ -147,12 +146,12 @@ class SkillScores(Mapping[str, float]):
 
 
 def _names(labels: Iterable[str]) -> set[str]:
-    """The skills among judges' spellings of them."""
+    """Return the skills that a judge's labels mean."""
     return {skill for label in labels if (skill := skill_name(label))}
 
 
 @dataclass
-class _Tally:
+class _SkillCounts:
     scores: dict[str, list[float]] = field(default_factory=dict)
     not_applicable: Counter[str] = field(default_factory=Counter)
     invalid: Counter[str] = field(default_factory=Counter)
@@ -183,33 +182,33 @@ class _Tally:
 def aggregate(
     reviews: Iterable[str | Mapping[str, Any] | None], skills: Iterable[Iterable[str]] | None = None
 ) -> SkillScores:
-    """Mean score per skill over all instances that have one.
+    """Return the mean score by skill, over all instances that have a score.
 
-    N/A, values that are no score, and replies that cannot be read are left out of the means, and counted.
+    "N/A", invalid values and replies that cannot be read are left out of the means and counted.
 
     Args:
-        reviews: judge replies as text, or what ``parse_scores`` made of them (None counts as unparsed).
-        skills: the skills that each instance asks for; with them, missing ones are counted.
+        reviews: judge replies as text, or the results of `parse_scores`. None counts as unparsed.
+        skills: the skills that each instance asks for. With them, missing ones are counted.
 
     Returns:
-        Means in the order of ``SKILLS``, with the counts.
+        Means in the order of `SKILLS`, with the counts.
     """
     replies = list(reviews)
     wanted = [tuple(labels) for labels in skills] if skills is not None else [()] * len(replies)
     if len(wanted) != len(replies):
         raise ValueError(f"skills must be given for each of the {len(replies)} reviews; got {len(wanted)}")
-    tally = _Tally()
+    counts = _SkillCounts()
     for reply, labels in zip(replies, wanted, strict=True):
-        tally.add(_parsed(reply), labels)
-    scored = {skill: tally.scores[skill] for skill in SKILLS if skill in tally.scores}
+        counts.add(_parsed(reply), labels)
+    scored = {skill: counts.scores[skill] for skill in SKILLS if skill in counts.scores}
     return SkillScores(
         means={skill: math.fsum(values) / len(values) for skill, values in scored.items()},
         scored={skill: len(values) for skill, values in scored.items()},
-        not_applicable=dict(tally.not_applicable),
-        invalid=dict(tally.invalid),
-        missing=dict(tally.missing),
-        unknown=dict(tally.unknown),
-        unparsed=tally.unparsed,
+        not_applicable=dict(counts.not_applicable),
+        invalid=dict(counts.invalid),
+        missing=dict(counts.missing),
+        unknown=dict(counts.unknown),
+        unparsed=counts.unparsed,
         reviews=len(replies),
     )
 
@@ -227,20 +226,17 @@ def judge_prompt(
     rubric: Iterable[Mapping[str, Any]],
     prompt_id: int = WITH_SAMPLE_ANSWER,
 ) -> tuple[str, str]:
-    """The official judge request.
+    """Return the system message and the user message of the official judge request.
 
     Args:
-        templates: lines of the official prompt file.
-        item: ``instruction``, ``answer`` and ``skill`` (a list) of the instance.
-        response: the answer to be judged.
-        rubric: entries of the official ``skillset.json`` (``Skill``, ``Criteria``, ``Scoring`` from 1 to 5).
-        prompt_id: which template.
-
-    Returns:
-        System message and user message.
+        templates: the lines of the official prompt file.
+        item: `instruction`, `answer` and `skill` (a list) of the instance.
+        response: the answer to judge.
+        rubric: the entries of the official `skillset.json` (`Skill`, `Criteria`, `Scoring` from 1 to 5).
+        prompt_id: the id of the template.
 
     Raises:
-        ConfigurationError: no such template, or the rubric lacks a skill.
+        ConfigurationError: if there is no such template, or the rubric lacks a skill.
     """
     chosen = {int(row["prompt_id"]): row for row in templates}.get(prompt_id)
     if chosen is None:
@@ -273,7 +269,7 @@ class FollowInstruction(dspy.Signature):
 
 
 class Flask(Benchmark):
-    """1740 instances, 89 of them again as the hard split; the category is the difficulty."""
+    """1740 instances, of which 89 form the split "hard". The category is the difficulty."""
 
     name = "flask"
     title = "FLASK"
@@ -286,11 +282,11 @@ class Flask(Benchmark):
         "test": ("flask_evaluation.jsonl", "evaluation.jsonl"),
         "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl"),
     }
-    judged = True
+    needs_judge = True
     official_outputs = "<name>.jsonl"
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Names of the authors' older files (``question_id``, ``text``, ``metrics``) are read too."""
+        """Return an example. The authors' older names (`question_id`, `text`, `metrics`) are read too."""
         return dspy.Example(
             id=str(row["idx"] if "idx" in row else row.get("question_id", position)),
             instruction=row["instruction"] if "instruction" in row else row["text"],
@@ -302,11 +298,11 @@ class Flask(Benchmark):
         ).with_inputs("instruction")
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
-        """Mean of the skills' scores over 5. ``prompts``: folder with the judge prompts and ``skillset.json``."""
+        """Return the mean of the scores over 5. `prompts` is the folder with the judge prompts and `skillset.json`."""
         return ScoredSkills(SkillJudge(lm) if prompts is None else OfficialSkillJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Mean per skill, with the counts of what is not in it."""
+        """Return the mean by skill, with the counts of the values that are not in it."""
         items = list(details)
         table = aggregate((item["scores"] for item in items), (item["skills"] for item in items))
         return {
@@ -320,8 +316,8 @@ class Flask(Benchmark):
             "protocols": sorted({str(item["protocol"]) for item in items}),
         }
 
-    def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no place for it
-        """The authors' ``model_output`` lines: ``question_id`` and ``text``."""
+    def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no name
+        """Return the authors' `model_output` lines: `question_id` and `text`."""
         rows = [
             {
                 "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
@@ -333,7 +329,7 @@ class Flask(Benchmark):
 
 
 class OfficialSkillJudge(SkillJudge):
-    """Scores with the official prompts and rubric: temperature 0, a dict at the end of the reply."""
+    """Scores with the official prompts and rubric, at temperature 0. The reply ends with a dict."""
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
         super().__init__(lm)
@@ -341,20 +337,19 @@ class OfficialSkillJudge(SkillJudge):
         self.rubric = list(read_file(_official_file(prompts, _RUBRIC_FILES)))
 
     def forward(self, instruction: str, answer: str, skills: Mapping[str, str], reference: str = "") -> dspy.Prediction:
-        """Score an answer; of ``skills`` only the names count, the meanings are the official rubric's."""
+        """Score an answer. Only the names of `skills` count; their meanings are in the official rubric."""
         item = {"instruction": instruction, "answer": reference, "skill": list(skills)}
         system, prompt = judge_prompt(self.templates, item, answer, self.rubric)
         reply = str(send(self._lm(self.assess), prompt, system=system, max_tokens=1024).text or "")
         return dspy.Prediction(scores=parse_scores(reply), reasons=reply, protocol=OFFICIAL)
 
 
-def _official_file(folder: Path | str, names: Iterable[str]) -> Path:
-    listed = list(names)
+def _official_file(folder: Path | str, names: Sequence[str]) -> Path:
     for base in (Path(folder), Path(folder) / "flask"):
-        for name in listed:
+        for name in names:
             if (base / name).is_file():
                 return base / name
-    raise ConfigurationError(f"the folder {folder} has none of {', '.join(listed)}; they are in kaistAI/FLASK")
+    raise ConfigurationError(f"the folder {folder} has none of {', '.join(names)}; they are in kaistAI/FLASK")
 
 
 def _meaning(skill: str) -> str:
@@ -376,7 +371,7 @@ class ScoredSkills(JudgeMetric):
         self.scorer = scorer
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
-        """Refuse skills that have no meaning in the rubric."""
+        """Raise ConfigurationError if the rubric does not describe a skill."""
         for skill in sorted({skill for example in examples for skill in example.skills}):
             if isinstance(self.scorer, OfficialSkillJudge):
                 _rubric_text(skill, self.scorer.rubric)
@@ -384,18 +379,18 @@ class ScoredSkills(JudgeMetric):
         return []
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """The mean over the skills that were scored, over 5."""
+        """Return the mean over the scored skills, divided by 5."""
         reply = self.scorer(
             instruction=example.instruction,
             answer=str(field_of(prediction, "answer", "prediction")),
             skills={skill: _meaning(skill) for skill in example.skills},
             reference=example.answer,
         )
-        scores, asked = _parsed(reply.scores), _names(example.skills)
-        read = {
+        scores, wanted = _parsed(reply.scores), _names(example.skills)
+        valid = {
             skill: score
             for skill, score in scores.items()
-            if skill_name(skill) in asked and score is not None and not math.isnan(score)
+            if skill_name(skill) in wanted and score is not None and not math.isnan(score)
         }
         details = {
             "scores": {
@@ -404,8 +399,8 @@ class ScoredSkills(JudgeMetric):
             },
             "skills": list(example.skills),
             "protocol": reply.protocol,
-            "unparsed": int(not read),
+            "unparsed": int(not valid),
         }
-        listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in read.items())
-        mean = math.fsum(read.values()) / len(read) / HIGHEST if read else None
+        listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in valid.items())
+        mean = math.fsum(valid.values()) / len(valid) / HIGHEST if valid else None
         return mean, f"{listed}. {reply.reasons}", details

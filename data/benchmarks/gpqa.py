@@ -17,7 +17,7 @@ __all__ = ["GpqaDiamond"]
 
 
 class GpqaDiamond(MultipleChoice):
-    """The authors ask not to publish the questions; records of runs hold answers to them, so do not publish those."""
+    """Do not publish records of runs: they contain answers, and the authors ask not to publish the questions."""
 
     name = "gpqa"
     title = "GPQA diamond"
@@ -27,14 +27,14 @@ class GpqaDiamond(MultipleChoice):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("gpqa_diamond.csv",)}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """The set lists the right answer first; here the question's text decides the order, the same everywhere."""
+        """Return an example. The data lists the right answer first; a hash of the question decides the order here."""
         question, right = row["Question"], row["Correct Answer"].strip()
         choices = [right, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
         order = list(range(len(choices)))
         random.Random(hashlib.sha256(question.encode()).digest()).shuffle(order)  # noqa: S311 - order, not a secret
         return self.lettered_example(
             question,
-            [choices[place] for place in order],
+            [choices[index] for index in order],
             order.index(0),
             id=str(row.get("Record ID") or position),
             category=row.get("High-level domain"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.metric import Checked, Metric
+from moa_dspy.data.metrics.metric import Checked
 from moa_dspy.data.metrics.numbers import last_number, numbers
 from moa_dspy.data.sources import Row
 
@@ -20,26 +19,26 @@ _LETTER_A = re.compile(r"^[ \t]*A:", re.MULTILINE)
 
 
 def is_correct(solution: str, reference: str) -> bool:
-    """Whether a solution ends in the reference's number.
+    """Return whether a solution ends in the reference's number.
 
-    The final answer of either stands after the last ``####`` (or on a line that begins with ``A:``, as in the published
-    model solutions), in the first line there that has a number: the first one after its last equals sign, so that units
-    and workings may follow. Commas and currency are stripped and values compared as numbers: 18 equals 18.00, -5 is not
-    5, 3.5 is not 3. Agrees with all 2638 verdicts that OpenAI published for its two 6B models.
+    The final answer stands after the last `####`, or on a line that begins with `A:` as in the published model
+    solutions. There, the first line with a number counts, and in it the first number after the last equals sign. Units
+    and workings may follow. Commas and currency signs are ignored, and values are compared as numbers: 18 equals 18.00,
+    -5 is not 5, 3.5 is not 3. This agrees with all 2638 verdicts that OpenAI published for its two 6B models.
 
     Args:
-        solution: a model's whole solution; one without a marker is read by its last number.
+        solution: a model's whole solution. Without a marker, its last number counts.
         reference: the data set's worked answer, or the number alone.
 
     Returns:
-        False as well when either has no number.
+        False also if one of them has no number.
     """
     expected = final_number(reference)
     return expected is not None and final_number(solution) == expected
 
 
 def final_number(solution: str) -> Fraction | None:
-    """The number that a solution ends in, or None."""
+    """Return the number that a solution ends in, or None."""
     for marker in (_HASHES, _LETTER_A):
         ends = [match.end() for match in marker.finditer(solution)]
         if ends:
@@ -50,8 +49,8 @@ def final_number(solution: str) -> Fraction | None:
 def _first_in_lines(text: str) -> Fraction | None:
     for line in text.splitlines():
         for part in (line.rpartition("=")[2].strip(), line):
-            if found := numbers(part):
-                return found[0]
+            if values := numbers(part):
+                return values[0]
     return None
 
 
@@ -71,15 +70,12 @@ class Gsm8k(Benchmark):
     licence = "MIT"
     signature = SolveWordProblem
     splits = ("test", "train")
+    scorer = Checked(check=is_correct, reading=final_number)
     hub = Hub("openai/gsm8k", configs=("main",))
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """The reference keeps its worked steps as ``solution``."""
+        """Return the final number as `answer` and the worked steps as `solution`."""
         solution, _, answer = row["answer"].rpartition("####")
         return dspy.Example(
             id=str(position), question=row["question"], answer=answer.strip(), solution=solution.strip()
         ).with_inputs("question")
-
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """The final number, compared exactly."""
-        return Checked(check=is_correct, reading=final_number)

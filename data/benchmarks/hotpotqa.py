@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.literals import parse_structure
-from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.metrics.text import F1
 from moa_dspy.data.sources import Row
 
@@ -26,13 +24,14 @@ class AnswerFromParagraphs(dspy.Signature):
 
 
 class HotpotQa(Benchmark):
-    """The distractor setting: 7405 validation questions, ten paragraphs each. The score is F1; EM is F1 = 1."""
+    """The distractor setting: 7405 validation questions with ten paragraphs each. The score is F1; EM is F1 = 1."""
 
     name = "hotpotqa"
     title = "HotPotQA (distractor)"
     source = "arXiv 1809.09600, hotpotqa/hotpot_qa"
     licence = "CC BY-SA 4.0"
     signature = AnswerFromParagraphs
+    scorer = F1()
     splits = ("validation", "train")
     hub = Hub("hotpotqa/hotpot_qa", configs=("distractor",))
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -41,24 +40,16 @@ class HotpotQa(Benchmark):
     }
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """The hub has columns of titles and sentences, the authors' file has pairs."""
+        """Return an example. The hub has columns of titles and sentences; the authors' file has pairs."""
         return dspy.Example(
             id=str(row.get("id") or row.get("_id") or position),
-            context=[
-                f"{title}: {''.join(sentences).strip()}"
-                for title, sentences in _paragraphs(parse_structure(row["context"]))
-            ],
+            context=_paragraphs(parse_structure(row["context"])),
             question=row["question"],
             answer=row["answer"],
             category=row.get("type"),
         ).with_inputs("context", "question")
 
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """Token F1 of the normalised answers."""
-        return F1()
 
-
-def _paragraphs(context: Any) -> Iterable[tuple[str, list[str]]]:
-    if isinstance(context, dict):
-        return zip(context["title"], context["sentences"], strict=True)
-    return [(title, sentences) for title, sentences in context]
+def _paragraphs(context: Any) -> list[str]:
+    pairs = zip(context["title"], context["sentences"], strict=True) if isinstance(context, dict) else context
+    return [f"{title}: {''.join(sentences).strip()}" for title, sentences in pairs]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics.mathematics import MathEquivalence, answer_of, equivalent
-from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.sources import Row
 
 __all__ = ["Math500", "is_correct"]
@@ -29,10 +26,11 @@ class Math500(Benchmark):
     source = "arXiv 2103.03874 and 2305.20050, HuggingFaceH4/MATH-500"
     licence = "MIT"
     signature = SolveCompetitionProblem
+    scorer = MathEquivalence()
     hub = Hub("HuggingFaceH4/MATH-500")
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """The reference answer is the expression alone."""
+        """Return an example whose `answer` is the expression alone."""
         return dspy.Example(
             id=str(row.get("unique_id", position)),
             question=row["problem"],
@@ -42,11 +40,7 @@ class Math500(Benchmark):
             level=row.get("level"),
         ).with_inputs("question")
 
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """Equivalence of expressions."""
-        return MathEquivalence()
-
 
 def is_correct(solution: str, reference: str) -> bool:
-    r"""Whether a solution's last ``\boxed{}`` is equivalent to the reference, an expression or a boxed solution."""
+    r"""Return whether the last `\boxed{}` of a solution is equivalent to the reference, boxed or not."""
     return equivalent(answer_of(reference), answer_of(solution))

@@ -32,7 +32,7 @@ class Mmlu(MultipleChoice):
     csv_columns = ("question", "A", "B", "C", "D", "answer")
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
-        """The hub has a list of choices and a number; the authors' CSV files have four columns and a letter."""
+        """Return an example. The hub has a list of choices and a number, the authors' CSV four columns and a letter."""
         if "choices" in row:
             choices, right, subject = list(parse_structure(row["choices"])), int(row["answer"]), row["subject"]
         else:

@@ -22,13 +22,13 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["UNPARSED", "JudgePrompt", "MtBench", "average", "judge_prompt", "parse_score"]
 
 UNPARSED = -1.0
-"""What the official code records for a judgment without a score; such turns are left out of every average."""
+"""The official value for a judgment without a score. Such turns are left out of every average."""
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged against a reference answer."""
 
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
-"""Temperature of the answering model by category; 0 for all others."""
+"""Temperature of the answering model by category; 0 for all other categories."""
 
 HIGHEST = 10
 
@@ -40,18 +40,18 @@ _BACKUP = re.compile(r"\[(\d{1,9}(?:\.\d*)?)\]")
 
 
 class JudgePrompt(str):
-    """The user message for a judge; the rest of the request hangs on it.
+    """The user message for a judge, with the rest of the request as attributes.
 
     Attributes:
         system: the system message.
-        name: the official name of the template, such as ``"single-math-v1"``.
+        name: the official name of the template, such as `"single-math-v1"`.
     """
 
     system: str
     name: str
 
     def __new__(cls, text: str, *, system: str, name: str) -> JudgePrompt:
-        """A text with its system message and template name."""
+        """Create a text with its system message and template name."""
         prompt = super().__new__(cls, text)
         prompt.system = system
         prompt.name = name
@@ -59,19 +59,18 @@ class JudgePrompt(str):
 
 
 def parse_score(judgment: str) -> float:
-    """The score of a judgment: the first ``[[7]]`` or ``[[7.5]]``, else the first ``[7]``, else -1."""
+    """Return the score of a judgment: the first `[[7]]` or `[[7.5]]`, else the first `[7]`, else -1."""
     match = _SCORE.search(judgment) or _BACKUP.search(judgment)
     return float(match[1]) if match else UNPARSED
 
 
 def average(scores: Iterable[float]) -> float:
-    """The mean over all turn scores that are not -1 (not the mean of turn means).
+    """Return the mean over all turn scores that are not -1; NaN if there is none.
+
+    This is not the mean of turn means.
 
     Args:
         scores: one score for each judged turn.
-
-    Returns:
-        The mean; NaN when nothing could be parsed.
     """
     parsed = [float(score) for score in scores if score != UNPARSED]
     return math.fsum(parsed) / len(parsed) if parsed else math.nan
@@ -84,21 +83,21 @@ def judge_prompt(
     turn: int,
     reference: Sequence[str] | Mapping[str, Any] | None = None,
 ) -> JudgePrompt:
-    """The official single-answer judge prompt for one turn, to the byte.
+    """Return the official single-answer judge prompt for one turn, to the byte.
 
     Args:
-        templates: the lines of the official ``judge_prompts.jsonl``, or the same by name.
-        question: a line of ``question.jsonl`` (``turns``, ``category``); the category decides whether the reference
-            is used, and where there is none, whether a reference is given.
-        answers: the model's answers, one for each turn so far; a FastChat answer line will do.
+        templates: the lines of the official `judge_prompts.jsonl`, or the same by name.
+        question: a line of `question.jsonl` (`turns`, `category`). The category decides whether the reference is used;
+            without a category, the reference is used if it is given.
+        answers: the model's answers, one for each turn so far, or a FastChat answer line.
         turn: 1 or 2.
-        reference: the reference answers, one for each turn; a FastChat answer line will do.
+        reference: the reference answers, one for each turn, or a FastChat answer line.
 
     Returns:
-        The user message, with the system message as ``.system``.
+        The user message, with the system message as `.system`.
 
     Raises:
-        ConfigurationError: a template, an answer or a needed reference is missing.
+        ConfigurationError: if a template, an answer or a needed reference is missing.
     """
     if turn not in (1, 2):
         raise ConfigurationError(f"MT-Bench has turns 1 and 2, not {turn!r}")
@@ -114,7 +113,7 @@ def judge_prompt(
         text = fill(template["prompt_template"], values)
     except KeyError as error:
         raise ConfigurationError(
-            f"judge prompt {template['name']!r} asks for {error}, which turn {turn} has not"
+            f"judge prompt {template['name']!r} asks for {error}, which turn {turn} does not have"
         ) from None
     return JudgePrompt(text, system=str(template["system_prompt"]), name=str(template["name"]))
 
@@ -125,8 +124,8 @@ def _values(questions: Sequence[str], answers: Sequence[str], turn: int) -> dict
             f"turn {turn} needs {turn} questions and answers; got {len(questions)} and {len(answers)}"
         )
     values = {"question": questions[turn - 1], "answer": answers[turn - 1]}
-    for n, (asked, said) in enumerate(zip(questions, answers, strict=False), start=1):
-        values |= {f"question_{n}": asked, f"answer_{n}": said}
+    for n, (question, answer) in enumerate(zip(questions, answers, strict=False), start=1):
+        values |= {f"question_{n}": question, f"answer_{n}": answer}
     return values
 
 
@@ -156,10 +155,10 @@ class ContinueConversation(dspy.Signature):
 
 
 class MtBench(Benchmark):
-    """80 questions in eight categories, each with a follow-up.
+    """80 questions in eight categories, each with a follow-up question.
 
-    ``run`` asks both turns and returns a prediction with ``answers``. A program that is only called once, as by
-    ``dspy.Evaluate``, answers the first turn, and only that is judged.
+    `run` asks both turns and returns a prediction with `answers`. If a program is called only once, as by
+    `dspy.Evaluate`, it answers the first turn, and only that turn is judged.
     """
 
     name = "mt_bench"
@@ -170,18 +169,18 @@ class MtBench(Benchmark):
     sizes: ClassVar[Mapping[str, int]] = {"test": 80}
     hub = Hub("HuggingFaceH4/mt_bench_prompts", splits={"test": "train"})
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
-    judged = True
+    needs_judge = True
     official_outputs = "model_answer/<name>.jsonl"
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Questions, with GPT-4's reference answers where the folder has them."""
+        """Yield the questions, with GPT-4's reference answers if the folder has them."""
         references = _references(self.folders(path))
         for part, row in super().rows(split, path, streaming=streaming):
             reference = references.get(str(row.get("question_id", row.get("prompt_id"))))
             yield part, {**row, "reference": reference, "official": True} if reference else row
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """The hub calls the turns ``prompt`` and has short references of its own, which are not the judge's."""
+        """Return an example. The hub calls the turns `prompt`; its short references are not those of the judge."""
         turns = list(parse_structure(row["turns"] if "turns" in row else row["prompt"]))
         return dspy.Example(
             id=str(row["question_id"] if "question_id" in row else row.get("prompt_id", position)),
@@ -194,30 +193,30 @@ class MtBench(Benchmark):
         ).with_inputs("history", "question")
 
     def generation(self, example: dspy.Example) -> dict[str, Any]:
-        """Temperature by category."""
+        """Return the temperature of the example's category."""
         return {"temperature": TEMPERATURES.get(example.category, 0.0)}
 
     def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """Both turns, the first with its answer in the history of the second."""
+        """Run both turns. The history of the second contains the first with its answer."""
         answers: list[str] = []
         for question in example.turns:
             answers.append(program(history=_history(example.turns, answers), question=question).answer)
         return dspy.Prediction(answers=answers, answer=answers[-1])
 
     async def arun(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """``run`` for async callers."""
+        """Run both turns, for async callers."""
         answers: list[str] = []
         for question in example.turns:
-            said = await program.acall(history=_history(example.turns, answers), question=question)
-            answers.append(said.answer)
+            prediction = await program.acall(history=_history(example.turns, answers), question=question)
+            answers.append(prediction.answer)
         return dspy.Prediction(answers=answers, answer=answers[-1])
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
-        """Mean score of the turns over 10. ``prompts`` is the folder with ``judge_prompts.jsonl``."""
+        """Return the mean score of the turns divided by 10. `prompts` is the folder with `judge_prompts.jsonl`."""
         return GradedTurns(GradeJudge(lm) if prompts is None else OfficialGradeJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Average over all turns, by turn and by category, with the turns that could not be read."""
+        """Return the averages over all turns, by turn and by category, and the number of unread turns."""
         items = list(details)
         by_category: dict[str, list[float]] = {str(item["category"]): [] for item in items}
         for item in items:
@@ -233,7 +232,7 @@ class MtBench(Benchmark):
         }
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
-        """FastChat's ``model_answer`` lines: one for each question, with both turns of the one choice."""
+        """Return FastChat's `model_answer` lines: one for each question, with both turns in one choice."""
         rows = [
             {
                 "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
@@ -248,12 +247,12 @@ class MtBench(Benchmark):
 
 
 def _history(questions: Sequence[str], answers: Sequence[str]) -> dspy.History:
-    said = zip(questions, answers, strict=False)
-    return dspy.History(messages=[{"question": question, "answer": answer} for question, answer in said])
+    turns = zip(questions, answers, strict=False)
+    return dspy.History(messages=[{"question": question, "answer": answer} for question, answer in turns])
 
 
 def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """GPT-4's reference answers by question, from the first folder that has them."""
+    """Return GPT-4's reference answers by question, from the first folder that has them."""
     for folder in folders:
         for file in (folder / _REFERENCES, folder / "reference_answer" / "gpt-4.jsonl"):
             if file.is_file():
@@ -262,11 +261,11 @@ def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
 
 
 class OfficialGradeJudge(GradeJudge):
-    """Grades with the official prompts: temperature 0, the score in double brackets.
+    """Grades with the official prompts, at temperature 0. The score stands in double brackets.
 
     Attributes:
         templates: the prompts by name.
-        references: GPT-4's answers by question, where they lie beside the prompts.
+        references: GPT-4's answers by question, if they are in the folder of the prompts.
     """
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
@@ -285,10 +284,10 @@ class OfficialGradeJudge(GradeJudge):
         """Grade the last of the answers.
 
         Args:
-            questions: one for each turn so far.
-            answers: the same.
-            reference: one answer for each turn; without any the question is judged as those that need none.
-            category: decides whether the reference is shown.
+            questions: the questions of the turns so far.
+            answers: the answers of the turns so far.
+            reference: one answer for each turn. Without it, the question is judged like those that need no reference.
+            category: the category, which decides whether the reference is shown.
         """
         question = {"turns": list(questions), "category": category if reference else None}
         prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
@@ -298,10 +297,10 @@ class OfficialGradeJudge(GradeJudge):
 
 
 def _templates(file: Path) -> dict[str, Row]:
-    """The four templates of single-answer grading, by name."""
+    """Return the four templates of single-answer grading by name."""
     rows = list(read_file(file))
-    found = {str(row.get("name")): row for row in rows if {"prompt_template", "system_prompt"} <= set(row)}
-    return {name: dict(_template(found, name)) for name in _TEMPLATES}
+    by_name = {str(row.get("name")): row for row in rows if {"prompt_template", "system_prompt"} <= set(row)}
+    return {name: dict(_template(by_name, name)) for name in _TEMPLATES}
 
 
 def _prompt_file(folder: Path | str) -> Path:
@@ -327,22 +326,22 @@ class GradedTurns(JudgeMetric):
         self.grader = grader
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
-        """Which questions an official judge will not see as its authors' did, for want of a reference answer."""
+        """Return which questions cannot follow the official protocol because a reference answer is missing."""
         if not isinstance(self.grader, OfficialGradeJudge):
             return []
-        found: dict[str, list[str]] = {}
+        deviating: dict[str, list[str]] = {}
         for example in examples:
             protocol = self._protocol(example, OFFICIAL)
             if protocol != OFFICIAL:
-                found.setdefault(protocol, []).append(example.id)
+                deviating.setdefault(protocol, []).append(example.id)
         return [
             f"{protocol}: {len(ids)} of {len(examples)} questions (ids {', '.join(ids)}); for the official protocol "
             f"put {_REFERENCES} of lm-sys/FastChat beside the questions or the prompts"
-            for protocol, ids in found.items()
+            for protocol, ids in deviating.items()
         ]
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """The mean over the turns that could be read, over 10."""
+        """Return the mean over the turns that could be read, divided by 10."""
         answers = prediction.get("answers") or [field_of(prediction, "answer", "prediction")]
         replies = [self._turn(example, [str(text) for text in answers[:turn]]) for turn in range(1, len(answers) + 1)]
         scores = [UNPARSED if reply.score is None else float(reply.score) for reply in replies]
@@ -366,15 +365,15 @@ class GradedTurns(JudgeMetric):
         return self.grader(questions=questions, answers=answers, reference=reference)
 
     def _references(self, example: dspy.Example) -> tuple[list[str], bool]:
-        """The reference answers, one for each turn or none at all, and whether they are GPT-4's."""
-        beside = self.grader.references.get(example.id) if isinstance(self.grader, OfficialGradeJudge) else None
-        references = beside or [str(text) for text in example.reference]
+        """Return the reference answers (one for each turn, or none at all), and whether they are GPT-4's."""
+        from_prompts = self.grader.references.get(example.id) if isinstance(self.grader, OfficialGradeJudge) else None
+        references = from_prompts or [str(text) for text in example.reference]
         if len(references) < len(example.turns):
             return [], False
-        return references, bool(beside or example.official_reference)
+        return references, bool(from_prompts or example.official_reference)
 
-    def _protocol(self, example: dspy.Example, asked: str) -> str:
+    def _protocol(self, example: dspy.Example, intended: str) -> str:
         references, official = self._references(example)
-        if asked != OFFICIAL or example.category not in WITH_REFERENCE or official:
-            return asked
+        if intended != OFFICIAL or example.category not in WITH_REFERENCE or official:
+            return intended
         return f"official prompts, {'other references' if references else 'no reference'}"

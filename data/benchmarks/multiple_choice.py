@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.metrics.choices import ChoiceLetter
-from moa_dspy.data.metrics.metric import Metric
 
 __all__ = ["AnswerMultipleChoice", "MultipleChoice"]
 
@@ -27,6 +25,7 @@ class MultipleChoice(Benchmark):
     """A benchmark with lettered choices."""
 
     signature = AnswerMultipleChoice
+    scorer = ChoiceLetter()
 
     def lettered_example(self, question: str, choices: Sequence[str], right: int, **fields: Any) -> dspy.Example:
         """Return an example whose question ends with the lettered choices.
@@ -40,10 +39,5 @@ class MultipleChoice(Benchmark):
         letters = string.ascii_uppercase[: len(choices)]
         lines = [f"{letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
         text = "\n".join([question.strip(), "", *lines])
-        return dspy.Example(question=text, choices=list(choices), answer=letters[right], **fields).with_inputs(
-            "question"
-        )
-
-    def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """The letter after "Answer:"."""
-        return ChoiceLetter()
+        example = dspy.Example(question=text, choices=list(choices), answer=letters[right], **fields)
+        return example.with_inputs("question")

@@ -11,22 +11,22 @@ from moa_dspy.errors import ConfigurationError
 
 __all__ = ["benchmarks", "get_benchmark"]
 
-_HOMES: Final = ("moa_dspy.data", "moa_dspy.data.benchmarks")
+_PACKAGES: Final = ("moa_dspy.data", "moa_dspy.data.benchmarks")
 
 
 def benchmarks() -> list[str]:
-    """Return the names of all benchmarks, in order."""
-    for home in _HOMES:
-        for module in pkgutil.iter_modules(importlib.import_module(home).__path__):
-            importlib.import_module(f"{home}.{module.name}")
-    return sorted(kind.name for kind in registered().values())
+    """Return the names of all benchmarks, sorted."""
+    for package in _PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
+    return sorted(benchmark.name for benchmark in registered().values())
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Return a benchmark by its name; case, ``-`` and ``_`` do not count.
+    """Return a benchmark by its name. Case, `-` and `_` are ignored.
 
     Raises:
-        ConfigurationError: if there is none of that name; the message lists the names.
+        ConfigurationError: if there is no benchmark of that name.
     """
     if key_of(name) not in registered():
         names = benchmarks()

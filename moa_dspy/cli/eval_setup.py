@@ -252,7 +252,7 @@ def _shaped(program: AttentionMoA, task: TaskSignature, preset: str | None, samp
 
 
 def _judge(options: EvalOptions, benchmark: Benchmark, chosen: Recipe | None) -> dspy.BaseLM | None:
-    needed = benchmark.judged and options.metric is None
+    needed = benchmark.needs_judge and options.metric is None
     if not needed:
         given = [name for name in ("judge", "judge_prompts") if getattr(options, name) is not None]
         if given:

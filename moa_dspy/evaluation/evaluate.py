@@ -98,7 +98,7 @@ def evaluate(
         selection = Selection(split, limit, seed, path, fields, inputs)
         examples = selection.load(task, task.name if isinstance(benchmark, Benchmark) else benchmark)
     elif limit is not None:
-        examples = sample(examples, limit, seed)
+        examples = sample(examples, limit, seed=seed)
     if not examples:
         raise ConfigurationError("there are no examples to evaluate on")
     check_inputs(program, examples[0])

@@ -104,8 +104,16 @@ class Selection:
         if not isinstance(task, OwnData):
             if self.fields is not None:
                 raise ConfigurationError(f"fields are for your own data; {task.name} says its own")
-            return task.load(self.split, self.limit, seed, self.path)
-        return load(name, self.split, self.limit, seed, self.fields, self.inputs, self.path)
+            return task.load(self.split, limit=self.limit, seed=seed, path=self.path)
+        return load(
+            name,
+            self.split,
+            limit=self.limit,
+            seed=seed,
+            fields=self.fields,
+            inputs=self.inputs,
+            path=self.path,
+        )
 
 
 def open_benchmark(name: str | Path) -> Benchmark:

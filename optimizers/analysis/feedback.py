@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.optimizers.analysis.stages import StageScore, StageScores, attribute
 from moa_dspy.optimizers.measuring import Metric, score_of
-from moa_dspy.optimizers.prompts.jobs import called, takes
+from moa_dspy.optimizers.prompts.method import accepts_arguments, call_metric
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
@@ -47,7 +47,7 @@ class StageFeedback:
     ) -> Any:
         """Return the score; with ``pred_name`` a ``dspy.Prediction(score=, feedback=)``."""
         if pred_name is None:
-            return score_of(called(self._metric, example, prediction, trace))
+            return score_of(call_metric(self._metric, example, prediction, trace))
         score, said = self._of_answer(example, prediction, trace, pred_name, pred_trace)
         record = getattr(prediction, "trace", None)
         if not isinstance(record, Trace):
@@ -61,8 +61,8 @@ class StageFeedback:
         self, example: dspy.Example, prediction: Any, trace: Any, pred_name: str, pred_trace: Any
     ) -> tuple[float, str]:
         """Return the score of the run's answer and what the metric itself has to say of it."""
-        if not takes(self._metric, 5):
-            return score_of(called(self._metric, example, prediction, None)), ""
+        if not accepts_arguments(self._metric, 5):
+            return score_of(call_metric(self._metric, example, prediction, None)), ""
         verdict = self._metric(example, prediction, trace, pred_name, pred_trace)
         said = getattr(verdict, "feedback", None)
         return score_of(verdict), f"About the final answer: {said}" if said else ""

@@ -1,11 +1,11 @@
-"""Tuning a program's prompts with DSPy's own optimizers."""
+"""Tuning a program's prompts with DSPy's optimizers, or with a method of your own."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import dspy
@@ -17,13 +17,20 @@ from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.comparison.leakage import asked, refuse_overlap
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
-from moa_dspy.optimizers.prompts.jobs import Effort, Job, Method, check_effort
-from moa_dspy.optimizers.prompts.methods import MethodName, method_of
-from moa_dspy.optimizers.prompts.silence import own_randomness, quiet
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
+from moa_dspy.optimizers.prompts.methods import (
+    MethodName,
+    check_method,
+    method_name,
+    method_options,
+    most_runs,
+    resolve_method,
+)
+from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.optimizers.purse import Purse, SpentError
 from moa_dspy.optimizers.results import Cost
-from moa_dspy.optimizers.spending import count_spending
+from moa_dspy.optimizers.spending import Spending, count_spending
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.toll import Toll
 from moa_dspy.program import AttentionMoA
@@ -38,11 +45,11 @@ _NO_LIMIT = 2**31
 
 @dataclass(frozen=True)
 class CompileProgress:
-    """Where a tuning of prompts is.
+    """The progress of ``compile``.
 
     Attributes:
-        cost: what has been spent.
-        of: LM calls that it takes about, at most; those that the response cache answers are among them.
+        cost: what has been spent so far.
+        of: about the most LM calls that it makes, cached ones included.
     """
 
     cost: Cost
@@ -56,15 +63,15 @@ class CompileProgress:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What came of tuning a program's prompts.
+    """The result of ``compile``.
 
     Attributes:
-        program: the tuned program, whatever it scores; the one that was given is unchanged.
-        score: its score on the validation set. Methods that choose by that set make it look better than it is.
-        before: the score of the program as it was given, on the same examples.
-        gain: of the one on the other, example by example.
-        price: of an example with the tuned program where nothing is cached, as a mean over the validation set.
-        cost: everything that was paid for, the two measurements and the models that write prompts included.
+        program: the tuned program, whatever it scores.
+        score: its score on the validation set. It is too high if the method chose by that set.
+        before: the score of the original program on the same examples.
+        gain: the difference, example by example.
+        price: the mean price of an example with the tuned program, without the response cache.
+        cost: everything that was paid for, both measurements and the model that writes prompts included.
         report: method, options, seed, scores, and each predictor's instructions before and after, as JSON values.
     """
 
@@ -77,136 +84,148 @@ class CompileResult:
     report: dict[str, Any]
 
 
-def compile(  # noqa: A001 (DSPy's word, and the issue's)
+def compile(  # noqa: A001 (DSPy's word)
     program: AttentionMoA,
     *,
     trainset: Sequence[dspy.Example],
     metric: Metric,
     valset: Sequence[dspy.Example] | None = None,
-    method: MethodName = "gepa",
-    seed: int = 0,
+    method: MethodName | PromptMethod = "gepa",
     effort: Effort = "light",
     prompt_lm: dspy.BaseLM | None = None,
-    concurrency: int = 8,
     budget: Budget | None = None,
+    seed: int = 0,
+    concurrency: int = 8,
     progress: Callable[[CompileProgress], None] | None = None,
     **options: Any,
 ) -> CompileResult:
     """Tune the prompts of a copy of ``program``.
 
     Args:
-        program: its agents may be on different models, and have prompts of their own or not; it is not changed, and
-            every agent of the result has the model that it had.
+        program: the program; it is not changed. Every agent keeps its model.
         trainset: examples to learn from, with their inputs set.
-        valset: examples to choose by and to report on, none of which is in ``trainset``; default: a third of that,
-            drawn by the seed, which is then not learnt from.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
+        valset: examples to choose by and to report on, none of them in ``trainset``; default: a third of ``trainset``.
         method: ``labeled``, ``bootstrap``, ``bootstrap_random``, ``knn`` (demos), ``copro``, ``gepa`` (instructions),
-            ``mipro``, ``simba`` (both) or ``reanchor`` (the stop decision).
-        seed: the same seed, cache and arguments give the same result.
+            ``mipro``, ``simba`` (both), ``reanchor`` (the stop decision), or an object: see ``PromptMethod``.
         effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
-        prompt_lm: writes instructions; default: the aggregator's model.
-        concurrency: examples under way at once.
-        budget: of this call, the model that writes prompts included. When it ends, which only calls under way exceed,
-            the program as it was given is returned;
-            what was answered is in DSPy's cache for another try.
-        progress: told where it is with every paid call (its price comes a moment later), from any thread.
-        **options: of the method; see the classes in ``moa_dspy.optimizers.prompts.methods``.
+        prompt_lm: the model that writes instructions; default: the aggregator's model.
+        budget: of this call, the model that writes prompts included. Only calls under way can exceed it. When it ends,
+            the original program is returned; answered calls are in DSPy's cache for another try.
+        seed: the same seed, cache and arguments give the same result.
+        concurrency: the most examples under way at once.
+        progress: called at every paid call, from any thread. The price of that call follows.
+        **options: the options of a method given by name: the fields of its class.
 
     Raises:
-        ConfigurationError: an argument does not fit; nothing was paid for.
-        RunError: the program as it was given fails on every example, or the budget ends before it has been measured.
+        ConfigurationError: if an argument does not fit. Nothing was paid for.
+        RunError: if the original program fails on every example, or the budget ends before it has been measured.
     """
-    chosen = method_of(method, options)
+    tuner = resolve_method(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
-    chosen.check(program)
+    check_method(tuner, program)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
-    writer = prompt_lm or program.get_lm()
-    ambient = ambient_lm(program)
+    writer, ambient = prompt_lm or program.get_lm(), ambient_lm(program)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
-    with contextlib.ExitStack() as stack:
-        errors = stack.enter_context(quiet())
-        stack.enter_context(own_randomness(seed))
-        told = _Progress(progress)
-        spending = stack.enter_context(count_spending([*models_of(program), program.get_lm(), writer, ambient], told))
-        stack.enter_context(dspy.context(trace=None))
-        purse = Purse(budget or Budget(), spending)
-        job = Job(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency, purse)
-        told.of = (2 * len(hold) + chosen.most_runs(job)) * program.architecture.max_calls
-        before = _measured(program, job)
-        tuned, after, ended_by = _tuned(program, chosen, job, before, None if budget is None else Toll(purse))
-        told.over = True  # a budget may leave calls under way on DSPy's threads
-    return _compiled(program, tuned, chosen, method, job, before, after, spending.cost, errors, ended_by)
+    with seeded(seed), dspy.context(trace=None):
+        job = PromptJob(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency)
+        with _counted(program, tuner, job, progress) as spending:
+            work = _Compilation(program, tuner, job, Purse(budget or Budget(), spending), limited=budget is not None)
+            work.run()
+            return work.result(spending.cost)
 
 
-def _tuned(
-    program: AttentionMoA, chosen: Method, job: Job, before: Measurement, toll: Toll | None
-) -> tuple[AttentionMoA, Measurement, EndedBy]:
-    """Tune, and measure what came of it; where the budget ends meanwhile, that is the program as it was given."""
-    callbacks = [*dspy.settings.callbacks, *([] if toll is None else [toll])]
-    try:
-        with dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks):
-            tuned = learned(chosen.run(job), program)
-        after = measure(tuned, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
-    except (SpentError, BudgetExhaustedError):
-        if toll is not None:
-            toll.settle()
-        return program.deepcopy(), before, "budget"
-    return tuned, after, "done"
+class _Compilation:
+    """A tuning under way.
+
+    Args:
+        program: the original program.
+        method: the method.
+        job: what the method works on.
+        purse: the budget.
+        limited: whether there is a budget.
+    """
+
+    def __init__(
+        self, program: AttentionMoA, method: PromptMethod, job: PromptJob, purse: Purse, *, limited: bool
+    ) -> None:
+        self._program, self._method, self._job = program, method, job
+        self._purse, self._toll = purse, Toll(purse) if limited else None
+        self._ended_by: EndedBy = "done"
+        self._errors: list[str] = []
+
+    def run(self) -> None:
+        """Measure the original program, tune it, and measure the tuned one; the budget may end it.
+
+        Raises:
+            BudgetTooSmallError: if the budget does not cover the first measurement.
+        """
+        try:  # first, so that what is broken shows before much is paid
+            self._before = self._measure(self._program)
+        except BudgetExhaustedError:
+            raise BudgetTooSmallError(
+                f"the budget ends before the program as it is has been run on {len(self._job.valset)} examples; "
+                "raise it, or give fewer examples"
+            ) from None
+        try:
+            self._tuned = learned(self._tune(), self._program)
+            self._after = self._measure(self._tuned)
+        except (SpentError, BudgetExhaustedError):
+            if self._toll is not None:
+                self._toll.settle()
+            self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, "budget"
+
+    def result(self, cost: Cost) -> CompileResult:
+        """Return the result, and its report."""
+        job, before, after = self._job, self._before, self._after
+        old, new = before.score(job.seed), after.score(job.seed)
+        gain = Gain.of(before.scores, after.scores, seed=job.seed)
+        report = {
+            "kind": "compile",
+            "method": method_name(self._method),
+            "options": to_jsonable_python(method_options(self._method), fallback=str),
+            "effort": job.effort,
+            "seed": job.seed,
+            "prompt_lm": job.prompt_lm.model,
+            "examples": {"trainset": len(job.trainset), "valset": len(job.valset)},
+            "score": {"before": old.model_dump(), "after": new.model_dump(), "gain": gain.model_dump()},
+            "cost": cost.model_dump(),
+            "ended_by": self._ended_by,
+            "errors": {"count": len(self._errors), "first": self._errors[:3]},
+            "predictors": _predictors(self._program, self._tuned),
+        }
+        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, report)
+
+    def _measure(self, program: AttentionMoA) -> Measurement:
+        job = self._job
+        return measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=self._purse)
+
+    def _tune(self) -> dspy.Module:
+        job = replace(self._job, metric=audible(self._job.metric))
+        callbacks = [*dspy.settings.callbacks, *([] if self._toll is None else [self._toll])]
+        settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks)
+        with settings, silenced() as self._errors:
+            return self._method.tune(job)
 
 
-def _measured(program: AttentionMoA, job: Job) -> Measurement:
-    """Measure the program as it was given, so that what is broken shows before much is paid."""
-    try:
-        return measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=job.purse)
-    except BudgetExhaustedError:
-        raise BudgetTooSmallError(
-            f"the budget ends before the program as it is has been run on {len(job.valset)} examples; raise it, or "
-            "give fewer examples"
-        ) from None
+@contextmanager
+def _counted(
+    program: AttentionMoA, method: PromptMethod, job: PromptJob, progress: Callable[[CompileProgress], None] | None
+) -> Iterator[Spending]:
+    """Count what is paid for within the block, and tell ``progress``."""
+    most = (2 * len(job.valset) + most_runs(method, job)) * program.architecture.max_calls
+    over = False
 
+    def tell(cost: Cost) -> None:
+        if progress is not None and not over:
+            audible(progress)(CompileProgress(cost, most))
 
-@dataclass
-class _Progress:
-    """Tells of the cost so far, and of how many calls there will be."""
-
-    tell: Callable[[CompileProgress], None] | None
-    of: int = 0
-    over: bool = False
-
-    def __call__(self, cost: Cost) -> None:
-        if self.tell is not None and not self.over:
-            self.tell(CompileProgress(cost, self.of))
-
-
-def _compiled(
-    program: AttentionMoA,
-    tuned: AttentionMoA,
-    chosen: Method,
-    method: MethodName,
-    job: Job,
-    before: Measurement,
-    after: Measurement,
-    cost: Cost,
-    errors: list[str],
-    ended_by: EndedBy,
-) -> CompileResult:
-    old, new, gain = before.score(job.seed), after.score(job.seed), Gain.of(before.scores, after.scores, seed=job.seed)
-    report = {
-        "kind": "compile",
-        "method": method,
-        "options": to_jsonable_python(asdict(chosen), fallback=str),  # type: ignore[call-overload]
-        "effort": job.effort,
-        "seed": job.seed,
-        "prompt_lm": job.prompt_lm.model,
-        "examples": {"trainset": len(job.trainset), "valset": len(job.valset)},
-        "score": {"before": old.model_dump(), "after": new.model_dump(), "gain": gain.model_dump()},
-        "cost": cost.model_dump(),
-        "ended_by": ended_by,
-        "errors": {"count": len(errors), "first": errors[:3]},
-        "predictors": _predictors(program, tuned),
-    }
-    return CompileResult(tuned, new, old, gain, mean_price(after.runs), cost, report)
+    lms = [*models_of(program), program.get_lm(), job.prompt_lm, job.ambient]
+    with count_spending(lms, tell) as spending:
+        try:
+            yield spending
+        finally:
+            over = True  # a budget may leave calls under way on DSPy's threads
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
@@ -236,6 +255,7 @@ def _check(
     effort: Effort,
     concurrency: int,
 ) -> None:
+    """Raise ConfigurationError if an argument does not fit."""
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
     check_metric(metric)
@@ -250,12 +270,12 @@ def _check(
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Hold back a third, at least one, for choosing and reporting; both parts keep their order.
+    """Split off a third of the examples, at least one, for choosing and reporting. Both parts keep their order.
 
-    Examples that ask the same are in the same part.
+    Examples with the same inputs are in the same part.
 
     Raises:
-        ConfigurationError: all ask the same, or do not say what they ask.
+        ConfigurationError: if all have the same inputs, or their inputs are not set.
     """
     known = [asked(example) for example in examples]
     questions = list(dict.fromkeys(known))

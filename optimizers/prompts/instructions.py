@@ -1,4 +1,4 @@
-"""Methods that let a model write instructions, and keep those that score."""
+"""Methods in which a model writes instructions, and the best-scoring ones are kept."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
 from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 
 from moa_dspy.optimizers.analysis.feedback import StageFeedback
-from moa_dspy.optimizers.prompts.jobs import AnyProgram, Job, at_least
+from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, check_at_least
 
 __all__ = ["Copro", "Gepa", "Mipro", "Simba"]
 
 
 @dataclass(frozen=True)
-class Copro(AnyProgram):
+class Copro(BuiltInMethod):
     """Coordinate ascent over instructions, one predictor after the other (DSPy's COPRO).
 
-    It scores on the training set, once for each predictor, candidate and round.
+    Every candidate of every predictor and round is scored on the training set.
 
     Attributes:
-        breadth: candidates of a predictor in a round, at least 2.
-        depth: rounds.
-        temperature: at which instructions are written.
+        breadth: candidates of a predictor in a round, at least 2; None: by effort.
+        depth: the number of rounds; None: by effort.
+        temperature: the temperature at which instructions are written.
     """
 
     breadth: int | None = None
@@ -33,13 +33,13 @@ class Copro(AnyProgram):
     temperature: float = 1.4
 
     def __post_init__(self) -> None:
-        at_least("breadth", self.breadth, 2)
-        at_least("depth", self.depth, 1)
+        check_at_least("breadth", self.breadth, 2)
+        check_at_least("depth", self.depth, 1)
 
-    def run(self, job: Job) -> dspy.Module:
+    def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best candidate on the training set."""
         optimizer = COPRO(
-            prompt_model=_silent(job.prompt_lm),
+            prompt_model=job.prompt_lm,
             metric=job.score,
             breadth=job.by_effort(self.breadth, 4, 7, 10),
             depth=job.by_effort(self.depth, 1, 2, 3),
@@ -48,24 +48,24 @@ class Copro(AnyProgram):
         kwargs = {"num_threads": job.concurrency, "display_progress": False}
         return optimizer.compile(job.student, trainset=job.shuffled(), eval_kwargs=kwargs)
 
-    def most_runs(self, job: Job) -> int:
-        """Return how many answers are judged: those of every candidate on the training set."""
+    def most_runs(self, job: PromptJob) -> int:
+        """Return the most answers scored: those of every candidate on the training set."""
         candidates = job.by_effort(self.breadth, 4, 7, 10) * job.by_effort(self.depth, 1, 2, 3)
         return candidates * len(job.student.predictors()) * len(job.trainset)
 
 
 @dataclass(frozen=True)
-class Mipro(AnyProgram):
+class Mipro(BuiltInMethod):
     """Instructions and demos together, by Bayesian optimization (DSPy's MIPROv2).
 
     Attributes:
-        candidates: instructions and sets of demos to choose among, at least 3; None: by effort.
-        trials: combinations to try; None: as many as DSPy's rule gives for the number of candidates and predictors.
-        bootstrapped_demos: the most runs to take demos from; with no demos of either kind, instructions alone.
-        labeled_demos: fill up with so many training examples, where they fit.
-        minibatch: examples for a trial's first look; None: 35 where the validation set is larger than 50, else all.
-        temperature: at which instructions are written.
-        threshold: the score that counts as success; None: any above 0.
+        candidates: instructions and sets of demos to choose from, at least 3; None: by effort.
+        trials: combinations to try; None: by DSPy's rule, from the number of candidates and predictors.
+        bootstrapped_demos: as in ``Bootstrap``. If both numbers of demos are 0, only instructions are tuned.
+        labeled_demos: as in ``Bootstrap``.
+        minibatch: examples on which a trial is scored first; None: 35 if the validation set has more than 50, else all.
+        temperature: the temperature at which instructions are written.
+        threshold: as in ``Bootstrap``.
     """
 
     candidates: int | None = None
@@ -77,14 +77,14 @@ class Mipro(AnyProgram):
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        at_least("candidates", self.candidates, 3)
-        at_least("trials", self.trials, 1)
-        at_least("minibatch", self.minibatch, 1)
+        check_at_least("candidates", self.candidates, 3)
+        check_at_least("trials", self.trials, 1)
+        check_at_least("minibatch", self.minibatch, 1)
 
-    def run(self, job: Job) -> dspy.Module:
+    def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best combination on the validation set."""
         candidates = job.by_effort(self.candidates, 6, 12, 18)
-        batch = self.minibatch or (35 if len(job.valset) > 50 else len(job.valset))
+        batch = self._batch(job)
         optimizer = MIPROv2(
             metric=job.score,
             prompt_model=job.prompt_lm,
@@ -103,33 +103,38 @@ class Mipro(AnyProgram):
             job.student,
             trainset=list(job.trainset),
             valset=list(job.valset),
-            num_trials=self.trials or self._trials(len(job.student.predictors()), candidates),
+            num_trials=self._trials(job, candidates),
             minibatch=batch < len(job.valset),
-            minibatch_size=min(batch, len(job.valset)),
+            minibatch_size=batch,
         )
 
-    def most_runs(self, job: Job) -> int:
-        """Return how many answers are judged: of trials, full looks at the best, and fruitless bootstrapping."""
+    def most_runs(self, job: PromptJob) -> int:
+        """Return the most answers scored: by trials, by full evaluations of the best, and by bootstrapping."""
         candidates = job.by_effort(self.candidates, 6, 12, 18)
-        trials = self.trials or self._trials(len(job.student.predictors()), candidates)
-        batch = min(self.minibatch or (35 if len(job.valset) > 50 else len(job.valset)), len(job.valset))
+        trials, batch = self._trials(job, candidates), self._batch(job)
         looks = trials * batch + (2 + trials // 5) * len(job.valset)
         return looks + candidates * len(job.trainset)
 
-    def _trials(self, predictors: int, candidates: int) -> int:
-        variables = predictors * (2 if self.bootstrapped_demos or self.labeled_demos else 1)
+    def _batch(self, job: PromptJob) -> int:
+        everything = len(job.valset)
+        return min(self.minibatch or (35 if everything > 50 else everything), everything)
+
+    def _trials(self, job: PromptJob, candidates: int) -> int:
+        if self.trials is not None:
+            return self.trials
+        variables = len(job.student.predictors()) * (2 if self.bootstrapped_demos or self.labeled_demos else 1)
         return int(max(2 * variables * math.log2(candidates), 1.5 * candidates))
 
 
 @dataclass(frozen=True)
-class Simba(AnyProgram):
-    """Demos and rules out of examples whose samples differ most (DSPy's SIMBA).
+class Simba(BuiltInMethod):
+    """Demos and rules from the examples whose samples differ most (DSPy's SIMBA).
 
     Attributes:
-        steps: mini-batches.
+        steps: the number of mini-batches; None: by effort.
         batch: examples in a mini-batch; None: up to 32.
-        candidates: samples of an example, and new programs in a step.
-        demos: the most that a predictor holds; 0: rules alone.
+        candidates: samples of an example, and new programs in a step; None: by effort.
+        demos: the most demos of a predictor; 0: only rules are added.
     """
 
     steps: int | None = None
@@ -138,11 +143,11 @@ class Simba(AnyProgram):
     demos: int = 4
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("batch", self.batch, 1)
-        at_least("candidates", self.candidates, 1)
+        check_at_least("steps", self.steps, 1)
+        check_at_least("batch", self.batch, 1)
+        check_at_least("candidates", self.candidates, 1)
 
-    def run(self, job: Job) -> dspy.Module:
+    def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best program on the training set."""
         optimizer = SIMBA(
             metric=job.score,
@@ -155,21 +160,21 @@ class Simba(AnyProgram):
         )
         return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
 
-    def most_runs(self, job: Job) -> int:
-        """Return how many answers are judged: samples and new programs of every step, and the last look at the best."""
+    def most_runs(self, job: PromptJob) -> int:
+        """Return the most answers scored: samples and new programs of every step, and the final evaluation."""
         batch, candidates = min(self.batch or 32, len(job.trainset)), job.by_effort(self.candidates, 4, 6, 6)
         return 2 * job.by_effort(self.steps, 4, 8, 12) * batch * candidates + (candidates + 1) * len(job.trainset)
 
 
 @dataclass(frozen=True)
-class Gepa(AnyProgram):
-    """Instructions by reflection on single runs (DSPy's GEPA), which are told what happened at every stage.
+class Gepa(BuiltInMethod):
+    """Instructions by reflection on single runs (DSPy's GEPA). The feedback says what happened at every stage.
 
     Attributes:
-        runs: the most runs of the program, at least those of one pass over the validation set; None: by effort.
-        minibatch: runs that one reflection looks at.
-        merge: also join instructions of different candidates.
-        perfect: the score that cannot be better.
+        runs: the most runs of the program, at least one pass over the validation set; None: by effort.
+        minibatch: the runs of one reflection.
+        merge: whether instructions of different candidates are also combined.
+        perfect: the best possible score.
         more: further options of ``gepa.optimize``.
     """
 
@@ -180,22 +185,22 @@ class Gepa(AnyProgram):
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        at_least("runs", self.runs, 1)
-        at_least("minibatch", self.minibatch, 1)
+        check_at_least("runs", self.runs, 1)
+        check_at_least("minibatch", self.minibatch, 1)
 
-    def run(self, job: Job) -> dspy.Module:
+    def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best candidate on the validation set."""
         return self._optimizer(job).compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
 
-    def most_runs(self, job: Job) -> int:
-        """Return how many answers are judged, at most."""
+    def most_runs(self, job: PromptJob) -> int:
+        """Return the most answers scored."""
         if self.runs is not None:
             return self.runs
         settings = AUTO_RUN_SETTINGS[job.effort]
         runs = self._optimizer(job).auto_budget(len(job.student.predictors()), settings["n"], len(job.valset))
         return int(runs)
 
-    def _optimizer(self, job: Job) -> Any:
+    def _optimizer(self, job: PromptJob) -> Any:
         budget: dict[str, Any] = {"auto": job.effort} if self.runs is None else {"max_metric_calls": self.runs}
         return GEPA(
             metric=StageFeedback(job.metric, job.student),
@@ -209,10 +214,3 @@ class Gepa(AnyProgram):
             gepa_kwargs=dict(self.more),
             **budget,
         )
-
-
-def _silent(lm: dspy.BaseLM) -> dspy.BaseLM:
-    """The model without ``inspect_history``, which COPRO prints after every candidate."""
-    silent: Any = lm.copy()
-    silent.inspect_history = lambda *_, **__: None
-    return silent

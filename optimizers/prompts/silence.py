@@ -1,104 +1,120 @@
-"""DSPy's optimizers without their noise, and without leaving anything behind.
+"""Silence while DSPy's, GEPA's and Optuna's optimizers run.
 
-They print, draw progress bars, log every trial, draw from Python's global random generator and set Optuna's verbosity.
-All of that is switched off for as long as an optimization runs, and put back afterwards. Standard output itself is not
-touched: what a metric or another thread prints is still seen.
+They print, draw progress bars and log every trial, and have no option against most of it. While one of them runs,
+standard output and standard error drop what is written in the optimizer's own context. Other threads, and functions
+that are marked as ``audible``, are still heard.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
 import logging
 import random
+import sys
 import threading
-import types
+import traceback
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 import optuna
 
-__all__ = ["own_randomness", "quiet"]
+__all__ = ["audible", "seeded", "silenced"]
 
-_PRINTING: Final = (
-    "dspy.teleprompt.bootstrap",
-    "dspy.teleprompt.random_search",
-    "dspy.teleprompt.utils",
-    "dspy.propose.grounded_proposer",
-    "dspy.propose.dataset_summary_generator",
-)
-_DRAWING_BARS: Final = ("dspy.teleprompt.bootstrap", "dspy.utils.parallelizer")
-_LOGGING: Final = ("dspy.teleprompt", "dspy.evaluate", "dspy.propose", "dspy.predict", "dspy.utils.parallelizer")
+P = ParamSpec("P")
+T = TypeVar("T")
 
+_LOGGERS: Final = ("dspy.teleprompt", "dspy.evaluate", "dspy.propose", "dspy.predict", "dspy.utils.parallelizer")
+
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
 _lock = threading.Lock()
-_guests = 0
+_blocks = 0
 _restore = contextlib.ExitStack()
 
 
-class _NoBar:
-    """A progress bar in the manner of tqdm that is never drawn."""
+class _Filter:
+    """A stream that drops what is written in a muted context."""
 
-    _instances: ClassVar[set[Any]] = set()
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
-    def __init__(self, iterable: Iterable[Any] = (), **_options: Any) -> None:
-        self.n = 0
-        self._iterable = iterable
+    def write(self, text: str) -> int:
+        """Write the text, or drop it."""
+        return len(text) if _muted.get() else self._stream.write(text)
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._iterable)
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
 
-    def update(self, n: int = 1) -> None:
-        """Count."""
-        self.n += n
-
-    def set_description(self, text: str) -> None:
-        """Say nothing."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[list[str]]:
-    """Silence DSPy's and GEPA's optimizers within the block; blocks may overlap, in several threads.
-
-    Yields a list of the errors that are logged meanwhile: runs and metrics that failed, which DSPy counts as 0.
-    """
-    global _guests
-    heard = _Errors()
-    with _lock:
-        _guests += 1
-        if _guests == 1:
-            _silence(_restore)
-        for name in _LOGGING:
-            logging.getLogger(name).addHandler(heard)
-    try:
-        yield heard.messages
-    finally:
-        with _lock:
-            for name in _LOGGING:
-                logging.getLogger(name).removeHandler(heard)
-            _guests -= 1
-            if not _guests:
-                _restore.close()
-
-
-class _Errors(logging.Handler):
-    """Keeps the errors that DSPy logs."""
+class _ErrorList(logging.Handler):
+    """Collects the errors that DSPy logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(" ".join(record.getMessage().split())[:300])
+        self.messages.append(" ".join(record.getMessage().split())[:500])
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """Run the block on global random generators seeded with ``seed``, and leave them to others as they were."""
+def silenced(*, output: bool = True) -> Iterator[list[str]]:
+    """Silence optimizers within the block. Blocks may overlap, in several threads.
+
+    Args:
+        output: whether what they print is dropped, besides what they log.
+
+    Yields:
+        A list of the errors that DSPy logs meanwhile: runs and metrics that failed, which DSPy scores as 0.
+    """
+    global _blocks
+    errors = _ErrorList()
+    with _lock:
+        _blocks += 1
+        if _blocks == 1:
+            _silence(_restore)
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(errors)
+    token = _muted.set(output)
+    try:
+        yield errors.messages
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # progress bars that are cut short draw themselves when they go
+        raise
+    finally:
+        _muted.reset(token)
+        with _lock:
+            for name in _LOGGERS:
+                logging.getLogger(name).removeHandler(errors)
+            _blocks -= 1
+            if not _blocks:
+                _restore.close()
+
+
+def audible(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function such that what it prints is heard, although optimizers are silenced."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = _muted.set(False)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _muted.reset(token)
+
+    return call
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run the block on global random generators with this seed; afterwards they are as they were before."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -110,13 +126,9 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 
 def _silence(stack: contextlib.ExitStack) -> None:
-    bars = types.SimpleNamespace(tqdm=_NoBar)
-    for name in _PRINTING:
-        _put(stack, importlib.import_module(name), "print", lambda *_, **__: None)
-    for name in _DRAWING_BARS:
-        _put(stack, importlib.import_module(name), "tqdm", bars)
-    _put(stack, importlib.import_module("gepa.core.engine"), "tqdm", _NoBar)
-    for name in _LOGGING:
+    stack.enter_context(contextlib.redirect_stdout(_Filter(sys.stdout)))
+    stack.enter_context(contextlib.redirect_stderr(_Filter(sys.stderr)))
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         stack.callback(logger.setLevel, logger.level)
         stack.callback(setattr, logger, "propagate", logger.propagate)
@@ -126,12 +138,3 @@ def _silence(stack: contextlib.ExitStack) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-
-
-def _put(stack: contextlib.ExitStack, module: types.ModuleType, name: str, value: Any) -> None:
-    """Set a global of a module until the stack is unwound."""
-    if name in vars(module):
-        stack.callback(setattr, module, name, vars(module)[name])
-    else:
-        stack.callback(delattr, module, name)
-    setattr(module, name, value)

@@ -78,8 +78,9 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
 def architecture_text(shape: Architecture) -> str:
     """Return the main properties of an architecture in a line."""
     rows = architecture_rows(shape)
-    names = ["agents", "attention", "layers", *(["residual", "early stop"] if shape.layers > 1 else []), "aggregation"]
-    return "; ".join(f"{name} {rows[name]}" for name in names)
+    depth = ["residual", "early stop"] if shape.layers > 1 else []
+    end = "aggregator" if shape.aggregation == "synthesis" else "aggregation"
+    return "; ".join(f"{name} {rows[name]}" for name in ["agents", "attention", "layers", *depth, end])
 
 
 def _agent(spec: AgentSpec, name: str) -> str:

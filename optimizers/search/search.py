@@ -36,7 +36,7 @@ from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.comparison.leakage import check_examples
 from moa_dspy.optimizers.comparison.matching import check_budget
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name
-from moa_dspy.optimizers.prompts.silence import quiet
+from moa_dspy.optimizers.prompts.silence import silenced
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
@@ -174,7 +174,7 @@ def search(
     check_budget(budget, lms)
     check_unit(wanted, lms)
     rungs = Rungs(len(trainset), max(4, len(trainset) // 8) if first_batch is None else first_batch, prune_level)
-    with quiet(), count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
+    with silenced(output=False), count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
         study = open_study(
             open_storage(storage), study_name, wanted.directions, _about(bound, trainset, metric, wanted)
         )

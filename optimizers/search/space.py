@@ -264,21 +264,21 @@ class BoundSpace:
     def baselines(self) -> list[dict[str, Any]]:
         """Return the parameters of the usual ensembles, as far as the space holds them.
 
-        A single model (each of the first three), the same with critiques of its own (Self-Refine, Madaan et al. 2023),
-        self-consistency, MoA and Attention-MoA.
+        Every agent alone, self-consistency, MoA, Attention-MoA, and every agent with its own critiques (Self-Refine,
+        Madaan et al. 2023).
         """
         most, agents = self.space.samples, len(self.names)
-        single = [tuple(int(i == j) for j in range(agents)) for i in range(min(agents, 3))]
+        single = [tuple(int(i == j) for j in range(agents)) for i in range(agents)]
         every = tuple(int(i < self.space.max_agents) for i in range(agents)) if agents > 1 else (most,)
         repeated = (min(most, self.space.max_agents), *[0] * (agents - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
         alone = "self" if "self" in self.space.attention else "full"  # the same where there is one agent
         wanted = [
             *((counts, "none", plain) for counts in single),
-            *((counts, alone, plain) for counts in single),
             (repeated, "none", plain),
             (every, "none", plain),
             (every, "full", "synthesis"),
+            *((counts, alone, plain) for counts in single),
         ]
         found: dict[Design, dict[str, Any]] = {}
         for counts, attention, residual in wanted:

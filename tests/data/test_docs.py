@@ -25,3 +25,15 @@ def test_example(block):
 
 def test_they_are_found():
     assert len(BLOCKS) == 5
+
+
+def test_scoring_functions_are_exported() -> None:
+    from moa_dspy import data
+
+    assert data.choice_letter("The answer is (B).", ["x", "y"]) == "B"
+    assert data.parse_score("Good. [[7.5]]") == data.mt_bench.parse_score("[[7.5]]") == 7.5
+    assert data.raw_win_rate([2, 1, 0]).value == data.alpaca_eval.raw_win_rate([2, 1, 0]).value == 50.0
+    assert data.length_controlled_win_rate is data.alpaca_eval.length_controlled_win_rate
+    for scored, output, reference in ((data.gsm8k, "#### 18", "18"), (data.bbh, "the answer is (B).", "(B)")):
+        assert scored.is_correct(output, reference)
+        assert not scored.is_correct(output, "(C) 19")

@@ -321,7 +321,7 @@ def test_unreadable_turns_are_counted_and_an_unreadable_item_is_no_score(mt_fold
     with pytest.raises(UnparsedVerdictError, match="no readable score for item 81") as caught:
         metric(writing, dspy.Prediction(answer="a"))
     assert caught.value.details["unparsed"] == 1
-    assert (metric.judged, metric.unparsed) == (2, 2)
+    assert (metric.items, metric.unparsed) == (2, 2)
     summary = benchmark.summarize([verdict.details, caught.value.details])
     assert (summary["average"], summary["unparsed"]) == (6.0, 2)
 

@@ -223,7 +223,7 @@ def hub(monkeypatch):
             DatasetNotFoundError("Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub. Visit the dataset page"),
             "is gated: accept its terms",
         ),
-        (DatasetNotFoundError("Dataset 'x' doesn't exist on the Hub"), "is not on the hub, or not for you"),
+        (DatasetNotFoundError("Dataset 'x' doesn't exist on the Hub"), "is not on the hub, or you have no access"),
         (
             ValueError("Unknown split \"test\". Should be one of ['train', 'dev']."),
             "no split 'train'; there are: train, dev",

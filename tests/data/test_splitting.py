@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import load, sample, split
-from moa_dspy.data.splitting import place
+from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import ConfigurationError
 
 settings.register_profile("no deadline: machines differ", deadline=None)
@@ -57,7 +57,7 @@ def test_shares_are_about_right_and_every_example_is_somewhere():
 
 
 def test_a_known_place_never_changes():
-    assert place(example("What is the capital of France?"), 0) == pytest.approx(0.37387758186294917, abs=1e-12)
+    assert unit_hash(example("What is the capital of France?"), 0) == pytest.approx(0.37387758186294917, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_history_and_lists_are_content_too():
         history = dspy.History(messages=[{"question": "a", "answer": said}])
         return dspy.Example(history=history, context=["x", "y"]).with_inputs("history", "context")
 
-    assert place(turn("b")) == place(turn("b"))
-    assert place(turn("b")) != place(turn("c"))
+    assert unit_hash(turn("b")) == unit_hash(turn("b"))
+    assert unit_hash(turn("b")) != unit_hash(turn("c"))
 
 
 @given(questions, st.integers(0, 30), st.integers(0, 30), st.randoms())
@@ -106,10 +106,10 @@ def test_the_packaged_set_splits():
 
 def test_sets_have_the_same_place_in_every_process():
     code = (
-        "import dspy; from moa_dspy.data.splitting import place;"
+        "import dspy; from moa_dspy.data.splitting import unit_hash;"
         "from moa_dspy.evaluation.fingerprint import content_of;"
         "example = dspy.Example(tags={'a', 'b', 'c', 'd'}, n={1, 2}).with_inputs('tags', 'n');"
-        "print(place(example), content_of(example))"
+        "print(unit_hash(example), content_of(example))"
     )
     said = {
         subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import random
@@ -17,7 +18,7 @@ from support import planted
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
-from moa_dspy.optimizers import Gain, compile, measure  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers import Gain, Labeled, PromptJob, compile, measure  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -343,6 +344,37 @@ def test_reanchor_refuses_what_has_no_stop_decision_or_no_cache():
         compile(planted.program_of(lms, layers=2), trainset=TRAIN, valset=VAL, metric=planted.right, method="reanchor")
 
 
+# Methods of one's own
+
+
+class Phrase:
+    """A method that adds a sentence to the proposals' instructions."""
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        print("tuning")
+        propose: Any = job.student.propose
+        propose.signature = propose.signature.with_instructions(planted.PHRASE)
+        return job.student
+
+
+def test_any_object_that_tunes_is_a_method(capfd: pytest.CaptureFixture[str]):
+    program = planted.program_of(planted.agents(planted.told, cache=True))
+    result = compile(program, trainset=TRAIN, valset=VAL, metric=planted.right, method=Phrase())
+    assert result.report["method"] == "Phrase"
+    assert result.report["options"] == {}
+    assert cast("Any", result.program.propose).signature.instructions == planted.PHRASE
+    assert result.gain.value > 0
+    assert capfd.readouterr().out == ""
+
+
+def test_a_built_in_method_may_be_given_as_an_object():
+    program = planted.program_of(planted.agents(0.9, count=1, cache=True))
+    named = compile(program, trainset=TRAIN, valset=VAL, metric=planted.right, method="labeled", demos=2)
+    given = compile(program, trainset=TRAIN, valset=VAL, metric=planted.right, method=Labeled(demos=2))
+    assert prompts(given.program) == prompts(named.program)
+    assert (given.report["method"], given.report["options"]) == ("labeled", {"demos": 2})
+
+
 # The result and the arguments
 
 
@@ -363,11 +395,15 @@ def test_the_report_says_what_was_done():
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "labeled"])
-def test_a_budget_ends_it_with_the_program_as_it_was_and_nothing_is_lost(method: Any):
+def test_a_budget_ends_it_with_the_program_as_it_was_and_nothing_is_lost(
+    method: Any, capfd: pytest.CaptureFixture[str]
+):
     lms = planted.agents(planted.either, count=2, cache=True)
     program, writer = planted.program_of(lms), planted.writer()
     calls = len(VAL) * program.architecture.max_calls + 6
     result = compiled(program, method, prompt_lm=writer, budget=Budget(calls=calls))
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
     assert result.report["ended_by"] == "budget"
     assert prompts(result.program) == prompts(program)
     assert (result.score, result.gain.value) == (result.before, 0.0)
@@ -486,6 +522,8 @@ def test_metrics_of_any_usual_kind_will_do():
     ("change", "message"),
     [
         ({"method": "magic"}, "no method 'magic'; the methods are labeled, bootstrap"),
+        ({"method": print}, "neither a name nor an object with a method tune"),
+        ({"method": Labeled(2), "k": 3}, "options k go with a method's name"),
         ({"k": 3}, "method 'bootstrap' has no option k; it has bootstrapped_demos, labeled_demos, rounds, threshold"),
         ({"effort": "much"}, "effort='much'"),
         ({"metric": None}, "there is no metric"),

@@ -89,6 +89,9 @@ def checked(text: str) -> Page:
     assert len(ids) == len(set(ids))
     assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
     text.encode()
+    names = [name for name, _ in page.attributes]
+    assert page.tags.count("th") == names.count("scope"), "every header says what it is of"
+    assert page.tags.count("svg") == page.tags.count("desc") == page.tags.count("figcaption")
     return page
 
 

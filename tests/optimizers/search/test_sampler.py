@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 from support.simulated_tasks import simulated
 
-from benchmarks.search_simulated import SPACE, TASK, World
+from benchmarks.search_simulated import exhaustive
+from benchmarks.search_worlds import SPACE, TASK, critic_and_writer
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.optimizers.search.evidence import Tried, observations
 from moa_dspy.optimizers.search.objective import Board, Objective, Tally
@@ -89,8 +90,8 @@ class TestSharing:
         assert len(requests_of(design, layers)) == spaces.program(design).architecture.max_calls
 
     def test_what_designs_share_is_what_the_cache_answers(self) -> None:
-        world = World(2, replace(SPACE, attention=("full", "cross", "none")))
-        record, space = world.exhaustive(), BoundSpace(world.space, TASK, world.agents(), {})
+        world = replace(critic_and_writer(), space=replace(SPACE, attention=("full", "cross", "none")), count=2)
+        record, space = exhaustive(world), BoundSpace(world.space, TASK, world.agents(), {})
         made = {}
         for design in space.designs():
             entry = record.designs[space.program(design).architecture.model_dump_json()]

@@ -382,8 +382,14 @@ class TestSpace:
         result = found(agents(), n_trials=6)
         tried = [t["params"] for t in result.report["trials"]]
         shapes = [(params["samples.a"], params["samples.b"], params["attention"]) for params in tried]
-        alone = [(1, 0, "none"), (0, 1, "none"), (1, 0, "full"), (0, 1, "full")]
-        assert shapes == [*alone, (1, 1, "none"), (1, 1, "full")]
+        alone, critical = [(1, 0, "none"), (0, 1, "none")], [(1, 0, "full"), (0, 1, "full")]
+        assert shapes == [*alone, (1, 1, "none"), (1, 1, "full"), *critical]
+
+    def test_every_agent_is_tried_alone(self) -> None:
+        bound = BoundSpace(SearchSpace(samples=2), TASK, [simulated(name) for name in "abcdef"], {})
+        designs = [bound.design(params) for params in bound.baselines()]
+        alone = [design.samples for design in designs if design is not None and sum(design.samples) == 1]
+        assert len(set(alone)) == 6
 
     def test_samples_of_one_model_draw_as_often_as_asked(self) -> None:
         space = SearchSpace(samples=3, temperatures=(0.5, 1.0), attention=("none",), residual=("none",), layers=(1,))

@@ -1,0 +1,145 @@
+"""The interface of prompt methods, and what a method gets to work on."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
+
+import dspy
+
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.measuring import Metric, score_of
+from moa_dspy.program import AttentionMoA
+
+__all__ = [
+    "BuiltInMethod",
+    "Effort",
+    "PromptJob",
+    "PromptMethod",
+    "accepts_arguments",
+    "call_metric",
+    "check_at_least",
+    "check_effort",
+]
+
+Effort: TypeAlias = Literal["light", "medium", "heavy"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)  # DSPy logs the metric, which is a method of this class, with every error
+class PromptJob:
+    """What a prompt method works on.
+
+    Attributes:
+        student: a copy of the program. The method may change it.
+        trainset: the examples to learn from.
+        valset: the examples to choose candidates by.
+        metric: the caller's metric.
+        seed: for everything that is random.
+        effort: how much to try, where the options of the method do not say.
+        prompt_lm: the model that writes prompts.
+        ambient: the LM in DSPy's settings while the method runs. Its copies with other rollouts make all agents
+            resample.
+        concurrency: the most examples under way at once.
+    """
+
+    student: AttentionMoA
+    trainset: Sequence[dspy.Example]
+    valset: Sequence[dspy.Example]
+    metric: Metric
+    seed: int
+    effort: Effort
+    prompt_lm: dspy.BaseLM
+    ambient: dspy.BaseLM
+    concurrency: int
+
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        """Return the metric's score as a number. Not every DSPy optimizer converts it."""
+        return score_of(call_metric(self.metric, example, prediction, trace))
+
+    def shuffled(self) -> list[dspy.Example]:
+        """Return the training examples in a random order, for DSPy optimizers that take no seed."""
+        examples = list(self.trainset)
+        random.Random(self.seed).shuffle(examples)  # noqa: S311 (not for secrets)
+        return examples
+
+    def by_effort(self, value: T | None, light: T, medium: T, heavy: T) -> T:
+        """Return an option of the method: ``value``, or the value for the effort if it is None."""
+        return {"light": light, "medium": medium, "heavy": heavy}[self.effort] if value is None else value
+
+
+class PromptMethod(Protocol):
+    """How prompts are tuned. Any object with this method can be passed as ``method`` to ``compile`` and ``optimize``.
+
+    Example::
+
+        class Shorter:
+            def tune(self, job: PromptJob) -> dspy.Module:
+                return MyTeleprompter(metric=job.score).compile(job.student, trainset=list(job.trainset))
+    """
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        """Return the tuned student, or another program with the same predictors."""
+        ...
+
+
+class BuiltInMethod:
+    """Base of the methods of this package: frozen dataclasses whose fields are their options."""
+
+    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
+        """Raise if the method cannot tune this program.
+
+        Args:
+            program: the program to tune.
+            final: whether the program already has the architecture in which it will be tuned.
+
+        Raises:
+            ConfigurationError: if the program lacks what the method tunes.
+        """
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        """Return the tuned student; see ``PromptMethod``."""
+        raise NotImplementedError
+
+    def most_runs(self, job: PromptJob) -> int:
+        """Return the most answers that the method has scored, whatever the scores are."""
+        raise NotImplementedError
+
+
+def check_at_least(option: str, value: int | None, least: int) -> None:
+    """Raise ConfigurationError if an option is below ``least``; None means that the effort decides.
+
+    Raises:
+        ConfigurationError: if ``value`` is below ``least``.
+    """
+    if value is not None and value < least:
+        raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
+
+
+def check_effort(effort: str) -> None:
+    """Raise ConfigurationError unless ``effort`` is 'light', 'medium' or 'heavy'.
+
+    Raises:
+        ConfigurationError: if it is something else.
+    """
+    if effort not in get_args(Effort):
+        raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
+
+
+def call_metric(metric: Metric, example: dspy.Example, prediction: Any, trace: Any) -> Any:
+    """Return the metric's result. The metric gets the DSPy trace if there is one and it takes three arguments."""
+    if trace is None or not accepts_arguments(metric, 3):
+        return metric(example, prediction)
+    return metric(example, prediction, trace)
+
+
+def accepts_arguments(function: Callable[..., Any], count: int) -> bool:
+    """Return whether ``function`` can be called with ``count`` positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
