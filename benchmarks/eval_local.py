@@ -38,7 +38,7 @@ def main() -> None:
 
 def run(preset: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One evaluation, as a user would start it; DSPy's response cache starts empty."""
-    command = [sys.executable, "-m", "moa_dspy", "eval", "starter", "--json", "--preset", preset]
+    command = [sys.executable, "-m", "moa_dspy", "eval", "--benchmark", "starter", "--json", "--preset", preset]
     for agent in AGENTS:
         command += ["--agent", agent]
     command += ["--layers", str(arguments.layers), "--limit", str(arguments.limit)]

@@ -161,7 +161,7 @@ def _example(
     if absent:
         raise ConfigurationError(
             f"row {number} has no input field {_listed(absent)}; it has: {', '.join(values) or 'none'} "
-            f"(map columns with fields=, or --fields {absent[0]}=COLUMN; or name the inputs with inputs=)"
+            f"(map columns with fields={{{absent[0]!r}: 'COLUMN'}}, or name the inputs with inputs=)"
         )
     return dspy.Example(values).with_inputs(*inputs)
 

@@ -1,7 +1,7 @@
-"""The configuration file of the command line: agents, their connections, the architecture and limits, in TOML.
+"""The configuration file of the command line: agents, connections, architecture and limits, in TOML.
 
-A file names the environment variable that holds a key, never the key. What it says is checked completely when it is
-read; models are reached for when a program is built.
+A file holds the name of the environment variable of a key, never the key. The content is checked when the file is
+read. Models are looked up when a program is built.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias, get_type_hints
 
 import pydantic
+from pydantic_core import core_schema
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.tolerance import Tolerance
@@ -30,26 +32,18 @@ if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA
     from moa_dspy.signatures import TaskSignature
 
-__all__ = [
-    "AgentConfig",
-    "ArchitectureConfig",
-    "BudgetConfig",
-    "Config",
-    "TaskConfig",
-    "ToleranceConfig",
-    "load_config",
-]
+__all__ = ["AgentConfig", "Config", "TaskConfig", "load_config"]
 
 DEFAULT_SIGNATURE: Final = "question -> answer"
 
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 # A server without keys ignores this; a server with keys refuses it, instead of being sent another provider's key.
 _NO_KEY: Final = "no-key"
-# What of ``options`` belongs to the connection, and so holds for a program file's agent too.
+# Options that belong to the connection, and so hold for an agent of a saved program too.
 _CONNECTION_OPTIONS: Final = frozenset(
     {"api_version", "cache", "engine", "model_type", "num_retries", "organization", "project", "timeout"}
 )
-# Options of dspy.LM that are keys of the agent itself, secrets, or no data.
+# Options of dspy.LM that are keys of the agent itself, secrets, or not data.
 _OWN_KEYS: Final = frozenset({"model", "temperature", "max_tokens", "api_base", "base_url", "api_key", "rollout_id"})
 _SECRET: Final = re.compile(
     r"(^|_)(api_key|secret|password|credentials?|headers?|authorization)($|_)|_token$|access_key"
@@ -57,7 +51,7 @@ _SECRET: Final = re.compile(
 
 
 def _variable_name(value: str) -> str:
-    if not _VARIABLE.fullmatch(value):  # what was given is not shown: it may be the key
+    if not _VARIABLE.fullmatch(value):  # the value is not shown: it may be the key
         raise ValueError("it must be the name of an environment variable in capitals, such as OPENAI_API_KEY")
     return value
 
@@ -84,7 +78,6 @@ def _safe_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 _Name: TypeAlias = Annotated[str, pydantic.StringConstraints(min_length=1)]
-_Attention: TypeAlias = Annotated[Literal["full", "cross", "self", "none"] | int, pydantic.PlainValidator(_pattern)]
 
 
 class _Section(pydantic.BaseModel):
@@ -95,14 +88,14 @@ class AgentConfig(_Section):
     """One agent, or the aggregator.
 
     Attributes:
-        model: model string, such as ``openai/gpt-4.1`` or ``local``.
-        name: unique within the file; default: the last part of the model's name.
-        api_base: address of the server, where it is not the provider's own.
-        api_key_env: name of the environment variable that holds the key; default: the provider's usual one. With an
-            ``api_base`` and without this, no key is sent.
-        temperature: 0 to 2; default: the model's.
-        max_tokens: longest completion; default: the model's.
-        persona: text put before the agent's instructions.
+        model: a model string, such as ``openai/gpt-4.1`` or ``local``.
+        name: unique within the file. Default: the last part of the model's name.
+        api_base: address of the server, if it is not the provider's.
+        api_key_env: name of the environment variable that holds the key. Default: the provider's usual one. Without
+            this, a server at ``api_base`` is sent no key.
+        temperature: from 0 to 2. Default: the model's.
+        max_tokens: longest completion. Default: the model's.
+        persona: text before the agent's instructions.
         options: further options of ``dspy.LM``, such as ``top_p``, ``seed``, ``timeout`` or ``num_retries``.
     """
 
@@ -119,15 +112,15 @@ class AgentConfig(_Section):
         """Return the agent's LM, with its connection.
 
         Raises:
-            ConfigurationError: the model is unknown, its options do not fit, or the key's variable is not set.
+            ConfigurationError: if the model is unknown, an option does not fit, or the key's variable is not set.
         """
         return self._make({"temperature": self.temperature, "max_tokens": self.max_tokens, **self.options})
 
     def lm_for(self, spec: AgentSpec) -> dspy.BaseLM:
-        """Return an LM with this agent's model and connection, and the sampling of an agent of a program file.
+        """Return an LM with this agent's model and connection, and the sampling of an agent of a saved program.
 
         Raises:
-            ConfigurationError: see ``lm``.
+            ConfigurationError: as for ``lm``.
         """
         options = {name: value for name, value in self.options.items() if name in _CONNECTION_OPTIONS}
         return self._make({"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options, **options})
@@ -147,10 +140,10 @@ class AgentConfig(_Section):
             raise ConfigurationError(f"model {self.model!r}: {message}") from error
 
     def agent(self) -> Agent:
-        """Return the agent that this describes.
+        """Return the agent.
 
         Raises:
-            ConfigurationError: see ``lm``.
+            ConfigurationError: as for ``lm``.
         """
         from moa_dspy.agents import Agent
 
@@ -179,11 +172,11 @@ class AgentConfig(_Section):
 
 
 class TaskConfig(_Section):
-    """What is to be done.
+    """The task.
 
     Attributes:
         signature: DSPy's short form.
-        instructions: what the task is, in words; default: DSPy's own sentence.
+        instructions: what the task is, in words. Default: DSPy's sentence.
     """
 
     signature: _Name = DEFAULT_SIGNATURE
@@ -193,96 +186,69 @@ class TaskConfig(_Section):
         """Return the task's signature.
 
         Raises:
-            ConfigurationError: it cannot be read, or has no input or no output.
+            ConfigurationError: if it cannot be parsed, or has no input or no output.
         """
-        from moa_dspy.signatures import task_signature
+        from moa_dspy.signatures import task_signature  # loads DSPy, which reading a file does not need
 
         task = task_signature(self.signature)
         return task if self.instructions is None else task.with_instructions(self.instructions)
 
 
-class _Arguments(_Section):
-    def given(self) -> dict[str, Any]:
-        """Return what is set, as arguments."""
-        return {name: value for name, value in self if value is not None}
+def _table(name: str, types: Mapping[str, Any]) -> type[_Section]:
+    """Return a table with fields of these types, each of them optional."""
+    fields: dict[str, Any] = {field: (kind | None, None) for field, kind in types.items()}
+    return pydantic.create_model(name, __base__=_Section, **fields)
 
 
-class ArchitectureConfig(_Arguments):
-    """The arguments of ``AttentionMoA`` of the same names; what is not given is left to its defaults."""
+def _built(kind: type[Any], section: type[_Section]) -> pydantic.GetPydanticSchema:
+    """Let pydantic read a table as ``section`` and keep what ``kind`` makes of the values in it."""
 
-    layers: int | None = pydantic.Field(default=None, ge=1)
-    attention: _Attention | None = None
-    residual: Literal["synthesis", "none"] | None = None
-    early_stop: bool | None = None
-    shared_prompts: bool | None = None
-    aggregation: Literal["synthesis", "vote", "none"] | None = None
-    reasoning: bool | None = None
-
-
-class BudgetConfig(_Arguments):
-    """The arguments of ``Budget``: the most that one run may spend; what is not given is unlimited."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    usd: float | None = None
-    seconds: float | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _fits(self) -> Self:
+    def build(table: _Section) -> Any:
+        values = {name: value for name, value in table if value is not None}
+        if values.get("timeout") == math.inf:
+            values["timeout"] = None  # TOML has no word for it
         try:
-            self.build()
+            return kind(**values)
         except ConfigurationError as error:
             raise ValueError(str(error).removeprefix("budget ")) from None
-        return self
 
-    def build(self) -> Budget:
-        """Return the budget."""
-        return Budget(**self.given())
+    return pydantic.GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(build, handler(section))
+    )
 
 
-class ToleranceConfig(_Arguments):
-    """The arguments of ``Tolerance``; what is not given is left to its defaults. ``timeout = inf`` is no timeout."""
-
-    timeout: float | None = None
-    retries: int | None = None
-    layer_deadline: float | None = None
-    quorum: int | None = None
-    grace: float | None = None
-    patience: float | None = None
-    strict: bool | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _fits(self) -> Self:
-        self.build()
-        return self
-
-    def build(self) -> Tolerance:
-        """Return the tolerance."""
-        given = self.given()
-        if self.timeout == math.inf:
-            given["timeout"] = None  # which TOML has no word for
-        return Tolerance(**given)
+_BUDGET: Final = _table("Budget", get_type_hints(Budget))
+_TOLERANCE: Final = _table("Tolerance", get_type_hints(Tolerance))
+_SHAPE: Final = _table(
+    "Shape",
+    {
+        name: Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        for name, field in Architecture.model_fields.items()
+        if name not in ("agents", "aggregator")
+    }
+    | {"attention": Annotated[Any, pydantic.PlainValidator(_pattern)]},
+)
 
 
 class Config(_Section):
     """A whole configuration.
 
     Attributes:
-        task: what is to be done.
-        agents: the agents; none where the file only has other parts.
-        aggregator: who aggregates and synthesises; default: the first agent.
-        architecture: depth, attention and the like.
-        budget: what one run may spend.
-        tolerance: what a run puts up with.
+        task: the task.
+        agents: the agents; none if the file has other parts only.
+        aggregator: the aggregator. Default: the first agent's model.
+        architecture: arguments of ``AttentionMoA``; the others keep their defaults.
+        budget: the most that one run may spend.
+        tolerance: how a run handles slow or failing calls.
         space: what a search may choose: fields of ``moa_dspy.optimizers.SearchSpace``, which checks them.
     """
 
     task: TaskConfig = TaskConfig()
     agents: tuple[AgentConfig, ...] = pydantic.Field(default=(), strict=False)
     aggregator: AgentConfig | None = None
-    architecture: ArchitectureConfig = ArchitectureConfig()
-    budget: BudgetConfig = BudgetConfig()
-    tolerance: ToleranceConfig = ToleranceConfig()
+    architecture: Annotated[dict[str, Any], _built(dict, _SHAPE)] = {}
+    budget: Annotated[Budget, _built(Budget, _BUDGET)] = Budget()
+    tolerance: Annotated[Tolerance, _built(Tolerance, _TOLERANCE)] = Tolerance()
     space: dict[str, Any] | None = None
     _source: str | None = pydantic.PrivateAttr(default=None)
 
@@ -296,11 +262,16 @@ class Config(_Section):
 
     @property
     def source(self) -> str | None:
-        """Return the file that all of this is from; None where some of it is not."""
+        """Return the file of all values, or None if some are from elsewhere."""
         return self._source
 
+    @property
+    def has_limits(self) -> bool:
+        """Return whether there is a budget or a tolerance other than the defaults."""
+        return (self.budget, self.tolerance) != (Budget(), Tolerance())
+
     def overridden(self, **parts: Any) -> Config:
-        """Return the configuration with other parts; those that are None stay."""
+        """Return the configuration with other parts. A part that is None stays."""
         changed = {name: part for name, part in parts.items() if part is not None}
         if not changed:
             return self
@@ -312,38 +283,38 @@ class Config(_Section):
         """Build the program.
 
         Raises:
-            ConfigurationError: something does not fit; the message names the file, where there is one, and the key.
+            ConfigurationError: if something does not fit. The message names the file, if there is one, and the key.
         """
-        from moa_dspy.program import AttentionMoA
+        from moa_dspy.program import AttentionMoA  # loads DSPy, which reading a file does not need
 
         if not self.agents:
             raise ConfigurationError(_at(self._source, "there is no agent; add an [[agents]] table with a model"))
-        with _named(self._source, "task" if self._source else None):
+        with _located(self._source, "task" if self._source else None):
             task = self.task.build()
         agents = [self._agent(agent, f"agent {number}") for number, agent in enumerate(self.agents, 1)]
         aggregator = None if self.aggregator is None else self._agent(self.aggregator, "aggregator")
-        with _named(self._source):
-            program = AttentionMoA(task, agents, aggregator=aggregator, **self.architecture.given())
+        with _located(self._source):
+            program = AttentionMoA(task, agents, aggregator=aggregator, **self.architecture)
         self.limit(program)
         return program
 
     def limit(self, program: AttentionMoA) -> None:
-        """Give a program this budget and tolerance."""
-        program.budget, program.tolerance = self.budget.build(), self.tolerance.build()
+        """Set a program's budget and tolerance to these."""
+        program.budget, program.tolerance = self.budget, self.tolerance
 
     def _agent(self, agent: AgentConfig, where: str) -> Agent:
-        with _named(self._source, where if self._source else None):
+        with _located(self._source, where if self._source else None):
             return agent.agent()
 
 
 def load_config(path: str | Path) -> Config:
     """Read a configuration file.
 
-    A ``local/<path>`` that exists relative to the file is taken relative to it, else as it stands.
+    A ``local/<path>`` is relative to the file if there is such a file, else it stays as it is.
 
     Raises:
-        ConfigurationError: the file cannot be read, is not TOML, or holds an unknown key or an unfit value; one line
-            that names the file and the key.
+        ConfigurationError: if the file cannot be read, is not TOML, or has an unknown key or an unfit value. The
+            message is one line that names the file and the key.
     """
     path = Path(path)
     values = _read(path)
@@ -352,9 +323,9 @@ def load_config(path: str | Path) -> Config:
     except pydantic.ValidationError as error:
         lines = [_line(problem) for problem in error.errors(include_url=False)]
         raise ConfigurationError(f"{path}: {' '.join('; '.join(dict.fromkeys(lines)).split())}") from None
-    update: dict[str, Any] = {"agents": tuple(_settled(agent, path.parent) for agent in config.agents)}
+    update: dict[str, Any] = {"agents": tuple(_anchored(agent, path.parent) for agent in config.agents)}
     if config.aggregator is not None:
-        update["aggregator"] = _settled(config.aggregator, path.parent)
+        update["aggregator"] = _anchored(config.aggregator, path.parent)
     config = config.model_copy(update=update)
     config._source = str(path)
     return config
@@ -371,7 +342,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
 
 
-def _settled(agent: AgentConfig, folder: Path) -> AgentConfig:
+def _anchored(agent: AgentConfig, folder: Path) -> AgentConfig:
     """Return the agent with a ``local/<path>`` beside the file made independent of the working directory."""
     rest = agent.model.removeprefix("local/")
     if rest == agent.model or not (folder / rest).is_file():
@@ -384,8 +355,8 @@ def _at(*where: str | None) -> str:
 
 
 @contextmanager
-def _named(*where: str | None) -> Iterator[None]:
-    """Put the place before what a ``ConfigurationError`` says."""
+def _located(*where: str | None) -> Iterator[None]:
+    """Put the location before the message of a ``ConfigurationError``."""
     try:
         yield
     except ConfigurationError as error:
@@ -393,22 +364,22 @@ def _named(*where: str | None) -> Iterator[None]:
 
 
 def _line(problem: Mapping[str, Any]) -> str:
-    """Return one of pydantic's problems as a reader of the file sees it; never the value, which may be a key."""
+    """Return one of pydantic's problems in the words of the file, without a value that may be a key."""
     location = [part for part in problem["loc"] if not str(part).startswith(("function-", "literal["))]
-    where = _place(location)
+    where = _location(location)
     if problem["type"] == "extra_forbidden":
         return _at(where, _unknown(location))
     if problem["type"] == "missing":
         return _at(where, "is missing")
     message = re.sub(r" or instance of \w+", "", str(problem["msg"]).removeprefix("Value error, "))
     message = message.replace("dictionary", "table").replace("a valid tuple", "a list of tables")
-    given = problem["input"]
-    open_value = location[:1] and location[0] in _OPEN and not isinstance(given, Mapping)
-    shown = f", not {given!r}" if open_value or isinstance(given, float | int) else ""
-    return _at(where, f"{message[:1].lower()}{message[1:]}{shown}")
+    value = problem["input"]
+    showable = location[:1] and location[0] in _WITHOUT_SECRETS and not isinstance(value, Mapping)
+    suffix = f", not {value!r}" if showable or isinstance(value, float | int) else ""
+    return _at(where, f"{message[:1].lower()}{message[1:]}{suffix}")
 
 
-def _place(location: list[Any]) -> str:
+def _location(location: list[Any]) -> str:
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] == "agents":
         number = int(parts[1]) + 1
@@ -431,9 +402,8 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
     "task": TaskConfig,
     "agents": AgentConfig,
     "aggregator": AgentConfig,
-    "architecture": ArchitectureConfig,
-    "budget": BudgetConfig,
-    "tolerance": ToleranceConfig,
+    "architecture": _SHAPE,
+    "budget": _BUDGET,
+    "tolerance": _TOLERANCE,
 }
-_OPEN: Final = frozenset({"architecture", "budget", "tolerance"})
-"""Where no value can be a secret, so that a message may repeat it."""
+_WITHOUT_SECRETS: Final = frozenset({"architecture", "budget", "tolerance"})

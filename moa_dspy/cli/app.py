@@ -1,12 +1,13 @@
-"""The command line's frame: the commands, and what every outcome looks like from outside.
+"""The commands, and how every outcome looks from outside.
 
-Whatever goes wrong is one line on standard error and an exit code; a traceback appears only where it is asked for.
+A failure is one line on standard error and an exit code. A traceback appears only with ``--debug``.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,12 +23,13 @@ import moa_dspy
 from moa_dspy.cli.commands.ask import ask
 from moa_dspy.cli.commands.compare import compare_command
 from moa_dspy.cli.commands.eval import evaluate_command
-from moa_dspy.cli.commands.optimize import optimize_command, search_command
+from moa_dspy.cli.commands.optimize import optimize_command
 from moa_dspy.cli.commands.plan import plan
 from moa_dspy.cli.commands.profile import profile_command
 from moa_dspy.cli.commands.report import report_command
 from moa_dspy.cli.commands.show import show
-from moa_dspy.cli.console import error, set_quiet
+from moa_dspy.cli.console import error, set_debug, set_quiet
+from moa_dspy.cli.options import command
 from moa_dspy.errors import MoAError
 
 __all__ = ["app", "run"]
@@ -35,27 +37,39 @@ __all__ = ["app", "run"]
 DEBUG_VARIABLE: Final = "MOA_DSPY_DEBUG"
 _INTERRUPTED: Final = 130
 
+# Arguments of Python in messages of the library, and the options that they are on the command line.
+_ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|'[^']*'|[^\s,;:)]*)")
+_OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
+_OPTIONS: Final = {
+    "calls": "--max-calls",
+    "tokens": "--max-tokens",
+    "usd": "--max-usd",
+    "seconds": "--max-seconds",
+    "trainset": "--data",
+    "devset": "--data",
+    "parts": "--only",
+    "baselines": "--baseline",
+}
+
 
 @dataclass
 class _Settings:
-    """What holds for every command."""
+    """Settings of every command."""
 
     debug: bool
 
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,  # rich costs more than a tenth of a second of every --help
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 10_000},
 )
 app.command(short_help="Ask a question.")(ask)
-app.command("eval", short_help="Score a program on a benchmark.")(evaluate_command)
-app.command("optimize", short_help="Tune architecture and prompts, and test the result.")(optimize_command)
-app.command("search", short_help="Search for the best architecture.")(search_command)
+app.command(short_help="Show what a question would cost.")(plan)
+app.command("eval", short_help="Score a program on a benchmark or on your own examples.")(evaluate_command)
+app.command("optimize", short_help="Tune a program, and test the result.")(optimize_command)
 app.command("compare", short_help="Compare a program with simpler ones at matched spend.")(compare_command)
 app.command("profile", short_help="Show which stage gains and which loses.")(profile_command)
-app.command("report", short_help="Show searches, tunings and programs as one HTML page.")(report_command)
-app.command(short_help="Show what a question would cost.")(plan)
+app.command("report", short_help="Show searches, tunings and programs as one HTML page.")(command(report_command))
 app.command(short_help="Show a saved program.")(show)
 
 
@@ -75,13 +89,14 @@ def _start(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Ask several language models that criticise each other's answers, and get the one answer they arrive at.
+    """Ask several language models that criticise each other's answers, and get one answer.
 
     Exit codes: 0 ok, 1 the work failed, 2 wrong usage, 130 interrupted.
     """
     settings: _Settings = context.obj
     settings.debug = settings.debug or debug
-    set_quiet(logs=not settings.debug)
+    set_debug(settings.debug)
+    set_quiet(False)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
@@ -91,7 +106,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     Args:
-        argv: the arguments without the program's name; default: those of this process.
+        argv: the arguments without the program's name. Default: those of this process.
     """
     settings = _Settings(debug=os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"))
     if sys.stdout is None:
@@ -99,10 +114,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # models write any text, encodings hold less
-    command = typer.main.get_command(app)
+    group = typer.main.get_command(app)
     arguments = None if argv is None else list(argv)
     try:
-        code = command.main(args=arguments, prog_name="moa-dspy", standalone_mode=False, obj=settings)
+        code = group.main(args=arguments, prog_name="moa-dspy", standalone_mode=False, obj=settings)
         sys.stdout.flush()
     except BrokenPipeError:
         _abandon_stdout()
@@ -120,16 +135,16 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _end_at_the_next_interrupt() -> None:
-    """Let another Ctrl-C, while threads and servers are being stopped, end the process without a traceback."""
+    """Let another Ctrl-C end the process without a traceback while threads and servers are being stopped."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _report(problem: Exception) -> int:
-    """Say in one line what went wrong, and return the exit code for it."""
+    """Write the error in one line, and return its exit code."""
     problem = _cause(problem)
     if isinstance(problem, MoAError):
-        error(str(problem))
+        error(with_options(str(problem)))
         return problem.exit_code
     if isinstance(problem, OSError):
         error(f"{problem.filename or 'the system refused'}: {problem.strerror or problem}")
@@ -142,8 +157,36 @@ def _report(problem: Exception) -> int:
     return 1
 
 
+def with_options(message: str) -> str:
+    """Return a message of the library with options instead of Python's arguments.
+
+    ``match='tokens'`` becomes ``--match tokens`` and ``budget usd=0`` becomes ``--max-usd 0``.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        budget, name, value = match[1], match[2], match[3]
+        known = _OPTIONS.get(name) if budget or name not in ("calls", "tokens", "usd", "seconds") else None
+        if known is None and name in _option_names():
+            known = f"--{name.replace('_', '-')}"
+        if known is None:
+            return match[0]
+        if value.startswith("{"):  # a mapping of fields to columns
+            value = ",".join("=".join(part.strip(" '") for part in pair.split(":")) for pair in value[1:-1].split(","))
+        text = value if value == "''" else value.strip("'")
+        return f"{known} {text}".rstrip()
+
+    if _OF_A_FILE.match(message):
+        return message
+    return _ARGUMENT.sub(option, message)
+
+
+def _option_names() -> set[str]:
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    return {str(parameter.name) for command in commands.values() for parameter in command.params}
+
+
 def _cause(problem: Exception) -> Exception:
-    """Return what a group of concurrent failures comes down to: an error that was raised on purpose, or the first."""
+    """Return the cause of a group of concurrent failures: an error raised on purpose, or else the first."""
     while isinstance(problem, ExceptionGroup):
         ours, _ = problem.split(MoAError)
         problem = (ours or problem).exceptions[0]
@@ -152,5 +195,5 @@ def _cause(problem: Exception) -> Exception:
 
 def _abandon_stdout() -> None:
     """Let nothing more be written to a pipe whose reader has gone, not even when the interpreter ends."""
-    with suppress(OSError, ValueError):  # standard output is no file, as in tests
+    with suppress(OSError, ValueError):  # standard output is not a file, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

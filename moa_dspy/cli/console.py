@@ -1,6 +1,6 @@
 """What the command line writes, and what it keeps other libraries from writing.
 
-Standard output is for the answer alone. Notes, warnings, errors and progress go to standard error, a line each.
+Standard output is for the result. Notes, warnings, errors and progress go to standard error, one line each.
 """
 
 from __future__ import annotations
@@ -10,31 +10,60 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from moa_dspy.errors import RunError
 
-__all__ = ["error", "is_terminal", "note", "printable", "quiet_libraries", "set_quiet", "warning", "write_result"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "confirmed",
+    "error",
+    "is_quiet",
+    "is_terminal",
+    "note",
+    "printable",
+    "quiet_libraries",
+    "set_debug",
+    "set_quiet",
+    "table",
+    "table_text",
+    "warning",
+    "write_result",
+]
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-_quiet_logs = True
+_debug = False
+_quiet = False
 
 
-def set_quiet(*, logs: bool) -> None:
-    """Choose whether ``quiet_libraries`` has an effect."""
-    global _quiet_logs
-    _quiet_logs = logs
+def set_debug(debug: bool) -> None:
+    """Choose whether logs and warnings of libraries are shown."""
+    global _debug
+    _debug = debug
+
+
+def set_quiet(quiet: bool) -> None:
+    """Choose whether notes and warnings are left out."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Return whether notes, warnings and progress are left out."""
+    return _quiet
 
 
 def write_result(text: str) -> None:
-    """Write what the command was run for to standard output.
+    """Write the result of the command to standard output.
 
     Raises:
-        RunError: there is no room for it, or the like.
-        BrokenPipeError: whoever read it has gone.
+        RunError: if it cannot be written, for example to a full disk.
+        BrokenPipeError: if the reader has gone.
     """
     try:
         print(text, flush=True)
@@ -46,40 +75,84 @@ def write_result(text: str) -> None:
 
 
 def error(message: str) -> None:
-    """Say why the command failed."""
+    """Write why the command failed."""
     _line(f"error: {message}")
 
 
 def warning(message: str) -> None:
-    """Say that the result is not all that was asked for."""
-    _line(f"warning: {message}")
+    """Write that the result is not complete; not with ``--quiet``."""
+    if not _quiet:
+        _line(f"warning: {message}")
 
 
 def note(message: str) -> None:
-    """Say something that the user should know."""
-    _line(message)
+    """Write something that the user should know; not with ``--quiet``."""
+    if not _quiet:
+        _line(message)
+
+
+def confirmed() -> bool | None:
+    """Ask whether to go on. Return None if no terminal is there to ask."""
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return None
+    print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def is_terminal(stream: object) -> bool:
-    """Return whether a person reads ``stream``, on a terminal that can move its cursor."""
+    """Return whether ``stream`` is a terminal that can move its cursor."""
     isatty = getattr(stream, "isatty", None)
     return bool(callable(isatty) and isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without what would steer a terminal; newlines and tabs stay."""
+    """Return ``text`` without control characters, except newlines and tabs."""
     return _CONTROL.sub("", text)
+
+
+def table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> Table:
+    """Return rows as a table without lines.
+
+    Args:
+        rows: all of the same length.
+        left: the columns that are aligned to the left.
+        header: whether the first row is the head.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=None, pad_edge=False, show_header=header, header_style="bold cyan")
+    head, body = (rows[0], rows[1:]) if header else (rows[0], rows)
+    for number, name in enumerate(head):
+        is_left = number in left
+        result.add_column(
+            Text(printable(name)) if header else "", justify="left" if is_left else "right", no_wrap=not is_left,
+            overflow="fold",
+        )  # fmt: skip
+    for row in body:
+        result.add_row(*(Text(printable(cell)) for cell in row))
+    return result
+
+
+def table_text(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> str:
+    """Return rows as lines of plain text, as wide as they need to be; see ``table``."""
+    from rich.console import Console
+
+    console = Console(width=10_000, color_system=None, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table(rows, left=left, header=header))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep logs and warnings of other libraries off standard error, unless the user wants to see them.
+    """Keep logs and warnings of libraries off standard error, unless ``--debug`` asks for them.
 
-    LiteLLM and DSPy are also told to use their own copies of the model price list instead of fetching one, which takes
-    seconds, and longer without a network; ``LITELLM_LOCAL_MODEL_COST_MAP=False`` brings the fetching back.
+    LiteLLM and DSPy use their packaged price lists, because fetching newer ones takes seconds. A user's
+    ``LITELLM_LOCAL_MODEL_COST_MAP=False`` lets them fetch.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    if not _quiet_logs:
+    if _debug:
         yield
         return
     before = logging.root.manager.disable
@@ -93,7 +166,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _line(text: str) -> None:
-    """Write a line to standard error; that nobody can read it is no reason to give up what is being paid for."""
-    if sys.stderr is not None:  # it is None where it was closed before the command began
+    """Write a line to standard error. A line that cannot be written does not stop the work."""
+    if sys.stderr is not None:  # it is None if it was closed before the start
         with suppress(OSError):
             print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)

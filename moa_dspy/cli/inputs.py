@@ -1,4 +1,4 @@
-"""The task's inputs, out of the question and the ``--input`` options."""
+"""The inputs of a question, from the argument and the ``--input`` options."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str
 
     Args:
         task: the task.
-        question: the argument; ``-`` for standard input. It goes to the one field that is not given otherwise, or to
-            ``question`` where there are several.
+        question: the argument; ``-`` reads standard input. It is the value of the one field without ``--input``, or of
+            ``question`` if there are several.
         pairs: the ``NAME=VALUE`` options.
 
     Raises:
-        InputError: a name is unknown or given twice, a value does not fit its field, one is missing,
-            or there is no place for the question, or no question.
+        InputError: if a name is unknown or given twice, a value does not fit its field or is missing, there is no
+            question, or no field for it.
     """
     texts = _split(task, pairs)
     if question is not None:
-        place = _place_for_question(task, texts)
-        texts[place] = _read_stdin() if question == "-" else question
-        if not texts[place].strip():
+        field = _field_of_question(task, texts)
+        texts[field] = _read_stdin() if question == "-" else question
+        if not texts[field].strip():
             raise InputError("the question is empty")
     elif not texts:
         raise InputError("there is no question; give it as an argument, or - to read it from standard input")
@@ -66,15 +66,15 @@ def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def _place_for_question(task: TaskSignature, given: dict[str, str]) -> str:
+def _field_of_question(task: TaskSignature, texts: dict[str, str]) -> str:
     fields = {name: field for name, field in task.input_fields.items() if field.annotation is not dspy.History}
-    free = [name for name in fields if name not in given]
+    free = [name for name in fields if name not in texts]
     needed = [name for name in free if fields[name].default is PydanticUndefined]
     for candidates in (free, needed, [name for name in free if name == "question"]):
         if len(candidates) == 1:
             return candidates[0]
     if not free:
-        raise InputError("every input is given with --input, which leaves no place for QUESTION; leave one out")
+        raise InputError("every input is given with --input, which leaves no field for QUESTION; leave one out")
     raise InputError(f"the task has several inputs ({', '.join(free)}); give each with --input NAME=VALUE")
 
 
@@ -105,7 +105,7 @@ def _parsed(name: str, text: str, field: FieldInfo) -> Any:
 
 
 def _as_json_or_text(adapter: pydantic.TypeAdapter[Any], text: str) -> Any:
-    """Return the value; what is no JSON may still fit as text, such as one of several words or a date."""
+    """Return the value of JSON, or of text that fits as it is, such as a date or one of several words."""
     try:
         return adapter.validate_json(text)
     except pydantic.ValidationError:

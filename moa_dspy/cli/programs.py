@@ -1,76 +1,66 @@
-"""The program that the options describe: from a program file, a configuration, the options alone, or the default."""
+"""The program that the options describe, and whether its models can be reached."""
 
 from __future__ import annotations
 
+import os
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import dspy
 import pydantic
+from dspy._vendor.lm15.doctor import explain_auth
+from dspy._vendor.lm15.registry import lookup
+from dspy.clients.backend_selection import select_backend
 
+from moa_dspy.agents import Agent
 from moa_dspy.architecture import AgentSpec
+from moa_dspy.cli.console import note
+from moa_dspy.cli.options import ProgramOptions
 from moa_dspy.config import AgentConfig, Config, load_config
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.files.program_file import SavedProgram
+from moa_dspy.program import AttentionMoA, load
 
-if TYPE_CHECKING:
-    from moa_dspy.cli.options import Options
-    from moa_dspy.program import AttentionMoA
-
-__all__ = ["DEFAULT_AGENTS", "agent_config", "build_program", "uses_default_agents"]
+__all__ = [
+    "DEFAULT_AGENTS",
+    "build_program",
+    "check_keys",
+    "check_lms",
+    "model_named",
+    "note_default_agents",
+    "uses_default_agents",
+]
 
 DEFAULT_AGENTS: Final = tuple(
     AgentConfig(model="local", temperature=temperature, max_tokens=128, options={"frequency_penalty": 0.5})
     for temperature in (0.0, 0.4, 0.8)
 )
-"""Who answers where nobody is named: the embedded model as it is, and two samples of it that dare more.
+"""The agents if none is named: three samples of the embedded model.
 
-A model as small as this one often repeats itself until it is stopped; the penalty and the limit keep that short.
+So small a model often repeats itself. The penalty and the limit keep that short.
 """
 
-# Models are named model@20240229 or model@latest too: only what can be meant as a temperature is taken as one.
+# A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is one.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
 
+# Providers for which a key is the only credential. Clouds find an identity in several ways.
+_KEY_POLICIES: Final = ("key", "oauth-unless-explicit")
 
-def build_program(options: Options) -> AttentionMoA:
-    """Return the program to run.
+
+def build_program(options: ProgramOptions, saved: str | None) -> AttentionMoA:
+    """Return the program: from a saved one, a configuration, options alone, or with the default agents.
 
     Raises:
-        ConfigurationError: something does not fit; nothing was called.
+        ConfigurationError: if something does not fit. Nothing has been called.
     """
     config = None if options.config is None else load_config(options.config)
-    if options.program is not None:
-        return _from_file(options.program, config)
-    if uses_default_agents(options):
-        return _default(options)
-    return _overridden(config or Config(), options).program()
-
-
-def uses_default_agents(options: Options) -> bool:
-    """Return whether nothing names an agent, so that the embedded model is asked."""
-    return options.config is None and options.program is None and not options.agents
-
-
-def agent_config(text: str, option: str = "--agent") -> AgentConfig:
-    """Return the agent of ``model`` or ``model@temperature``.
-
-    Args:
-        text: what the user wrote.
-        option: where, for the message.
-
-    Raises:
-        ConfigurationError: there is no model, or the temperature is out of range.
-    """
-    found = _WITH_TEMPERATURE.fullmatch(text)
-    model, temperature = (found["model"], float(found["temperature"])) if found else (text, None)
-    if not model.strip():
-        raise ConfigurationError(f"{option} {text!r} names no model; write it as provider/model, or 'local'")
-    try:
-        return AgentConfig(model=model, temperature=temperature)
-    except pydantic.ValidationError:
-        raise ConfigurationError(f"{option} {text}: a temperature is from 0 to 2, not {temperature}") from None
-
-
-def _default(options: Options) -> AttentionMoA:
+    if saved is not None:
+        _refuse_shape_of_saved(options)
+        return _from_file(saved, config)
+    if not uses_default_agents(options, saved):
+        return _overridden(config or Config(), options).program()
     config = _overridden(Config(agents=DEFAULT_AGENTS), options)
     try:
         return config.program()
@@ -80,46 +70,114 @@ def _default(options: Options) -> AttentionMoA:
         raise
 
 
-def _overridden(config: Config, options: Options) -> Config:
-    """Return the configuration with what the options say instead."""
-    agents = tuple(agent_config(text) for text in options.agents) or None
-    aggregator = None if options.aggregator is None else agent_config(options.aggregator, "--aggregator")
-    shape = {
-        name: value
-        for name, value in (("layers", options.layers), ("attention", options.attention))
-        if value is not None
-    }
+def uses_default_agents(options: ProgramOptions, saved: str | None) -> bool:
+    """Return whether no agent is named, so that the embedded model is used."""
+    return options.config is None and saved is None and not options.agent
+
+
+def note_default_agents(options: ProgramOptions, saved: str | None, doing: str) -> None:
+    """Write that the embedded model is used, if no agent is named."""
+    if uses_default_agents(options, saved):
+        note(f"no agent is named: {doing} three on the embedded model 'local'; --agent names others")
+
+
+def model_named(text: str, option: str) -> AgentConfig:
+    """Return the agent of ``model`` or ``model@temperature``.
+
+    Args:
+        text: what the user wrote.
+        option: the option, for the message.
+
+    Raises:
+        ConfigurationError: if there is no model, or the temperature is out of range.
+    """
+    match = _WITH_TEMPERATURE.fullmatch(text)
+    model, temperature = (match["model"], float(match["temperature"])) if match else (text, None)
+    if not model.strip():
+        raise ConfigurationError(f"{option} {text!r} names no model; write it as provider/model, or 'local'")
+    try:
+        return AgentConfig(model=model, temperature=temperature)
+    except pydantic.ValidationError:
+        raise ConfigurationError(f"{option} {text}: a temperature is from 0 to 2, not {temperature}") from None
+
+
+def check_keys(program: AttentionMoA) -> None:
+    """Refuse a program if an agent has no model, or no key for its model.
+
+    Raises:
+        ConfigurationError: names the model and the environment variable that should hold the key.
+    """
+    agents = dict(zip((spec.name for spec in program.architecture.agents), program.agents, strict=True))
+    if program.aggregator is not None:
+        agents[program.aggregator.name or "aggregator"] = program.aggregator
+    for name, agent in agents.items():
+        if not isinstance(agent.lm, dspy.BaseLM):
+            raise ConfigurationError(
+                f"agent {name!r} has no model; give it one in a --config file, under the same name"
+            )
+    check_lms((agent.lm for agent in agents.values()), "or name another one (api_key_env) in a --config file")
+
+
+def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -> None:
+    """Refuse models without a key.
+
+    Raises:
+        ConfigurationError: names each model and the environment variable that should hold its key.
+    """
+    needs: dict[str, str] = {}
+    for lm in lms:
+        if isinstance(lm, dspy.BaseLM) and (variables := _missing_variables(lm)):
+            needs.setdefault(" or ".join(variables), lm.model)
+    if needs:
+        each = " and ".join(f"{variables} (for {model})" for variables, model in needs.items())
+        raise ConfigurationError(f"no API key: set the environment variable {each}{', ' if hint else ''}{hint}")
+
+
+def _refuse_shape_of_saved(options: ProgramOptions) -> None:
+    names = ("agent", "layers", "attention", "aggregator", "signature")
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} cannot go with --program: the saved program settles it; leave one of them out"
+        )
+
+
+def _overridden(config: Config, options: ProgramOptions) -> Config:
+    """Return the configuration with the values of the options."""
+    agents = tuple(model_named(text, "--agent") for text in options.agent or ()) or None
+    aggregator = None if options.aggregator is None else model_named(options.aggregator, "--aggregator")
+    shape: dict[str, Any] = {"layers": options.layers, "attention": _attention(options.attention)}
+    changes = {name: value for name, value in shape.items() if value is not None}
     return config.overridden(
         agents=agents,
         aggregator=aggregator,
         task=config.task.model_copy(update={"signature": options.signature}) if options.signature is not None else None,
-        architecture=config.architecture.model_copy(update=shape) if shape else None,
+        architecture={**config.architecture, **changes} if changes else None,
     )
 
 
-def _from_file(path: str, config: Config | None) -> AttentionMoA:
-    from moa_dspy.program import load
+def _attention(text: str | None) -> str | int | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
+
+def _from_file(path: str, config: Config | None) -> AttentionMoA:
     if config is None:
         return load(path)
     names_agents = bool(config.agents) or config.aggregator is not None
-    limits_runs = bool(config.budget.given() or config.tolerance.given())
-    program = load(path, lms=_connections(path, config) if names_agents or not limits_runs else None)
+    program = load(path, lms=_connections(path, config) if names_agents or not config.has_limits else None)
     config.limit(program)
     return program
 
 
 def _connections(path: str, config: Config) -> dict[str, dspy.BaseLM]:
-    """Return the LM of every agent of the program file that the configuration also names, by name or else by model."""
-    lms: dict[str, dspy.BaseLM] = {}
-    for spec in _specs(path):
-        agent = _match(spec, config)
-        if agent is not None:
-            lms[spec.name] = agent.lm_for(spec)
+    """Return the LM of every agent of the saved program that the configuration also names, by name or else by model."""
+    specs = _specs(path)
+    pairs = [(spec, _match(spec, config)) for spec in specs]
+    lms = {spec.name: agent.lm_for(spec) for spec, agent in pairs if agent is not None}
     if not lms:
         raise ConfigurationError(
             f"{config.source} has a connection for none of the agents of {path} "
-            f"({', '.join(f'{spec.name}: {spec.model}' for spec in _specs(path))}); name or model must be the same"
+            f"({', '.join(f'{spec.name}: {spec.model}' for spec in specs)}); name or model must be the same"
         )
     return lms
 
@@ -132,7 +190,47 @@ def _match(spec: AgentSpec, config: Config) -> AgentConfig | None:
 
 
 def _specs(path: str) -> list[AgentSpec]:
-    from moa_dspy.files.program_file import SavedProgram
-
     shape = SavedProgram.read(path).architecture
     return [*shape.agents, *([shape.aggregator] if shape.aggregator is not None else [])]
+
+
+def _missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
+    """Return the variables of which one should hold the LM's key; none if it has a key or needs none."""
+    if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.kwargs.get("api_key"):
+        return ()
+    selection = select_backend(lm)
+    with _blank_is_unset():
+        if selection.native and selection.resolution is not None:
+            return () if "api_key" in selection.clients else _missing_natively(selection.resolution.provider)
+        return _missing_in_litellm(lm)
+
+
+@contextmanager
+def _blank_is_unset() -> Iterator[None]:
+    """Take away the variables that hold only spaces: no key is one of them."""
+    blank = {name: value for name, value in os.environ.items() if not value.strip()}
+    for name in blank:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(blank)
+
+
+def _missing_natively(provider: str) -> tuple[str, ...]:
+    definition = lookup(provider)
+    if definition is None or definition.credential_policy not in _KEY_POLICIES or definition.hosted:
+        return ()
+    return () if explain_auth(provider).configured else tuple(definition.env_keys)
+
+
+def _missing_in_litellm(lm: dspy.LM) -> tuple[str, ...]:
+    """Ask LiteLLM. It names one variable where it reads several, so any key of that provider counts."""
+    import litellm  # takes seconds to load
+
+    missing = litellm.validate_environment(lm.model, api_base=lm.kwargs.get("api_base"))["missing_keys"]
+    keys = tuple(name for name in missing if name.endswith("_API_KEY"))
+    stem = re.split(r"[^a-z]", lm.model.lower())[0].upper()
+    stems = (stem, "HF") if stem == "HUGGINGFACE" else (stem,)
+    others = (name for name in os.environ if name.endswith(("KEY", "TOKEN")))
+    return () if any(name.startswith(stems) for name in others) else keys

@@ -191,7 +191,7 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
     if unknown or (missing and not given):
         raise ConfigurationError(
             f"the data's inputs ({', '.join(given)}) are not the program's ({', '.join(known)}); "
-            "map columns with --fields, or use a program with the benchmark's signature"
+            "map columns with fields={...}, or use a program with the benchmark's signature"
         )
 
 

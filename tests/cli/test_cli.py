@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -428,9 +429,9 @@ def test_servers_without_keys_need_none(moa: Run) -> None:
         (["ask", "x", "--agent", "openai/gpt-4.1@-1"], "a temperature is from 0 to 2, not -1"),
         (["ask", "x", "--agent", "openai/gpt-5@0.5"], "reasoning models require"),
         (["ask", "x", "--agent", "openai/a", "--aggregator", "openai/b@9"], "--aggregator openai/b@9"),
-        (["ask", "x", "--agent", "openai/a", "--attention", "1"], "attention=1 asks for 1 peers"),
-        (["ask", "x", "--agent", "openai/a", "--attention", "fool"], "attention='fool' is not a pattern"),
-        (["ask", "x", "--agent", "openai/a", "--attention", ""], "attention='' is not a pattern"),
+        (["ask", "x", "--agent", "openai/a", "--attention", "1"], "--attention 1 asks for 1 peers"),
+        (["ask", "x", "--agent", "openai/a", "--attention", "fool"], "--attention fool is not a pattern"),
+        (["ask", "x", "--agent", "openai/a", "--attention", ""], "--attention '' is not a pattern"),
         (["ask", "x", "--agent", "openai/a", "--signature", "question"], "has no output"),
         (["ask", "x", "--agent", "openai/a", "--signature", "-> answer"], "has no input"),
         (["ask", "x", "--agent", "openai/a", "--signature", "a: foo -> b"], "cannot be read"),
@@ -447,8 +448,8 @@ def test_servers_without_keys_need_none(moa: Run) -> None:
             "--layers, --attention, --signature cannot go with --program",
         ),
         (["ask", "x", "--program", "a", "--aggregator", "local"], "--aggregator cannot go with --program"),
-        (["ask", "x", "--trace", "no/such/folder/t.json"], "cannot write the trace to no/such/folder/t.json"),
-        (["ask", "x", "--trace", "."], "cannot write the trace to .: Is a directory"),
+        (["ask", "x", "--trace", "no/such/folder/t.json"], "--trace no/such/folder/t.json cannot be written"),
+        (["ask", "x", "--trace", "."], "--trace . cannot be written: Is a directory"),
         (["ask", "x", "--agent", "local/none.gguf"], "local/none.gguf"),
         (["ask", "x", "--agent", "local/broken.json"], "is not a GGUF file"),
         (["show"], "Missing argument"),
@@ -481,7 +482,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("signature", "arguments", "says"),
     [
-        ("question -> answer", ["x", "--input", "question=y"], "leaves no place for QUESTION"),
+        ("question -> answer", ["x", "--input", "question=y"], "leaves no field for QUESTION"),
         ("question -> answer", ["--input", "question"], "is not NAME=VALUE"),
         ("question -> answer", ["--input", "=x"], "is not NAME=VALUE"),
         ("question -> answer", ["--input", "other=x"], "other is no input of this task; its inputs are: question"),
@@ -516,7 +517,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_paid_for(
     moa: Run, provider: Provider, tmp_path: Path
 ) -> None:
     config = agents_file(tmp_path, provider)
-    refused(moa("ask", "x", "-c", config, "--trace", "none/t.json"), "cannot write the trace to none/t.json")
+    refused(moa("ask", "x", "-c", config, "--trace", "none/t.json"), "--trace none/t.json cannot be written")
     assert provider.bodies == []
 
 
@@ -825,12 +826,38 @@ def test_the_version_and_the_help(moa: Run) -> None:
     assert nothing.err.startswith("Usage: ")
 
 
-def test_every_option_is_in_the_documentation(moa: Run) -> None:
+SHARED = {
+    "The program": ("ask", "plan", "eval", "optimize", "compare", "profile"),
+    "The examples": ("eval", "optimize", "compare", "profile"),
+    "Limits": ("ask", "plan", "eval", "optimize", "compare", "profile"),
+}
+GENERAL = {"--help", "--json", "--quiet"}
+
+
+def options_of(moa: Run, *command: str) -> set[str]:
+    """Return the options that the help of a command lists."""
+    lines = re.findall(r"^  (-.*?)(?:  |$)", moa(*command, "--help").out, re.MULTILINE)
+    return {option for line in lines for option in re.findall(r"--[\w-]+", line)}
+
+
+def documented(section: str) -> set[str]:
+    """Return the options in the tables of a section of docs/cli.md."""
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for command in ("", "ask", "show"):
-        words = moa(*([command] if command else []), "--help").out.replace(",", " ").split()
-        for option in {word for word in words if word.startswith("--")}:
-            assert f"`{option}" in page, f"{option} of {command or 'moa-dspy'} is not in docs/cli.md"
+    text = re.split(r"^#", page.partition(f"# {section}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    cells = re.findall(r"^\| (`-.*?) \|", text, re.MULTILINE)
+    return {option for cell in cells for option in re.findall(r"--[\w-]+", cell)}
+
+
+@pytest.mark.parametrize("command", ["ask", "plan", "eval", "optimize", "compare", "profile", "report", "show"])
+def test_the_documentation_has_the_options_of_each_command_and_no_others(moa: Run, command: str) -> None:
+    shared = {option for section, commands in SHARED.items() if command in commands for option in documented(section)}
+    options = options_of(moa, command)
+    assert options - GENERAL == (documented(command) | shared) - GENERAL
+    assert options & GENERAL <= documented("Rules for every command")
+
+
+def test_the_documentation_has_the_general_options(moa: Run) -> None:
+    assert options_of(moa) | GENERAL == documented("Rules for every command")
 
 
 def test_debug_shows_where_it_went_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
         "single",
         "--baseline",
         "moa",
-        "--keep-winner",
+        "--out",
         "best.json",
     ]
     assert main(["compare", *COMMON, *arguments]) == 0
@@ -57,7 +57,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert "verdict: " in said.out
     assert "use the single model one: its score is the highest" in said.out
     assert "pilot of two alone: 4 examples" in said.err
-    assert "kept in best.json: the single model one" in said.err
+    assert "saved in best.json: the single model one" in said.err
     kept = load("best.json")
     assert len(kept.agents) == 1
     assert kept.provenance is not None
@@ -75,16 +75,16 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
 
 def test_no_file_is_replaced_without_being_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("best.json").write_text("mine")
-    arguments = ["compare", *COMMON, "--metric", "exact", "-b", "single", "--keep-winner", "best.json"]
+    arguments = ["compare", *COMMON, "--metric", "exact", "-b", "single", "--out", "best.json"]
     assert main(arguments) == 2
-    assert "--keep-winner best.json is there already; name another file, or add --force" in capsys.readouterr().err
+    assert "--out best.json exists already; name another file, or add --force" in capsys.readouterr().err
     assert Path("best.json").read_text() == "mine"
     assert main([*arguments, "--force"]) == 0
     assert load("best.json").agents
 
 
 @pytest.mark.parametrize("command", ["compare", "profile"])
-@pytest.mark.parametrize("limit", [("--max-calls", "9"), ("--max-tokens", "20"), ("--max-minutes", "0.00001")])
+@pytest.mark.parametrize("limit", [("--max-calls", "9"), ("--max-tokens", "20"), ("--max-seconds", "0.0006")])
 def test_a_budget_ends_it_and_says_how_to_go_on(
     command: str, limit: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,14 +118,14 @@ def test_the_same_seed_and_limit_give_the_same_result(folder: Path, capsys: pyte
 
 
 def test_profile_shows_stages_and_agents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["profile", *COMMON, "--metric", "exact", "--limit", "4", "--agents"]) == 0
+    assert main(["profile", *COMMON, "--metric", "exact", "--limit", "4", "--contributions"]) == 0
     said = capsys.readouterr()
     assert "propose" in said.out
     assert "adds to the score" in said.out
     assert main(["profile", *COMMON, "--metric", "exact", "--limit", "4", "--json", "-q"]) == 0
     said = capsys.readouterr()
     whole = json.loads(said.out)
-    assert whole["agents"] is None
+    assert whole["contributions"] is None
     assert whole["stages"]["examples"] == 4
     assert said.err == ""
 
@@ -155,12 +155,12 @@ def test_wrong_usage_is_one_line(
     ("arguments", "says"),
     [
         (["--match", "euros"], "--match 'euros' is not calls, tokens or usd"),
-        (["--match", "usd"], "use match='tokens' or match='calls'"),
+        (["--match", "usd"], "use --match tokens or --match calls"),
         (["--baseline", "best"], "no baseline 'best'"),
-        (["--tolerance", "-1"], "tolerance=-1.0"),
-        (["--alpha", "0"], "alpha=0.0"),
+        (["--tolerance", "-1"], "--tolerance -1.0"),
+        (["--alpha", "0"], "--alpha 0.0"),
         (["--limit", "3"], "too few"),
-        (["--keep-winner", "no/such/folder.json"], "--keep-winner no/such/folder.json"),
+        (["--out", "no/such/folder.json"], "--out no/such/folder.json"),
     ],
 )
 def test_wrong_options_of_compare_are_one_line(

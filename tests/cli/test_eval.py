@@ -57,7 +57,8 @@ def config(tmp_path: Path, server: Loopback) -> Path:
 
 def command(items: Path, config: Path, *more: str) -> list[str]:
     return [
-        "eval", str(items), "--config", str(config), "--fields", "id,question=prompt,answer=label", "--metric", "exact",
+        "eval", "--data", str(items), "--config", str(config), "--fields", "id,question=prompt,answer=label",
+        "--metric", "exact",
         "--preset", "single", *more,
     ]  # fmt: skip
 
@@ -160,7 +161,7 @@ def test_a_saved_program_and_a_function_as_metric(
         "def close(example, prediction):\n    return 0.5 if prediction.label == 'none' else 1.0\n"
     )
     monkeypatch.chdir(tmp_path)
-    arguments = ["eval", str(items), "--program", str(saved), "--config", str(config), "--metric"]
+    arguments = ["eval", str(saved), "--data", str(items), "--config", str(config), "--metric"]
     assert main([*arguments, "my_metric_module:close", "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["score"]["value"] == pytest.approx(0.875)
 
@@ -191,34 +192,36 @@ def test_a_budget_that_ends_it_is_said(
 
 
 WRONG = {
-    "no BENCHMARK": ["--config", "{config}"],
-    "neither a benchmark": ["nosuch"],
-    "no such file": ["nosuch.jsonl", "--metric", "exact"],
-    "names no metric|brings no metric": ["{items}", "--fields", "question=prompt,answer=label"],
-    "no metric 'best'": ["{items}", "--metric", "best"],
-    "cannot import nosuch": ["{items}", "--metric", "nosuch:metric"],
-    "module json has no 'nothing'": ["{items}", "--metric", "json:nothing"],
-    "row 1 lacks 'nothing'": ["{items}", "--metric", "exact", "--fields", "question=nothing"],
-    "row 1 has no input field 'question'": ["{items}", "--metric", "exact"],
-    "is not FIELD=COLUMN": ["{items}", "--metric", "exact", "--fields", "a=b,,"],
-    "no split 'train'": ["starter", "--split", "train"],
-    "judged by a model": ["mt_bench", "--config", "{config}", "--data", "{folder}"],
-    "nothing is judged": ["starter", "--config", "{config}", "--judge", "openai/judge"],
-    "there is no such folder": ["mt_bench", "--judge", "openai/judge", "--judge-prompts", "nosuch"],
-    "has none of": ["flask", "--judge", "openai/judge", "--config", "{config}", "--data", "{folder}"],
-    "no preset 'best'": ["starter", "--config", "{config}", "--preset", "best"],
-    "--samples is for": ["starter", "--config", "{config}", "--samples", "3"],
-    "--signature is for your own data": ["starter", "--config", "{config}", "--signature", "a -> b"],
-    "cannot go with --recipe": ["starter", "--recipe", "flask-small"],
+    "there are no examples": ["--config", "{config}"],
+    "neither a benchmark": ["--data", "nosuch"],
+    "no such file": ["--data", "nosuch.jsonl", "--metric", "exact"],
+    "names no metric|brings no metric": ["--data", "{items}", "--fields", "question=prompt,answer=label"],
+    "no metric 'best'": ["--data", "{items}", "--metric", "best"],
+    "cannot import nosuch": ["--data", "{items}", "--metric", "nosuch:metric"],
+    "module json has no 'nothing'": ["--data", "{items}", "--metric", "json:nothing"],
+    "row 1 lacks 'nothing'": ["--data", "{items}", "--metric", "exact", "--fields", "question=nothing"],
+    "row 1 has no input field 'question'": ["--data", "{items}", "--metric", "exact"],
+    "is not FIELD=COLUMN": ["--data", "{items}", "--metric", "exact", "--fields", "a=b,,"],
+    "no split 'train'": ["--benchmark", "starter", "--split", "train"],
+    "judged by a model": ["--benchmark", "mt_bench", "--config", "{config}", "--path", "{folder}"],
+    "nothing is judged": ["--benchmark", "starter", "--config", "{config}", "--judge", "openai/judge"],
+    "there is no such folder": ["--benchmark", "mt_bench", "--judge", "openai/judge", "--judge-prompts", "nosuch"],
+    "has none of": ["--benchmark", "flask", "--judge", "openai/judge", "--config", "{config}", "--path", "{folder}"],
+    "--preset 'best'": ["--benchmark", "starter", "--config", "{config}", "--preset", "best"],
+    "--samples is for": ["--benchmark", "starter", "--config", "{config}", "--samples", "3"],
+    "--signature is for --data": ["--benchmark", "starter", "--config", "{config}", "--signature", "a -> b"],
+    "cannot go with --recipe": ["--benchmark", "starter", "--recipe", "flask-small"],
     "no recipe named": ["--recipe", "best"],
-    "no official format": ["starter", "--config", "{config}", "--outputs", "x.json"],
-    "its folder is not there": ["starter", "--config", "{config}", "--out", "nosuch/x.jsonl"],
-    "does not hold records": ["starter", "--config", "{config}", "--out", "{items}"],
-    "cannot read": ["starter", "--config", "{config}", "--against", "nosuch.jsonl"],
-    "budget usd": ["starter", "--config", "{config}", "--max-usd", "-1"],
-    "no API key": ["starter", "--agent", "openai/gpt-4.1"],
-    "--limit": ["starter", "--limit", "0"],
-    "--concurrency": ["starter", "--concurrency", "0"],
+    "no official format": ["--benchmark", "starter", "--config", "{config}", "--outputs", "x.json"],
+    "its folder does not exist": ["--benchmark", "starter", "--config", "{config}", "--out", "nosuch/x.jsonl"],
+    "does not hold records": ["--benchmark", "starter", "--config", "{config}", "--out", "{items}"],
+    "cannot read": ["--benchmark", "starter", "--config", "{config}", "--against", "nosuch.jsonl"],
+    "--max-usd -1.0": ["--benchmark", "starter", "--config", "{config}", "--max-usd", "-1"],
+    "no API key": ["--benchmark", "starter", "--agent", "openai/gpt-4.1"],
+    "both the examples": ["--benchmark", "starter", "--data", "{items}"],
+    "is no benchmark": ["--benchmark", "{items}"],
+    "--limit": ["--benchmark", "starter", "--limit", "0"],
+    "--concurrency": ["--benchmark", "starter", "--concurrency", "0"],
 }
 
 
@@ -282,12 +285,22 @@ def test_a_benchmark_of_ones_own(
     )
     (tmp_path / "test.jsonl").write_text('{"question": "item 1 of all", "answer": "1"}\n')
     monkeypatch.chdir(tmp_path)
-    arguments = ["eval", "my_benchmark_module:Mine", "--config", str(config), "--preset", "single", "--json", "--quiet"]
+    arguments = [
+        "eval",
+        "--benchmark",
+        "my_benchmark_module:Mine",
+        "--config",
+        str(config),
+        "--preset",
+        "single",
+        "--json",
+        "--quiet",
+    ]
     try:
-        assert main([*arguments, "--data", str(tmp_path)]) == 0
+        assert main([*arguments, "--path", str(tmp_path)]) == 0
         result = json.loads(capsys.readouterr().out)
         assert (result["benchmark"], result["score"]["value"]) == ("mine_from_a_module", 1.0)
-        assert main(["eval", "json:dumps", "--config", str(config)]) == 2
+        assert main(["eval", "--benchmark", "json:dumps", "--config", str(config)]) == 2
         assert "json:dumps is no subclass of moa_dspy.data.Benchmark" in capsys.readouterr().err
     finally:
         registry._REGISTRY.pop("minefromamodule", None)

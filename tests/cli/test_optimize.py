@@ -1,4 +1,4 @@
-"""``moa-dspy optimize`` and ``moa-dspy search`` from outside."""
+"""``moa-dspy optimize`` from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.loopback import Body, Loopback
 
 from moa_dspy import load
 from moa_dspy.cli import main
-from moa_dspy.cli.views.optimization import time_left
+from moa_dspy.cli.views.progress import time_left
 
 COUNT = 48
 
@@ -58,12 +58,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
+SEARCH = ("optimize", "--only", "architecture", "--no-explain")
 COMMON = ("--config", "moa.toml", "--data", "items.jsonl", "--metric", "exact")
 
 
 def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--trials", "4", "--storage", "study.db", "--record", "found.json", "--report", "found.html"]
-    assert main(["search", *COMMON, *arguments]) == 0
+    arguments = ["--n-trials", "4", "--storage", "study.db", "--record", "found.json", "--report", "found.html"]
+    assert main([*SEARCH, *COMMON, *arguments]) == 0
     said = capsys.readouterr()
     assert "The candidate is accepted" in said.out
     assert "program: 1 layer of one@0.7; attention none; at most 1 calls a question" in said.out
@@ -84,9 +85,9 @@ def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pyt
     assert main(["report", "found.json", "study.db", "program.json", "--out", "page.html"]) == 0
     assert "openai/one" in Path("page.html").read_text()
 
-    again = [*COMMON, "--trials", "4", "--storage", "study.db", "--json", "--quiet", "--force"]
+    again = [*COMMON, "--n-trials", "4", "--storage", "study.db", "--json", "--quiet", "--force"]
     capsys.readouterr()
-    assert main(["search", *again]) == 0
+    assert main([*SEARCH, *again]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     repeated: dict[str, Any] = json.loads(said.out)
@@ -95,7 +96,7 @@ def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pyt
 
 
 def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--parts", "prompts", "--method", "labeled", "--heldout", "held.jsonl", "--no-explain"]
+    arguments = ["--only", "prompts", "--method", "labeled", "--valset", "held.jsonl", "--no-explain"]
     assert main(["optimize", *COMMON, *arguments, "--out", "tuned.json"]) == 0
     said = capsys.readouterr()
     assert "score on 12 held-out examples" in said.out or "nothing better" in said.out
@@ -106,7 +107,7 @@ def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureF
 
 
 def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", *COMMON, "--max-calls", "30", "--trials", "4"]) == 0
+    assert main([*SEARCH, *COMMON, "--max-calls", "30", "--n-trials", "4"]) == 0
     said = capsys.readouterr()
     assert "budget" in said.out
     assert load("program.json").architecture.max_calls == 3
@@ -119,7 +120,7 @@ def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
     Path("other.jsonl").write_text(
         "".join(json.dumps({"query": r["question"], "answer": r["answer"]}) + "\n" for r in rows)
     )
-    arguments = ["search", "--config", "moa.toml", "--data", "other.jsonl", "--metric", "exact", "--trials", "2"]
+    arguments = [*SEARCH, "--config", "moa.toml", "--data", "other.jsonl", "--metric", "exact", "--n-trials", "2"]
     assert main(arguments) == 2
     assert "--fields question=COLUMN" in capsys.readouterr().err
     assert main([*arguments, "--fields", "question=query,answer"]) == 0
@@ -128,20 +129,20 @@ def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
 def test_what_it_takes_is_told_before_and_can_be_asked_for_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["optimize", *COMMON, "--trials", "4", "--method", "labeled", "--estimate"]) == 0
+    assert main(["optimize", *COMMON, "--n-trials", "4", "--method", "labeled", "--estimate"]) == 0
     said = capsys.readouterr()
     assert "at most: calls" in said.out
     assert "a guess: calls" in said.out
-    assert "price unknown" in said.out
+    assert "unknown" in said.out
     assert not Path("program.json").exists()
-    arguments = ["search", *COMMON, "--trials", "4", "--max-calls", "90", "--estimate", "--json"]
+    arguments = [*SEARCH, *COMMON, "--n-trials", "4", "--max-calls", "90", "--estimate", "--json"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert [part["part"] for part in found["parts"]] == ["architecture", "acceptance", "all"]
     assert found["parts"][-1]["most"]["calls"] >= found["parts"][-1]["expected"]["calls"] > 0
     assert "the budget ends it at 90 calls" in found["notes"]
 
-    assert main(["search", *COMMON, "--trials", "4", "--json"]) == 0
+    assert main([*SEARCH, *COMMON, "--n-trials", "4", "--json"]) == 0
     said = capsys.readouterr()
     assert "at most: calls" in said.err
     assert json.loads(said.out)["cost"]["calls"] <= found["parts"][-1]["most"]["calls"]
@@ -159,15 +160,15 @@ def test_on_a_terminal_it_asks_before_it_pays(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdin", _Terminal(answer))
     monkeypatch.setattr("sys.stderr", _Terminal())
-    assert main(["search", *COMMON, "--trials", "2"]) == code
+    assert main([*SEARCH, *COMMON, "--n-trials", "2"]) == code
     assert Path("program.json").exists() == (code == 0)
     if code:
         monkeypatch.setattr("sys.stdin", _Terminal(""))
-        assert main(["search", *COMMON, "--trials", "2", "--yes"]) == 0
+        assert main([*SEARCH, *COMMON, "--n-trials", "2", "--yes"]) == 0
 
 
 def test_the_candidate_is_saved_whether_it_is_accepted_or_not(folder: Path) -> None:
-    arguments = ["--parts", "prompts", "--method", "labeled", "--no-explain", "--candidate", "found.json"]
+    arguments = ["--only", "prompts", "--method", "labeled", "--no-explain", "--candidate", "found.json"]
     assert main(["optimize", *COMMON, *arguments]) == 0
     assert load("found.json").architecture == load("program.json").architecture
     assert main(["optimize", *COMMON, *arguments, "--out", "other.json"]) == 2
@@ -182,24 +183,24 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--candidate", "./program.json"], "is to hold something else as well"),
-        (["--parts", "prompt"], "must be some of architecture, prompts, stop"),
-        (["--parts", ""], "must be some of"),
+        (["--candidate", "./program.json"], "is named by another option too"),
+        (["--only", "prompt"], "must be some of architecture, prompts, stop"),
+        (["--only", ""], "must be some of"),
         (["--method", "magic"], "there is no method 'magic'"),
-        (["--effort", "huge"], "effort='huge'"),
-        (["--objective", "speed"], "--objective 'speed' is none; use score, score-at-price, score-and-cost"),
-        (["--objective", "score-at-price"], "price= goes with"),
-        (["--unit", "euro"], "unit='euro'"),
-        (["--out", "moa.toml"], "--out moa.toml is there already; name another file, or add --force"),
-        (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder is not there"),
+        (["--effort", "huge"], "--effort huge"),
+        (["--objective", "speed"], "--objective speed"),
+        (["--objective", "score_at_price"], "--price goes with"),
+        (["--unit", "euro"], "--unit euro"),
+        (["--out", "moa.toml"], "--out moa.toml exists already; name another file, or add --force"),
+        (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder does not exist"),
         (["--record", "no/where.json"], "--record no/where.json"),
-        (["--record", "./program.json"], "is to hold something else as well"),
+        (["--record", "./program.json"], "is named by another option too"),
         (["--storage", "no/where.db"], "there is no folder 'no'"),
-        (["--max-usd", "0"], "usd=0.0 is too small"),
-        (["--heldout", "items.jsonl"], "48 of 48 held-out examples are among those"),
-        (["--heldout", "absent.jsonl"], "absent.jsonl"),
+        (["--max-usd", "0"], "--max-usd 0.0 is too small"),
+        (["--valset", "items.jsonl"], "48 of 48 held-out examples are among those"),
+        (["--valset", "absent.jsonl"], "absent.jsonl"),
         (["--limit", "3"], "held-out ones are too few"),
-        (["--prompt-model", "x"], "model 'x' names no provider"),
+        (["--prompt-lm", "x"], "model 'x' names no provider"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -227,7 +228,7 @@ def test_a_wrong_space_is_one_line_that_names_the_file(
 ) -> None:
     text = Path("moa.toml").read_text().partition("[space]")[0]
     Path("moa.toml").write_text(f"{text}[space]\n{line}\n")
-    assert main(["search", *COMMON]) == 2
+    assert main([*SEARCH, *COMMON]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -237,17 +238,18 @@ def test_what_cannot_be_judged_is_refused_or_counted_and_no_key_is_missed(
     rows = [json.loads(line) for line in Path("items.jsonl").read_text().splitlines()]
     del rows[3]["answer"]
     Path("holes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["search", "--config", "moa.toml", "--data", "holes.jsonl", "--metric", "exact"]) == 2
+    assert main([*SEARCH, "--config", "moa.toml", "--data", "holes.jsonl", "--metric", "exact"]) == 2
     assert "1 of 48 examples have no 'answer' to compare with; the first is number" in capsys.readouterr().err
 
     Path("touchy.py").write_text(
         "def touchy(example, prediction, trace=None):\n"
         "    return {'1': 1, '2': 1}[example.answer] and example.answer == prediction.answer\n"
     )
-    command = ["search", "--config", "moa.toml", "--data", "items.jsonl", "--metric", "touchy:touchy", "--trials", "2"]
+    command = [*SEARCH, "--config", "moa.toml", "--data", "items.jsonl", "--metric", "touchy:touchy", "--n-trials", "2"]
     assert main(command) == 0
     assert "held-out examples" in capsys.readouterr().out
 
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    assert main(["optimize", *COMMON, "--prompt-model", "anthropic/claude-sonnet-4-5", "--out", "other.json"]) == 2
-    assert "no API key for --prompt-model anthropic/claude-sonnet-4-5" in capsys.readouterr().err
+    assert main(["optimize", *COMMON, "--prompt-lm", "anthropic/claude-sonnet-4-5", "--out", "other.json"]) == 2
+    said = capsys.readouterr().err
+    assert "ANTHROPIC_API_KEY (for anthropic/claude-sonnet-4-5), or name another --prompt-lm" in said

@@ -59,7 +59,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_several_sources_become_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    sources = ["record.json", "program.json", "studies.db", "--study", "second"]
+    sources = ["record.json", "program.json", "studies.db", "--study-name", "second"]
     assert main(["report", *sources, "--title", "All of it"]) == 0
     assert said(capsys) == "written to report.html: 3 records\n"
     page = Path("report.html").read_text(encoding="utf-8")
@@ -109,8 +109,8 @@ def test_a_file_that_is_there_is_replaced_only_by_force(folder: Path, capsys: py
         (["broken.db"], "broken.db is damaged or not a SQLite database"),
         (["nosuch://me:SECRET@host/x"], "nosuch://host/x"),
         (["studies.db"], "several studies, none named; name one of: first, second"),
-        (["studies.db", "--study", "third"], "no study 'third'; name one of: first, second"),
-        (["record.json", "--study", "first"], "--study first: no source is an Optuna storage"),
+        (["studies.db", "--study-name", "third"], "no study 'third'; name one of: first, second"),
+        (["record.json", "--study-name", "first"], "--study-name first: no source is an Optuna storage"),
         (["record.json", "--out", "no/such/page.html"], "--out no/such/page.html"),
         (["record.json", "--out", "."], "it is a folder"),
         (["record.json", "--out", "record.json", "--force"], "is also a source"),

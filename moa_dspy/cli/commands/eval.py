@@ -1,199 +1,252 @@
-"""``moa-dspy eval``: a score for a program on a benchmark, with what it cost and how sure it is."""
+"""``moa-dspy eval``: a program's score on a benchmark, with its interval and its cost."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from moa_dspy.cli.console import note, quiet_libraries, warning, write_result
+from moa_dspy.cli.console import confirmed, is_quiet, note, warning, write_result
 from moa_dspy.cli.options import (
-    Agents,
-    Aggregator,
-    AsJson,
-    AttentionPattern,
-    Concurrency,
-    ConfigFile,
-    Fields,
-    JudgeModel,
-    Layers,
-    Limit,
-    MetricName,
-    ProgramFile,
-    Quiet,
-    Seed,
-    Split,
+    BudgetOptions,
+    DataOptions,
+    Json,
+    ProgramArgument,
+    ProgramOptions,
+    RunOptions,
+    Yes,
+    command,
 )
 from moa_dspy.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
+    from moa_dspy.cli.examples import Job
     from moa_dspy.evaluation import Evaluation
+    from moa_dspy.evaluation.recipes import Recipe
 
-__all__ = ["EvalOptions", "evaluate_command"]
+__all__ = ["evaluate_command"]
+
+_SETTLED_BY_RECIPE: Final = (
+    "agent", "config", "layers", "attention", "aggregator", "signature", "benchmark", "data", "split", "metric"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What the user wrote after ``eval``."""
+    """What only an evaluation has."""
 
-    benchmark: str | None = None
-    agents: tuple[str, ...] = ()
-    config: str | None = None
-    program: str | None = None
-    layers: int | None = None
-    attention: str | None = None
-    aggregator: str | None = None
-    signature: str | None = None
-    preset: str | None = None
-    samples: int | None = None
-    split: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    data: str | None = None
-    fields: str | None = None
-    metric: str | None = None
-    judge: str | None = None
-    judge_prompts: str | None = None
-    out: str | None = None
-    against: str | None = None
-    outputs: str | None = None
-    name: str | None = None
-    concurrency: int = 8
-    max_calls: int | None = None
-    max_usd: float | None = None
-    recipe: str | None = None
-    yes: bool = False
-    as_json: bool = False
-    quiet: bool = False
-
-
-def evaluate_command(
-    benchmark: Annotated[
-        str | None, typer.Argument(metavar="BENCHMARK", help="A benchmark, or a file, folder or hub id of your own.")
-    ] = None,
-    agent: Agents = None,
-    config: ConfigFile = None,
-    program: ProgramFile = None,
-    layers: Layers = None,
-    attention: AttentionPattern = None,
-    aggregator: Aggregator = None,
-    signature: Annotated[str | None, typer.Option(metavar="TEXT", help="The task's fields, for your own data.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="single, self-consistency, self-moa, moa or attention-moa, of the same agents.",
+            help="The same agents as single, self-consistency, self-moa, moa or attention-moa.",
         ),
-    ] = None,
+    ] = None
     samples: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Of self-consistency and self-moa.  [default: 5]")
-    ] = None,
-    split: Split = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    data: Annotated[str | None, typer.Option(metavar="FOLDER", help="The benchmark's files.")] = None,
-    fields: Fields = None,
-    metric: MetricName = None,
-    judge: JudgeModel = None,
+    ] = None
     judge_prompts: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="The official judge prompts.  [default: our own]")
-    ] = None,
+    ] = None
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="FILE", help="Records, a line an item; go on if it is there.")
-    ] = None,
+        str | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Records, a line for each item. Resumes if it exists."),
+    ] = None
     against: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Records of another run, to be compared item by item.")
-    ] = None,
+        str | None, typer.Option(metavar="FILE", help="Records of another run, compared item by item.")
+    ] = None
     outputs: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the answers in the benchmark's official format.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="What the program is called in these.")] = None,
-    concurrency: Concurrency = 8,
-    max_calls: Annotated[int | None, typer.Option(min=1, metavar="N", help="End before more calls than that.")] = None,
-    max_usd: Annotated[float | None, typer.Option(metavar="DOLLARS", help="End before more dollars than that.")] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the paper's experiments.")] = None,
+    ] = None
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="The program's name in these files.")] = None
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the paper's experiments.")] = None
+
+
+@command
+def evaluate_command(
+    program: ProgramArgument = None,
+    *,
+    shape: ProgramOptions,
+    data: DataOptions,
+    more: EvalOptions,
+    run: RunOptions,
+    limits: BudgetOptions,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a recipe is run.")] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
-    """Score a program on a benchmark, item by item; an interrupted run with --out goes on where it stopped.
+    """Score a program on a benchmark or on your own examples, item by item.
 
-    Without --agent, --config, --program or --recipe three agents run on the model that is embedded in moa-dspy.
+    An interrupted run with --out resumes where it stopped. Without PROGRAM, --config, --agent or --recipe, three agents
+    run on the embedded model.
     """
-    options = EvalOptions(
-        benchmark=benchmark,
-        agents=tuple(agent or ()),
-        config=config,
-        program=program,
-        layers=layers,
-        attention=attention,
-        aggregator=aggregator,
-        signature=signature,
-        preset=preset,
-        samples=samples,
-        split=split,
-        limit=limit,
-        seed=seed,
-        data=data,
-        fields=fields,
-        metric=metric,
-        judge=judge,
-        judge_prompts=judge_prompts,
-        out=out,
-        against=against,
-        outputs=outputs,
-        name=name,
-        concurrency=concurrency,
-        max_calls=max_calls,
-        max_usd=max_usd,
-        recipe=recipe,
-        yes=yes,
-        as_json=as_json,
-        quiet=quiet,
-    )
-    with quiet_libraries():
-        if recipes:
-            _list_recipes(as_json=as_json)
-        else:
-            _evaluate(options)
+    from moa_dspy.cli.examples import check_reach
+    from moa_dspy.cli.views.evaluation import recipes_as_json, recipes_as_text, result_text
 
-
-def _list_recipes(*, as_json: bool) -> None:
-    from moa_dspy.cli.views.evaluation import recipes_as_json, recipes_as_text
-
-    write_result(recipes_as_json() if as_json else recipes_as_text())
-
-
-def _evaluate(options: EvalOptions) -> None:
-    from moa_dspy.cli.eval_setup import announce, check_reach, confirm, prepare
-    from moa_dspy.cli.views.evaluation import as_text
-
-    job = prepare(options)
-    announce(job, quiet=options.quiet)
+    if recipes:
+        write_result(recipes_as_json() if as_json else recipes_as_text())
+        return
+    budget = limits.budget()
+    recipe = None if more.recipe is None else _recipe(more, program, shape, data)
+    if recipe is not None:
+        data, more = _settled(recipe, data, more)
+    job = _prepare(program, shape, data, more, recipe)
+    waiting = _waiting(job, more.out)
+    remarks = job.remarks if waiting else ()
+    for remark in remarks:
+        warning(remark)
+    if recipe is not None and waiting:
+        _announce(job, recipe, waiting)
     check_reach(job)
-    if job.recipe is not None:
-        confirm(job, yes=options.yes)
-    try:
-        result = job.run(options)
-    except KeyboardInterrupt:
-        if job.out is not None:
-            note(f"the same command goes on from here: what is finished is in {job.out}")
-        raise
-    _conclude(result, options, [remark for remark in result.remarks if remark not in job.remarks])
-    published: dict[str, Any] = {} if job.recipe is None else dict(job.recipe.published)
-    write_result(result.to_json() if options.as_json else as_text(result, published))
+    if recipe is not None and waiting and not yes:
+        _confirm()
+    result = _evaluate(job, data, more, budget, run.concurrency, progress=not is_quiet())
+    _warn_of_gaps(result, [remark for remark in result.remarks if remark not in remarks])
+    if more.out is not None:
+        note(f"records: {result.path}")
+    write_result(result.to_json() if as_json else result_text(result, {} if recipe is None else recipe.published))
     if not result.scored:
         first = next((record.error for record in result.records if record.error is not None), None)
         raise RunError(f"no item has a score{'' if first is None else f': {first.message}'}")
 
 
-def _conclude(result: Evaluation, options: EvalOptions, remarks: Sequence[str]) -> None:
-    if options.quiet:
-        return
+def _prepare(
+    saved: str | None, shape: ProgramOptions, data: DataOptions, more: EvalOptions, recipe: Recipe | None
+) -> Job:
+    """Return the checked job. Nothing has been called."""
+    from moa_dspy.cli.examples import find_benchmark, find_judge, prepare, shaped
+    from moa_dspy.cli.files import check_place
+    from moa_dspy.cli.programs import build_program, note_default_agents
+    from moa_dspy.evaluation.outputs import check_outputs
+
+    if more.preset is None and more.samples is not None:
+        raise ConfigurationError("--samples is for --preset self-consistency and self-moa")
+    if more.preset is not None and saved is not None:
+        raise ConfigurationError("--preset cannot go with a saved PROGRAM, which settles the shape; leave one out")
+    check_place(more.out, "--out")
+    check_place(more.outputs, "--outputs")
+    benchmark = find_benchmark(data)
+    if more.outputs is not None:
+        check_outputs(benchmark, more.outputs)
+    judge = find_judge(data, benchmark)
+    metric = _metric(data, more, benchmark, judge, official=recipe is not None)
+    if recipe is None:
+        note_default_agents(shape, saved, "evaluating")
+    built = build_program(shape, saved) if recipe is None else recipe.config().program()
+    if saved is None:
+        built = shaped(built, benchmark, shape.signature, more.preset, more.samples)
+    return prepare(built, benchmark, data, metric, judge)
+
+
+def _metric(data: DataOptions, more: EvalOptions, benchmark: Any, judge: Any, *, official: bool) -> Any:
+    """Return the named metric, or the benchmark's. ``official`` asks for the official prompts, if they are there."""
+    from moa_dspy.evaluation.suite import named_metric
+
+    if data.metric is not None:
+        return named_metric(data.metric)
+    if more.judge_prompts is not None:
+        if judge is None:
+            raise ConfigurationError("--judge-prompts: nothing is judged by a model here; leave it out")
+        if not Path(more.judge_prompts).exists():
+            raise ConfigurationError(f"--judge-prompts {more.judge_prompts}: there is no such folder")
+        return benchmark.metric(judge, more.judge_prompts)
+    if official:
+        reason = "no folder was named"
+        for folder in benchmark.folders(data.path):
+            try:
+                return benchmark.metric(judge, folder)
+            except ConfigurationError as error:
+                reason = str(error)
+        warning(f"our own judge is used, not the official prompts: {reason}; --judge-prompts names their folder")
+    return benchmark.metric(judge)
+
+
+def _recipe(more: EvalOptions, saved: str | None, shape: ProgramOptions, data: DataOptions) -> Recipe:
+    from moa_dspy.evaluation.recipes import recipe
+
+    values = dataclasses.asdict(shape) | dataclasses.asdict(data)
+    settled = [f"--{name}" for name in _SETTLED_BY_RECIPE if values[name] not in (None, [])]
+    settled = (["PROGRAM"] if saved is not None else []) + settled
+    if settled:
+        raise ConfigurationError(
+            f"{', '.join(settled)} cannot go with --recipe, which settles it; leave one of them out"
+        )
+    return recipe(more.recipe or "")
+
+
+def _settled(recipe: Recipe, data: DataOptions, more: EvalOptions) -> tuple[DataOptions, EvalOptions]:
+    """Return the options with what the recipe says."""
+    out = more.out or "-".join(filter(None, (recipe.name, more.preset))) + ".jsonl"
+    data = dataclasses.replace(data, benchmark=recipe.benchmark, split=recipe.split, judge=data.judge or recipe.judge)
+    return data, dataclasses.replace(more, out=out)
+
+
+def _waiting(job: Job, out: str | None) -> list[Any]:
+    """Return the examples that have no record yet."""
+    from moa_dspy.evaluation.fingerprint import identified
+    from moa_dspy.evaluation.records import latest, read_records
+
+    if out is None or not Path(out).is_file() or not Path(out).stat().st_size:
+        return list(job.examples)
+    done = {name for name, record in latest(read_records(out)[1]).items() if record.status != "error"}
+    return [example for name, example in identified(job.examples).items() if name not in done]
+
+
+def _announce(job: Job, recipe: Recipe, waiting: Sequence[Any]) -> None:
+    """Write what a recipe will cost."""
+    from moa_dspy.evaluation.estimates import estimate_cost
+
+    asked, judged = estimate_cost(job.program, waiting, job.metric, job.judge)
+    items = f"{len(waiting)} of {len(job.examples)} items"
+    note(f"recipe {recipe.name} ({recipe.origin}): {items}; estimated, if nothing stops early:")
+    for who, cost in (("program", asked), ("judge", judged), ("all", asked + judged)):
+        note(f"  {who:<8}{cost.calls:>9,} calls  {cost.tokens:>13,} tokens  {cost.dollars:>18}")
+
+
+def _confirm() -> None:
+    answer = confirmed()
+    if answer is None:
+        raise ConfigurationError("nobody is there to confirm this; add --yes to run it")
+    if not answer:
+        raise ConfigurationError("not confirmed; nothing was run")
+
+
+def _evaluate(
+    job: Job, data: DataOptions, more: EvalOptions, budget: Any, concurrency: int, *, progress: bool
+) -> Evaluation:
+    from moa_dspy.evaluation import evaluate
+
+    try:
+        return evaluate(
+            job.program,
+            job.benchmark,
+            examples=job.examples,
+            split=data.split,
+            limit=data.limit,
+            seed=data.seed,
+            metric=job.metric,
+            official=data.metric is None,
+            out=more.out,
+            against=more.against,
+            outputs=more.outputs,
+            concurrency=concurrency,
+            budget=budget,
+            progress=progress,
+            path=data.path,
+            name=more.name,
+        )
+    except KeyboardInterrupt:
+        if more.out is not None:
+            note(f"the same command goes on from here: what is finished is in {more.out}")
+        raise
+
+
+def _warn_of_gaps(result: Evaluation, remarks: Sequence[str]) -> None:
+    """Warn of items that are in no score."""
     for remark in remarks:
         warning(remark)
     if result.errors:
@@ -204,15 +257,3 @@ def _conclude(result: Evaluation, options: EvalOptions, remarks: Sequence[str]) 
     if result.pending:
         how = "the same command with a larger budget goes on" if result.path else "with --out it could go on"
         warning(f"the budget ended it: {result.pending} of {result.items} items were not run; {how}")
-    if options.out is not None or options.recipe is not None:
-        note(f"records: {result.path}")
-
-
-def checked_file(path: str | None, option: str) -> None:
-    """Refuse a file that cannot be written, before anything is paid.
-
-    Raises:
-        ConfigurationError: names the option.
-    """
-    if path is not None and (Path(path).is_dir() or not Path(path).resolve().parent.is_dir()):
-        raise ConfigurationError(f"{option} {path}: it is a folder, or its folder is not there")

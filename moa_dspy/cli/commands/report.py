@@ -29,7 +29,8 @@ def report_command(
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = "report.html",
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the study in a storage that holds several.")
+        str | None,
+        typer.Option("--study-name", metavar="NAME", help="Name of the study in a storage that holds several."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
@@ -43,7 +44,7 @@ def report_command(
         from moa_dspy.optimizers.report.study import is_storage
 
         if study is not None and not any(map(is_storage, sources)):
-            raise ConfigurationError(f"--study {study}: no source is an Optuna storage, such as study.db")
+            raise ConfigurationError(f"--study-name {study}: no source is an Optuna storage, such as study.db")
         records = [parse(record, source) for source in sources for record in _records(source, study)]
         page = render(records, title)
     write_page(path, page)

@@ -1,4 +1,4 @@
-"""``moa-dspy show``: what is in a program file, for a reader."""
+"""``moa-dspy show``: the content of a saved program."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli.console import is_terminal, printable, quiet_libraries, write_result
+from moa_dspy.cli.console import is_terminal, printable, write_result
+from moa_dspy.cli.options import Json, command
 
 __all__ = ["show"]
 
 
+@command
 def show(
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A file that AttentionMoA.save wrote.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with every demo in full.")] = False,
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A saved program.")], as_json: Json = False
 ) -> None:
     """Show a saved program: its task, its agents, its architecture, its prompts.
 
-    Nothing is called, and no model need be reachable.
+    No model is called, and none need be reachable. --json has every demo in full.
     """
-    with quiet_libraries():
-        from moa_dspy.cli.views.program import described, sections, styled
+    from moa_dspy.cli.views.program import described, sections, styled
 
-        view = described(program)
-        if as_json:
-            write_result(json.dumps(view.model_dump(mode="json"), ensure_ascii=False, indent=2))
-        elif is_terminal(sys.stdout):
-            styled(sections(view))
-        else:
-            write_result(printable("\n\n".join(section.plain() for section in sections(view))))
+    view = described(program)
+    if as_json:
+        write_result(json.dumps(view.model_dump(mode="json"), ensure_ascii=False, indent=2))
+    elif is_terminal(sys.stdout):
+        styled(sections(view))
+    else:
+        write_result(printable("\n\n".join(section.plain() for section in sections(view))))

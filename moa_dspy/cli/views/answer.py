@@ -1,4 +1,4 @@
-"""The answer, as text and as JSON."""
+"""The answer of a run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from moa_dspy.program import AttentionMoA, Prediction
     from moa_dspy.trace import Trace
 
-__all__ = ["as_json", "as_text", "figures"]
+__all__ = ["answer_json", "answer_text", "run_figures"]
 
 _NESTED: Final = "outputs"
 
 
-def as_text(program: AttentionMoA, prediction: Prediction) -> str:
-    """Return a single text output as it is, and several or typed ones as ``name: value`` lines."""
+def answer_text(program: AttentionMoA, prediction: Prediction) -> str:
+    """Return a single text output as it is; several or typed outputs as ``name: value`` lines."""
     outputs = _outputs(program, prediction)
     if len(outputs) == 1:
         (value,) = outputs.values()
@@ -26,19 +26,19 @@ def as_text(program: AttentionMoA, prediction: Prediction) -> str:
     return "\n".join(f"{name}: {_one_line(value)}" for name, value in outputs.items())
 
 
-def as_json(program: AttentionMoA, prediction: Prediction) -> str:
+def answer_json(program: AttentionMoA, prediction: Prediction) -> str:
     """Return the task's outputs and the run's figures as one JSON object.
 
-    The outputs are at the top level; all of them are under ``outputs`` where one has the name of a figure.
+    The outputs are at the top level. If one has the name of a figure, all of them are under ``outputs``.
     """
-    outputs, counted = _outputs(program, prediction), figures(prediction.trace)
-    if outputs.keys() & {*counted, _NESTED}:
+    outputs, figures = _outputs(program, prediction), run_figures(prediction.trace)
+    if outputs.keys() & {*figures, _NESTED}:
         outputs = {_NESTED: outputs}
-    return json.dumps(json_safe({**outputs, **counted}), ensure_ascii=False, indent=2)
+    return json.dumps(json_safe({**outputs, **figures}), ensure_ascii=False, indent=2)
 
 
-def figures(trace: Trace) -> dict[str, Any]:
-    """Return what a run took."""
+def run_figures(trace: Trace) -> dict[str, Any]:
+    """Return the figures of a run: layers, calls, tokens, dollars, seconds."""
     tokens = trace.tokens
     return {
         "layers": trace.layers,
@@ -53,7 +53,7 @@ def figures(trace: Trace) -> dict[str, Any]:
 
 
 def _outputs(program: AttentionMoA, prediction: Prediction) -> dict[str, Any]:
-    """The task's own outputs, without the reasoning that was put before them, as JSON values."""
+    """Return the task's outputs as JSON values, without an added reasoning field."""
     values = program.roles.jsonable(dict(prediction.items()))
     return {name: values[name] for name in program.task.output_fields}
 

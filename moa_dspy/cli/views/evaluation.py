@@ -1,45 +1,46 @@
-"""The result of an evaluation as a table, and the list of recipes."""
+"""The result of an evaluation, and the list of recipes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from moa_dspy.cli.console import table_text
 from moa_dspy.cli.views.progress import dollars
 from moa_dspy.evaluation.recipes import RECIPES
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation import Evaluation, PairedDifference, Score, Spending
 
-__all__ = ["as_text", "recipes_as_json", "recipes_as_text"]
+__all__ = ["recipes_as_json", "recipes_as_text", "result_text"]
 
 _ALMOST: Final = 0.001
 
 
-def as_text(result: Evaluation, published: Mapping[str, Any] | None = None) -> str:
-    """Return the table that people read.
+def result_text(result: Evaluation, published: Mapping[str, Any] | None = None) -> str:
+    """Return the result of an evaluation as text.
 
     Args:
-        result: of the evaluation.
+        result: the result.
         published: the paper's figures, by the name of the official figure.
     """
     rows = list(_scores(result))
-    lines = [_title(result), f"program  {result.program}", "", *_aligned(rows)]
+    lines = [_title(result), f"program  {result.program}", "", table_text(rows)]
     if figures := list(_figures(result.figures, published or {})):
-        lines += ["", *_aligned(figures)]
+        lines += ["", table_text(figures)]
     if result.comparison is not None:
         lines += ["", *_compared(result.comparison)]
     return "\n".join([*lines, "", *_costs(result)])
 
 
 def recipes_as_text() -> str:
-    """Return the recipes, a line each, with the configuration files that they are made of."""
+    """Return the recipes as a table, with their configuration files."""
     rows = [("recipe", "benchmark", "agents", "layers", "judge", "settings", "file")]
     for each in RECIPES.values():
         agents = f"{each.ensemble}, aggregator {each.aggregator}"
         rows.append((each.name, each.benchmark, agents, str(each.layers), each.judge, each.origin, str(each.file)))
-    return "\n".join(_aligned(rows, numbers=()))
+    return table_text(rows, left=range(len(rows[0])))
 
 
 def recipes_as_json() -> str:
@@ -89,7 +90,7 @@ def _percent(share: float) -> str:
 
 
 def _figures(figures: Mapping[str, Any], published: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The official figures; nested ones are indented."""
+    """Yield the rows of the official figures. Nested ones are indented."""
     if not figures:
         return
     yield ("official figures", "here", *(["paper"] if published else []))
@@ -132,16 +133,3 @@ def _spent(spent: Spending) -> str:
     cached = f" ({spent.cached_calls:,} cached)" if spent.cached_calls else ""
     cost = "cost unknown" if spent.cost_usd is None else dollars(spent.cost_usd)
     return f"{spent.calls:,} calls{cached}, {spent.tokens.total:,} tokens, {cost}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], numbers: tuple[int, ...] | None = None) -> list[str]:
-    """Rows as lines; all columns but the first to the right, unless told otherwise."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    right = range(1, len(widths)) if numbers is None else numbers
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

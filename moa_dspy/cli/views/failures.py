@@ -1,4 +1,4 @@
-"""What a failed run is told as: which agents failed of what, once per cause, and what to do about it."""
+"""The message of a failed run: each cause once, with its agents, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 from moa_dspy.errors import CommandError, ConfigurationError, RunError
 from moa_dspy.trace import Failure, Step
 
-__all__ = ["brief", "explained", "grouped"]
+__all__ = ["brief", "failure_of", "grouped"]
 
-# Causes that repeating the command cannot cure: what was asked for is wrong.
+# Causes that repeating the command cannot cure: the request is wrong.
 _USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", "unknown_model", "configuration"})
 
 _REMEDIES: Final = {
@@ -30,11 +30,11 @@ _REMEDIES: Final = {
 }
 
 
-def explained(steps: Sequence[Step]) -> CommandError:
-    """Return what to tell the user where no agent answered: causes, remedies, and the right exit code.
+def failure_of(steps: Sequence[Step]) -> CommandError:
+    """Return the error of a run in which no agent answered: causes, remedies and the exit code.
 
     Args:
-        steps: the run's steps, all of which failed.
+        steps: the run's steps. All of them failed.
     """
     failed = [step for step in steps if step.error is not None]
     kinds = {step.error.kind for step in failed if step.error is not None}
@@ -46,7 +46,7 @@ def explained(steps: Sequence[Step]) -> CommandError:
 
 
 def grouped(steps: Iterable[Step]) -> str:
-    """Return the failures of ``steps`` with the agents that each befell."""
+    """Return each cause of the failures of ``steps`` with its agents."""
     agents: dict[str, dict[str, None]] = {}
     for step in steps:
         if step.error is not None:

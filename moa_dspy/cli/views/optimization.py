@@ -1,4 +1,4 @@
-"""An optimization while it runs, and what came of it, for people."""
+"""An optimization while it runs, and its result, as text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from moa_dspy.cli.console import is_terminal, note
-from moa_dspy.cli.views.progress import dollars
+from moa_dspy.cli.console import is_terminal, note, table_text
+from moa_dspy.cli.views.progress import SECONDS_BETWEEN_LINES, dollars, time_left
 
 if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from moa_dspy.optimizers.optimize_run import OptimizeProgress
     from moa_dspy.optimizers.results import Cost
 
-__all__ = ["shown", "time_left", "watching"]
-
-_SECONDS_BETWEEN_LINES: Final = 15.0
+__all__ = ["result_text", "watching"]
 
 
 @contextmanager
 def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | None]:
-    """Show progress on standard error: a bar for a person, now and then a line for a log, or nothing."""
+    """Show progress on standard error: a bar on a terminal, elsewhere a line now and then."""
     if silent:
         yield None
     elif is_terminal(sys.stderr):
@@ -35,8 +33,8 @@ def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | N
         yield _Lines()
 
 
-def shown(result: OptimizeResult) -> str:
-    """Return verdict, program and costs as text."""
+def result_text(result: OptimizeResult) -> str:
+    """Return the verdict, the program and the spend as text."""
     lines = [str(result), ""]
     if result.score is not None:
         lines.append(f"score on {result.score.examples} held-out examples: {result.score}")
@@ -44,25 +42,17 @@ def shown(result: OptimizeResult) -> str:
     if not result.accepted and result.acceptance is not None:
         lines.append(f"the candidate's score on the same: {result.acceptance.after}")
         lines.append(f"candidate: {_described(result.candidate.architecture)}")
-    for found in result.searched:
-        lines += _front(found)
-    lines += ["", "spent:"]
-    lines += [f"  {item['stage']:<13}{_cost(item['cost'])}" for item in result.report["spent"]]
-    lines.append(f"  {'all':<13}{_cost(result.cost.model_dump())}")
+    for search in result.searched:
+        lines += _front(search)
+    spent = [(item["stage"], item["cost"]) for item in result.report["spent"]]
+    spent.append(("all", result.cost.model_dump()))
+    lines += ["", table_text([("spent", "calls", "tokens", "cost", "seconds"), *(_cost(*item) for item in spent)])]
     tables = [str(part) for part in (result.profile, result.contributions) if part is not None]
     return "\n".join(lines) + "".join(f"\n\n{table}" for table in tables)
 
 
-def time_left(seconds: float, done: float) -> str:
-    """Return in words how long the rest of something takes, of which a share has taken some seconds."""
-    if not 0 < done < 1:
-        return ""
-    left = seconds * (1 - done) / done
-    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"
-
-
 class _Lines:
-    """A line when a part begins, and every quarter of a minute."""
+    """Writes a line when a part begins, and every quarter of a minute."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +62,7 @@ class _Lines:
     def __call__(self, at: OptimizeProgress) -> None:
         with self._lock:
             new, now = at.number != self._part, time.monotonic()
-            if not new and now - self._last < _SECONDS_BETWEEN_LINES:
+            if not new and now - self._last < SECONDS_BETWEEN_LINES:
                 return
             self._part, self._last = at.number, now
             self._began = now if new else self._began
@@ -81,7 +71,7 @@ class _Lines:
 
 
 class _Bar:
-    """One bar for the part under way, with cost and time left."""
+    """Draws a bar for the part under way, with cost and time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -121,9 +111,9 @@ def _spent(cost: Cost) -> str:
     return f"{cost.calls} calls, {price}"
 
 
-def _cost(cost: dict[str, Any]) -> str:
-    price = "price unknown" if cost["usd"] is None else dollars(cost["usd"])
-    return f"{cost['calls']:>9,} calls  {cost['tokens']:>13,} tokens  {price:>13}  {cost['seconds']:>8.0f} s"
+def _cost(part: str, cost: dict[str, Any]) -> tuple[str, ...]:
+    price = "unknown" if cost["usd"] is None else dollars(cost["usd"])
+    return (part, f"{cost['calls']:,}", f"{cost['tokens']:,}", price, f"{cost['seconds']:.0f}")
 
 
 def _described(shape: Architecture) -> str:
@@ -135,12 +125,12 @@ def _described(shape: Architecture) -> str:
     return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {shape.max_calls} calls a question"
 
 
-def _front(found: Any) -> list[str]:
-    """The Pareto front of a search, where it holds more than one point."""
-    if len(found.pareto) < 2:
+def _front(search: Any) -> list[str]:
+    """Return the Pareto front of a search as lines, if it has more than one point."""
+    if len(search.pareto) < 2:
         return []
     lines = ["", "what a higher score costs (score on the examples that were searched with; calls and tokens each):"]
-    for point in found.pareto:
+    for point in search.pareto:
         price = point.price
         usd = "" if price.usd is None else f"  {dollars(price.usd)}"
         figures = f"{price.calls:>7.1f} calls {price.tokens:>9.0f} tokens{usd}"

@@ -1,17 +1,23 @@
-"""Progress on standard error: a live table for a person at a terminal, a line per step for a log, or nothing."""
+"""Progress of a run on standard error."""
 
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Final, Protocol, Self
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Self
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.cli.console import is_terminal, note, warning
 from moa_dspy.cli.views.failures import brief, grouped
 from moa_dspy.trace import Step, StepStarted, StoppedBy, Trace
 
-__all__ = ["Progress", "View", "describe", "dollars", "totals"]
+if TYPE_CHECKING:
+    from moa_dspy.cli.views.live import LiveTable
+
+__all__ = ["SECONDS_BETWEEN_LINES", "ExampleCounter", "Progress", "describe", "dollars", "time_left", "totals"]
+
+SECONDS_BETWEEN_LINES: Final = 15.0
 
 _STOPPED: Final[dict[StoppedBy, str]] = {
     "layers": "",
@@ -22,25 +28,14 @@ _STOPPED: Final[dict[StoppedBy, str]] = {
 }
 
 
-class View(Protocol):
-    """One way to show progress."""
-
-    def start(self) -> None:
-        """Get ready."""
-
-    def show(self, event: StepStarted | Step) -> None:
-        """Show a step's start or end."""
-
-    def stop(self) -> None:
-        """Leave standard error in order."""
-
-
 class Progress:
-    """Watches a run: shows its steps, and keeps its trace, however it ends.
+    """Shows the steps of a run on standard error, and keeps its trace, however the run ends.
+
+    On a terminal a live table follows the run. Elsewhere each finished step is a line.
 
     Args:
         architecture: of the program that runs.
-        silent: show nothing.
+        silent: whether nothing is shown.
 
     Attributes:
         trace: of the run, once it has ended; also of one that failed or was interrupted.
@@ -49,32 +44,58 @@ class Progress:
     def __init__(self, architecture: Architecture, *, silent: bool = False) -> None:
         self.trace: Trace | None = None
         self._silent = silent
-        self._view = _view(architecture, silent)
+        self._live: LiveTable | None = None
+        if not silent and is_terminal(sys.stderr):
+            from moa_dspy.cli.views.live import LiveTable  # loads rich's live display
+
+            self._live = LiveTable(architecture)
 
     def __call__(self, event: StepStarted | Step | Trace) -> None:
-        """Take note of an event; called on the program's own thread."""
+        """Handle an event. It comes from the program's own thread."""
         if isinstance(event, Trace):
             self.trace = event
-        else:
-            self._view.show(event)
+        elif self._live is not None:
+            self._live.show(event)
+        elif isinstance(event, Step) and not self._silent:
+            note(describe(event))
 
     def __enter__(self) -> Self:
-        self._view.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._view.stop()
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
 
     def conclude(self, trace: Trace) -> None:
-        """Say what the run took, and what of it failed."""
+        """Write the totals of the run, and what failed in it."""
         if self._silent:
             return
         failed = [step for step in trace.steps if step.status == "failed"]
         if failed:
             warning(f"{len(failed)} of {len(trace.steps)} steps failed and were left out: {grouped(failed)}")
         note(totals(trace))
+
+
+class ExampleCounter:
+    """Writes now and then how many examples have run, and how long the rest takes."""
+
+    def __init__(self, examples: int) -> None:
+        self._examples, self._done = examples, 0
+        self._began = self._last = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, run: object) -> None:
+        """Count an example."""
+        del run
+        with self._lock:
+            self._done += 1
+            now, done = time.monotonic(), self._done
+            if done < self._examples and now - self._last < SECONDS_BETWEEN_LINES:
+                return
+            self._last = now
+        note(f"{done} of {self._examples} examples{time_left(now - self._began, done / self._examples)}")
 
 
 def describe(step: Step) -> str:
@@ -86,7 +107,7 @@ def describe(step: Step) -> str:
 
 
 def totals(trace: Trace) -> str:
-    """Return what a run took, in one line."""
+    """Return the totals of a run in one line."""
     layers = f"{trace.layers} layer{'s' if trace.layers != 1 else ''}"
     calls = f"{trace.calls} calls ({trace.cached_calls} cached)" if trace.cached_calls else f"{trace.calls} calls"
     cost = "cost unknown" if trace.cost_usd is None else dollars(trace.cost_usd)
@@ -94,43 +115,13 @@ def totals(trace: Trace) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Return an amount with as many digits as it needs to be told from nothing."""
+    """Return an amount with as many digits as it needs to differ from zero."""
     return "$0" if amount == 0 else f"${amount:.4f}" if amount >= 0.001 else f"${amount:.2g}"
 
 
-def _view(architecture: Architecture, silent: bool) -> View:
-    if silent:
-        return _Nothing()
-    if not is_terminal(sys.stderr):
-        return _Lines()
-    from moa_dspy.cli.views.live import LiveTable
-
-    return LiveTable(architecture)
-
-
-class _Nothing:
-    """Shows nothing."""
-
-    def start(self) -> None:
-        """Nothing to do."""
-
-    def show(self, event: StepStarted | Step) -> None:
-        """Nothing to show."""
-
-    def stop(self) -> None:
-        """Nothing to do."""
-
-
-class _Lines:
-    """One line for each finished step."""
-
-    def start(self) -> None:
-        """Nothing to do."""
-
-    def show(self, event: StepStarted | Step) -> None:
-        """Write a line for a finished step."""
-        if isinstance(event, Step):
-            note(describe(event))
-
-    def stop(self) -> None:
-        """Nothing to do."""
+def time_left(seconds: float, done: float) -> str:
+    """Return how long the rest takes, in words, if the share ``done`` took these seconds."""
+    if not 0 < done < 1:
+        return ""
+    left = seconds * (1 - done) / done
+    return f", about {left:.0f} s left" if left < 100 else f", about {left / 60:.0f} min left"

@@ -1,0 +1,203 @@
+"""The program, the examples and the metric of a command that runs a program on examples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy import presets
+from moa_dspy.architecture import Architecture
+from moa_dspy.cli.options import DataOptions, ProgramOptions
+from moa_dspy.cli.programs import build_program, check_keys, check_lms, model_named, uses_default_agents
+from moa_dspy.data.benchmark import Benchmark
+from moa_dspy.data.metrics.metric import Metric
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.evaluate import check_inputs, turns_of
+from moa_dspy.evaluation.recipes import ENDPOINT_VARIABLE
+from moa_dspy.evaluation.suite import OwnData, Selection, named_metric, open_benchmark
+from moa_dspy.program import AttentionMoA
+
+__all__ = [
+    "PRESETS",
+    "Job",
+    "check_reach",
+    "data_name",
+    "find_benchmark",
+    "find_judge",
+    "prepare",
+    "shaped",
+    "tuning_job",
+]
+
+PRESETS: Final = ("single", "self-consistency", "self-moa", "moa", "attention-moa")
+_SAMPLES: Final = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command runs.
+
+    Attributes:
+        program: the program.
+        benchmark: where the examples are from.
+        examples: all of them.
+        metric: what scores the answers.
+        judge: the metric's model, if it needs one.
+        remarks: what the user should know about how the examples will be scored.
+    """
+
+    program: AttentionMoA
+    benchmark: Benchmark
+    examples: Sequence[dspy.Example]
+    metric: Metric
+    judge: dspy.BaseLM | None = None
+    remarks: Sequence[str] = ()
+
+
+def tuning_job(saved: str | None, program: ProgramOptions, data: DataOptions) -> Job:
+    """Return the job of a command that tunes, compares or profiles a program. All of it has been checked.
+
+    Raises:
+        ConfigurationError: if something is missing or does not fit.
+    """
+    if uses_default_agents(program, saved):
+        raise ConfigurationError("there is no program; name a saved PROGRAM, or agents with --config or --agent")
+    benchmark = find_benchmark(data)
+    judge = find_judge(data, benchmark)
+    metric = named_metric(data.metric) if data.metric is not None else benchmark.metric(judge)
+    built = build_program(program, saved)
+    if saved is None:
+        built = shaped(built, benchmark, program.signature)
+    job = prepare(built, benchmark, data, metric, judge)
+    if turns_of(job.examples) > 1:
+        raise ConfigurationError(f"{benchmark.name} has conversations of several turns; only eval runs these")
+    check_reach(job)
+    return job
+
+
+def prepare(
+    program: AttentionMoA, benchmark: Benchmark, data: DataOptions, metric: Metric, judge: dspy.BaseLM | None
+) -> Job:
+    """Return a job with its examples loaded.
+
+    Raises:
+        ConfigurationError: if the examples cannot be read, or do not fit the program or the metric.
+    """
+    inputs = list(program.task.input_fields)
+    selection = Selection(data.split, data.limit, data.seed, data.path, _fields(data.fields), inputs)
+    examples = selection.load(benchmark, data.source or "")
+    check_inputs(program, examples[0])
+    return Job(program, benchmark, examples, metric, judge, metric.check_examples(examples))
+
+
+def find_benchmark(data: DataOptions) -> Benchmark:
+    """Return the benchmark of ``--benchmark`` or ``--data``.
+
+    Raises:
+        ConfigurationError: unless exactly one of them is given, and it exists.
+    """
+    if data.benchmark is not None and data.data is not None:
+        raise ConfigurationError("--benchmark and --data are both the examples; leave one of them out")
+    if not data.source:
+        raise ConfigurationError("there are no examples; give --data FILE or --benchmark NAME")
+    benchmark = open_benchmark(data.source)
+    if data.benchmark is not None and isinstance(benchmark, OwnData):
+        raise ConfigurationError(f"--benchmark {data.benchmark} is no benchmark; give your own examples with --data")
+    return benchmark
+
+
+def find_judge(data: DataOptions, benchmark: Benchmark) -> dspy.BaseLM | None:
+    """Return the judge's LM, or None if the metric needs none.
+
+    Raises:
+        ConfigurationError: if a judge is needed and not named, or named and not needed.
+    """
+    if not (benchmark.needs_judge and data.metric is None):
+        if data.judge is not None:
+            raise ConfigurationError("--judge: nothing is judged by a model here; leave it out")
+        return None
+    if data.judge is None:
+        raise ConfigurationError(f"{benchmark.title} is judged by a model; name it with --judge")
+    config = model_named(data.judge, "--judge")
+    return config.model_copy(update={"temperature": config.temperature or 0.0}).lm()
+
+
+def shaped(
+    program: AttentionMoA,
+    benchmark: Benchmark,
+    signature: str | None,
+    preset: str | None = None,
+    samples: int | None = None,
+) -> AttentionMoA:
+    """Return a program with the same agents, for the benchmark's task, in the shape of a preset.
+
+    Raises:
+        ConfigurationError: if there is no such preset, or ``--signature`` is given for a benchmark, which has its own.
+    """
+    own_data = isinstance(benchmark, OwnData)
+    if signature is not None and not own_data:
+        raise ConfigurationError(f"--signature is for --data; the task of {benchmark.name} is settled")
+    task = program.task if own_data else benchmark.signature
+    shape, agents, aggregator = program.architecture, program.agents, program.aggregator
+    limits: dict[str, Any] = {"budget": program.budget, "tolerance": program.tolerance}
+    common = {"reasoning": shape.reasoning, **limits}
+    number = samples or _SAMPLES
+    if preset is None:
+        kept = {
+            name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")
+        }
+        return AttentionMoA(task, agents, aggregator=aggregator, **kept, **limits)
+    if preset == "single":
+        return presets.single_model(task, agents[0], **common)
+    if preset == "self-consistency":
+        return presets.self_consistency(task, agents[0], number, **common)
+    if preset == "self-moa":
+        return presets.self_moa(task, agents[0], number, shape.layers, aggregator, **common)
+    if preset == "moa":
+        return presets.mixture_of_agents(task, agents, shape.layers, aggregator, **common)
+    if preset == "attention-moa":
+        return presets.attention_moa(task, agents, shape.layers, aggregator, early_stop=shape.early_stop, **common)
+    raise ConfigurationError(f"--preset {preset!r}: no preset has that name; there are {', '.join(PRESETS)}")
+
+
+def check_reach(job: Job) -> None:
+    """Refuse models without a key or an address, before the first call.
+
+    Raises:
+        ConfigurationError: names the environment variable to set.
+    """
+    check_keys(job.program)
+    check_lms([job.judge], "or name another judge")
+    agents = [agent.lm for agent in (*job.program.agents, job.program.aggregator) if agent is not None]
+    for lm in (*agents, job.judge):
+        if not isinstance(lm, dspy.LM) or not lm.model.startswith("hosted_vllm/"):
+            continue
+        if not (lm.kwargs.get("api_base") or os.environ.get(ENDPOINT_VARIABLE)):
+            raise ConfigurationError(
+                f"no address for {lm.model}: set {ENDPOINT_VARIABLE}, such as http://127.0.0.1:8000/v1"
+            )
+
+
+def data_name(data: str | None) -> str:
+    """Return the name of a file without its folders, for records that leave this machine."""
+    return Path(data or "").name
+
+
+def _fields(text: str | None) -> Mapping[str, str] | None:
+    """Return the mapping of ``question=prompt,answer=label``. A field alone is a column of the same name.
+
+    Raises:
+        ConfigurationError: if it is not of that form.
+    """
+    if text is None:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    mapping = {field.strip(): (column if equals else field).strip() for field, equals, column in pairs}
+    if not all(mapping) or not all(mapping.values()) or len(mapping) < len(pairs):
+        raise ConfigurationError(f"--fields {text!r} is not FIELD=COLUMN,FIELD=COLUMN with different fields")
+    return mapping
