@@ -137,7 +137,7 @@ class _StandIns(dspy.Adapter):
             # DSPy reports a billed call to the usage tracker, then to the histories of the calling modules. The first
             # of these is the meter of the step.
             dspy.settings.usage_tracker.add_usage(lm.model, usage)
-            dspy.settings.caller_modules[0].history.append({"cost": usd})
+            dspy.settings.caller_modules[0].history.append({"model": lm.model, "cost": usd})
 
         stand_in: Any = lm.copy()
         stand_in.acall = report
