@@ -72,8 +72,23 @@ from .provenance import (
     stamp as stamp,
 )
 from .report.page import (
+    DamagedRecord as DamagedRecord,
     records_in as records_in,
     render as render,
+)
+from .report.records import (
+    AcceptanceRecord as AcceptanceRecord,
+    CompareRecord as CompareRecord,
+    CompileRecord as CompileRecord,
+    ContributionsRecord as ContributionsRecord,
+    EvaluationRecord as EvaluationRecord,
+    OptimizeRecord as OptimizeRecord,
+    ProfileRecord as ProfileRecord,
+    ProgramRecord as ProgramRecord,
+    ReportRecord as ReportRecord,
+    SearchRecord as SearchRecord,
+    StopRecord as StopRecord,
+    TraceRecord as TraceRecord,
 )
 from .results import (
     Cost as Cost,

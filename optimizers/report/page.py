@@ -18,14 +18,14 @@ import pydantic
 import moa_dspy
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.report import figures
-from moa_dspy.optimizers.report.records import KINDS, MODELS, AnyRecord, OptimizeRecord
+from moa_dspy.optimizers.report.records import KINDS, MODELS, OptimizeRecord, ReportRecord
 from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, printable, prompt_changes, shown
 
-__all__ = ["KINDS", "Damaged", "parse", "records_in", "render"]
+__all__ = ["KINDS", "DamagedRecord", "parse", "records_in", "render"]
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedRecord:
     """A record that cannot be shown.
 
     Attributes:
@@ -60,7 +60,7 @@ def records_in(value: Any) -> list[Mapping[str, Any]]:
     return found
 
 
-def parse(record: Mapping[str, Any], source: str = "") -> AnyRecord | Damaged:
+def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | DamagedRecord:
     """Return a record as a typed value, or what is wrong with it.
 
     Args:
@@ -78,10 +78,10 @@ def parse(record: Mapping[str, Any], source: str = "") -> AnyRecord | Damaged:
     except pydantic.ValidationError as error:
         first, *others = error.errors(include_url=False)
         field = ".".join(map(str, first["loc"])) or "record"
-        return Damaged(kind, source, f"{field}: {first['msg']}{f' (and {len(others)} more)' if others else ''}")
+        return DamagedRecord(kind, source, f"{field}: {first['msg']}{f' (and {len(others)} more)' if others else ''}")
 
 
-def render(records: Sequence[Mapping[str, Any] | AnyRecord | Damaged], title: str | None = None) -> str:
+def render(records: Sequence[Mapping[str, Any] | ReportRecord | DamagedRecord], title: str | None = None) -> str:
     """Return a page that shows the records.
 
     The same records give the same page. The page says what a record lacks. A record with a field of the wrong type is
@@ -121,10 +121,10 @@ _TITLES = {
 }
 
 
-def _sections(record: AnyRecord | Damaged) -> Iterator[_Section]:
+def _sections(record: ReportRecord | DamagedRecord) -> Iterator[_Section]:
     if isinstance(record, OptimizeRecord):
         yield from _optimize_sections(record)
-    elif isinstance(record, Damaged):
+    elif isinstance(record, DamagedRecord):
         yield _Section(f"Unreadable: {record.kind}", "damaged", record)
     else:
         names = {"search": "study", "compile": "method"}

@@ -25,7 +25,6 @@ __all__ = [
     "KINDS",
     "MODELS",
     "AcceptanceRecord",
-    "AnyRecord",
     "CompareRecord",
     "CompileRecord",
     "ContributionsRecord",
@@ -34,6 +33,7 @@ __all__ = [
     "OptimizeRecord",
     "ProfileRecord",
     "ProgramRecord",
+    "ReportRecord",
     "SearchRecord",
     "StopRecord",
     "TraceRecord",
@@ -400,7 +400,7 @@ class TraceRecord(_Value):
     trace: Trace | None = None
 
 
-AnyRecord: TypeAlias = (
+ReportRecord: TypeAlias = (
     OptimizeRecord
     | SearchRecord
     | CompileRecord
@@ -414,8 +414,8 @@ AnyRecord: TypeAlias = (
     | TraceRecord
 )
 
-MODELS: Final[Mapping[str, type[AnyRecord]]] = {
-    model.model_fields["kind"].default: model for model in get_args(AnyRecord)
+MODELS: Final[Mapping[str, type[ReportRecord]]] = {
+    model.model_fields["kind"].default: model for model in get_args(ReportRecord)
 }
 
 KINDS: Final = tuple(MODELS)

@@ -40,7 +40,7 @@ def report_command(
     """
     path = _checked_out(out, sources, force=force)
     with quiet_libraries():
-        from moa_dspy.optimizers.report.page import Damaged, parse, render
+        from moa_dspy.optimizers.report.page import DamagedRecord, parse, render
         from moa_dspy.optimizers.report.study import is_storage
 
         if study is not None and not any(map(is_storage, sources)):
@@ -48,7 +48,7 @@ def report_command(
         records = [parse(record, source) for source in sources for record in _records(source, study)]
         page = render(records, title)
     write_page(path, page)
-    damaged = [str(record) for record in records if isinstance(record, Damaged)]
+    damaged = [str(record) for record in records if isinstance(record, DamagedRecord)]
     if damaged:
         raise RunError(f"{out} is written without {len(damaged)} of {len(records)} records; {'; '.join(damaged)}")
     note(f"written to {out}: {len(records)} record{'' if len(records) == 1 else 's'}")
