@@ -45,6 +45,17 @@ class _Value(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
 
+class _Record(_Value):
+    @classmethod
+    def dump(cls, **fields: Any) -> dict[str, Any]:
+        """Return the record with these fields as JSON values.
+
+        Raises:
+            pydantic.ValidationError: if a field is unknown or of the wrong type.
+        """
+        return cls.model_validate(fields, extra="forbid").model_dump(mode="json")
+
+
 def _without_unknown(value: Any) -> Any:
     known = Architecture.model_fields
     return {name: value[name] for name in known if name in value} or None if isinstance(value, Mapping) else value
@@ -71,7 +82,7 @@ class DepthPoint(_Value):
         return f"{depth}, early stop{'' if self.threshold is None else f' below {self.threshold:g}'}"
 
 
-class StopRecord(_Value):
+class StopRecord(_Record):
     """The depth and stop rule that were fitted."""
 
     kind: Literal["stop"] = "stop"
@@ -138,7 +149,7 @@ class _HistoryPoint(_Value):
     best: float | None = None
 
 
-class SearchRecord(_Value):
+class SearchRecord(_Record):
     """A search, finished or still running. ``space`` to ``prompts`` say which trials may be compared."""
 
     kind: Literal["search"] = "search"
@@ -207,7 +218,7 @@ class _Errors(_Value):
     first: tuple[str, ...] = ()
 
 
-class CompileRecord(_Value):
+class CompileRecord(_Record):
     """A tuning of prompts."""
 
     kind: Literal["compile"] = "compile"
@@ -224,7 +235,7 @@ class CompileRecord(_Value):
     predictors: dict[str, _PredictorChange] = {}
 
 
-class AcceptanceRecord(_Value):
+class AcceptanceRecord(_Record):
     """The paired test of a candidate on held-out examples. ``failed``: runs of the baseline and of the candidate."""
 
     kind: Literal["acceptance"] = "acceptance"
@@ -246,7 +257,7 @@ class AcceptanceRecord(_Value):
     cost: Usage | None = None
 
 
-class ProfileRecord(_Value):
+class ProfileRecord(_Record):
     """What each stage of a program gains and costs. ``shares_of``: what ``share`` is a part of."""
 
     kind: Literal["profile"] = "profile"
@@ -259,7 +270,7 @@ class ProfileRecord(_Value):
     shares_of: str | None = None
 
 
-class ContributionsRecord(_Value):
+class ContributionsRecord(_Record):
     """What every agent adds."""
 
     kind: Literal["contributions"] = "contributions"
@@ -270,7 +281,7 @@ class ContributionsRecord(_Value):
     cost: Usage | None = None
 
 
-class CompareRecord(_Value):
+class CompareRecord(_Record):
     """A comparison with simpler programs at matched spend. ``use``: the name of the contender to use."""
 
     kind: Literal["compare"] = "compare"
@@ -310,7 +321,7 @@ class _DataUse(_Value):
     digest: str | None = None
 
 
-class OptimizeRecord(_Value):
+class OptimizeRecord(_Record):
     """A whole optimization."""
 
     kind: Literal["optimize"] = "optimize"
@@ -345,7 +356,7 @@ class _Prompt(_Value):
     demos: tuple[dict[str, Any], ...] = ()
 
 
-class ProgramRecord(_Value):
+class ProgramRecord(_Record):
     """A program file, described as ``moa-dspy show`` does."""
 
     kind: Literal["program"] = "program"
@@ -376,7 +387,7 @@ class CategoryRow(_Value):
     unparsed: int = 0
 
 
-class EvaluationRecord(_Value):
+class EvaluationRecord(_Record):
     """The file of records that an evaluation writes. ``categories`` begins with all examples together."""
 
     kind: Literal["evaluation"] = "evaluation"
@@ -392,7 +403,7 @@ class EvaluationRecord(_Value):
     items: tuple[EvaluationItem, ...] = ()
 
 
-class TraceRecord(_Value):
+class TraceRecord(_Record):
     """The trace of one run."""
 
     kind: Literal["trace"] = "trace"
