@@ -107,6 +107,11 @@ class Objective(_Value):
         return "the best score" if self.wanted == "score" else str(self.wanted)
 
 
+class _Unjudged(_Value):
+    answers: int
+    first: str
+
+
 class TrialRow(_Value):
     """A trial of a search."""
 
@@ -119,9 +124,9 @@ class TrialRow(_Value):
     score: float | None = None
     interval: Score | None = None
     price: Price | None = None
-    retries_of: int | None = None
+    retries_of: tuple[int, ...] | None = None
     reason: str | None = None
-    unjudged: int | None = None
+    unjudged: _Unjudged | None = None
 
     @property
     def result(self) -> str:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.evaluation.statistics import Score
+from moa_dspy.optimizers.report.records import SearchRecord
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.sampler import tried
 from moa_dspy.optimizers.search.space import BoundSpace
@@ -82,11 +83,10 @@ def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], fac
         if trial.number in whole:
             reached = max(trial.user_attrs["score"], float("-inf") if reached is None else reached)
         history.append({"trial": trial.number, "best": reached})
-    return {
-        "kind": "search",
-        "study": study.study_name,
+    return SearchRecord.dump(
+        study=study.study_name,
         **facts,
-        "best": {"trial": best.number, "params": best.params, "architecture": architecture},
-        "trials": [summary_of(trial) for trial in trials],
-        "history": history,
-    }
+        best={"trial": best.number, "params": best.params, "architecture": architecture},
+        trials=[summary_of(trial) for trial in trials],
+        history=history,
+    )
