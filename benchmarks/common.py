@@ -45,7 +45,7 @@ def lm_at(url: str, model: str = "model") -> dspy.LM:
 
 def moa_at(url: str, agents: int, layers: int) -> AttentionMoA:
     """A program whose agents are as many models on the provider."""
-    return AttentionMoA(TASK, [lm_at(url, f"model-{i}") for i in range(agents)], layers)
+    return AttentionMoA(TASK, [lm_at(url, f"model-{i}") for i in range(agents)], layers=layers)
 
 
 def question(number: int) -> str:

@@ -45,7 +45,7 @@ def call(argv: Sequence[str]) -> Figures:
         remote = moa_at(url, options.agents, options.layers)
         figures = _per_call("HTTP", remote, lm_at(url), options.repeats)
     scripted = [_scripted() for _ in range(options.agents)]
-    figures |= _per_call("scripted", AttentionMoA(TASK, scripted, options.layers), _scripted(), options.repeats)
+    figures |= _per_call("scripted", AttentionMoA(TASK, scripted, layers=options.layers), _scripted(), options.repeats)
     rows = [("client", "call", "CPU ms", "over bare")]
     for name, values in figures.items():
         client, _, kind = name.partition(" ")

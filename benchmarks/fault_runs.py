@@ -162,7 +162,7 @@ async def _runs(runs: int, number: int, seed: int, timeout: float) -> Figures:
     with Loopback(provider, calls=record) as server:
         lms = [server.lm(f"model-{i}", num_retries=2) for i in range(AGENTS)]
         tolerance = Tolerance(timeout=timeout)
-        programs = {name: AttentionMoA(task, lms, LAYERS, tolerance=tolerance) for name, task in TASKS.items()}
+        programs = {name: AttentionMoA(task, lms, layers=LAYERS, tolerance=tolerance) for name, task in TASKS.items()}
 
         async def one(index: int) -> None:
             name = list(TASKS)[index % 2]

@@ -43,7 +43,7 @@ def main() -> None:
         f"Attention-MoA, 3 agents, {arguments.layers} layer(s)": AttentionMoA(
             task,  # pyright: ignore[reportArgumentType]
             agents,
-            arguments.layers,
+            layers=arguments.layers,
         ),
     }
     print(f"{'program':<36} {'right':>7} {'calls':>6} {'tokens':>8} {'seconds':>8}")

@@ -79,7 +79,7 @@ def _print(clock: str, times: Times, median_path: float) -> None:
 
 
 def _alone(behaviour: Behaviour, agents: int, layers: int, questions: int) -> Times:
-    moa = AttentionMoA(TASK, [virtual_lm(f"model-{i}", behaviour) for i in range(agents)], layers)
+    moa = AttentionMoA(TASK, [virtual_lm(f"model-{i}", behaviour) for i in range(agents)], layers=layers)
     return virtual.run(_in_turn(_schedules(moa), questions))
 
 

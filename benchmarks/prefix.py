@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Measured]:
 
 
 def _run(contender: Contender, lm: dspy.LM, agents: int, task: str, measured: Measured) -> None:
-    moa = AttentionMoA(TASK, [Agent(lm, temperature=0.7 + 0.1 * i) for i in range(agents)], 1)
+    moa = AttentionMoA(TASK, [Agent(lm, temperature=0.7 + 0.1 * i) for i in range(agents)], layers=1)
     if contender.peer_first:
         moa.roles = replace(moa.roles, critique=_peer_first(moa.roles.critique))
         moa.critique = dspy.Predict(moa.roles.critique)

@@ -6,11 +6,11 @@ connection, key or prompt.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import pydantic
 
-from moa_dspy.attention import Attention, check_attention, critique_count
+from moa_dspy.attention import Attention, AttentionPattern, check_attention, critics_of
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
@@ -23,7 +23,7 @@ RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
 
 
 class _Frozen(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
 class AgentSpec(_Frozen):
@@ -64,7 +64,7 @@ class Architecture(_Frozen):
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
     layers: int = pydantic.Field(default=2, ge=1)
     aggregator: AgentSpec | None = None
-    attention: Attention = "full"
+    attention: Annotated[Attention | AttentionPattern, pydantic.SkipValidation] = "full"
     residual: Residual = "synthesis"
     early_stop: bool = True
     shared_prompts: bool = True
@@ -89,10 +89,39 @@ class Architecture(_Frozen):
             raise ValueError(f"aggregation='none' takes one agent, not {len(self.agents)}")
         return self
 
+    @pydantic.field_serializer("attention")
+    def _attention_in_json(self, attention: Any) -> str | int:
+        # A pattern of the user's own is code. Records name it, and it cannot be read back.
+        return (
+            attention
+            if isinstance(attention, (str, int))
+            else f"{type(attention).__module__}.{type(attention).__name__}"
+        )
+
+    @property
+    def custom_parts(self) -> tuple[str, ...]:
+        """Return the names of the arguments that are objects of the user's own, which no file can hold."""
+        return () if isinstance(self.attention, (str, int)) else ("attention",)
+
+    def critics(self, layer: int) -> list[tuple[int, ...]]:
+        """Return who criticises each agent's answer in a layer, in ascending order.
+
+        Raises:
+            ConfigurationError: if a pattern of the user's own names an agent that there is not.
+        """
+        agents = len(self.agents)
+        critics = [critics_of(target, self.attention, agents, layer) for target in range(agents)]
+        unknown = {critic for of_one in critics for critic in of_one} - set(range(agents))
+        if unknown:
+            raise ConfigurationError(
+                f"attention={self.attention!r} names the critics {sorted(unknown)}; the agents are 0 to {agents - 1}"
+            )
+        return critics
+
     @property
     def critiques(self) -> int:
-        """Return C, the number of critiques in a layer."""
-        return critique_count(self.attention, len(self.agents))
+        """Return C, the number of critiques in the first layer."""
+        return sum(map(len, self.critics(1)))
 
     @property
     def synthesizes(self) -> bool:
@@ -102,9 +131,12 @@ class Architecture(_Frozen):
     @property
     def max_calls(self) -> int:
         """Return the number of LM calls of a run that neither stops early nor loses a call."""
-        agents = len(self.agents)
-        layer = agents + self.critiques + (agents if self.critiques else 0) + (self.aggregation == "synthesis")
-        return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
+        calls = self.layers - 1 if self.synthesizes else 0
+        for layer in range(1, self.layers + 1):
+            critics = self.critics(layer)
+            calls += len(critics) + sum(len(of_one) + bool(of_one) for of_one in critics)
+            calls += self.aggregation == "synthesis"
+        return calls
 
     @property
     def depth(self) -> int:

@@ -53,7 +53,9 @@ def mixture_of_agents(
     **options: Any,
 ) -> AttentionMoA:
     """MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis."""
-    return AttentionMoA(signature, agents, layers, aggregator, attention="none", residual="none", **options)
+    return AttentionMoA(
+        signature, agents, layers=layers, aggregator=aggregator, attention="none", residual="none", **options
+    )
 
 
 def self_moa(
@@ -75,7 +77,7 @@ def self_moa(
         **options: further arguments of ``AttentionMoA``.
     """
     agents = _samples(agent, samples)
-    return mixture_of_agents(signature, agents, layers, aggregator, **options)
+    return mixture_of_agents(signature, agents, layers=layers, aggregator=aggregator, **options)
 
 
 def attention_moa(
@@ -87,7 +89,7 @@ def attention_moa(
     **options: Any,
 ) -> AttentionMoA:
     """Attention-MoA (arXiv 2601.16596), everything switched on."""
-    return AttentionMoA(signature, agents, layers, aggregator, attention, **options)
+    return AttentionMoA(signature, agents, layers=layers, aggregator=aggregator, attention=attention, **options)
 
 
 def _samples(agent: AgentLike, samples: int) -> list[AgentLike]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from pydantic_core import PydanticUndefined
 
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
-from moa_dspy.attention import Attention, check_attention
+from moa_dspy.attention import Attention, AttentionPattern, check_attention
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.files.program_file import SavedProgram, save
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.run import event_loop
-from moa_dspy.run.layers import Outcome, Predictors, RunParts, run_layers
+from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
@@ -66,8 +67,8 @@ class AttentionMoA(dspy.Module):
             samples are independent (at a temperature above 0) and reproducible.
         layers: L, at least 1.
         aggregator: who aggregates and synthesises; default: the first agent's model, without its persona.
-        attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, or k: itself
-            and k peers, rotating with the layer.
+        attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, k (itself and k
+            peers, rotating with the layer), or an ``AttentionPattern`` of your own.
         residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands on a layer's aggregate.
         early_stop: end the run, with the last accepted output, when a synthesis finds no improvement.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
@@ -90,13 +91,13 @@ class AttentionMoA(dspy.Module):
         self,
         signature: str | TaskSignature,
         agents: Sequence[AgentLike],
+        *,
         layers: int = 2,
         aggregator: AgentLike | None = None,
-        attention: Attention = "full",
+        attention: Attention | AttentionPattern = "full",
         residual: Residual = "synthesis",
         early_stop: bool = True,
         shared_prompts: bool = True,
-        *,
         aggregation: Aggregation = "synthesis",
         reasoning: bool = True,
         budget: Budget | None = None,
@@ -134,8 +135,9 @@ class AttentionMoA(dspy.Module):
     def _make_predictors(self) -> None:
         """Create the predictors of exactly those roles that this architecture plays, in canonical order."""
         shape, roles = self.architecture, self.roles
-        critics_of_others = shape.attention not in ("none", "self") and len(self.agents) > 1
-        critics_of_self = shape.attention not in ("none", "cross")
+        critics = [shape.critics(layer) for layer in range(1, shape.layers + 1)]
+        pairs = {(i == j) for layer in critics for j, of_one in enumerate(layer) for i in of_one}
+        critics_of_others, critics_of_self = False in pairs, True in pairs
         self.propose = self._per_agent(roles.propose)
         if shape.layers > 1:
             self.improve = self._per_agent(roles.improve)
@@ -224,7 +226,7 @@ class AttentionMoA(dspy.Module):
 
     @property
     def _predictors(self) -> Predictors:
-        parts: dict[str, Any] = {name: vars(self).get(name) for name in Predictors.__dataclass_fields__}
+        parts: dict[str, Any] = {name: vars(self).get(name) for name in ROLES}
         return Predictors(**parts)
 
     def plan(
@@ -301,13 +303,8 @@ class AttentionMoA(dspy.Module):
 
     def get_lm(self) -> dspy.BaseLM:
         """Return the LM that stands for the program: the one set by ``set_lm``, else the aggregator's."""
-        return self.propose_lm or self._aggregator.lm()
-
-    @property
-    def propose_lm(self) -> dspy.BaseLM | None:
-        """Return the LM that ``set_lm`` has set, if any."""
         first = self.propose[0] if isinstance(self.propose, list) else self.propose
-        return first.lm
+        return first.lm or self._aggregator.lm()
 
     def save(self, path: str | Path, save_program: bool = False, modules_to_serialize: list[Any] | None = None) -> None:
         """Write the whole program (architecture, prompts, demos, versions) to one JSON file.
@@ -322,6 +319,11 @@ class AttentionMoA(dspy.Module):
         """
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
+        if self.architecture.custom_parts:
+            raise ConfigurationError(
+                f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is an object of your "
+                "own; save a program with a built-in variant, and replace it after loading"
+            )
         save(self, path)
 
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
@@ -335,22 +337,70 @@ class AttentionMoA(dspy.Module):
         del allow_pickle, allow_unsafe_lm_state  # neither is ever needed: program files hold no code and no LM
         SavedProgram.read(path).set_prompts(self)
 
-    def with_agents(self, agents: Sequence[AgentLike], aggregator: AgentLike | None = None) -> Self:
-        """Return a copy of the program, prompts and demos included, whose agents are others, in the same order.
+    def replace(self, **changes: Any) -> Self:
+        """Return the same program with changes. This one stays as it is.
+
+        Architecture, agents, budget, tolerance and provenance are kept. So are the prompts and demos of each role that
+        both programs play with the same fields, unless the signature changes. An agent keeps its own prompts if it is
+        the same or has the same name. If there are as many agents as before, the others take those of the agent in
+        their place.
+
+        Args:
+            **changes: arguments of ``AttentionMoA``, such as ``layers=1``, ``agents=[...]`` or ``signature=...``.
 
         Raises:
-            ConfigurationError: there are not as many of them as before, or a name does not fit.
+            ConfigurationError: if the changed arguments do not fit together.
         """
-        if len(agents) != len(self.agents):
-            raise ConfigurationError(f"this program has {len(self.agents)} agents, {len(agents)} were given")
-        copy: Self = self.deepcopy()
-        copy.agents = tuple(agent_of(agent) for agent in agents)
-        copy.aggregator = self.aggregator if aggregator is None else agent_of(aggregator)
-        copy._slots = slots_of(copy.agents)
-        specs = [slot.agent.spec(slot.name) for slot in copy._slots]
-        spec = None if copy.aggregator is None else copy.aggregator.spec(copy._aggregator.name)
-        copy.architecture = validated(Architecture, {**dict(self.architecture), "agents": specs, "aggregator": spec})
-        return copy
+        shape = self.architecture
+        options: dict[str, Any] = {"signature": self.task, "agents": self.agents, "aggregator": self.aggregator}
+        options |= {name: getattr(shape, name) for name in Architecture.model_fields if name not in options}
+        options |= {"budget": self.budget, "tolerance": self.tolerance, **changes}
+        changed = copy.copy(self)
+        for role in vars(self).keys() & set(ROLES):
+            delattr(changed, role)
+        AttentionMoA.__init__(changed, options.pop("signature"), options.pop("agents"), **options)
+        changed.provenance = self.provenance
+        if "signature" not in changes:
+            count = len(changed.agents)
+            changed.take_prompts(self, [self._number_of(agent, at, count) for at, agent in enumerate(changed.agents)])
+        return changed
+
+    @property
+    def named_agents(self) -> list[Agent]:
+        """Return the agents under the names that they have in this program."""
+        return [replace(slot.agent, name=slot.name) for slot in self._slots]
+
+    def take_prompts(self, source: AttentionMoA, numbers: Sequence[int | None]) -> None:
+        """Take the prompts and demos of another program, for the roles that both play with the same fields.
+
+        Args:
+            source: the other program.
+            numbers: for each agent of this program its number among those of ``source``, from 0. An agent without a
+                number takes a prompt that all share, and none that is another agent's.
+        """
+        first = next((number for number in numbers if number is not None), 0)
+        for role in ROLES:
+            own, other = vars(self).get(role), vars(source).get(role)
+            if isinstance(own, list):
+                setattr(self, role, [_prompt(one, other, at) for one, at in zip(own, numbers, strict=True)])
+            elif own is not None:
+                setattr(self, role, _prompt(own, other, first))
+
+    def _number_of(self, agent: Agent, position: int, agents: int) -> int | None:
+        """Return which of this program's agents ``agent`` is: one of ``agents`` of another program."""
+        for number, slot in enumerate(self._slots):
+            if agent is slot.agent or (agent.name is not None and agent.name == slot.name):
+                return number
+        return position if agents == len(self.agents) else None
+
+
+def _prompt(own: dspy.Predict, other: Any, number: int | None) -> dspy.Predict:
+    """Return a copy of the other program's predictor if it has the same fields, else the own one."""
+    if isinstance(other, list):
+        other = None if number is None else other[number]
+    if other is None or other.signature.fields.keys() != own.signature.fields.keys():
+        return own
+    return other.deepcopy()
 
 
 def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> AttentionMoA:

@@ -21,7 +21,6 @@ from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.rebuilding import named_agents
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.search import Searched, SearchProgress, search
@@ -203,7 +202,7 @@ class Undertaking:
         own = self._own(purse)
         found = search(
             given.task,
-            named_agents(given),
+            given.named_agents,
             trainset=self._unlearnt,
             metric=self.metric,
             budget=None if purse is None else purse.share(1.0),
@@ -422,7 +421,7 @@ def bind_space(program: AttentionMoA, space: SearchSpace) -> BoundSpace:
     """
     options = _choices_of(program)
     aggregators = options.pop("aggregators")
-    return BoundSpace(space, program.task, named_agents(program), options, aggregators, [program])
+    return BoundSpace(space, program.task, program.named_agents, options, aggregators, [program])
 
 
 def _choices_of(program: AttentionMoA) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def test_reasoning_of_the_tasks_own_keeps_nobody_from_voting():
     program = moa_dspy.self_consistency("question -> reasoning: str, count: int", counted("3", "4", "4"), samples=3)
     assert program.architecture.aggregation == "vote"
     assert program(question="?").count == 4
-    assert moa_dspy.self_consistency("question -> reasoning", model(), 2).architecture.aggregation == "synthesis"
+    assert (
+        moa_dspy.self_consistency("question -> reasoning", model(), samples=2).architecture.aggregation == "synthesis"
+    )
 
 
 def test_a_tied_vote_goes_to_the_first():
@@ -99,7 +101,9 @@ def test_attention_moa_is_everything_switched_on():
     agents = [model("x", "a/x"), model("y", "b/y")]
     ours = moa_dspy.attention_moa("question -> answer", agents)
     assert ours.architecture == AttentionMoA("question -> answer", agents).architecture
-    assert moa_dspy.attention_moa("question -> answer", agents, 3, attention="cross").architecture.max_calls == 23
+    assert (
+        moa_dspy.attention_moa("question -> answer", agents, layers=3, attention="cross").architecture.max_calls == 23
+    )
 
 
 PRESETS: dict[str, Callable[..., AttentionMoA]] = {

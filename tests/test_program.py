@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 import moa_dspy.testing
-from moa_dspy import Agent, Architecture, AttentionMoA, ConfigurationError, InputError
+from moa_dspy import Agent, Architecture, AttentionMoA, Budget, ConfigurationError, InputError
 from moa_dspy.testing import ScriptedLM
 
 ONE = ScriptedLM("yes", model="scripted/one")
@@ -68,11 +68,11 @@ def test_inputs_with_a_default_or_optional_ones_may_be_left_out() -> None:
         hint: str | None = dspy.InputField()
         answer: str = dspy.OutputField()
 
-    assert AttentionMoA(Task, [ONE], 1)(question="?").answer == "yes"
+    assert AttentionMoA(Task, [ONE], layers=1)(question="?").answer == "yes"
 
 
 def test_an_agent_without_a_model_says_so() -> None:
-    moa = AttentionMoA("question -> answer", [Agent(name="nobody")], 1)
+    moa = AttentionMoA("question -> answer", [Agent(name="nobody")], layers=1)
     with pytest.raises(ConfigurationError, match=r"nobody.*dspy\.configure"):
         moa(question="?")
 
@@ -88,7 +88,7 @@ def test_no_agent_is_called_as_a_trace_calls_another_step(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot be called '{name}'"):
         AttentionMoA("q -> a", [Agent(ONE, name)])
     with pytest.raises(ConfigurationError, match=f"cannot be called '{name}'"):
-        AttentionMoA("q -> a", [ONE]).with_agents([Agent(ONE, name)])
+        AttentionMoA("q -> a", [ONE]).replace(agents=[Agent(ONE, name)])
     lm = ScriptedLM("x", model=f"org/{name}")
     moa = AttentionMoA("q -> a", [lm, lm], aggregator=Agent(ONE, name))
     assert [agent.name for agent in moa.architecture.agents] == [f"{name}-2", f"{name}-3"]
@@ -97,8 +97,8 @@ def test_no_agent_is_called_as_a_trace_calls_another_step(name: str) -> None:
 
 
 def test_the_architecture_is_frozen_equal_by_value_and_the_same_in_json() -> None:
-    first = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture
-    second = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], 3, attention=1).architecture
+    first = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], layers=3, attention=1).architecture
+    second = AttentionMoA("q -> a", [ONE, Agent(ONE, "b", temperature=0.3)], layers=3, attention=1).architecture
     assert first == second
     assert Architecture.model_validate_json(first.model_dump_json()) == first
     with pytest.raises(ValidationError, match="frozen"):
@@ -123,32 +123,97 @@ def test_the_longest_contract_example_works() -> None:
 
 @pytest.mark.parametrize(("agents", "layers", "calls"), [(5, 1, 36), (5, 3, 110)])
 def test_published_call_counts(agents: int, layers: int, calls: int) -> None:
-    assert AttentionMoA("q -> a", [ONE] * agents, layers).architecture.max_calls == calls
+    assert AttentionMoA("q -> a", [ONE] * agents, layers=layers).architecture.max_calls == calls
 
 
 def test_events_tell_of_every_step_as_it_starts_and_ends() -> None:
     seen: list[Any] = []
     with moa_dspy.watch(seen.append):
-        prediction = AttentionMoA("question -> answer", [ONE, ONE], 1)(question="?")
+        prediction = AttentionMoA("question -> answer", [ONE, ONE], layers=1)(question="?")
     started = [event for event in seen if isinstance(event, moa_dspy.StepStarted)]
     ended = [event for event in seen if isinstance(event, moa_dspy.Step)]
     assert len(started) == len(ended) == prediction.trace.calls
     assert {step.stage for step in ended} == {"propose", "critique", "refine", "aggregate"}
     before = len(seen)
-    AttentionMoA("question -> answer", [ONE], 1)(question="?")
+    AttentionMoA("question -> answer", [ONE], layers=1)(question="?")
     assert len(seen) == before
 
 
 def test_agents_can_be_exchanged_with_prompts_and_demos_kept() -> None:
-    moa = AttentionMoA("question -> answer", [ONE, ONE], 1)
+    moa = AttentionMoA("question -> answer", [ONE, ONE], layers=1)
     moa.propose.signature = moa.propose.signature.with_instructions("tuned")  # type: ignore[union-attr]
     two = ScriptedLM("two", model="scripted/two")
-    other = moa.with_agents([two, two])
+    other = moa.replace(agents=[two, two])
     assert other(question="?").answer == "two"
     assert moa(question="?").answer == "yes"
     assert "tuned" in (two.requests[0].system or "")
-    with pytest.raises(ConfigurationError, match="2 agents"):
-        moa.with_agents([two])
+    assert len(moa.replace(agents=[two]).agents) == 1
+
+
+def test_a_program_is_derived_from_another_with_changes_and_keeps_the_rest() -> None:
+    moa = AttentionMoA(
+        "question -> answer",
+        [Agent(ONE, "a"), Agent(ONE, "b")],
+        layers=3,
+        shared_prompts=False,
+        budget=Budget(calls=50),
+    )
+    for predictors in (moa.propose, moa.critique):
+        for name, predictor in zip("ab", predictors, strict=True):  # type: ignore[arg-type]
+            predictor.signature = predictor.signature.with_instructions(f"tuned for {name}")
+    moa.aggregate.demos = [dspy.Example(question="q", candidate_answers="c", answer="a")]
+    one = moa.replace(layers=1)
+    assert (one.architecture.layers, one.budget, moa.architecture.layers) == (1, Budget(calls=50), 3)
+    assert not hasattr(one, "improve")
+    assert not hasattr(one, "synthesize")
+    assert one.aggregate.demos == moa.aggregate.demos
+    assert one.aggregate is not moa.aggregate
+    swapped = moa.replace(agents=[Agent(ONE, "b"), Agent(ONE, "c")], attention="cross")
+    instructions = [predictor.signature.instructions for predictor in swapped.propose]  # type: ignore[union-attr]
+    assert instructions == ["tuned for b", "tuned for b"]  # the second is new, and in the place of b
+    assert not hasattr(swapped, "self_critique")
+    alone = moa.replace(agents=[moa.named_agents[1]])
+    assert alone.propose[0].signature.instructions == "tuned for b"  # type: ignore[index]
+    fresh = moa.replace(signature="question -> answer: int")
+    assert "tuned" not in fresh.propose[0].signature.instructions  # type: ignore[index]
+    with pytest.raises(ConfigurationError, match="layers=0"):
+        moa.replace(layers=0)
+
+
+class Ring:
+    """An attention pattern of one's own: the next agent criticises."""
+
+    def critics(self, target: int, agents: int, layer: int) -> list[int]:
+        return [(target + layer) % agents]
+
+
+def test_an_attention_pattern_of_ones_own(tmp_path: Any) -> None:
+    lms = [ScriptedLM("yes", model=f"scripted/{number}") for number in range(3)]
+    moa = AttentionMoA("question -> answer", lms, layers=2, attention=Ring(), residual="none")
+    trace = moa(question="?").trace
+    assert [(s.agent, s.target) for s in trace.select(layer=1, stage="critique")] == [
+        ("0", "2"),
+        ("1", "0"),
+        ("2", "1"),
+    ]
+    assert [(s.agent, s.target) for s in trace.select(layer=2, stage="critique")] == [
+        ("0", "1"),
+        ("1", "2"),
+        ("2", "0"),
+    ]
+    assert trace.calls == moa.architecture.max_calls == moa.plan(question="?").full.calls == 20
+    assert not hasattr(moa, "self_critique")
+    with pytest.raises(ConfigurationError, match=r"program files contain no code.*attention"):
+        moa.save(tmp_path / "program.json")
+    assert moa.replace(layers=1).architecture.attention is moa.architecture.attention
+    assert "Ring" in moa.architecture.model_dump_json()
+
+    class Outside(Ring):
+        def critics(self, target: int, agents: int, layer: int) -> list[int]:
+            return [agents]
+
+    with pytest.raises(ConfigurationError, match="names the critics"):
+        AttentionMoA("question -> answer", lms, attention=Outside())
 
 
 @pytest.mark.filterwarnings("ignore:Field name")  # pydantic's, of names that are refused then
@@ -167,12 +232,12 @@ def test_so_is_such_an_output(name: str) -> None:
 
 def test_names_that_only_look_taken_are_fields_like_others() -> None:
     inputs = {"base": "b", "inputs": "i", "trace": "t", "example": "e", "times": "2"}
-    assert AttentionMoA(f"{', '.join(inputs)} -> answer", [ONE], 1)(**inputs).answer == "yes"
-    assert AttentionMoA("question -> config", [ONE], 1)(question="?").config == "yes"
+    assert AttentionMoA(f"{', '.join(inputs)} -> answer", [ONE], layers=1)(**inputs).answer == "yes"
+    assert AttentionMoA("question -> config", [ONE], layers=1)(question="?").config == "yes"
 
 
 def test_none_is_no_value_where_the_type_has_no_room_for_it() -> None:
-    moa = AttentionMoA("question, note: str | None -> answer", [ONE], 1)
+    moa = AttentionMoA("question, note: str | None -> answer", [ONE], layers=1)
     with pytest.raises(InputError, match="input question is missing or None"):
         moa(question=None)
     assert moa(question="?", note=None).answer == "yes"
@@ -182,13 +247,13 @@ def test_none_is_no_value_where_the_type_has_no_room_for_it() -> None:
 def test_what_is_no_conversation_is_refused_before_any_call(wrong: Any) -> None:
     lm = ScriptedLM("yes")
     with pytest.raises(InputError, match=r"input history is no conversation .*dspy\.History\(messages="):
-        AttentionMoA("question, history: dspy.History -> answer", [lm], 1)(question="?", history=wrong)
+        AttentionMoA("question, history: dspy.History -> answer", [lm], layers=1)(question="?", history=wrong)
     assert lm.requests == []
 
 
 def test_a_conversation_may_be_data_or_not_have_begun() -> None:
     lm = ScriptedLM("yes")
-    moa = AttentionMoA("question, history: dspy.History -> answer", [lm], 1)
+    moa = AttentionMoA("question, history: dspy.History -> answer", [lm], layers=1)
     assert moa(question="?", history=None).answer == "yes"
     moa(question="?", history={"messages": [{"question": "Earlier?", "answer": "Then."}]})
     assert "Earlier?" in moa_dspy.testing.prompt_of(lm.requests[-1])

@@ -222,7 +222,7 @@ def test_a_reply_that_was_cut_off_is_on_record_and_the_summary_says_whose() -> N
         return Http(body=reply)
 
     with Loopback(cut) as server:
-        moa = AttentionMoA("question -> answer", [server.lm("short"), server.lm("long")], 1, attention="none")
+        moa = AttentionMoA("question -> answer", [server.lm("short"), server.lm("long")], layers=1, attention="none")
         trace = moa(question="?").trace
     assert [step.agent for step in trace.steps if step.truncated] == ["long"]
     assert "cut at max_tokens: propose by long" in trace.summary()

@@ -155,13 +155,15 @@ def shaped(
     if preset == "single":
         return presets.single_model(task, agents[0], **common)
     if preset == "self-consistency":
-        return presets.self_consistency(task, agents[0], number, **common)
+        return presets.self_consistency(task, agents[0], samples=number, **common)
     if preset == "self-moa":
-        return presets.self_moa(task, agents[0], number, shape.layers, aggregator, **common)
+        return presets.self_moa(task, agents[0], samples=number, layers=shape.layers, aggregator=aggregator, **common)
     if preset == "moa":
-        return presets.mixture_of_agents(task, agents, shape.layers, aggregator, **common)
+        return presets.mixture_of_agents(task, agents, layers=shape.layers, aggregator=aggregator, **common)
     if preset == "attention-moa":
-        return presets.attention_moa(task, agents, shape.layers, aggregator, early_stop=shape.early_stop, **common)
+        return presets.attention_moa(
+            task, agents, layers=shape.layers, aggregator=aggregator, early_stop=shape.early_stop, **common
+        )
     raise ConfigurationError(f"--preset {preset!r}: no preset has that name; there are {', '.join(PRESETS)}")
 
 

@@ -45,9 +45,9 @@ class Tuned:
 def _with(program: dspy.Module, settings: Mapping[str, Any]) -> dspy.Module:
     if isinstance(program, AttentionMoA):
         aggregator = program.aggregator
-        return program.with_agents(
-            [_agent(agent, settings) for agent in program.agents],
-            None if aggregator is None else _agent(aggregator, settings),
+        return program.replace(
+            agents=[_agent(agent, settings) for agent in program.agents],
+            aggregator=None if aggregator is None else _agent(aggregator, settings),
         )
     copy: dspy.Module = program.deepcopy()
     for _, predictor in copy.named_predictors():

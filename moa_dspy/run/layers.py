@@ -11,13 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import dspy
 
 from moa_dspy.agents import AgentSlot
 from moa_dspy.architecture import Architecture
-from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.run.call import ask, write_prompt
@@ -29,7 +28,7 @@ from moa_dspy.run.session import Session, StepId
 from moa_dspy.signatures import Roles
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
-__all__ = ["Answer", "Outcome", "Predictors", "RunParts", "run_layers"]
+__all__ = ["ROLES", "Answer", "Outcome", "Predictors", "RunParts", "run_layers"]
 
 T = TypeVar("T")
 
@@ -48,6 +47,10 @@ class Predictors:
     refine: dspy.Predict | list[dspy.Predict] | None = None
     aggregate: dspy.Predict | None = None
     synthesize: dspy.Predict | None = None
+
+
+ROLES: Final = tuple(Predictors.__dataclass_fields__)
+"""The names of the predictors, in canonical order."""
 
 
 @dataclass(frozen=True)
@@ -352,8 +355,7 @@ class _Run:
             return []
 
     def _critics(self, layer: int) -> list[tuple[int, ...]]:
-        agents = len(self.agents)
-        return [critics_of(j, self.architecture.attention, agents, layer) for j in range(agents)]
+        return self.architecture.critics(layer)
 
     def _finals(self, layer: int) -> list[Stage]:
         """Return the stages whose calls write the answer of a layer."""

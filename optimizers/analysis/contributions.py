@@ -14,7 +14,6 @@ from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, measure
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.text_table import aligned
@@ -177,9 +176,9 @@ def without(program: AttentionMoA, place: int) -> AttentionMoA:
         program: of at least two agents.
         place: the agent's number, from 0.
     """
-    kept = [number for number in range(len(program.agents)) if number != place]
+    kept = [agent for number, agent in enumerate(program.named_agents) if number != place]
     attention = _fewer_peers(program.architecture.attention, len(kept))
-    return rebuilt(program, kept, aggregator=program._aggregator.agent, attention=attention)
+    return program.replace(agents=kept, aggregator=program._aggregator.agent, attention=attention)
 
 
 def _fewer_peers(attention: Any, agents: int) -> Any:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from moa_dspy.agents import Agent
-from moa_dspy.optimizers.rebuilding import named_agents, take_prompts
 from moa_dspy.presets import mixture_of_agents, self_moa, single_model
 from moa_dspy.program import AttentionMoA
 
@@ -60,7 +59,7 @@ class Ensemble:
 
 def singles_of(program: AttentionMoA) -> list[Single]:
     """Return every agent alone that differs from those before it in more than its name; the aggregator as well."""
-    agents = [(agent.name or "", agent) for agent in named_agents(program)]
+    agents = [(agent.name or "", agent) for agent in program.named_agents]
     if program.aggregator is not None:
         agents.append((program.aggregator.name or "aggregator", replace(program.aggregator, name=None)))
     found: dict[str, Single] = {}
@@ -69,7 +68,7 @@ def singles_of(program: AttentionMoA) -> list[Single]:
         if key not in found:
             place = number if number < len(program.agents) else 0
             made = single_model(program.task, agent, **_options(program))
-            take_prompts(made, program, [place])
+            made.take_prompts(program, [place])
             found[key] = Single(name, agent, place, made)
     return list(found.values())
 
@@ -101,11 +100,11 @@ def _options(program: AttentionMoA) -> dict[str, Any]:
 
 def _mixture(program: AttentionMoA, layers: int) -> AttentionMoA:
     shared = program.architecture.shared_prompts
-    agents = named_agents(program)
+    agents = program.named_agents
     made = mixture_of_agents(
-        program.task, agents, layers, program.aggregator, shared_prompts=shared, **_options(program)
+        program.task, agents, layers=layers, aggregator=program.aggregator, shared_prompts=shared, **_options(program)
     )
-    take_prompts(made, program, list(range(len(agents))))
+    made.take_prompts(program, list(range(len(agents))))
     return made
 
 
@@ -113,12 +112,12 @@ def _samples(program: AttentionMoA, single: Single, samples: int, *, vote: bool)
     agent = single.agent
     if agent.spec("-").temperature == 0:
         agent = replace(agent, temperature=_WARM)
-    made = self_moa(program.task, agent, samples, **_options(program))
+    made = self_moa(program.task, agent, samples=samples, **_options(program))
     if vote:
         made = AttentionMoA(
             program.task, made.agents, layers=1, attention="none", aggregation="vote", **_options(program)
         )
-    take_prompts(made, program, [single.place] * samples)
+    made.take_prompts(program, [single.place] * samples)
     return made
 
 

@@ -23,7 +23,6 @@ from moa_dspy.architecture import Aggregation, Residual
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import digest_of
-from moa_dspy.optimizers.rebuilding import take_prompts
 from moa_dspy.optimizers.stopping.rules import StopRule, grade, stop_rules
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature, task_signature
@@ -256,7 +255,7 @@ class BoundSpace:
             **self.options,
         )
         for prompts in self.prompts:
-            take_prompts(made, prompts, self._places(design, prompts))
+            made.take_prompts(prompts, self._places(design, prompts))
         if self.space.thresholds and made.architecture.synthesizes:
             grade(made, rule.threshold)
         return made

@@ -10,7 +10,6 @@ import dspy
 
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.rebuilding import rebuilt
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stopping.depth import Depth, Price, depth_curve
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, grade, stop_rules, thresholds_of
@@ -82,10 +81,10 @@ def fit_stop_rule(
     def measured(one: AttentionMoA) -> Measurement:
         return measure(one, examples, metric, concurrency=concurrency, on_run=on_run, purse=purse)
 
-    deep = rebuilt(program, early_stop=False)
+    deep = program.replace(early_stop=False)
     found = [(depth, False) for depth in depth_curve(deep, measured(deep).runs, metric, stop_rules(depths, stops))]
     if True in stops:
-        graded = rebuilt(program, early_stop=False)
+        graded = program.replace(early_stop=False)
         grade(graded)
         runs = measured(graded).runs
         recorded = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
@@ -118,9 +117,8 @@ def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence
 def _with_rule(program: AttentionMoA, rule: StopRule, *, graded: bool) -> AttentionMoA:
     shape = program.architecture
     residual = shape.residual if rule.layers > 1 else "synthesis"
-    made = rebuilt(
-        program, layers=rule.layers, early_stop=rule.early_stop if rule.layers > 1 else True, residual=residual
-    )
+    early_stop = rule.early_stop if rule.layers > 1 else True
+    made = program.replace(layers=rule.layers, early_stop=early_stop, residual=residual)
     if graded and made.architecture.synthesizes:
         grade(made, rule.threshold)
     return made

@@ -102,7 +102,7 @@ def test_an_answer_is_worth_more_than_an_aggregate(calls: int) -> None:
         raise AuthError("bad key")
 
     lms = [*agents(2, broken), ScriptedLM(in_format, model="scripted/good")]
-    moa = AttentionMoA(SIGNATURE, lms, 1)
+    moa = AttentionMoA(SIGNATURE, lms, layers=1)
     if calls < 3:
         with pytest.raises(AllProposalsFailedError):
             moa(question="?", budget=Budget(calls=calls))
@@ -120,7 +120,7 @@ def test_the_call_kept_for_the_aggregate_is_spent_on_an_answer_where_there_is_no
             return turn
         raise turn
 
-    moa = AttentionMoA(SIGNATURE, agents(1, reply), 1, tolerance=Tolerance(retries=3))
+    moa = AttentionMoA(SIGNATURE, agents(1, reply), layers=1, tolerance=Tolerance(retries=3))
     prediction = moa(question="?", budget=Budget(calls=2))
     assert (prediction.answer, prediction.trace.calls, prediction.trace.stopped_by) == ("late", 2, "budget")
 
@@ -141,32 +141,32 @@ def test_the_call_kept_for_the_aggregate_is_spent_on_an_answer_where_there_is_no
     ],
 )
 def test_further_layers_go_first_then_refinements_and_critiques_then_agents(calls: int, made: dict[str, int]) -> None:
-    trace = AttentionMoA(SIGNATURE, agents(3), 2)(question="?", budget=Budget(calls=calls)).trace
+    trace = AttentionMoA(SIGNATURE, agents(3), layers=2)(question="?", budget=Budget(calls=calls)).trace
     assert stages(trace) == made
 
 
 def test_a_layer_that_was_left_out_is_not_in_the_trace() -> None:
-    trace = AttentionMoA(SIGNATURE, agents(3), 3)(question="?", budget=Budget(calls=20)).trace
+    trace = AttentionMoA(SIGNATURE, agents(3), layers=3)(question="?", budget=Budget(calls=20)).trace
     assert (trace.layers, len(trace.outputs), trace.stopped_by) == (1, 1, "budget")
 
 
 @pytest.mark.parametrize("attention", ["none", "self", "cross", "full", 1])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_budget_that_is_just_enough_leaves_nothing_out(attention: Any, layers: int) -> None:
-    moa = AttentionMoA(SIGNATURE, agents(3), layers, attention=attention)
+    moa = AttentionMoA(SIGNATURE, agents(3), layers=layers, attention=attention)
     trace = moa(question="?", budget=Budget(calls=moa.architecture.max_calls)).trace
     assert (trace.stopped_by, trace.calls) == ("layers", moa.architecture.max_calls)
 
 
 @pytest.mark.parametrize(("aggregation", "number"), [("vote", 3), ("none", 1)])
 def test_nothing_is_kept_back_where_no_model_aggregates(aggregation: Any, number: int) -> None:
-    moa = AttentionMoA(SIGNATURE, agents(number), 1, attention="none", aggregation=aggregation)
+    moa = AttentionMoA(SIGNATURE, agents(number), layers=1, attention="none", aggregation=aggregation)
     trace = moa(question="?", budget=Budget(calls=number)).trace
     assert (trace.stopped_by, trace.calls) == ("layers", number)
 
 
 def test_a_budget_that_is_never_reached_changes_nothing() -> None:
-    moa = AttentionMoA(SIGNATURE, priced(3), 2, budget=Budget(calls=1000, tokens=10**9, usd=1e9, seconds=1e6))
+    moa = AttentionMoA(SIGNATURE, priced(3), layers=2, budget=Budget(calls=1000, tokens=10**9, usd=1e9, seconds=1e6))
     trace = moa(question="?").trace
     assert (trace.stopped_by, trace.calls) == ("layers", moa.architecture.max_calls)
 
@@ -184,7 +184,7 @@ def only_calls_under_way_crossed(trace: Trace, limit: float, amount: Any) -> boo
 @given(tokens=st.integers(100, 6000), latency=st.sampled_from([0.0, 0.002]))
 def test_tokens_are_exceeded_by_nothing_but_calls_under_way(tokens: int, latency: float) -> None:
     lms = agents(3, latency=latency)
-    moa = AttentionMoA(SIGNATURE, lms, 2)
+    moa = AttentionMoA(SIGNATURE, lms, layers=2)
     prediction = moa(question="?", budget=Budget(tokens=tokens))
     trace = prediction.trace
     assert prediction.answer == "an answer"
@@ -193,9 +193,9 @@ def test_tokens_are_exceeded_by_nothing_but_calls_under_way(tokens: int, latency
 
 
 def test_the_aggregate_is_still_paid_when_tokens_run_out_in_the_layer() -> None:
-    everything = AttentionMoA(SIGNATURE, agents(3), 1)(question="?").trace.tokens.total
+    everything = AttentionMoA(SIGNATURE, agents(3), layers=1)(question="?").trace.tokens.total
     lms = agents(3, max_tokens=20)  # so that nobody expects longer answers
-    trace = AttentionMoA(SIGNATURE, lms, 1)(question="?", budget=Budget(tokens=int(everything * 0.8))).trace
+    trace = AttentionMoA(SIGNATURE, lms, layers=1)(question="?", budget=Budget(tokens=int(everything * 0.8))).trace
     assert stages(trace)["propose"] == 3
     assert stages(trace)["aggregate"] == 1
     assert stages(trace).get("refine", 0) < 3
@@ -211,7 +211,7 @@ def a_cent_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("usd", [0.02, 0.04, 0.1, 0.15, 0.155, 0.2, 0.331, 1.0])
 def test_dollars_are_exceeded_by_nothing_but_calls_under_way(usd: float) -> None:
     lms = priced(3)
-    moa = AttentionMoA(SIGNATURE, lms, 2)
+    moa = AttentionMoA(SIGNATURE, lms, layers=2)
     prediction = moa(question="?", budget=Budget(usd=usd))
     trace = prediction.trace
     assert prediction.answer == "an answer"
@@ -223,19 +223,19 @@ def test_dollars_are_exceeded_by_nothing_but_calls_under_way(usd: float) -> None
 @pytest.mark.usefixtures("a_cent_a_call")
 def test_a_further_layer_is_not_begun_for_less_than_the_last_one_took() -> None:
     lms = priced(3)
-    trace = AttentionMoA(SIGNATURE, lms, 3)(question="?", budget=Budget(usd=0.30)).trace
+    trace = AttentionMoA(SIGNATURE, lms, layers=3)(question="?", budget=Budget(usd=0.30)).trace
     assert (trace.layers, asked(lms), trace.stopped_by) == (1, 16, "budget")
 
 
 @pytest.mark.parametrize("settings", [{"disable_history": True}, {"max_history_size": 0}])
 def test_a_budget_in_dollars_is_refused_where_prices_cannot_be_seen(settings: dict[str, Any]) -> None:
     lms = agents(1)
-    moa = AttentionMoA(SIGNATURE, lms, 1, budget=Budget(usd=1))
+    moa = AttentionMoA(SIGNATURE, lms, layers=1, budget=Budget(usd=1))
     with dspy.context(**settings), pytest.raises(ConfigurationError, match="history"):
         moa(question="?")
     assert asked(lms) == 0
     with dspy.context(**settings):
-        trace = AttentionMoA(SIGNATURE, lms, 1)(question="?").trace
+        trace = AttentionMoA(SIGNATURE, lms, layers=1)(question="?").trace
     assert trace.tokens.total > 0
     assert trace.cost_usd is None
 
@@ -250,7 +250,7 @@ def test_a_budget_in_dollars_is_refused_where_prices_cannot_be_seen(settings: di
 def test_a_budget_too_small_for_one_proposal_is_refused_before_anything_is_spent(limits: dict[str, Any]) -> None:
     lms = agents(1)
     with pytest.raises(ConfigurationError, match="too small for a single proposal"):
-        AttentionMoA(SIGNATURE, lms, 1)(question="?", budget=Budget(**limits))
+        AttentionMoA(SIGNATURE, lms, layers=1)(question="?", budget=Budget(**limits))
     assert asked(lms) == 0
 
 
@@ -273,7 +273,7 @@ def test_what_is_no_limit_is_refused_where_it_is_written(make: Any, options: dic
 
 def test_a_calls_budget_narrows_the_programs_and_never_widens_it() -> None:
     lms = agents(3)
-    moa = AttentionMoA(SIGNATURE, lms, 1, budget=Budget(calls=4))
+    moa = AttentionMoA(SIGNATURE, lms, layers=1, budget=Budget(calls=4))
     assert moa(question="?", budget=Budget(calls=2)).trace.calls == 2
     assert moa(question="?", budget=Budget(calls=100)).trace.calls == 4
     assert moa(question="?", budget=Budget(tokens=10**9)).trace.calls == 4
@@ -283,15 +283,15 @@ def test_a_calls_budget_narrows_the_programs_and_never_widens_it() -> None:
 def test_cached_calls_give_their_place_back() -> None:
     numbers = count()
     lms = agents(3, lambda request: in_format(request, f"answer {next(numbers)}"), cache=True)
-    AttentionMoA(SIGNATURE, lms, 1)(question="?")
-    trace = AttentionMoA(SIGNATURE, lms, 2)(question="?", budget=Budget(calls=17)).trace
+    AttentionMoA(SIGNATURE, lms, layers=1)(question="?")
+    trace = AttentionMoA(SIGNATURE, lms, layers=2)(question="?", budget=Budget(calls=17)).trace
     assert (trace.calls, trace.cached_calls, trace.stopped_by) == (33, 16, "layers")
     assert asked(lms) == 33
 
 
 def test_an_unreadable_reply_from_the_cache_is_asked_for_again_and_paid() -> None:
     lm = ScriptedLM("no format at all", cache=True)
-    moa = AttentionMoA("question -> answer: int", [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none")
     for run in range(1, 4):
         seen = Watched()
         with watch(seen), pytest.raises(AllProposalsFailedError):
@@ -304,7 +304,7 @@ def test_an_unreadable_reply_from_the_cache_is_asked_for_again_and_paid() -> Non
 def test_a_bad_reply_in_the_cache_is_no_bar_to_a_good_one(bad: Any) -> None:
     replies = [bad]
     with Loopback(lambda body: replies.pop() if replies else "fine") as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(cache=True)], 1, attention="none", aggregation="none")
+        moa = AttentionMoA(SIGNATURE, [server.lm(cache=True)], layers=1, attention="none", aggregation="none")
         with pytest.raises(AllProposalsFailedError):
             moa(question="?")
         traces = [moa(question="?").trace for _ in range(2)]
@@ -324,11 +324,11 @@ def without_usage(body: Body) -> Http:
 
 def test_where_a_server_reports_no_usage_tokens_are_counted_and_the_step_says_so() -> None:
     with Loopback(without_usage) as server:
-        trace = AttentionMoA(SIGNATURE, [server.lm() for _ in range(2)], 1)(question="?").trace
+        trace = AttentionMoA(SIGNATURE, [server.lm() for _ in range(2)], layers=1)(question="?").trace
         assert all(step.estimated and step.tokens.completion >= 4 for step in trace.steps)
         assert all(step.tokens.prompt > 10 for step in trace.steps)
         server.calls.clear()
-        moa = AttentionMoA(SIGNATURE, [server.lm() for _ in range(2)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm() for _ in range(2)], layers=2)
         limited = moa(question="?", budget=Budget(tokens=trace.tokens.total)).trace
         assert limited.stopped_by == "budget"
         assert len(server.calls) < moa.architecture.max_calls
@@ -336,7 +336,7 @@ def test_where_a_server_reports_no_usage_tokens_are_counted_and_the_step_says_so
 
 def test_a_server_that_reports_its_usage_is_taken_at_its_word() -> None:
     with Loopback(in_format) as server:
-        trace = AttentionMoA(SIGNATURE, [server.lm()], 1)(question="?").trace
+        trace = AttentionMoA(SIGNATURE, [server.lm()], layers=1)(question="?").trace
     assert not any(step.estimated for step in trace.steps)
 
 
@@ -344,15 +344,15 @@ def test_a_budget_in_dollars_is_refused_where_a_price_is_not_known() -> None:
     with Loopback(in_format) as server:
         lms = [server.lm("gpt-4.1"), server.lm("nobody-knows-it")]
         with pytest.raises(ConfigurationError, match=r"price of openai/nobody-knows-it is not known; limit calls or"):
-            AttentionMoA(SIGNATURE, lms, 1)(question="?", budget=Budget(usd=100))
+            AttentionMoA(SIGNATURE, lms, layers=1)(question="?", budget=Budget(usd=100))
         with pytest.raises(ConfigurationError, match="nobody-knows-it"):
-            AttentionMoA(SIGNATURE, lms[:1], 1, lms[1])(question="?", budget=Budget(usd=100))
+            AttentionMoA(SIGNATURE, lms[:1], layers=1, aggregator=lms[1])(question="?", budget=Budget(usd=100))
         assert server.calls == []
 
 
 def test_a_budget_in_dollars_holds_where_a_server_reports_no_usage() -> None:
     with Loopback(without_usage) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1") for _ in range(3)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1") for _ in range(3)], layers=2)
         trace = moa(question="why " * 300, budget=Budget(usd=0.02)).trace
         assert trace.stopped_by == "budget"
         assert 0 < (trace.cost_usd or 0) < 0.04
@@ -362,7 +362,7 @@ def test_a_budget_in_dollars_holds_where_a_server_reports_no_usage() -> None:
 @pytest.mark.parametrize("limits", [{"tokens": 1}, {"tokens": 300}, {"usd": 1e-12}])
 def test_a_prompt_that_alone_is_beyond_the_budget_is_not_sent(limits: dict[str, Any]) -> None:
     with Loopback(in_format) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1") for _ in range(5)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1") for _ in range(5)], layers=2)
         with pytest.raises(ConfigurationError, match="too small for a single proposal, whose prompt alone"):
             moa(question="why " * 300, budget=Budget(**limits))
         assert server.calls == []
@@ -370,7 +370,7 @@ def test_a_prompt_that_alone_is_beyond_the_budget_is_not_sent(limits: dict[str, 
 
 def test_only_so_many_first_proposals_are_sent_as_are_expected_to_fit() -> None:
     with Loopback(in_format) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1", max_tokens=100) for _ in range(5)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm("gpt-4.1", max_tokens=100) for _ in range(5)], layers=2)
         prediction = moa(question="why " * 300, budget=Budget(tokens=1000))
         # 330 tokens of prompt and at most 100 of an answer for each.
         assert len([call for call in server.calls if role_of(call) == "propose"]) == 2
@@ -381,7 +381,7 @@ def test_only_so_many_first_proposals_are_sent_as_are_expected_to_fit() -> None:
 def test_answers_that_are_shorter_than_expected_leave_room_for_the_rest(
     attention: Any, tokens: int, least: int
 ) -> None:
-    moa = AttentionMoA(SIGNATURE, [ScriptedLM("42")] * 5, 1, attention=attention)
+    moa = AttentionMoA(SIGNATURE, [ScriptedLM("42")] * 5, layers=1, attention=attention)
     trace = moa(question="?", budget=Budget(tokens=tokens)).trace
     assert stages(trace)["propose"] == 5
     assert trace.calls >= least
@@ -391,7 +391,7 @@ def test_answers_that_are_shorter_than_expected_leave_room_for_the_rest(
 def test_the_second_call_of_an_adapter_that_the_user_configured_is_counted(calls: int) -> None:
     """``dspy.ChatAdapter()`` asks again for JSON, inside one call of a predictor."""
     lm = ScriptedLM(["gibberish", '{"answer": "4"}'])
-    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
     seen = Watched()
     with dspy.context(adapter=dspy.ChatAdapter()), watch(seen):
         if calls == 1:
@@ -414,7 +414,7 @@ def test_a_retried_aggregate_leaves_the_call_that_is_held_for_the_synthesis() ->
 
     seen = set[str]()
     with Loopback(reply) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}", num_retries=2) for i in range(3)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}", num_retries=2) for i in range(3)], layers=2)
         trace = moa(question="?", budget=Budget(calls=moa.architecture.max_calls)).trace
         assert trace.calls == len(server.calls) == moa.architecture.max_calls
         # The vote stands in for the second layer's aggregate, and the synthesis is paid.
@@ -430,7 +430,7 @@ def test_a_retried_aggregate_leaves_the_call_that_is_held_for_the_synthesis() ->
 def test_the_calls_of_a_two_step_adapter_are_counted() -> None:
     marked = "[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]"
     lm, extractor = ScriptedLM("It is four."), ScriptedLM(marked, model="scripted/extractor")
-    moa = AttentionMoA("question -> answer: int", [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none")
     with dspy.context(adapter=dspy.TwoStepAdapter(extractor)):
         prediction = moa(question="?")
         assert prediction.answer == 4
@@ -470,7 +470,7 @@ def test_at_the_limit_calls_under_way_are_cancelled_and_the_run_answers(
 ) -> None:
     seen = Watched()
     with Loopback(in_format, slow(latencies)) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"model-{i}") for i in range(2)], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"model-{i}") for i in range(2)], layers=2)
         began = time.monotonic()
         with watch(seen):
             try:
@@ -493,7 +493,7 @@ def test_one_agent_that_hangs_does_not_take_the_others_time() -> None:
         await asyncio.sleep(30 if call.body["model"] == "slow" else 0.5)
 
     with Loopback(in_format, hold) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("quick"), server.lm("slow")], 1)
+        moa = AttentionMoA(SIGNATURE, [server.lm("quick"), server.lm("slow")], layers=1)
         prediction = moa(question="?", budget=Budget(seconds=3))
     assert prediction.answer == "an answer"
     assert prediction.trace.stopped_by == "budget"
@@ -510,7 +510,7 @@ def test_waiting_for_a_turn_ends_at_the_limit_too() -> None:
     async def both() -> tuple[Any, float]:
         with Loopback(in_format, hold) as server:
             lm = server.lm()
-            one = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+            one = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
             first = asyncio.create_task(one.acall(question="hold the line"))
             while not server.calls:
                 await asyncio.sleep(0.01)
@@ -541,7 +541,7 @@ def test_a_wait_between_tries_that_is_longer_than_the_budget_is_not_begun() -> N
 
     lms = [ScriptedLM(reply, num_retries=3, model="scripted/busy"), *agents(1)]
     began = time.monotonic()
-    prediction = AttentionMoA(SIGNATURE, lms, 1)(question="?", budget=Budget(seconds=5))
+    prediction = AttentionMoA(SIGNATURE, lms, layers=1)(question="?", budget=Budget(seconds=5))
     assert time.monotonic() - began < 2
     assert prediction.trace.stopped_by == "budget"
     assert len(lms[0].requests) < 5

@@ -95,7 +95,9 @@ def plain_program(lms: dict[str, dspy.BaseLM]) -> AttentionMoA:
 def typed_program(lms: dict[str, dspy.BaseLM]) -> AttentionMoA:
     first, second = lms.values()
     agents = [Agent(first, name="one", max_tokens=50), Agent(second, name="two"), Agent(second, name="three")]
-    program = AttentionMoA(ReadBill, agents, 3, Agent(second, temperature=0.1), attention=1, shared_prompts=False)
+    program = AttentionMoA(
+        ReadBill, agents, layers=3, aggregator=Agent(second, temperature=0.1), attention=1, shared_prompts=False
+    )
     bill = Bill(lines=[Line(item="Milk", price=1)], day=date(2024, 5, 6))
     for number, (_, predictor) in enumerate(program.named_predictors()):
         signature: Any = predictor.signature

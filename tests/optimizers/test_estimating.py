@@ -27,7 +27,7 @@ def wrong(*_: Any) -> float:
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("aggregator", [None, DEAR])
 def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggregator: Agent | None) -> None:
-    program = AttentionMoA("question -> answer", CHEAP, 1, attention="none", aggregator=aggregator)
+    program = AttentionMoA("question -> answer", CHEAP, layers=1, attention="none", aggregator=aggregator)
     tasks, heldout = examples(10), examples(12)[10:]
     options: Any = {"valset": heldout, "parts": ["architecture"], "explain": False}
     most = forecast(program, trainset=tasks, metric=wrong, space=space, n_trials=1, **options).parts[0].most
@@ -39,7 +39,7 @@ def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggre
 
 @pytest.mark.parametrize("effort", ["light", "heavy"])
 def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> None:
-    program = AttentionMoA("question -> answer", [simulated("a", knows=0.5), simulated("b", knows=0.5)], 1)
+    program = AttentionMoA("question -> answer", [simulated("a", knows=0.5), simulated("b", knows=0.5)], layers=1)
     learn, hold = split_off(examples(30), 0)
     heldout = examples(36)[30:]
     options: dict[str, Any] = {"metric": wrong, "method": "bootstrap", "effort": effort}
@@ -50,13 +50,13 @@ def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> N
 
 
 def test_nothing_is_written_by_an_estimate(tmp_path: Path) -> None:
-    program = AttentionMoA("question -> answer", CHEAP, 1)
+    program = AttentionMoA("question -> answer", CHEAP, layers=1)
     forecast(program, trainset=examples(12), metric=wrong, space=SPACES[0], n_trials=1, storage=tmp_path / "study.db")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_later_round_starts_from_what_the_search_may_have_found() -> None:
-    program = AttentionMoA("question -> answer", CHEAP, 1, attention="none")
+    program = AttentionMoA("question -> answer", CHEAP, layers=1, attention="none")
     options: dict[str, Any] = {"metric": wrong, "space": SPACES[0], "n_trials": 2, "parts": ["architecture"]}
     first, second, *_ = forecast(program, trainset=examples(30), rounds=2, **options).parts
     assert second.most.calls > first.most.calls

@@ -82,7 +82,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
 
 
 def test_where_nothing_is_better_the_program_is_kept() -> None:
-    program = AttentionMoA("question -> answer", [simulated("perfect", knows=1.0)], 1, attention="none")
+    program = AttentionMoA("question -> answer", [simulated("perfect", knows=1.0)], layers=1, attention="none")
     result = optimize(program, trainset=examples(30), metric=exact, method="labeled", explain=False, **SEARCH)
     assert not result.accepted
     assert digest_of(result.program) == digest_of(program)
@@ -99,7 +99,7 @@ def test_what_only_looks_better_on_the_examples_tuned_on_is_rejected() -> None:
         return 1.0 if any(question in prompt_of(request) for question in known) else 0.1
 
     lms = [simulated("steady", knows=0.8, seed=3), simulated("crammer", knows=cram, seed=4)]
-    program = AttentionMoA("question -> answer", lms, 1, attention="none")
+    program = AttentionMoA("question -> answer", lms, layers=1, attention="none")
     result = optimize(
         program, trainset=tune, valset=held, metric=exact, parts=["architecture"], explain=False, **SEARCH
     )
@@ -185,7 +185,7 @@ def test_a_further_round_searches_with_the_prompts_that_were_found() -> None:
 def test_an_aggregator_of_its_own_stays_a_choice_and_proposes_nothing() -> None:
     boss = simulated("boss", knows=0.0)
     lms = [simulated("a", knows=0.6), simulated("b", knows=0.6)]
-    program = AttentionMoA("question -> answer", lms, 1, aggregator=Agent(boss), attention="none")
+    program = AttentionMoA("question -> answer", lms, layers=1, aggregator=Agent(boss), attention="none")
     result = optimize(program, trainset=examples(20), metric=exact, parts=["architecture"], explain=False, **SEARCH)
     found = result.searched[0].report
     assert {spec["name"] for spec in found["agents"]} == {"a", "b"}
@@ -232,7 +232,7 @@ class TestBudget:
         def fail(request: Any) -> str:
             raise RuntimeError("out of order")
 
-        program = AttentionMoA("question -> answer", [ScriptedLM(fail)], 1, attention="none")
+        program = AttentionMoA("question -> answer", [ScriptedLM(fail)], layers=1, attention="none")
         with pytest.raises(RunError, match="out of order"):
             optimize(program, trainset=examples(12), metric=exact, method="labeled", parts=["prompts"])
 
@@ -280,7 +280,7 @@ def test_progress_has_an_end_in_sight() -> None:
 )
 def test_bad_arguments_are_refused_before_anything_is_paid(change: dict[str, Any], message: str) -> None:
     lm = simulated("a", knows=0.5)
-    program = AttentionMoA("question -> answer", [lm], 1, attention="none")
+    program = AttentionMoA("question -> answer", [lm], layers=1, attention="none")
     given: dict[str, Any] = {"program": program, "trainset": examples(30), "metric": exact, **change}
     with pytest.raises(ConfigurationError, match=message):
         optimize(**given)
@@ -290,7 +290,7 @@ def test_bad_arguments_are_refused_before_anything_is_paid(change: dict[str, Any
 class TestWhatIsGivenCounts:
     def test_a_program_that_no_trial_betters_goes_on_as_it_is(self) -> None:
         lms = [simulated(name, knows=0.5, finds=0.7, adopts=0.9, misled=0.05, seed=n) for n, name in enumerate("abc")]
-        program = AttentionMoA("question -> answer", lms, 3, attention="full")
+        program = AttentionMoA("question -> answer", lms, layers=3, attention="full")
         poor = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",))
         result = optimize(
             program, trainset=examples(40), metric=exact, parts=["architecture"], space=poor, n_trials=3, explain=False
@@ -301,7 +301,7 @@ class TestWhatIsGivenCounts:
 
     def test_every_agent_keeps_the_prompts_that_are_its_own(self) -> None:
         lms = [simulated(name, knows=0.3, seed=n) for n, name in enumerate("abc")]
-        program = AttentionMoA("question -> answer", lms, 1, attention="none", shared_prompts=False)
+        program = AttentionMoA("question -> answer", lms, layers=1, attention="none", shared_prompts=False)
         predictors: Any = program.propose
         for predictor, word in zip(predictors, ("ALPHA", "BETA", "GAMMA"), strict=True):
             predictor.signature = predictor.signature.with_instructions(word)
@@ -315,13 +315,13 @@ class TestWhatIsGivenCounts:
 
     def test_prompts_of_an_agent_that_was_left_out_come_back_with_it(self) -> None:
         program = AttentionMoA(
-            "question -> answer", [simulated(name) for name in "ab"], 1, attention="none", shared_prompts=False
+            "question -> answer", [simulated(name) for name in "ab"], layers=1, attention="none", shared_prompts=False
         )
         predictors: Any = program.propose
         for predictor, word in zip(predictors, ("ALPHA", "BETA"), strict=True):
             predictor.signature = predictor.signature.with_instructions(word)
         tuned = AttentionMoA(
-            "question -> answer", [Agent(simulated("b"), "b")], 1, attention="none", shared_prompts=False
+            "question -> answer", [Agent(simulated("b"), "b")], layers=1, attention="none", shared_prompts=False
         )
         alone: Any = tuned.propose
         alone[0].signature = alone[0].signature.with_instructions("better BETA")
@@ -343,7 +343,7 @@ class TestWhatIsGivenCounts:
     @pytest.mark.parametrize("parts", [["architecture"], ["prompts"]])
     def test_an_aggregator_may_be_one_of_the_agents(self, parts: Any) -> None:
         agents = [Agent(simulated(name, knows=0.5), name=name) for name in "ab"]
-        program = AttentionMoA("question -> answer", agents, 1, aggregator=agents[0], attention="none")
+        program = AttentionMoA("question -> answer", agents, layers=1, aggregator=agents[0], attention="none")
         result = optimize(
             program,
             trainset=examples(20),
@@ -361,7 +361,7 @@ class TestWhatIsGivenCounts:
         plain = examples(30)
         twins = [dspy.Example(question=e.question.upper(), answer=e.answer).with_inputs("question") for e in plain[:8]]
         lms = [simulated("weak", knows=0.1), simulated("strong", knows=0.95)]
-        program = AttentionMoA("question -> answer", lms, 1, attention="none")
+        program = AttentionMoA("question -> answer", lms, layers=1, attention="none")
         metric: Any = lambda example, prediction, trace=None: example.answer == prediction.answer  # noqa: E731
         known = {e.question.upper(): e.answer for e in plain[:8]}
         for lm in lms:
@@ -447,7 +447,7 @@ class TestPrices:
     def test_dollars_that_cannot_be_counted_are_refused(self) -> None:
         free = simulated("free")
         free.engine.free = True  # pyright: ignore[reportAttributeAccessIssue]
-        program = AttentionMoA("question -> answer", [free], 1, attention="none")
+        program = AttentionMoA("question -> answer", [free], layers=1, attention="none")
         common: dict[str, Any] = {"metric": exact, "parts": ["prompts"], "budget": Budget(usd=1.0)}
         with pytest.raises(ConfigurationError, match="scripted/writer is not known"):
             optimize(program, trainset=examples(20), prompt_lm=planted.writer(), **common)
@@ -455,7 +455,7 @@ class TestPrices:
             optimize(program, trainset=examples(20), **common)
         with pytest.raises(ConfigurationError, match="scripted/lm in dollars is not known"):
             optimize(
-                AttentionMoA("question -> answer", [ScriptedLM("x", "scripted/lm")], 1), trainset=examples(20),
+                AttentionMoA("question -> answer", [ScriptedLM("x", "scripted/lm")], layers=1), trainset=examples(20),
                 metric=exact,
                 objective="score_at_price", price=1.0,
             )  # fmt: skip
@@ -464,7 +464,7 @@ class TestPrices:
 class TestTheEnd:
     def test_the_explanation_keeps_to_the_budget(self) -> None:
         lms = [simulated(name, knows=0.9, seed=n) for n, name in enumerate("abcd")]
-        program = AttentionMoA("question -> answer", lms, 2, attention="full", early_stop=False)
+        program = AttentionMoA("question -> answer", lms, layers=2, attention="full", early_stop=False)
         result = optimize(program, trainset=examples(40), metric=exact, parts=["stop"], budget=Budget(tokens=30_000))
         assert result.cost.tokens < 30_000 + 8 * 8_000, "only runs under way exceed it"
         assert result.contributions is None
@@ -482,7 +482,7 @@ class TestTheEnd:
         assert any("what was found before stands" in note for note in result.report["notes"])
 
     def test_nothing_is_said_to_be_tried_that_was_not(self) -> None:
-        program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
+        program = AttentionMoA("question -> answer", [simulated("a")], layers=1, attention="none")
         result = optimize(
             program,
             trainset=examples(20),
@@ -505,7 +505,7 @@ class TestOutages:
                 raise RuntimeError("out of order")
             return next(answer for task, answer in ANSWERS.items() if task in prompt_of(request))
 
-        program = AttentionMoA("question -> answer", [ScriptedLM(reply)], 1, attention="none")
+        program = AttentionMoA("question -> answer", [ScriptedLM(reply)], layers=1, attention="none")
         given: dict[str, Any] = {"metric": exact, "storage": f"{tmp_path}/study.db", "method": "labeled", **SEARCH}
         with pytest.raises(RunError, match="out of order"):
             optimize(program, trainset=examples(30), **given)
@@ -551,7 +551,7 @@ class TestWhatIsHeldOut:
             optimize(first.program, trainset=[task for task in tasks if task not in held], valset=held, **given)
 
     def test_questions_asked_again_are_left_out_and_that_is_said(self) -> None:
-        program = AttentionMoA("question -> answer", [simulated("a")], 1, attention="none")
+        program = AttentionMoA("question -> answer", [simulated("a")], layers=1, attention="none")
         result = optimize(
             program, trainset=examples(20) * 2, metric=exact, parts=["architecture"], explain=False, **SEARCH
         )
@@ -563,7 +563,7 @@ class TestWhatIsHeldOut:
 class TestTheStopRule:
     def test_it_keeps_to_the_space(self) -> None:
         lms = [simulated("a", knows=0.95, finds=0.0, adopts=0.0), simulated("b", knows=0.9, finds=0.0)]
-        program = AttentionMoA("question -> answer", lms, 3, attention="none")
+        program = AttentionMoA("question -> answer", lms, layers=3, attention="none")
         deep = SearchSpace(samples=1, temperatures=(0.7,), layers=(3,), attention=("full",), early_stop=(False,))
         result = optimize(
             program,
@@ -578,7 +578,7 @@ class TestTheStopRule:
         assert {(depth.rule.layers, depth.rule.early_stop) for depth in fit.curve} == {(3, False)}
 
     def test_one_that_stays_as_it_was_is_not_said_to_be_found(self) -> None:
-        program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], 2)
+        program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=2)
         only = SearchSpace(samples=1, layers=(2,), early_stop=(True,), thresholds=())
         fit = fit_stop_rule(program, examples(8), exact, space=only)
         again = optimize(fit.program, trainset=examples(20), metric=exact, parts=["stop"], space=only, explain=False)
@@ -608,7 +608,7 @@ def test_what_the_method_was_told_is_on_record(tmp_path: Path) -> None:
 
 def test_the_program_itself_is_measured_before_a_search_is_paid_for() -> None:
     weak_one = simulated("c1", knows=0.1, finds=0.0, adopts=0.0, misled=1.0, cache=False)
-    program = AttentionMoA("question -> answer", [weak_one, simulated("c2", knows=0.98, cache=False)], 3)
+    program = AttentionMoA("question -> answer", [weak_one, simulated("c2", knows=0.98, cache=False)], layers=3)
     plain = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("none",))
     given: dict[str, Any] = {"metric": exact, "parts": ["architecture"], "space": plain, "n_trials": 3}
     result = optimize(program, trainset=examples(60), budget=Budget(calls=800), explain=False, **given)

@@ -48,7 +48,7 @@ def writer(improved: bool = True, answer: int = 20, critique: int = 10) -> Any:
 
 def program(agents: int = 3, layers: int = 2, improved: bool = True, **options: Any) -> AttentionMoA:
     lms = [ScriptedLM(writer(improved), model=f"scripted/{number}") for number in range(agents)]
-    return AttentionMoA("question -> answer", lms, layers, **options)
+    return AttentionMoA("question -> answer", lms, layers=layers, **options)
 
 
 def requests(moa: AttentionMoA) -> int:
@@ -245,7 +245,9 @@ CITIES = {
 
 def choosing(k: int, vectorizer: Any = "words", agents: Any = None) -> AttentionMoA:
     """A program of which every prompt shows the k demos nearest to the question."""
-    moa = AttentionMoA("question -> answer", agents or [ScriptedLM("a"), ScriptedLM("b")], 1, shared_prompts=False)
+    moa = AttentionMoA(
+        "question -> answer", agents or [ScriptedLM("a"), ScriptedLM("b")], layers=1, shared_prompts=False
+    )
     for predictor in moa.predictors():
         predictor.demos = [demo(question=question, answer=answer) for question, answer in CITIES.items()]
         Nearest.set_on(predictor, Nearest(k, ("question",), vectorizer))

@@ -60,7 +60,7 @@ def finished_is_on_record(trace: Trace, server: Loopback) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_cancelled_task_stops_its_calls_wherever_it_is(role: str) -> None:
     with Loopback(in_format, stuck_in(role)) as server:
-        moa = AttentionMoA(SIGNATURE, agents(server), 2)
+        moa = AttentionMoA(SIGNATURE, agents(server), layers=2)
         seen = Watched()
 
         async def body() -> None:
@@ -80,7 +80,7 @@ def test_a_cancelled_task_stops_its_calls_wherever_it_is(role: str) -> None:
 @pytest.mark.parametrize("role", ["propose", "critique"])
 def test_a_timeout_around_a_call_is_an_ordinary_timeout(role: str) -> None:
     with Loopback(in_format, stuck_in(role)) as server:
-        moa = AttentionMoA(SIGNATURE, agents(server), 2)
+        moa = AttentionMoA(SIGNATURE, agents(server), layers=2)
         seen = Watched()
 
         async def body() -> None:
@@ -100,7 +100,7 @@ def test_a_run_that_waits_between_tries_or_for_its_turn_is_cancelled_at_once() -
         with Loopback(
             lambda body: refusal(429, "wait", retry_after="30") if body["model"] == "m1" else Hang()
         ) as server:
-            moa = AttentionMoA(SIGNATURE, [server.lm("m0"), server.lm("m0"), server.lm("m1", num_retries=2)], 1)
+            moa = AttentionMoA(SIGNATURE, [server.lm("m0"), server.lm("m0"), server.lm("m1", num_retries=2)], layers=1)
             seen = Watched()
 
             async def body() -> None:
@@ -121,7 +121,7 @@ def test_a_run_that_waits_between_tries_or_for_its_turn_is_cancelled_at_once() -
 @pytest.mark.filterwarnings("error")
 def test_cancelling_many_runs_leaks_no_task_thread_or_file() -> None:
     with Loopback(in_format, stuck_in("critique")) as server:
-        moa = AttentionMoA(SIGNATURE, agents(server), 1)
+        moa = AttentionMoA(SIGNATURE, agents(server), layers=1)
         noise: list[dict[str, Any]] = []
 
         async def cancelled() -> None:
@@ -150,7 +150,7 @@ def test_cancelling_many_runs_leaks_no_task_thread_or_file() -> None:
 def test_a_client_that_is_closed_under_a_run_fails_its_calls_and_can_be_used_again() -> None:
     with Loopback(in_format, stuck_in("propose")) as server:
         lms = agents(server, 2)
-        moa = AttentionMoA(SIGNATURE, lms, 1, tolerance=Tolerance(retries=0))
+        moa = AttentionMoA(SIGNATURE, lms, layers=1, tolerance=Tolerance(retries=0))
 
         async def body() -> None:
             task = asyncio.create_task(moa.acall(question="?"))
@@ -173,7 +173,7 @@ def test_one_run_is_cancelled_and_another_on_the_same_models_goes_on() -> None:
         await asyncio.sleep(60 if "stuck" in call.prompt else 0.01)
 
     with Loopback(in_format, hold) as server:
-        moa = AttentionMoA(SIGNATURE, agents(server), 2)
+        moa = AttentionMoA(SIGNATURE, agents(server), layers=2)
 
         async def body() -> None:
             stuck = asyncio.create_task(moa.acall(question="stuck"))
@@ -194,7 +194,7 @@ import asyncio, json, sys, threading, dspy, moa_dspy
 from moa_dspy.trace import watch
 url, how = sys.argv[1:]
 lms = [dspy.LM(f"openai/m{i}", api_base=url, api_key="k", cache=False, num_retries=2) for i in range(3)]
-moa = moa_dspy.AttentionMoA("question -> answer", lms, 2)
+moa = moa_dspy.AttentionMoA("question -> answer", lms, layers=2)
 last = []
 try:
     with watch(lambda event: last.append(event)):

@@ -67,7 +67,7 @@ def test_a_limit_is_a_whole_number_from_one(calls: Any) -> None:
 def test_without_a_limit_all_critiques_are_under_way_at_once() -> None:
     gauges = {"all": Gauge()}
     with Loopback(in_format, measured(gauges, 0.3)) as server:
-        AttentionMoA(SIGNATURE, [server.lm(name) for name in "abc"], 1)(question="?")
+        AttentionMoA(SIGNATURE, [server.lm(name) for name in "abc"], layers=1)(question="?")
     assert gauges["all"].most >= 8
 
 
@@ -77,7 +77,7 @@ def test_limits_of_models_and_of_the_process_hold_together() -> None:
     limit_concurrency(1, model="openai/a")
     limit_concurrency(2, model="openai/b")
     with Loopback(in_format, measured(gauges)) as server:
-        AttentionMoA(SIGNATURE, [server.lm(name) for name in "abc"], 1)(question="?")
+        AttentionMoA(SIGNATURE, [server.lm(name) for name in "abc"], layers=1)(question="?")
     assert gauges["all"].most == 3
     assert gauges["a"].most == 1
     assert gauges["b"].most <= 2
@@ -88,7 +88,7 @@ def test_limits_hold_across_threads_and_event_loops() -> None:
     gauges = {"all": Gauge()}
     limit_concurrency(2, model=MODEL)
     with Loopback(in_format, measured(gauges, 0.01)) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm()] * 2, 1, tolerance=Tolerance(timeout=20))
+        moa = AttentionMoA(SIGNATURE, [server.lm()] * 2, layers=1, tolerance=Tolerance(timeout=20))
 
         async def both() -> None:
             await asyncio.gather(moa.acall(question="1"), moa.acall(question="2"))
@@ -110,7 +110,7 @@ def test_waiting_for_a_turn_is_on_record_and_is_not_counted_into_the_timeout() -
 
     with Loopback(in_format, hold) as server:
         tolerance = Tolerance(timeout=1.0)
-        moa = AttentionMoA(SIGNATURE, [server.lm()] * 8, 1, attention="none", tolerance=tolerance)
+        moa = AttentionMoA(SIGNATURE, [server.lm()] * 8, layers=1, attention="none", tolerance=tolerance)
         began = time.monotonic()
         trace = moa(question="?").trace
         took = time.monotonic() - began
@@ -136,7 +136,7 @@ def test_a_wait_between_tries_holds_no_place() -> None:
 
     with Loopback(reply) as server:
         lm = server.lm(num_retries=1)
-        moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+        moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
         asyncio.run(both())
     assert tries == ["first", "second", "first"]
 
@@ -173,7 +173,7 @@ def test_those_of_the_same_group_go_on_and_the_rest_in_order_of_arrival() -> Non
 def test_the_critiques_of_one_agent_follow_one_another_within_each_run() -> None:
     limit_concurrency(1, model=MODEL)
     with Loopback(in_format) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm()] * 3, 1)
+        moa = AttentionMoA(SIGNATURE, [server.lm()] * 3, layers=1)
 
         async def both() -> None:
             await asyncio.gather(moa.acall(question="one?"), moa.acall(question="two?"))
@@ -263,7 +263,7 @@ def test_a_limit_that_is_set_again_counts_the_calls_that_are_under_way() -> None
     gauges = {"all": Gauge()}
     with Loopback(in_format, measured(gauges, 0.3)) as server, ThreadPoolExecutor(8) as pool:
         limit_concurrency(2)
-        moa = AttentionMoA(SIGNATURE, [server.lm()], 1, attention="none", aggregation="none")
+        moa = AttentionMoA(SIGNATURE, [server.lm()], layers=1, attention="none", aggregation="none")
         runs = [pool.submit(moa, question=str(number)) for number in range(8)]
         assert until(lambda: gauges["all"].inside == 2)
         limit_concurrency(2)
@@ -288,13 +288,13 @@ async def hold(call):
 
 with Loopback(hold=hold) as server:
     limit_concurrency(1)
-    moa = AttentionMoA("question -> answer", [server.lm()], 1, attention="none", aggregation="none")
+    moa = AttentionMoA("question -> answer", [server.lm()], layers=1, attention="none", aggregation="none")
     thread = threading.Thread(target=lambda: moa(question="slow"))
     thread.start()
     assert until(lambda: bool(server.calls))
     child = os.fork()
     if child == 0:
-        own = AttentionMoA("question -> answer", [server.lm()], 1, attention="none", aggregation="none")
+        own = AttentionMoA("question -> answer", [server.lm()], layers=1, attention="none", aggregation="none")
         os._exit(0 if own(question="quick").answer == "a reply" else 1)
     thread.join()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -312,7 +312,7 @@ def test_many_runs_under_a_limit_all_end() -> None:
     gauges = {"all": Gauge()}
     limit_concurrency(4)
     with Loopback(in_format, measured(gauges, 0.001)) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("a"), server.lm("b")], 1)
+        moa = AttentionMoA(SIGNATURE, [server.lm("a"), server.lm("b")], layers=1)
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda number: moa(question=str(number)).answer, range(12)))
     assert answers == ["an answer"] * 12

@@ -32,7 +32,7 @@ def test_sequential_depth_is_four_calls_and_five_for_each_further_layer(
     steps = LockStep()
     with Loopback(reply, steps) as server:
         lms = [server.lm(f"model-{i}") for i in range(agents)]
-        moa = AttentionMoA("question -> answer", lms, layers, attention=attention)
+        moa = AttentionMoA("question -> answer", lms, layers=layers, attention=attention)
         trace = moa(question="?").trace
         assert moa.architecture.depth == depth
         assert len(steps.rounds) == depth
@@ -42,20 +42,22 @@ def test_sequential_depth_is_four_calls_and_five_for_each_further_layer(
 def test_all_critiques_of_a_layer_are_under_way_at_once() -> None:
     steps = LockStep()
     with Loopback(reply, steps) as server:
-        AttentionMoA("question -> answer", [server.lm(f"model-{i}") for i in range(4)], 1)(question="?")
+        AttentionMoA("question -> answer", [server.lm(f"model-{i}") for i in range(4)], layers=1)(question="?")
     assert steps.rounds == [4, 16, 4, 1]
 
 
 def test_moa_has_two_calls_in_sequence_for_each_layer() -> None:
     steps = LockStep()
     with Loopback(reply, steps) as server:
-        mixture_of_agents("question -> answer", [server.lm(f"model-{i}") for i in range(3)], 3)(question="?")
+        mixture_of_agents("question -> answer", [server.lm(f"model-{i}") for i in range(3)], layers=3)(question="?")
     assert steps.rounds == [3, 1] * 3
 
 
 def test_the_trace_adds_up_to_what_the_server_counted() -> None:
     with Loopback(reply) as server:
-        trace = AttentionMoA("question -> answer", [server.lm(f"model-{i}") for i in range(3)], 2)(question="?").trace
+        trace = AttentionMoA("question -> answer", [server.lm(f"model-{i}") for i in range(3)], layers=2)(
+            question="?"
+        ).trace
         prompt = sum(len(str(m["content"]).split()) for call in server.calls for m in call.body["messages"])
     assert trace.tokens.prompt == prompt
     assert trace.calls == len(server.calls)

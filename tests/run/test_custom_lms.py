@@ -69,7 +69,7 @@ class OnTop(ScriptedLM):
 
 def test_an_engine_without_an_async_counterpart_is_called_in_threads() -> None:
     lms = [dspy.LM(f"own/{i}", engine=ThreadsOnly(together=1), cache=False) for i in range(2)]
-    trace = AttentionMoA(SIGNATURE, lms, 2)(question="?").trace
+    trace = AttentionMoA(SIGNATURE, lms, layers=2)(question="?").trace
     assert {step.status for step in trace.steps} == {"ok"}
     assert trace.tokens.total == 9 * trace.calls
 
@@ -77,14 +77,14 @@ def test_an_engine_without_an_async_counterpart_is_called_in_threads() -> None:
 def test_calls_in_threads_are_under_way_together() -> None:
     engine = ThreadsOnly(together=3)
     lms = [dspy.LM(f"own/{i}", engine=engine, cache=False) for i in range(3)]
-    moa = AttentionMoA(SIGNATURE, lms, 1, attention="none", aggregation="vote")
+    moa = AttentionMoA(SIGNATURE, lms, layers=1, attention="none", aggregation="vote")
     assert moa(question="?").answer == "an answer"
 
 
 @pytest.mark.parametrize("kind", [ForwardOnly, Both])
 def test_a_model_with_a_forward_of_its_own_works_and_keeps_its_state(kind: type[ForwardOnly]) -> None:
     lm = kind()
-    trace = AttentionMoA(SIGNATURE, [lm, lm], 1)(question="?").trace
+    trace = AttentionMoA(SIGNATURE, [lm, lm], layers=1)(question="?").trace
     assert {step.status for step in trace.steps} == {"ok"}
     assert lm.calls == trace.calls == 9
     assert trace.tokens.total == 9 * 9
@@ -97,13 +97,13 @@ def test_a_forward_on_top_of_dspys_own_is_not_passed_over() -> None:
             return completion(self.model)
 
     lm = Shouting("own/shouting", cache=False)
-    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
     assert moa(question="?").answer == "an answer"
 
 
 def test_what_a_subclass_notes_down_in_a_call_is_there_afterwards() -> None:
     lm = OnTop(in_format)
-    trace = AttentionMoA(SIGNATURE, [lm, lm], 2)(question="?").trace
+    trace = AttentionMoA(SIGNATURE, [lm, lm], layers=2)(question="?").trace
     assert lm.calls == trace.calls == len(lm.requests)
 
 
@@ -116,7 +116,7 @@ def test_a_models_own_retries_are_left_as_they_are_and_not_used() -> None:
         return in_format(request)
 
     lm = OnTop(reply, num_retries=5)
-    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none", tolerance=Tolerance(retries=2))
+    moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none", tolerance=Tolerance(retries=2))
     trace = moa(question="?").trace
     assert (trace.calls, lm.calls, lm.num_retries) == (3, 3, 5)
     assert [failure.kind for failure in trace.steps[0].failures] == ["server", "server"]
@@ -137,7 +137,7 @@ class Aside(dspy.BaseLM):
 
 def test_a_call_of_which_dspy_hears_nothing_is_counted_and_estimated() -> None:
     lm = Aside("an answer")
-    moa = AttentionMoA(SIGNATURE, [lm] * 3, 1)
+    moa = AttentionMoA(SIGNATURE, [lm] * 3, layers=1)
     trace = moa(question="?", budget=Budget(calls=3)).trace
     assert lm.calls == trace.calls == 3
     assert trace.cached_calls == 0
@@ -146,7 +146,7 @@ def test_a_call_of_which_dspy_hears_nothing_is_counted_and_estimated() -> None:
 
 def test_an_unusable_reply_of_such_a_model_is_not_drawn_again() -> None:
     lm = Aside("   ")
-    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
     with pytest.raises(AllProposalsFailedError):
         moa(question="?", budget=Budget(calls=3))
     assert lm.calls <= 3
@@ -162,7 +162,7 @@ class Aside(dspy.BaseLM):
         await asyncio.sleep(0.05)
         return ["an answer"]
 
-moa = AttentionMoA("question -> answer", [Aside("own/aside")], 1, attention="none", aggregation="none")
+moa = AttentionMoA("question -> answer", [Aside("own/aside")], layers=1, attention="none", aggregation="none")
 assert "litellm" not in sys.modules
 began = time.perf_counter()
 moa(question="?", budget=Budget(**{limits}))
@@ -180,12 +180,14 @@ def test_what_is_only_bookkeeping_takes_no_time_of_the_run(limits: dict[str, Any
 
 def test_an_image_is_not_estimated_as_the_text_that_it_is_sent_as() -> None:
     picture = dspy.Image("data:image/png;base64," + "A" * 100_000)
-    moa = AttentionMoA("image: dspy.Image -> answer", [Aside("an answer")], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(
+        "image: dspy.Image -> answer", [Aside("an answer")], layers=1, attention="none", aggregation="none"
+    )
     assert moa(image=picture).trace.tokens.prompt < 1500
 
 
 def test_a_run_without_an_answer_always_says_why() -> None:
-    moa = AttentionMoA(SIGNATURE, [Aside("an answer")], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [Aside("an answer")], layers=1, attention="none", aggregation="none")
     with pytest.raises(AllProposalsFailedError, match="budget: "):
         moa(question="?", budget=Budget(seconds=1e-6, tokens=100_000))
 
@@ -212,11 +214,15 @@ class Hanging(ForwardOnly):
 def test_calls_that_hang_in_threads_take_no_other_model_along() -> None:
     lm = Hanging()
     try:
-        hanging = AttentionMoA(SIGNATURE, [lm] * 12, 1, attention="none", tolerance=Tolerance(timeout=0.3, retries=0))
+        hanging = AttentionMoA(
+            SIGNATURE, [lm] * 12, layers=1, attention="none", tolerance=Tolerance(timeout=0.3, retries=0)
+        )
         with pytest.raises(AllProposalsFailedError):
             hanging(question="?")
         assert lm.under_way == 12
-        healthy = AttentionMoA(SIGNATURE, [ScriptedLM(in_format)] * 2, 1, tolerance=Tolerance(timeout=3, retries=0))
+        healthy = AttentionMoA(
+            SIGNATURE, [ScriptedLM(in_format)] * 2, layers=1, tolerance=Tolerance(timeout=3, retries=0)
+        )
         assert {step.status for step in healthy(question="?").trace.steps} == {"ok"}
     finally:
         lm.go.set()
@@ -227,7 +233,7 @@ def test_a_call_in_a_thread_keeps_its_place_until_the_thread_ends() -> None:
     lm.model = "own/limited"
     limit_concurrency(1, model=lm.model)
     try:
-        moa = AttentionMoA(SIGNATURE, [lm] * 4, 1, attention="none", tolerance=Tolerance(timeout=0.2, retries=0))
+        moa = AttentionMoA(SIGNATURE, [lm] * 4, layers=1, attention="none", tolerance=Tolerance(timeout=0.2, retries=0))
         with pytest.raises(AllProposalsFailedError):
             moa(question="?", budget=Budget(seconds=2))
         assert lm.peak == 1
@@ -246,7 +252,7 @@ class Free(Aside):
 
 def test_a_free_call_that_is_cut_short_may_not_be_billed() -> None:
     moa = AttentionMoA(
-        SIGNATURE, [ScriptedLM("an answer"), Free("late")], 1, attention="none", aggregation="vote",
+        SIGNATURE, [ScriptedLM("an answer"), Free("late")], layers=1, attention="none", aggregation="vote",
         tolerance=Tolerance(quorum=1, grace=0.0),
     )  # fmt: skip
     trace = moa(question="?").trace
@@ -256,7 +262,7 @@ def test_a_free_call_that_is_cut_short_may_not_be_billed() -> None:
 
 def test_an_input_that_dspy_takes_for_its_own_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="completions"):
-        AttentionMoA("completions -> answer", [ScriptedLM("an answer")], 1)
+        AttentionMoA("completions -> answer", [ScriptedLM("an answer")], layers=1)
 
 
 class Slotted(Aside):
@@ -271,7 +277,7 @@ class Slotted(Aside):
 
 
 def test_a_model_may_keep_its_state_in_slots_and_copy_itself() -> None:
-    moa = AttentionMoA(SIGNATURE, [Slotted()], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [Slotted()], layers=1, attention="none", aggregation="none")
     assert moa(question="?").answer == "an answer"
 
 
@@ -290,7 +296,7 @@ class Mine(Tagged, tag="mine"):
 
 
 def test_no_class_is_made_of_a_users_class() -> None:
-    trace = AttentionMoA(SIGNATURE, [Mine(in_format), Mine(in_format)], 1)(question="?").trace
+    trace = AttentionMoA(SIGNATURE, [Mine(in_format), Mine(in_format)], layers=1)(question="?").trace
     assert {step.status for step in trace.steps} == {"ok"}
     assert Tagged.kinds == ["mine"]
 
@@ -314,7 +320,7 @@ def mistaken(request: Request) -> str:
     [(Mistaken(), AttributeError), (MistakenToo("x"), TypeError), (ScriptedLM(mistaken), AttributeError)],
 )
 def test_a_programming_error_in_a_users_model_is_raised_as_such(lm: dspy.BaseLM, error: type[Exception]) -> None:
-    moa = AttentionMoA(SIGNATURE, [ScriptedLM(in_format), lm], 1)
+    moa = AttentionMoA(SIGNATURE, [ScriptedLM(in_format), lm], layers=1)
     with pytest.raises(error):
         moa(question="?")
 
@@ -328,7 +334,7 @@ def test_a_model_is_seen_as_what_it_is() -> None:
             return await super().acall(lm, *args, **kwargs)
 
     lm = OnTop("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]", num_retries=4)
-    moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none")
+    moa = AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none")
     with dspy.context(adapter=Looking(use_json_adapter_fallback=False)):
         moa(question="?")
     assert seen == [(True, True, "scripted/model", 0, 0)]
@@ -337,5 +343,5 @@ def test_a_model_is_seen_as_what_it_is() -> None:
 
 def test_dspys_own_dummy_works() -> None:
     lm = dspy.utils.DummyLM([{"answer": "42"}] * 9)
-    moa = AttentionMoA("question -> answer: int", [lm], 1, attention="none", aggregation="none", reasoning=False)
+    moa = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none", reasoning=False)
     assert moa(question="?").answer == 42

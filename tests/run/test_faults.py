@@ -42,7 +42,7 @@ def replies(*first: Reply, then: Reply = "an answer") -> Any:
 
 def one_call(server: Loopback, tolerance: Tolerance | None = None, **options: Any) -> AttentionMoA:
     lm = server.lm(**options)
-    return AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none", tolerance=tolerance)
+    return AttentionMoA(SIGNATURE, [lm], layers=1, attention="none", aggregation="none", tolerance=tolerance)
 
 
 def run(program: AttentionMoA, **options: Any) -> tuple[Prediction | Exception, Trace]:
@@ -147,7 +147,7 @@ def test_a_provider_that_asks_for_more_patience_than_there_is_counts_as_failing(
 def test_nobody_answers_and_every_cause_is_told() -> None:
     faults = {"a": refusal(401, "bad key"), "b": refusal(402, "no money"), "c": Http(200, {"result": 1})}
     with Loopback(lambda body: faults[body["model"]]) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(name) for name in faults], 2)
+        moa = AttentionMoA(SIGNATURE, [server.lm(name) for name in faults], layers=2)
         error, trace = run(moa)
         assert isinstance(error, AllProposalsFailedError)
         assert set(error.causes) == {"a", "b", "c"}
@@ -167,7 +167,7 @@ def test_every_cause_of_every_try_is_told_in_order() -> None:
 
 def test_a_spent_budget_hides_no_cause() -> None:
     with Loopback(lambda body: refusal(503, "the real cause", retry_after="0")) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=Tolerance(retries=0))
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, tolerance=Tolerance(retries=0))
         error, _ = run(moa, budget=Budget(calls=4))
         assert isinstance(error, AllProposalsFailedError)
         assert set(error.causes) == {"m0", "m1", "m2"}
@@ -183,7 +183,7 @@ def test_a_provider_that_asks_for_more_patience_than_there_is_has_nothing_to_do_
     for retries in (0, 2):
         with Loopback(reply) as server:
             lms = [server.lm(f"m{i}") for i in range(3)]
-            moa = AttentionMoA(SIGNATURE, lms, 2, tolerance=Tolerance(retries=retries))
+            moa = AttentionMoA(SIGNATURE, lms, layers=2, tolerance=Tolerance(retries=retries))
             _, trace = run(moa, budget=Budget(seconds=300))
             assert (trace.stopped_by, trace.layers) == ("layers", 2)
 
@@ -191,7 +191,7 @@ def test_a_provider_that_asks_for_more_patience_than_there_is_has_nothing_to_do_
 @pytest.mark.parametrize(("retry_after", "asked"), [("3600", 1), ("0.3", 2)])
 def test_the_last_resort_leaves_a_provider_alone_for_as_long_as_it_asks(retry_after: str, asked: int) -> None:
     with Loopback(lambda body: refusal(429, SECRET, retry_after=retry_after)) as server:
-        run(AttentionMoA(SIGNATURE, [server.lm()], 1, tolerance=Tolerance(retries=0)), budget=Budget(calls=2))
+        run(AttentionMoA(SIGNATURE, [server.lm()], layers=1, tolerance=Tolerance(retries=0)), budget=Budget(calls=2))
         first, *again = [call.arrived for call in server.calls]
         assert len(again) == asked - 1
         assert all(later - first >= 0.3 for later in again)
@@ -200,7 +200,7 @@ def test_the_last_resort_leaves_a_provider_alone_for_as_long_as_it_asks(retry_af
 @pytest.mark.parametrize("fault", [refusal(401, "bad key"), refusal(402, "no money")], ids=["key", "account"])
 def test_a_model_whose_key_or_account_is_refused_is_not_asked_again_in_the_run(fault: Reply) -> None:
     with Loopback(lambda body: fault if body["model"] == "m0" else in_format(body)) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 3)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=3)
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
         assert [call.body["model"] for call in server.calls].count("m0") == 1
@@ -228,7 +228,7 @@ def failing_in(role: str, fault: Reply, model: str | None = None) -> Any:
 @pytest.mark.parametrize("fault", [refusal(500, SECRET), Http(200, {"result": SECRET}), Reset()], ids=str)
 def test_one_failing_role_never_stops_a_run_and_its_words_reach_no_prompt(role: str, fault: Reply) -> None:
     with Loopback(failing_in(role, fault, "m0")) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 2, tolerance=Tolerance(retries=0))
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=2, tolerance=Tolerance(retries=0))
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
         assert outcome.answer.startswith("an answer")
@@ -245,7 +245,7 @@ def test_in_a_failed_aggregators_place_goes_the_next_model_and_in_the_end_the_an
         return "odd" if body["model"] == "m0" else "even"
 
     with Loopback(reply) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, attention="none")
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, attention="none")
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
         assert outcome.answer == "even"
@@ -274,7 +274,7 @@ def latencies(seconds: dict[tuple[str, str], float]) -> Any:
 def test_the_same_model_on_another_server_stands_in_for_the_aggregator() -> None:
     with Loopback(lambda body: refusal(500, SECRET)) as down, Loopback(in_format) as up:
         moa = AttentionMoA(
-            SIGNATURE, [up.lm("m"), up.lm("m")], 1, aggregator=down.lm("m"), tolerance=Tolerance(retries=0)
+            SIGNATURE, [up.lm("m"), up.lm("m")], layers=1, aggregator=down.lm("m"), tolerance=Tolerance(retries=0)
         )
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
@@ -284,7 +284,9 @@ def test_the_same_model_on_another_server_stands_in_for_the_aggregator() -> None
 
 def test_at_a_layers_deadline_it_aggregates_what_there_is() -> None:
     with Loopback(in_format, latencies({("m2", "propose"): 30, ("m0", "refine"): 30})) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=Tolerance(layer_deadline=1))
+        moa = AttentionMoA(
+            SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, tolerance=Tolerance(layer_deadline=1)
+        )
         began = time.monotonic()
         outcome, trace = run(moa)
         assert time.monotonic() - began < 2
@@ -305,7 +307,7 @@ def test_a_late_agent_is_absent_for_its_critiques_too(attention: Any, role: str)
         tolerance = Tolerance(quorum=2, grace=0.1)
         lms = [server.lm(f"m{i}") for i in range(3)]
         began = time.monotonic()
-        outcome, trace = run(AttentionMoA(SIGNATURE, lms, 1, attention=attention, tolerance=tolerance))
+        outcome, trace = run(AttentionMoA(SIGNATURE, lms, layers=1, attention=attention, tolerance=tolerance))
         assert time.monotonic() - began < 5
         assert isinstance(outcome, Prediction)
         assert {step.status for step in trace.select(stage="refine") if step.agent != "m2"} == {"ok"}
@@ -316,7 +318,7 @@ def test_a_late_agent_is_absent_for_its_critiques_too(attention: Any, role: str)
 
 def test_a_step_that_a_deadline_cuts_says_so() -> None:
     with Loopback(lambda body: Hang()) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm("m0")], 1, tolerance=Tolerance(layer_deadline=0.3))
+        moa = AttentionMoA(SIGNATURE, [server.lm("m0")], layers=1, tolerance=Tolerance(layer_deadline=0.3))
         error, trace = run(moa)
         assert isinstance(error, AllProposalsFailedError)
         assert error.causes == {"m0": "cancelled: the layer's deadline of 0.3 s was over"}
@@ -326,18 +328,20 @@ def test_a_step_that_a_deadline_cuts_says_so() -> None:
 @pytest.mark.parametrize("tolerance", [Tolerance(layer_deadline=0.5), Tolerance(timeout=0.5)], ids=["cut", "late"])
 def test_what_a_call_without_an_answer_costs_is_not_known_and_not_guessed_as_nothing(tolerance: Tolerance) -> None:
     with Loopback(lambda body: Hang() if body["model"] == "slow" else in_format(body)) as server:
-        _, trace = run(AttentionMoA(SIGNATURE, [server.lm("gpt-4.1"), server.lm("slow")], 1, tolerance=tolerance))
+        _, trace = run(
+            AttentionMoA(SIGNATURE, [server.lm("gpt-4.1"), server.lm("slow")], layers=1, tolerance=tolerance)
+        )
         assert trace.cost_is_lower_bound
         assert sum(step.unanswered for step in trace.steps) == sum(call.answered is None for call in server.calls)
         assert "cut short, which may be billed" in trace.summary()
-        _, answered = run(AttentionMoA(SIGNATURE, [server.lm("gpt-4.1")], 1))
+        _, answered = run(AttentionMoA(SIGNATURE, [server.lm("gpt-4.1")], layers=1))
         assert not answered.cost_is_lower_bound
 
 
 def test_a_strict_run_keeps_the_deadline_that_was_asked_for() -> None:
     with Loopback(in_format, latencies({("m1", "propose"): 30})) as server:
         tolerance = Tolerance(strict=True, layer_deadline=0.5)
-        outcome, _ = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 1, tolerance=tolerance))
+        outcome, _ = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=1, tolerance=tolerance))
         assert isinstance(outcome, Prediction)
 
 
@@ -345,7 +349,7 @@ def test_a_strict_run_keeps_the_deadline_that_was_asked_for() -> None:
 def test_a_quorum_goes_on_when_the_grace_is_over(grace: float) -> None:
     with Loopback(in_format, latencies({("m2", "propose"): 30})) as server:
         tolerance = Tolerance(quorum=2, grace=grace)
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=tolerance)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, tolerance=tolerance)
         began = time.monotonic()
         outcome, trace = run(moa)
         assert grace <= time.monotonic() - began < 2 * grace + 1.5
@@ -358,7 +362,7 @@ def test_a_quorum_goes_on_when_the_grace_is_over(grace: float) -> None:
 def test_the_grace_is_enough_for_those_who_are_nearly_there() -> None:
     with Loopback(in_format, latencies({("m2", "refine"): 0.2})) as server:
         tolerance = Tolerance(quorum=2, grace=5)
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=tolerance)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, tolerance=tolerance)
         began = time.monotonic()
         _, trace = run(moa)
         assert time.monotonic() - began < 3
@@ -368,7 +372,7 @@ def test_the_grace_is_enough_for_those_who_are_nearly_there() -> None:
 def test_a_critique_that_nobody_will_read_is_given_up() -> None:
     with Loopback(in_format, latencies({("m2", "critique"): 30})) as server:
         moa = AttentionMoA(
-            SIGNATURE, [server.lm(f"m{i}") for i in range(3)], 1, tolerance=Tolerance(quorum=2, grace=0.3)
+            SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=1, tolerance=Tolerance(quorum=2, grace=0.3)
         )
         _, trace = run(moa)
         refined_at = max(call.arrived for call in server.calls if role_of(call) == "refine")
@@ -381,7 +385,7 @@ def test_a_critique_that_nobody_will_read_is_given_up() -> None:
 
 def test_a_quorum_of_failures_is_none() -> None:
     with Loopback(failing_in("propose", refusal(401, SECRET), "m0")) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 1, tolerance=Tolerance(quorum=1))
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=1, tolerance=Tolerance(quorum=1))
         outcome, _ = run(moa)
         assert isinstance(outcome, Prediction)
 
@@ -397,7 +401,7 @@ def test_a_strict_run_fails_at_once_and_cancels_the_rest(role: str) -> None:
     with Loopback(failing_in(role, refusal(401, SECRET), "m0"), hold) as server:
         lms = [server.lm(f"m{i}") for i in range(2)]
         began = time.monotonic()
-        error, trace = run(AttentionMoA(SIGNATURE, lms, 2, tolerance=Tolerance(strict=True)))
+        error, trace = run(AttentionMoA(SIGNATURE, lms, layers=2, tolerance=Tolerance(strict=True)))
         assert time.monotonic() - began < 5
         assert isinstance(error, StepFailedError)
         assert (error.stage, error.kind) == (role, "auth")
@@ -412,7 +416,9 @@ def test_a_strict_run_fails_at_once_and_cancels_the_rest(role: str) -> None:
 
 def test_a_strict_run_within_its_budget_is_no_failure() -> None:
     with Loopback(in_format) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 2, tolerance=Tolerance(strict=True))
+        moa = AttentionMoA(
+            SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=2, tolerance=Tolerance(strict=True)
+        )
         outcome, trace = run(moa, budget=Budget(calls=5))
         assert isinstance(outcome, Prediction)
         assert trace.stopped_by == "budget"
@@ -441,7 +447,7 @@ def critiques_of_lengths(limit: int) -> Any:
 )
 def test_a_prompt_that_is_too_long_loses_its_longest_critiques(limit: int, kept: list[int]) -> None:
     with Loopback(critiques_of_lengths(limit)) as server:
-        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}", num_retries=3) for i in range(3)], 1)
+        moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}", num_retries=3) for i in range(3)], layers=1)
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
         prompts = [call.prompt for call in server.calls if role_of(call) == "refine" and call.body["model"] == "m1"]
@@ -482,14 +488,14 @@ def test_whatever_words_a_server_has_for_a_prompt_that_is_too_long(words: str) -
         return TOO_LONG[words] if long else in_format(body)
 
     with Loopback(reply) as server:
-        _, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 1))
+        _, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=1))
         tried = [(step.status, step.error and step.error.kind) for step in trace.select(stage="refine", agent="m0")]
         assert tried == [("failed", "context_window_exceeded"), ("ok", None)]
 
 
 def test_what_a_model_writes_of_context_windows_is_no_overflow() -> None:
     with Loopback(lambda body: "the maximum context length is exceeded") as server:
-        moa = AttentionMoA("question -> answer: int", [server.lm()], 1, attention="none", aggregation="none")
+        moa = AttentionMoA("question -> answer: int", [server.lm()], layers=1, attention="none", aggregation="none")
         _, trace = run(moa)
         assert [failure.kind for failure in trace.steps[0].failures] == ["adapter_parse_error"] * 2
 
@@ -503,7 +509,7 @@ def test_an_empty_synthesis_is_no_answer(nothing: str) -> None:
         return in_format(body, nothing) if role_of(body) == "synthesize" else in_format(body)
 
     with Loopback(reply) as server:
-        outcome, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 2))
+        outcome, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=2))
         assert isinstance(outcome, Prediction)
         assert outcome.answer == "an answer"
         assert trace.stopped_by == "failure"
@@ -516,7 +522,9 @@ def test_an_agent_that_writes_nothing_visible_is_out_whatever_the_adapter(adapte
         return in_role(body, "\u200b" if body["model"] == "m0" else "an answer", typed=False)
 
     with Loopback(reply) as server, dspy.context(adapter=adapter):
-        outcome, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], 1, server.lm("m1")))
+        outcome, trace = run(
+            AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=1, aggregator=server.lm("m1"))
+        )
         assert isinstance(outcome, Prediction)
         assert outcome.answer == "an answer"
         assert [step.status for step in trace.select(stage="propose")] == ["failed", "ok"]
@@ -526,7 +534,12 @@ def test_a_typed_answer_needs_no_words_beside_it() -> None:
     marked = "[[ ## note ## ]]\n\n[[ ## answer ## ]]\n3\n\n[[ ## completed ## ]]"
     with Loopback(lambda body: marked) as server:
         moa = AttentionMoA(
-            "question -> note, answer: int", [server.lm()], 1, attention="none", aggregation="none", reasoning=False
+            "question -> note, answer: int",
+            [server.lm()],
+            layers=1,
+            attention="none",
+            aggregation="none",
+            reasoning=False,
         )
         outcome, _ = run(moa)
         assert isinstance(outcome, Prediction)
@@ -548,7 +561,9 @@ class Ears(BaseCallback):
 def test_history_and_callbacks_stay_those_of_the_users_model(retries: int) -> None:
     with Loopback(replies(refusal(500, SECRET, retry_after="0"), then="fine")) as server:
         lm = server.lm(num_retries=retries)
-        moa = AttentionMoA(SIGNATURE, [lm], 1, attention="none", aggregation="none", tolerance=Tolerance(retries=1))
+        moa = AttentionMoA(
+            SIGNATURE, [lm], layers=1, attention="none", aggregation="none", tolerance=Tolerance(retries=1)
+        )
         early, late = Ears(), Ears()
         lm.callbacks.append(early)
         assert moa(question="?").answer == "fine"
@@ -593,7 +608,9 @@ def test_typed_answers_survive_wrong_formats() -> None:
         return formats[body["model"]] or in_role(body, "3", typed=True)
 
     with Loopback(reply) as server:
-        moa = AttentionMoA("question -> answer: int", [server.lm(name) for name in formats], 1, server.lm("m2"))
+        moa = AttentionMoA(
+            "question -> answer: int", [server.lm(name) for name in formats], layers=1, aggregator=server.lm("m2")
+        )
         outcome, trace = run(moa)
         assert isinstance(outcome, Prediction)
         assert outcome.answer == 3
@@ -604,4 +621,4 @@ def test_typed_answers_survive_wrong_formats() -> None:
 
 def test_a_model_that_is_not_there_is_a_mistake_and_no_failure() -> None:
     with pytest.raises(ConfigurationError):
-        AttentionMoA(SIGNATURE, [None], 1)(question="?")  # type: ignore[list-item]
+        AttentionMoA(SIGNATURE, [None], layers=1)(question="?")  # type: ignore[list-item]

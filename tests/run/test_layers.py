@@ -61,7 +61,9 @@ shapes = st.integers(1, 6).flatmap(
 def test_the_number_of_calls_is_exactly_the_formulas(shape: tuple[int, int, Any, Any, bool]) -> None:
     agents, layers, attention, residual, shared = shape
     lms = numbered_agents(agents)
-    moa = AttentionMoA("question -> answer", lms, layers, attention=attention, residual=residual, shared_prompts=shared)
+    moa = AttentionMoA(
+        "question -> answer", lms, layers=layers, attention=attention, residual=residual, shared_prompts=shared
+    )
 
     trace = moa(question="?").trace
 
@@ -77,7 +79,7 @@ def words(text: str) -> list[str]:
 
 
 def test_a_refinement_reads_exactly_the_critiques_of_its_own_answer() -> None:
-    trace = AttentionMoA("question -> answer", numbered_agents(3), 1)(question="?").trace
+    trace = AttentionMoA("question -> answer", numbered_agents(3), layers=1)(question="?").trace
     for agent in ("A", "B", "C"):
         (refined,) = trace.select(stage="refine", agent=agent)
         critiques = [step.text for step in trace.select(stage="critique", target=agent)]
@@ -97,7 +99,7 @@ def prompts_with_reply(trace: moa_dspy.Trace, reply: str) -> str:
 
 def test_who_reads_what_in_every_stage_of_every_layer() -> None:
     lms = numbered_agents(3)
-    trace = AttentionMoA("question -> answer", lms, 3)(question="?").trace
+    trace = AttentionMoA("question -> answer", lms, layers=3)(question="?").trace
 
     def text(**where: Any) -> str:
         (step,) = trace.select(**where)
@@ -127,14 +129,14 @@ def test_who_reads_what_in_every_stage_of_every_layer() -> None:
 
 
 def test_the_first_layers_aggregate_is_its_output() -> None:
-    trace = AttentionMoA("question -> answer", numbered_agents(2), 2)(question="?").trace
+    trace = AttentionMoA("question -> answer", numbered_agents(2), layers=2)(question="?").trace
     (aggregate,) = trace.select(layer=1, stage="aggregate")
     assert trace.outputs[0] == {"answer": aggregate.text}
 
 
 def test_early_stop_returns_the_last_accepted_output_and_later_layers_cost_nothing() -> None:
     lms = numbered_agents(3, improved=False)
-    prediction = AttentionMoA("question -> answer", lms, 4)(question="?")
+    prediction = AttentionMoA("question -> answer", lms, layers=4)(question="?")
     trace = prediction.trace
 
     assert trace.stopped_by == "no_improvement"
@@ -147,7 +149,7 @@ def test_early_stop_returns_the_last_accepted_output_and_later_layers_cost_nothi
 
 def test_without_early_stop_the_decision_is_on_record_and_all_layers_are_run() -> None:
     lms = numbered_agents(2, improved=False)
-    prediction = AttentionMoA("question -> answer", lms, 3, early_stop=False)(question="?")
+    prediction = AttentionMoA("question -> answer", lms, layers=3, early_stop=False)(question="?")
 
     assert prediction.trace.layers == 3
     assert prediction.trace.improved == (False, False)
@@ -156,7 +158,7 @@ def test_without_early_stop_the_decision_is_on_record_and_all_layers_are_run() -
 
 
 def test_without_residual_a_layers_aggregate_is_handed_on() -> None:
-    prediction = AttentionMoA("question -> answer", numbered_agents(2), 3, residual="none")(question="?")
+    prediction = AttentionMoA("question -> answer", numbered_agents(2), layers=3, residual="none")(question="?")
     aggregates = [step.text for step in prediction.trace.select(stage="aggregate")]
     assert [output["answer"] for output in prediction.trace.outputs] == aggregates
     assert prediction.answer == aggregates[-1]
@@ -164,7 +166,7 @@ def test_without_residual_a_layers_aggregate_is_handed_on() -> None:
 
 def test_the_aggregator_writes_aggregates_and_syntheses_and_nothing_else() -> None:
     judge = ScriptedLM(in_role("judged"), model="scripted/judge")
-    prediction = AttentionMoA("question -> answer", numbered_agents(2), 2, judge)(question="?")
+    prediction = AttentionMoA("question -> answer", numbered_agents(2), layers=2, aggregator=judge)(question="?")
     assert prediction.answer == "judged"
     by_judge = [step.stage for step in prediction.trace.steps if step.model == "scripted/judge"]
     assert by_judge == ["aggregate", "aggregate", "synthesize"]
@@ -173,7 +175,7 @@ def test_the_aggregator_writes_aggregates_and_syntheses_and_nothing_else() -> No
 def test_a_persona_is_read_by_its_agent_alone() -> None:
     lms = numbered_agents(2)
     pirate = moa_dspy.Agent(lms[0], persona="You are a pirate.")
-    AttentionMoA("question -> answer", [pirate, lms[1]], 2, aggregator=lms[1])(question="?")
+    AttentionMoA("question -> answer", [pirate, lms[1]], layers=2, aggregator=lms[1])(question="?")
     assert all("pirate" in prompt_of(request) for request in lms[0].requests)
     assert not any("pirate" in prompt_of(request) for request in lms[1].requests)
 
@@ -191,7 +193,7 @@ def failing(stage_marker: str, text: str = "fine") -> ScriptedLM:
 
 def test_an_agent_whose_proposal_fails_is_out_of_that_layer() -> None:
     broken, good = failing("Read the question"), numbered_agents(2)
-    trace = AttentionMoA("question -> answer", [broken, *good], 1, aggregator=good[0])(question="?").trace
+    trace = AttentionMoA("question -> answer", [broken, *good], layers=1, aggregator=good[0])(question="?").trace
     (failed,) = [step for step in trace.steps if step.status == "failed"]
     assert (failed.stage, failed.agent) == ("propose", "failing-fine")
     assert failed.error is not None
@@ -204,7 +206,7 @@ def test_an_agent_whose_proposal_fails_is_out_of_that_layer() -> None:
 
 def test_a_failed_critique_is_left_out() -> None:
     broken, good = failing("Suggest"), numbered_agents(1)
-    trace = AttentionMoA("question -> answer", [broken, *good], 1, aggregator=good[0])(question="?").trace
+    trace = AttentionMoA("question -> answer", [broken, *good], layers=1, aggregator=good[0])(question="?").trace
     assert [step.status for step in trace.select(stage="critique", agent="failing-fine")] == ["failed", "failed"]
     (refined,) = trace.select(stage="refine", agent="A")
     assert len(re.findall("<critique", prompts_with_reply(trace, refined.text))) == 1
@@ -212,48 +214,48 @@ def test_a_failed_critique_is_left_out() -> None:
 
 def test_a_failed_refinement_falls_back_to_the_proposal() -> None:
     broken, good = failing("reviewers"), numbered_agents(1)
-    trace = AttentionMoA("question -> answer", [broken, *good], 1, aggregator=good[0])(question="?").trace
+    trace = AttentionMoA("question -> answer", [broken, *good], layers=1, aggregator=good[0])(question="?").trace
     (aggregate,) = trace.select(stage="aggregate")
     assert "fine" in prompts_with_reply(trace, aggregate.text)
 
 
 def test_a_failed_aggregator_is_stood_in_for_by_the_next_model_and_the_trace_says_so() -> None:
     judge = failing("Several agents", "judge")
-    prediction = AttentionMoA("question -> answer", numbered_agents(2), 1, judge)(question="?")
+    prediction = AttentionMoA("question -> answer", numbered_agents(2), layers=1, aggregator=judge)(question="?")
     attempts = [(step.model, step.status) for step in prediction.trace.select(stage="aggregate")]
     assert attempts == [("scripted/failing-judge", "failed"), ("scripted/A", "ok")]
 
 
 def test_when_no_model_can_aggregate_the_first_answer_stands() -> None:
     lm = failing("Several agents")
-    prediction = AttentionMoA("question -> answer", [lm, lm], 1)(question="?")
+    prediction = AttentionMoA("question -> answer", [lm, lm], layers=1)(question="?")
     assert prediction.answer == "fine"
 
 
 def test_when_no_model_can_synthesize_the_last_accepted_output_stands() -> None:
     lm = failing("several rounds")
-    prediction = AttentionMoA("question -> answer", [lm, lm], 3)(question="?")
+    prediction = AttentionMoA("question -> answer", [lm, lm], layers=3)(question="?")
     assert prediction.answer == "fine"
     assert prediction.trace.stopped_by == "failure"
     assert prediction.trace.improved == (None,)
 
 
 def test_when_nobody_answers_every_cause_is_listed() -> None:
-    moa = AttentionMoA("question -> answer", [failing("?", "one"), failing("?", "two")], 1)
+    moa = AttentionMoA("question -> answer", [failing("?", "one"), failing("?", "two")], layers=1)
     with pytest.raises(AllProposalsFailedError, match=r"failing-one: .*failing-two: "):
         moa(question="?")
 
 
 def test_empty_text_counts_as_a_failure() -> None:
     silent = ScriptedLM("  ", model="scripted/silent")
-    trace = AttentionMoA("question -> answer", [silent, *numbered_agents(1)], 1)(question="?").trace
+    trace = AttentionMoA("question -> answer", [silent, *numbered_agents(1)], layers=1)(question="?").trace
     (step,) = trace.select(stage="propose", agent="silent")
     assert step.status == "failed"
 
 
 def test_a_two_turn_conversation_reaches_every_role() -> None:
     lms = numbered_agents(2)
-    moa = AttentionMoA("history: dspy.History, question -> answer", lms, 2)
+    moa = AttentionMoA("history: dspy.History, question -> answer", lms, layers=2)
     history = dspy.History(messages=[{"question": "Who wrote Faust?", "answer": "Goethe."}])
     moa(question="When was he born?", history=history)
     requests = [request for lm in lms for request in lm.requests]
@@ -263,7 +265,7 @@ def test_a_two_turn_conversation_reaches_every_role() -> None:
 
 
 def test_without_history_a_first_turn_works() -> None:
-    moa = AttentionMoA("history: dspy.History, question -> answer", numbered_agents(2), 1)
+    moa = AttentionMoA("history: dspy.History, question -> answer", numbered_agents(2), layers=1)
     assert moa(question="?").answer
 
 
@@ -272,7 +274,7 @@ def test_votes_are_counted_without_a_call_and_ties_go_to_the_first() -> None:
         return f"[[ ## reasoning ## ]]\nbecause of {value}\n\n[[ ## answer ## ]]\n{value}\n\n[[ ## completed ## ]]"
 
     lms = [ScriptedLM(typed(value), model=f"scripted/{i}") for i, value in enumerate(["4", "5", "5", "4", "7"])]
-    moa = AttentionMoA("question -> answer: int", lms, 1, attention="none", aggregation="vote")
+    moa = AttentionMoA("question -> answer: int", lms, layers=1, attention="none", aggregation="vote")
     prediction = moa(question="?")
     assert prediction.answer == 4
     assert prediction.trace.calls == 5

@@ -10,7 +10,7 @@ from moa_dspy.optimizers.comparison.leakage import asked, shown_by
 
 
 def test_a_demo_with_a_history_is_known_as_the_example_that_it_is() -> None:
-    program = AttentionMoA("history: dspy.History, question -> answer", [simulated("a", knows=1.0)], 1)
+    program = AttentionMoA("history: dspy.History, question -> answer", [simulated("a", knows=1.0)], layers=1)
     history = dspy.History(messages=[{"question": "Caf\u00e9?", "answer": "yes"}])
     example = dspy.Example(history=history, question="where?", answer="here").with_inputs("history", "question")
     program.named_predictors()[0][1].demos = [example]

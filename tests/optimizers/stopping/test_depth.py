@@ -17,7 +17,7 @@ from moa_dspy.testing import ScriptedLM
 
 def program(layers: int, early_stop: bool = False, **options: Any) -> AttentionMoA:
     lms = [simulated("a", knows=0.4, finds=0.4), simulated("b", knows=0.6, finds=0.3)]
-    return AttentionMoA("question -> answer", lms, layers, early_stop=early_stop, **options)
+    return AttentionMoA("question -> answer", lms, layers=layers, early_stop=early_stop, **options)
 
 
 def paid(moa: AttentionMoA) -> int:
@@ -64,7 +64,7 @@ def test_a_cached_run_still_tells_its_full_price() -> None:
 
 def test_typed_outputs_reach_the_metric_as_they_would_from_the_program() -> None:
     reply = "[[ ## reasoning ## ]]\nx\n\n[[ ## improved ## ]]\ntrue\n\n[[ ## number ## ]]\n7\n\n[[ ## completed ## ]]"
-    moa = AttentionMoA("question -> number: int", [ScriptedLM(reply)], 2, early_stop=False)
+    moa = AttentionMoA("question -> number: int", [ScriptedLM(reply)], layers=2, early_stop=False)
     seen: list[Any] = []
 
     def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
@@ -77,7 +77,7 @@ def test_typed_outputs_reach_the_metric_as_they_would_from_the_program() -> None
 
 
 def test_equal_answers_are_judged_once() -> None:
-    moa = AttentionMoA("question -> answer", [ScriptedLM("the same")], 3, residual="none", aggregation="none")
+    moa = AttentionMoA("question -> answer", [ScriptedLM("the same")], layers=3, residual="none", aggregation="none")
     runs = measure(moa, examples(1), exact).runs
     judged: list[str] = []
 
