@@ -1,7 +1,7 @@
 """Language models for tests: scripted ones, and simulated agents of known skill.
 
-Both sit behind the ordinary ``dspy.LM`` interface, at the edge where a provider would be, so all of DSPy and of this
-package runs for real above them. Nothing here opens a connection.
+Both are `dspy.LM`s with an engine in place of a provider, so that all code of DSPy and of this package runs as usual.
+They open no connections.
 
     lm = ScriptedLM("Paris")                                    # always the same reply
     lm = ScriptedLM(lambda request: request.messages[-1].text)  # a reply computed from the request
@@ -34,29 +34,29 @@ _rollout: contextvars.ContextVar[int | None] = contextvars.ContextVar("moa_dspy_
 
 
 def prompt_of(request: Request) -> str:
-    """Return everything a request says, as one text: system message, then the turns."""
+    """Return a request as one text: the system message, then the turns."""
     system = request.system if isinstance(request.system, str) else ""
     return "\n\n".join([system, *(message.text or "" for message in request.messages)])
 
 
 class ScriptedLM(dspy.LM):
-    """A language model that replies as told.
+    """A language model with scripted replies.
 
     Args:
-        reply: a text; a sequence of texts, given out in order of arrival and then again the last; or a function from
-            the request to the text. A function may raise, which is what a failing provider looks like.
-        model: the name under which it appears in traces.
-        latency: seconds that each call takes; calls overlap.
-        **options: as for ``dspy.LM``; ``cache`` is off unless switched on.
+        reply: a text; a sequence of texts for the requests in order of arrival, of which the last is repeated; or a
+            function from the request to the text. A function may raise, like a provider that fails.
+        model: the name in traces.
+        latency: duration of a call in seconds. Calls overlap.
+        **options: as for `dspy.LM`. `cache` is off by default.
 
     Attributes:
-        requests: every request that reached the model, in order of arrival.
+        requests: all requests that reached the model, in order of arrival.
 
     Raises:
-        ConfigurationError: the sequence of texts is empty.
+        ConfigurationError: if the sequence of texts is empty.
     """
 
-    def __init__(self, reply: Reply, model: str = "scripted/model", latency: float = 0.0, **options: Any) -> None:
+    def __init__(self, reply: Reply, model: str = "scripted/model", *, latency: float = 0.0, **options: Any) -> None:
         if not (isinstance(reply, str) or callable(reply) or reply):
             raise ConfigurationError(f"ScriptedLM({reply!r}) has nothing to reply; give at least one text")
         script = _Script(reply, latency)
@@ -65,41 +65,43 @@ class ScriptedLM(dspy.LM):
 
 
 class SimulatedLM(ScriptedLM):
-    """An agent whose skill is known, for tasks with one right answer.
+    """A simulated agent of known skill, for tasks with one right answer.
 
-    It recognises the roles of ``moa_dspy.signatures`` by what it is shown, not by its instructions, so prompts may be
-    optimized. Its draws depend on nothing but ``seed``, the request and the rollout id.
+    It recognises the roles of `moa_dspy.signatures` by their inputs and not by their instructions, so that prompts may
+    be optimized. Its random draws depend only on `seed`, the request and the rollout id.
 
-    - An answer is right with probability ``knows``, else one of the wrong ones.
-    - As a critic it sees whether a peer's answer is right with probability ``finds``; of a wrong one it then names the
-      right answer. When it does not see, it suggests its own answer wherever that differs.
-    - A refinement takes over a right suggestion with probability ``adopts`` (where its own answer is wrong) and a wrong
-      one with probability ``misled`` (where its own is right).
-    - An aggregate is the answer that most agents gave; of equally many, one at random. A synthesis finds an improvement
-      where the newest answer differs from the one before it, and sees with probability ``finds`` which is right.
-      Asked how likely an improvement is, it is sure of what it sees (0.95 or 0.05), and says 0.6 where it does not see.
+    - A proposal is right with probability `knows`, else it is one of the wrong answers.
+    - A critique recognises with probability `finds` whether a peer's answer is right. It then suggests the right answer
+      for a wrong one. Otherwise it suggests the critic's own answer if that differs.
+    - A refinement of a wrong answer adopts a right suggestion with probability `adopts`. A refinement of a right answer
+      adopts a wrong suggestion with probability `misled`.
+    - An aggregate is the answer of most agents. Ties are broken at random.
+    - A synthesis compares the newest answer with the one before it. If they differ, it recognises with probability
+      `finds` which one is right, and otherwise takes the newest. If it is asked for the probability of an improvement,
+      it gives 0.95 or 0.05 if it recognises the right answer, and 0.6 otherwise.
 
     Args:
-        answers: task text (found anywhere in the prompt) to its right answer; the longest text found counts.
-        knows: probability, 0 to 1; or a function from the request to it, so that a prompt can matter.
-        finds: probability.
-        adopts: probability.
-        misled: probability.
-        wrong: wrong answers to pick from; default: the right answers of the other tasks.
-        seed: of the draws.
-        model: name in traces.
-        latency: seconds for each call.
-        **options: as for ``dspy.LM``. With ``cache=True`` answers come from DSPy's cache, which knows a model by its
-            name: an agent of another skill needs another name.
+        answers: the right answer of each task text. The longest text that occurs in the prompt counts.
+        knows: a probability, or a function from the request to a probability, so that a prompt can matter.
+        finds: a probability.
+        adopts: a probability.
+        misled: a probability.
+        wrong: wrong answers to draw from; None means the right answers of the other tasks.
+        seed: seed of the draws.
+        model: the name in traces.
+        latency: duration of a call in seconds.
+        **options: as for `dspy.LM`. With `cache=True`, agents of different skill need different names, because DSPy's
+            cache distinguishes models by name.
 
     Raises:
-        ConfigurationError: one of the probabilities is none.
+        ConfigurationError: if a probability is not from 0 to 1.
     """
 
     def __init__(
         self,
         answers: Mapping[str, str],
         knows: float | Callable[[Request], float] = 0.6,
+        *,
         finds: float = 0.5,
         adopts: float = 0.8,
         misled: float = 0.2,
@@ -113,11 +115,11 @@ class SimulatedLM(ScriptedLM):
         for name, chance in chances.items():
             if not (isinstance(chance, (int, float)) and 0 <= chance <= 1):
                 raise ConfigurationError(f"{name}={chance!r} is not a probability; give a number from 0 to 1")
-        mind = _Mind(dict(answers), knows, finds, adopts, misled, wrong, seed)
-        super().__init__(mind.reply, model=model, latency=latency, **{"temperature": 1.0, **options})
+        simulation = _Simulation(dict(answers), knows, finds, adopts, misled, wrong, seed)
+        super().__init__(simulation.reply, model=model, latency=latency, **{"temperature": 1.0, **options})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model; the rollout id takes part in the draws."""
+        """Call the model. The draws depend on the rollout id."""
         token = _rollout.set(kwargs.get("rollout_id", self.kwargs.get("rollout_id")))
         try:
             return super().__call__(*args, **kwargs)
@@ -125,7 +127,7 @@ class SimulatedLM(ScriptedLM):
             _rollout.reset(token)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model; the rollout id takes part in the draws."""
+        """Call the model. The draws depend on the rollout id."""
         token = _rollout.set(kwargs.get("rollout_id", self.kwargs.get("rollout_id")))
         try:
             return await super().acall(*args, **kwargs)
@@ -134,7 +136,7 @@ class SimulatedLM(ScriptedLM):
 
 
 class _Script:
-    """The engine behind ``ScriptedLM``: a provider that needs no connection."""
+    """The engine of `ScriptedLM`: a provider without a connection."""
 
     def __init__(self, reply: Reply, latency: float) -> None:
         self.requests: list[Request] = []
@@ -153,7 +155,7 @@ class _Script:
         return iter(response_to_events(self.complete(request)))
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no connection."""
 
     async def later(self, request: Request) -> Response:
         await asyncio.sleep(self._latency)
@@ -196,7 +198,7 @@ class _AsyncScript:
             yield event
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no connection."""
 
 
 _ANSWER = re.compile(r"<answer[^>]*>\n(.*?)\n</answer>", re.DOTALL)
@@ -206,8 +208,8 @@ _SURE, _LIKELY, _UNLIKELY = 0.95, 0.6, 0.05
 _OUTPUT_FIELD = re.compile(r"^\d+\. `(\w+)`", re.MULTILINE)
 
 
-class _Mind:
-    """What a simulated agent makes of a request."""
+class _Simulation:
+    """The behaviour of a simulated agent."""
 
     def __init__(
         self,
@@ -225,44 +227,44 @@ class _Mind:
         self._seed = seed
 
     def reply(self, request: Request) -> str:
-        """Play the role that the request shows, and write in the format that it asks for."""
-        likely, answer = self._play(request)
-        return _written(request, answer, likely)
+        """Return the reply of the requested role in the requested format."""
+        probability, answer = self._play(request)
+        return _formatted(request, answer, probability)
 
     def _play(self, request: Request) -> tuple[float | None, str]:
-        """Return the answer or critique, and before it how likely an improvement is, in the one role that decides."""
+        """Return the probability of an improvement (only of a synthesis), and the answer or critique."""
         prompt = request.messages[-1].text or ""
         right, others = self._task(prompt)
-        shown = [_core(text) for text in _ANSWER.findall(prompt)]
+        answers = [_core(text) for text in _ANSWER.findall(prompt)]
         fields = _asked_fields(request)
-        if "critique" in fields or (not fields and _asks_for_critique(prompt, shown)):
-            return None, self._critique(request, right, shown)
+        if "critique" in fields or (not fields and _asks_for_critique(prompt, answers)):
+            return None, self._critique(request, right, answers)
         if "improved" in fields:
-            return self._synthesis(request, right, shown)
+            return self._synthesis(request, right, answers)
         if "Critiques:" in prompt or "[[ ## critiques ## ]]" in prompt:
-            return None, self._refinement(request, right, shown[0], _CRITIQUE.findall(prompt))
+            return None, self._refinement(request, right, answers[0], _CRITIQUE.findall(prompt))
         if "Candidate Answers:" in prompt or "[[ ## candidate_answers ## ]]" in prompt:
-            return None, self._majority(request, shown)
-        return None, self._proposal(request, right, others, shown)
+            return None, self._majority(request, answers)
+        return None, self._proposal(request, right, others, answers)
 
     def _task(self, prompt: str) -> tuple[str, list[str]]:
-        found = [task for task in self._answers if task in prompt]
-        if not found:
+        tasks = [task for task in self._answers if task in prompt]
+        if not tasks:
             raise LookupError(f"the simulated agent knows no task in this prompt: {prompt[:200]!r}")
-        right = self._answers[max(found, key=len)]
+        right = self._answers[max(tasks, key=len)]
         wrong = sorted(set(self._wrong or self._answers.values()) - {right})
         return right, wrong or [f"not {right}"]
 
-    def _proposal(self, request: Request, right: str, others: list[str], shown: list[str]) -> str:
+    def _proposal(self, request: Request, right: str, others: list[str], answers: list[str]) -> str:
         knows = self._knows(request) if callable(self._knows) else self._knows
         if self._chance(request, "knows") < knows:
             return right
-        if shown:
-            return shown[-1]  # it has nothing better than the previous layer's output
+        if answers:
+            return answers[-1]  # the previous layer's output
         return others[int(self._chance(request, "wrong") * len(others))]
 
-    def _critique(self, request: Request, right: str, shown: list[str]) -> str:
-        own, peer = shown[0], shown[-1]
+    def _critique(self, request: Request, right: str, answers: list[str]) -> str:
+        own, peer = answers[0], answers[-1]
         if self._chance(request, "finds") < self._finds:
             suggestion = None if peer == right else right
         else:
@@ -272,20 +274,20 @@ class _Mind:
         return f"The answer should be: {suggestion}. The reason is in the task."
 
     def _refinement(self, request: Request, right: str, own: str, critiques: list[str]) -> str:
-        suggested = [found for text in critiques for found in _SUGGESTION.findall(text)]
+        suggested = [suggestion for text in critiques for suggestion in _SUGGESTION.findall(text)]
         if own != right:
             return right if right in suggested and self._chance(request, "adopts") < self._adopts else own
         misleading = [suggestion for suggestion in suggested if suggestion != right]
         return misleading[0] if misleading and self._chance(request, "misled") < self._misled else own
 
-    def _majority(self, request: Request, shown: list[str]) -> str:
-        counts = Counter(shown)
+    def _majority(self, request: Request, answers: list[str]) -> str:
+        counts = Counter(answers)
         best = max(counts.values())
         winners = [answer for answer in counts if counts[answer] == best]
         return winners[int(self._chance(request, "tie") * len(winners))]
 
-    def _synthesis(self, request: Request, right: str, shown: list[str]) -> tuple[float, str]:
-        before, newest = shown[-2], shown[-1]
+    def _synthesis(self, request: Request, right: str, answers: list[str]) -> tuple[float, str]:
+        before, newest = answers[-2], answers[-1]
         if before == newest:
             return _UNLIKELY, before
         if self._chance(request, "finds") < self._finds:
@@ -298,20 +300,20 @@ class _Mind:
 
 
 def _asked_fields(request: Request) -> list[str]:
-    """The output fields that DSPy's adapters ask for; none where the completion itself is the answer."""
+    """Return the output fields that DSPy's adapters ask for; none if the whole completion is the answer."""
     system = request.system if isinstance(request.system, str) else ""
-    _, found, outputs = system.partition("Your output fields are:")
-    return _OUTPUT_FIELD.findall(outputs.partition("All interactions")[0]) if found else []
+    _, marker, outputs = system.partition("Your output fields are:")
+    return _OUTPUT_FIELD.findall(outputs.partition("All interactions")[0]) if marker else []
 
 
-def _asks_for_critique(prompt: str, shown: list[str]) -> bool:
+def _asks_for_critique(prompt: str, answers: list[str]) -> bool:
     if "Peer Answer:" in prompt:
         return True
-    return "Own Answer:" in prompt and "Critiques:" not in prompt and len(shown) == 1
+    return "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
 
 
 def _core(text: str) -> str:
-    """The answer in what another agent wrote: its last ``answer: ...`` line, or all of it."""
+    """Return the answer in another agent's text: its last `answer: ...` line, or all of it."""
     lines = [line.partition(": ")[2] for line in text.splitlines() if ": " in line]
     value = lines[-1] if lines and text.startswith("reasoning: ") else text
     try:
@@ -321,25 +323,25 @@ def _core(text: str) -> str:
 
 
 def _wants_json(request: Request) -> bool:
-    """Whether the request asks for one JSON object: in its options, or in the words of DSPy's JSONAdapter."""
+    """Return whether the request asks for a JSON object, in its options or in the words of DSPy's JSONAdapter."""
     system = request.system if isinstance(request.system, str) else ""
     return request.config.response_format is not None or "Outputs will be a JSON object" in system
 
 
 def _asks_for_probability(request: Request) -> bool:
-    """Whether DSPy asks for the probability that a decision is yes, instead of yes or no."""
+    """Return whether DSPy asks for the probability of a decision instead of yes or no."""
     return isinstance(request.system, str) and '"type": "noul"' in request.system
 
 
-def _written(request: Request, answer: str, likely: float | None) -> str:
+def _formatted(request: Request, answer: str, probability: float | None) -> str:
     fields = _asked_fields(request)
     if not fields:
         return answer
     values: dict[str, Any] = dict.fromkeys(fields, answer)
     if "reasoning" in fields:
         values["reasoning"] = "It follows from the task."
-    if likely is not None:
-        values["improved"] = {"noul": likely} if _asks_for_probability(request) else likely >= 0.5
+    if probability is not None:
+        values["improved"] = {"noul": probability} if _asks_for_probability(request) else probability >= 0.5
     if _wants_json(request):
         return json.dumps(values, ensure_ascii=False)
     texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}

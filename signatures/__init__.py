@@ -1,7 +1,8 @@
 """Signatures of the roles that agents play, derived from any task signature.
 
-Knows only dspy and the errors: what the roles are asked, what they read in which order, and how one agent's text is
-shown to another.
+instructions    the instructions of each role
+roles           the signature and the inputs of each role
+quoting         one agent's text shown to another, as data
 """
 
 from moa_dspy.signatures.quoting import clean, quote

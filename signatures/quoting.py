@@ -1,7 +1,6 @@
-"""How one agent's text is shown to another: as data between tags that the text cannot close.
+"""One agent's text shown to another: as data between tags that the text cannot close.
 
-Everything here is a pure function of its input, so equal answers give equal prompts (which response caches and servers'
-prefix caches depend on).
+All functions are pure. Equal answers give equal prompts, which response caches and prefix caches depend on.
 """
 
 from __future__ import annotations
@@ -11,20 +10,21 @@ from typing import Final
 
 __all__ = ["clean", "quote"]
 
-# C0 and C1 controls but for tab and newline, what turns the direction of the text around it, and characters that are
-# deprecated or mean nothing inside a text. Joiners, direction marks and variation selectors stay: languages need them.
+# C0 and C1 controls except tab and newline, characters that change the direction of the surrounding text, and
+# deprecated or meaningless characters. Joiners, direction marks and variation selectors stay, because languages need
+# them.
 _MEANINGLESS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0001]")
-# What shows nothing, and so may hide inside what looks like a tag: Unicode's default ignorable code points.
-_UNSEEN: Final = (
+# Unicode's default ignorable code points. They are invisible and may hide inside a tag.
+_INVISIBLE: Final = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-# Possessive, so that a megabyte of them is passed over once.
-_HIDDEN: Final = f"[{_UNSEEN}]*+"
-_GAP: Final = f"[\\s{_UNSEEN}]*+"
+# Possessive, so that a long run of them is read only once.
+_HIDDEN: Final = f"[{_INVISIBLE}]*+"
+_GAP: Final = f"[\\s{_INVISIBLE}]*+"
 
 _OWN_TAGS: Final = ("answer", "critique", "conversation")
-# What chat templates write between angle brackets, without bars, and between square ones.
+# Tokens of chat templates: between angle brackets without bars, and between square brackets.
 _ANGLE_TOKENS: Final = (
     *("s", "bos", "eos", "pad", "unk", "start_of_turn", "end_of_turn", "SYS"),
     *("think", "thinking", "tool_call", "tool_calls", "tool_response", "tool_result", "tools"),
@@ -35,7 +35,7 @@ _SQUARE_TOKENS: Final = (
 
 
 def _spelt(words: tuple[str, ...]) -> str:
-    """A pattern for each of ``words``, with or without unseen characters in it."""
+    """Return a pattern of the words, with or without invisible characters inside them."""
     return "|".join(_HIDDEN.join(map(re.escape, word)) for word in words)
 
 
@@ -49,28 +49,28 @@ _BARRED_TOKEN: Final = re.compile(
 )
 _SQUARE_TOKEN: Final = re.compile(f"\\[(?={_HIDDEN}/?{_HIDDEN}(?:{_spelt(_SQUARE_TOKENS)}){_HIDDEN}\\])")
 _FIELD_MARKER: Final = re.compile(f"\\[{_HIDDEN}\\[(?={_GAP}#{_HIDDEN}#)")
-_UNSEEN_ONE: Final = re.compile(f"[{_UNSEEN}]")
+_INVISIBLE_ONE: Final = re.compile(f"[{_INVISIBLE}]")
 
 
 def clean(text: str) -> str:
-    """Return ``text`` without characters that cannot be sent or mean nothing, and with plain newlines.
+    """Return a text without meaningless characters and with plain newlines.
 
-    Lone surrogates become question marks, since no provider can receive them.
+    Lone surrogates become question marks, because no provider accepts them.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _MEANINGLESS.sub("", text).encode("utf-8", "replace").decode("utf-8")
 
 
 def quote(tag: str, text: str, **attributes: object) -> str:
-    """Return ``text`` between ``<tag ...>`` and ``</tag>``, with what could pass for structure in it broken up.
+    """Return a text between `<tag ...>` and `</tag>`. Anything in the text that looks like structure is broken up.
 
-    DSPy's field markers, the tokens of chat templates and our own tags, however they are spaced, widened or hidden,
-    lose their effect by inserted spaces; the words stay readable.
+    Spaces are inserted into DSPy's field markers, tokens of chat templates and our own tags, so that they lose their
+    effect. This includes forms with spaces, wide characters or invisible characters. The words stay readable.
 
     Args:
-        tag: one of answer, critique, conversation.
-        text: anything, of any length.
-        **attributes: written into the opening tag in the given order.
+        tag: answer, critique or conversation.
+        text: any text of any length.
+        **attributes: attributes of the opening tag, in this order.
     """
     body = clean(text).strip()
     body = _FIELD_MARKER.sub("[ [", body)
@@ -82,9 +82,9 @@ def quote(tag: str, text: str, **attributes: object) -> str:
 
 
 def _broken_tag(match: re.Match[str]) -> str:
-    """The beginning of a tag with a space after its bracket and after its slash."""
+    """Return the beginning of a tag with a space after its bracket and after its slash."""
     bracket, before, slash, after = match.groups()
-    spaced = [bracket, _UNSEEN_ONE.sub("", before) or " "]
+    spaced = [bracket, _INVISIBLE_ONE.sub("", before) or " "]
     if slash is not None:
-        spaced += [slash, _UNSEEN_ONE.sub("", after) or " "]
+        spaced += [slash, _INVISIBLE_ONE.sub("", after) or " "]
     return "".join(spaced)

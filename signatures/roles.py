@@ -1,7 +1,7 @@
 """The signatures of the roles, derived from the signature of the task.
 
-Each role reads the task's inputs first and what differs between calls last, so that servers can reuse the longest
-common prefix: the task, then the agent's own answer, then a peer's.
+Each role reads the task's inputs first and the parts that differ between calls last: the task, then the agent's own
+answer, then a peer's. This gives servers the longest common prefix to reuse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dspy.signatures.signature import _default_instructions
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.signatures import instructions as told
+from moa_dspy.signatures import instructions as texts
 from moa_dspy.signatures.quoting import quote
 
 __all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
@@ -29,27 +29,27 @@ _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
 _NAMES = (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED)
-# Names of fields at which dspy.Signature stumbles.
-_DSPYS_OWN = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
+# Field names that dspy.Signature cannot handle.
+_RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
 
 
 @dataclass(frozen=True)
 class Roles:
-    """One signature per role, and how each role's inputs are made.
+    """The signature of each role, and the functions that build its inputs.
 
     Attributes:
-        task: the task, with a reasoning field where its outputs are not free text.
-        propose: the first answer; reads the task's inputs alone.
-        improve: an answer in a later layer; also reads the previous layer's output.
-        critique: suggestions for a peer's answer.
-        self_critique: suggestions for one's own answer.
-        refine: one's answer again, in the light of the critiques of it.
-        aggregate: one answer out of all agents' answers.
-        synthesize: whether the newest layer improves, and one answer out of all layers'.
-        history: the task's input of type ``dspy.History``.
-        reasoning: the output that leads up to the answer and is no part of it: the one that was added, or a text of
-            the task's own that is called so and stands beside other outputs.
-        names: our field names, by what they are for.
+        task: the task, with a reasoning field if its outputs are not free text.
+        propose: writes the first answer; reads only the task's inputs.
+        improve: writes an answer in a later layer; also reads the previous layer's output.
+        critique: writes suggestions for a peer's answer.
+        self_critique: writes suggestions for the agent's own answer.
+        refine: rewrites the agent's answer with the help of its critiques.
+        aggregate: writes one answer from all agents' answers.
+        synthesize: decides whether the newest layer improves, and writes one answer from those of all layers.
+        history: name of the task's input of type `dspy.History`.
+        reasoning: name of the output that leads to the answer and is not part of it: the added field, or a text output
+            of the task called `reasoning` beside other outputs.
+        names: the names of our fields in this task, by their standard names.
     """
 
     task: TaskSignature
@@ -67,8 +67,7 @@ class Roles:
     def answer_text(self, outputs: Mapping[str, Any]) -> str:
         """Return the task's outputs as the text that other agents read.
 
-        A single free-text output stands for itself; several, or typed ones, become ``name: value`` lines with JSON
-        for what is not text.
+        A single output is written as it is. Several become `name: value` lines. Values that are not text become JSON.
         """
         fields = self.task.output_fields
         if len(fields) == 1:
@@ -77,31 +76,31 @@ class Roles:
         return "\n".join(f"{name}: {_as_text(outputs[name])}" for name in fields)
 
     def for_propose(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of ``propose``: the task's own."""
+        """Return the inputs of `propose`: those of the task."""
         return dict(inputs)
 
     def for_improve(self, inputs: Mapping[str, Any], previous: str) -> dict[str, Any]:
-        """Return the inputs of ``improve``, with the previous layer's output."""
+        """Return the inputs of `improve`: the task and the previous layer's output."""
         return self._with(inputs, {_PREVIOUS: quote("answer", previous)})
 
     def for_critique(self, inputs: Mapping[str, Any], own: str, peer: str) -> dict[str, Any]:
-        """Return the inputs of ``critique``: the critic's own answer, then the one to criticise."""
+        """Return the inputs of `critique`: the task, the critic's own answer, and the answer to criticise."""
         return self._with(inputs, {_OWN: quote("answer", own), _PEER: quote("answer", peer)})
 
     def for_self_critique(self, inputs: Mapping[str, Any], own: str) -> dict[str, Any]:
-        """Return the inputs of ``self_critique``."""
+        """Return the inputs of `self_critique`: the task and the agent's own answer."""
         return self._with(inputs, {_OWN: quote("answer", own)})
 
     def for_refine(self, inputs: Mapping[str, Any], own: str, critiques: Sequence[str]) -> dict[str, Any]:
-        """Return the inputs of ``refine``: one's own answer, then the critiques of it, without their authors."""
+        """Return the inputs of `refine`: the task, the agent's answer, and its critiques without authors."""
         return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: _numbered("critique", critiques)})
 
     def for_aggregate(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
-        """Return the inputs of ``aggregate``: the agents' answers in the order of the agents, without their names."""
+        """Return the inputs of `aggregate`: the task and the answers in the order of the agents, without names."""
         return self._with(inputs, {_CANDIDATES: _numbered("answer", answers)})
 
     def for_synthesize(self, inputs: Mapping[str, Any], rounds: Sequence[str]) -> dict[str, Any]:
-        """Return the inputs of ``synthesize``: the accepted outputs so far and the new aggregate, oldest first."""
+        """Return the inputs of `synthesize`: the task, the accepted outputs and the new aggregate, oldest first."""
         blocks = (quote("answer", text, round=number) for number, text in enumerate(rounds, 1))
         return self._with(inputs, {_ROUNDS: "\n\n".join(blocks)})
 
@@ -111,15 +110,15 @@ class Roles:
 
     @property
     def decision(self) -> str:
-        """Return the name of the output field that says whether the newest layer improves."""
+        """Return the name of the output field for whether the newest layer improves."""
         return self.names[_IMPROVED]
 
     def decision_of(self, outputs: Mapping[str, Any]) -> bool:
-        """Return whether a synthesis found the newest layer better than the one before it."""
+        """Return whether a synthesis decided that the newest layer is better than the one before it."""
         return bool(outputs[self.decision])
 
     def task_outputs(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the task's own part of what a role wrote."""
+        """Return those outputs of a role that are outputs of the task."""
         return {name: outputs[name] for name in self.task.output_fields}
 
     def jsonable(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,11 +127,11 @@ class Roles:
 
     @property
     def voted(self) -> tuple[str, ...]:
-        """Return the outputs that two answers must share to count as the same vote: all but the reasoning."""
+        """Return the names of the outputs that are compared in a vote: all except the reasoning."""
         return tuple(name for name in self.task.output_fields if name != self.reasoning)
 
     def ballot(self, outputs: Mapping[str, Any]) -> str:
-        """Return what two answers must share to count as the same vote; of free text, the case does not count."""
+        """Return the key of an answer in a vote. Equal keys are one answer. The case of free text is ignored."""
         values, fields = self.jsonable(outputs), self.task.output_fields
         folded = {name: str(values[name]).casefold() for name in self.voted if fields[name].annotation is str}
         return json.dumps({name: folded.get(name, values[name]) for name in self.voted}, sort_keys=True)
@@ -146,23 +145,23 @@ class Roles:
 
 
 def task_signature(signature: str | TaskSignature) -> TaskSignature:
-    """Return ``signature`` as a class.
+    """Return a signature as a class.
 
     Raises:
-        ConfigurationError: it is no signature, or lacks an input or an output.
+        ConfigurationError: if it is no signature, or has no input or no output.
     """
     if isinstance(signature, str) and "->" not in signature:
         raise ConfigurationError(f"signature {signature!r} has no output; write it as 'question -> answer'")
     try:
-        # dspy.Signature looks up the types that a string names in the frames of its callers.
-        made: Any = cast("Any", dspy.Signature)(signature) if isinstance(signature, str) else signature
+        # dspy.Signature looks up the types named in a string in the frames of its callers.
+        parsed: Any = cast("Any", dspy.Signature)(signature) if isinstance(signature, str) else signature
     except (ValueError, TypeError, SyntaxError, NameError) as error:
-        taken = sorted(_DSPYS_OWN & set(re.findall(r"\w+", str(signature))))
-        why = f"DSPy has a use of its own for the name {taken[0]}; rename the field" if taken else error
+        reserved = sorted(_RESERVED_NAMES & set(re.findall(r"\w+", str(signature))))
+        why = f"DSPy uses the name {reserved[0]} itself; rename the field" if reserved else error
         raise ConfigurationError(f"signature {signature!r} cannot be read: {why}") from error
-    if not (isinstance(made, type) and issubclass(made, dspy.Signature)):
+    if not (isinstance(parsed, type) and issubclass(parsed, dspy.Signature)):
         raise ConfigurationError(f"a signature is a string such as 'question -> answer' or a class, not {signature!r}")
-    task = cast("TaskSignature", made)
+    task = cast("TaskSignature", parsed)
     for kind, fields in (("input", task.input_fields), ("output", task.output_fields)):
         if not fields:
             raise ConfigurationError(f"signature {task.signature!r} has no {kind}; write it as 'question -> answer'")
@@ -170,7 +169,7 @@ def task_signature(signature: str | TaskSignature) -> TaskSignature:
 
 
 def needed_inputs(task: TaskSignature) -> tuple[str, ...]:
-    """Return the inputs that every call has to give: those without a default, and whose type has no room for None."""
+    """Return the inputs that every call must give: those without a default whose type does not allow None."""
     return tuple(
         name
         for name, field in task.input_fields.items()
@@ -181,7 +180,7 @@ def needed_inputs(task: TaskSignature) -> tuple[str, ...]:
 
 
 def is_free_text(signature: TaskSignature) -> bool:
-    """Return whether a completion can be taken as it is: exactly one output, and it is plain text."""
+    """Return whether a whole completion is the answer: there is exactly one output, and it is plain text."""
     fields = list(signature.output_fields.values())
     return len(fields) == 1 and fields[0].annotation is str
 
@@ -190,12 +189,11 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
     """Derive the role signatures from a task signature.
 
     Args:
-        signature: any DSPy signature: several inputs, one or more outputs of any type, with a ``dspy.History`` or not.
-        reasoning: put a reasoning field before outputs of which one is not free text, so that a critique has
-            something to hold on to.
+        signature: any DSPy signature, with any number and type of inputs and outputs, also `dspy.History`.
+        reasoning: add a reasoning field if an output is not free text, so that a critique can refer to the steps.
 
     Raises:
-        ConfigurationError: ``signature`` is not usable.
+        ConfigurationError: as `task_signature`.
     """
     task = task_signature(signature)
     history = next((name for name, field in task.input_fields.items() if field.annotation is dspy.History), None)
@@ -212,12 +210,12 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
     return Roles(
         task=task,
         propose=task.with_instructions(described),
-        improve=make.answering(told.IMPROVE, _PREVIOUS),
-        critique=make.criticising(told.CRITIQUE, _OWN, _PEER),
-        self_critique=make.criticising(told.SELF_CRITIQUE, _OWN),
-        refine=make.answering(told.REFINE, _OWN, _CRITIQUES),
-        aggregate=make.answering(told.AGGREGATE, _CANDIDATES),
-        synthesize=make.deciding(told.SYNTHESIZE, _ROUNDS),
+        improve=make.answering(texts.IMPROVE, _PREVIOUS),
+        critique=make.criticising(texts.CRITIQUE, _OWN, _PEER),
+        self_critique=make.criticising(texts.SELF_CRITIQUE, _OWN),
+        refine=make.answering(texts.REFINE, _OWN, _CRITIQUES),
+        aggregate=make.answering(texts.AGGREGATE, _CANDIDATES),
+        synthesize=make.deciding(texts.SYNTHESIZE, _ROUNDS),
         history=history,
         reasoning=lead,
         names=names,
@@ -233,26 +231,26 @@ class _RoleMaker:
     described: str
 
     def answering(self, instructions: str, *extra: str) -> TaskSignature:
-        """A role that writes the task's outputs."""
-        alone = (told.ALONE,) if is_free_text(self.task) else ()
-        return self._reading(" ".join((instructions, *alone, told.MATERIAL)), *extra)
+        """Return a role that writes the task's outputs."""
+        alone = (texts.ALONE,) if is_free_text(self.task) else ()
+        return self._reading(" ".join((instructions, *alone, texts.MATERIAL)), *extra)
 
     def criticising(self, instructions: str, *extra: str) -> TaskSignature:
-        """A role that writes a critique instead."""
-        role = self._reading(f"{instructions} {told.MATERIAL}", *extra)
+        """Return a role that writes a critique."""
+        role = self._reading(f"{instructions} {texts.MATERIAL}", *extra)
         for name in self.task.output_fields:
             role = role.delete(name)
         return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
 
     def deciding(self, instructions: str, *extra: str) -> TaskSignature:
-        """A role that decides before it writes the task's outputs."""
-        role = self._reading(f"{instructions} {told.MATERIAL}", *extra)
+        """Return a role that decides, and then writes the task's outputs."""
+        role = self._reading(f"{instructions} {texts.MATERIAL}", *extra)
         field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
         after_reasoning = int(next(iter(self.task.output_fields)) == self.reasoning)
         return role.insert(after_reasoning, self.names[_IMPROVED], field, bool)
 
     def _reading(self, instructions: str, *extra: str) -> TaskSignature:
-        """The task, with other instructions before its own and further inputs after its own."""
+        """Return the task with further instructions before its own and further inputs after its own."""
         role = self.task.with_instructions(f"{instructions}\n\nThe task: {self.described}")
         if self.history is not None:
             role = role.delete(self.history).prepend(self.names[_CONVERSATION], dspy.InputField(), str)
@@ -262,13 +260,13 @@ class _RoleMaker:
 
 
 def _own_reasoning(task: TaskSignature) -> str | None:
-    """The task's own text called ``reasoning``, if it has other outputs to lead up to."""
+    """Return `reasoning` if the task has a text output of this name beside other outputs."""
     field = task.output_fields.get(_REASONING)
     return _REASONING if field is not None and field.annotation is str and len(task.output_fields) > 1 else None
 
 
 def _free_name(name: str, task: TaskSignature) -> str:
-    """A field name of ours, with underscores added where the task already has one of that name."""
+    """Return our field name, with underscores added if the task already has a field of that name."""
     while name in task.fields:
         name += "_"
     return name
@@ -278,7 +276,7 @@ def _plain_task(task: TaskSignature, history: str | None) -> str:
     def readable(fields: Mapping[str, Any]) -> str:
         return " and ".join(name.replace("_", " ") for name in fields if name != history or len(fields) == 1)
 
-    return told.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
+    return texts.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
 
 
 def _as_text(value: Any) -> str:

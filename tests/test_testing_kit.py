@@ -247,7 +247,10 @@ def test_agents_that_help_each_other_are_right_more_often_than_one_alone():
         return sum(program(question=question).answer == TASKS[question] for question in questions) / len(questions)
 
     def agents(finds: float) -> list[dspy.BaseLM]:
-        return [SimulatedLM(TASKS, 0.4, finds, 0.9, 0.1, seed=seed, model=f"simulated/{seed}") for seed in range(3)]
+        return [
+            SimulatedLM(TASKS, 0.4, finds=finds, adopts=0.9, misled=0.1, seed=seed, model=f"simulated/{seed}")
+            for seed in range(3)
+        ]
 
     alone = accuracy(moa_dspy.single_model("question -> answer", agents(0.7)[0]))
     together = accuracy(AttentionMoA("question -> answer", agents(0.7), layers=1))
