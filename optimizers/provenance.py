@@ -14,7 +14,7 @@ import moa_dspy
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of
-from moa_dspy.files.provenance import Data, Figure, Outlay, Provenance
+from moa_dspy.files.provenance import CostRecord, Data, Figure, Provenance
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
 from moa_dspy.optimizers.measuring import Metric, metric_name
@@ -65,7 +65,7 @@ def provenance_of(
         settings=to_jsonable_python(dict(settings or {}), fallback=str),
         scores=tuple(_figure(what, value) for what, value in figures.items()),
         verdict=None if outcome is None else _verdict(outcome),
-        cost=None if spent is None else Outlay(**spent.model_dump()),
+        cost=None if spent is None else CostRecord(**spent.model_dump()),
         versions={"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
         date=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         program=digest_of(program),

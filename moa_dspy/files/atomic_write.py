@@ -12,12 +12,12 @@ __all__ = ["check_writable", "replace_file"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a new file beside ``path``, with the rights that the one there has, and put it in its place.
+    """Write a new file beside ``path`` and rename it to ``path``. The permissions stay the same.
 
-    A link stays, and what it points to is replaced. What is no file, such as a pipe, is written to as it is.
+    The target of a link is replaced, not the link. A pipe or a device is written to directly.
 
     Raises:
-        OSError: it could not be written; what was there before is as it was.
+        OSError: if the file cannot be written. The old file is then unchanged.
     """
     if _is_special(path):
         path.write_bytes(content)
@@ -38,10 +38,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out whether ``replace_file`` can write to ``path``, and leave everything as it is.
+    """Raise an error unless ``replace_file`` can write to ``path``. Nothing is changed.
 
     Raises:
-        OSError: it cannot.
+        OSError: if it cannot.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

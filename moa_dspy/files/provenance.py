@@ -1,6 +1,6 @@
-"""Where a program comes from: on what data, by which method and metric, with what result, at what cost.
+"""Where a program comes from: data, method, metric, results and cost.
 
-The record travels in the program's file. It holds digests and figures: no example, no path, no key.
+The record is saved in the program's file. It contains digests and figures, but no example, path or key.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import pydantic
 
-__all__ = ["Data", "Figure", "Outlay", "Provenance"]
+__all__ = ["CostRecord", "Data", "Figure", "Provenance"]
 
 _LONGEST: Final = 1000
 
 
 def _bare(text: str) -> str:
-    """The name of a file without its folders, and any text without line breaks."""
+    """Return the text in one line. A path becomes the name of its file."""
     line = " ".join(text.split())[:_LONGEST]
     return PurePath(line.replace("\\", "/")).name if line.startswith(("/", "~")) or line[1:3] in (":\\", ":/") else line
 
 
 def _bare_values(values: dict[str, pydantic.JsonValue]) -> dict[str, pydantic.JsonValue]:
-    """Settings of which no text is a path."""
+    """Return the settings without paths."""
 
     def bare(value: pydantic.JsonValue) -> pydantic.JsonValue:
         if isinstance(value, str):
@@ -44,13 +44,13 @@ class _Record(pydantic.BaseModel):
 
 
 class Data(_Record):
-    """Examples that were used.
+    """The examples that were used for one purpose.
 
     Attributes:
-        use: what for: ``train``, ``validation``, ``held-out``, ``test``.
-        name: of the data, where it has one.
-        examples: how many.
-        digest: of their content; the same for the same examples in the same order.
+        use: ``train``, ``validation``, ``held-out`` or ``test``.
+        name: of the data, if known.
+        examples: their number.
+        digest: of their content and order.
     """
 
     use: Text
@@ -67,13 +67,13 @@ class Figure(_Record):
     """A score or a difference of scores, with its interval.
 
     Attributes:
-        what: it is of.
+        what: what was measured.
         value: the mean.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
         level: coverage of the interval.
-        examples: how many it is the mean of.
-        p: of a test, where it is a difference that was tested.
+        examples: number of examples.
+        p: p-value, if a difference was tested.
     """
 
     what: Text
@@ -90,13 +90,13 @@ class Figure(_Record):
         return f"{self.value:.3f}{interval} on {self.examples} examples{p}"
 
 
-class Outlay(_Record):
-    """What was paid in the call that made the record; what earlier calls had paid for came from cache and study.
+class CostRecord(_Record):
+    """What was paid for in the call that made the record. Results of earlier calls came from the cache or the study.
 
     Attributes:
         calls: LM calls.
         tokens: prompt plus completion.
-        usd: dollars; None where a price is unknown.
+        usd: dollars, or None if a price is unknown.
         seconds: wall time.
     """
 
@@ -111,21 +111,21 @@ class Outlay(_Record):
 
 
 class Provenance(_Record):
-    """The record.
+    """The record of how a program was made.
 
     Attributes:
         method: how the program was made or chosen.
-        metric: by what it was measured.
-        data: what it was tuned and measured on.
-        seeds: by what they are for.
-        settings: what else the method was told: trials, objective, the model that writes prompts, options.
+        metric: name of the metric.
+        data: the examples it was tuned and measured on.
+        seeds: by purpose.
+        settings: trials, objective, the model that writes prompts, and options of the method.
         scores: with intervals.
-        verdict: of a held-out acceptance or a comparison, in a sentence.
+        verdict: one sentence on a held-out acceptance test or a comparison.
         cost: of the call that made the record.
-        versions: of the libraries that took part.
-        date: when, in UTC.
-        program: digest of the program that the figures are of.
-        earlier: the record that the program carried before, such as that of its tuning.
+        versions: of the libraries.
+        date: in UTC.
+        program: digest of the program that was measured.
+        earlier: the previous record of the program, such as that of its tuning.
     """
 
     method: Text
@@ -137,35 +137,35 @@ class Provenance(_Record):
     )
     scores: tuple[Figure, ...] = ()
     verdict: Text | None = None
-    cost: Outlay | None = None
+    cost: CostRecord | None = None
     versions: dict[str, str] = pydantic.Field(default_factory=dict)
     date: datetime.datetime
     program: Text | None = None
     earlier: Provenance | None = None
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield the record as names and values for a reader, without the earlier one."""
+        """Yield names and values as text, without the earlier record."""
         yield "method", self.method
-        yield from _given("metric", self.metric)
+        yield from _row("metric", self.metric)
         yield from ((f"{data.use} data", str(data)) for data in self.data)
-        yield from _given("seeds", ", ".join(f"{name} {seed}" for name, seed in self.seeds.items()))
-        yield from _given("settings", ", ".join(f"{name} {_said(value)}" for name, value in self.settings.items()))
+        yield from _row("seeds", ", ".join(f"{name} {seed}" for name, seed in self.seeds.items()))
+        yield from _row("settings", ", ".join(f"{name} {_as_text(value)}" for name, value in self.settings.items()))
         yield from ((figure.what, str(figure)) for figure in self.scores)
-        yield from _given("verdict", self.verdict)
-        yield from _given("cost of the last call", self.cost)
-        yield from _given("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))
+        yield from _row("verdict", self.verdict)
+        yield from _row("cost of the last call", self.cost)
+        yield from _row("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))
         yield "date", f"{self.date:%Y-%m-%d %H:%M} UTC"
 
 
-def _said(value: pydantic.JsonValue) -> str:
-    """A setting in words: lists and options in brackets."""
+def _as_text(value: pydantic.JsonValue) -> str:
+    """Return a setting as text."""
     if isinstance(value, dict):
-        return f"({', '.join(f'{name} {_said(item)}' for name, item in value.items())})"
+        return f"({', '.join(f'{name} {_as_text(item)}' for name, item in value.items())})"
     if isinstance(value, list):
-        return "+".join(map(_said, value))
+        return "+".join(map(_as_text, value))
     return str(value)
 
 
-def _given(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _row(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if value not in (None, ""):
         yield name, str(value)

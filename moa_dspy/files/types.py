@@ -1,8 +1,8 @@
 """Types of signature fields as JSON, and back, without code.
 
-A program file must rebuild ``Literal["yes", "no"]``, ``list[Invoice]`` or ``float | None`` in a process that has never
-seen the caller's classes. Pydantic models and enums are written out field by field and rebuilt with the same name,
-fields, descriptions and limits, so that prompts are the same to the byte; validators, being code, stay behind.
+A program file rebuilds ``Literal["yes", "no"]``, ``list[Invoice]`` or ``float | None`` in a process that does not have
+the caller's classes. Pydantic models and enums are written field by field and rebuilt with the same name, fields,
+descriptions and limits, so that prompts are byte-identical. Validators are code, so they are not saved.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _LIMITS: Final[dict[str, type[Any]]] = {
     "max_length": annotated_types.MaxLen,
     "multiple_of": annotated_types.MultipleOf,
 }
-# What else of a pydantic field or model shows in its JSON schema, and so in prompts, or in which values it takes.
+# Other settings of a pydantic field or model that change its JSON schema, and so prompts, or the values it accepts.
 _FIELD_SETTINGS: Final = (
     *("description", "title", "alias", "validation_alias", "serialization_alias"),
     *("examples", "json_schema_extra", "deprecated", "discriminator"),
@@ -71,7 +71,7 @@ def encode_type(annotation: Any) -> dict[str, Any]:
     """Return ``annotation`` as JSON values.
 
     Raises:
-        ConfigurationError: the type cannot be rebuilt from data alone; the message names it.
+        ConfigurationError: if the type cannot be rebuilt from data alone.
     """
     return _encode(annotation, ())
 
@@ -108,7 +108,7 @@ def _unwritable(annotation: Any, why: str = "use plain types or pydantic models"
 
 
 def _is_special(model: type[pydantic.BaseModel]) -> bool:
-    """Whether a model is more than its fields: a root model, or a type of DSPy's with a format of its own."""
+    """Return whether a model is more than its fields: a root model, or a DSPy type with its own format."""
     return issubclass(model, (pydantic.RootModel, dspy.Type))
 
 
@@ -166,7 +166,7 @@ def _encode_settings(field: FieldInfo) -> dict[str, Any]:
 
 
 def _encode_limits(metadata: Iterable[Any]) -> dict[str, Any]:
-    """The limits among ``metadata``; pydantic keeps a pattern in an object of its own, and some come in groups."""
+    """Return the limits in ``metadata``. Pydantic keeps a pattern in its own object, and some limits come in groups."""
     limits: dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, annotated_types.GroupedMetadata):
@@ -181,7 +181,11 @@ def _encode_limits(metadata: Iterable[Any]) -> dict[str, Any]:
 
 
 def _json_values(owner: Any, values: Any) -> Any:
-    """``values``, if JSON gives them back as they are."""
+    """Return ``values`` if JSON preserves them.
+
+    Raises:
+        ConfigurationError: if it does not.
+    """
     try:
         same = json.loads(json.dumps(values)) == values
     except (TypeError, ValueError):
@@ -195,12 +199,12 @@ def decode_type(data: Any) -> Any:
     """Return the type that ``encode_type`` wrote.
 
     Raises:
-        ProgramFileError: ``data`` is not such a type.
+        ProgramFileError: if ``data`` is not such a type.
     """
     try:
         decoded = _decode(data)
-        pydantic.TypeAdapter(decoded)  # what it is made of fits together
-    except Exception:  # noqa: BLE001 (there are many ways to be no type, and pydantic has more to refuse one)
+        pydantic.TypeAdapter(decoded)  # its parts fit together
+    except Exception:  # noqa: BLE001 (invalid data fails in many ways)
         raise ProgramFileError(f"{data!r:.200} is not a type of a field as program.save(...) writes them") from None
     return decoded
 
@@ -221,7 +225,7 @@ def _decode(data: Mapping[str, Any]) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _decode_named(text: str) -> type[Any]:
-    """Decode a class; equal definitions are one class, as they were where they came from."""
+    """Return the class for a definition. Equal definitions give one class, as in the original program."""
     data = json.loads(text)
     decode: Callable[[Mapping[str, Any]], type[Any]] = _NAMED[data["type"]]
     return decode(data)
@@ -234,7 +238,7 @@ def _decode_union(data: Mapping[str, Any]) -> Any:
 
 def _decode_literal(data: Mapping[str, Any]) -> Any:
     if not data["values"] or not all(value is None or isinstance(value, (str, int)) for value in data["values"]):
-        raise TypeError("a literal has texts and whole numbers to choose from")
+        raise TypeError("the choices of a literal must be texts or whole numbers")
     return Literal[tuple(data["values"])]
 
 
@@ -249,7 +253,7 @@ def _decode_enum(data: Mapping[str, Any]) -> type[enum.Enum]:
 def _decode_code(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
     language = data["language"]
     if not isinstance(language, str):
-        raise TypeError("a language is named by a text")
+        raise TypeError("the language must be a text")
     return cast("type[pydantic.BaseModel]", dspy.Code[language])
 
 
@@ -267,7 +271,7 @@ def _decode_model(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
 def _doc(data: Mapping[str, Any]) -> str | None:
     doc = data["doc"]
     if not (doc is None or isinstance(doc, str)):
-        raise TypeError("a description is text")
+        raise TypeError("the description must be a text")
     return doc
 
 
