@@ -3,7 +3,6 @@ from .analysis.contributions import (
     Contributions as Contributions,
     contributions as contributions,
 )
-from .analysis.feedback import StageFeedback as StageFeedback
 from .analysis.profile import (
     Profile as Profile,
     StageRow as StageRow,
@@ -47,6 +46,7 @@ from .prompts.compile import (
     CompileResult as CompileResult,
     compile as compile,
 )
+from .prompts.feedback import StageFeedback as StageFeedback
 from .prompts.few_shot import (
     Bootstrap as Bootstrap,
     BootstrapRandom as BootstrapRandom,

@@ -24,7 +24,7 @@ from moa_dspy.errors import (
     UnparsedVerdictError,
 )
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.comparison.leakage import check_examples
+from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.optimizers.purse import Gate, Purse
 from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.spending import count_spending

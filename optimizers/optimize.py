@@ -28,9 +28,9 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
-from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.comparison.matching import check_budget
 from moa_dspy.optimizers.estimating import Work, estimate
+from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name, models_of
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, Undertaking, bind_space
 from moa_dspy.optimizers.prompts.compile import CompileResult

@@ -11,7 +11,7 @@ import pydantic
 
 from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_share, examples_needed, one_sided
-from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
+from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost

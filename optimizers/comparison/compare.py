@@ -22,9 +22,9 @@ from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, Configura
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
 from moa_dspy.optimizers.comparison.contenders import Arena, enter_baselines
-from moa_dspy.optimizers.comparison.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.comparison.matching import Unit, amount, check_budget, check_price
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, Standing, Verdict, judge
+from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
 from moa_dspy.optimizers.purse import Purse
 from moa_dspy.optimizers.results import Cost

@@ -14,8 +14,8 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.comparison.leakage import asked, refuse_overlap
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
+from moa_dspy.optimizers.leakage import asked, refuse_overlap
 from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
 from moa_dspy.optimizers.prompts.methods import (

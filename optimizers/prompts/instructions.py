@@ -10,7 +10,7 @@ import dspy
 from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
 from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
 
-from moa_dspy.optimizers.analysis.feedback import StageFeedback
+from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, check_at_least
 
 __all__ = ["Copro", "Gepa", "Mipro", "Simba"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stopping.depth import Depth, Price, depth_curve
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA
+
+if TYPE_CHECKING:
+    from moa_dspy.optimizers.search.space import SearchSpace
 
 __all__ = ["StopFit", "fit_stop_rule"]
 

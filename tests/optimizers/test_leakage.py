@@ -6,7 +6,7 @@ import dspy
 from support.simulated_tasks import simulated
 
 from moa_dspy import AttentionMoA
-from moa_dspy.optimizers.comparison.leakage import asked, shown_by
+from moa_dspy.optimizers.leakage import asked, shown_by
 
 
 def test_a_demo_with_a_history_is_known_as_the_example_that_it_is() -> None:
