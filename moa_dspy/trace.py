@@ -17,6 +17,7 @@ import pydantic
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.json_safe import json_safe
+from moa_dspy.text_table import table
 
 __all__ = [
     "STAGES",
@@ -47,6 +48,11 @@ Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 # What models write is any text; a trace of it can always be stored, and read back as it was.
 _Text: TypeAlias = Annotated[str, pydantic.AfterValidator(json_safe)]
 _Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)]
+
+# Columns of a summary.
+_FIGURES: Final = ("calls", "cached", "prompt", "(cached)", "completion", "cost", "seconds", "queued")
+_SUMS: Final = ("steps", "failed", *_FIGURES)
+_CAUSE: Final = 100  # characters of a failure's message
 
 
 class _Record(pydantic.BaseModel):
@@ -242,9 +248,12 @@ class Trace(_Record):
         Args:
             steps: whether to list every single step, too.
         """
-        from moa_dspy.trace_summary import summary_of
-
-        return summary_of(self, steps=steps)
+        tables = [
+            *([table(_step_rows(self.steps), left=(1, 2, 3, 4))] if steps else []),
+            table(_stages(self), left=(1,)),
+        ]
+        agents = table(_agents(self), left=(0,))
+        return "\n\n".join([*tables, agents, "\n".join([*_failures(self.steps), *_cut(self.steps), _ending(self)])])
 
 
 class GroupUsage(_Record):
@@ -339,3 +348,64 @@ def watch(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         current_watchers.reset(token)
+
+
+# A trace as text.
+
+
+def _stages(trace: Trace) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("layer", "stage", *_SUMS)]
+    for layer in range(1, trace.layers + 1):
+        for stage in STAGES:
+            steps = list(trace.select(layer=layer, stage=stage))
+            if steps:
+                rows.append((str(layer), stage, *_sums(group_usage(stage, steps))))
+    return [*rows, ("all", "", *_sums(trace.total))]
+
+
+def _agents(trace: Trace) -> list[tuple[str, ...]]:
+    return [("agent", *_SUMS), *((sums.name, *_sums(sums)) for sums in trace.by("agent"))]
+
+
+def _step_rows(steps: Sequence[Step]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("layer", "stage", "agent", "target", "status", *_FIGURES)]
+    for step in steps:
+        where = str(step.layer), step.stage, step.agent, step.target or "", step.status
+        rows.append((*where, *_figures(group_usage(step.agent, [step]))))
+    return rows
+
+
+def _sums(sums: GroupUsage) -> tuple[str, ...]:
+    return str(sums.steps), str(sums.failed), *_figures(sums)
+
+
+def _figures(sums: GroupUsage) -> tuple[str, ...]:
+    used = sums.usage
+    counts = used.calls, used.cached_calls, used.tokens.prompt, used.tokens.cached, used.tokens.completion
+    cost = sums.dollars.replace("at least", ">=")
+    return *map(str, counts), cost, f"{used.seconds:.2f}", f"{sums.queued:.2f}"
+
+
+def _failures(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield a line for each cause, with the steps it affected."""
+    affected: dict[str, list[str]] = {}
+    for step in steps:
+        if step.error is not None:
+            message = step.error.message
+            cause = f"{step.error.kind}: {message if len(message) <= _CAUSE else f'{message[: _CAUSE - 1]}…'}"
+            affected.setdefault(cause, []).append(f"{step.stage} by {step.agent}")
+    for cause, names in affected.items():
+        yield f"failed: {cause} ({', '.join(dict.fromkeys(names))})"
+
+
+def _cut(steps: Sequence[Step]) -> Iterator[str]:
+    cut = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.truncated)
+    if cut:
+        yield f"cut at max_tokens: {', '.join(cut)}"
+
+
+def _ending(trace: Trace) -> str:
+    total, used = trace.total, trace.usage
+    cost = "cost unknown" if total.usage.cost_usd is None else total.dollars
+    unanswered = f", {used.unanswered} call(s) cut short, which may be billed" if used.unanswered else ""
+    return f"stopped by {trace.stopped_by} after {trace.layers} layer(s), {trace.seconds:.2f} s, {cost}{unanswered}"
