@@ -11,7 +11,6 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy import presets
-from moa_dspy.architecture import Architecture
 from moa_dspy.cli.options import DataOptions, ProgramOptions
 from moa_dspy.cli.programs import build_program, check_keys, check_lms, model_named, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
@@ -148,10 +147,7 @@ def shaped(
     common = {"reasoning": shape.reasoning, **limits}
     number = samples or _SAMPLES
     if preset is None:
-        kept = {
-            name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")
-        }
-        return AttentionMoA(task, agents, aggregator=aggregator, **kept, **limits)
+        return program.replace(signature=task)
     if preset == "single":
         return presets.single_model(task, agents[0], **common)
     if preset == "self-consistency":

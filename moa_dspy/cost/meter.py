@@ -102,16 +102,17 @@ class UsageMeter(UsageTracker):
             self._read()
             if self._outer is not None:
                 self._outer.add_usage(lm, usage_entry)
-        self._reported.usage = usage_entry
+        self._reported.call = lm, usage_entry
         if self._on_paid is not None:
             self._on_paid(self.usage)
 
     def add_entry(self, entry: Mapping[str, Any]) -> None:
         """Add the price of the call that was just reported, or count a cached call (called by DSPy)."""
-        reported, self._reported.usage = getattr(self._reported, "usage", None), None
+        reported, self._reported.call = getattr(self._reported, "call", None), None
+        model, usage = reported or (str(entry.get("model")), None)
         # Of a call that failed after its report there is no entry. The next entry may be of a cached call.
-        paid = reported is not None and entry.get("usage", reported) == reported
-        response, model, cost = entry.get("response"), str(entry.get("model")), entry.get("cost")
+        paid = reported is not None and entry.get("usage", usage) == usage
+        response, cost = entry.get("response"), entry.get("cost")
         self.truncated = getattr(response, "finish_reason", None) == "length"
         free = self._is_free(model)
         with self._lock:
