@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeAlias
 
 import dspy
-from dspy.clients._litellm import get_litellm
-from dspy.clients.capabilities import resolve
 from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
+from moa_dspy._dspy import get_litellm, resolve
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
@@ -213,7 +212,7 @@ def check_model(model: str) -> None:
 
 def _litellm_knows(model: str) -> bool:
     with offline_prices(unless_set=True):
-        litellm = get_litellm(feature="moa-dspy")
+        litellm = get_litellm()
     try:
         litellm.get_llm_provider(model)
     except litellm.exceptions.BadRequestError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from moa_dspy._dspy import has_input_keys
 from moa_dspy.data.splitting import canonical
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import digest
@@ -21,7 +22,7 @@ def check_examples(examples: Iterable[dspy.Example]) -> None:
     Raises:
         ConfigurationError: says how they do.
     """
-    if any(getattr(example, "_input_keys", None) is None for example in examples):
+    if any(not has_input_keys(example) for example in examples):
         raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
 
 

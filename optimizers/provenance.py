@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
-from dspy.utils.saving import get_dependency_versions
 from pydantic_core import to_jsonable_python
 
 import moa_dspy
+from moa_dspy._dspy import get_dependency_versions
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
-from dspy.signatures.signature import _default_instructions
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from moa_dspy._dspy import annotation_allows_none, default_instructions
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.signatures import instructions as texts
 from moa_dspy.signatures.quoting import quote
@@ -198,7 +197,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
     task = task_signature(signature)
     history = next((name for name, field in task.input_fields.items() if field.annotation is dspy.History), None)
     described = task.instructions
-    if described == _default_instructions(task):
+    if described == default_instructions(task):
         described = _plain_task(task, history)
     typed = any(field.annotation is not str for field in task.output_fields.values())
     lead = _own_reasoning(task)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 import pydantic
-from dspy.adapters.utils import get_annotation_name
 from pydantic_core import PydanticUndefined
 
+from moa_dspy._dspy import get_annotation_name
 from moa_dspy.errors import InputError
 from moa_dspy.signatures import needed_inputs
 

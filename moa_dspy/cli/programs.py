@@ -10,10 +10,8 @@ from typing import Any, Final
 
 import dspy
 import pydantic
-from dspy._vendor.lm15.doctor import explain_auth
-from dspy._vendor.lm15.registry import lookup
-from dspy.clients.backend_selection import select_backend
 
+from moa_dspy._dspy import missing_native_keys, native_route
 from moa_dspy.agents import Agent
 from moa_dspy.architecture import AgentSpec
 from moa_dspy.cli.console import note
@@ -198,10 +196,10 @@ def _missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
     """Return the variables of which one should hold the LM's key; none if it has a key or needs none."""
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.kwargs.get("api_key"):
         return ()
-    selection = select_backend(lm)
+    provider, has_key = native_route(lm)
     with _blank_is_unset():
-        if selection.native and selection.resolution is not None:
-            return () if "api_key" in selection.clients else _missing_natively(selection.resolution.provider)
+        if provider is not None:
+            return () if has_key else missing_native_keys(provider, _KEY_POLICIES)
         return _missing_in_litellm(lm)
 
 
@@ -215,13 +213,6 @@ def _blank_is_unset() -> Iterator[None]:
         yield
     finally:
         os.environ.update(blank)
-
-
-def _missing_natively(provider: str) -> tuple[str, ...]:
-    definition = lookup(provider)
-    if definition is None or definition.credential_policy not in _KEY_POLICIES or definition.hosted:
-        return ()
-    return () if explain_auth(provider).configured else tuple(definition.env_keys)
 
 
 def _missing_in_litellm(lm: dspy.LM) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import dspy
-from dspy.clients.call_result import usage_dict
 from dspy.lm15 import Response
 from dspy.utils.callback import BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, usage_dict
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
@@ -174,8 +174,8 @@ def metered(lms: Collection[dspy.BaseLM] = (), on_paid: Callable[[Usage], None] 
         on_paid: see ``UsageMeter``.
     """
     settings = dspy.settings
-    meter = UsageMeter(settings.usage_tracker, free={lm.model for lm in lms if is_free(lm)}, on_paid=on_paid)
-    with dspy.context(usage_tracker=meter, caller_modules=[*(settings.caller_modules or ()), meter]):
+    meter = UsageMeter(settings.get(USAGE_TRACKER), free={lm.model for lm in lms if is_free(lm)}, on_paid=on_paid)
+    with dspy.context(**{USAGE_TRACKER: meter, CALLERS: [*(settings.get(CALLERS) or ()), meter]}):
         yield meter
 
 

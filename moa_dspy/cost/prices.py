@@ -12,14 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 import pydantic
-from dspy.clients.capabilities import resolve
-from dspy.clients.execution import _price_result
-from dspy.lm15 import LM15Error, Message, Response, Usage
+
+from moa_dspy._dspy import price_call
 
 __all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]
 
@@ -97,21 +96,8 @@ class _Rates:
 def _rates_of(lm: dspy.BaseLM) -> _Rates:
     if getattr(getattr(lm, "engine", None), "free", False):
         return _Rates("free", lambda _prompt, _completion: 0.0)
-    recorded = _Rates("dspy", lambda prompt, completion: _recorded_cost(lm, prompt, completion))
+    recorded = _Rates("dspy", lambda prompt, completion: price_call(lm, prompt, completion))
     return recorded if recorded.price is not None else _Rates("litellm", _listed_cost(lm.model))
-
-
-def _recorded_cost(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
-    """Return what DSPy would record as the dollars of such a call."""
-    try:
-        route = resolve(lm)
-    except LM15Error:
-        return None
-    usage = Usage(input_tokens=prompt, output_tokens=completion)
-    reply = Response(id=None, model=route.model, message=Message.assistant(""), finish_reason="stop", usage=usage)
-    result = SimpleNamespace(cost=None, cost_details=None)
-    _price_result(lm, result, reply, route.provider, None)
-    return result.cost
 
 
 def _listed_cost(model: str) -> Callable[[int, int], float | None]:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import dspy
 import pydantic
-from dspy.signatures.signature import make_signature
-from dspy.utils.saving import get_dependency_versions
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 import moa_dspy
+from moa_dspy._dspy import FIELD_KIND, get_dependency_versions
 from moa_dspy.agents import SAMPLING_OPTIONS, Agent
 from moa_dspy.architecture import AgentSpec, Architecture, validated
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
@@ -46,7 +45,6 @@ FORMAT_VERSION: Final = 1
 _SAVED: Final = ("demos", "signature", "fields")
 _NEAREST: Final = "nearest"
 _PROVENANCE: Final = "provenance"
-_FIELD_KIND: Final = "__dspy_field_type"
 
 
 def save(program: AttentionMoA, path: str | Path) -> None:
@@ -254,7 +252,7 @@ def _task_content(task: TaskSignature) -> dict[str, Any]:
 
 def _field_content(field: FieldInfo) -> dict[str, Any]:
     settings: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    extra = {key: value for key, value in settings.items() if key != _FIELD_KIND}
+    extra = {key: value for key, value in settings.items() if key != FIELD_KIND}
     entry = {"is": encode_type(field.rebuild_annotation()), "extra": extra}
     if field.default is not PydanticUndefined:
         entry["default"] = to_jsonable_python(field.default)
@@ -274,9 +272,9 @@ def _task(content: Mapping[str, Any]) -> TaskSignature:
         for name, entry in content[part].items():
             kind = decode_type(entry["is"])
             field = make(**({"default": _default(kind, entry["default"])} if "default" in entry else {}))
-            field.json_schema_extra.update({key: part for key, part in entry["extra"].items() if key != _FIELD_KIND})
+            field.json_schema_extra.update({key: part for key, part in entry["extra"].items() if key != FIELD_KIND})
             fields[name] = (kind, field)
-    return make_signature(fields, content["instructions"], content["name"])
+    return dspy.make_signature(fields, content["instructions"], content["name"])
 
 
 def _default(kind: Any, value: Any) -> Any:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final, Literal, Self, get_args, get_origin
 
-from dspy.adapters.utils import annotation_allows_none
-
+from moa_dspy._dspy import annotation_allows_none
 from moa_dspy.cost.tokens import WORD, TokenCounter
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.forecast import ANSWER_TOKENS

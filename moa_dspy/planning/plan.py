@@ -9,6 +9,7 @@ from typing import Any, Final
 import dspy
 import pydantic
 
+from moa_dspy._dspy import has_input_keys
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import ModelPrice, offline_prices
 from moa_dspy.cost.tokens import Counter
@@ -141,7 +142,7 @@ def inputs_of(example: Mapping[str, Any] | dspy.Example | None, inputs: Mapping[
     if example is None:
         return dict(inputs)
     if isinstance(example, dspy.Example):
-        marked = getattr(example, "_input_keys", None) is not None
+        marked = has_input_keys(example)
         example = dict((example.inputs() if marked else example).items())
     if not isinstance(example, Mapping):
         raise InputError(f"a plan is made for a dspy.Example or a mapping of inputs, not {type(example).__name__}")

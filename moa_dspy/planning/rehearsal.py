@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy._dspy import preprocess
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import PriceTable
@@ -148,7 +149,7 @@ class _StandIns(dspy.Adapter):
     ) -> Any:
         """Prepare the call as the run's adapter for this role does. ``format`` then uses the same adapter."""
         self._writer = adapters_for(signature, lm, self._configured)[0]
-        return self._writer._call_preprocess(lm, lm_kwargs, signature, inputs)
+        return preprocess(self._writer, lm, lm_kwargs, signature, inputs)
 
     def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the messages of the call that was prepared last."""

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import dspy
-from dspy.adapters.utils import format_field_value
 from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
 from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
+from moa_dspy._dspy import format_field_value, postprocess
 from moa_dspy.run.reading import is_visible
 from moa_dspy.signatures import TaskSignature, is_free_text
 
@@ -68,7 +68,7 @@ class PlainTextAdapter(dspy.Adapter):
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
         controls = _controls(lm, lm_kwargs)
         response = await lm.acall(request, **controls)
-        return self._call_postprocess(signature, signature, [response.text], lm, lm_kwargs)
+        return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
 
     def __call__(
         self,
@@ -83,7 +83,7 @@ class PlainTextAdapter(dspy.Adapter):
         if request is None:
             return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         response = lm(request, **_controls(lm, lm_kwargs))
-        return self._call_postprocess(signature, signature, [response.text], lm, lm_kwargs)
+        return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
 
     def format_system_message(self, signature: TaskSignature) -> str:
         """Return the instructions, and the descriptions of those fields that have one."""

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
-from dspy.adapters.decision import record_evidence
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import to_jsonable_python
 
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, needs_thread, preprocess
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.cost.meter import UsageMeter, is_free
@@ -173,7 +173,7 @@ class _Call:
         # If an adapter cannot write a prompt, the step fails of it and says so.
         with contextlib.suppress(Exception), dspy.context(callbacks=[]):
             demos = await shown_demos(self._predictor, self._inputs)
-            signature: Any = adapter._call_preprocess(self._lm, dict(self._config), self._signature, dict(self._inputs))
+            signature: Any = preprocess(adapter, self._lm, dict(self._config), self._signature, dict(self._inputs))
             messages = adapter.format(signature, demos, dict(self._inputs))
         return Prompt(self._lm, messages, min(limits, default=None))
 
@@ -243,10 +243,9 @@ class _Call:
         with (
             dspy.context(
                 adapter=self._counted(adapter),
-                caller_modules=[*session.callers, self._meter],
                 max_history_size=session.max_history,
                 trace=entries,
-                usage_tracker=self._meter,
+                **{CALLERS: [*session.callers, self._meter], USAGE_TRACKER: self._meter},
             ),
             _probabilities_into(self._probabilities) if predictor.fields else contextlib.nullcontext(),
         ):
@@ -287,7 +286,7 @@ class _Call:
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
                     # In a task of its own, so that the transport does not wake up all layers of the run at each step.
-                    reply = await asyncio.create_task(_send(lm, self._proxies[id(lm)], args, options))
+                    reply = await asyncio.create_task(self._send(lm, args, options))
                 answered = clock()
         except BaseException as error:
             unanswered = sent is not None and is_unanswered(error) and not is_free(lm)
@@ -308,6 +307,30 @@ class _Call:
             for text in texts_in(reply):
                 refuse_endless_repair(adapter, self._signature, text, first=self._calls - self._calls_before <= 1)
         return reply
+
+    async def _send(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Make one call of ``lm``.
+
+        An LM that can only be called by threads is called in a thread of its own, and keeps its slot among the calls
+        under way until that thread ends.
+        """
+        if "acall" in vars(lm):
+            return await lm.acall(*args, **options)
+        kind, proxy, in_threads = type(lm), self._proxies[id(lm)], self._session.in_threads
+        if id(lm) not in in_threads:
+            in_threads[id(lm)] = needs_thread(lm)
+        if not in_threads[id(lm)]:
+            return await kind.acall(proxy, *args, **options)
+        slot = concurrency.current_slot()
+        slot.hold()
+
+        def to_its_end() -> Any:
+            try:
+                return kind.__call__(proxy, *args, **options)
+            finally:
+                slot.release()
+
+        return await in_thread(to_its_end)
 
     async def _settle(
         self,
@@ -428,52 +451,10 @@ class _UserError(BaseException):
 
 @contextlib.contextmanager
 def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
-    """Collect the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field.
-
-    A collector around this one (ReAnchor's) still gets all evidence.
-    """
-    outer = dspy.settings.get("_decision_evidence")
-    with record_evidence() as evidence:
+    """Collect the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field."""
+    with decision_evidence() as evidence:
         yield
     found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
-    if outer is not None:
-        log, lock = outer
-        with lock:
-            log.extend(evidence)
-
-
-async def _send(lm: Any, proxy: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Make one call of ``lm``, which is behind ``proxy``.
-
-    An LM that can only be called by threads is called in a thread of its own, and keeps its place among the calls under
-    way until that thread ends.
-    """
-    kind: Any = type(lm)
-    if "acall" in vars(lm):
-        return await lm.acall(*args, **options)
-    if not _needs_thread(kind, lm):
-        return await kind.acall(proxy, *args, **options)
-    slot = concurrency.current_slot()
-    slot.hold()
-
-    def to_its_end() -> Any:
-        try:
-            return kind.__call__(proxy, *args, **options)
-        finally:
-            slot.release()
-
-    return await in_thread(to_its_end)
-
-
-def _needs_thread(kind: Any, lm: Any) -> bool:
-    """Return whether ``lm`` can be called, but not asynchronously."""
-    if kind.acall not in (dspy.BaseLM.acall, dspy.LM.acall):
-        return False
-    base = dspy.LM if issubclass(kind, dspy.LM) else dspy.BaseLM
-    if kind.forward is not base.forward or "forward" in vars(lm):
-        return kind.aforward is base.aforward and "aforward" not in vars(lm)
-    engine = getattr(lm, "_engine_spec", "auto")
-    return not isinstance(engine, str) and lm._async_engine_spec is None
 
 
 async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:

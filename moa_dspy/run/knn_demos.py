@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import dspy
-from dspy.predict.knn import KNN
 
+from moa_dspy._dspy import set_input_keys
 from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Nearest:
         if len(demos) <= self.k:
             return list(demos)
         pool: list[Any] = [_Place(index, demo, self.fields) for index, demo in enumerate(demos)]
-        found = KNN(self.k, pool, _embedder(self.vectorizer))(**_compared(inputs, self.fields))
+        found = dspy.KNN(self.k, pool, _embedder(self.vectorizer))(**_compared(inputs, self.fields))
         return [demos[place.index] for place in found]
 
 
@@ -111,7 +111,7 @@ class _Place(dspy.Example):
     def __init__(self, index: int, demo: Mapping[str, Any], fields: Sequence[str]) -> None:
         super().__init__(**_compared(demo, fields))
         object.__setattr__(self, "index", index)
-        object.__setattr__(self, "_input_keys", set(fields))
+        set_input_keys(self, fields)
 
 
 def _compared(values: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any, Final
 import dspy
 from dspy.utils import DummyLM
 
+from moa_dspy._dspy import ENGINE_STATE
+
 __all__ = ["lm_of", "proxy_of"]
 
 Through = Callable[..., Awaitable[Any]]
@@ -28,7 +30,7 @@ _HARMLESS: Final = frozenset(
 class _Proxy:
     """What all proxies have of their own."""
 
-    __slots__ = ("_moa_lm", "_warned_zero_temp_rollout", "acall", "num_retries")
+    __slots__ = ("_moa_lm", "acall", *ENGINE_STATE)
 
     def __init__(self, lm: dspy.BaseLM, through: Through) -> None:
         set_own = functools.partial(object.__setattr__, self)
@@ -37,8 +39,8 @@ class _Proxy:
         set_own("acall", functools.partial(through, lm))
         # Retries are made, and counted, by the run. At temperature 0 a rollout id still keeps equal requests apart in
         # the cache, so DSPy's warning is not due.
-        set_own("num_retries", 0)
-        set_own("_warned_zero_temp_rollout", True)
+        for name, value in ENGINE_STATE.items():
+            set_own(name, value)
 
     __class__: Any = property(lambda self: type(lm_of(self)))  # what isinstance sees
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import dspy
-from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import AdapterParseError
 
+from moa_dspy._dspy import field_header_pattern
 from moa_dspy.signatures import TaskSignature
 
 __all__ = ["Text", "any_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.meter import is_free
 from moa_dspy.errors import ConfigurationError
@@ -70,6 +71,7 @@ class Session:
         watchers: who is told of each step.
         refused: the LMs whose key or account the provider has refused, by identity. They are not called again.
         recorded: the finished steps, in the order in which they finished.
+        in_threads: whether an LM has to be called in threads, by identity.
         traces: the DSPy trace of each step, if the caller wants one.
         free: names of the adapter's models that cost nothing.
         clock: seconds.
@@ -88,11 +90,12 @@ class Session:
         self.adapter: dspy.Adapter | None = settings.adapter
         adapter = settings.adapter
         self.extractors = [adapter.extraction_model] if isinstance(adapter, dspy.TwoStepAdapter) else []
-        self.callers: tuple[Any, ...] = tuple(settings.caller_modules or ())
-        self.tracker: UsageTracker | None = settings.usage_tracker
+        self.callers: tuple[Any, ...] = tuple(settings.get(CALLERS) or ())
+        self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
         self.refused: dict[int, Failure] = {}
+        self.in_threads: dict[int, bool] = {}
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size

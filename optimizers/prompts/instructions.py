@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import dspy
 from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
-from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS
+from moa_dspy.optimizers.analysis.feedback import StageFeedback
 
+from moa_dspy._dspy import gepa_sizes
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, check_at_least
 
@@ -196,7 +197,7 @@ class Gepa(BuiltInMethod):
         """Return the most answers scored."""
         if self.runs is not None:
             return self.runs
-        settings = AUTO_RUN_SETTINGS[job.effort]
+        settings = gepa_sizes()[job.effort]
         runs = self._optimizer(job).auto_budget(len(job.student.predictors()), settings["n"], len(job.valset))
         return int(runs)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import dspy
 from dspy.teleprompt.reanchor import ReAnchor
-from dspy.teleprompt.reanchor.calibrate import MAX_CANDIDATES
 
+from moa_dspy._dspy import reanchor_candidates
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob
 from moa_dspy.program import AttentionMoA
@@ -57,7 +57,7 @@ class Reanchor(BuiltInMethod):
 
     def most_runs(self, job: PromptJob) -> int:
         """Return the most answers scored: with yes or no, with a probability, and for each threshold."""
-        return (3 + MAX_CANDIDATES) * len(job.trainset)
+        return (3 + reanchor_candidates()) * len(job.trainset)
 
 
 class _StopDecision(dspy.Module):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
 from pydantic_core import PydanticUndefined
 
+from moa_dspy._dspy import annotation_allows_none, mark_uncompiled
 from moa_dspy.agents import AgentSlot
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
@@ -43,7 +43,7 @@ def student_of(program: AttentionMoA) -> AttentionMoA:
     agents draw new samples when the optimizer asks for them, also those at temperature 0.
     """
     student: AttentionMoA = program.deepcopy()
-    student._compiled = False
+    mark_uncompiled(student)
     for role in Predictors.__dataclass_fields__:
         given = vars(student).get(role)
         if isinstance(given, list):

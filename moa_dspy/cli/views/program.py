@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pydantic
-from dspy.adapters.utils import get_annotation_name
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moa_dspy._dspy import get_annotation_name
 from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.cli.console import printable
 from moa_dspy.errors import ConfigurationError, ProgramFileError

@@ -1,0 +1,179 @@
+"""Every use of undocumented DSPy code. It imports nothing of this package.
+
+Each item has a contract test in tests/test_dspy_seam.py, which says what would break. CONTRIBUTING.md has the command
+that runs these tests against the newest DSPy pre-release.
+
+What DSPy documents is used directly: what ``dspy``, ``dspy.lm15``, ``dspy.utils.exceptions``, ``dspy.utils.callback``,
+``dspy.utils.usage_tracker`` and ``dspy.teleprompt`` export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Final
+
+import dspy
+from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.adapters.decision import record_evidence
+from dspy.adapters.utils import annotation_allows_none, format_field_value, get_annotation_name
+from dspy.clients._litellm import get_litellm as _get_litellm
+from dspy.clients.call_result import usage_dict
+from dspy.clients.capabilities import resolve
+from dspy.clients.execution import _price_result
+from dspy.lm15 import LM15Error, Message, Response, Usage
+from dspy.signatures.signature import _default_instructions
+from dspy.utils.saving import get_dependency_versions
+
+__all__ = [
+    "CALLERS",
+    "ENGINE_STATE",
+    "FIELD_KIND",
+    "USAGE_TRACKER",
+    "annotation_allows_none",
+    "decision_evidence",
+    "default_instructions",
+    "field_header_pattern",
+    "format_field_value",
+    "gepa_sizes",
+    "get_annotation_name",
+    "get_dependency_versions",
+    "get_litellm",
+    "has_input_keys",
+    "mark_uncompiled",
+    "missing_native_keys",
+    "native_route",
+    "needs_thread",
+    "postprocess",
+    "preprocess",
+    "price_call",
+    "reanchor_candidates",
+    "resolve",
+    "set_input_keys",
+    "usage_dict",
+]
+
+FIELD_KIND: Final = "__dspy_field_type"
+"""The key under which a field says whether it is an input or an output."""
+
+default_instructions = _default_instructions
+
+
+def get_litellm() -> Any:
+    """Return LiteLLM, imported the way DSPy imports it: without its price list being fetched twice."""
+    return _get_litellm(feature="moa-dspy")
+
+
+def preprocess(
+    adapter: dspy.Adapter, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
+) -> Any:
+    """Prepare a call as ``adapter`` does before it formats the prompt, and return the signature that it formats."""
+    return adapter._call_preprocess(lm, lm_kwargs, signature, inputs)
+
+
+postprocess = dspy.Adapter._call_postprocess
+"""Return the outputs that an adapter makes of the texts of a reply."""
+
+USAGE_TRACKER, CALLERS = "usage_tracker", "caller_modules"
+"""The settings by which DSPy reports each LM call.
+
+A paid call is reported to the usage tracker. Right after that, on the same thread, the call's history entry goes to the
+``history`` of each calling module. A call from the response cache has an entry and no report.
+"""
+
+
+def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
+    """Return the dollars that DSPy would record for a call with so many tokens; None if it knows no price."""
+    try:
+        route = resolve(lm)
+    except LM15Error:
+        return None
+    usage = Usage(input_tokens=prompt, output_tokens=completion)
+    reply = Response(id=None, model=route.model, message=Message.assistant(""), finish_reason="stop", usage=usage)
+    result = SimpleNamespace(cost=None, cost_details=None)
+    _price_result(lm, result, reply, route.provider, None)
+    return result.cost
+
+
+@contextlib.contextmanager
+def decision_evidence() -> Iterator[list[Any]]:
+    """Collect what DSPy's typed decisions are made of: (predictor, output name, evidence) for each output.
+
+    A collector around this one (ReAnchor's) still gets all of it.
+    """
+    outer = dspy.settings.get("_decision_evidence")
+    with record_evidence() as evidence:
+        yield evidence
+    if outer is not None:
+        log, lock = outer
+        with lock:
+            log.extend(evidence)
+
+
+ENGINE_STATE: Final = {"num_retries": 0, "_warned_zero_temp_rollout": True}
+"""What DSPy's engine reads of an LM so that it makes one attempt and does not warn of a rollout id at temperature 0."""
+
+
+def needs_thread(lm: Any) -> bool:
+    """Return whether ``lm`` can be called, but not asynchronously."""
+    kind: Any = type(lm)
+    if kind.acall not in (dspy.BaseLM.acall, dspy.LM.acall):
+        return False
+    base = dspy.LM if issubclass(kind, dspy.LM) else dspy.BaseLM
+    if kind.forward is not base.forward or "forward" in vars(lm):
+        return kind.aforward is base.aforward and "aforward" not in vars(lm)
+    engine = getattr(lm, "_engine_spec", "auto")
+    return not isinstance(engine, str) and lm._async_engine_spec is None
+
+
+def has_input_keys(example: Any) -> bool:
+    """Return whether an example says which of its fields are inputs."""
+    return getattr(example, "_input_keys", None) is not None
+
+
+def set_input_keys(example: Any, names: Sequence[str]) -> None:
+    """Say which fields of an example are inputs, without a copy of it."""
+    object.__setattr__(example, "_input_keys", set(names))
+
+
+def mark_uncompiled(program: dspy.Module) -> None:
+    """Let DSPy's optimizers take ``program`` for one that none of them has compiled."""
+    program._compiled = False
+
+
+def native_route(lm: dspy.BaseLM) -> tuple[str | None, bool]:
+    """Return the provider that DSPy's own engine asks for ``lm``, and whether ``lm`` has a key.
+
+    The provider is None if DSPy leaves the call to LiteLLM.
+    """
+    from dspy.clients.backend_selection import select_backend  # only the command line needs it
+
+    selection = select_backend(lm)
+    native = selection.native and selection.resolution is not None
+    return (selection.resolution.provider if native else None), "api_key" in selection.clients
+
+
+def missing_native_keys(provider: str, policies: Collection[str]) -> tuple[str, ...]:
+    """Return the variables of a provider's key if none is set and its policy for credentials is one of ``policies``."""
+    from dspy._vendor.lm15.doctor import explain_auth  # only the command line needs it
+    from dspy._vendor.lm15.registry import lookup
+
+    definition = lookup(provider)
+    if definition is None or definition.credential_policy not in policies or definition.hosted:
+        return ()
+    return () if explain_auth(provider).configured else tuple(definition.env_keys)
+
+
+def gepa_sizes() -> Mapping[str, Any]:
+    """Return GEPA's budgets by the names of its ``auto`` option."""
+    from dspy.teleprompt.gepa.gepa import AUTO_RUN_SETTINGS  # GEPA is slow to import
+
+    return AUTO_RUN_SETTINGS
+
+
+def reanchor_candidates() -> int:
+    """Return how many thresholds ReAnchor tries."""
+    from dspy.teleprompt.reanchor.calibrate import MAX_CANDIDATES  # optimizers are slow to import
+
+    return MAX_CANDIDATES

@@ -1,0 +1,183 @@
+"""The contracts of moa_dspy/_dspy.py: what would break if DSPy changed undocumented code that this package uses.
+
+CONTRIBUTING.md has the command that runs these tests against the newest DSPy pre-release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any, Optional
+
+import dspy
+import pytest
+from dspy.lm15 import Response
+
+from moa_dspy import _dspy
+from moa_dspy.cli.programs import _KEY_POLICIES
+from moa_dspy.testing import ScriptedLM
+
+CHAT = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
+
+
+class Tracker:
+    """Notes in what order DSPy reports a call."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self.history = History(self.events)
+
+    def add_usage(self, lm: str, usage: dict[str, Any]) -> None:
+        self.events.append(("usage", usage))
+
+
+class History(list[Any]):
+    def __init__(self, events: list[tuple[str, Any]]) -> None:
+        super().__init__()
+        self._events = events
+
+    def append(self, entry: dict[str, Any]) -> None:
+        self._events.append(("entry", entry))
+
+
+def reported(lm: dspy.BaseLM, *, asynchronous: bool) -> list[tuple[str, Any]]:
+    tracker = Tracker()
+    with dspy.context(**{_dspy.USAGE_TRACKER: tracker, _dspy.CALLERS: [tracker]}):
+        if asynchronous:
+            asyncio.run(lm.acall("?"))
+        else:
+            lm("?")
+    return tracker.events
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_usage_of_a_paid_call_is_reported_just_before_its_history_entry_or_budgets_count_nothing(
+    asynchronous: bool,
+) -> None:
+    lm = ScriptedLM("one two", cache=True)
+    (first, usage), (second, entry) = reported(lm, asynchronous=asynchronous)
+    assert (first, second) == ("usage", "entry")
+    assert usage["completion_tokens"] == 2
+    assert {"cost", "model", "response", "usage", "outputs", "messages"} <= entry.keys()
+    again = reported(lm, asynchronous=asynchronous)
+    assert [kind for kind, _ in again] == ["entry"]  # from the cache, unpaid
+
+
+def test_usage_of_a_cached_call_is_read_from_its_responses_or_saved_tokens_are_guesses() -> None:
+    lm = ScriptedLM("one two")
+    ((_, _), (_, entry)) = reported(lm, asynchronous=False)
+    response = entry["response"]
+    assert isinstance(response, Response)
+    assert _dspy.usage_dict(response, "scripted")["completion_tokens"] == 2
+
+
+def test_retries_are_read_from_the_lm_or_runs_would_count_one_call_for_several() -> None:
+    assert set(_dspy.ENGINE_STATE) <= vars(dspy.LM("openai/gpt-4.1")).keys()
+
+
+def test_an_lm_without_an_async_side_is_recognised_or_it_would_block_the_loop() -> None:
+    class Engine:
+        def complete(self, request: Any) -> Any: ...
+
+    class Own(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any: ...
+
+    assert _dspy.needs_thread(dspy.LM("own/model", engine=Engine()))
+    assert _dspy.needs_thread(Own("own/model"))
+    assert not _dspy.needs_thread(ScriptedLM("x"))
+    assert not _dspy.needs_thread(dspy.LM("openai/gpt-4.1"))
+
+
+def test_an_adapter_prepares_and_finishes_calls_or_plans_and_plain_text_fail() -> None:
+    signature: Any = dspy.Signature("question -> answer")
+    adapter, lm = dspy.ChatAdapter(), ScriptedLM("x")
+    assert _dspy.preprocess(adapter, lm, {}, signature, {"question": "?"}).output_fields.keys() == {"answer"}
+    assert _dspy.postprocess(adapter, signature, signature, [CHAT], lm, {}) == [{"answer": "42"}]
+
+
+def test_field_markers_are_found_or_long_replies_are_repaired_for_minutes() -> None:
+    match = _dspy.field_header_pattern.match("[[ ## answer ## ]]")
+    assert match is not None
+    assert match.group(1) == "answer"
+
+
+def test_evidence_of_graded_decisions_is_collected_or_stop_rules_cannot_be_fitted() -> None:
+    log: list[Any] = []
+    with _dspy.decision_evidence() as outer:
+        with _dspy.decision_evidence() as inner:
+            recorder = dspy.settings.get("_decision_evidence")
+            assert recorder is not None
+            recorder[0].append(("predictor", "improved", {"noul": 0.7}))
+        log.extend(inner)
+    assert log == list(outer) == [("predictor", "improved", {"noul": 0.7})]
+
+
+def test_dspy_prices_a_call_or_budgets_in_dollars_are_refused() -> None:
+    price = _dspy.price_call(dspy.LM("openai/gpt-4.1"), 1_000_000, 0)
+    assert price is not None
+    assert 0.1 < price < 100
+    assert _dspy.price_call(dspy.LM("openai/nobody-knows-it"), 1000, 0) is None
+
+
+def test_a_model_string_is_routed_or_unknown_providers_are_noticed_too_late() -> None:
+    assert _dspy.resolve(dspy.LM("openai/gpt-4.1")).provider.startswith("openai")
+
+
+def test_the_native_route_and_its_key_are_known_or_missing_keys_are_noticed_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    provider, has_key = _dspy.native_route(dspy.LM("openai/gpt-4.1"))
+    assert provider is not None
+    assert not has_key
+    assert _dspy.missing_native_keys(provider, _KEY_POLICIES) == ("OPENAI_API_KEY",)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert _dspy.missing_native_keys(provider, _KEY_POLICIES) == ()
+
+
+def test_litellm_is_loaded_like_dspy_loads_it() -> None:
+    assert hasattr(_dspy.get_litellm(), "get_llm_provider")
+
+
+def test_types_of_fields_are_named_and_shown_as_in_prompts_or_prompts_change() -> None:
+    assert _dspy.annotation_allows_none(Optional[int])  # noqa: UP045 (as users write it)
+    assert not _dspy.annotation_allows_none(int)
+    assert _dspy.get_annotation_name(list[int]) == "list[int]"
+    field = dspy.Signature("question: list[str] -> answer").input_fields["question"]
+    assert "a" in str(_dspy.format_field_value(field, ["a", "b"]))
+
+
+def test_a_signatures_default_instructions_are_known_or_every_task_shows_them() -> None:
+    signature: Any = dspy.Signature("question -> answer")
+    assert _dspy.default_instructions(signature) == signature.instructions
+
+
+def test_a_field_says_whether_it_is_an_input_or_program_files_cannot_be_written() -> None:
+    fields = dspy.Signature("question -> answer").fields
+    kinds = {name: field.json_schema_extra[_dspy.FIELD_KIND] for name, field in fields.items()}  # type: ignore[index]
+    assert kinds == {"question": "input", "answer": "output"}
+
+
+def test_input_keys_of_examples_can_be_read_and_set_or_data_without_inputs_is_not_refused() -> None:
+    example = dspy.Example(question="q", answer="a")
+    assert not _dspy.has_input_keys(example)
+    assert _dspy.has_input_keys(example.with_inputs("question"))
+    marked = copy.copy(example)
+    _dspy.set_input_keys(marked, ["question"])
+    assert marked.inputs().toDict() == {"question": "q"}
+
+
+def test_a_program_can_be_marked_as_uncompiled_or_optimizers_refuse_it() -> None:
+    module = dspy.Predict("question -> answer")
+    module._compiled = True
+    _dspy.mark_uncompiled(module)
+    assert module._compiled is False
+
+
+def test_versions_are_known_or_program_files_do_not_say_them() -> None:
+    assert "dspy" in _dspy.get_dependency_versions()
+
+
+def test_sizes_of_optimizers_are_known_or_their_cost_cannot_be_estimated() -> None:
+    assert set(_dspy.gepa_sizes()) == {"light", "medium", "heavy"}
+    assert _dspy.reanchor_candidates() > 1
