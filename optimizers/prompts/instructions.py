@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import dspy
 from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
-from moa_dspy.optimizers.analysis.feedback import StageFeedback
 
 from moa_dspy._dspy import gepa_sizes
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
