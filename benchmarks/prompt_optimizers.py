@@ -60,7 +60,7 @@ def run(method: Any, seed: int, questions: int) -> str:
     before, after = measure(program, test, planted.right), measure(result.program, test, planted.right)
     gain = Gain.of(before.scores, after.scores)
     cells = [method, what, str(len(test)), str(before.score()), str(after.score()), str(gain), f"{gain.p:.4f}"]
-    return f"| {' | '.join([*cells, str(result.cost.calls), f'{result.cost.seconds:.0f}'])} |"
+    return f"| {' | '.join([*cells, str(result.cost.paid_calls), f'{result.cost.seconds:.0f}'])} |"
 
 
 def main() -> None:

@@ -71,7 +71,10 @@ def run(folder: Path, minutes: float, trials: int) -> None:
         progress=lambda state: tell(state),
     )
     spec, cost = found.program.architecture, found.cost
-    print(f"searched on {len(train)} facts until {found.report['ended_by']}: {cost.calls} calls, {cost.seconds:.0f} s")
+    print(
+        f"searched on {len(train)} facts until {found.report['ended_by']}: "
+        f"{cost.paid_calls} calls, {cost.seconds:.0f} s"
+    )
     for trial in found.report["trials"]:
         head = f"  trial {trial['number']}: {trial['state']}, {trial['examples']} examples"
         print(f"{head}, {trial['score']}, {trial['params']}")
@@ -90,7 +93,9 @@ def run(folder: Path, minutes: float, trials: int) -> None:
 
 def tell(state: SearchProgress) -> None:
     """Show where the search is."""
-    print(f"\rtrial {state.trial}, {state.examples} of {state.of}, {state.cost.calls} calls", end="", file=sys.stderr)
+    print(
+        f"\rtrial {state.trial}, {state.examples} of {state.of}, {state.cost.paid_calls} calls", end="", file=sys.stderr
+    )
 
 
 def model() -> dspy.BaseLM:

@@ -30,10 +30,10 @@ from scipy.stats import binomtest
 
 from benchmarks.search_worlds import TASK, World, exact, worlds
 from moa_dspy import AttentionMoA
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError
 from moa_dspy.optimizers import measure, search
 from moa_dspy.optimizers.measuring import Measurement, Run
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search import trials
 from moa_dspy.optimizers.search.objective import Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace
@@ -223,7 +223,7 @@ class Record:
                 assert run.trace is not None
                 calls += run.trace.calls
                 metric(run.example, run.prediction)
-            return Measurement(runs, Cost())
+            return Measurement(runs, Usage())
 
         trials.measure = replayed
         try:

@@ -91,8 +91,8 @@ from .report.records import (
     TraceRecord as TraceRecord,
 )
 from .results import (
-    Cost as Cost,
     Gain as Gain,
+    Price as Price,
     Score as Score,
 )
 from .search.results import Point as Point
@@ -104,7 +104,6 @@ from .search.search import (
 from .search.space import SearchSpace as SearchSpace
 from .stopping.depth import (
     Depth as Depth,
-    Price as Price,
     depth_curve as depth_curve,
     fit_stop as fit_stop,
 )

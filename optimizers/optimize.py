@@ -20,6 +20,8 @@ from optuna.storages import BaseStorage
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.meter import metered
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError, DeclinedError
 from moa_dspy.evaluation.fingerprint import content_of, digest
@@ -38,12 +40,10 @@ from moa_dspy.optimizers.prompts.method import Effort, check_effort
 from moa_dspy.optimizers.prompts.methods import MethodName, check_method, resolve_method
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import provenance_of, stamp
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.search import Searched, check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage, open_storage
-from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.fit import StopFit
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
@@ -78,7 +78,7 @@ class OptimizeResult:
     candidate: AttentionMoA
     acceptance: Acceptance | None
     score: Score | None
-    cost: Cost
+    cost: Usage
     searched: tuple[Searched, ...]
     compiled: tuple[CompileResult, ...]
     stop: tuple[StopFit, ...]
@@ -177,14 +177,14 @@ def optimize(
         if not before(estimate(program, tune, held, metric, work)):
             raise DeclinedError("not confirmed; nothing was paid")
     opened = open_storage(storage)
-    with count_spending(lms) as spending:
+    with metered(lms) as meter:
         run = Undertaking(
             program,
             tune,
             held,
             metric,
             budget=budget,
-            spending=spending,
+            meter=meter,
             plan=_plan(parts, rounds, explain=explain),
             space=space,
             concurrency=concurrency,

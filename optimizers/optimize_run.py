@@ -9,7 +9,9 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 
 from moa_dspy.agents import Agent
-from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.meter import UsageMeter
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, MoAError
 from moa_dspy.evaluation.statistics import Score
@@ -20,12 +22,9 @@ from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.search import Searched, SearchProgress, search
 from moa_dspy.optimizers.search.space import BoundSpace, SearchSpace
-from moa_dspy.optimizers.spending import Spending
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.fit import StopFit, fit_stop_rule
 from moa_dspy.program import AttentionMoA
@@ -64,7 +63,7 @@ class OptimizeProgress:
     done: float
     detail: str
     best: float | None
-    cost: Cost
+    cost: Usage
 
 
 class Undertaking:
@@ -76,7 +75,7 @@ class Undertaking:
         held: examples that decide.
         metric: the task's.
         budget: of everything, if there is one.
-        spending: what has been paid.
+        meter: counts what is paid.
         plan: the parts, in order.
         space: what depth and stop rule may be; None leaves both open.
         concurrency: runs under way at once.
@@ -99,7 +98,7 @@ class Undertaking:
         metric: Metric,
         *,
         budget: Budget | None,
-        spending: Spending,
+        meter: UsageMeter,
         plan: Sequence[str],
         space: SearchSpace | None,
         concurrency: int,
@@ -115,22 +114,22 @@ class Undertaking:
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.spent: list[tuple[str, Cost]] = []
+        self.spent: list[tuple[str, Usage]] = []
         self.ended_by: EndedBy = "done"
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
-        self._purse = Purse(budget or Budget(), spending)
-        self._limited, self._spending = budget is not None, spending
+        self._guard = BudgetGuard(budget, meter=meter)
+        self._limited, self._meter = budget is not None, meter
         self._concurrency, self._tell = concurrency, tell
         self._best: float | None = None
         # Once prompts hold demos, what they were learnt from tells nothing any more.
         self._unlearnt = self.tune
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> Usage:
         """Return what has been spent."""
-        return self._spending.cost
+        return self._meter.usage
 
     @property
     def chosen(self) -> AttentionMoA:
@@ -192,20 +191,20 @@ class Undertaking:
     def _changed(self) -> bool:
         return digest_of(self.candidate) != digest_of(self.program)
 
-    def _search(self, share: Budget | None, arguments: Mapping[str, Any], objective: Objective) -> None:
-        given, purse = self.program, self._purse_of(share)
+    def _search(self, share: BudgetGuard | None, arguments: Mapping[str, Any], objective: Objective) -> None:
+        given = self.program
 
         def told(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
-        own = self._own(purse)
+        own = self._own(share)
         found = search(
             given.task,
             given.named_agents,
             trainset=self._unlearnt,
             metric=self.metric,
-            budget=None if purse is None else purse.share(1.0),
+            budget=None if share is None else share.share().budget,
             seed=self.seed,
             concurrency=self._concurrency,
             progress=told,
@@ -223,7 +222,7 @@ class Undertaking:
             )
         self._adopt(found, own, objective)
 
-    def _own(self, purse: Purse | None) -> Measurement:
+    def _own(self, share: BudgetGuard | None) -> Measurement:
         """Measure what trials have to beat, before any of them is paid for."""
         examples = self._unlearnt
         try:
@@ -232,8 +231,8 @@ class Undertaking:
                 examples,
                 self.metric,
                 concurrency=self._concurrency,
-                purse=purse,
-                on_run=self._counter(len(examples), "runs of the program itself"),
+                budget=share,
+                progress=self._counter(len(examples), "runs of the program itself"),
             )
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
@@ -265,7 +264,7 @@ class Undertaking:
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
 
-    def _compile(self, share: Budget | None, arguments: Mapping[str, Any], objective: Objective) -> None:
+    def _compile(self, share: BudgetGuard | None, arguments: Mapping[str, Any], objective: Objective) -> None:
         method, shape = arguments["method"], self.candidate.architecture
         if method == "reanchor" and not (shape.synthesizes and shape.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
@@ -278,8 +277,8 @@ class Undertaking:
             metric=self.metric,
             seed=self.seed,
             concurrency=self._concurrency,
-            budget=share,
-            progress=lambda at: self._say(at.done, f"{method}: {at.cost.calls} of at most {at.of} calls"),
+            budget=None if share is None else share.budget,
+            progress=lambda at: self._say(at.done, f"{method}: {at.cost.paid_calls} of at most {at.of} calls"),
             **arguments,
         )
         self.compiled.append(tuned)
@@ -294,7 +293,7 @@ class Undertaking:
             self.candidate, self._unlearnt = tuned.program, hold
             self.adopted.append(method)
 
-    def _fit_stop(self, share: Budget | None, objective: Objective) -> None:
+    def _fit_stop(self, share: BudgetGuard | None, objective: Objective) -> None:
         shape = self.candidate.architecture
         if shape.layers < 2:
             self.notes.append("stop: the candidate has one layer, and nothing to stop")
@@ -302,13 +301,13 @@ class Undertaking:
         runs = len(self._unlearnt) * (2 if shape.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,
-            self._unlearnt,
-            self.metric,
+            trainset=self._unlearnt,
+            metric=self.metric,
             concurrency=self._concurrency,
-            purse=self._purse_of(share),
+            budget=share,
             affordable=objective.affords,
             space=self._space,
-            on_run=self._counter(runs, "runs"),
+            progress=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
         self.rounds[-1]["stop"] = fit.report
@@ -330,13 +329,13 @@ class Undertaking:
             alpha=alpha,
             seed=self.seed,
             concurrency=self._concurrency,
-            purse=self._purse,
+            budget=self._guard,
             on_run=lambda _, run: count(run),
         )
 
     def _explain(self) -> None:
         chosen, agents = self.chosen, len(self.chosen.agents)
-        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed, "purse": self._purse}
+        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed, "budget": self._guard}
         self._say(0.0, "stages")
         self.profile = profile(chosen, self.held, self.metric, **given)
         if agents > 1:
@@ -346,7 +345,7 @@ class Undertaking:
                 chosen,
                 self.held,
                 self.metric,
-                on_stage=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
+                progress=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
                 **given,
             )
 
@@ -358,16 +357,16 @@ class Undertaking:
         """
         if not self._limited:
             return
-        left, stages = self._purse.share(1.0), [row for row in one.rows if row.agent is None]
+        left, stages = self._guard.share().left, [row for row in one.rows if row.agent is None]
         takes = (
             (left.calls, sum(row.calls for row in stages)),
             (left.tokens, sum(row.tokens for row in stages)),
-            (left.usd, one.cost.usd or 0.0),
+            (left.usd, one.cost.cost_usd or 0.0),
         )
-        if any(there is not None and needed * programs > there for there, needed in takes):
+        if any(needed * programs > available for available, needed in takes):
             raise BudgetExhaustedError
 
-    def _do(self, part: str, work: Callable[[Budget | None], None]) -> None:
+    def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
         """Do a part of the plan with its share of the budget; where that is not enough, the part is left out.
 
         A part that fails late throws nothing away that was paid for; but where no model answers any more, nothing that
@@ -377,7 +376,7 @@ class Undertaking:
         weights = [_WEIGHTS[name] for name in self.plan[number:]]
         self._say(0.0, "")
         try:
-            work(self._purse.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
+            work(self._guard.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
         except BudgetExhaustedError:
             self._cut(f"{part}: left out, since the budget does not cover it")
         except BudgetTooSmallError as error:
@@ -388,9 +387,6 @@ class Undertaking:
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")
         self.spent.append((part, self.cost - before))
-
-    def _purse_of(self, share: Budget | None) -> Purse | None:
-        return None if share is None else Purse(share, self._spending, anew=True)
 
     def _cut(self, why: str) -> None:
         self.ended_by = "budget"

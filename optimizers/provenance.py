@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 
 import moa_dspy
 from moa_dspy._dspy import get_dependency_versions
+from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of
@@ -18,7 +19,6 @@ from moa_dspy.files.provenance import CostRecord, Data, Figure, Provenance
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
 from moa_dspy.optimizers.measuring import Metric, metric_name
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Provenance", "figures_of", "provenance_of", "stamp"]
@@ -34,7 +34,7 @@ def provenance_of(
     settings: Mapping[str, Any] | None = None,
     scores: Mapping[str, Score | Gain] | None = None,
     outcome: Acceptance | Comparison | None = None,
-    cost: Cost | None = None,
+    cost: Usage | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Provenance:
     """Return the record of a program as it is now.
@@ -65,7 +65,7 @@ def provenance_of(
         settings=to_jsonable_python(dict(settings or {}), fallback=str),
         scores=tuple(_figure(what, value) for what, value in figures.items()),
         verdict=None if outcome is None else _verdict(outcome),
-        cost=None if spent is None else CostRecord(**spent.model_dump()),
+        cost=None if spent is None else _cost_record(spent),
         versions={"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
         date=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         program=digest_of(program),
@@ -91,6 +91,10 @@ def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gai
         if one.gain is not None:
             figures[f"the program - {one.what}"] = one.gain.model_copy(update={"p": one.p})
     return figures
+
+
+def _cost_record(used: Usage) -> CostRecord:
+    return CostRecord(calls=used.paid_calls, tokens=used.tokens.total, usd=used.cost_usd, seconds=used.seconds)
 
 
 def _verdict(outcome: Acceptance | Comparison) -> str:

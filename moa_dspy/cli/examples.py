@@ -14,11 +14,11 @@ from moa_dspy import presets
 from moa_dspy.cli.options import DataOptions, ProgramOptions
 from moa_dspy.cli.programs import build_program, check_keys, check_lms, model_named, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.evaluate import check_inputs, turns_of
 from moa_dspy.evaluation.recipes import ENDPOINT_VARIABLE
-from moa_dspy.evaluation.suite import OwnData, Selection, named_metric, open_benchmark
+from moa_dspy.evaluation.scoring import Metric
+from moa_dspy.evaluation.suite import Devset, OwnData, named_metric, open_benchmark, remarks_of
 from moa_dspy.program import AttentionMoA
 
 __all__ = [
@@ -43,19 +43,22 @@ class Job:
 
     Attributes:
         program: the program.
-        benchmark: where the examples are from.
-        examples: all of them.
+        devset: the examples and their benchmark.
         metric: what scores the answers.
         judge: the metric's model, if it needs one.
         remarks: what the user should know about how the examples will be scored.
     """
 
     program: AttentionMoA
-    benchmark: Benchmark
-    examples: Sequence[dspy.Example]
+    devset: Devset
     metric: Metric
     judge: dspy.BaseLM | None = None
     remarks: Sequence[str] = ()
+
+    @property
+    def examples(self) -> Sequence[dspy.Example]:
+        """Return the examples."""
+        return self.devset.examples
 
 
 def tuning_job(saved: str | None, program: ProgramOptions, data: DataOptions) -> Job:
@@ -88,10 +91,17 @@ def prepare(
         ConfigurationError: if the examples cannot be read, or do not fit the program or the metric.
     """
     inputs = list(program.task.input_fields)
-    selection = Selection(data.split, data.limit, data.seed, data.path, _fields(data.fields), inputs)
-    examples = selection.load(benchmark, data.source or "")
-    check_inputs(program, examples[0])
-    return Job(program, benchmark, examples, metric, judge, metric.check_examples(examples))
+    devset = Devset.load(
+        data.source or benchmark,
+        split=data.split,
+        limit=data.limit,
+        seed=data.seed,
+        path=data.path,
+        fields=_fields(data.fields),
+        inputs=inputs,
+    )
+    check_inputs(program, devset.examples[0])
+    return Job(program, devset, metric, judge, remarks_of(metric, devset.examples))
 
 
 def find_benchmark(data: DataOptions) -> Benchmark:

@@ -285,7 +285,7 @@ class BudgetGuard:
             BudgetExhaustedError: if there is no room, and no work is under way whose end could make some.
         """
         while not self.reserve(calls):
-            if not self._is_busy:
+            if not self.is_busy:
                 raise BudgetExhaustedError("the budget has no room for another run")
             await asyncio.sleep(_POLL_SECONDS)
         try:
@@ -314,8 +314,9 @@ class BudgetGuard:
         return BudgetGuard(budget, meter=self._meter, clock=self._clock, parent=self)
 
     @property
-    def _is_busy(self) -> bool:
-        return self.under_way > 0 or (self._parent is not None and self._parent._is_busy)
+    def is_busy(self) -> bool:
+        """Return whether work is under way whose end could make room."""
+        return self.under_way > 0 or (self._parent is not None and self._parent.is_busy)
 
     def _metered(self) -> Amounts:
         if self._meter is None:

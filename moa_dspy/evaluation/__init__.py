@@ -1,9 +1,10 @@
-"""Evaluation: a program on a benchmark, with intervals, records, comparisons and official outputs.
+"""Evaluation: a program's score on a benchmark or on examples, with intervals, records and comparisons.
 
 evaluate            runs, records, resumes
-Evaluation          the result
-compare_files       two runs, item by item
-read_records        the records of a run
+EvaluateResult      its result
+Devset              the examples to evaluate on, with their benchmark
+compare_files       two evaluations, item by item
+read_records        the records of an evaluation
 named_metric        a metric by name
 """
 

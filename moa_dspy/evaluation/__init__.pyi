@@ -4,18 +4,18 @@ from .paired import (
     compare_files as compare_files,
     paired_difference as paired_difference,
 )
+from .progress import EvaluateProgress as EvaluateProgress
 from .records import (
     Record as Record,
     latest as latest,
     read_records as read_records,
 )
-from .results import (
-    Evaluation as Evaluation,
-    Progress as Progress,
-)
-from .spending import Spending as Spending
+from .results import EvaluateResult as EvaluateResult
 from .statistics import (
     Gain as Gain,
     Score as Score,
 )
-from .suite import named_metric as named_metric
+from .suite import (
+    Devset as Devset,
+    named_metric as named_metric,
+)

@@ -8,7 +8,6 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.data.judges import JudgeMetric
-from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.evaluation.evaluate import turns_of
 from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
 from moa_dspy.presets import single_model
@@ -26,7 +25,7 @@ _REPLY: Final = 300
 def estimate_cost(
     program: AttentionMoA,
     examples: Sequence[dspy.Example],
-    metric: Metric,
+    metric: Callable[..., Any],
     judge: dspy.BaseLM | None,
 ) -> tuple[CostEstimate, CostEstimate]:
     """Return the estimated cost of the program's calls and of the judge's calls.
@@ -57,7 +56,7 @@ def _later_turns(example: dspy.Example) -> Iterator[dict[str, Any]]:
         yield {"history": dspy.History(messages=list(messages)), "question": question}
 
 
-def _verdicts(judge: dspy.BaseLM, example: dspy.Example, metric: Metric) -> CostEstimate:
+def _verdicts(judge: dspy.BaseLM, example: dspy.Example, metric: Callable[..., Any]) -> CostEstimate:
     """Return the cost of judging one example. The judge reads the example and an answer in each of its calls."""
     calls, reply = (metric.calls, metric.reply_tokens) if isinstance(metric, JudgeMetric) else (1, _REPLY)
     reader = single_model("material -> verdict", judge, reasoning=False)

@@ -1,4 +1,4 @@
-"""``evaluate``: a program, a benchmark, a score with its interval."""
+"""``evaluate``: a program's score on a benchmark or on examples, with its interval."""
 
 from __future__ import annotations
 
@@ -12,114 +12,90 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.metric import Metric
-from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError, MoAError
-from moa_dspy.evaluation.display import shown
+from moa_dspy.evaluation.answering import restored
 from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified, label
 from moa_dspy.evaluation.outputs import check_outputs, write_outputs
 from moa_dspy.evaluation.paired import paired_difference, read_other
-from moa_dspy.evaluation.purse import Purse
+from moa_dspy.evaluation.progress import EvaluateProgress, Totals, progress_display
 from moa_dspy.evaluation.records import Record, RecordFile, latest
-from moa_dspy.evaluation.results import Evaluation, Progress, by_category
-from moa_dspy.evaluation.runner import Runner
-from moa_dspy.evaluation.spending import Spending
+from moa_dspy.evaluation.results import EvaluateResult, by_category
+from moa_dspy.evaluation.runner import ExampleRunner, Item, calls_of_a_run, check_concurrency
+from moa_dspy.evaluation.runs import Run
+from moa_dspy.evaluation.scoring import Metric, check_metric, jsonable
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.evaluation.suite import Selection, as_metric, open_benchmark
+from moa_dspy.evaluation.suite import Devset, remarks_of
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run import event_loop
 
-__all__ = ["evaluate"]
+__all__ = ["check_inputs", "evaluate", "turns_of"]
 
 
 def evaluate(
     program: dspy.Module,
-    benchmark: Benchmark | str | Path,
+    devset: Devset | Benchmark | str | Path | Sequence[dspy.Example],
+    metric: Metric | None = None,
     *,
-    examples: Sequence[dspy.Example] | None = None,
-    split: str | None = None,
     limit: int | None = None,
-    seed: int = 0,
-    metric: Metric | Callable[..., Any] | None = None,
-    official: bool | None = None,
+    seed: int | None = None,
     judge: dspy.BaseLM | None = None,
     judge_prompts: str | Path | None = None,
+    official: bool | None = None,
     out: str | Path | None = None,
     against: str | Path | None = None,
     outputs: str | Path | None = None,
+    name: str | None = None,
     concurrency: int = 8,
     budget: Budget | None = None,
-    progress: Callable[[Progress], None] | bool = False,
-    fields: Mapping[str, str] | None = None,
-    inputs: Sequence[str] = ("question",),
-    path: str | Path | None = None,
-    name: str | None = None,
-) -> Evaluation:
-    """Score a program on a benchmark, item by item, and go on where an earlier start of the same run stopped.
+    progress: Callable[[EvaluateProgress], None] | bool = False,
+) -> EvaluateResult:
+    """Score a program on examples. With ``out``, an evaluation that was interrupted goes on where it stopped.
 
     Args:
         program: any DSPy module.
-        benchmark: one, its name, or a file, folder or hub id of one's own data.
-        examples: these instead of the benchmark's own.
-        split: of the benchmark; default: its first.
-        limit: the most items, also of ``examples``; they are drawn by content, so that a larger limit holds the
-            smaller sample.
-        seed: of the sample and of the resampling.
+        devset: a benchmark or its name, a file, folder or hub id of your own data, or examples; ``Devset.load`` has
+            more options.
         metric: default: the benchmark's own.
-        official: whether the benchmark's official figures are made of the metric's details; default: where the
-            metric is the benchmark's own.
-        judge: the LM that judges, for benchmarks that are judged.
-        judge_prompts: folder with the official judge prompts; without it our own judge is asked.
-        out: JSONL file of records. If it is there, items with a record are not run again; those that failed are. The
-            same call with a larger limit, or without one, adds the other items.
-        against: records of another run on the same data, to be compared item by item.
+        limit: at most so many examples, drawn by content: a larger limit includes the smaller sample.
+        seed: seed of the sample and of the resampling; default: the ``Devset``'s, or 0.
+        judge: the judge's LM, for the metric of a benchmark that has one.
+        judge_prompts: folder with the official judge prompts; default: our own judge prompt.
+        official: whether to compute the benchmark's official figures; default: if the metric is its own.
+        out: JSONL file of records. Items with a record are not run again, failed ones are.
+        against: records of another evaluation on the same data, to compare with.
         outputs: file for the answers in the benchmark's official format.
-        concurrency: items under way at once; the calls within an item are concurrent besides.
-        budget: for the whole evaluation, judge included. No item is started that does not fit beside those under
-            way; what is there then is the result, and the same call with a larger budget goes on.
-        progress: True shows it on standard error; a function is called after each item.
-        fields: for one's own data: example field to column.
-        inputs: for one's own data: the fields that are inputs.
-        path: folder with the benchmark's files.
-        name: what the program is called in the result and in official files; default: its kind and agents.
+        name: the program's name in the result and in official files.
+        concurrency: items under way at once.
+        budget: limits of the evaluation, judge and earlier starts included (seconds: this start).
+        progress: called after each item; True shows progress on standard error.
 
     Raises:
-        ConfigurationError: something does not fit, such as a file of another run; or the program, the metric and the
-            data do not go together.
-        RunError: all of the first ten items failed, or a file cannot be written.
+        ConfigurationError: if program, metric, data and files do not fit together.
+        RunError: if the first ten items all failed, or a file cannot be written.
     """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigurationError(f"concurrency is a whole number from 1, not {concurrency!r}")
-    task = benchmark if isinstance(benchmark, Benchmark) else open_benchmark(benchmark)
-    scorer = task.metric(judge, judge_prompts) if metric is None else as_metric(metric)
-    if examples is None:
-        selection = Selection(split, limit, seed, path, fields, inputs)
-        examples = selection.load(task, task.name if isinstance(benchmark, Benchmark) else benchmark)
-    elif limit is not None:
-        examples = sample(examples, limit, seed=seed)
-    if not examples:
-        raise ConfigurationError("there are no examples to evaluate on")
-    check_inputs(program, examples[0])
-    remarks = scorer.check_examples(examples)
-    job = _Job(program, task, scorer, identified(examples), split or task.splits[0], seed, name or label(program))
+    check_concurrency(concurrency)
+    data = Devset.of(devset, limit, seed)
+    scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
+    check_metric(scorer)
+    check_inputs(program, data.examples[0])
+    remarks = remarks_of(scorer, data.examples)
+    job = _Job(program, data, scorer, identified(data.examples), name or label(program))
     others = None if against is None else read_other(against, job.run)
     if outputs is not None:
-        check_outputs(task, outputs)
+        check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
-    done = _run(job, out, Purse(budget or Budget(), program, turns_of(examples)), concurrency, progress)
+    done = _run(job, out, budget, concurrency, progress)
     result = replace(_result(job, done), path=None if out is None else Path(out))
     if metric is None if official is None else official:
-        result = replace(result, figures=_figures(task, job.split, result.records, path))
+        result = replace(result, figures=_figures(data, result.records))
     if others is not None and against is not None:
-        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=seed))
+        difference = paired_difference(done, others, other=Path(against).name, seed=data.seed)
+        result = replace(result, comparison=difference)
     if outputs is not None:
-        written = write_outputs(task, job.examples, done, outputs, job.name)
-        if written < len(job.examples):
-            remarks.append(
-                f"{outputs} holds {written} of {len(job.examples)} answers: the others failed or were not run"
-            )
+        remarks += write_outputs(data.benchmark, job.examples, done, outputs, job.name)
     return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
 
 
@@ -128,107 +104,157 @@ class _Job:
     """What is evaluated, on what, by what."""
 
     program: dspy.Module
-    task: Benchmark
+    data: Devset
     metric: Metric
     examples: Mapping[str, dspy.Example]
-    split: str
-    seed: int
     name: str
 
     @cached_property
     def run(self) -> dict[str, Any]:
         """The run's fingerprint."""
-        return fingerprint(self.program, self.task.name, self.split, self.seed, self.metric)
+        return fingerprint(self.program, self.data.benchmark.name, self.data.split, self.data.seed, self.metric)
 
     @cached_property
     def contents(self) -> dict[str, str]:
         """The digest of each example."""
         return {name: content_of(example) for name, example in self.examples.items()}
 
+    def item(self, name: str, record: Record | None) -> Item:
+        """Return the item to run. If only the metric failed on the recorded answer, only the metric is called."""
+        answer = restored(self.program, record.outputs) if record is not None and record.outputs else None
+        return Item(name, self.examples[name], answer)
+
+    def record(self, item: Item, run: Run, earlier: Record | None) -> Record:
+        """Return the record of a run; it includes what earlier tries used."""
+        kept = earlier is not None and item.prediction is not None
+        return Record(
+            id=item.key,
+            content=self.contents[item.key],
+            category=self.data.benchmark.category(item.example),
+            status=run.status,
+            score=run.score if run.status == "scored" else None,
+            feedback=run.feedback,
+            outputs=earlier.outputs if kept and earlier is not None else _outputs(run.prediction),
+            details=dict(run.details),
+            error=run.failure if run.status == "error" else None,
+            program=run.program_usage + (earlier.program if earlier else Usage()),
+            judge=run.metric_usage + (earlier.judge if earlier else Usage()),
+            seconds=round(run.seconds + (earlier.seconds if kept and earlier is not None else 0.0), 3),
+            finished=round(time.time(), 3),
+        )
+
 
 def _run(
     job: _Job,
     out: str | Path | None,
-    purse: Purse,
+    budget: Budget | None,
     concurrency: int,
-    progress: Callable[[Progress], None] | bool,
+    progress: Callable[[EvaluateProgress], None] | bool,
 ) -> dict[str, Record]:
     """Run what has no record yet, and return the record of each item that has one."""
-    with ExitStack() as files:
-        file = None if out is None else files.enter_context(RecordFile(out, job.run, job.contents))
-        runner = Runner(
-            program=job.program,
-            benchmark=job.task,
-            metric=job.metric,
-            examples=job.examples,
-            contents=job.contents,
-            purse=purse,
-            write=(lambda _: None) if file is None else file.append,
-            show=files.enter_context(shown(progress)),
-            done={} if file is None else latest(file.records),
-            concurrency=concurrency,
+    calls = calls_of_a_run(job.program) * turns_of(list(job.examples.values()))
+    guard, largest = BudgetGuard(budget), None
+    if guard.budget.calls is not None and guard.budget.calls < calls:
+        raise ConfigurationError(
+            f"a budget of {guard.budget.calls} calls is too small for a single item, which takes {calls}"
         )
-        event_loop.run(runner.run)
-        return runner.done
+    with ExitStack() as stack:
+        file = None if out is None else stack.enter_context(RecordFile(out, job.run, job.contents))
+        done = {} if file is None else latest(file.records)
+        for record in done.values():
+            guard.spend(record.usage)
+            largest = Amounts.of(record.usage).largest(largest or Amounts())
+        show = stack.enter_context(progress_display(progress))
+        totals = Totals(len(job.examples), done.values())
+        failed = {name: record for name, record in done.items() if record.status == "error"}
+        runner = ExampleRunner(
+            job.program,
+            job.metric,
+            concurrency=concurrency,
+            guard=guard,
+            benchmark=job.data.benchmark,
+            calls=calls,
+            succeeded=len(failed) < len(done),
+            largest=largest,
+        )
+
+        def on_run(item: Item, run: Run) -> None:
+            earlier = done.get(item.key)
+            record = done[item.key] = job.record(item, run, earlier)
+            if file is not None:
+                file.append(record)
+            totals.add(record, earlier)
+            show(totals.progress(record))
+
+        show(totals.progress())
+        items = [job.item(name, done.get(name)) for name in job.examples if name in failed or name not in done]
+        event_loop.run(lambda: runner.run(items, on_run))
+    return done
 
 
 def turns_of(examples: Sequence[dspy.Example]) -> int:
-    """Return how often an item asks the program: once, or as often as its longest conversation has turns."""
+    """Return how often an item asks the program: the turns of the longest conversation, else once."""
     return max((len(example["turns"]) for example in examples if "turns" in example), default=1)
 
 
 def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
-    """Refuse data whose inputs are not those of an ``AttentionMoA``, before anything is asked.
+    """Check that the data has the inputs of an ``AttentionMoA``.
 
     Raises:
-        ConfigurationError: names the fields of both.
+        ConfigurationError: if an input is missing or unknown.
     """
     if not isinstance(program, AttentionMoA):
         return
-    given, known = list(example.inputs().keys()), list(program.signature.input_fields)
-    unknown = [field for field in given if field not in known]
-    missing = [field for field in program.task.input_fields if field not in given]
-    if unknown or (missing and not given):
+    inputs, known = list(example.inputs().keys()), list(program.signature.input_fields)
+    unknown = [field for field in inputs if field not in known]
+    missing = [field for field in program.task.input_fields if field not in inputs]
+    if unknown or (missing and not inputs):
         raise ConfigurationError(
-            f"the data's inputs ({', '.join(given)}) are not the program's ({', '.join(known)}); "
+            f"the data's inputs ({', '.join(inputs)}) are not the program's ({', '.join(known)}); "
             "map columns with fields={...}, or use a program with the benchmark's signature"
         )
 
 
-def _result(job: _Job, done: Mapping[str, Record]) -> Evaluation:
+def _result(job: _Job, done: Mapping[str, Record]) -> EvaluateResult:
     records = [done[name] for name in job.examples if name in done]
     pending = len(job.examples) - len(records)
     scores = [record.score for record in records if record.score is not None]
-    return Evaluation(
-        benchmark=job.task.name,
-        split=job.split,
+    return EvaluateResult(
+        benchmark=job.data.benchmark.name,
+        split=job.data.split,
         program=job.name,
         metric=job.run["metric"]["name"],
         items=len(job.examples),
-        score=Score.of(scores, seed=job.seed) if scores else None,
-        categories=by_category(records, job.seed),
+        score=Score.of(scores, seed=job.data.seed) if scores else None,
+        categories=by_category(records, job.data.seed),
         errors=sum(record.status == "error" for record in records),
         unparsed=sum(record.status == "unparsed" for record in records),
         pending=pending,
         ended_by="budget" if pending else "items",
         figures={},
-        program_spent=sum((record.program for record in records), start=Spending()),
-        judge_spent=sum((record.judge for record in records), start=Spending()),
+        program_usage=sum((record.program for record in records), start=Usage()),
+        judge_usage=sum((record.judge for record in records), start=Usage()),
         seconds=0.0,
         records=tuple(records),
     )
 
 
-def _figures(task: Benchmark, split: str, records: Sequence[Record], path: str | Path | None) -> Mapping[str, Any]:
-    """The official figures. That they cannot be computed must not lose what was paid for: the reason stands there."""
+def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
+    """Return the official figures. If they cannot be computed, the reason is returned: the records are kept."""
     details = [record.details for record in records if record.status != "error" and record.details]
     if not details:
         return {}
     try:
-        figures = task.summarize(details, path)
+        figures = data.benchmark.summarize(details, data.path)
     except MoAError as error:
         return {"no_official_figures": str(error)}
-    whole = task.sizes.get(split, 0)
+    whole = data.benchmark.sizes.get(data.split, 0)
     if figures and len(details) < whole:
         figures["sample"] = f"{len(details)} of {whole} items: not to be compared with figures of all"
     return figures
+
+
+def _outputs(prediction: Any) -> dict[str, Any]:
+    if prediction is None:
+        return {}
+    return jsonable(prediction.items() if isinstance(prediction, dspy.Prediction) else {"answer": prediction})

@@ -1,6 +1,6 @@
-"""What a run is, in so few bytes that two runs can be told apart: program, data and metric.
+"""Digests that identify a run: its program, data and metric.
 
-No address and no key takes part: a run may go on over another connection.
+Addresses and keys are not included, so that a run may go on over another connection.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import json
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -23,20 +24,21 @@ from moa_dspy.program import AttentionMoA
 __all__ = ["content_of", "describe", "digest", "fingerprint", "identified"]
 
 _COUNTERS = frozenset({"judged", "unparsed", "history", "callbacks"})
+_CONSTANTS = (str, bytes, int, float, type, functools.partial)
+_EMPTY_CELL = types.CellType()
 
 
 def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, metric: Any) -> dict[str, Any]:
-    """Return what identifies a run; parts that differ between two runs are what is wrong with resuming one as other.
+    """Return what identifies a run. A run is resumed only if all parts are equal.
 
-    The examples are no part of it: each record knows the content of its own, so that a trial with a few of them can be
-    extended to all.
+    The examples are not included: each record has the digest of its own, so a run can be extended to more examples.
 
     Args:
-        program: what is evaluated.
-        benchmark: its name, or the file's.
-        split: of the benchmark.
-        seed: of the sample and of the resampling.
-        metric: what scores.
+        program: the program.
+        benchmark: the benchmark's or file's name.
+        split: the benchmark's split.
+        seed: seed of the sample and of the resampling.
+        metric: the metric.
     """
     return {
         "program": {"name": label(program), "digest": digest([describe(program), _ambient()])},
@@ -48,7 +50,7 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
 
 
 def label(program: dspy.Module) -> str:
-    """Return what a program is called in a table: its kind, and the agents of an ``AttentionMoA``."""
+    """Return a program's name in tables: its class, and the agents and layers of an ``AttentionMoA``."""
     if not isinstance(program, AttentionMoA):
         return type(program).__name__
     names = ", ".join(agent.name for agent in program.architecture.agents)
@@ -57,7 +59,7 @@ def label(program: dspy.Module) -> str:
 
 
 def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
-    """Return the examples by id: their own, else a digest of their content; a repeated one is numbered."""
+    """Return examples by id: their field ``id``, else a digest of their content. Repeated ids are numbered."""
     named: dict[str, dspy.Example] = {}
     for example in examples:
         name = str(example["id"]) if "id" in example else content_of(example)
@@ -70,12 +72,12 @@ def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
 
 
 def content_of(example: dspy.Example) -> str:
-    """Return a digest of everything that an example holds."""
+    """Return a digest of all fields of an example."""
     return digest(to_jsonable_python(_ordered(example.toDict()), fallback=str))
 
 
 def _ordered(value: Any) -> Any:
-    """Sets as sorted lists: they are in no order, and in another one in each process."""
+    """Return a value with its sets as sorted lists: their order differs between processes."""
     if isinstance(value, Mapping):
         return {key: _ordered(part) for key, part in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -90,7 +92,7 @@ def digest(value: Any) -> str:
 
 
 def describe(value: Any) -> Any:
-    """Return what matters of a program, metric, judge or setting, as JSON values that are the same in every process."""
+    """Return what identifies a program, metric, judge or setting, as JSON values that are equal in every process."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dspy.BaseLM):
@@ -140,7 +142,7 @@ def _attributes(value: Any, without: tuple[type, ...] = ()) -> dict[str, Any]:
 
 
 def _ambient() -> Any:
-    """What programs take from DSPy's settings: the LM of agents without one, and the adapter."""
+    """Return what programs take from DSPy's settings: the LM of agents without one, and the adapter."""
     adapter = dspy.settings.adapter
     return [describe(dspy.settings.lm), None if adapter is None else _name(adapter)]
 
@@ -150,33 +152,20 @@ def _name(value: Any) -> str:
     return str(getattr(kind, "__qualname__", kind))
 
 
-def _bindings(value: Any) -> dict[str, Any]:
-    """What a function holds besides its source: defaults, and the values of a factory around it.
+def _bindings(function: Any) -> dict[str, Any]:
+    """Return the constants and functions in a function's closure and defaults, where functions of one source differ.
 
-    A function in there goes by name and source alone, since it may hold this one. What can change, such as a list that
-    a metric counts in, is its state and says nothing of it.
+    Functions are named only, since one may hold itself. Objects that can change, such as lists, are left out.
     """
-    cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if _filled(cell)]
-    held = [*(getattr(value, "__defaults__", None) or ()), *(getattr(value, "__kwdefaults__", None) or {}).values()]
-    parts = [part for part in (*cells, *held) if _is_fixed(part)]
-    if not parts:
-        return {}
-    return {"holds": [[_name(part), _source(part)] if inspect.isroutine(part) else describe(part) for part in parts]}
-
-
-def _is_fixed(value: Any) -> bool:
-    if isinstance(value, (tuple, frozenset)):
-        return all(map(_is_fixed, value))
-    plain = isinstance(value, (str, bytes, int, float, complex, type, functools.partial))
-    return value is None or plain or inspect.isroutine(value)
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 (raises where the name is not bound yet)
-    except ValueError:
-        return False
-    return True
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if cell != _EMPTY_CELL]
+    named = getattr(function, "__kwdefaults__", None) or {}
+    parts = [*cells, *(getattr(function, "__defaults__", None) or ()), *named.values()]
+    held = [
+        [_name(part), _source(part)] if inspect.isroutine(part) else describe(part)
+        for part in parts
+        if isinstance(part, _CONSTANTS) or inspect.isroutine(part)
+    ]
+    return {"holds": held} if held else {}
 
 
 def _source(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Answers as files that the official evaluators take."""
+"""Answers as files for the official evaluators."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["check_outputs", "write_outputs"]
 
 
 def check_outputs(task: Benchmark, path: str | Path) -> None:
-    """Refuse a file for official outputs that the benchmark has no format for, or that has no folder.
+    """Check that official outputs can be written.
 
     Raises:
-        ConfigurationError: says which.
+        ConfigurationError: if the benchmark has no official format, or the file has no folder.
     """
     if not task.official_outputs:
-        raise ConfigurationError(f"{task.name} has no official format of outputs; leave --outputs out")
+        raise ConfigurationError(f"{task.name} has no official format of outputs; leave the file of outputs out")
     folder = Path(path).parent
     if Path(path).is_dir() or not folder.is_dir():
         raise ConfigurationError(f"cannot write {path}: it is a folder, or its folder is not there")
@@ -29,14 +29,14 @@ def check_outputs(task: Benchmark, path: str | Path) -> None:
 
 def write_outputs(
     task: Benchmark, examples: Mapping[str, dspy.Example], records: Mapping[str, Record], path: str | Path, name: str
-) -> int:
+) -> list[str]:
     """Write the answers in the benchmark's official format, in the order of the examples.
 
     Returns:
-        How many there are: an item that failed or was not run has none.
+        A remark if answers are missing: an item that failed or was not run has none.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: if the file cannot be written.
     """
     answered = [
         Answered(example, records[key].outputs, records[key].finished)
@@ -47,4 +47,6 @@ def write_outputs(
         Path(path).write_text(task.format_outputs(answered, name), encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
-    return len(answered)
+    if len(answered) == len(examples):
+        return []
+    return [f"{path} holds {len(answered)} of {len(examples)} answers: the others failed or were not run"]

@@ -1,7 +1,7 @@
-"""The records of an evaluation: one JSON line for each item, written as the item ends.
+"""The file of an evaluation's records: one JSON line per item, written as the item ends.
 
-The first line says of which run the file is. A line is written by one append of the operating system, so a killed
-process leaves at most one torn line, the last; it is cut off when the file is opened again.
+The first line identifies the run. Each line is one append of the operating system, so a killed process leaves at most
+one torn line, the last. It is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import pydantic
 
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.evaluation.spending import Spending
+from moa_dspy.evaluation.scoring import Status
 from moa_dspy.trace import Failure
 
 __all__ = ["FORMAT", "Record", "RecordFile", "latest", "read_records"]
@@ -25,27 +26,25 @@ __all__ = ["FORMAT", "Record", "RecordFile", "latest", "read_records"]
 FORMAT: Final = "moa-dspy-evaluation"
 _VERSION: Final = 1
 
-Status = Literal["scored", "unparsed", "error"]
-
 
 class Record(pydantic.BaseModel):
     """One finished item.
 
     Attributes:
         id: the example's id, unique within the run.
-        content: digest of the example, so that equal ids of different data are told apart.
-        category: what it is reported under.
-        status: ``scored``; ``unparsed``, where a judge's verdict could not be read; ``error``, where the program or the
-            metric failed. Only scored items are in a score.
-        score: from 0 to 1, None unless scored.
+        content: digest of the example, which tells equal ids of different data apart.
+        category: the category it is reported under.
+        status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the program or the metric
+            failed. Only scored items count in a score.
+        score: from 0 to 1; None unless scored.
         feedback: the metric's reason.
-        outputs: what the program answered; empty where it failed.
-        details: what the metric keeps of the item, such as a judge's scores.
-        error: why it failed.
-        program: what the program's calls took.
-        judge: what the metric's calls took.
+        outputs: the program's outputs; empty if it failed.
+        details: what else the metric reports, such as a judge's scores.
+        error: why the item failed.
+        program: what the program's calls used.
+        judge: what the metric's calls used.
         seconds: wall time of program and metric.
-        finished: when, in seconds since 1970.
+        finished: time of the end, in seconds since 1970.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -59,78 +58,79 @@ class Record(pydantic.BaseModel):
     outputs: dict[str, Any] = pydantic.Field(default_factory=dict)
     details: dict[str, Any] = pydantic.Field(default_factory=dict)
     error: Failure | None = None
-    program: Spending = Spending()
-    judge: Spending = Spending()
+    program: Usage = Usage()
+    judge: Usage = Usage()
     seconds: float = 0.0
     finished: float = 0.0
 
     @property
-    def spent(self) -> Spending:
-        """Return what program and metric took together."""
+    def usage(self) -> Usage:
+        """Return what program and metric used together."""
         return self.program + self.judge
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """Return the last record of each item: one that failed may have been tried again."""
+    """Return the last record of each item; an item that failed may have been tried again."""
     return {record.id: record for record in records}
 
 
 def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
-    """Read a file of records; a torn last line is left out.
+    """Read a file of records. A torn last line is left out.
 
     Returns:
-        What the file says of its run, and the records.
+        The fingerprint of the run, and the records.
 
     Raises:
-        ConfigurationError: the file cannot be read, is damaged, or holds something else.
+        ConfigurationError: if the file cannot be read, is damaged, or does not hold records.
     """
     if not Path(path).is_file():
         raise ConfigurationError(f"cannot read {path}: there is no such file")
-    header, records, _ = _read(Path(path))
-    if header is None:
+    run, records, _ = _read(Path(path))
+    if run is None:
         raise ConfigurationError(f"{path} is empty; it should hold the records of an evaluation")
-    return header, records
+    return run, records
 
 
 class RecordFile:
-    """Appends the records of one run, and knows those that an earlier start of the same run has written.
+    """Appends the records of one run, and holds those of earlier starts of the same run.
 
     Args:
-        path: the file; it is created if it is not there.
+        path: the file; it is created if it does not exist.
         run: the fingerprint of the run, see ``moa_dspy.evaluation.fingerprint``.
-        contents: digest of each example by id; all records in the file must be of these.
+        contents: digest of each example by id. All records in the file must match them.
 
     Attributes:
-        records: what was there already.
+        records: the records of earlier starts.
 
     Raises:
-        ConfigurationError: the file is of another run or no such file, cannot be read or written, or is in use.
+        ConfigurationError: if the file belongs to another run, does not hold records, is in use, or cannot be read or
+            written.
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
         self.path = Path(path)
-        header, self.records, whole = _read(self.path)
-        if header is not None:
-            _refuse_others(self.path, header, run)
-            _refuse_other_examples(self.path, latest(self.records), contents)
+        recorded, self.records, length = _read(self.path)
+        if recorded is not None:
+            _check_run(self.path, recorded, run)
+            _check_examples(self.path, latest(self.records), contents)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
         try:
             _lock(self._file, self.path)
-            os.ftruncate(self._file, whole)
-            if header is None:
+            os.ftruncate(self._file, length)
+            if recorded is None:
                 self._write({"format": FORMAT, "format_version": _VERSION, "run": dict(run)})
         except BaseException:
             os.close(self._file)
             raise
 
     def append(self, record: Record) -> None:
-        """Write a record; it is there, whatever happens to this process afterwards.
+        """Write a record. It is kept even if this process is killed afterwards.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: if it cannot be written.
         """
         self._write(record.model_dump(mode="python"))
 
@@ -153,51 +153,56 @@ class RecordFile:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:
-    """Header (None where there is none yet), records, and the length of all whole lines in bytes."""
+    """Return the run's fingerprint (None if not yet written), the records, and the length of all whole lines."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None, [], 0
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    whole = content.rfind(b"\n") + 1
-    first, *lines = content[:whole].split(b"\n")
-    if not whole:
+    length = content.rfind(b"\n") + 1
+    first, *lines = content[:length].split(b"\n")
+    if not length:
         if content and not content.startswith(b'{"format"'[: len(content)]):
-            raise ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
+            raise _not_records(path)
         return None, [], 0
-    header = _header(first, path)
-    return header, [_record(line, number, path) for number, line in enumerate(lines, 2) if line], whole
+    run = _run(first, path)
+    return run, [_record(line, number, path) for number, line in enumerate(lines, 2) if line], length
 
 
-def _header(line: bytes, path: Path) -> dict[str, Any]:
+def _run(line: bytes, path: Path) -> dict[str, Any]:
     header: Any = None
     with contextlib.suppress(ValueError, RecursionError):
         header = json.loads(line)
     if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("run"), dict):
-        raise ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
+        raise _not_records(path)
     if header.get("format_version") != _VERSION:
         raise ConfigurationError(f"{path} has format {header.get('format_version')!r}, this version reads {_VERSION}")
     run: dict[str, Any] = header["run"]
     return run
 
 
+def _not_records(path: Path) -> ConfigurationError:
+    return ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
+
+
 def _record(line: bytes, number: int, path: Path) -> Record:
     try:
         return Record.model_validate(json.loads(line))
     except (ValueError, RecursionError):
-        raise ConfigurationError(f"{path} is damaged in line {number}; take the line out to go on") from None
+        raise ConfigurationError(f"{path} is damaged in line {number}; remove that line to go on") from None
 
 
-def _refuse_others(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    differ = [name for name in ours if ours[name] != theirs.get(name)]
-    if differ:
-        said = "; ".join(_difference(name, theirs.get(name), ours[name]) for name in differ)
-        raise ConfigurationError(f"{path} is of another run: {said}. Give another file, or the options of that run")
+def _check_run(path: Path, recorded: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    differences = [_difference(name, recorded.get(name), run[name]) for name in run if run[name] != recorded.get(name)]
+    if differences:
+        raise ConfigurationError(
+            f"{path} is of another run: {'; '.join(differences)}. Give another file, or the options of that run"
+        )
 
 
-def _refuse_other_examples(path: Path, records: Mapping[str, Record], contents: Mapping[str, str]) -> None:
-    """A trial may be extended to more examples; what has been paid for may not be left out, or be of something else."""
+def _check_examples(path: Path, records: Mapping[str, Record], contents: Mapping[str, str]) -> None:
+    """Check that each record belongs to an example. A run may be extended to more examples, not to others."""
     foreign = [name for name, record in records.items() if contents.get(name) != record.content]
     if foreign:
         raise ConfigurationError(
@@ -206,13 +211,11 @@ def _refuse_other_examples(path: Path, records: Mapping[str, Record], contents: 
         )
 
 
-def _difference(name: str, theirs: Any, ours: Any) -> str:
-    """What differs in words; digests are not worth showing."""
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        theirs, ours = theirs.get("name"), ours.get("name")
-    if theirs == ours:
-        return f"its {name} differs"
-    return f"its {name} is {theirs}, not {ours}"
+def _difference(name: str, recorded: Any, current: Any) -> str:
+    """Return a difference in words; digests are not shown."""
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        recorded, current = recorded.get("name"), current.get("name")
+    return f"its {name} differs" if recorded == current else f"its {name} is {recorded}, not {current}"
 
 
 def _lock(file: int, path: Path) -> None:

@@ -1,280 +1,260 @@
-"""The items of an evaluation, run a few at a time, each recorded as it ends."""
+"""The loop over examples: a program answers, a metric scores. Evaluations, optimizers and comparisons all use it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import dspy
-from pydantic_core import to_jsonable_python
 
+from moa_dspy.cost.budget import Amounts, BudgetGuard
+from moa_dspy.cost.meter import metered
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.metrics.metric import Metric, Verdict
-from moa_dspy.errors import ConfigurationError, MoAError, RunError, UnparsedVerdictError
-from moa_dspy.evaluation.purse import Purse
-from moa_dspy.evaluation.records import Record
-from moa_dspy.evaluation.restoring import restored
-from moa_dspy.evaluation.results import Progress
-from moa_dspy.evaluation.settings import Tuned
-from moa_dspy.evaluation.spending import Spending, metered
+from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError
+from moa_dspy.evaluation.answering import Asker, in_thread
+from moa_dspy.evaluation.runs import Run, price_of
+from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
+from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
-from moa_dspy.trace import Failure, Step, StepStarted, Trace, watch
+from moa_dspy.trace import Step, StepStarted, Trace, watch
 
-__all__ = ["Runner"]
+__all__ = ["FIRST_FAILURES", "ExampleRunner", "Item", "calls_of_a_run", "check_concurrency", "usage_of"]
 
-T = TypeVar("T")
+FIRST_FAILURES: Final = 10
+"""If so many examples fail before any has succeeded, the loop ends: the cause is the same for all."""
 
-_HOPELESS: Final = 10
-"""So many items that fail in a row from the start end the evaluation: what is wrong with one is wrong with all."""
+_POLL_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example to be run.
+
+    Attributes:
+        key: identifies it.
+        example: the example.
+        prediction: the answer, if only the metric is to be called.
+    """
+
+    key: Any
+    example: dspy.Example
+    prediction: Any = None
 
 
 @dataclass
-class Runner:
-    """Runs the items that have no record yet.
+class ExampleRunner:
+    """Runs a program on examples and scores the answers.
+
+    An exception of the program or the metric becomes a failed run, apart from a ``ConfigurationError``. An item starts
+    only if the budget has room for it and those under way. Each is expected to use as much as the largest so far; until
+    the first has ended, no other starts if tokens or dollars are limited. At the end of the budget's seconds the items
+    under way are cancelled.
 
     Args:
-        program: what answers.
-        benchmark: how it is asked.
-        metric: what scores.
-        examples: all examples, by id.
-        contents: the digest of each.
-        purse: the budget.
-        write: takes each new record.
-        show: takes the progress after each item.
-        done: the records that there are, by id; new ones are added.
+        program: any DSPy module.
+        metric: scores the answers; None for no scores.
         concurrency: items under way at once.
+        guard: the budget.
+        benchmark: how an example is asked.
+        calls: the most LM calls of one item; default: those of one run of the program.
+        keep_traces: whether runs keep their trace.
+        patience: number of failures before any success that end the loop; None for no limit.
+        metric_may_fail: whether an answer counts as a success although the metric raises on it.
+        succeeded: whether an item has succeeded before.
+        largest: what the largest item so far has used.
     """
 
     program: dspy.Module
-    benchmark: Benchmark
-    metric: Metric
-    examples: Mapping[str, dspy.Example]
-    contents: Mapping[str, str]
-    purse: Purse
-    write: Callable[[Record], None]
-    show: Callable[[Progress], None]
-    done: dict[str, Record]
-    concurrency: int
-    _under_way: int = 0
-    _failed: int = 0
-    _began: float = field(default_factory=time.perf_counter)
+    metric: Metric | None
+    concurrency: int = 8
+    guard: BudgetGuard = field(default_factory=BudgetGuard)
+    benchmark: Benchmark = field(default_factory=lambda: OwnData("examples"))
+    calls: int | None = None
+    keep_traces: bool = False
+    patience: int | None = FIRST_FAILURES
+    metric_may_fail: bool = False
+    succeeded: bool = False
+    largest: Amounts | None = None
 
     def __post_init__(self) -> None:
-        self._tuned = Tuned(self.program)
-        self._answered = {  # the answer is there, the metric failed: only that is done again
-            name: record for name, record in self.done.items() if record.status == "error" and record.outputs
-        }
-        self._hopeful = any(record.status != "error" for record in self.done.values())
-        for record in self.done.values():
-            self.purse.book(record.spent)
+        self._asker = Asker(self.program, self.benchmark)
+        self._calls = calls_of_a_run(self.program) if self.calls is None else self.calls
+        self._under_way = 0
+        self._failures: list[str | None] = []
+        self._complete = True
 
-    async def run(self) -> None:
-        """Run until all items have a record or the budget allows no more.
+    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None]) -> bool:
+        """Run the items, some at once.
+
+        Args:
+            items: in the order in which they start.
+            on_run: called with each run as it ends.
+
+        Returns:
+            Whether all items were run; False if the budget ended first.
 
         Raises:
-            ConfigurationError: program, metric and data do not fit together.
-            RunError: all of the first items failed, or a record cannot be written.
+            ConfigurationError: if program, metric and data do not fit together.
+            AllRunsFailedError: if the first items all failed.
         """
-        self.show(self._progress(None))
-        waiting = iter([name for name in self.examples if not self._finished(name)])
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-eval") as self._threads:
-            if not self.purse.learned and self.purse.admits(0):
-                await self._next(waiting)  # what an item takes is not known: the first one tells
-            workers = [asyncio.create_task(self._work(waiting)) for _ in range(self.concurrency)]
+        waiting = iter(items)
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
+            workers = [asyncio.create_task(self._work(waiting, on_run)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        return self._complete
 
-    def _finished(self, name: str) -> bool:
-        record = self.done.get(name)
-        return record is not None and record.status != "error"
+    async def _work(self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None]) -> None:
+        for item in waiting:
+            calls = max(self._calls, int(self.largest.calls) if self.largest else 0)
+            if not await self._admitted(calls):
+                self._complete = False
+                return
+            used: list[Usage] = []
+            try:
+                run = await self._run(item, used)
+            finally:
+                self._under_way -= 1
+                self.guard.settle(sum(used, start=Usage()), calls=calls)
+            if run is None:
+                self._complete = False
+                return
+            self.largest = Amounts.of(run.usage).largest(self.largest or Amounts())
+            on_run(item, run)
+            self._check_failures(run)
 
-    async def _work(self, waiting: Iterator[str]) -> None:
-        while self.purse.admits(self._under_way) and await self._next(waiting):
-            continue
-
-    async def _next(self, waiting: Iterator[str]) -> bool:
-        name = next(waiting, None)
-        if name is None:
-            return False
+    async def _admitted(self, calls: int) -> bool:
+        """Wait for room in the budget and reserve it. Return False if no work is under way that could make room."""
+        while not self._has_room(calls):
+            if not self._under_way and not self.guard.is_busy:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
         self._under_way += 1
-        try:
-            record, spent = await self._item(name, self.examples[name])
-        finally:
-            self._under_way -= 1
-        self.write(record)
-        self.done[name] = record
-        self.purse.book(spent)
-        self.show(self._progress(record))
-        self._refuse_the_hopeless(record)
         return True
 
-    def _refuse_the_hopeless(self, record: Record) -> None:
-        self._hopeful = self._hopeful or record.status != "error"
-        self._failed += record.status == "error"
-        if not self._hopeful and self._failed >= _HOPELESS and record.error is not None:
-            raise RunError(f"the first {self._failed} items all failed, the last of them of: {record.error.message}")
+    def _has_room(self, calls: int) -> bool:
+        budget = self.guard.budget
+        if self.largest is None and self._under_way and (budget.tokens or budget.usd):
+            return False
+        return self.guard.reserve(calls, own=(self.largest or Amounts()) * (self._under_way + 1))
 
-    async def _item(self, name: str, example: dspy.Example) -> tuple[Record, Spending]:
-        """The record of an item, and what this try took; the record counts what failed tries before it took too."""
+    async def _run(self, item: Item, used: list[Usage]) -> Run | None:
+        """Return the run of an item, or None if the budget's time ended first; ``used`` takes what its calls used."""
         began = time.perf_counter()
-        before, answered = self.done.get(name), self._answered.get(name)
-        attempt = _Attempt()
-        if answered is not None:
-            attempt.outputs, attempt.prediction = answered.outputs, restored(self.program, answered.outputs)
-        if attempt.prediction is None:
-            await self._answer(attempt, example)
-        if attempt.prediction is not None:
-            await self._judge(attempt, example)
-        record = Record(
-            id=name,
-            content=self.contents[name],
-            category=self.benchmark.category(example),
-            outputs=attempt.outputs,
-            program=attempt.program + (before.program if before else Spending()),
-            judge=attempt.judge + (before.judge if before else Spending()),
-            seconds=round(time.perf_counter() - began + (answered.seconds if answered else 0.0), 3),
-            finished=round(time.time(), 3),
-            **attempt.values,
-        )
-        return record, attempt.program + attempt.judge
+        prediction, judgement = item.prediction, None
+        if prediction is None:
+            with usage_of(self.program) as program_usage:
+                try:
+                    prediction = await self._answer(item.example)
+                except (ConfigurationError, BudgetExhaustedError):
+                    raise
+                except Exception as error:  # noqa: BLE001 - a program may raise anything; that is a failed run
+                    if isinstance(error, TimeoutError) and self.guard.seconds_left <= 0:
+                        return None
+                    judgement = Judgement("error", failure=failure_of(error))
+                finally:
+                    used.append(program_usage())
+        used += [Usage()] * (1 - len(used))  # of an answer that was there before
+        if judgement is None:
+            judgement = await self._judge(item.example, prediction, used)
+        seconds = time.perf_counter() - began
+        return self._finished(item.example, prediction, judgement, [*used, Usage()][:2], seconds)
 
-    async def _answer(self, attempt: _Attempt, example: dspy.Example) -> None:
-        with self._measured() as spent:
-            try:
-                attempt.prediction = await self._ask(example)
-                attempt.outputs = _outputs(attempt.prediction)
-            except ConfigurationError:
-                raise
-            except Exception as error:  # noqa: BLE001 (a program is an outside party: whatever it raises is its failure)
-                attempt.values = {"status": "error", "error": _failure(error)}
-            finally:
-                attempt.program = spent()
-
-    async def _judge(self, attempt: _Attempt, example: dspy.Example) -> None:
+    async def _judge(self, example: dspy.Example, prediction: Any, used: list[Usage]) -> Judgement:
+        metric = self.metric
+        if metric is None:
+            return Judgement("scored")
         with metered() as meter:
             try:
-                verdict = await self._in_thread(lambda: self.metric.assess(example, attempt.prediction))
-                attempt.values = _scored(verdict)
-            except ConfigurationError:
-                raise
-            except UnparsedVerdictError as error:
-                attempt.values = {
-                    "status": "unparsed",
-                    "feedback": str(error),
-                    "details": _jsonable(error.details),
-                }
-            except MoAError as error:
-                attempt.values = {"status": "error", "error": _failure(error)}
-            except Exception as error:  # noqa: BLE001 (so is a metric, or a judge's provider)
-                attempt.values = {"status": "error", "error": _failure(error, f"the metric failed, {_kind(error)}: ")}
+                return await in_thread(self._threads, lambda: judge(metric, example, prediction))
             finally:
-                attempt.judge = meter.spent
+                if meter.usage.calls:
+                    used.append(meter.usage)
 
-    async def _ask(self, example: dspy.Example) -> Any:
-        with self._tuned.under(self.benchmark.generation(example)) as program:
-            if hasattr(program, "aforward"):
-                return await self.benchmark.arun(program, example)
-            return await self._in_thread(lambda: self.benchmark.run(program, example))
+    async def _answer(self, example: dspy.Example) -> Any:
+        left = self.guard.seconds_left
+        if left == float("inf"):
+            return await self._asker.ask(example, self._threads)
+        async with asyncio.timeout(max(left, 0.0)):
+            return await self._asker.ask(example, self._threads)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: context.run(work))
-
-    def _measured(self) -> _Measured:
-        return _Measured(isinstance(self.program, AttentionMoA))
-
-    def _progress(self, record: Record | None) -> Progress:
-        records = list(self.done.values())
-        scores = [record.score for record in records if record.score is not None]
-        return Progress(
-            total=len(self.examples),
-            done=len(records),
-            scored=len(scores),
-            errors=sum(record.status == "error" for record in records),
-            unparsed=sum(record.status == "unparsed" for record in records),
-            mean=sum(scores) / len(scores) if scores else None,
-            spent=total(records),
-            seconds=time.perf_counter() - self._began,
-            record=record,
+    def _finished(
+        self, example: dspy.Example, prediction: Any, judgement: Judgement, used: list[Usage], seconds: float
+    ) -> Run:
+        trace = getattr(prediction, "trace", None)
+        trace = trace if isinstance(trace, Trace) else None
+        if trace is not None and not self.keep_traces:
+            prediction = dspy.Prediction(**dict(prediction.items()))
+        return Run(
+            example=example,
+            score=judgement.score,
+            prediction=prediction,
+            trace=trace if self.keep_traces else None,
+            error=None if judgement.failure is None else judgement.failure.message,
+            status=judgement.status,
+            failure=judgement.failure,
+            feedback=judgement.feedback,
+            details=judgement.details,
+            program_usage=used[0],
+            metric_usage=used[1],
+            price=None if trace is None else price_of(trace),
+            seconds=seconds,
         )
 
-
-def total(records: Iterable[Record]) -> Spending:
-    """Return what records took together."""
-    return sum((record.spent for record in records), start=Spending())
-
-
-@dataclass
-class _Attempt:
-    """One try of an item."""
-
-    prediction: Any = None
-    outputs: dict[str, Any] = field(default_factory=dict)
-    program: Spending = field(default_factory=Spending)
-    judge: Spending = field(default_factory=Spending)
-    values: dict[str, Any] = field(default_factory=dict)
+    def _check_failures(self, run: Run) -> None:
+        if run.status != "error" or (self.metric_may_fail and run.prediction is not None):
+            self.succeeded = True
+        else:
+            self._failures.append(run.error)
+        failed = len(self._failures)
+        if not self.succeeded and self.patience is not None and failed >= self.patience:
+            who = "program" if run.prediction is None else "metric"
+            raise AllRunsFailedError(f"the {who} fails on the first {failed} examples; the first: {self._failures[0]}")
 
 
-class _Measured:
-    """Measures a program: by the traces of an ``AttentionMoA``, which know failed calls too, else by the LM calls."""
+@contextmanager
+def usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
+    """Measure a program's runs within the block: by the traces of an ``AttentionMoA``, else by the LM calls.
 
-    def __init__(self, traced: bool) -> None:
-        self._traced = traced
-        self._traces: list[Trace] = []
-        self._metered = metered()
-        self._watched = watch(self._keep)
+    Traces also know the calls that failed, and estimate what a provider does not report.
+    """
+    if not isinstance(program, AttentionMoA):
+        with metered() as meter:
+            yield lambda: meter.usage
+        return
+    usages: list[Usage] = []
 
-    def _keep(self, event: StepStarted | Step | Trace) -> None:
+    def watcher(event: StepStarted | Step | Trace) -> None:
         if isinstance(event, Trace):
-            self._traces.append(event)
+            usages.append(event.usage)
 
-    def __enter__(self) -> Callable[[], Spending]:
-        self._meter = self._metered.__enter__()
-        self._watched.__enter__()
-        return self._spent
-
-    def __exit__(self, *problem: Any) -> None:
-        self._watched.__exit__(*problem)
-        self._metered.__exit__(*problem)
-
-    def _spent(self) -> Spending:
-        if self._traced:
-            return sum((Spending.of(trace) for trace in self._traces), start=Spending())
-        return self._meter.spent
+    with watch(watcher):
+        yield lambda: sum(usages, start=Usage())
 
 
-def _scored(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "status": "scored",
-        "score": float(verdict.score),
-        "feedback": verdict.feedback,
-        "details": _jsonable(verdict.details),
-    }
+def calls_of_a_run(program: dspy.Module) -> int:
+    """Return the most LM calls of one run; 1 if the program is not an ``AttentionMoA`` and this is unknown."""
+    if not isinstance(program, AttentionMoA):
+        return 1
+    most, allowed = program.architecture.max_calls, program.budget.calls
+    return most if allowed is None else min(most, allowed)
 
 
-def _outputs(prediction: Any) -> dict[str, Any]:
-    return _jsonable(dict(prediction.items()) if isinstance(prediction, dspy.Prediction) else {"answer": prediction})
+def check_concurrency(concurrency: Any) -> None:
+    """Check a number of examples under way at once.
 
-
-def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = to_jsonable_python(dict(values), fallback=str)
-    return plain
-
-
-def _failure(error: Exception, said: str = "") -> Failure:
-    message = said + " ".join(str(error).split())
-    return Failure(kind=_kind(error), message=message[:500])
-
-
-def _kind(error: Exception) -> str:
-    return str(getattr(error, "code", None) or type(error).__name__)
+    Raises:
+        ConfigurationError: if it is not a whole number of at least 1.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; it must be a whole number from 1")

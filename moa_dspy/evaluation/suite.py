@@ -1,4 +1,4 @@
-"""What is evaluated on, and what scores it: benchmarks, a user's own examples, metrics by name."""
+"""Benchmarks and metrics by name, and the examples that a program is evaluated on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import dspy
-import numpy as np
 
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
 from moa_dspy.data.metrics.choices import ChoiceLetter
 from moa_dspy.data.metrics.mathematics import MathEquivalence
-from moa_dspy.data.metrics.metric import Metric, Verdict
+from moa_dspy.data.metrics.metric import Metric
 from moa_dspy.data.metrics.numbers import Numeric
 from moa_dspy.data.metrics.text import F1, Contains, ExactMatch, NormalizedMatch
 from moa_dspy.data.sources import Row
+from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["METRICS", "FunctionMetric", "OwnData", "Selection", "as_metric", "named_metric", "open_benchmark"]
+__all__ = ["METRICS", "Devset", "OwnData", "named_metric", "open_benchmark", "remarks_of"]
 
 METRICS: Final[Mapping[str, type[Metric]]] = {
     "exact": ExactMatch,
@@ -35,14 +35,14 @@ METRICS: Final[Mapping[str, type[Metric]]] = {
     "choice": ChoiceLetter,
     "math": MathEquivalence,
 }
-"""Metrics by name; all compare the field ``answer`` of the prediction with that of the example."""
+"""Metrics by name. All compare the field ``answer`` of the prediction with that of the example."""
 
 
 _IN_MODULE: Final = re.compile(r"[^\W\d]\w*(?:\.\w+)*:\w+")
 
 
 class OwnData(Benchmark):
-    """A user's own examples: one turn, no official figures, and no metric of their own."""
+    """A user's own examples: one turn, no official figures, no default metric."""
 
     title = "own data"
     source = "the user"
@@ -53,154 +53,166 @@ class OwnData(Benchmark):
         object.__setattr__(self, "name", name)
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """A row as it is."""
+        """Return a row unchanged."""
         return dspy.Example(row)
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """There is none.
+        """Refuse: own data has no default metric.
 
         Raises:
-            ConfigurationError: always; it names those there are.
+            ConfigurationError: always; it lists the metrics by name.
         """
         raise ConfigurationError(
-            f"{self.name} brings no metric; name one (--metric, metric=): {', '.join(METRICS)}, "
-            "or package.module:function"
+            f"{self.name} brings no metric; choose one: {', '.join(METRICS)}, or package.module:function"
         )
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which examples of a benchmark or file.
+class Devset:
+    """Examples to evaluate on, and the benchmark they belong to.
 
     Attributes:
-        split: None is the benchmark's first.
-        limit: the most examples; None is all, in their order.
-        seed: of the sample that a limit draws.
-        path: folder with a benchmark's files.
-        fields: for one's own data: example field to column.
-        inputs: for one's own data: the fields that are inputs.
+        benchmark: how the examples are asked, and the default metric.
+        examples: at least one.
+        split: the benchmark's split.
+        seed: seed of the sample and of the resampling.
+        path: folder with the benchmark's files, where official figures need it.
+
+    Raises:
+        ConfigurationError: if there are no examples.
     """
 
-    split: str | None = None
-    limit: int | None = None
+    benchmark: Benchmark
+    examples: Sequence[dspy.Example]
+    split: str = "all"
     seed: int = 0
     path: str | Path | None = None
-    fields: Mapping[str, str] | None = None
-    inputs: Sequence[str] = ("question",)
 
-    def load(self, task: Benchmark, name: str | Path) -> list[dspy.Example]:
-        """The examples; with a limit a sample of them, drawn by content, so that a larger one holds the smaller.
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ConfigurationError("there are no examples to evaluate on")
+
+    @classmethod
+    def of(
+        cls,
+        devset: Devset | Benchmark | str | Path | Sequence[dspy.Example],
+        limit: int | None = None,
+        seed: int | None = None,
+    ) -> Devset:
+        """Return anything that ``evaluate`` accepts as examples with their benchmark.
 
         Args:
-            task: what ``open_benchmark`` made of the name.
-            name: file, folder or hub id, for a user's own data.
+            devset: a benchmark or its name, a file, folder or hub id, or examples.
+            limit: at most so many examples, drawn by content.
+            seed: seed of the sample and of the resampling; default: the ``Devset``'s, or 0.
 
         Raises:
-            ConfigurationError: there is nothing to read, or it does not fit.
+            ConfigurationError: if nothing can be read, or ``limit`` is below 1.
         """
-        if self.limit is not None and self.limit < 1:
-            raise ConfigurationError(f"limit is 1 or more, not {self.limit}")
-        seed = None if self.limit is None else self.seed
-        if not isinstance(task, OwnData):
-            if self.fields is not None:
-                raise ConfigurationError(f"fields are for your own data; {task.name} says its own")
-            return task.load(self.split, limit=self.limit, seed=seed, path=self.path)
-        return load(
-            name,
-            self.split,
-            limit=self.limit,
-            seed=seed,
-            fields=self.fields,
-            inputs=self.inputs,
-            path=self.path,
-        )
+        if isinstance(devset, (str, Path, Benchmark)):
+            return cls.load(devset, limit=limit, seed=seed or 0)
+        if not isinstance(devset, Devset):
+            devset = cls(OwnData("examples"), list(devset))
+        if seed is not None:
+            devset = replace(devset, seed=seed)
+        if limit is None:
+            return devset
+        return replace(devset, examples=sample(devset.examples, limit, seed=devset.seed))
+
+    @classmethod
+    def load(
+        cls,
+        name: Benchmark | str | Path,
+        *,
+        split: str | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        path: str | Path | None = None,
+        fields: Mapping[str, str] | None = None,
+        inputs: Sequence[str] = ("question",),
+    ) -> Devset:
+        """Load the examples of a benchmark, or of your own data.
+
+        Args:
+            name: a benchmark or its name, or a file, folder or hub id of your own data.
+            split: default: the benchmark's first.
+            limit: at most so many examples, drawn by content: a larger limit includes the smaller sample.
+            seed: seed of the sample.
+            path: folder with the benchmark's files.
+            fields: for your own data: example field to column.
+            inputs: for your own data: the fields that are inputs.
+
+        Raises:
+            ConfigurationError: if there is nothing to read, or an option does not fit.
+        """
+        if limit is not None and limit < 1:
+            raise ConfigurationError(f"limit is 1 or more, not {limit}")
+        benchmark = name if isinstance(name, Benchmark) else open_benchmark(name)
+        sample_seed = None if limit is None else seed
+        if isinstance(benchmark, OwnData):
+            source = benchmark.name if isinstance(name, Benchmark) else name
+            examples = load(source, split, limit=limit, seed=sample_seed, fields=fields, inputs=inputs, path=path)
+        elif fields is not None:
+            raise ConfigurationError(f"fields are for your own data; {benchmark.name} says its own")
+        else:
+            examples = benchmark.load(split, limit=limit, seed=sample_seed, path=path)
+        return cls(benchmark, examples, split or benchmark.splits[0], seed, path)
 
 
 def open_benchmark(name: str | Path) -> Benchmark:
-    """The benchmark of a name, or of ``package.module:Class``; a user's own data for a file, a folder or a hub id.
+    """Return a benchmark by its name or ``package.module:Class``; ``OwnData`` for a file, a folder or a hub id.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: if the class is not a benchmark, or cannot be imported.
     """
     if _IN_MODULE.fullmatch(str(name)):
-        kind = _found(str(name))
+        kind = _attribute(str(name))
         if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
             raise ConfigurationError(f"{name} is no subclass of moa_dspy.data.Benchmark")
         return kind()
     return get_benchmark(str(name)) if is_benchmark(name) else OwnData(Path(name).name)
 
 
-class FunctionMetric(Metric):
-    """A function of example and prediction as a metric.
-
-    Attributes:
-        function: returns a bool, a number from 0 to 1, or an object with ``score`` (and ``feedback``).
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """What the function says.
-
-        Raises:
-            ConfigurationError: it says something that is no score.
-        """
-        said = self.function(example, prediction)
-        score = getattr(said, "score", said)
-        score = score.item() if isinstance(score, np.generic) else score
-        if isinstance(score, (bool, int, float)) and 0 <= score <= 1:
-            return Verdict(score, str(getattr(said, "feedback", "") or ""))
-        name = getattr(self.function, "__qualname__", self.function)
-        raise ConfigurationError(f"the metric {name} gave {score!r}; a score is a bool or a number from 0 to 1")
-
-
-def as_metric(metric: Metric | Callable[..., Any]) -> Metric:
-    """A metric as it is, a function as a metric.
+def remarks_of(metric: Any, examples: Sequence[dspy.Example]) -> list[str]:
+    """Return what a user should know of how a metric scores these examples; a plain function has no remarks.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: if an example cannot be scored.
     """
-    if isinstance(metric, Metric):
-        return metric
-    if not callable(metric):
-        raise ConfigurationError(f"a metric is a Metric or a function (example, prediction) -> score, not {metric!r}")
-    return FunctionMetric(metric)
+    return metric.check_examples(examples) if isinstance(metric, Metric) else []
 
 
-def named_metric(name: str) -> Metric:
-    """A metric by its name in ``METRICS``, or as ``package.module:function``.
+def named_metric(name: str) -> Callable[..., Any]:
+    """Return a metric by its name in ``METRICS``, or as ``package.module:function``.
 
     Raises:
-        ConfigurationError: there is no such thing.
+        ConfigurationError: if there is no such metric.
     """
     if name in METRICS:
         return METRICS[name]()
     if not _IN_MODULE.fullmatch(name):
         raise ConfigurationError(f"no metric {name!r}; there are: {', '.join(METRICS)}, or package.module:function")
-    found = _found(name)
-    return as_metric(found() if isinstance(found, type) else found)
+    value = _attribute(name)
+    metric = value() if isinstance(value, type) else value
+    if not callable(metric):
+        raise ConfigurationError(f"{name} is no Metric and no function (example, prediction) -> score")
+    return metric
 
 
-def _found(name: str) -> Any:
-    """What ``package.module:name`` is."""
+def _attribute(name: str) -> Any:
+    """Return what ``package.module:name`` names; modules in the working directory are found, as with ``python -m``."""
     module, _, attribute = name.partition(":")
-    found = getattr(_imported(module), attribute, None)
-    if found is None:
-        raise ConfigurationError(f"module {module} has no {attribute!r}")
-    return found
-
-
-def _imported(module: str) -> Any:
-    """The module; one in the working directory is found too, as with ``python -m``."""
-    here = str(Path.cwd())
-    added = here not in sys.path
+    folder = str(Path.cwd())
+    added = folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
-        return importlib.import_module(module)
+        value = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:
         raise ConfigurationError(f"cannot import {module}: {type(error).__name__}: {error}") from error
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)
+    if value is None:
+        raise ConfigurationError(f"module {module} has no {attribute!r}")
+    return value

@@ -9,12 +9,12 @@ from typing import Any
 import dspy
 import pydantic
 
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
+from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
@@ -64,7 +64,7 @@ class Contributions(pydantic.BaseModel):
     score: Score
     price: Price
     examples: int
-    cost: Cost
+    cost: Usage
 
     def row(self, agent: str) -> Contribution:
         """Return one agent's.
@@ -107,8 +107,8 @@ def contributions(
     *,
     concurrency: int = 8,
     seed: int = 0,
-    on_stage: Callable[[str], None] | None = None,
-    purse: Purse | None = None,
+    budget: Budget | BudgetGuard | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Contributions:
     """Run ``program`` whole and without each of its agents in turn.
 
@@ -123,23 +123,25 @@ def contributions(
         metric: the task's.
         concurrency: runs under way at once.
         seed: of the resampling.
-        on_stage: told in a few words what is run next.
-        purse: what may be spent.
+        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        progress: called with a few words on what is run next.
 
     Raises:
         ConfigurationError: there is only one agent, or there are no examples.
         AllRunsFailedError: every run failed, of the whole program or without an agent.
-        BudgetExhaustedError: the purse does not cover all runs.
+        BudgetExhaustedError: if the budget does not cover all runs.
     """
     names = [spec.name for spec in program.architecture.agents]
     if len(names) < 2:
         raise ConfigurationError("the program has one agent, and nothing is left without it; there must be two or more")
 
+    guard = guard_of(budget)
+
     def measured(what: str, one: AttentionMoA) -> Measurement:
-        if on_stage is not None:
-            on_stage(f"{what}: {len(devset)} examples")
+        if progress is not None:
+            progress(f"{what}: {len(devset)} examples")
         try:
-            return measure(one, devset, metric, concurrency=concurrency, purse=purse)
+            return measure(one, devset, metric, concurrency=concurrency, budget=guard)
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"{what}: {error}") from None
 

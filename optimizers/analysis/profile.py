@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextvars
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
 import pydantic
 
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.usage import Usage
+from moa_dspy.evaluation.answering import in_threads
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import STAGES, Stage, Step
@@ -78,7 +77,7 @@ class Profile(pydantic.BaseModel):
     program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
     rows: tuple[StageRow, ...]
     score: Score
-    cost: Cost
+    cost: Usage
     examples: int
     failed: int = 0
     unjudged: int = 0
@@ -119,8 +118,8 @@ def profile(
     *,
     concurrency: int = 8,
     seed: int = 0,
-    purse: Purse | None = None,
-    on_run: Callable[[Run], None] | None = None,
+    budget: Budget | BudgetGuard | None = None,
+    progress: Callable[[Run], None] | None = None,
 ) -> Profile:
     """Run ``program`` on every example and score every stage of every run.
 
@@ -130,27 +129,24 @@ def profile(
         metric: the task's; applied to the answer of each stage.
         concurrency: runs under way at once.
         seed: of the intervals' resampling.
-        purse: what may be spent.
-        on_run: told of each run as it ends.
+        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        progress: called with each run as it ends.
 
     Raises:
         ConfigurationError: there are no examples, or the metric gives no score.
         RunError: every run failed.
-        BudgetExhaustedError: the purse does not cover all runs.
+        BudgetExhaustedError: if the budget does not cover all runs.
     """
-    measured = measure(program, devset, metric, concurrency=concurrency, purse=purse, on_run=on_run)
+    measured = measure(
+        program, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
+    )
     runs = _attributed(program, measured.runs, metric, concurrency)
     return _profile(program, measured, runs, seed)
 
 
 def _attributed(program: AttentionMoA, runs: Sequence[Run], metric: Metric, concurrency: int) -> list[StageScores]:
-    there = [(run.trace, run.example) for run in runs if run.trace is not None]
-    with ThreadPoolExecutor(concurrency) as pool:
-        jobs = [
-            pool.submit(contextvars.copy_context().run, attribute, trace, example, metric, program)
-            for trace, example in there
-        ]
-        return [job.result() for job in jobs]
+    traced = [(run.trace, run.example) for run in runs if run.trace is not None]
+    return in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
 
 
 def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageScores], seed: int) -> Profile:

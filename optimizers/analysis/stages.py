@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from moa_dspy.optimizers.measuring import Judged, Metric, judged
+from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.optimizers.stopping.depth import prediction_of
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
@@ -111,14 +111,14 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
     Raises:
         ConfigurationError: the metric gives no score.
     """
-    known: dict[str, Judged] = {}
+    known: dict[str, Judgement] = {}
     fields = program.signature.output_fields
 
     def score(outputs: dict[str, Any]) -> float:
         answer = {name: outputs[name] for name in fields}
         key = json.dumps(answer, sort_keys=True)
         if key not in known:
-            known[key] = judged(metric, example, prediction_of(program, answer, trace))
+            known[key] = judge(metric, example, prediction_of(program, answer, trace))
         return known[key].score
 
     answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
@@ -126,5 +126,5 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         trace=trace,
         steps=tuple(StageScore(step, score(step.outputs)) for step in answering),
         layers=tuple(score(outputs) for outputs in trace.outputs),
-        unjudged=tuple(said.error for said in known.values() if said.error is not None),
+        unjudged=tuple(one.failure.message for one in known.values() if one.failure is not None),
     )

@@ -9,12 +9,12 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 import pydantic
 
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_share, examples_needed, one_sided
 from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Acceptance", "Scores", "accept", "decide"]
@@ -75,7 +75,7 @@ class Acceptance(Scores):
     failed: tuple[int, int] = (0, 0)
     checked: int = 0
     repeated: int = 0
-    cost: Cost = Cost()
+    cost: Usage = Usage()
 
     @property
     def score(self) -> Score:
@@ -103,7 +103,7 @@ def accept(
     seed: int = 0,
     concurrency: int = 8,
     on_run: Callable[[Side, Run], None] | None = None,
-    purse: Purse | None = None,
+    budget: Budget | BudgetGuard | None = None,
 ) -> Acceptance:
     """Run both programs on held-out examples, and keep the baseline unless the candidate is shown to be better.
 
@@ -118,13 +118,13 @@ def accept(
         seed: of the resampling.
         concurrency: runs under way at once.
         on_run: told of each run as it ends.
-        purse: what may be spent.
+        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
 
     Raises:
         ConfigurationError: a held-out example was tuned on or is a demo of one of the programs, or an argument is out
             of range; nothing was paid for.
         AllRunsFailedError: a program fails on every example.
-        BudgetExhaustedError: the purse does not cover all runs.
+        BudgetExhaustedError: if the budget does not cover all runs.
     """
     check_alpha(alpha)
     check_share("power", power)
@@ -135,7 +135,7 @@ def accept(
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)
         try:
-            return measure(program, questions, metric, concurrency=concurrency, on_run=told, purse=purse)
+            return measure(program, questions, metric, concurrency=concurrency, progress=told, budget=budget)
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"the {side} fails on the held-out examples: {error}") from None
 

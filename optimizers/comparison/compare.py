@@ -17,7 +17,9 @@ from typing import Any, Final, cast
 import dspy
 import pydantic
 
-from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.meter import metered
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
@@ -26,9 +28,6 @@ from moa_dspy.optimizers.comparison.matching import Unit, amount, check_budget, 
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, Standing, Verdict, judge
 from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
-from moa_dspy.optimizers.spending import count_spending
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
@@ -106,7 +105,7 @@ class Comparison(pydantic.BaseModel):
     rule: str = RULE
     notes: tuple[str, ...] = ()
     programs: pydantic.SkipValidation[Mapping[str, AttentionMoA]] = pydantic.Field(exclude=True, repr=False)
-    cost: Cost
+    cost: Usage
 
     @property
     def program(self) -> AttentionMoA:
@@ -215,9 +214,9 @@ def compare(
         check_price(program, own.values(), test[0])
     lms = [lm for one in (program, *own.values()) for lm in models_of(one)]
     check_budget(budget, lms)
-    with count_spending(lms) as spending:
-        purse = Purse(budget or Budget(), spending)
-        arena = Arena(metric, match, tolerance, concurrency, on_stage or (lambda _: None), purse)
+    with metered(lms) as meter:
+        guard = BudgetGuard(budget, meter=meter)
+        arena = Arena(metric, match, tolerance, concurrency, on_stage or (lambda _: None), guard)
         arena.notes += notes
         try:
             arena.enter(PROGRAM, "the program", program, test)
@@ -230,11 +229,11 @@ def compare(
                 "the budget ended before all contenders had run, so nothing can be said of them; with a larger one the "
                 "same call goes on from here out of the cache"
             ) from None
-        return _concluded(arena, len(test), len(trial), spending.cost, margin, alpha, seed)
+        return _concluded(arena, len(test), len(trial), meter.usage, margin, alpha, seed)
 
 
 def _concluded(
-    arena: Arena, examples: int, pilot: int, cost: Cost, margin: float, alpha: float, seed: int
+    arena: Arena, examples: int, pilot: int, cost: Usage, margin: float, alpha: float, seed: int
 ) -> Comparison:
     entries, unit = arena.entries, arena.unit
     if len(entries) == 1:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import dspy
 
+from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, ensemble_of, singles_of
 from moa_dspy.optimizers.comparison.matching import LARGEST, Unit, amount, mean_price, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
-from moa_dspy.optimizers.measuring import Measurement, Metric, measure
-from moa_dspy.optimizers.purse import Purse
+from moa_dspy.optimizers.measuring import Measurement, Metric, run_examples
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.program import AttentionMoA
 
@@ -54,7 +54,7 @@ class Arena:
         tolerance: share by which the program's spend may be exceeded.
         concurrency: examples under way at once.
         tell: is told in a few words what is run next.
-        purse: what may be spent.
+        guard: the budget.
         entries: what has run, by name.
         notes: what a reader should know.
     """
@@ -64,7 +64,7 @@ class Arena:
     tolerance: float
     concurrency: int
     tell: Callable[[str], None]
-    purse: Purse
+    guard: BudgetGuard
     entries: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -73,7 +73,9 @@ class Arena:
         """What the program spends on an example."""
         return amount(self.entries[PROGRAM].price, self.unit)
 
-    def run(self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric) -> Measurement:
+    def run(
+        self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric | None
+    ) -> Measurement:
         """Run a program.
 
         Raises:
@@ -81,8 +83,14 @@ class Arena:
         """
         self.tell(f"{what}: {len(examples)} examples")
         try:
-            tolerant = bool(self.entries)  # the metric judges the program, which goes first
-            return measure(program, examples, metric, concurrency=self.concurrency, purse=self.purse, tolerant=tolerant)
+            return run_examples(
+                program,
+                examples,
+                metric,
+                guard=self.guard,
+                concurrency=self.concurrency,
+                metric_may_fail=bool(self.entries),  # it has judged the program, which goes first
+            )
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"{what}: {error}") from None
 
@@ -139,7 +147,7 @@ class Arena:
             return made.architecture.max_calls
         what = f"size of {_TITLES[ensemble.name]} ({ensemble.describe(size)})"
         probe = test[:: max(1, len(test) // _PROBE)][:_PROBE]
-        return amount(mean_price(self.run(what, made, probe, _unscored).runs), self.unit)
+        return amount(mean_price(self.run(what, made, probe, None).runs), self.unit)
 
 
 def enter_baselines(
@@ -166,7 +174,3 @@ def enter_baselines(
             arena.enter(name, f"the single model {best.name}", best.program, test)
         else:
             arena.fit(ensemble_of(name, program, best), test)
-
-
-def _unscored(*_: Any, **__: Any) -> float:
-    return 0.0

@@ -10,8 +10,8 @@ import dspy
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.runs import Price, mean_price as runs_price
 from moa_dspy.optimizers.measuring import Run, models_of
-from moa_dspy.optimizers.stopping.depth import Price, price_of
 from moa_dspy.program import AttentionMoA
 
 __all__ = [
@@ -41,10 +41,10 @@ def mean_price(runs: Iterable[Run]) -> Price:
         RunError: all failed.
     """
     runs = list(runs)
-    traces = [run.trace for run in runs if run.trace is not None]
-    if not traces:
+    price = runs_price(runs)
+    if price is None:
         raise RunError(f"every run failed; the first one: {runs[0].error}")
-    return sum((price_of(trace, trace.layers) for trace in traces), start=Price()).per(len(traces))
+    return price
 
 
 def amount(price: Price, unit: Unit) -> float:

@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeAlias
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.cost.budget import Budget
-from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
+from moa_dspy.cost.usage import Usage
+from moa_dspy.errors import BudgetExhaustedError, BudgetInterruptError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
 from moa_dspy.optimizers.leakage import asked, refuse_overlap
@@ -28,11 +30,7 @@ from moa_dspy.optimizers.prompts.methods import (
 )
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
-from moa_dspy.optimizers.purse import Purse, SpentError
-from moa_dspy.optimizers.results import Cost
-from moa_dspy.optimizers.spending import Spending, count_spending
 from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.toll import Toll
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
 
@@ -52,13 +50,13 @@ class CompileProgress:
         of: about the most LM calls that it makes, cached ones included.
     """
 
-    cost: Cost
+    cost: Usage
     of: int
 
     @property
     def done(self) -> float:
         """Return the share that is done, at least; below 1."""
-        return min(self.cost.calls / max(self.of, 1), 0.99)
+        return min(self.cost.paid_calls / max(self.of, 1), 0.99)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class CompileResult:
     before: Score
     gain: Gain
     price: Price
-    cost: Cost
+    cost: Usage
     report: dict[str, Any]
 
 
@@ -129,10 +127,10 @@ def compile(  # noqa: A001 (DSPy's word)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
     with seeded(seed), dspy.context(trace=None):
         job = PromptJob(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency)
-        with _counted(program, tuner, job, progress) as spending:
-            work = _Compilation(program, tuner, job, Purse(budget or Budget(), spending), limited=budget is not None)
+        with _counted(program, tuner, job, progress) as meter:
+            work = _Compilation(program, tuner, job, BudgetGuard(budget, meter=meter), limited=budget is not None)
             work.run()
-            return work.result(spending.cost)
+            return work.result(meter.usage)
 
 
 class _Compilation:
@@ -142,15 +140,15 @@ class _Compilation:
         program: the original program.
         method: the method.
         job: what the method works on.
-        purse: the budget.
+        guard: the budget.
         limited: whether there is a budget.
     """
 
     def __init__(
-        self, program: AttentionMoA, method: PromptMethod, job: PromptJob, purse: Purse, *, limited: bool
+        self, program: AttentionMoA, method: PromptMethod, job: PromptJob, guard: BudgetGuard, *, limited: bool
     ) -> None:
         self._program, self._method, self._job = program, method, job
-        self._purse, self._toll = purse, Toll(purse) if limited else None
+        self._guard, self._callback = guard, BudgetCallback(guard) if limited else None
         self._ended_by: EndedBy = "done"
         self._errors: list[str] = []
 
@@ -170,12 +168,12 @@ class _Compilation:
         try:
             self._tuned = learned(self._tune(), self._program)
             self._after = self._measure(self._tuned)
-        except (SpentError, BudgetExhaustedError):
-            if self._toll is not None:
-                self._toll.settle()
+        except (BudgetInterruptError, BudgetExhaustedError):
+            if self._callback is not None:
+                self._callback.drain()
             self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, "budget"
 
-    def result(self, cost: Cost) -> CompileResult:
+    def result(self, cost: Usage) -> CompileResult:
         """Return the result, and its report."""
         job, before, after = self._job, self._before, self._after
         old, new = before.score(job.seed), after.score(job.seed)
@@ -198,11 +196,11 @@ class _Compilation:
 
     def _measure(self, program: AttentionMoA) -> Measurement:
         job = self._job
-        return measure(program, job.valset, job.metric, concurrency=job.concurrency, purse=self._purse)
+        return measure(program, job.valset, job.metric, concurrency=job.concurrency, budget=self._guard)
 
     def _tune(self) -> dspy.Module:
         job = replace(self._job, metric=audible(self._job.metric))
-        callbacks = [*dspy.settings.callbacks, *([] if self._toll is None else [self._toll])]
+        callbacks = [*dspy.settings.callbacks, *([] if self._callback is None else [self._callback])]
         settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks)
         with settings, silenced() as self._errors:
             return self._method.tune(job)
@@ -211,19 +209,19 @@ class _Compilation:
 @contextmanager
 def _counted(
     program: AttentionMoA, method: PromptMethod, job: PromptJob, progress: Callable[[CompileProgress], None] | None
-) -> Iterator[Spending]:
+) -> Iterator[UsageMeter]:
     """Count what is paid for within the block, and tell ``progress``."""
     most = (2 * len(job.valset) + most_runs(method, job)) * program.architecture.max_calls
     over = False
 
-    def tell(cost: Cost) -> None:
+    def tell(cost: Usage) -> None:
         if progress is not None and not over:
             audible(progress)(CompileProgress(cost, most))
 
     lms = [*models_of(program), program.get_lm(), job.prompt_lm, job.ambient]
-    with count_spending(lms, tell) as spending:
+    with metered(lms, tell) as meter:
         try:
-            yield spending
+            yield meter
         finally:
             over = True  # a budget may leave calls under way on DSPy's threads
 

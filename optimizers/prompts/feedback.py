@@ -14,9 +14,8 @@ from typing import Any, Final
 import dspy
 from pydantic_core import to_jsonable_python
 
+from moa_dspy.evaluation.scoring import Metric, accepts, call_metric, score_of
 from moa_dspy.optimizers.analysis.stages import StageScore, StageScores, attribute
-from moa_dspy.optimizers.measuring import Metric, score_of
-from moa_dspy.optimizers.prompts.method import accepts_arguments, call_metric
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
@@ -61,9 +60,9 @@ class StageFeedback:
         self, example: dspy.Example, prediction: Any, trace: Any, pred_name: str, pred_trace: Any
     ) -> tuple[float, str]:
         """Return the score of the run's answer and what the metric itself has to say of it."""
-        if not accepts_arguments(self._metric, 5):
-            return score_of(call_metric(self._metric, example, prediction, None)), ""
-        verdict = self._metric(example, prediction, trace, pred_name, pred_trace)
+        if not accepts(self._metric, 5):
+            return score_of(call_metric(self._metric, example, prediction)), ""
+        verdict = call_metric(self._metric, example, prediction, trace, pred_name, pred_trace)
         said = getattr(verdict, "feedback", None)
         return score_of(verdict), f"About the final answer: {said}" if said else ""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import dspy
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.measuring import Metric, score_of
+from moa_dspy.evaluation.scoring import Metric, call_metric, score_of
 from moa_dspy.program import AttentionMoA
 
 __all__ = [
@@ -19,8 +18,6 @@ __all__ = [
     "Effort",
     "PromptJob",
     "PromptMethod",
-    "accepts_arguments",
-    "call_metric",
     "check_at_least",
     "check_effort",
 ]
@@ -127,19 +124,3 @@ def check_effort(effort: str) -> None:
     """
     if effort not in get_args(Effort):
         raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
-
-
-def call_metric(metric: Metric, example: dspy.Example, prediction: Any, trace: Any) -> Any:
-    """Return the metric's result. The metric gets the DSPy trace if there is one and it takes three arguments."""
-    if trace is None or not accepts_arguments(metric, 3):
-        return metric(example, prediction)
-    return metric(example, prediction, trace)
-
-
-def accepts_arguments(function: Callable[..., Any], count: int) -> bool:
-    """Return whether ``function`` can be called with ``count`` positional arguments."""
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    return True

@@ -28,7 +28,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.agents import AgentLike
-from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.meter import UsageMeter, metered
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import describe, digest
@@ -37,8 +39,6 @@ from moa_dspy.optimizers.comparison.matching import check_budget
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.prompts.silence import silenced
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.results import Point, best_trial, depth_points, pareto_of, report_of
 from moa_dspy.optimizers.search.sampler import NovelSampler, tried
@@ -46,7 +46,6 @@ from moa_dspy.optimizers.search.space import BoundSpace, Design, SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study
 from moa_dspy.optimizers.search.trials import Rungs, TrialRunner, board_of, chosen_of
 from moa_dspy.optimizers.search.workers import GRACE, Watch, enqueue_again, give_up, this_process, working_on
-from moa_dspy.optimizers.spending import Spending, count_spending
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
@@ -80,7 +79,7 @@ class SearchProgress:
     examples: int
     of: int
     best: float | None
-    cost: Cost
+    cost: Usage
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Searched:
 
     program: AttentionMoA
     score: Score
-    cost: Cost
+    cost: Usage
     report: dict[str, Any]
     study: Study
     pareto: tuple[Point, ...]
@@ -174,14 +173,14 @@ def search(
     check_budget(budget, lms)
     check_unit(wanted, lms)
     rungs = Rungs(len(trainset), max(4, len(trainset) // 8) if first_batch is None else first_batch, prune_level)
-    with silenced(output=False), count_spending([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as spending:
+    with silenced(output=False), metered([lm for lm in lms if isinstance(lm, dspy.BaseLM)]) as meter:
         study = open_study(
             open_storage(storage), study_name, wanted.directions, _about(bound, trainset, metric, wanted)
         )
         seed = _settled_seed(study, seed)
         novel = NovelSampler(bound, wanted, seed)
         study.sampler = novel if sampler is None else sampler(bound, seed)
-        loop = _Loop(study, bound, novel, wanted, n_trials, Watch(study, grace), spending, progress)
+        loop = _Loop(study, bound, novel, wanted, n_trials, Watch(study, grace), meter, progress)
         if baselines and not study.get_trials(deepcopy=False):
             loop.enqueue_baselines()
         loop.enqueue_failing()
@@ -191,7 +190,7 @@ def search(
             metric=metric,
             objective=wanted,
             rungs=rungs,
-            purse=Purse(budget or Budget(), spending),
+            guard=BudgetGuard(budget, meter=meter),
             concurrency=concurrency,
             on_batch=loop.tell_progress,
         )
@@ -228,7 +227,7 @@ class _Loop:
     objective: Objective
     n_trials: int
     watch: Watch
-    spending: Spending
+    meter: UsageMeter
     progress: Callable[[SearchProgress], None] | None
     examples: int = 0
     refused: int = 0
@@ -254,11 +253,11 @@ class _Loop:
         while True:
             self.watch.revive()
             if self._taken() >= self.n_trials:
-                if not self._others_at_work() or runner.purse.seconds_left <= 0:
+                if not self._others_at_work() or runner.guard.seconds_left <= 0:
                     return "trials"
                 time.sleep(_POLL)
                 continue
-            if not runner.purse.covers(1):
+            if not runner.guard.has_room():
                 return "budget"
             trial = self.study.ask()
             with working_on(trial):
@@ -279,7 +278,7 @@ class _Loop:
                 examples=examples,
                 of=self.examples,
                 best=None if best is None else best.user_attrs.get("score"),
-                cost=self.spending.cost,
+                cost=self.meter.usage,
             )
         )
 
@@ -387,7 +386,7 @@ def _searched(loop: _Loop, seed: int, ended_by: EndedBy) -> Searched:
     rule = chosen_of(best, objective)
     program, score = bound.program(design, rule), Score.of(board_of(best)[rule].scores, seed=seed)
     front = pareto_of(study, bound, objective)
-    cost = loop.spending.cost
+    cost = loop.meter.usage
     report = report_of(
         study,
         best,

@@ -11,15 +11,14 @@ import dspy
 from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState
 
+from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.purse import Purse
+from moa_dspy.optimizers.measuring import Metric, Run, run_examples
 from moa_dspy.optimizers.search.objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace, Design
-from moa_dspy.optimizers.stopping.depth import DepthMetric
+from moa_dspy.optimizers.stopping.depth import RuleScores, score_rules
 from moa_dspy.optimizers.stopping.rules import StopRule
-from moa_dspy.program import AttentionMoA
 
 __all__ = [
     "FrontPoint",
@@ -74,7 +73,7 @@ class TrialRunner:
         metric: the task's.
         objective: what is wanted.
         rungs: the batches.
-        purse: what may be spent.
+        guard: the budget.
         concurrency: runs under way at once.
         on_batch: told of the examples that the trial has run so far.
     """
@@ -84,7 +83,7 @@ class TrialRunner:
     metric: Metric
     objective: Objective
     rungs: Rungs
-    purse: Purse
+    guard: BudgetGuard
     concurrency: int
     on_batch: Callable[[Trial, int], None]
 
@@ -98,31 +97,34 @@ class TrialRunner:
             AllRunsFailedError: every run of a batch failed, or the metric has never judged an answer.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
-        judge, board = DepthMetric(program, rules, self.metric), Board.of(rules)
+        board, unjudged = Board.of(rules), list[str]()
         rule = rules[-1]
         for size in self.rungs.sizes:
             batch = self.examples[board.examples : size]
-            runs = self._measured(program, batch, judge, hopeful=board.examples > 0).runs
-            _check_judged(study, trial, runs)
-            for run in runs:
-                board.add(judge.marks_of(run), judge.prices_of(run))
+            measured = run_examples(
+                program,
+                batch,
+                None,
+                guard=self.guard,
+                concurrency=self.concurrency,
+                keep_traces=True,
+                succeeded=board.examples > 0,
+            )
+            scored = score_rules(program, measured.runs, rules, self.metric, concurrency=self.concurrency)
+            unjudged += [error for one in scored for error in one.errors]
+            _check_judged(study, trial, measured.runs, scored)
+            for one in scored:
+                board.add(one.scores, one.prices)
             rule = self._record(study, trial, board)
             self.on_batch(trial, size)
             if size < self.rungs.examples and self._give_up(study, board):
                 trial.set_user_attr("pruned_after", size)
-                self._conclude(trial, board, rule, design, judge.unjudged)
+                self._conclude(trial, board, rule, design, unjudged)
                 return TrialState.PRUNED, None
-        self._conclude(trial, board, rule, design, judge.unjudged)
+        self._conclude(trial, board, rule, design, unjudged)
         if self.objective.price is not None:
             trial.set_constraint("price", self.objective.excess(board[rule]))
         return TrialState.COMPLETE, self.objective.values(board[rule])
-
-    def _measured(
-        self, program: AttentionMoA, batch: Sequence[dspy.Example], judge: DepthMetric, *, hopeful: bool
-    ) -> Measurement:
-        return measure(
-            program, batch, judge, concurrency=self.concurrency, purse=self.purse, hopeful=hopeful, tolerant=True
-        )
 
     def _record(self, study: Study, trial: Trial, board: Board) -> StopRule:
         """Keep what is known so far, in as few writes as can be: databases take their time for each."""
@@ -150,16 +152,17 @@ class TrialRunner:
         return self.rungs.level > 0 and self.objective.hopeless(board, champions, self.rungs.level)
 
 
-def _check_judged(study: Study, trial: Trial, runs: Sequence[Run]) -> None:
+def _check_judged(study: Study, trial: Trial, runs: Sequence[Run], scored: Sequence[RuleScores]) -> None:
     """Refuse runs none of which is judged, unless some of the study were: then it is no fault of the metric.
 
     Raises:
         AllRunsFailedError: says what went wrong.
     """
-    if any(run.error is None for run in runs):
+    if any(one.judged for one in scored):
         trial.set_user_attr("judged", True)
     elif not any(other.user_attrs.get("judged") for other in study.get_trials(deepcopy=False)):
-        raise AllRunsFailedError(f"no answer could be judged: {runs[0].error}")
+        reasons = [*(error for one in scored for error in one.errors), *(run.error for run in runs if run.error)]
+        raise AllRunsFailedError(f"no answer could be judged: {reasons[0]}")
 
 
 def finished(study: Study) -> list[FrozenTrial]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.purse import Purse
-from moa_dspy.optimizers.stopping.depth import Depth, Price, depth_curve
+from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.evaluation.runs import Price, Run
+from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
+from moa_dspy.optimizers.stopping.depth import Depth, depth_curve
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA
 
@@ -22,13 +23,13 @@ __all__ = ["StopFit", "fit_stop_rule"]
 
 @dataclass(frozen=True)
 class StopFit:
-    """How far a program had best go.
+    """A program with its fitted depth and stop rule.
 
     Attributes:
-        program: with the rule that was chosen.
-        before: the rule that it had.
-        chosen: the rule that it has, with score and price on the examples.
-        graded: whether its synthesis is asked for the probability of an improvement instead of yes or no.
+        program: with the chosen rule.
+        before: the rule that the program had.
+        chosen: the chosen rule, with score and price on the examples.
+        graded: whether the synthesis is asked for the probability of an improvement instead of yes or no.
         curve: all rules that were tried.
     """
 
@@ -47,69 +48,74 @@ class StopFit:
 
 def fit_stop_rule(
     program: AttentionMoA,
-    examples: Sequence[dspy.Example],
-    metric: Metric,
     *,
+    trainset: Sequence[dspy.Example],
+    metric: Metric,
     concurrency: int = 8,
-    purse: Purse | None = None,
+    budget: Budget | BudgetGuard | None = None,
     affordable: Callable[[Price], bool] = lambda _: True,
     space: SearchSpace | None = None,
-    on_run: Callable[[Run], None] | None = None,
+    progress: Callable[[Run], None] | None = None,
 ) -> StopFit:
-    """Choose the depth, and from which probability of an improvement on a run goes on.
+    """Choose the depth, and the probability of an improvement from which a run goes on.
 
-    The program runs on the examples to its full depth without stopping, and, where its layers are joined by synthesis,
-    once more with the synthesis asked for probabilities. Every rule is then read off these runs. The best score counts,
-    then the fewest calls; of equals, the rule that the program has, then one with yes or no. An answer that the metric
-    raises on scores 0.
+    The program runs on the examples to its full depth without stopping. If its layers are joined by synthesis, it runs
+    once more with the synthesis asked for probabilities. Every rule is then read off these runs. The best score is
+    chosen, then the fewest calls, then the rule that the program has, then yes or no instead of probabilities.
 
     Args:
         program: of at least two layers.
-        examples: to tune on.
-        metric: the task's.
-        concurrency: runs under way at once.
-        purse: what may be spent.
-        affordable: whether an example may cost so much; where no rule is cheap enough, the cheapest is taken.
-        space: the depths, stops and thresholds that are allowed; default: all of them.
-        on_run: told of each run as it ends.
+        trainset: examples to fit on.
+        metric: the task's metric. An answer on which it raises scores 0.
+        concurrency: examples under way at once.
+        budget: limits.
+        affordable: whether an example may cost this price. If no rule is affordable, the cheapest is chosen.
+        space: the allowed depths, stops and thresholds; default: all.
+        progress: called with each run as it ends; the runs are not scored yet.
 
     Raises:
-        BudgetExhaustedError: the purse does not cover all runs.
+        BudgetExhaustedError: if the budget does not cover all runs.
     """
-    shape = program.architecture
     depths, stops = _allowed(program, space)
+    shape, guard = program.architecture, guard_of(budget)
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 
-    def measured(one: AttentionMoA) -> Measurement:
-        return measure(one, examples, metric, concurrency=concurrency, on_run=on_run, purse=purse)
+    def runs_of(one: AttentionMoA) -> Sequence[Run]:
+        options = {"guard": guard, "concurrency": concurrency, "on_run": progress}
+        return run_examples(one, trainset, None, keep_traces=True, **options).runs  # type: ignore[arg-type]
 
     deep = program.replace(early_stop=False)
-    found = [(depth, False) for depth in depth_curve(deep, measured(deep).runs, metric, stop_rules(depths, stops))]
+    curve = [(depth, False) for depth in depth_curve(deep, runs_of(deep), metric, stop_rules(depths, stops))]
     if True in stops:
         graded = program.replace(early_stop=False)
         grade(graded)
-        runs = measured(graded).runs
+        runs = runs_of(graded)
         recorded = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
         thresholds = recorded if space is None else space.thresholds or recorded
         rules = [rule for rule in stop_rules(depths, stops, thresholds) if rule.threshold is not None]
-        found += [(depth, True) for depth in depth_curve(graded, runs, metric, rules)]
-    within = [item for item in found if affordable(item[0].price)]
-    cheapest = min(found, key=lambda item: (item[0].price.calls, item[0].price.tokens))
-    chosen, with_probability = max(
-        within or [cheapest],
-        key=lambda item: (item[0].score.value, -item[0].price.calls, item[0].rule == before, not item[1]),
-    )
+        curve += [(depth, True) for depth in depth_curve(graded, runs, metric, rules)] if rules else []
+    chosen, with_probability = _best(curve, before, affordable)
     return StopFit(
         program=_with_rule(program, chosen.rule, graded=with_probability),
         before=before,
         chosen=chosen,
         graded=with_probability,
-        curve=tuple(depth for depth, _ in found),
+        curve=tuple(depth for depth, _ in curve),
+    )
+
+
+def _best(
+    curve: Sequence[tuple[Depth, bool]], before: StopRule, affordable: Callable[[Price], bool]
+) -> tuple[Depth, bool]:
+    cheapest = min(curve, key=lambda item: (item[0].price.calls, item[0].price.tokens))
+    return max(
+        [item for item in curve if affordable(item[0].price)] or [cheapest],
+        key=lambda item: (item[0].score.value, -item[0].price.calls, item[0].rule == before, not item[1]),
     )
 
 
 def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence[int], Sequence[bool]]:
-    """The depths, and whether runs may stop early, may not, or both; a depth that there is none of is the program's."""
+    """Return the depths that may be chosen (the program's own if the space has none), and whether to stop early."""
     shape = program.architecture
     depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers]
     stops = (False, True) if space is None else tuple(space.early_stop)
@@ -117,10 +123,9 @@ def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence
 
 
 def _with_rule(program: AttentionMoA, rule: StopRule, *, graded: bool) -> AttentionMoA:
-    shape = program.architecture
-    residual = shape.residual if rule.layers > 1 else "synthesis"
-    early_stop = rule.early_stop if rule.layers > 1 else True
-    made = program.replace(layers=rule.layers, early_stop=early_stop, residual=residual)
-    if graded and made.architecture.synthesizes:
-        grade(made, rule.threshold)
-    return made
+    residual = program.architecture.residual if rule.layers > 1 else "synthesis"
+    stop = rule.early_stop if rule.layers > 1 else True
+    fitted = program.replace(layers=rule.layers, early_stop=stop, residual=residual)
+    if graded and fitted.architecture.synthesizes:
+        grade(fitted, rule.threshold)
+    return fitted

@@ -16,9 +16,9 @@ import pytest
 
 from moa_dspy import AttentionMoA, __version__
 from moa_dspy.cli import main
+from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.provenance import Figure, Provenance
-from moa_dspy.optimizers.results import Cost
 from moa_dspy.trace import Step, Trace
 
 
@@ -28,7 +28,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     score = Score.of([0.0, 1.0, 1.0, 1.0]).model_dump()
     record = {"kind": "acceptance", "accepted": True, "reason": "It is better.", "before": score, "after": score}
-    (folder / "record.json").write_text(json.dumps({"runs": [{**record, "cost": Cost(calls=7).model_dump()}]}))
+    (folder / "record.json").write_text(json.dumps({"runs": [{**record, "cost": Usage(calls=7).model_dump()}]}))
     program = AttentionMoA("question -> answer", ["openai/gpt-4.1-mini", "openai/gpt-4.1-nano"], layers=1)
     dict(program.named_predictors())["propose"].demos = [{"question": "a <b>", "answer": "c" * 500}]
     figure = Figure(what="after", value=0.5, examples=9)

@@ -15,7 +15,8 @@ import pytest
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, evaluate, single_model
 from moa_dspy.data import ExactMatch, VoteMatch, sample
 from moa_dspy.errors import RunError
-from moa_dspy.evaluation import Progress, Score, compare_files, read_records
+from moa_dspy.evaluation import Devset, EvaluateProgress, Score, compare_files, read_records
+from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 Make = Callable[..., Any]
@@ -47,8 +48,12 @@ def single(lm: dspy.BaseLM, **options: Any) -> AttentionMoA:
     return single_model("question -> answer", lm, **options)
 
 
+def mine(examples: list[dspy.Example]) -> Devset:
+    return Devset(OwnData("mine.jsonl"), examples)
+
+
 def run(program: dspy.Module, count: int = 12, **options: Any) -> Any:
-    return evaluate(program, "mine.jsonl", examples=items(count), metric=ExactMatch(), **options)
+    return evaluate(program, mine(items(count)), ExactMatch(), **options)
 
 
 def test_errors_are_no_wrong_answers() -> None:
@@ -113,7 +118,7 @@ def test_cached_calls_cost_nothing_and_are_counted() -> None:
     lm = model(cache=True)
     run(single(lm))
     again = run(single(lm))
-    assert (again.calls, again.spent.cached_calls, again.tokens.total, again.cost_usd) == (12, 12, 0, 0.0)
+    assert (again.calls, again.usage.cached_calls, again.tokens.total, again.cost_usd) == (12, 12, 0, 0.0)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -171,10 +176,10 @@ def test_an_answer_is_kept_where_only_its_metric_failed(tmp_path: Path) -> None:
             raise OSError("the judge is out")
         return bool(prediction.answer == example.answer)
 
-    first = evaluate(single(lm), "mine.jsonl", examples=items(4), metric=fussy, out=out)
+    first = evaluate(single(lm), mine(items(4)), fussy, out=out)
     assert (first.errors, first.scored) == (1, 3)
     broken[0] = False
-    second = evaluate(single(lm), "mine.jsonl", examples=items(4), metric=fussy, out=out)
+    second = evaluate(single(lm), mine(items(4)), fussy, out=out)
     assert (second.errors, second.scored, second.errors_as_wrong) == (0, 4, 1.0)
     assert len(lm.requests) == 4
 
@@ -205,9 +210,8 @@ def test_typed_answers_are_what_they_were_where_only_the_metric_is_asked_again(t
     for expected in (None, 1.0):
         result = evaluate(
             single_model(Cities, lm, reasoning=False),
-            "mine.jsonl",
-            examples=items(2),
-            metric=metric,
+            mine(items(2)),
+            metric,
             out=tmp_path / "run.jsonl",
         )
         assert (result.score and result.score.value) == expected
@@ -221,7 +225,7 @@ def test_answers_of_unknown_types_are_asked_for_again(tmp_path: Path) -> None:
 
     metric = broken_once(lambda prediction: bool(prediction.answer.name))
     for expected in (None, 1.0):
-        result = evaluate(Untyped(), "mine.jsonl", examples=items(2), metric=metric, out=tmp_path / "run.jsonl")
+        result = evaluate(Untyped(), mine(items(2)), metric, out=tmp_path / "run.jsonl")
         assert (result.score and result.score.value) == expected
 
 
@@ -240,7 +244,7 @@ def test_a_limit_holds_for_given_examples_too() -> None:
 
 
 def test_a_metric_may_give_numbers_of_numpy() -> None:
-    result = evaluate(single(model()), "mine.jsonl", examples=items(2), metric=lambda example, _: np.bool_(True))
+    result = evaluate(single(model()), mine(items(2)), lambda example, _: np.bool_(True))
     assert result.score == Score.of([1.0, 1.0])
 
 
@@ -265,9 +269,8 @@ def test_the_file_of_another_run_is_refused_in_one_line(tmp_path: Path, change: 
     with pytest.raises(ConfigurationError, match=said) as refused:
         evaluate(
             program,
-            change.get("benchmark", "mine.jsonl"),
-            examples=items(change.get("count", 12)),
-            metric=change.get("metric", ExactMatch()),
+            Devset(OwnData(change.get("benchmark", "mine.jsonl")), items(change.get("count", 12))),
+            change.get("metric", ExactMatch()),
             seed=change.get("seed", 0),
             out=out,
         )
@@ -289,7 +292,7 @@ def test_demos_temperature_and_labels_are_part_of_the_run(tmp_path: Path) -> Non
         (single(model()), relabelled),
     ):
         with pytest.raises(ConfigurationError, match="is of another run"):
-            evaluate(changed, "mine.jsonl", examples=examples, metric=ExactMatch(), out=out)
+            evaluate(changed, mine(examples), ExactMatch(), out=out)
     assert run(single(model()), out=out).scored == 12
 
 
@@ -315,7 +318,7 @@ def test_two_evaluations_cannot_write_one_file(tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     refused: list[str] = []
 
-    def nosy(progress: Progress) -> None:
+    def nosy(progress: EvaluateProgress) -> None:
         if progress.done == 1 and not refused:
             with pytest.raises(ConfigurationError, match="being written by another evaluation") as error:
                 run(single(model()), out=out)
@@ -352,16 +355,16 @@ def test_a_budget_too_small_for_one_item_is_refused() -> None:
 
 def test_what_fails_for_every_item_ends_early() -> None:
     lm = model(failing=set(range(100)))
-    with pytest.raises(RunError, match=r"the first 1\d items all failed"):
+    with pytest.raises(RunError, match=r"fails on the first 1\d examples; the first: .*the line is dead"):
         run(single(lm), 100, concurrency=4)
     assert len(lm.requests) < 20
 
 
 def test_a_metric_that_does_not_fit_ends_it_at_once() -> None:
     with pytest.raises(ConfigurationError, match="no field 'wrong'"):
-        evaluate(single(model()), "mine.jsonl", examples=items(5), metric=ExactMatch(field="wrong"))
-    with pytest.raises(ConfigurationError, match="gave 3; a score is"):
-        evaluate(single(model()), "mine.jsonl", examples=items(5), metric=lambda example, prediction: 3)
+        evaluate(single(model()), mine(items(5)), ExactMatch(field="wrong"))
+    with pytest.raises(ConfigurationError, match=r"returned 3\.0; scores are from 0"):
+        evaluate(single(model()), mine(items(5)), lambda example, prediction: 3)
 
 
 def test_inputs_that_are_not_the_programs_are_refused_before_the_first_call() -> None:
@@ -390,22 +393,22 @@ def test_runs_on_other_data_are_not_compared(tmp_path: Path) -> None:
     renamed = [
         dspy.Example({**example.toDict(), "id": f"x{n}"}).with_inputs("question") for n, example in enumerate(items(4))
     ]
-    evaluate(single(model()), "mine.jsonl", examples=renamed, metric=ExactMatch(), out=other)
+    evaluate(single(model()), mine(renamed), ExactMatch(), out=other)
     with pytest.raises(ConfigurationError, match="no item is in both"):
         run(single(model()), 4, against=other)
     changed = items(4)
     changed[1].answer = "other"
-    evaluate(single(model()), "mine.jsonl", examples=changed, metric=ExactMatch(), out=tmp_path / "changed.jsonl")
+    evaluate(single(model()), mine(changed), ExactMatch(), out=tmp_path / "changed.jsonl")
     with pytest.raises(ConfigurationError, match="1 of 4 items have another content"):
         run(single(model()), 4, against=tmp_path / "changed.jsonl")
 
 
 def test_progress_tells_score_and_cost_as_it_goes() -> None:
-    seen: list[Progress] = []
+    seen: list[EvaluateProgress] = []
     run(single(model(wrong={0, 1})), progress=seen.append, concurrency=1)
     assert [progress.done for progress in seen] == list(range(13))
     assert seen[-1].mean == pytest.approx(10 / 12)
-    assert seen[-1].spent.calls == 12
+    assert seen[-1].usage.calls == 12
 
 
 def test_a_log_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,7 +420,7 @@ def test_a_log_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_examples_without_ids_are_told_apart() -> None:
     twins = [dspy.Example(question="item number 1.", answer="1").with_inputs("question") for _ in range(3)]
-    result = evaluate(single(model()), "mine.jsonl", examples=twins, metric=ExactMatch())
+    result = evaluate(single(model()), mine(twins), ExactMatch())
     assert len({record.id for record in result.records}) == 3
 
 
@@ -425,7 +428,7 @@ def test_what_models_write_is_recorded_whatever_it_is(tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     strange = "\ud800 \x00 \u2028 \n é"
     lm = ScriptedLM(strange)
-    result = evaluate(single(lm), "mine.jsonl", examples=items(2), metric=ExactMatch(), out=out)
+    result = evaluate(single(lm), mine(items(2)), ExactMatch(), out=out)
     assert result.scored == 2
     assert len(out.read_bytes().splitlines()) == 3
     assert len(read_records(out)[1]) == 2

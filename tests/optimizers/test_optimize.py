@@ -62,9 +62,9 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     assert [entry["stage"] for entry in report["spent"]] == [
         "architecture", "prompts", "stop", "acceptance", "explanation",
     ]  # fmt: skip
-    assert sum(entry["cost"]["calls"] for entry in report["spent"]) == result.cost.calls
+    assert sum(entry["cost"]["calls"] for entry in report["spent"]) == result.cost.paid_calls
     asked = sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM))
-    assert 0 < result.cost.calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
+    assert 0 < result.cost.paid_calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
     assert result.profile is not None
     assert result.profile.score == result.score
     assert (result.contributions is None) == (len(result.program.agents) == 1)
@@ -78,7 +78,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     loaded = moa_dspy.load(tmp_path / "program.json", lms={k: v for k, v in lms.items() if v is not None})
     again = measure(loaded, tasks, planted.right)
     assert again.score() == measure(result.program, tasks, planted.right).score()
-    assert again.cost.calls == 0 or again.errors == 0
+    assert again.cost.paid_calls == 0 or again.errors == 0
 
 
 def test_where_nothing_is_better_the_program_is_kept() -> None:
@@ -128,11 +128,11 @@ def test_the_stop_rule_is_fitted_on_recorded_probabilities() -> None:
 def test_fitting_reads_every_rule_off_two_passes_and_keeps_to_a_price() -> None:
     program, tasks = planted.cautious_program(count=20)
     lms: Any = [agent.lm for agent in program.agents]
-    fit = fit_stop_rule(program, tasks, planted.right)
+    fit = fit_stop_rule(program, trainset=tasks, metric=planted.right)
     asked = sum(len(lm.requests) for lm in lms)
     assert asked == 20 * (program.architecture.max_calls + 1), "the second pass asks only the synthesis anew"
     assert {str(depth.rule) for depth in fit.curve} >= {"1", "2", "2+stop", "2+stop@0.25"}
-    cheap = fit_stop_rule(program, tasks, planted.right, affordable=lambda price: price.calls < 4)
+    cheap = fit_stop_rule(program, trainset=tasks, metric=planted.right, affordable=lambda price: price.calls < 4)
     assert cheap.chosen.rule.layers == 1
     assert not cheap.program.architecture.synthesizes
 
@@ -148,11 +148,11 @@ def test_thresholds_are_searched_without_a_further_call() -> None:
     by_rule = {row["threshold"]: row["price"]["calls"] for row in found.report["depth_curve"] if row["early_stop"]}
     assert by_rule[0.3] > by_rule[0.7], "a higher threshold stops earlier"
     calls = sum(len(lm.requests) for lm in lms)
-    assert found.cost.calls == calls
+    assert found.cost.paid_calls == calls
     rule = found.program.architecture
     again = measure(found.program, examples(24), exact)
     assert again.score().value == found.score.value
-    assert again.cost.calls == 0, "the program found is the one whose runs were read"
+    assert again.cost.paid_calls == 0, "the program found is the one whose runs were read"
     assert rule.layers == 3
 
 
@@ -206,7 +206,7 @@ class TestBudget:
             **SEARCH,
             **PROMPTS,
         )
-        assert result.cost.calls <= calls + 40, "only calls under way exceed it"
+        assert result.cost.paid_calls <= calls + 40, "only calls under way exceed it"
         assert result.ended_by == "budget"
         assert result.report["notes"]
         if result.acceptance is None:
@@ -225,8 +225,8 @@ class TestBudget:
         whole = run(None)
         assert first.ended_by == "budget"
         assert rest.ended_by == "done"
-        assert whole.cost.calls == 0
-        assert first.cost.calls > 0 < rest.cost.calls
+        assert whole.cost.paid_calls == 0
+        assert first.cost.paid_calls > 0 < rest.cost.paid_calls
 
     def test_programs_that_fail_everywhere_are_an_error(self) -> None:
         def fail(request: Any) -> str:
@@ -246,7 +246,7 @@ def test_progress_has_an_end_in_sight() -> None:
     names = ["architecture", "prompts", "stop", "acceptance", "explanation"]
     assert parts == [(number, name, 5) for number, name in enumerate(names, 1)]
     assert all(0 <= at.done <= 1 for at in seen)
-    costs = [at.cost.calls for at in seen]
+    costs = [at.cost.paid_calls for at in seen]
     assert costs == sorted(costs)
     assert max(at.done for at in seen if at.part == "architecture") > 0.9
     assert seen[-1].best is not None
@@ -429,7 +429,7 @@ class TestPrices:
 
     def test_where_no_rule_is_cheap_enough_the_cheapest_is_taken(self) -> None:
         program, tasks = planted.cautious_program(count=10)
-        fit = fit_stop_rule(program, tasks, planted.right, affordable=lambda price: False)
+        fit = fit_stop_rule(program, trainset=tasks, metric=planted.right, affordable=lambda price: False)
         assert fit.chosen.price.calls == min(depth.price.calls for depth in fit.curve)
 
     def test_a_program_that_always_fails_is_no_bargain(self) -> None:
@@ -466,7 +466,7 @@ class TestTheEnd:
         lms = [simulated(name, knows=0.9, seed=n) for n, name in enumerate("abcd")]
         program = AttentionMoA("question -> answer", lms, layers=2, attention="full", early_stop=False)
         result = optimize(program, trainset=examples(40), metric=exact, parts=["stop"], budget=Budget(tokens=30_000))
-        assert result.cost.tokens < 30_000 + 8 * 8_000, "only runs under way exceed it"
+        assert result.cost.tokens.total < 30_000 + 8 * 8_000, "only runs under way exceed it"
         assert result.contributions is None
         assert any(note.startswith("explanation") for note in result.report["notes"])
 
@@ -493,7 +493,7 @@ class TestTheEnd:
             **SEARCH,
         )
         assert "the budget covers no part" in str(result)
-        assert result.cost.calls <= 1
+        assert result.cost.paid_calls <= 1
 
 
 class TestOutages:
@@ -580,7 +580,7 @@ class TestTheStopRule:
     def test_one_that_stays_as_it_was_is_not_said_to_be_found(self) -> None:
         program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=2)
         only = SearchSpace(samples=1, layers=(2,), early_stop=(True,), thresholds=())
-        fit = fit_stop_rule(program, examples(8), exact, space=only)
+        fit = fit_stop_rule(program, trainset=examples(8), metric=exact, space=only)
         again = optimize(fit.program, trainset=examples(20), metric=exact, parts=["stop"], space=only, explain=False)
         assert again.program.provenance is not None
         assert "stop" not in again.program.provenance.method or again.stop[0].program is again.candidate

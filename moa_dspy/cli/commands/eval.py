@@ -25,7 +25,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
     from moa_dspy.cli.examples import Job
-    from moa_dspy.evaluation import Evaluation
+    from moa_dspy.evaluation import EvaluateResult
     from moa_dspy.evaluation.recipes import Recipe
 
 __all__ = ["evaluate_command"]
@@ -217,18 +217,14 @@ def _confirm() -> None:
 
 def _evaluate(
     job: Job, data: DataOptions, more: EvalOptions, budget: Any, concurrency: int, *, progress: bool
-) -> Evaluation:
+) -> EvaluateResult:
     from moa_dspy.evaluation import evaluate
 
     try:
         return evaluate(
             job.program,
-            job.benchmark,
-            examples=job.examples,
-            split=data.split,
-            limit=data.limit,
-            seed=data.seed,
-            metric=job.metric,
+            job.devset,
+            job.metric,
             official=data.metric is None,
             out=more.out,
             against=more.against,
@@ -236,7 +232,6 @@ def _evaluate(
             concurrency=concurrency,
             budget=budget,
             progress=progress,
-            path=data.path,
             name=more.name,
         )
     except KeyboardInterrupt:
@@ -245,7 +240,7 @@ def _evaluate(
         raise
 
 
-def _warn_of_gaps(result: Evaluation, remarks: Sequence[str]) -> None:
+def _warn_of_gaps(result: EvaluateResult, remarks: Sequence[str]) -> None:
     """Warn of items that are in no score."""
     for remark in remarks:
         warning(remark)

@@ -59,27 +59,24 @@ def _profile(
     job: Job, budget: Budget | None, options: dict[str, Any], *, contributions: bool
 ) -> tuple[Profile, Contributions | None]:
     from moa_dspy.cli.views.progress import ExampleCounter
-    from moa_dspy.cost.budget import Budget
+    from moa_dspy.cost.budget import BudgetGuard
     from moa_dspy.optimizers.analysis.contributions import contributions as contributions_of
     from moa_dspy.optimizers.analysis.profile import profile
     from moa_dspy.optimizers.comparison.matching import check_budget
     from moa_dspy.optimizers.measuring import models_of
-    from moa_dspy.optimizers.purse import Purse
-    from moa_dspy.optimizers.spending import count_spending
 
     lms = models_of(job.program)
     check_budget(budget, lms)
-    with count_spending(lms) as spending:
-        options["purse"] = Purse(budget or Budget(), spending)
-        counter = None if is_quiet() else ExampleCounter(len(job.examples))
-        try:
-            stages = profile(job.program, job.examples, job.metric, on_run=counter, **options)
-            if not contributions:
-                return stages, None
-            tell = None if is_quiet() else note
-            return stages, contributions_of(job.program, job.examples, job.metric, on_stage=tell, **options)
-        except BudgetExhaustedError:
-            raise RunError(
-                "the budget ended before all examples had run; with a larger one the same command goes on from here, "
-                "since answered calls are in the response cache"
-            ) from None
+    options["budget"] = BudgetGuard(budget)
+    counter = None if is_quiet() else ExampleCounter(len(job.examples))
+    try:
+        stages = profile(job.program, job.examples, job.metric, progress=counter, **options)
+        if not contributions:
+            return stages, None
+        tell = None if is_quiet() else note
+        return stages, contributions_of(job.program, job.examples, job.metric, progress=tell, **options)
+    except BudgetExhaustedError:
+        raise RunError(
+            "the budget ended before all examples had run; with a larger one the same command goes on from here, "
+            "since answered calls are in the response cache"
+        ) from None

@@ -11,14 +11,15 @@ from moa_dspy.cli.views.progress import dollars
 from moa_dspy.evaluation.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from moa_dspy.evaluation import Evaluation, PairedDifference, Score, Spending
+    from moa_dspy.cost.usage import Usage
+    from moa_dspy.evaluation import EvaluateResult, PairedDifference, Score
 
 __all__ = ["recipes_as_json", "recipes_as_text", "result_text"]
 
 _ALMOST: Final = 0.001
 
 
-def result_text(result: Evaluation, published: Mapping[str, Any] | None = None) -> str:
+def result_text(result: EvaluateResult, published: Mapping[str, Any] | None = None) -> str:
     """Return the result of an evaluation as text.
 
     Args:
@@ -63,12 +64,12 @@ def recipes_as_json() -> str:
     return json.dumps(listed, indent=2)
 
 
-def _title(result: Evaluation) -> str:
+def _title(result: EvaluateResult) -> str:
     split = "" if result.split == "all" else f", {result.split}"
     return f"{result.benchmark}{split}: {result.items} items, scored by {result.metric}"
 
 
-def _scores(result: Evaluation) -> Iterator[tuple[str, ...]]:
+def _scores(result: EvaluateResult) -> Iterator[tuple[str, ...]]:
     yield ("", "score", "95 % interval", "scored", "errors", "unparsed", "not run")
     counts = (result.errors, result.unparsed, result.pending)
     yield ("all", *_score(result.score), *map(str, counts))
@@ -121,15 +122,15 @@ def _compared(comparison: PairedDifference) -> Iterator[str]:
     )
 
 
-def _costs(result: Evaluation) -> Iterator[str]:
-    yield f"program  {_spent(result.program_spent)}"
-    if result.judge_spent.calls:
-        yield f"judge    {_spent(result.judge_spent)}"
+def _costs(result: EvaluateResult) -> Iterator[str]:
+    yield f"program  {_usage(result.program_usage)}"
+    if result.judge_usage.calls:
+        yield f"judge    {_usage(result.judge_usage)}"
     each = result.seconds_per_item
     yield f"time     {result.seconds:.1f} s{'' if each is None else f', {each:.2f} s an item (median)'}"
 
 
-def _spent(spent: Spending) -> str:
-    cached = f" ({spent.cached_calls:,} cached)" if spent.cached_calls else ""
-    cost = "cost unknown" if spent.cost_usd is None else dollars(spent.cost_usd)
-    return f"{spent.calls:,} calls{cached}, {spent.tokens.total:,} tokens, {cost}"
+def _usage(usage: Usage) -> str:
+    cached = f" ({usage.cached_calls:,} cached)" if usage.cached_calls else ""
+    cost = "cost unknown" if usage.cost_usd is None else dollars(usage.cost_usd)
+    return f"{usage.calls:,} calls{cached}, {usage.tokens.total:,} tokens, {cost}"

@@ -14,9 +14,9 @@ from moa_dspy.cli.views.progress import SECONDS_BETWEEN_LINES, dollars, time_lef
 
 if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
+    from moa_dspy.cost.usage import Usage
     from moa_dspy.optimizers.optimize import OptimizeResult
     from moa_dspy.optimizers.optimize_run import OptimizeProgress
-    from moa_dspy.optimizers.results import Cost
 
 __all__ = ["result_text", "watching"]
 
@@ -106,14 +106,15 @@ def _so_far(at: OptimizeProgress) -> str:
     return f"{best}{_spent(at.cost)}"
 
 
-def _spent(cost: Cost) -> str:
-    price = "price unknown" if cost.usd is None else dollars(cost.usd)
-    return f"{cost.calls} calls, {price}"
+def _spent(cost: Usage) -> str:
+    price = "price unknown" if cost.cost_usd is None else dollars(cost.cost_usd)
+    return f"{cost.paid_calls} calls, {price}"
 
 
 def _cost(part: str, cost: dict[str, Any]) -> tuple[str, ...]:
-    price = "unknown" if cost["usd"] is None else dollars(cost["usd"])
-    return (part, f"{cost['calls']:,}", f"{cost['tokens']:,}", price, f"{cost['seconds']:.0f}")
+    used = Usage.model_validate(cost)
+    price = "unknown" if used.cost_usd is None else dollars(used.cost_usd)
+    return (part, f"{used.paid_calls:,}", f"{used.tokens.total:,}", price, f"{used.seconds:.0f}")
 
 
 def _described(shape: Architecture) -> str:

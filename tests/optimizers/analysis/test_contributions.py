@@ -43,7 +43,7 @@ def test_the_price_is_what_an_agent_causes_and_shared_calls_come_from_the_cache(
     assert result.price.calls == 16  # N = 3, L = 1
     assert [row.price.calls for row in result.rows] == [7, 7, 7]  # two agents: 9 calls
     assert all(row.price.tokens > 0 for row in result.rows)
-    assert result.cost.calls < 10 * (16 + 3 * 9)  # proposals and many critiques are shared
+    assert result.cost.paid_calls < 10 * (16 + 3 * 9)  # proposals and many critiques are shared
 
 
 def test_it_prints_as_a_table_and_as_json() -> None:

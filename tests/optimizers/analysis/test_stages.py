@@ -165,8 +165,8 @@ def test_the_profiles_numbers_are_those_that_one_counts_by_hand():
     }  # fmt: skip
     assert [rows[key].calls for key in (("propose", None), ("critique", None), ("critique", "a"))] == [6, 18, 6]
     stages = [row for row in result.rows if row.agent is None]
-    assert sum(row.calls for row in stages) == result.cost.calls == 32
-    assert sum(row.tokens for row in stages) == result.cost.tokens
+    assert sum(row.calls for row in stages) == result.cost.paid_calls == 32
+    assert sum(row.tokens for row in stages) == result.cost.tokens.total
     assert sum(row.share for row in stages) == pytest.approx(1)
     assert (result.score.value, result.examples, result.failed) == (1, 2, 0)
 
@@ -206,7 +206,7 @@ def test_the_cost_of_cached_calls_counts_in_the_shares():
     program = AttentionMoA("question -> answer", [lm], layers=1, attention="none")
     first, again = profile(program, EXAMPLES, exact), profile(program, EXAMPLES, exact)
     assert [row.share for row in again.rows] == [row.share for row in first.rows]
-    assert (first.cost.calls, again.cost.calls) == (4, 0)
+    assert (first.cost.paid_calls, again.cost.paid_calls) == (4, 0)
 
 
 def test_a_program_that_fails_everywhere_has_no_profile():

@@ -59,7 +59,7 @@ def test_a_real_improvement_is_accepted() -> None:
     assert outcome.needed <= len(HELDOUT)
     assert outcome.checked == len(TRAIN)
     assert outcome.won > outcome.lost
-    assert outcome.cost.calls == 2 * len(HELDOUT)
+    assert outcome.cost.paid_calls == 2 * len(HELDOUT)
     assert "accepted" in outcome.reason
 
 

@@ -132,7 +132,7 @@ def test_tokens_are_matched_on_what_runs_used() -> None:
 def test_a_cached_rerun_costs_nothing_and_says_the_same_of_the_spend() -> None:
     program = ensemble()
     first, second = (compare(program, baselines=["single", "moa"], devset=TASKS[:12], metric=exact) for _ in range(2))
-    assert second.cost.calls == 0
+    assert second.cost.paid_calls == 0
     assert [one.spent for one in second.contenders] == [one.spent for one in first.contenders]
     assert second.verdict == first.verdict
 
@@ -167,7 +167,7 @@ def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
     result = compare(program, baselines=["moa"], devset=TASKS[:20], metric=exact)
     answered = len(good.requests) + sum(not any(f"task 00{n}" in prompt_of(r) for n in range(5)) for r in bad.requests)
     assert result.contender(PROGRAM).failed == 5
-    assert result.cost.calls == answered
+    assert result.cost.paid_calls == answered
 
 
 def test_a_budget_ends_it_with_what_to_do() -> None:

@@ -111,7 +111,7 @@ def test_the_same_seed_and_cache_give_the_same_result_without_paying_again(metho
     again = compiled(program, method, prompt_lm=writer)
     assert prompts(again.program) == prompts(first.program)
     assert (again.score, again.before) == (first.score, first.before)
-    assert again.cost.calls == 0 < first.cost.calls
+    assert again.cost.paid_calls == 0 < first.cost.paid_calls
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,15 +121,18 @@ def test_the_cost_counts_every_call_that_was_paid_for(method: Any):
     seen: list[int] = []
     with dspy.track_usage() as tracker:
         result = compiled(
-            planted.program_of(lms), method, prompt_lm=writer, progress=lambda so_far: seen.append(so_far.cost.calls)
+            planted.program_of(lms),
+            method,
+            prompt_lm=writer,
+            progress=lambda so_far: seen.append(so_far.cost.paid_calls),
         )
     asked = sum(len(cast("Any", lm).requests) for lm in (*lms, writer))
-    assert result.cost.calls == asked == max(seen) == len(seen) > 0
+    assert result.cost.paid_calls == asked == max(seen) == len(seen) > 0
     usage = tracker.get_total_tokens().values()
-    assert result.cost.tokens == sum(entry["prompt_tokens"] + entry["completion_tokens"] for entry in usage)
-    assert result.cost.usd is None
+    assert result.cost.tokens.total == sum(entry["prompt_tokens"] + entry["completion_tokens"] for entry in usage)
+    assert result.cost.cost_usd is None
     if method in ("copro", "mipro", "simba", "gepa"):
-        assert result.cost.calls > sum(len(cast("Any", lm).requests) for lm in lms) or method == "simba"
+        assert result.cost.paid_calls > sum(len(cast("Any", lm).requests) for lm in lms) or method == "simba"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -225,7 +228,7 @@ def test_the_students_rollouts_do_not_change_the_programs_own_draws():
     program = planted.program_of(lms)
     measure(program, VAL, planted.right)
     result = compiled(program, "labeled", demos=0)
-    assert result.cost.calls == 0
+    assert result.cost.paid_calls == 0
 
 
 # What reflection sees
@@ -407,8 +410,8 @@ def test_a_budget_ends_it_with_the_program_as_it_was_and_nothing_is_lost(
     assert result.report["ended_by"] == "budget"
     assert prompts(result.program) == prompts(program)
     assert (result.score, result.gain.value) == (result.before, 0.0)
-    assert calls <= result.cost.calls <= calls + 24
-    assert measure(program, VAL, planted.right).cost.calls == 0, "what was answered is in the cache"
+    assert calls <= result.cost.paid_calls <= calls + 24
+    assert measure(program, VAL, planted.right).cost.paid_calls == 0, "what was answered is in the cache"
     again = compiled(program, method, prompt_lm=planted.writer())
     assert again.report["ended_by"] == "done"
 
@@ -420,7 +423,7 @@ def test_a_budget_holds_for_agents_without_a_model_of_their_own():
         calls = len(VAL) * program.architecture.max_calls + 6
         result = compiled(program, "bootstrap_random", budget=Budget(calls=calls))
     assert result.report["ended_by"] == "budget"
-    assert result.cost.calls <= calls + 24
+    assert result.cost.paid_calls <= calls + 24
 
 
 @pytest.mark.parametrize("method", ["copro", "gepa"])
@@ -432,14 +435,14 @@ def test_the_model_that_writes_prompts_is_under_the_budget_and_in_the_cost(metho
     result = compiled(program, method, prompt_lm=writer, budget=Budget(calls=calls), concurrency=1)
     asked = sum(len(lm.requests) for lm in lms) + len(writer.requests)
     assert result.report["ended_by"] == "budget"
-    assert result.cost.calls == asked <= calls + 1
+    assert result.cost.paid_calls == asked <= calls + 1
 
 
 def test_several_completions_of_one_call_count_as_the_requests_that_they_are():
     lms: Any = planted.agents(planted.either, 2, cache=False)
     writer = planted.writer(cache=False)
     result = compiled(planted.program_of(lms), "copro", prompt_lm=writer, breadth=6, depth=1)
-    assert result.cost.calls == sum(len(lm.requests) for lm in lms) + len(writer.requests)
+    assert result.cost.paid_calls == sum(len(lm.requests) for lm in lms) + len(writer.requests)
 
 
 def test_calls_under_way_when_a_budget_ends_are_in_the_cost():
@@ -448,7 +451,7 @@ def test_calls_under_way_when_a_budget_ends_are_in_the_cost():
     calls = len(VAL) * program.architecture.max_calls + 5
     result = compiled(program, "bootstrap_random", budget=Budget(calls=calls), concurrency=6)
     assert result.report["ended_by"] == "budget"
-    assert result.cost.calls == sum(len(lm.requests) for lm in lms)
+    assert result.cost.paid_calls == sum(len(lm.requests) for lm in lms)
 
 
 def test_examples_that_ask_the_same_are_learnt_from_or_judge():
@@ -469,7 +472,7 @@ def test_progress_knows_about_how_far_it_is():
     seen: list[Any] = []
     compiled(planted.program_of(planted.agents(planted.either, count=2)), "gepa", runs=40, progress=seen.append)
     assert seen[0].done < seen[len(seen) // 2].done <= seen[-1].done < 1
-    assert seen[-1].cost.calls <= seen[-1].of * 1.5
+    assert seen[-1].cost.paid_calls <= seen[-1].of * 1.5
 
 
 def test_runs_that_fail_meanwhile_are_in_the_report():

@@ -196,7 +196,7 @@ def test_an_optimization_has_a_section_for_everything(optimization: dict[str, An
         assert str(figures) in page.text
     assert f"{outcome.gain} (90%)" in page.text
     cost = results["search"].cost + results["compile"].cost
-    assert f"{cost.calls:,} calls, {cost.tokens:,} tokens, dollars unknown" in page.text
+    assert f"{cost.paid_calls:,} calls, {cost.tokens.total:,} tokens, dollars unknown" in page.text
 
 
 def test_every_record_alone_shows_its_own_figures(results: dict[str, Any]) -> None:

@@ -18,9 +18,8 @@ from moa_dspy.optimizers import SearchProgress, SearchSpace, measure, search
 from moa_dspy.optimizers.search.objective import Board, Champion, Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace
 from moa_dspy.optimizers.search.trials import Rungs
-from moa_dspy.optimizers.stopping.depth import DepthMetric, Price
+from moa_dspy.optimizers.stopping.depth import Price, score_rules
 from moa_dspy.optimizers.stopping.rules import StopRule
-from moa_dspy.program import Prediction
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 TASK = "question -> answer"
@@ -92,7 +91,7 @@ class TestWhatItFinds:
     def test_the_cost_is_what_reached_the_models(self) -> None:
         lms = agents()
         result = found(lms)
-        assert result.cost.calls == reached(lms) > 0
+        assert result.cost.paid_calls == reached(lms) > 0
 
     def test_the_same_seed_finds_the_same(self) -> None:
         space = SearchSpace(samples=1, layers=(1, 2))
@@ -110,7 +109,7 @@ class TestWhatItFinds:
     def test_progress_is_told(self) -> None:
         seen: list[SearchProgress] = []
         found(agents(), progress=seen.append)
-        assert [step.cost.calls for step in seen] == sorted(step.cost.calls for step in seen)
+        assert [step.cost.paid_calls for step in seen] == sorted(step.cost.paid_calls for step in seen)
         assert seen[-1].best is not None
         assert {step.of for step in seen} == {16}
 
@@ -121,7 +120,9 @@ class TestFewCalls:
         bound = BoundSpace(SearchSpace(samples=1, temperatures=(None,), layers=(1,)), TASK, lms, {})
         designs = {d.attention: d for d in bound.designs() if d.samples == (1, 1) and d.aggregator == "a"}
         measure(bound.program(designs["none"]), examples(10), exact)
-        traces = [run.trace for run in measure(bound.program(designs["full"]), examples(10), exact).runs]
+        traces = [
+            run.trace for run in measure(bound.program(designs["full"]), examples(10), exact, keep_traces=True).runs
+        ]
         for trace in traces:
             assert trace is not None
             assert all(step.cached for step in trace.select(layer=1, stage="propose"))
@@ -153,7 +154,7 @@ class TestObjectives:
         result = found(agents(), objective="score_at_price", price=3.0, n_trials=8)
         best = next(t for t in result.report["trials"] if t["number"] == result.report["best"]["trial"])
         assert best["price"]["calls"] <= 3.0
-        runs = measure(result.program, examples(16), exact).runs
+        runs = measure(result.program, examples(16), exact, keep_traces=True).runs
         assert sum(run.trace.calls for run in runs if run.trace) / 16 <= 3.0
 
     def test_score_and_cost_give_a_front(self) -> None:
@@ -280,16 +281,13 @@ class TestMetrics:
             return int(prediction.answer) == 7
 
         program = AttentionMoA(TASK, [ScriptedLM(replies)], layers=1, attention="none")
-        judge = DepthMetric(program, [StopRule(1)], number)
-        run = measure(program, examples(2), exact).runs[0]
+        run = measure(program, examples(2), exact, keep_traces=True).runs[0]
         assert run.trace is not None
         outputs = [{"answer": "7"}, {"answer": "no number"}]
         deep = run.trace.model_copy(update={"outputs": tuple(outputs), "improved": (True,), "layers": 2})
-        judge = DepthMetric(program, [StopRule(1), StopRule(2)], number)
-        said = judge(examples(1)[0], Prediction(answer="no number", trace=deep))
-        assert said == 0.0
-        assert len(judge.unjudged) == 1
-        assert max(judge._marks.popitem()[1].values()) == 1.0
+        (scored,) = score_rules(program, [replace(run, trace=deep)], [StopRule(1), StopRule(2)], number)
+        assert scored.scores == {StopRule(1): 1.0, StopRule(2): 0.0}
+        assert len(scored.errors) == 1
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -311,7 +309,7 @@ class TestBudget:
         lms = agents()
         result = found(lms, budget=Budget(calls=150), n_trials=50)
         assert result.report["ended_by"] == "budget"
-        assert reached(lms) == result.cost.calls <= 150
+        assert reached(lms) == result.cost.paid_calls <= 150
         assert result.score.examples == 16
 
     def test_what_was_under_way_goes_on_in_the_next_call_and_is_not_paid_twice(self) -> None:

@@ -27,10 +27,10 @@ def paid(moa: AttentionMoA) -> int:
 @pytest.mark.parametrize("options", [{}, {"residual": "none"}, {"attention": "none"}, {"attention": 1}])
 def test_depths_1_to_4_cost_exactly_the_calls_of_one_run_at_depth_4(options: dict[str, Any]) -> None:
     deep = program(4, **options)
-    measured = measure(deep, examples(12), exact)
+    measured = measure(deep, examples(12), exact, keep_traces=True)
     calls = paid(deep)
     curve = depth_curve(deep, measured.runs, exact)
-    assert paid(deep) == calls == measured.cost.calls
+    assert paid(deep) == calls == measured.cost.paid_calls
     assert {depth.rule.layers for depth in curve} == {1, 2, 3, 4}
 
 
@@ -38,12 +38,12 @@ def test_depths_1_to_4_cost_exactly_the_calls_of_one_run_at_depth_4(options: dic
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_what_is_read_off_is_what_the_shallower_program_does(layers: int, early_stop: bool) -> None:
     deep = program(4)
-    measured = measure(deep, examples(12), exact)
+    measured = measure(deep, examples(12), exact, keep_traces=True)
     rule = StopRule(layers, early_stop and layers > 1)
     read = next(depth for depth in depth_curve(deep, measured.runs, exact) if depth.rule == rule)
     shallow = program(layers, early_stop)
-    really = measure(shallow, examples(12), exact)
-    assert paid(shallow) == really.cost.calls == 0, "its calls are those of the deep run, and come from the cache"
+    really = measure(shallow, examples(12), exact, keep_traces=True)
+    assert paid(shallow) == really.cost.paid_calls == 0, "its calls are those of the deep run, and come from the cache"
     assert read.score == really.score()
     traces = [run.trace for run in really.runs if run.trace is not None]
     total = sum((price_of(trace, layers) for trace in traces), start=Price())
@@ -71,14 +71,14 @@ def test_typed_outputs_reach_the_metric_as_they_would_from_the_program() -> None
         seen.append(prediction.number)
         return prediction.number == 7
 
-    runs = measure(moa, examples(1), metric).runs
+    runs = measure(moa, examples(1), metric, keep_traces=True).runs
     assert [depth.score.value for depth in depth_curve(moa, runs, metric)] == [1.0, 1.0, 1.0]
     assert all(isinstance(number, int) for number in seen)
 
 
 def test_equal_answers_are_judged_once() -> None:
     moa = AttentionMoA("question -> answer", [ScriptedLM("the same")], layers=3, residual="none", aggregation="none")
-    runs = measure(moa, examples(1), exact).runs
+    runs = measure(moa, examples(1), exact, keep_traces=True).runs
     judged: list[str] = []
 
     def judge(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
@@ -91,7 +91,7 @@ def test_equal_answers_are_judged_once() -> None:
 
 def test_the_stop_rule_is_fitted_on_recorded_decisions_without_a_call() -> None:
     deep = program(3)
-    measured = measure(deep, examples(20), exact)
+    measured = measure(deep, examples(20), exact, keep_traces=True)
     calls = paid(deep)
     best = fit_stop(deep, measured.runs, exact)
     curve = depth_curve(deep, measured.runs, exact)

@@ -1,0 +1,104 @@
+"""One example, as a program answered it and a metric scored it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+import pydantic
+
+from moa_dspy.cost.usage import Usage
+from moa_dspy.evaluation.scoring import Status
+from moa_dspy.trace import Failure, Trace
+
+__all__ = ["Price", "Run", "mean_price", "price_of"]
+
+
+class Price(pydantic.BaseModel):
+    """What a run costs without the response cache; for one example or as a total.
+
+    Attributes:
+        calls: LM calls.
+        tokens: prompt plus completion tokens.
+        usd: dollars; None if the price of a call is unknown.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float | None = 0.0
+
+    def __add__(self, other: Price) -> Price:
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        return Price(calls=self.calls + other.calls, tokens=self.tokens + other.tokens, usd=usd)
+
+    def __sub__(self, other: Price) -> Price:
+        usd = None if self.usd is None or other.usd is None else self.usd - other.usd
+        return Price(calls=self.calls - other.calls, tokens=self.tokens - other.tokens, usd=usd)
+
+    def per(self, examples: int) -> Price:
+        """Return the mean over ``examples``."""
+        usd = None if self.usd is None else self.usd / examples
+        return Price(calls=self.calls / examples, tokens=self.tokens / examples, usd=usd)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One example, as a program answered it and a metric scored it.
+
+    Attributes:
+        example: the example.
+        score: the metric's score; 0 if there is none.
+        prediction: the answer; None if the program failed.
+        trace: the record of the run, if traces are kept and the program makes one.
+        error: why there is no score; None if there is one.
+        status: ``scored``, ``unparsed`` (a judge's verdict could not be read) or ``error``.
+        failure: the same as ``error``, with its kind.
+        feedback: the metric's reason.
+        details: what else the metric reports, as JSON values.
+        program_usage: what the program's calls used.
+        metric_usage: what the metric's calls used.
+        price: what the run costs without the response cache; None without a trace.
+        seconds: wall time of program and metric.
+    """
+
+    example: dspy.Example
+    score: float
+    prediction: dspy.Prediction | None = None
+    trace: Trace | None = None
+    error: str | None = None
+    status: Status = "scored"
+    failure: Failure | None = None
+    feedback: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    program_usage: Usage = field(default_factory=Usage)
+    metric_usage: Usage = field(default_factory=Usage)
+    price: Price | None = None
+    seconds: float = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        """Return what program and metric used together."""
+        return self.program_usage + self.metric_usage
+
+
+def price_of(trace: Trace, layers: int | None = None) -> Price:
+    """Return what the first ``layers`` layers of a run cost without the response cache; default: all layers."""
+    steps = [step for step in trace.steps if layers is None or step.layer <= layers]
+    dollars = [
+        None if step.cost_usd is None or step.saved_usd is None else step.cost_usd + step.saved_usd for step in steps
+    ]
+    return Price(
+        calls=sum(step.calls for step in steps),
+        tokens=sum(step.tokens.total + step.saved_tokens.total for step in steps),
+        usd=None if None in dollars else sum(usd for usd in dollars if usd is not None),
+    )
+
+
+def mean_price(runs: Iterable[Run]) -> Price | None:
+    """Return the mean price of the runs that have one; None if no run has one."""
+    prices = [run.price for run in runs if run.price is not None]
+    return sum(prices, start=Price()).per(len(prices)) if prices else None

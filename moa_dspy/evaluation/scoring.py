@@ -1,0 +1,157 @@
+"""Calling a metric and reading its result. All evaluations and optimizers call metrics through this module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+import dspy
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.data.metrics.metric import Metric as RichMetric
+from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, MoAError, UnparsedVerdictError
+from moa_dspy.trace import Failure
+
+__all__ = [
+    "Judgement",
+    "Metric",
+    "Status",
+    "accepts",
+    "call_metric",
+    "check_metric",
+    "failure_of",
+    "jsonable",
+    "judge",
+    "metric_name",
+    "score_of",
+]
+
+Metric: TypeAlias = Callable[..., Any]
+"""A metric as in DSPy: ``metric(example, prediction, trace=None)``. It returns a bool, a number from 0 to 1, or an
+object with a ``score``, such as ``dspy.Prediction(score=, feedback=)``."""
+
+Status: TypeAlias = Literal["scored", "unparsed", "error"]
+
+_ROUNDING: Final = 1e-9
+_LONGEST: Final = 500  # letters of an error message that are kept
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A metric's verdict on one answer.
+
+    Attributes:
+        status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the metric raised.
+        score: from 0 to 1; 0 unless scored.
+        feedback: the metric's reason.
+        details: what else the metric reports, as JSON values.
+        failure: why there is no score.
+    """
+
+    status: Status
+    score: float = 0.0
+    feedback: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+def judge(metric: Metric, example: dspy.Example, prediction: Any) -> Judgement:
+    """Score one prediction. An answer on which the metric raises has no score.
+
+    Raises:
+        ConfigurationError: if the metric raises one, or returns something that is not a score.
+        AssertionError: if the metric raises one: its author states that its code is wrong.
+    """
+    try:
+        assess = metric.assess if isinstance(metric, RichMetric) else metric
+        value = assess(example, prediction)
+    except (ConfigurationError, BudgetExhaustedError, AssertionError):
+        raise
+    except UnparsedVerdictError as error:
+        return Judgement("unparsed", feedback=str(error), details=jsonable(error.details), failure=failure_of(error))
+    except MoAError as error:
+        return Judgement("error", failure=failure_of(error))
+    except Exception as error:  # noqa: BLE001 - a metric is the caller's code and may raise anything
+        return Judgement("error", failure=failure_of(error, f"the metric raised {type(error).__name__}: "))
+    score = score_of(value, metric)
+    feedback = str(getattr(value, "feedback", "") or "")
+    return Judgement("scored", score, feedback, jsonable(getattr(value, "details", {})))
+
+
+def score_of(value: Any, metric: Metric | None = None) -> float:
+    """Return the score that a metric returned as a number from 0 to 1.
+
+    Args:
+        value: what the metric returned.
+        metric: the metric, for the message.
+
+    Raises:
+        ConfigurationError: if ``value`` is not a bool, a number from 0 to 1, or an object with such a ``score``.
+    """
+    name = "the metric" if metric is None else f"the metric {metric_name(metric)}"
+    try:
+        score = float(getattr(value, "score", value))
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{name} returned {value!r}, which is no score; return a bool or a number from 0 to 1"
+        ) from None
+    if not -_ROUNDING <= score <= 1 + _ROUNDING:
+        raise ConfigurationError(f"{name} returned {score!r}; scores are from 0 (a failed run) to 1: scale them")
+    return min(max(score, 0.0), 1.0)
+
+
+def call_metric(metric: Metric, example: dspy.Example, prediction: Any, *context: Any) -> Any:
+    """Return what the metric returns, given as much of DSPy's context as it accepts.
+
+    Args:
+        metric: the task's metric.
+        example: the question.
+        prediction: the answer.
+        *context: the DSPy trace, then the predictor's name and trace; if all are None, they are not passed.
+    """
+    if not any(part is not None for part in context) or not accepts(metric, 2 + len(context)):
+        return metric(example, prediction)
+    return metric(example, prediction, *context)
+
+
+def accepts(function: Callable[..., Any], arguments: int) -> bool:
+    """Return whether ``function`` can be called with this many positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def check_metric(metric: Any) -> None:
+    """Check that a metric can be called.
+
+    Raises:
+        ConfigurationError: if it is None or not callable.
+    """
+    if metric is None:
+        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
+    if not callable(metric):
+        raise ConfigurationError(f"metric={metric!r} is no function of an example and a prediction")
+
+
+def metric_name(metric: Metric) -> str:
+    """Return the module and name of a function, or the class name of an object."""
+    if not hasattr(metric, "__qualname__"):
+        return type(metric).__name__
+    module = getattr(metric, "__module__", None)
+    return f"{module}:{metric.__qualname__}" if module else str(metric.__qualname__)
+
+
+def failure_of(error: Exception, prefix: str = "") -> Failure:
+    """Return an exception as a record: its kind, and its message on one line."""
+    kind = str(getattr(error, "code", None) or type(error).__name__)
+    return Failure(kind=kind, message=(prefix + " ".join(str(error).split()))[:_LONGEST])
+
+
+def jsonable(values: Any) -> dict[str, Any]:
+    """Return a mapping as JSON values; what JSON cannot hold becomes text."""
+    plain: dict[str, Any] = to_jsonable_python(dict(values), fallback=str)
+    return plain
