@@ -33,11 +33,11 @@ from moa_dspy import AttentionMoA
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError
 from moa_dspy.optimizers import measure, search
-from moa_dspy.optimizers.measuring import Measurement, Run
+from moa_dspy.optimizers.measuring import Measurement, Run, run_examples
 from moa_dspy.optimizers.search import trials
 from moa_dspy.optimizers.search.objective import Objective, Tally
 from moa_dspy.optimizers.search.space import BoundSpace
-from moa_dspy.optimizers.stopping.depth import DepthMetric
+from moa_dspy.optimizers.stopping.depth import score_rules
 
 SHARES = (0.1, 0.2)
 """Paid calls, as shares of those of the exhaustive run, after which the best design so far is noted."""
@@ -209,9 +209,7 @@ class Record:
         """
         paid, calls, points = set[str](), 0, list[tuple[int, float]]()
 
-        def replayed(
-            program: AttentionMoA, batch: Sequence[dspy.Example], metric: DepthMetric, **_: Any
-        ) -> Measurement:
+        def replayed(program: AttentionMoA, batch: Sequence[dspy.Example], metric: None, **_: Any) -> Measurement:
             nonlocal calls
             entry = self.designs[key_of(program)]
             needed = paid.union(*(entry.requests[example.question] for example in batch))
@@ -222,10 +220,9 @@ class Record:
             for run in runs:
                 assert run.trace is not None
                 calls += run.trace.calls
-                metric(run.example, run.prediction)
             return Measurement(runs, Usage())
 
-        trials.measure = replayed
+        trials.run_examples = replayed
         try:
             found = searched(
                 self.world,
@@ -236,7 +233,7 @@ class Record:
                 **options,
             )
         finally:
-            trials.measure = measure
+            trials.run_examples = run_examples
         points.append((len(paid), found.score.value))
         return Replay(found.score.value, calls, len(paid), points)
 
@@ -262,14 +259,11 @@ def exhaustive(world: World) -> Record:
     designs: dict[str, Entry] = {}
     for design in bound.designs():
         program, rules = bound.program(design), bound.rules(design)
-        judge, requests = DepthMetric(program, rules, exact), dict[str, set[str]]()
-        runs = [
-            Run(run.example, run.score, run.prediction, getattr(run.prediction, "trace", None))
-            for run in measure(Recorded(program, requests), world.examples, judge).runs
-        ]
+        requests = dict[str, set[str]]()
+        runs = measure(Recorded(program, requests), world.examples, exact, keep_traces=True).runs
+        scored = score_rules(program, runs, rules, exact)
         tallies = [
-            Tally([judge.marks_of(run)[rule] for run in runs], [(judge.prices_of(run) or {})[rule] for run in runs])
-            for rule in rules
+            Tally([one.scores[rule] for one in scored], [(one.prices or {})[rule] for one in scored]) for rule in rules
         ]
         best = max((tally.score for tally in tallies if wanted.excess(tally) <= 0), default=0.0)
         designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,9 +87,9 @@ class ExampleRunner:
         self._calls = calls_of_a_run(self.program) if self.calls is None else self.calls
         self._under_way = 0
         self._failures: list[str | None] = []
-        self._complete = True
+        self._complete, self._total = True, 0
 
-    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None]) -> bool:
+    async def run(self, items: Sequence[Item], on_run: Callable[[Item, Run], None]) -> bool:
         """Run the items, some at once.
 
         Args:
@@ -103,7 +103,7 @@ class ExampleRunner:
             ConfigurationError: if program, metric and data do not fit together.
             AllRunsFailedError: if the first items all failed.
         """
-        waiting = iter(items)
+        waiting, self._total = iter(items), len(items)
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
             workers = [asyncio.create_task(self._work(waiting, on_run)) for _ in range(self.concurrency)]
             try:
@@ -219,7 +219,8 @@ class ExampleRunner:
         failed = len(self._failures)
         if not self.succeeded and self.patience is not None and failed >= self.patience:
             who = "program" if run.prediction is None else "metric"
-            raise AllRunsFailedError(f"the {who} fails on the first {failed} examples; the first: {self._failures[0]}")
+            which = "every example" if failed == self._total else f"the first {failed} examples"
+            raise AllRunsFailedError(f"the {who} fails on {which}; the first one: {self._failures[0]}")
 
 
 @contextmanager

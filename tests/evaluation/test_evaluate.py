@@ -355,7 +355,7 @@ def test_a_budget_too_small_for_one_item_is_refused() -> None:
 
 def test_what_fails_for_every_item_ends_early() -> None:
     lm = model(failing=set(range(100)))
-    with pytest.raises(RunError, match=r"fails on the first 1\d examples; the first: .*the line is dead"):
+    with pytest.raises(RunError, match=r"fails on the first 1\d examples; the first one: .*the line is dead"):
         run(single(lm), 100, concurrency=4)
     assert len(lm.requests) < 20
 
