@@ -12,7 +12,7 @@ from support import planted
 from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 import moa_dspy
-from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Usage
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers import OptimizeProgress, SearchSpace, fit_stop_rule, measure, optimize, search
 from moa_dspy.optimizers.prompts.student import instructions_of
@@ -62,7 +62,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     assert [entry["stage"] for entry in report["spent"]] == [
         "architecture", "prompts", "stop", "acceptance", "explanation",
     ]  # fmt: skip
-    assert sum(entry["cost"]["calls"] for entry in report["spent"]) == result.cost.paid_calls
+    assert sum(Usage.model_validate(entry["cost"]).paid_calls for entry in report["spent"]) == result.cost.paid_calls
     asked = sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM))
     assert 0 < result.cost.paid_calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
     assert result.profile is not None
