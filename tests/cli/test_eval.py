@@ -176,7 +176,7 @@ def test_failures_end_with_one_line_and_exit_code_1(
     )
     assert main(command(items, config, "--quiet")) == 1
     said = capsys.readouterr()
-    assert said.err.startswith("error: the first 1")
+    assert said.err.startswith("error: the program fails on the first 1")
     assert len(said.err.splitlines()) == 1
 
 
