@@ -38,7 +38,7 @@ DEBUG_VARIABLE: Final = "MOA_DSPY_DEBUG"
 _INTERRUPTED: Final = 130
 
 # Arguments of Python in messages of the library, and the options that they are on the command line.
-_ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|'[^']*'|[^\s,;:)]*)")
+_ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|'[^']*'|[^\s,;:)]*)")
 _OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
 _OPTIONS: Final = {
     "calls": "--max-calls",
@@ -172,6 +172,8 @@ def with_options(message: str) -> str:
             return match[0]
         if value.startswith("{"):  # a mapping of fields to columns
             value = ",".join("=".join(part.strip(" '") for part in pair.split(":")) for pair in value[1:-1].split(","))
+        if value[:1] in ("(", "["):
+            value = ",".join(part.strip(" '") for part in value[1:-1].split(","))
         text = value if value == "''" else value.strip("'")
         return f"{known} {text}".rstrip()
 

@@ -85,6 +85,7 @@ def evaluate_command(
     run on the embedded model.
     """
     from moa_dspy.cli.examples import check_reach
+    from moa_dspy.cli.programs import note_default_agents
     from moa_dspy.cli.views.evaluation import recipes_as_json, recipes_as_text, result_text
 
     if recipes:
@@ -95,6 +96,8 @@ def evaluate_command(
     if recipe is not None:
         data, more = _settled(recipe, data, more)
     job = _prepare(program, shape, data, more, recipe)
+    if recipe is None:
+        note_default_agents(shape, program, "evaluating")
     waiting = _waiting(job, more.out)
     remarks = job.remarks if waiting else ()
     for remark in remarks:
@@ -120,7 +123,7 @@ def _prepare(
     """Return the checked job. Nothing has been called."""
     from moa_dspy.cli.examples import find_benchmark, find_judge, prepare, shaped
     from moa_dspy.cli.files import check_place
-    from moa_dspy.cli.programs import build_program, note_default_agents
+    from moa_dspy.cli.programs import build_program
     from moa_dspy.evaluation.outputs import check_outputs
 
     if more.preset is None and more.samples is not None:
@@ -134,8 +137,6 @@ def _prepare(
         check_outputs(benchmark, more.outputs)
     judge = find_judge(data, benchmark)
     metric = _metric(data, more, benchmark, judge, official=recipe is not None)
-    if recipe is None:
-        note_default_agents(shape, saved, "evaluating")
     built = build_program(shape, saved) if recipe is None else recipe.config().program()
     if saved is None:
         built = shaped(built, benchmark, shape.signature, more.preset, more.samples)

@@ -23,6 +23,7 @@ _REMEDIES: Final = {
     "billing": "check the account's credit",
     "rate_limit": "wait a moment, or use fewer agents on this provider",
     "timeout": "try again, or give the agent a longer timeout in --config (options)",
+    "cancelled": "allow more time (--max-seconds, or [budget] and [tolerance] in --config)",
     "transport": "check the address (api_base) and the network",
     "server": "try again later",
     "context_window_exceeded": "shorten the input, or use a model with a larger context",
