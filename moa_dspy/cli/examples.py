@@ -153,11 +153,12 @@ def shaped(
         raise ConfigurationError(f"--signature is for --data; the task of {benchmark.name} is settled")
     task = program.task if own_data else benchmark.signature
     shape, agents, aggregator = program.architecture, program.agents, program.aggregator
-    limits: dict[str, Any] = {"budget": program.budget, "tolerance": program.tolerance}
-    common = {"reasoning": shape.reasoning, **limits}
+    common: dict[str, Any] = {
+        "reasoning": shape.reasoning, "budget": program.budget, "tolerance": program.tolerance
+    }  # fmt: skip
     number = samples or _SAMPLES
     if preset is None:
-        return program.replace(signature=task)
+        return program if own_data else program.replace(signature=task)
     if preset == "single":
         return presets.single_model(task, agents[0], **common)
     if preset == "self-consistency":
