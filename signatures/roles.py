@@ -129,7 +129,7 @@ class Roles:
         """Return the names of the outputs that are compared in a vote: all except the reasoning."""
         return tuple(name for name in self.task.output_fields if name != self.reasoning)
 
-    def ballot(self, outputs: Mapping[str, Any]) -> str:
+    def vote_key(self, outputs: Mapping[str, Any]) -> str:
         """Return the key of an answer in a vote. Equal keys are one answer. The case of free text is ignored."""
         values, fields = self.jsonable(outputs), self.task.output_fields
         folded = {name: str(values[name]).casefold() for name in self.voted if fields[name].annotation is str}

@@ -307,8 +307,8 @@ class _Run:
         """
         session, roles = self.session, self.roles
         start = session.clock() - session.began
-        ballots = [roles.ballot(answer.outputs) for answer in answers]
-        winner = answers[ballots.index(Counter(ballots).most_common(1)[0][0])]
+        keys = [roles.vote_key(answer.outputs) for answer in answers]
+        winner = answers[keys.index(Counter(keys).most_common(1)[0][0])]
         step = Step(
             layer=layer,
             stage="aggregate",

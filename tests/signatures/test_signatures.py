@@ -91,14 +91,14 @@ def test_a_field_called_reasoning_is_a_field_like_others(task: str, told: str, o
 
 def test_equal_votes_are_those_of_equal_answers_whatever_led_to_them() -> None:
     text = derive_roles("question -> answer")
-    assert text.ballot({"answer": "\u00c9COLE"}) == text.ballot({"answer": "\u00e9cole"})
+    assert text.vote_key({"answer": "\u00c9COLE"}) == text.vote_key({"answer": "\u00e9cole"})
     code = derive_roles("text -> code: Literal['US', 'us']")
-    assert code.ballot({"reasoning": "a", "code": "US"}) == code.ballot({"reasoning": "b", "code": "US"})
-    assert code.ballot({"reasoning": "a", "code": "US"}) != code.ballot({"reasoning": "a", "code": "us"})
+    assert code.vote_key({"reasoning": "a", "code": "US"}) == code.vote_key({"reasoning": "b", "code": "US"})
+    assert code.vote_key({"reasoning": "a", "code": "US"}) != code.vote_key({"reasoning": "a", "code": "us"})
     only = derive_roles("question -> reasoning: int")
-    assert only.ballot({"reasoning": 1}) != only.ballot({"reasoning": 2})
+    assert only.vote_key({"reasoning": 1}) != only.vote_key({"reasoning": 2})
     own = derive_roles("question -> reasoning: str, label: bool")
-    assert own.ballot({"reasoning": "a", "label": True}) == own.ballot({"reasoning": "b", "label": True})
+    assert own.vote_key({"reasoning": "a", "label": True}) == own.vote_key({"reasoning": "b", "label": True})
 
 
 def test_only_roles_whose_completion_is_the_answer_are_told_to_write_nothing_else() -> None:
