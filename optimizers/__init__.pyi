@@ -40,6 +40,10 @@ from .optimize import (
     forecast as forecast,
     optimize as optimize,
 )
+from .optimize_plan import (
+    Part as Part,
+    SearchOptions as SearchOptions,
+)
 from .optimize_run import OptimizeProgress as OptimizeProgress
 from .prompts.compile import (
     CompileProgress as CompileProgress,

@@ -16,10 +16,10 @@ import dspy
 
 from moa_dspy.cost.budget import Budget
 from moa_dspy.optimizers.measuring import Metric
-from moa_dspy.optimizers.optimize_run import bind_space
+from moa_dspy.optimizers.optimize_plan import bind_space
 from moa_dspy.optimizers.prompts.compile import split_off
-from moa_dspy.optimizers.prompts.method import Effort, PromptJob
-from moa_dspy.optimizers.prompts.methods import MethodName, most_runs, resolve_method
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod
+from moa_dspy.optimizers.prompts.methods import most_runs
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.search.space import SearchSpace, Suggest, values_of
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
@@ -49,7 +49,6 @@ class Work:
         space: what a search may choose.
         method: tunes the prompts.
         effort: of the method.
-        options: of the method.
         explain: whether stages and agents are analysed.
         budget: of the optimization.
     """
@@ -58,9 +57,8 @@ class Work:
     rounds: int
     trials: int
     space: SearchSpace
-    method: MethodName
+    method: PromptMethod
     effort: Effort
-    options: Mapping[str, Any]
     explain: bool
     budget: Budget | None = None
 
@@ -120,11 +118,10 @@ def _prompts(
     program: AttentionMoA, tune: Sequence[dspy.Example], metric: Metric, work: Work, prices: _Prices
 ) -> PartEstimate:
     """The program is measured before and after, and the method states its maximum number of runs."""
-    method = resolve_method(work.method, work.options)
     learn, hold = split_off(tune, 0)
     lm, ambient = program.get_lm(), ambient_lm(program)
     job = PromptJob(student_of(program), learn, hold, metric, 0, work.effort, lm, ambient, 1)
-    measured, tried = 2 * len(hold), most_runs(method, job)
+    measured, tried = 2 * len(hold), most_runs(work.method, job)
     return _row("prompts", prices.largest.times(measured + tried), prices.usual.times(measured + tried * _TRIED))
 
 

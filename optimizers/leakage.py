@@ -1,4 +1,4 @@
-"""What examples ask: which ask the same, and which a program has seen or shows to its models."""
+"""Which examples ask the same question, and which of them a program has seen or shows to its models."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import digest
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["asked", "check_examples", "distinct", "refuse_overlap", "shown_by"]
+__all__ = ["check_examples", "deduplicate", "demo_questions", "question_of", "refuse_overlap"]
 
 
 def check_examples(examples: Iterable[dspy.Example]) -> None:
-    """Refuse examples that do not say what their inputs are.
+    """Raise ConfigurationError unless the inputs of all examples are set.
 
     Raises:
-        ConfigurationError: says how they do.
+        ConfigurationError: if the inputs of an example are not set.
     """
     if any(not has_input_keys(example) for example in examples):
         raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
 
 
-def asked(example: dspy.Example) -> str:
-    """Return a digest of what an example asks: its inputs, without their letter case and spacing.
+def question_of(example: dspy.Example) -> str:
+    """Return a digest of an example's inputs that ignores letter case and spacing.
 
     Raises:
-        ConfigurationError: the example does not say what its inputs are.
+        ConfigurationError: if its inputs are not set.
     """
     check_examples([example])
     return _digest(example.inputs().toDict())
 
 
-def distinct(examples: Iterable[dspy.Example]) -> list[dspy.Example]:
-    """Return the first of all examples that ask the same: a question asked twice is no second piece of evidence."""
-    found: dict[str, dspy.Example] = {}
+def deduplicate(examples: Iterable[dspy.Example]) -> list[dspy.Example]:
+    """Return the first example of each question. A question asked twice is no further evidence."""
+    first: dict[str, dspy.Example] = {}
     for example in examples:
-        found.setdefault(asked(example), example)
-    return list(found.values())
+        first.setdefault(question_of(example), example)
+    return list(first.values())
 
 
-def shown_by(*programs: AttentionMoA) -> set[str]:
-    """Return what the demos of programs ask, as ``asked`` says it."""
+def demo_questions(*programs: AttentionMoA) -> set[str]:
+    """Return the digests of the questions in the demos of programs; see ``question_of``."""
     return {
         _digest({name: demo[name] for name in program.task.input_fields if name in demo})
         for program in programs
@@ -55,19 +55,19 @@ def shown_by(*programs: AttentionMoA) -> set[str]:
 
 
 def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: str, where: str) -> None:
-    """Refuse examples that ask what is asked elsewhere, in whatever letter case and spacing.
+    """Raise ConfigurationError if examples ask what has been seen elsewhere.
 
     Args:
-        examples: of which none may ask what is in ``seen``.
-        seen: what the others ask, see ``asked``.
-        what: what ``examples`` are, for the message.
-        where: among which they must not be.
+        examples: the examples to check.
+        seen: digests of the questions that were seen; see ``question_of``.
+        what: a name of ``examples``, for the message.
+        where: where the questions were seen, for the message.
 
     Raises:
-        ConfigurationError: says how many are.
+        ConfigurationError: if some were seen; says how many.
     """
-    there = set(seen)
-    shared = [example for example in examples if asked(example) in there]
+    known = set(seen)
+    shared = [example for example in examples if question_of(example) in known]
     if shared:
         raise ConfigurationError(
             f"{len(shared)} of {len(examples)} {what} examples are among those {where}; "
@@ -76,12 +76,12 @@ def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: 
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:
-    return digest(_folded(canonical(dict(inputs))))
+    return digest(_casefolded(canonical(dict(inputs))))
 
 
-def _folded(value: Any) -> Any:
+def _casefolded(value: Any) -> Any:
     if isinstance(value, str):
         return value.casefold()
     if isinstance(value, dict):
-        return {key: _folded(part) for key, part in value.items()}
-    return [_folded(part) for part in value] if isinstance(value, list) else value
+        return {key: _casefolded(part) for key, part in value.items()}
+    return [_casefolded(part) for part in value] if isinstance(value, list) else value

@@ -1,15 +1,12 @@
-"""An optimization under way: its parts one after the other, each with its share of the budget."""
+"""An optimization under way: one part after the other, each with its share of the budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-import dspy
-
-from moa_dspy.agents import Agent
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
@@ -20,16 +17,17 @@ from moa_dspy.optimizers.analysis.contributions import Contributions, contributi
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
 from moa_dspy.optimizers.comparison.matching import mean_price
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Measurement, Run, measure
+from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_defaults
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
-from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import Searched, SearchProgress, search
-from moa_dspy.optimizers.search.space import BoundSpace, SearchSpace
+from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.fit import StopFit, fit_stop_rule
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["EndedBy", "OptimizeProgress", "Undertaking", "bind_space"]
+__all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
 
@@ -40,20 +38,20 @@ _WEIGHTS: Final[Mapping[str, float]] = {
     "acceptance": 2.0,
     "explanation": 0.0,
 }
-"""How a budget is divided: a part gets its share of what is left, so what one does not use goes to those after it."""
+"""How a budget is divided. A part gets its share of what is left, so later parts get what it does not use."""
 
 
 @dataclass(frozen=True)
 class OptimizeProgress:
-    """Where an optimization is.
+    """The progress of ``optimize``.
 
     Attributes:
-        part: what is under way: ``architecture``, ``prompts``, ``stop``, ``acceptance`` or ``explanation``.
-        number: of that part, from 1.
-        of: how many parts there are.
-        done: share of the part that is done.
-        detail: where in it, in words.
-        best: the best score on the training examples so far, where there is one.
+        part: the current part: ``architecture``, ``prompts``, ``stop``, ``acceptance`` or ``explanation``.
+        number: the number of the part, from 1.
+        of: the number of parts.
+        done: the share of the part that is done.
+        detail: the progress within the part, in words.
+        best: the best score on the training examples so far, if there is one.
         cost: what has been spent on all parts.
     """
 
@@ -66,25 +64,19 @@ class OptimizeProgress:
     cost: Usage
 
 
-class Undertaking:
+class OptimizeRun:
     """What has been found, tested and spent so far.
 
     Args:
-        program: as it was given.
-        tune: examples to tune on.
-        held: examples that decide.
-        metric: the task's.
-        budget: of everything, if there is one.
+        plan: what is to be done.
         meter: counts what is paid.
-        plan: the parts, in order.
-        space: what depth and stop rule may be; None leaves both open.
-        concurrency: runs under way at once.
-        seed: of everything that is drawn.
-        tell: told of progress.
+        concurrency: the most runs under way at once.
+        progress: called with the progress.
 
     Attributes:
-        candidate: the best program so far; the given one at first.
-        adopted: the parts whose result the candidate has.
+        plan: what is to be done.
+        candidate: the best program so far; at first the original one.
+        adopted: the parts whose result is in the candidate.
         rounds: a report of each part of each round.
         notes: what else a reader should know.
         spent: the cost of each part.
@@ -92,60 +84,49 @@ class Undertaking:
 
     def __init__(
         self,
-        program: AttentionMoA,
-        tune: Sequence[dspy.Example],
-        held: Sequence[dspy.Example],
-        metric: Metric,
-        *,
-        budget: Budget | None,
+        plan: OptimizePlan,
         meter: UsageMeter,
-        plan: Sequence[str],
-        space: SearchSpace | None,
         concurrency: int,
-        seed: int,
-        tell: Callable[[OptimizeProgress], None] | None,
+        progress: Callable[[OptimizeProgress], None] | None,
     ) -> None:
-        self.program = self.candidate = program
-        self.tune, self.held, self.metric, self.seed = list(tune), list(held), metric, seed
-        self.plan, self._space = list(plan), space
+        self.plan, self.candidate, self.notes = plan, plan.program, list(plan.notes)
         self.searched: list[Searched] = []
         self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
-        self.notes: list[str] = []
         self.spent: list[tuple[str, Usage]] = []
         self.ended_by: EndedBy = "done"
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
-        self._guard = BudgetGuard(budget, meter=meter)
-        self._limited, self._meter = budget is not None, meter
-        self._concurrency, self._tell = concurrency, tell
+        self._guard, self._meter = BudgetGuard(plan.budget, meter=meter), meter
+        self._storage = open_storage(plan.search.storage)
+        self._concurrency, self._progress = concurrency, progress
         self._best: float | None = None
-        # Once prompts hold demos, what they were learnt from tells nothing any more.
-        self._unlearnt = self.tune
+        # Prompts may hold demos. The examples that they were learnt from say nothing about later parts.
+        self._unlearnt = plan.tune
 
     @property
     def cost(self) -> Usage:
-        """Return what has been spent."""
+        """Return what has been spent so far."""
         return self._meter.usage
 
     @property
     def chosen(self) -> AttentionMoA:
         """Return the program to use."""
-        return self.program if self.acceptance is None else self.acceptance.program
+        return self.plan.program if self.acceptance is None else self.acceptance.program
 
     @property
     def score(self) -> Score | None:
-        """Return its score on the held-out examples, where it was run on them."""
+        """Return the score of the program to use on the held-out examples, if it was run on them."""
         if self.acceptance is not None:
             return self.acceptance.score
         return None if self.profile is None else self.profile.score
 
     @property
     def verdict(self) -> str:
-        """Return what became of the candidate, in one sentence."""
+        """Return the outcome in one sentence."""
         if self.acceptance is not None:
             return self.acceptance.reason
         if not self._changed:
@@ -162,74 +143,79 @@ class Undertaking:
             )
         return "The program is kept: its candidate could not be tested on held-out examples."
 
-    def round(self, parts: Collection[str], searching: Mapping[str, Any], compiling: Mapping[str, Any]) -> None:
-        """Tune once.
-
-        Args:
-            parts: which.
-            searching: arguments of ``search``.
-            compiling: arguments of ``compile``.
-        """
-        self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
-        objective = Objective(searching["objective"], searching["price"], searching["unit"])
-        if "architecture" in parts:
-            self._do("architecture", lambda share: self._search(share, searching, objective))
-        if "prompts" in parts:
-            self._do("prompts", lambda share: self._compile(share, compiling, objective))
-        if "stop" in parts:
-            self._do("stop", lambda share: self._fit_stop(share, objective))
-
-    def test(self, alpha: float) -> None:
-        """Test the candidate against the program as it was given, on the held-out examples."""
+    def run(self, alpha: float) -> None:
+        """Do everything: tune, test the candidate on the held-out examples, and explain the program to use."""
+        work: dict[str, Callable[[BudgetGuard | None], None]] = {
+            "architecture": self._search,
+            "prompts": self._compile,
+            "stop": self._fit_stop,
+        }
+        for _ in range(self.plan.rounds):
+            self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
+            for part, tune in work.items():
+                if part in self.plan.parts:
+                    self._do(part, tune)
         self._do("acceptance", lambda _: self._accept(alpha))
+        if self.plan.explain:
+            self._do("explanation", lambda _: self._explain())
 
-    def explain(self) -> None:
-        """Tell what the stages and agents of the program to use are worth, on the held-out examples."""
-        self._do("explanation", lambda _: self._explain())
+    @property
+    def _is_limited(self) -> bool:
+        return self.plan.budget is not None
 
     @property
     def _changed(self) -> bool:
-        return digest_of(self.candidate) != digest_of(self.program)
+        return digest_of(self.candidate) != digest_of(self.plan.program)
 
-    def _search(self, share: BudgetGuard | None, arguments: Mapping[str, Any], objective: Objective) -> None:
-        given = self.program
+    def _search(self, share: BudgetGuard | None) -> None:
+        plan, program = self.plan, self.plan.program
 
-        def told(at: SearchProgress) -> None:
+        def report(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
         own = self._own(share)
-        found = search(
-            given.task,
-            given.named_agents,
+        searched = search(
+            program.task,
+            program.named_agents,
             trainset=self._unlearnt,
-            metric=self.metric,
+            metric=plan.metric,
             budget=None if share is None else share.share().budget,
-            seed=self.seed,
+            seed=plan.seed,
             concurrency=self._concurrency,
-            progress=told,
-            prompts=[given] if self.candidate is given else [given, self.candidate],
-            **_choices_of(given),
-            **arguments,
+            progress=report,
+            prompts=[program] if self.candidate is program else [program, self.candidate],
+            **search_defaults(program),
+            space=plan.bound,
+            n_trials=plan.search.n_trials,
+            objective=plan.search.objective,
+            price=plan.search.price,
+            unit=plan.search.unit,
+            storage=self._storage,
+            study_name=self._study_name,
         )
-        self.searched.append(found)
-        self.rounds[-1]["search"] = found.report
-        if found.report["ended_by"] == "budget":
+        self.searched.append(searched)
+        self.rounds[-1]["search"] = searched.report
+        if searched.report["ended_by"] == "budget":
             self._cut("architecture: the search ended with its share of the budget")
-        if found.report["ended_by"] == "failures":
-            self.notes.append(
-                f"architecture: the search ended early ({found.report['failure']}); the same call goes on from there"
-            )
-        self._adopt(found, own, objective)
+        if searched.report["ended_by"] == "failures":
+            failure = searched.report["failure"]
+            self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
+        self._adopt(searched, own)
+
+    @property
+    def _study_name(self) -> str:
+        name, number = self.plan.search.study_name, len(self.rounds)
+        return name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}"
 
     def _own(self, share: BudgetGuard | None) -> Measurement:
-        """Measure what trials have to beat, before any of them is paid for."""
+        """Measure what the trials have to beat, before any of them is paid for."""
         examples = self._unlearnt
         try:
             return measure(
                 self.candidate,
                 examples,
-                self.metric,
+                self.plan.metric,
                 concurrency=self._concurrency,
                 budget=share,
                 progress=self._counter(len(examples), "runs of the program itself"),
@@ -240,46 +226,49 @@ class Undertaking:
                 "search with; raise it, or give fewer examples"
             ) from None
 
-    def _adopt(self, found: Searched, own: Measurement, objective: Objective) -> None:
-        """Go on with what a search has found, if it scores higher than the program on the same examples."""
-        there = sample(self._unlearnt, seed=found.report["seed"])[: found.score.examples]
+    def _adopt(self, searched: Searched, own: Measurement) -> None:
+        """Go on with the program that the search found if it scores higher than the original on the same examples."""
+        objective = self.plan.objective
+        examples = sample(self._unlearnt, seed=searched.report["seed"])[: searched.score.examples]
         runs = {id(run.example): run for run in own.runs}
-        score, best = Score.of([runs[id(example)].score for example in there]), found.report["best"]["trial"]
-        self._best = max(score.value, found.score.value)
-        known = next(trial["price"] for trial in found.report["trials"] if trial["number"] == best)
-        price = Price(**known) if known else None  # of a trial that the budget ended there is none
-        spends = mean_price(own.runs)
-        dear = not objective.affords(spends)
-        if dear:
+        score, best = Score.of([runs[id(example)].score for example in examples]), searched.report["best"]["trial"]
+        self._best = max(score.value, searched.score.value)
+        known = next(trial["price"] for trial in searched.report["trials"] if trial["number"] == best)
+        price = Price(**known) if known else None  # None if the budget ended the trial
+        own_price = mean_price(own.runs)
+        too_expensive = not objective.affords(own_price)
+        if too_expensive:
             self.notes.append(
-                f"architecture: the program itself costs {objective.cost(spends):g} {objective.unit} "
+                f"architecture: the program itself costs {objective.cost(own_price):g} {objective.unit} "
                 "an example, which is above the price; the test on held-out examples is of scores alone"
             )
         if price is not None and not objective.affords(price):
             self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
-        if found.score.value > score.value or dear:
-            self.candidate = found.program
-            self.candidate.budget = self.program.budget
+        if searched.score.value > score.value or too_expensive:
+            self.candidate = searched.program
+            self.candidate.budget = self.plan.program.budget
             self.adopted.append("architecture")
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
 
-    def _compile(self, share: BudgetGuard | None, arguments: Mapping[str, Any], objective: Objective) -> None:
-        method, shape = arguments["method"], self.candidate.architecture
-        if method == "reanchor" and not (shape.synthesizes and shape.early_stop):
+    def _compile(self, share: BudgetGuard | None) -> None:
+        plan, method, architecture = self.plan, method_name(self.plan.method), self.candidate.architecture
+        if method == "reanchor" and not (architecture.synthesizes and architecture.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
             return
-        learn, hold = split_off(self.tune, self.seed)
+        learn, hold = split_off(plan.tune, plan.seed)
         tuned = compile(
             self.candidate,
             trainset=learn,
             valset=hold,
-            metric=self.metric,
-            seed=self.seed,
-            concurrency=self._concurrency,
+            metric=plan.metric,
+            method=plan.method,
+            effort=plan.effort,
+            prompt_lm=plan.prompt_lm,
             budget=None if share is None else share.budget,
+            seed=plan.seed,
+            concurrency=self._concurrency,
             progress=lambda at: self._say(at.done, f"{method}: {at.cost.paid_calls} of at most {at.of} calls"),
-            **arguments,
         )
         self.compiled.append(tuned)
         self.rounds[-1]["prompts"] = tuned.report
@@ -287,26 +276,26 @@ class Undertaking:
             self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
         elif tuned.gain.value <= 0:
             self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
-        elif not objective.affords(tuned.price):
+        elif not plan.objective.affords(tuned.price):
             self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
         else:
             self.candidate, self._unlearnt = tuned.program, hold
             self.adopted.append(method)
 
-    def _fit_stop(self, share: BudgetGuard | None, objective: Objective) -> None:
-        shape = self.candidate.architecture
-        if shape.layers < 2:
+    def _fit_stop(self, share: BudgetGuard | None) -> None:
+        plan, architecture = self.plan, self.candidate.architecture
+        if architecture.layers < 2:
             self.notes.append("stop: the candidate has one layer, and nothing to stop")
             return
-        runs = len(self._unlearnt) * (2 if shape.synthesizes else 1)
+        runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,
             trainset=self._unlearnt,
-            metric=self.metric,
+            metric=self.plan.metric,
             concurrency=self._concurrency,
             budget=share,
-            affordable=objective.affords,
-            space=self._space,
+            affordable=plan.objective.affords,
+            space=plan.search.space,
             progress=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
@@ -319,15 +308,15 @@ class Undertaking:
     def _accept(self, alpha: float) -> None:
         if not self._changed:
             return
-        count = self._counter(2 * len(self.held), "held-out runs")
+        count = self._counter(2 * len(self.plan.held), "held-out runs")
         self.acceptance = accept(
-            self.program,
+            self.plan.program,
             self.candidate,
-            valset=self.held,
-            metric=self.metric,
-            tuned_on=self.tune,
+            valset=self.plan.held,
+            metric=self.plan.metric,
+            tuned_on=self.plan.tune,
             alpha=alpha,
-            seed=self.seed,
+            seed=self.plan.seed,
             concurrency=self._concurrency,
             budget=self._guard,
             on_run=lambda _, run: count(run),
@@ -335,27 +324,27 @@ class Undertaking:
 
     def _explain(self) -> None:
         chosen, agents = self.chosen, len(self.chosen.agents)
-        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.seed, "budget": self._guard}
+        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.plan.seed, "budget": self._guard}
         self._say(0.0, "stages")
-        self.profile = profile(chosen, self.held, self.metric, **given)
+        self.profile = profile(chosen, self.plan.held, self.plan.metric, **given)
         if agents > 1:
             self._check_left(self.profile, agents)
             parts = iter(range(agents + 1))
             self.contributions = contributions(
                 chosen,
-                self.held,
-                self.metric,
+                self.plan.held,
+                self.plan.metric,
                 progress=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
                 **given,
             )
 
     def _check_left(self, one: Profile, programs: int) -> None:
-        """Refuse to begin what the budget cannot end.
+        """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget.
 
         Raises:
-            BudgetExhaustedError: about as much as ``programs`` runs over the held-out examples take is not left.
+            BudgetExhaustedError: if about as much as they take is not left.
         """
-        if not self._limited:
+        if not self._is_limited:
             return
         left, stages = self._guard.share().left, [row for row in one.rows if row.agent is None]
         takes = (
@@ -367,16 +356,16 @@ class Undertaking:
             raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
-        """Do a part of the plan with its share of the budget; where that is not enough, the part is left out.
+        """Do a part with its share of the budget. If that is not enough, the part is skipped.
 
-        A part that fails late throws nothing away that was paid for; but where no model answers any more, nothing that
-        could be said of the program would be true.
+        If a part fails after another one has found something, that is kept. If no model answers any more, the error is
+        raised, because nothing can be said about the program.
         """
         before, number = self.cost, len(self.spent)
-        weights = [_WEIGHTS[name] for name in self.plan[number:]]
+        weights = [_WEIGHTS[name] for name in self.plan.stages[number:]]
         self._say(0.0, "")
         try:
-            work(self._guard.share(weights[0] / sum(weights)) if self._limited and weights[0] else None)
+            work(self._guard.share(weights[0] / sum(weights)) if self._is_limited and weights[0] else None)
         except BudgetExhaustedError:
             self._cut(f"{part}: left out, since the budget does not cover it")
         except BudgetTooSmallError as error:
@@ -402,42 +391,8 @@ class Undertaking:
         return count
 
     def _say(self, done: float, detail: str, best: float | None = None) -> None:
-        if self._tell is None:
+        if self._progress is None:
             return
-        number = len(self.spent)
+        number, stages = len(self.spent), self.plan.stages
         best = self._best if best is None else best
-        self._tell(OptimizeProgress(self.plan[number], number + 1, len(self.plan), done, detail, best, self.cost))
-
-
-def bind_space(program: AttentionMoA, space: SearchSpace) -> BoundSpace:
-    """Return the space for the program's task, agents, prompts and demos.
-
-    Raises:
-        ConfigurationError: says what does not fit.
-    """
-    options = _choices_of(program)
-    aggregators = options.pop("aggregators")
-    return BoundSpace(space, program.task, program.named_agents, options, aggregators, [program])
-
-
-def _choices_of(program: AttentionMoA) -> dict[str, Any]:
-    """What a search takes over from the program, besides its task and its agents."""
-    return {
-        "aggregators": _further_aggregators(program),
-        "reasoning": program.architecture.reasoning,
-        "tolerance": program.tolerance,
-    }
-
-
-def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
-    """The program's aggregator, unless it is one of its agents, which may aggregate anyway."""
-    aggregator, names = program.aggregator, [spec.name for spec in program.architecture.agents]
-    if aggregator is None or any(_same(aggregator, agent) for agent in program.agents):
-        return ()
-    return (replace(aggregator, name="aggregator") if aggregator.name in names else aggregator,)
-
-
-def _same(one: Agent, other: Agent) -> bool:
-    """Whether two agents are one model at one address with the same settings, whatever they are called."""
-    there = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
-    return one.spec("-") == other.spec("-") and there[0] == there[1]
+        self._progress(OptimizeProgress(stages[number], number + 1, len(stages), done, detail, best, self.cost))

@@ -13,7 +13,7 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_share, examples_needed, one_sided
-from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
+from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
 from moa_dspy.program import AttentionMoA
 
@@ -128,9 +128,9 @@ def accept(
     """
     check_alpha(alpha)
     check_share("power", power)
-    refuse_overlap(valset, map(asked, tuned_on), "held-out", "that the program was tuned on")
-    refuse_overlap(valset, shown_by(baseline, candidate), "held-out", "that a program shows its models as demos")
-    questions = distinct(valset)
+    refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
+    questions = deduplicate(valset)
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         told = None if on_run is None else functools.partial(on_run, side)

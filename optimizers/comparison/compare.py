@@ -26,7 +26,12 @@ from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, single
 from moa_dspy.optimizers.comparison.contenders import Arena, enter_baselines
 from moa_dspy.optimizers.comparison.matching import Unit, amount, check_budget, check_price
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, Standing, Verdict, judge
-from moa_dspy.optimizers.leakage import asked, distinct, refuse_overlap, shown_by
+from moa_dspy.optimizers.leakage import (
+    deduplicate,
+    demo_questions,
+    question_of,
+    refuse_overlap,
+)
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.text_table import aligned
@@ -305,9 +310,9 @@ def _questions(
     testset: Sequence[dspy.Example], programs: Sequence[AttentionMoA]
 ) -> tuple[list[dspy.Example], list[str]]:
     """The test examples that are evidence, and what is said of the others."""
-    shown = shown_by(*programs)
-    unseen = [example for example in testset if asked(example) not in shown]
-    questions, notes = distinct(unseen), []
+    shown = demo_questions(*programs)
+    unseen = [example for example in testset if question_of(example) not in shown]
+    questions, notes = deduplicate(unseen), []
     if len(unseen) < len(testset):
         demos = len(testset) - len(unseen)
         notes.append(f"{demos} test examples are left out: a program shows them to its models as demos")
@@ -326,7 +331,7 @@ def _parted(
     """The examples that judge, and those that choose the single model; none where there is nothing to choose."""
     test = list(testset)
     if pilot is not None:
-        refuse_overlap(pilot, map(asked, test), "pilot", "that judge")
+        refuse_overlap(pilot, map(question_of, test), "pilot", "that judge")
         if not pilot and singles > 1:
             raise ConfigurationError("there are no pilot examples; without pilot= some test examples are set aside")
         set_aside = list(pilot) if singles > 1 else []

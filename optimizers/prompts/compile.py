@@ -17,7 +17,7 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetInterruptError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
-from moa_dspy.optimizers.leakage import asked, refuse_overlap
+from moa_dspy.optimizers.leakage import question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
 from moa_dspy.optimizers.prompts.methods import (
@@ -264,7 +264,7 @@ def _check(
             f"{len(trainset)} training examples{'' if valset is None else f' and {len(valset)} for validation'} "
             "are too few; give at least 3, or at least one of each"
         )
-    refuse_overlap(valset or (), map(asked, trainset), "validation", "that are learnt from")
+    refuse_overlap(valset or (), map(question_of, trainset), "validation", "that are learnt from")
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
@@ -275,7 +275,7 @@ def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Ex
     Raises:
         ConfigurationError: if all have the same inputs, or their inputs are not set.
     """
-    known = [asked(example) for example in examples]
+    known = [question_of(example) for example in examples]
     questions = list(dict.fromkeys(known))
     if len(questions) < 2:
         raise ConfigurationError(f"{len(examples)} examples that all ask the same cannot be learnt from and judge")

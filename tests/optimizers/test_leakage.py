@@ -6,7 +6,7 @@ import dspy
 from support.simulated_tasks import simulated
 
 from moa_dspy import AttentionMoA
-from moa_dspy.optimizers.leakage import asked, shown_by
+from moa_dspy.optimizers.leakage import demo_questions, question_of
 
 
 def test_a_demo_with_a_history_is_known_as_the_example_that_it_is() -> None:
@@ -14,6 +14,8 @@ def test_a_demo_with_a_history_is_known_as_the_example_that_it_is() -> None:
     history = dspy.History(messages=[{"question": "Caf\u00e9?", "answer": "yes"}])
     example = dspy.Example(history=history, question="where?", answer="here").with_inputs("history", "question")
     program.named_predictors()[0][1].demos = [example]
-    assert asked(example) in shown_by(program)
+    assert question_of(example) in demo_questions(program)
     same = dspy.History(messages=[{"question": "CAFE\u0301? ", "answer": "yes"}])
-    assert asked(dspy.Example(history=same, question="Where?").with_inputs("history", "question")) == asked(example)
+    assert question_of(dspy.Example(history=same, question="Where?").with_inputs("history", "question")) == question_of(
+        example
+    )

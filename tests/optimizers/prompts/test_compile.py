@@ -528,6 +528,8 @@ def test_metrics_of_any_usual_kind_will_do():
         ({"method": print}, "neither a name nor an object with a method tune"),
         ({"method": Labeled(2), "k": 3}, "options k go with a method's name"),
         ({"k": 3}, "method 'bootstrap' has no option k; it has bootstrapped_demos, labeled_demos, rounds, threshold"),
+        ({"method": "copro", "breadth": 1}, "breadth=1 is too small"),
+        ({"method": "mipro", "candidates": 2}, "candidates=2 is too small"),
         ({"effort": "much"}, "effort='much'"),
         ({"metric": None}, "there is no metric"),
         ({"trainset": []}, "0 training examples and 4 for validation are too few"),
