@@ -319,7 +319,7 @@ class OptimizeRun:
             seed=self.plan.seed,
             concurrency=self._concurrency,
             budget=self._guard,
-            on_run=lambda _, run: count(run),
+            progress=lambda _, run: count(run),
         )
 
     def _explain(self) -> None:

@@ -24,20 +24,19 @@ _POWER: Final = 0.8
 
 
 class Scores(pydantic.BaseModel):
-    """What a paired test of scores decides, and why.
+    """The decision of a paired test.
 
     Attributes:
         accepted: whether the candidate is shown to be better.
-        reason: the same in one sentence.
+        reason: the decision in one sentence.
         before: the baseline's score.
         after: the candidate's score.
-        gain: candidate minus baseline, example by example; the interval's lower end belongs to the one-sided test.
-        p: one-sided p value of the sign-flip permutation test.
+        gain: candidate minus baseline, example by example. The lower end of its interval fits the one-sided test.
+        p: the one-sided p value of the sign-flip permutation test.
         alpha: the candidate is accepted if ``p`` is at most this.
-        won: examples on which the candidate scores higher.
-        lost: examples on which it scores lower.
-        needed: how many examples a test of such a difference needs, for a chance of ``power`` to find it; None where
-            there is no gain.
+        won: the number of examples on which the candidate scores higher.
+        lost: the number of examples on which it scores lower.
+        needed: the examples that a test needs to find such a gain with a chance of ``power``; None if there is no gain.
         power: see ``needed``.
         seed: of the resampling.
     """
@@ -62,11 +61,11 @@ class Acceptance(Scores):
     """The outcome of ``accept``; ``str`` gives its sentence, ``report`` JSON values.
 
     Attributes:
-        program: the one to use: the candidate where it is accepted, else the baseline.
-        failed: runs that failed and count as 0, of the baseline and of the candidate.
-        checked: how many examples that were tuned on the held-out ones were compared with; 0 where none were given.
-        repeated: how many held-out examples were left out, since they ask what another one asks.
-        cost: what both measurements have cost.
+        program: the program to use: the candidate if it is accepted, else the baseline.
+        failed: the number of failed runs of the baseline and of the candidate; they score 0.
+        checked: the number of tuning examples that the held-out examples were checked against.
+        repeated: the number of held-out examples that were left out, because they repeat a question.
+        cost: of both measurements.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -100,30 +99,30 @@ def accept(
     tuned_on: Sequence[dspy.Example] = (),
     alpha: float = 0.05,
     power: float = _POWER,
+    budget: Budget | BudgetGuard | None = None,
     seed: int = 0,
     concurrency: int = 8,
-    on_run: Callable[[Side, Run], None] | None = None,
-    budget: Budget | BudgetGuard | None = None,
+    progress: Callable[[Side, Run], None] | None = None,
 ) -> Acceptance:
-    """Run both programs on held-out examples, and keep the baseline unless the candidate is shown to be better.
+    """Run both programs on held-out examples. Keep the baseline unless the candidate is shown to be better.
 
     Args:
-        baseline: what is in use.
-        candidate: what would replace it.
-        valset: held-out examples that neither program was tuned on; of those that ask the same, the first alone counts.
-        metric: the task's.
+        baseline: the program in use.
+        candidate: the program that would replace it.
+        valset: held-out examples that neither program was tuned on. Repeated questions are left out.
+        metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
-        alpha: chance of accepting a candidate that is no better.
-        power: for the number of examples that would be needed.
-        seed: of the resampling.
-        concurrency: runs under way at once.
-        on_run: told of each run as it ends.
+        alpha: the chance of accepting a candidate that is no better.
+        power: of the test whose number of examples is reported as ``needed``.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        seed: of the resampling.
+        concurrency: the most runs under way at once.
+        progress: called with ``baseline`` or ``candidate`` and each run when it ends.
 
     Raises:
-        ConfigurationError: a held-out example was tuned on or is a demo of one of the programs, or an argument is out
-            of range; nothing was paid for.
-        AllRunsFailedError: a program fails on every example.
+        ConfigurationError: if a held-out example was tuned on or is a demo of a program, or if an argument is out of
+            range. Nothing was paid for.
+        AllRunsFailedError: if a program fails on every example.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
     check_alpha(alpha)
@@ -133,9 +132,9 @@ def accept(
     questions = deduplicate(valset)
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
-        told = None if on_run is None else functools.partial(on_run, side)
+        tell = None if progress is None else functools.partial(progress, side)
         try:
-            return measure(program, questions, metric, concurrency=concurrency, progress=told, budget=budget)
+            return measure(program, questions, metric, concurrency=concurrency, progress=tell, budget=budget)
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"the {side} fails on the held-out examples: {error}") from None
 
@@ -155,18 +154,18 @@ def accept(
 def decide(
     before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = _POWER, seed: int = 0
 ) -> Scores:
-    """Decide by scores that are there already.
+    """Decide by given scores.
 
     Args:
-        before: the baseline's, one for each held-out example.
-        after: the candidate's, in the same order.
+        before: the baseline's scores, one for each held-out example.
+        after: the candidate's scores, in the same order.
         alpha: see ``accept``.
         power: see ``accept``.
         seed: see ``accept``.
 
     Raises:
-        ConfigurationError: ``alpha`` or ``power`` is out of range.
-        ValueError: there are no scores, not as many on both sides, or one is not finite.
+        ConfigurationError: if ``alpha`` or ``power`` is out of range.
+        ValueError: if there are no scores, both sides differ in number, or a score is not finite.
     """
     check_alpha(alpha)
     check_share("power", power)

@@ -1,4 +1,4 @@
-"""Where the contenders of a comparison run: sizes are matched, scores and prices collected."""
+"""The runs of a comparison: sizes of baselines are matched, scores and prices collected."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from moa_dspy.optimizers.measuring import Measurement, Metric, run_examples
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Arena", "Entry", "enter_baselines"]
+__all__ = ["ComparisonRun", "Entry"]
 
 _PROBE: Final = 8
-"""So many test examples tell what a size costs. Their answers are not scored for it, and are used again."""
+"""The number of test examples that show what a size costs. Their runs are not scored, and are used again."""
 
 _TITLES: Final[Mapping[str, str]] = {"self-consistency": "self-consistency", "self-moa": "Self-MoA", "moa": "MoA"}
 
 
 @dataclass
 class Entry:
-    """A contender that has run.
+    """A contender that has run on the test examples.
 
     Attributes:
-        what: it is, in words.
+        what: a description.
         program: the program.
-        measured: its runs on the test examples.
-        price: of an example.
-        size: samples or layers, where they were chosen.
+        measured: its runs.
+        price: the mean price of an example.
+        size: the number of samples or layers, if it was chosen.
     """
 
     what: str
@@ -45,43 +45,46 @@ class Entry:
 
 
 @dataclass
-class Arena:
-    """Where contenders run.
+class ComparisonRun:
+    """A comparison under way.
 
     Attributes:
-        metric: the task's.
-        unit: what is matched.
-        tolerance: share by which the program's spend may be exceeded.
-        concurrency: examples under way at once.
-        tell: is told in a few words what is run next.
+        test: the examples that judge.
+        metric: the caller's metric.
+        unit: the unit of the matched spend.
+        tolerance: the share by which a baseline may exceed the program's spend.
+        concurrency: the most examples under way at once.
+        progress: called with a description of what is run next.
         guard: the budget.
-        entries: what has run, by name.
         notes: what a reader should know.
+        entries: the contenders that have run, by name.
     """
 
+    test: Sequence[dspy.Example]
     metric: Metric
     unit: Unit
     tolerance: float
     concurrency: int
-    tell: Callable[[str], None]
+    progress: Callable[[str], None] | None
     guard: BudgetGuard
-    entries: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
     def target(self) -> float:
-        """What the program spends on an example."""
+        """Return what the program spends on an example."""
         return amount(self.entries[PROGRAM].price, self.unit)
 
     def run(
         self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric | None
     ) -> Measurement:
-        """Run a program.
+        """Run a program on examples.
 
         Raises:
-            AllRunsFailedError: every run failed; says whose.
+            AllRunsFailedError: if every run fails; says of which program.
         """
-        self.tell(f"{what}: {len(examples)} examples")
+        if self.progress is not None:
+            self.progress(f"{what}: {len(examples)} examples")
         try:
             return run_examples(
                 program,
@@ -94,21 +97,41 @@ class Arena:
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"{what}: {error}") from None
 
-    def enter(
-        self, name: str, what: str, program: AttentionMoA, test: Sequence[dspy.Example], size: int | None = None
-    ) -> None:
-        """Let a contender run the test examples."""
-        measured = self.run(what, program, test, self.metric)
+    def enter(self, name: str, what: str, program: AttentionMoA, size: int | None = None) -> None:
+        """Run a contender on the test examples."""
+        measured = self.run(what, program, self.test, self.metric)
         self.entries[name] = Entry(what, program, measured, mean_price(measured.runs), size)
 
-    def best(self, singles: Sequence[Single], trial: Sequence[dspy.Example]) -> Single:
-        """Return the single model with the highest pilot score, the cheaper of equals."""
+    def enter_baselines(
+        self,
+        names: Sequence[BaselineName],
+        program: AttentionMoA,
+        singles: Sequence[Single],
+        pilot: Sequence[dspy.Example],
+    ) -> None:
+        """Run the baselines of a program that has run itself.
+
+        Args:
+            names: the baselines.
+            program: gives the baselines its agents and prompts.
+            singles: its agents, each alone; none if no baseline needs the best of them.
+            pilot: the examples that choose among ``singles``.
+        """
+        best = self._best_single(singles, pilot) if singles else singles_of(program)[0]
+        for name in names:
+            if name == "single":
+                self.enter(name, f"the single model {best.name}", best.program)
+            else:
+                self._enter_matched(ensemble_of(name, program, best))
+
+    def _best_single(self, singles: Sequence[Single], pilot: Sequence[dspy.Example]) -> Single:
+        """Return the single model with the highest score on the pilot examples, and the cheaper of equals."""
         if len(singles) == 1:
             return singles[0]
         ranks: list[tuple[float, float, int]] = []
         for number, single in enumerate(singles):
             try:
-                measured = self.run(f"pilot of {single.name} alone", single.program, trial, self.metric)
+                measured = self.run(f"pilot of {single.name} alone", single.program, pilot, self.metric)
             except AllRunsFailedError as error:
                 self.notes.append(f"it takes no part: {error}")
                 continue
@@ -117,19 +140,19 @@ class Arena:
             raise AllRunsFailedError("none of the single models answers a pilot example")
         chosen = singles[min(ranks)[-1]]
         self.notes.append(
-            f"the single model was chosen from {', '.join(single.name for single in singles)} on {len(trial)} pilot "
+            f"the single model was chosen from {', '.join(single.name for single in singles)} on {len(pilot)} pilot "
             "examples, none of which is a test example"
         )
         return chosen
 
-    def fit(self, ensemble: Ensemble, test: Sequence[dspy.Example]) -> None:
-        """Enter a baseline at the size whose spend is nearest to the program's; scores have no part in the choice."""
+    def _enter_matched(self, ensemble: Ensemble) -> None:
+        """Run a baseline at the size whose spend is nearest to the program's. Scores do not influence the size."""
         title = _TITLES[ensemble.name]
         target = self.target
-        size = nearest_size(lambda size: self._spend(ensemble, size, test), target, self.tolerance, ensemble.smallest)
+        size = nearest_size(lambda size: self._spend(ensemble, size), target, self.tolerance, ensemble.smallest)
         while size is not None:
             words = f"{title} ({ensemble.describe(size)})"
-            self.enter(ensemble.name, words, ensemble.build(size), test, size)
+            self.enter(ensemble.name, words, ensemble.build(size), size)
             spent = amount(self.entries[ensemble.name].price, self.unit)
             if spent <= target * (1 + self.tolerance) + 1e-9:
                 if spent < target * (1 - self.tolerance):
@@ -140,37 +163,11 @@ class Arena:
         self.entries.pop(ensemble.name, None)
         self.notes.append(f"{title} is left out: its smallest size exceeds the program's {self.unit} for an example")
 
-    def _spend(self, ensemble: Ensemble, size: int, test: Sequence[dspy.Example]) -> float:
-        """What a size spends on an example: its calls are known, the rest is tried."""
+    def _spend(self, ensemble: Ensemble, size: int) -> float:
+        """Return what a size spends on an example. Calls are known; tokens and dollars are tried on a few examples."""
         made = ensemble.build(size)
         if self.unit == "calls":
             return made.architecture.max_calls
         what = f"size of {_TITLES[ensemble.name]} ({ensemble.describe(size)})"
-        probe = test[:: max(1, len(test) // _PROBE)][:_PROBE]
+        probe = self.test[:: max(1, len(self.test) // _PROBE)][:_PROBE]
         return amount(mean_price(self.run(what, made, probe, None).runs), self.unit)
-
-
-def enter_baselines(
-    arena: Arena,
-    wanted: Sequence[BaselineName],
-    program: AttentionMoA,
-    singles: Sequence[Single],
-    test: Sequence[dspy.Example],
-    trial: Sequence[dspy.Example],
-) -> None:
-    """Let the baselines of a program run, which has run itself.
-
-    Args:
-        arena: where.
-        wanted: the baselines' names.
-        program: whose agents and prompts they take.
-        singles: its agents, each alone; none where no baseline needs the best of them.
-        test: the examples that judge.
-        trial: the examples that choose among ``singles``.
-    """
-    best = arena.best(singles, trial) if singles else singles_of(program)[0]
-    for name in wanted:
-        if name == "single":
-            arena.enter(name, f"the single model {best.name}", best.program, test)
-        else:
-            arena.fit(ensemble_of(name, program, best), test)

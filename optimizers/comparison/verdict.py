@@ -8,7 +8,7 @@ from typing import Final
 
 from moa_dspy.evaluation.statistics import Gain, examples_needed, holm
 
-__all__ = ["PROGRAM", "RULE", "Standing", "Verdict", "judge"]
+__all__ = ["PROGRAM", "RULE", "ContenderScores", "Verdict", "judge"]
 
 PROGRAM: Final = "program"
 
@@ -24,13 +24,13 @@ _ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A contender.
+class ContenderScores:
+    """The scores and the price of a contender.
 
     Attributes:
-        words: what it is called in a sentence.
-        scores: one for each example.
-        cost: what orders contenders by price: what is spent on an example in the matched unit, then in tokens.
+        words: its name in a sentence.
+        scores: one score for each example.
+        cost: the spend on an example in the matched unit, then in tokens. Contenders are ordered by it.
     """
 
     words: str
@@ -45,13 +45,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to use, and why.
+    """Which contender to use, and why.
 
     Attributes:
-        use: name of the contender.
-        sentence: for a reader.
-        gains: of the program on each baseline.
-        adjusted: their p values, adjusted for one another.
+        use: the name of the contender.
+        sentence: the reason.
+        gains: the gain of the program on each baseline.
+        adjusted: the p values of the gains, adjusted by Holm's method.
     """
 
     use: str
@@ -61,48 +61,48 @@ class Verdict:
 
 
 def judge(
-    field: Mapping[str, Standing], alpha: float, seed: int = 0, tolerance: float = 0.1, margin: float = 0.05
+    contenders: Mapping[str, ContenderScores], alpha: float, seed: int = 0, tolerance: float = 0.1, margin: float = 0.05
 ) -> Verdict:
     """Apply ``RULE``.
 
     Args:
-        field: contenders by name, the program under ``PROGRAM``, and at least one baseline.
-        alpha: level of the tests.
+        contenders: by name; the program under ``PROGRAM``, and at least one baseline.
+        alpha: the level of the tests.
         seed: of the resampling.
-        tolerance: share of a spend within which another one counts as equal.
+        tolerance: the share of a spend within which another one counts as equal.
         margin: by how much a score may be lower for a lower price.
     """
-    ours = field[PROGRAM]
-    gains = {name: Gain.of(one.scores, ours.scores, seed=seed) for name, one in field.items() if name != PROGRAM}
+    ours = contenders[PROGRAM]
+    gains = {name: Gain.of(one.scores, ours.scores, seed=seed) for name, one in contenders.items() if name != PROGRAM}
     adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
-    shown = {name for name, p in adjusted.items() if p <= alpha}
-    beaten = [name for name in gains if name in shown and gains[name].value > 0]
-    better = [name for name in gains if name in shown and gains[name].value < 0]
-    left = {name: one for name, one in field.items() if name in better or not (better or name in beaten)}
+    decided = {name for name, p in adjusted.items() if p <= alpha}
+    beaten = [name for name in gains if name in decided and gains[name].value > 0]
+    better = [name for name in gains if name in decided and gains[name].value < 0]
+    left = {name: one for name, one in contenders.items() if name in better or not (better or name in beaten)}
     best = max(left, key=lambda name: (left[name].mean, [-cost for cost in left[name].cost]))
-    use = _for_less(left, best, tolerance, margin)
+    use = _cheapest_near(left, best, tolerance, margin)
     if better:
-        sentence = f"use {field[use].words}: it is better than the program"
+        sentence = f"use {contenders[use].words}: it is better than the program"
     elif len(left) == 1:
-        sentence = f"use the program: it is better than {_all(field, beaten)}"
+        sentence = f"use the program: it is better than {_all(contenders, beaten)}"
     else:
         sentence = _undecided(left, use, best, margin) + _too_few(left, use, alpha)
     return Verdict(use, sentence, gains, adjusted)
 
 
-def _for_less(left: Mapping[str, Standing], best: str, tolerance: float, margin: float) -> str:
-    """The cheapest of the best one and of those that are cheaper and nearly as good."""
+def _cheapest_near(left: Mapping[str, ContenderScores], best: str, tolerance: float, margin: float) -> str:
+    """Return the cheapest of the best one and those that are cheaper and nearly as good."""
     least, most = left[best].mean - margin, left[best].cost[0] * (1 - tolerance)
     cheaper = [name for name, one in left.items() if one.cost[0] < most and one.mean >= least - _ROUNDING]
     return min([best, *cheaper], key=lambda name: left[name].cost)
 
 
-def _all(field: Mapping[str, Standing], beaten: Sequence[str]) -> str:
-    return field[beaten[0]].words if len(beaten) == 1 else "every baseline"
+def _all(contenders: Mapping[str, ContenderScores], beaten: Sequence[str]) -> str:
+    return contenders[beaten[0]].words if len(beaten) == 1 else "every baseline"
 
 
-def _undecided(left: Mapping[str, Standing], use: str, best: str, margin: float) -> str:
-    """What is used where no test decides, and why."""
+def _undecided(left: Mapping[str, ContenderScores], use: str, best: str, margin: float) -> str:
+    """Return the sentence for the case that no test decides."""
     against = " and ".join(one.words for name, one in left.items() if name != PROGRAM)
     if use == best and left[best].mean > max(one.mean for name, one in left.items() if name != best):
         why = "its score is the highest"
@@ -113,8 +113,8 @@ def _undecided(left: Mapping[str, Standing], use: str, best: str, margin: float)
     return f"no difference shown between the program and {against}; use {left[use].words}: {why}"
 
 
-def _too_few(left: Mapping[str, Standing], use: str, alpha: float) -> str:
-    """How many examples would tell the one that is used from the program, or the program from the next best."""
+def _too_few(left: Mapping[str, ContenderScores], use: str, alpha: float) -> str:
+    """Return how many examples would separate the contender used from the program, or the program from the next."""
     others = [name for name in left if name != use]
     other = PROGRAM if use != PROGRAM else max(others, key=lambda name: left[name].mean)
     differences = [one - two for one, two in zip(left[use].scores, left[other].scores, strict=True)]

@@ -79,7 +79,7 @@ def compare_command(
         alpha=alpha,
         seed=data.seed,
         concurrency=run.concurrency,
-        on_stage=None if is_quiet() else note,
+        progress=None if is_quiet() else note,
         budget=budget,
     )
     # The result first: writing a file may fail.

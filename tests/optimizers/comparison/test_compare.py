@@ -15,7 +15,7 @@ from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, 
 from moa_dspy.optimizers import Comparison, compare
 from moa_dspy.optimizers.comparison.baselines import ensemble_of, singles_of
 from moa_dspy.optimizers.comparison.matching import LARGEST, nearest_size
-from moa_dspy.optimizers.comparison.verdict import PROGRAM, Standing, judge
+from moa_dspy.optimizers.comparison.verdict import PROGRAM, ContenderScores, judge
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 TASKS = examples(60)
@@ -329,8 +329,8 @@ def test_few_sizes_are_tried() -> None:
 # The rule
 
 
-def standing(words: str, right: int, cost: float, of: int = 60) -> Standing:
-    return Standing(words, [1.0] * right + [0.0] * (of - right), (cost,))
+def standing(words: str, right: int, cost: float, of: int = 60) -> ContenderScores:
+    return ContenderScores(words, [1.0] * right + [0.0] * (of - right), (cost,))
 
 
 def test_of_baselines_that_beat_the_program_the_cheapest_good_one_is_used() -> None:
