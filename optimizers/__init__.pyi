@@ -116,3 +116,7 @@ from .stopping.fit import (
     fit_stop_rule as fit_stop_rule,
 )
 from .stopping.rules import StopRule as StopRule
+from .teleprompters import (
+    ArchitectureSearch as ArchitectureSearch,
+    MoAOptimizer as MoAOptimizer,
+)

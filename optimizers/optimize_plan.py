@@ -25,7 +25,16 @@ from moa_dspy.optimizers.search.space import BoundSpace, SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "make_plan", "search_defaults"]
+__all__ = [
+    "PARTS",
+    "OptimizePlan",
+    "Part",
+    "SearchOptions",
+    "bind_space",
+    "make_plan",
+    "search_defaults",
+    "search_space",
+]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -169,7 +178,9 @@ def make_plan(
     if "prompts" in parts:
         check_method(tuner, program, final="architecture" not in parts)
     check_storage(settings.storage)
-    bound = _search_space(program, settings.space, settings.n_trials) if "architecture" in parts else None
+    if "architecture" in parts:
+        check_trials(settings.n_trials)
+    bound = search_space(program, settings.space) if "architecture" in parts else None
     plan = OptimizePlan(
         program, tune, held, notes, metric, parts, rounds, tuner, effort, prompt_lm, budget, explain, seed, settings,
         bound,
@@ -211,9 +222,12 @@ def _check(program: AttentionMoA, metric: Metric, parts: Sequence[Part], rounds:
     check_effort(effort)
 
 
-def _search_space(program: AttentionMoA, space: SearchSpace | None, n_trials: int) -> SearchSpace:
-    """Return the space of the search. Prompts are shared or not as in the program, unless the space says otherwise."""
-    check_trials(n_trials)
+def search_space(program: AttentionMoA, space: SearchSpace | None) -> SearchSpace:
+    """Return the space of a search. Prompts are shared or not as in the program, unless the space says otherwise.
+
+    Raises:
+        ConfigurationError: if the space and the program do not fit.
+    """
     space = space or SearchSpace()
     if space.shared_prompts is None:
         space = replace(space, shared_prompts=(program.architecture.shared_prompts,))
