@@ -39,7 +39,13 @@ from .program import (
     Prediction as Prediction,
     load as load,
 )
+from .run.aggregation import (
+    AggregationContext as AggregationContext,
+    AggregationRule as AggregationRule,
+    Answer as Answer,
+)
 from .run.concurrency import limit_concurrency as limit_concurrency
+from .run.stopping import StopCondition as StopCondition
 from .run.tolerance import Tolerance as Tolerance
 from .trace import (
     Step as Step,

@@ -6,7 +6,7 @@ connection, key or prompt.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 import pydantic
 
@@ -27,7 +27,7 @@ class _Frozen(pydantic.BaseModel):
 
 
 class AgentSpec(_Frozen):
-    """One voice of the program, without its connection.
+    """One agent of the program, without its connection.
 
     Attributes:
         name: unique within the program, and of an agent neither ``aggregator`` nor ``vote``.
@@ -55,9 +55,10 @@ class Architecture(_Frozen):
         aggregator: who aggregates and synthesises; None for the first agent's model.
         attention: who criticises whom, see ``moa_dspy.attention``.
         residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands a layer's aggregate on.
-        early_stop: whether a synthesis that sees no improvement ends the run.
+        early_stop: whether a synthesis that sees no improvement ends the run, or a condition of one's own.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
-        aggregation: how a layer's answers become one: an LM writes it, they vote, or the only agent's stands.
+        aggregation: how a layer's answers become one: an LM writes it, they vote, the only agent's stands, or a rule of
+            one's own.
         reasoning: whether outputs that are not free text are preceded by a reasoning field.
     """
 
@@ -66,9 +67,9 @@ class Architecture(_Frozen):
     aggregator: AgentSpec | None = None
     attention: Annotated[Attention | AttentionPattern, pydantic.SkipValidation] = "full"
     residual: Residual = "synthesis"
-    early_stop: bool = True
+    early_stop: Annotated[bool | Any, "a StopCondition"] = True
     shared_prompts: bool = True
-    aggregation: Aggregation = "synthesis"
+    aggregation: Annotated[Aggregation | Any, "an AggregationRule"] = "synthesis"
     reasoning: bool = True
 
     @pydantic.model_validator(mode="after")
@@ -89,19 +90,35 @@ class Architecture(_Frozen):
             raise ValueError(f"aggregation='none' takes one agent, not {len(self.agents)}")
         return self
 
-    @pydantic.field_serializer("attention")
-    def _attention_in_json(self, attention: Any) -> str | int:
-        # A pattern of the user's own is code. Records name it, and it cannot be read back.
-        return (
-            attention
-            if isinstance(attention, (str, int))
-            else f"{type(attention).__module__}.{type(attention).__name__}"
-        )
+    @pydantic.field_validator("aggregation")
+    @classmethod
+    def _rule(cls, value: Any) -> Any:
+        if value in get_args(Aggregation) if isinstance(value, str) else callable(getattr(value, "aggregate", None)):
+            return value
+        raise ValueError("input should be 'synthesis', 'vote', 'none' or an object with a method aggregate()")
+
+    @pydantic.field_validator("early_stop")
+    @classmethod
+    def _condition(cls, value: Any) -> Any:
+        if isinstance(value, bool) or callable(getattr(value, "stops", None)):
+            return value
+        raise ValueError("input should be a valid boolean, or an object with a method stops()")
+
+    @pydantic.field_serializer("attention", "aggregation", "early_stop")
+    def _name_custom(self, value: Any) -> str | int | bool:
+        # An object of the user's own is code. Records name it, and it cannot be read back.
+        return value if isinstance(value, (str, int)) else f"{type(value).__module__}.{type(value).__name__}"
 
     @property
     def custom_parts(self) -> tuple[str, ...]:
         """Return the names of the arguments that are objects of the user's own, which no file can hold."""
-        return () if isinstance(self.attention, (str, int)) else ("attention",)
+        names = ("attention", "aggregation", "early_stop")
+        return tuple(name for name in names if not isinstance(getattr(self, name), (str, int)))
+
+    @property
+    def aggregates(self) -> bool:
+        """Return whether an LM may be asked to aggregate a layer's answers."""
+        return self.aggregation not in ("vote", "none")
 
     def critics(self, layer: int) -> list[tuple[int, ...]]:
         """Return who criticises each agent's answer in a layer, in ascending order.
@@ -135,13 +152,13 @@ class Architecture(_Frozen):
         for layer in range(1, self.layers + 1):
             critics = self.critics(layer)
             calls += len(critics) + sum(len(of_one) + bool(of_one) for of_one in critics)
-            calls += self.aggregation == "synthesis"
+            calls += self.aggregates
         return calls
 
     @property
     def depth(self) -> int:
         """Return the number of LM calls that must follow one another in such a run."""
-        layer = 1 + (2 if self.critiques else 0) + (self.aggregation == "synthesis")
+        layer = 1 + (2 if self.critiques else 0) + self.aggregates
         return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
 
 

@@ -13,6 +13,7 @@ import dspy
 import pydantic
 from pydantic_core import PydanticUndefined
 
+from moa_dspy._dspy import needs_thread
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, AttentionPattern, check_attention
@@ -22,8 +23,10 @@ from moa_dspy.files.program_file import SavedProgram, save
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.run import event_loop
+from moa_dspy.run.aggregation import AggregationRule
 from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
+from moa_dspy.run.stopping import StopCondition
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
@@ -70,10 +73,11 @@ class AttentionMoA(dspy.Module):
         attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, k (itself and k
             peers, rotating with the layer), or an ``AttentionPattern`` of your own.
         residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands on a layer's aggregate.
-        early_stop: end the run, with the last accepted output, when a synthesis finds no improvement.
+        early_stop: end the run, with the last accepted output, when a synthesis finds no improvement; or a
+            ``StopCondition`` of your own.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
         aggregation: ``"synthesis"`` (an LM writes the layer's answer), ``"vote"`` (equal outputs are counted, without
-            a call) or ``"none"`` (there is one agent, and its answer stands).
+            a call), ``"none"`` (there is one agent, and its answer stands), or an ``AggregationRule`` of your own.
         reasoning: precede outputs that are not free text with a reasoning field.
         budget: the most that one run may spend; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
@@ -96,9 +100,9 @@ class AttentionMoA(dspy.Module):
         aggregator: AgentLike | None = None,
         attention: Attention | AttentionPattern = "full",
         residual: Residual = "synthesis",
-        early_stop: bool = True,
+        early_stop: bool | StopCondition = True,
         shared_prompts: bool = True,
-        aggregation: Aggregation = "synthesis",
+        aggregation: Aggregation | AggregationRule = "synthesis",
         reasoning: bool = True,
         budget: Budget | None = None,
         tolerance: Tolerance | None = None,
@@ -126,6 +130,7 @@ class AttentionMoA(dspy.Module):
             },
         )
         self.task = _without_reserved_names(task_signature(signature))
+        self._needed = needed_inputs(self.task)
         self.roles = derive_roles(self.task, reasoning=reasoning)
         self.budget = Budget.of(budget)
         self.tolerance = Tolerance.of(tolerance)
@@ -147,7 +152,7 @@ class AttentionMoA(dspy.Module):
             self.self_critique = self._per_agent(roles.self_critique)
         if critics_of_others or critics_of_self:
             self.refine = self._per_agent(roles.refine)
-        if shape.aggregation == "synthesis":
+        if shape.aggregates:
             self.aggregate = dspy.Predict(roles.aggregate)
         if shape.synthesizes:
             self.synthesize = dspy.Predict(roles.synthesize)
@@ -198,8 +203,8 @@ class AttentionMoA(dspy.Module):
         values = self._checked(inputs)
         session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
         parts = self._parts(session.ambient)
-        for agent in (*parts.agents, parts.aggregator):
-            agent.lm()
+        lms = [agent.lm() for agent in (*parts.agents, parts.aggregator)]
+        session.in_threads |= {id(lm): needs_thread(lm) for lm in lms}
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
         try:
@@ -282,7 +287,7 @@ class AttentionMoA(dspy.Module):
         unknown = [name for name in inputs if name not in fields]
         if unknown:
             raise InputError(f"{', '.join(unknown)} is no input of this task; its inputs are: {known}")
-        missing = [name for name in needed_inputs(self.task) if inputs.get(name) is None]
+        missing = [name for name in self._needed if inputs.get(name) is None]
         if missing:
             raise InputError(f"input {', '.join(missing)} is missing or None; the task's inputs are: {known}")
         values = dict(inputs)
@@ -394,7 +399,7 @@ class AttentionMoA(dspy.Module):
         return position if agents == len(self.agents) else None
 
 
-def _prompt(own: dspy.Predict, other: Any, number: int | None) -> dspy.Predict:
+def _prompt(own: Any, other: Any, number: int | None) -> dspy.Predict:
     """Return a copy of the other program's predictor if it has the same fields, else the own one."""
     if isinstance(other, list):
         other = None if number is None else other[number]

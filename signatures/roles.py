@@ -6,6 +6,7 @@ answer, then a peer's. This gives servers the longest common prefix to reuse.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ class Roles:
         """Return the task's outputs as JSON values."""
         return {name: to_jsonable_python(value, fallback=str) for name, value in self.task_outputs(outputs).items()}
 
-    @property
+    @functools.cached_property
     def voted(self) -> tuple[str, ...]:
         """Return the names of the outputs that are compared in a vote: all except the reasoning."""
         return tuple(name for name in self.task.output_fields if name != self.reasoning)

@@ -282,3 +282,51 @@ print(os.environ.get("LITELLM_LOCAL_MODEL_COST_MAP"))
     assert "names no provider" in message
     assert variable == "None", "the process's own environment is as it was"
     assert done.stderr == ""
+
+
+class Longest:
+    async def aggregate(self, answers: Any, context: Any) -> Any:
+        assert (context.layer, context.inputs) in ((1, {"question": "?"}), (2, {"question": "?"}))
+        return max(answers, key=lambda answer: len(answer.text))
+
+
+class OnAgreement:
+    def stops(self, accepted: Any, newest: Any, improved: bool | None) -> bool:
+        assert improved is None
+        return bool(newest.text == accepted[-1].text)
+
+
+def test_an_aggregation_rule_and_a_stop_condition_of_ones_own(tmp_path: Any) -> None:
+    lms = [ScriptedLM("no", model="scripted/short"), ScriptedLM("certainly", model="scripted/long")]
+    moa = AttentionMoA(
+        "question -> answer",
+        lms,
+        layers=5,
+        attention="none",
+        residual="none",
+        aggregation=Longest(),
+        early_stop=OnAgreement(),
+    )
+    prediction = moa(question="?")
+    assert prediction.answer == "certainly"
+    assert (prediction.trace.layers, prediction.trace.stopped_by, prediction.trace.calls) == (2, "no_improvement", 4)
+    assert [step.agent for step in prediction.trace.select(stage="aggregate")] == ["Longest", "Longest"]
+    with pytest.raises(ConfigurationError, match=r"no code, but aggregation, early_stop"):
+        moa.save(tmp_path / "program.json")
+    with pytest.raises(ConfigurationError, match=r"aggregation='best'.*aggregate\(\)"):
+        AttentionMoA("question -> answer", lms, aggregation="best")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"early_stop='never'.*stops\(\)"):
+        AttentionMoA("question -> answer", lms, early_stop="never")  # type: ignore[arg-type]
+
+
+class Asking:
+    async def aggregate(self, answers: Any, context: Any) -> Any:
+        return await context.synthesize(answers[:1]) or answers[0]
+
+
+def test_an_aggregation_rule_can_ask_the_aggregator() -> None:
+    lms = [ScriptedLM("a", model="scripted/a"), ScriptedLM("b", model="scripted/b")]
+    moa = AttentionMoA("question -> answer", lms, layers=1, attention="none", aggregation=Asking())
+    trace = moa(question="?").trace
+    assert trace.calls == moa.architecture.max_calls == 3
+    assert [step.agent for step in trace.select(stage="aggregate")] == ["aggregator", "Asking"]

@@ -40,8 +40,9 @@ class RunBudget:
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
         self.limits = budget
         self.refused = False
-        self._guard = BudgetGuard(budget, clock=clock)
         self.limited = budget != Budget()
+        if self.limited:
+            self._guard = BudgetGuard(budget, clock=clock)
         self._held: set[Stage] = set()  # the stages that write the layer's answer, while a call is kept for each
         self._before_layer = Amounts()
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -17,14 +16,17 @@ import dspy
 
 from moa_dspy.agents import AgentSlot
 from moa_dspy.architecture import Architecture
+from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
+from moa_dspy.run.aggregation import Answer, rule_of
 from moa_dspy.run.call import ask, write_prompt
 from moa_dspy.run.degrade import enough, last_resort
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import OVERFLOW
 from moa_dspy.run.forecast import forecast
 from moa_dspy.run.session import Session, StepId
+from moa_dspy.run.stopping import condition_of
 from moa_dspy.signatures import Roles
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
@@ -51,14 +53,6 @@ class Predictors:
 
 ROLES: Final = tuple(Predictors.__dataclass_fields__)
 """The names of the predictors, in canonical order."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The task's outputs, and the text of them that other agents read."""
-
-    outputs: Mapping[str, Any]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -118,15 +112,15 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         if aggregate is None:
             stopped_by = "failure"
             break
-        if architecture.residual == "none":
-            accepted.append(aggregate)
-            continue
-        decision, answer = await run.synthesize(layer, [*accepted, aggregate])
-        improved.append(decision)
+        decision: bool | None = None
+        answer: Answer | None = aggregate
+        if architecture.residual == "synthesis":
+            decision, answer = await run.synthesize(layer, [*accepted, aggregate])
+            improved.append(decision)
         if answer is None:
             stopped_by = "failure"
             break
-        if architecture.early_stop and not decision:
+        if condition_of(architecture.early_stop).stops(accepted, answer, decision):
             stopped_by = "no_improvement"
             break
         accepted.append(answer)
@@ -283,45 +277,12 @@ class _Run:
         return own
 
     async def _aggregate(self, layer: int, answers: list[Answer]) -> Answer:
-        """Return one answer made of the agents' answers. It never fails, since a vote can stand in."""
-        if self.architecture.aggregation == "none":
-            return answers[0]
-        if self.architecture.aggregation == "vote":
-            return self._vote(layer, answers)
-        attempt = 0
-        inputs = self.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
-        predictor = _of_agent(self.predictors.aggregate, -1)
-        for attempt, agent in enumerate(self._aggregators()):
-            step_id = StepId(layer, "aggregate", -1, agent.name, attempt=attempt)
-            answer, failure = await self._answer(step_id, predictor, inputs, agent)
-            if answer is not None:
-                return answer
-            if failure is not None and failure.kind == "budget":
-                break
-        return self._vote(layer, answers, attempt + 1)
-
-    def _vote(self, layer: int, answers: list[Answer], attempt: int = 0) -> Answer:
-        """Return the answer that most agents gave; among equals, that of the first agent.
-
-        Answers are equal if the task's own outputs are. A reasoning field does not vote.
-        """
-        session, roles = self.session, self.roles
-        start = session.clock() - session.began
-        keys = [roles.vote_key(answer.outputs) for answer in answers]
-        winner = answers[keys.index(Counter(keys).most_common(1)[0][0])]
-        step = Step(
-            layer=layer,
-            stage="aggregate",
-            agent="vote",
-            text=winner.text,
-            outputs=roles.jsonable(winner.outputs),
-            start=start,
-            end=session.clock() - session.began,
-        )
-        session.recorded.append((StepId(layer, "aggregate", -1, "vote", attempt=attempt), step))
-        for watcher in session.watchers:
-            watcher(step)
-        return winner
+        """Return one answer made of the agents' answers, by the architecture's rule."""
+        aggregation, context = self.architecture.aggregation, _Layer(self, layer)
+        answer = await rule_of(aggregation).aggregate(answers, context)
+        if not isinstance(aggregation, str):
+            context.record(type(aggregation).__name__, answer)
+        return answer
 
     async def _answer(
         self, step_id: StepId, predictor: dspy.Predict, inputs: Mapping[str, Any], agent: AgentSlot | None = None
@@ -355,26 +316,72 @@ class _Run:
             return []
 
     def _critics(self, layer: int) -> list[tuple[int, ...]]:
-        return self.architecture.critics(layer)
+        agents = len(self.agents)
+        return [critics_of(target, self.architecture.attention, agents, layer) for target in range(agents)]
 
     def _finals(self, layer: int) -> list[Stage]:
         """Return the stages whose calls write the answer of a layer."""
-        aggregated: list[Stage] = ["aggregate"] if self.architecture.aggregation == "synthesis" else []
+        aggregated: list[Stage] = ["aggregate"] if self.architecture.aggregates else []
         return [*aggregated, "synthesize"] if layer > 1 and self.architecture.synthesizes else aggregated
 
-    def _aggregators(self) -> list[AgentSlot]:
-        """Return the aggregator, then the agents on other models or other servers, which can stand in for it."""
-        agents: dict[tuple[str, Any], AgentSlot] = {}
-        for agent in (self.aggregator, *self.agents):
-            lm = agent.lm()
-            agents.setdefault((lm.model, getattr(lm, "kwargs", {}).get("api_base")), agent)
-        return list(agents.values())
+    def _aggregators(self) -> Iterator[AgentSlot]:
+        """Yield the aggregator, then the agents on other models or other servers, which can stand in for it."""
+        yield self.aggregator
+        tried = {_server_of(self.aggregator)}
+        for agent in self.agents:
+            if _server_of(agent) not in tried:
+                tried.add(_server_of(agent))
+                yield agent
 
     def _id(self, layer: int, stage: Stage, agent: int, target: int | None = None) -> StepId:
         name = self.agents[agent].name
         if target is None:
             return StepId(layer, stage, agent, name)
         return StepId(layer, stage, agent, name, target, self.agents[target].name)
+
+
+class _Layer:
+    """A layer whose answers are aggregated; see ``AggregationContext``."""
+
+    def __init__(self, run: _Run, layer: int) -> None:
+        self.layer, self.inputs = layer, run.inputs
+        self._run, self._attempts = run, 0
+
+    async def synthesize(self, answers: Sequence[Answer]) -> Answer | None:
+        run = self._run
+        inputs = run.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
+        predictor = _of_agent(run.predictors.aggregate, -1)
+        for agent in run._aggregators():
+            step_id = StepId(self.layer, "aggregate", -1, agent.name, attempt=self._attempts)
+            self._attempts += 1
+            answer, failure = await run._answer(step_id, predictor, inputs, agent)
+            if answer is not None or (failure is not None and failure.kind == "budget"):
+                return answer
+        return None
+
+    def vote_key(self, answer: Answer) -> str:
+        return self._run.roles.vote_key(answer.outputs)
+
+    def record(self, name: str, answer: Answer) -> None:
+        session, layer = self._run.session, self.layer
+        now = session.clock() - session.began
+        step = Step(
+            layer=layer,
+            stage="aggregate",
+            agent=name,
+            text=answer.text,
+            outputs=self._run.roles.jsonable(answer.outputs),
+            start=now,
+            end=now,
+        )
+        session.recorded.append((StepId(layer, "aggregate", -1, name, attempt=self._attempts), step))
+        for watcher in session.watchers:
+            watcher(step)
+
+
+def _server_of(agent: AgentSlot) -> tuple[str, Any]:
+    lm = agent.lm()
+    return lm.model, getattr(lm, "kwargs", {}).get("api_base")
 
 
 def _of_agent(predictor: dspy.Predict | list[dspy.Predict] | None, agent: int) -> dspy.Predict:
