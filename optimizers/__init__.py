@@ -1,12 +1,11 @@
-"""Tuning of a program for a task, a metric and a price.
+"""Tuning a program for a task, a metric and a price.
 
-    compiled = compile(program, trainset=trainset, metric=metric, method="gepa")     # prompts, by DSPy's optimizers
-    found = search(task, agents, trainset=trainset, metric=metric, n_trials=40)     # the architecture, by Optuna
-    result = optimize(program, trainset=trainset, metric=metric, budget=Budget(usd=5))       # both, and proof
-    print(profile(program, devset, metric))                                         # which stage gains, which loses
-    print(compare(program, devset=devset, metric=metric))                         # against simpler ones, same spend
+    compiled = compile(program, trainset=trainset, metric=metric, method="gepa")    # prompts, with DSPy's optimizers
+    found = search(task, agents, trainset=trainset, metric=metric, n_trials=40)     # the architecture, with Optuna
+    result = optimize(program, trainset=trainset, metric=metric)                    # both, and a held-out test
+    print(compare(program, devset=devset, metric=metric))                           # against simpler programs
 
-Names are loaded on first use; ``import moa_dspy.optimizers`` costs nothing until one is touched.
+Names are loaded on first use.
 """
 
 import lazy_loader

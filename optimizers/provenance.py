@@ -37,19 +37,19 @@ def provenance_of(
     cost: Usage | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Provenance:
-    """Return the record of a program as it is now.
+    """Return the record of a program's origin.
 
     Args:
-        program: what the figures are of.
+        program: the program in its present state.
         method: how it was made or chosen, such as ``gepa`` or ``search``.
-        metric: by what it was measured.
-        data: the examples, by what they were used for: ``train``, ``validation``, ``held-out``, ``test``.
-        seeds: by what they were for.
-        settings: what else the method was told, by name.
-        scores: and differences of scores, by what they are of.
-        outcome: of ``accept`` or ``compare``, whose verdict and figures are taken over.
-        cost: what this call has paid for; default: the outcome's.
-        names: of the data, by use.
+        metric: the metric, or its name.
+        data: the examples by use: ``train``, ``validation``, ``held-out``, ``test``.
+        seeds: the seeds by use.
+        settings: further settings of the method, by name.
+        scores: scores and gains, by what they are of.
+        outcome: the result of ``accept`` or ``compare``. Its verdict and scores are added.
+        cost: of this call; default: the cost of the outcome.
+        names: names of the data, by use.
     """
     figures = {**(scores or {}), **figures_of(outcome)}
     spent = outcome.cost if cost is None and outcome is not None else cost
@@ -73,14 +73,14 @@ def provenance_of(
 
 
 def stamp(program: AttentionMoA, record: Provenance) -> AttentionMoA:
-    """Return a copy of the program that carries the record wherever it is saved, on top of the one that it has."""
+    """Return a copy of the program with the record as its provenance. Its earlier record is kept within."""
     copy: AttentionMoA = program.deepcopy()
     copy.provenance = record.model_copy(update={"earlier": program.provenance}) if program.provenance else record
     return copy
 
 
 def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gain]:
-    """Return the scores and differences of an outcome, by what they are of."""
+    """Return the scores and gains of an outcome, by what they are of."""
     if outcome is None:
         return {}
     if isinstance(outcome, Acceptance):

@@ -1,7 +1,7 @@
-"""What a program has to beat: simpler ensembles of its own agents, with its own prompts, at any size.
+"""Baselines of a comparison: simpler ensembles of the program's own agents, of any size.
 
-Baselines take over the tuned prompts of the roles that they share with the program. Else a comparison would tell what
-tuning brings, and not what the ensemble does.
+They get the tuned prompts of the roles that they share with the program. Otherwise a comparison would show the effect
+of tuning, not of the ensemble.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa
 NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
 _WARM: Final = 0.7
-"""Temperature of samples of an agent that has 0, at which all samples would be one."""
+"""The temperature of samples of an agent at 0, where all samples would be equal."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Single:
     """One of a program's agents, alone.
 
     Attributes:
-        name: what it is called.
-        agent: the agent; one that only aggregates has no name, as none that answers may have its role's.
-        place: its number among the program's agents; 0 for the aggregator, which has no proposals' prompt of its own.
-        program: one call of it.
+        name: its name.
+        agent: the agent. One that only aggregates has no name, since an agent may not be named as the aggregator is.
+        place: its number among the program's agents. 0 for the aggregator, which has no proposal prompt of its own.
+        program: a program of one call of this agent.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Ensemble:
     """A baseline that can be made larger.
 
     Attributes:
-        name: of the baseline.
-        smallest: its least size.
-        build: makes it.
-        describe: says in words what a size is.
+        name: the name of the baseline.
+        smallest: its smallest size.
+        build: returns the program of a size.
+        describe: describes a size.
     """
 
     name: BaselineName
@@ -58,7 +58,7 @@ class Ensemble:
 
 
 def singles_of(program: AttentionMoA) -> list[Single]:
-    """Return every agent alone that differs from those before it in more than its name; the aggregator as well."""
+    """Return each agent alone, and the aggregator. Agents that differ only in name count once."""
     agents = [(agent.name or "", agent) for agent in program.named_agents]
     if program.aggregator is not None:
         agents.append((program.aggregator.name or "aggregator", replace(program.aggregator, name=None)))
@@ -77,8 +77,8 @@ def ensemble_of(name: BaselineName, program: AttentionMoA, single: Single) -> En
     """Return a baseline of several calls.
 
     Args:
-        name: any but ``single``.
-        program: whose agents and prompts it takes.
+        name: any name but ``single``.
+        program: gives it agents and prompts.
         single: the best of its agents, which is sampled.
     """
     if name == "moa":

@@ -1,4 +1,4 @@
-"""Matched spend: what an example costs where nothing is cached, and the size that comes nearest to a target."""
+"""Matched spend: the price of an example without the response cache, and the size that comes nearest to a target."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
 Unit: TypeAlias = Literal["calls", "tokens", "usd"]
 
 LARGEST: Final = 64
-"""No baseline gets more samples or layers."""
+"""The most samples or layers of a baseline."""
 
 UNKNOWN_PRICE: Final = "dollars cannot be matched: {why}; use match='tokens' or match='calls'"
 
 
 def mean_price(runs: Iterable[Run]) -> Price:
-    """Return what a run would have cost without the response cache, as a mean over those that did not fail.
+    """Return the mean price of a run without the response cache. Failed runs are left out.
 
     Raises:
-        RunError: all failed.
+        RunError: if all runs failed.
     """
     runs = list(runs)
     price = runs_price(runs)
@@ -51,7 +51,7 @@ def amount(price: Price, unit: Unit) -> float:
     """Return a price in one unit.
 
     Raises:
-        ConfigurationError: it is asked for in dollars, and not known.
+        ConfigurationError: if ``unit`` is dollars and the price is unknown.
     """
     value = getattr(price, unit)
     if value is None:
@@ -60,15 +60,15 @@ def amount(price: Price, unit: Unit) -> float:
 
 
 def check_price(program: AttentionMoA, others: Iterable[AttentionMoA], example: object) -> None:
-    """Refuse programs whose dollars cannot be matched, before anything is paid.
+    """Raise ConfigurationError if dollars cannot be matched.
 
     Args:
-        program: whose spend is matched.
-        others: what it is compared with; these may cost nothing.
-        example: one that it answers.
+        program: the program whose spend is matched.
+        others: the programs it is compared with. They may cost nothing.
+        example: an example that it answers.
 
     Raises:
-        ConfigurationError: a model's price is unknown, or all of the program's are free.
+        ConfigurationError: if the price of a model is unknown, or all models of the program are free.
     """
     unknown = models_without_price(lm for one in (program, *others) for lm in models_of(one))
     if unknown:
@@ -78,14 +78,14 @@ def check_price(program: AttentionMoA, others: Iterable[AttentionMoA], example: 
 
 
 def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
-    """Refuse a budget in dollars that could not be kept, since calls without a known price count as free.
+    """Raise ConfigurationError if a budget in dollars cannot be enforced. Calls of unknown price would count as free.
 
     Args:
-        budget: what may be spent.
-        lms: all models that may be asked; None is the one that DSPy is configured with.
+        budget: the budget.
+        lms: all models that may be called; None is the one that DSPy is configured with.
 
     Raises:
-        ConfigurationError: names the models whose price is not known.
+        ConfigurationError: if the budget limits dollars and the price of a model is unknown.
     """
     if budget is None or budget.usd is None:
         return
@@ -110,17 +110,17 @@ def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
     """Return the size whose price is nearest to a target, without exceeding it by more than a tolerance.
 
-    Prices grow about linearly with the size, so that a line through those known says what to look at next, and few
-    need be found out.
+    Prices grow about linearly with the size. A line through two known prices gives the next size to look at, so few
+    prices are needed.
 
     Args:
-        price: of a size; may cost something to find out.
-        target: the price to come near to.
-        tolerance: share of the target by which it may be exceeded.
-        smallest: the least size.
+        price: returns the price of a size. A call may cost something.
+        target: the target price.
+        tolerance: the share of the target by which it may be exceeded.
+        smallest: the smallest size.
 
     Returns:
-        None where the smallest size already exceeds it.
+        The size, or None if the smallest size already exceeds the target.
     """
     limit = target * (1 + tolerance) + 1e-9
     known = {smallest: price(smallest)}
@@ -139,6 +139,6 @@ def nearest_size(price: Callable[[int], float], target: float, tolerance: float,
 
 
 def _slope(known: dict[int, float], size: int) -> float:
-    """What one more costs about there."""
+    """Return about what one more costs at this size."""
     other = min((there for there in known if there != size), key=lambda there: abs(there - size))
     return (known[other] - known[size]) / (other - size)

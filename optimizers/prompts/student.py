@@ -1,8 +1,7 @@
-"""The program as an optimizer gets it, and what is taken over from the optimizer's result.
+"""The copy of a program that an optimizer works on, and the program that is made of its result.
 
-DSPy's optimizers glue attributes onto programs, put any demo on any predictor, and resample by the ambient LM. A
-student is a copy that takes no harm from that; the result is a copy of the program as it was given, with the student's
-prompts.
+DSPy's optimizers attach attributes to programs, put any demo on any predictor, and resample through the ambient LM. The
+student is a copy that is made for this. The result is another copy of the original program, with the student's prompts.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _REASONING = "reasoning"
 
 
 def ambient_lm(program: AttentionMoA) -> dspy.BaseLM:
-    """Return the LM for optimizers that ask DSPy's settings for one: the configured one, or the program's.
+    """Return the LM for DSPy's settings while an optimizer runs: the configured one, or the program's.
 
-    It has no rollout of its own, so that nothing changes for the agents until an optimizer resamples.
+    It has no rollout id, so that nothing changes for the agents until an optimizer resamples.
     """
     configured = dspy.settings.lm
     return configured if isinstance(configured, dspy.BaseLM) else program.get_lm().copy(rollout_id=None)
@@ -39,17 +38,17 @@ def ambient_lm(program: AttentionMoA) -> dspy.BaseLM:
 def student_of(program: AttentionMoA) -> AttentionMoA:
     """Return a copy for an optimizer.
 
-    Its predictors refuse demos that their role cannot use, no two of them look the same to an optimizer, and its
-    agents draw new samples when the optimizer asks for them, also those at temperature 0.
+    Its predictors refuse demos that do not fit their role. No two of them look the same to an optimizer. Its agents
+    draw new samples when the optimizer resamples, even at temperature 0.
     """
     student: AttentionMoA = program.deepcopy()
     mark_uncompiled(student)
     for role in Predictors.__dataclass_fields__:
-        given = vars(student).get(role)
-        if isinstance(given, list):
-            setattr(student, role, [_role_predictor(predictor, agent) for agent, predictor in enumerate(given)])
-        elif given is not None:
-            setattr(student, role, _role_predictor(given))
+        predictors = vars(student).get(role)
+        if isinstance(predictors, list):
+            setattr(student, role, [_role_predictor(predictor, agent) for agent, predictor in enumerate(predictors)])
+        elif predictors is not None:
+            setattr(student, role, _role_predictor(predictors))
     at_rest = ambient_lm(program).kwargs.get("rollout_id")
     student._slots = tuple(_Resampling(v.name, v.agent, v.sample, at_rest) for v in student._slots)
     return student
@@ -59,21 +58,21 @@ def learned(student: dspy.Module, program: AttentionMoA) -> AttentionMoA:
     """Return a copy of ``program`` with the prompts, demos and decision thresholds of ``student``, and nothing else.
 
     Raises:
-        ConfigurationError: the student has other predictors.
+        ConfigurationError: if the student has other predictors.
     """
     result: AttentionMoA = program.deepcopy()
-    theirs, ours = dict(student.named_predictors()), dict(result.named_predictors())
-    if theirs.keys() != ours.keys():
-        raise ConfigurationError(f"the optimizer returned predictors {', '.join(theirs)}, not {', '.join(ours)}")
-    for name, mine in ours.items():
-        _take_over(theirs[name], mine)
+    tuned, own = dict(student.named_predictors()), dict(result.named_predictors())
+    if tuned.keys() != own.keys():
+        raise ConfigurationError(f"the optimizer returned predictors {', '.join(tuned)}, not {', '.join(own)}")
+    for name, predictor in own.items():
+        _take_over(tuned[name], predictor)
     return result
 
 
 def fits(signature: Any, demo: Mapping[str, Any]) -> bool:
-    """Return whether a predictor of ``signature`` can use ``demo``: all inputs and outputs but the optional ones.
+    """Return whether ``demo`` has all fields of ``signature``, except the optional ones.
 
-    Without this, an example of the task would stand among the demos of a critique, as half an example.
+    Without this check, an example of the task would be an incomplete demo of a critique.
     """
 
     def has(name: str) -> bool:
@@ -89,7 +88,7 @@ def instructions_of(program: dspy.Module) -> dict[str, str]:
 
 
 class _RolePredictor(dspy.Predict):
-    """A predictor that takes no demo which its role cannot use."""
+    """A predictor that drops demos that do not fit its role."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "demos":
@@ -97,22 +96,25 @@ class _RolePredictor(dspy.Predict):
         super().__setattr__(name, value)
 
 
-def _role_predictor(given: dspy.Predict, agent: int | None = None) -> _RolePredictor:
-    signature = _signature(given)
+def _role_predictor(original: dspy.Predict, agent: int | None = None) -> _RolePredictor:
+    signature = _signature(original)
     if agent is not None:
         # GEPA finds a predictor's calls by comparing signatures; those of agents with prompts of their own start equal.
         signature = signature.with_updated_fields(next(iter(signature.input_fields)), moa_agent=agent)
-    made = _RolePredictor(signature)
-    made.fields, made.lm, made.demos = given.fields, given.lm, given.demos
-    return made
+    predictor = _RolePredictor(signature)
+    predictor.fields, predictor.lm, predictor.demos = original.fields, original.lm, original.demos
+    return predictor
 
 
 @dataclass(frozen=True)
 class _Resampling(AgentSlot):
     """An agent that follows an optimizer's rollouts even at temperature 0.
 
-    An optimizer that wants new samples hands in an LM with a new ``rollout_id`` and a temperature above 0. What that
-    does to a program's only model, this does to each agent.
+    To get new samples, an optimizer sets an ambient LM with a new ``rollout_id`` and a temperature above 0. Here this
+    has the same effect on each agent as it would have on the only model of a program.
+
+    Attributes:
+        at_rest: the rollout id of the ambient LM when no samples are asked for.
     """
 
     at_rest: int | None = None
@@ -120,30 +122,31 @@ class _Resampling(AgentSlot):
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls; see ``AgentSlot``."""
         config = super().config(lm, ambient, target)
-        asked: dict[str, Any] = getattr(ambient, "kwargs", {})
-        if asked.get("rollout_id") in (None, self.at_rest) or not asked.get("temperature"):
+        wanted: dict[str, Any] = getattr(ambient, "kwargs", {})
+        if wanted.get("rollout_id") in (None, self.at_rest) or not wanted.get("temperature"):
             return config
         if config.get("temperature", lm.kwargs.get("temperature")) != 0:
             return config
-        warmer = replace(self.agent, temperature=asked["temperature"])
+        warmer = replace(self.agent, temperature=wanted["temperature"])
         return AgentSlot(self.name, warmer, self.sample).config(lm, ambient, target)
 
 
-def _take_over(theirs: dspy.Predict, mine: dspy.Predict) -> None:
-    signature, told = _signature(mine), _signature(theirs)
-    signature = signature.with_instructions(told.instructions)
-    for name, field in told.fields.items():
+def _take_over(tuned: dspy.Predict, own: dspy.Predict) -> None:
+    """Set the instructions, field texts, demos and decisions of ``tuned`` on ``own``."""
+    signature, new = _signature(own), _signature(tuned)
+    signature = signature.with_instructions(new.instructions)
+    for name, field in new.fields.items():
         extra = field.json_schema_extra
         if any(signature.fields[name].json_schema_extra[key] != extra[key] for key in ("prefix", "desc")):
             signature = signature.with_updated_fields(name, prefix=extra["prefix"], desc=extra["desc"])
-    mine.signature = signature
-    mine.demos = [_trimmed(signature, demo) for demo in theirs.demos]
-    mine.fields = copy.deepcopy(theirs.fields)
-    Nearest.set_on(mine, Nearest.of(theirs))
+    own.signature = signature
+    own.demos = [_trimmed(signature, demo) for demo in tuned.demos]
+    own.fields = copy.deepcopy(tuned.fields)
+    Nearest.set_on(own, Nearest.of(tuned))
 
 
 def _trimmed(signature: Any, demo: Mapping[str, Any]) -> dspy.Example:
-    """The demo without those fields of the data set that no prompt shows."""
+    """Return the demo without fields that no prompt shows."""
     return dspy.Example(**{name: value for name, value in demo.items() if name in (*signature.fields, "augmented")})
 
 
