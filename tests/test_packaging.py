@@ -35,6 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.slow
 def test_the_wheel_claims_one_name_and_holds_every_module(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"moa_dspy"}
@@ -54,12 +55,14 @@ def run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy() -> None:
     heavy = "dspy", "pydantic", "litellm", "optuna", "datasets", "numpy"
     code = f"import sys, moa_dspy; print([name for name in {heavy!r} if name in sys.modules])"
     assert run(code).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_program_needs_neither_litellm_nor_the_optimizers_libraries() -> None:
     # DSPy registers LiteLLM as a lazy module, which becomes an ordinary one when it is first used.
     code = """

@@ -259,6 +259,7 @@ def test_a_conversation_may_be_data_or_not_have_begun() -> None:
     assert "Earlier?" in moa_dspy.testing.prompt_of(lm.requests[-1])
 
 
+@pytest.mark.slow
 def test_a_name_that_nobody_knows_is_told_without_asking_the_network() -> None:
     script = """
 import os, socket

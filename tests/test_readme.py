@@ -15,6 +15,7 @@ def blocks(page: str) -> list[str]:
 
 
 @pytest.mark.xdist_group("local")
+@pytest.mark.slow
 def test_the_readmes_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for code in blocks("README.md"):

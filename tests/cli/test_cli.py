@@ -799,6 +799,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["show", "-h"], ["--version"], []])
+@pytest.mark.slow
 def test_help_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -871,6 +872,7 @@ def test_debug_shows_where_it_went_wrong(capsys: pytest.CaptureFixture[str], mon
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_clean_run_in_a_process_writes_only_what_it_should(provider: Provider, tmp_path: Path) -> None:
     config = agents_file(tmp_path, provider, ["one"])
     done = subprocess.run(
@@ -890,6 +892,7 @@ def test_a_clean_run_in_a_process_writes_only_what_it_should(provider: Provider,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.slow
 def test_an_interrupt_ends_the_run_with_130_and_keeps_the_trace(provider: Provider, tmp_path: Path) -> None:
     provider.delay = 1.0
     config = agents_file(tmp_path, provider)
@@ -915,6 +918,7 @@ def test_an_interrupt_ends_the_run_with_130_and_keeps_the_trace(provider: Provid
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error_worth_a_traceback(tmp_path: Path) -> None:
     path = saved_program(tmp_path)
     reading, writing = os.pipe()
@@ -947,6 +951,7 @@ def shell(redirection: str, folder: Path, *arguments: str) -> subprocess.Complet
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.slow
 def test_a_paid_run_that_cannot_be_printed_is_told_as_that_and_keeps_its_trace(
     provider: Provider, tmp_path: Path
 ) -> None:
@@ -959,6 +964,7 @@ def test_a_paid_run_that_cannot_be_printed_is_told_as_that_and_keeps_its_trace(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.slow
 def test_a_reader_that_leaves_costs_nobody_the_trace(provider: Provider, tmp_path: Path) -> None:
     trace = tmp_path / "t.json"
     config = agents_file(tmp_path, provider)
@@ -968,6 +974,7 @@ def test_a_reader_that_leaves_costs_nobody_the_trace(provider: Provider, tmp_pat
 
 
 @pytest.mark.skipif(os.name == "nt", reason="redirections of POSIX")
+@pytest.mark.slow
 def test_standard_streams_may_be_closed(provider: Provider, tmp_path: Path) -> None:
     config = agents_file(tmp_path, provider, ["one"])
     arguments = ("-c", config, "--layers", "1")
@@ -983,12 +990,14 @@ def test_standard_streams_may_be_closed(provider: Provider, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.slow
 def test_progress_that_nobody_can_read_stops_no_run(provider: Provider, tmp_path: Path) -> None:
     done = shell("2>/dev/full", tmp_path, "ask", "x", "-c", agents_file(tmp_path, provider), "--layers", "1")
     assert (done.returncode, done.stdout) == (0, "Paris\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_the_trace_file_as_it_was(provider: Provider, tmp_path: Path) -> None:
     provider.delay = 30.0
     config = agents_file(tmp_path, provider)
@@ -1009,6 +1018,7 @@ def test_a_run_that_is_killed_leaves_the_trace_file_as_it_was(provider: Provider
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+@pytest.mark.slow
 def test_on_a_terminal_the_run_is_shown_live_and_leaves_one_line(provider: Provider, tmp_path: Path) -> None:
     import pty
 
@@ -1038,6 +1048,7 @@ def test_on_a_terminal_the_run_is_shown_live_and_leaves_one_line(provider: Provi
 
 @pytest.mark.xdist_group("local")
 @pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs the extra 'local'")
+@pytest.mark.slow
 def test_without_agents_three_are_asked_on_the_embedded_model(tmp_path: Path) -> None:
     arguments = ["ask", "What is the capital of France?", "--layers", "1", "--attention", "none", "--json"]
     done = subprocess.run(

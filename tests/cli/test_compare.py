@@ -85,6 +85,7 @@ def test_no_file_is_replaced_without_being_told_to(folder: Path, capsys: pytest.
 
 @pytest.mark.parametrize("command", ["compare", "profile"])
 @pytest.mark.parametrize("limit", [("--max-calls", "9"), ("--max-tokens", "20"), ("--max-seconds", "0.0006")])
+@pytest.mark.slow
 def test_a_budget_ends_it_and_says_how_to_go_on(
     command: str, limit: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

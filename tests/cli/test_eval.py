@@ -63,6 +63,7 @@ def command(items: Path, config: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_goes_on_where_it_stopped(
     items: Path, config: Path, server: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,6 +307,7 @@ def test_a_benchmark_of_ones_own(
         registry._REGISTRY.pop("minefromamodule", None)
 
 
+@pytest.mark.slow
 def test_help_needs_none_of_it() -> None:
     code = "import sys; from moa_dspy.cli import main; main(['eval', '--help']); print([n for n in ('dspy', 'numpy', 'datasets') if n in sys.modules])"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -194,6 +194,7 @@ def test_a_disk_that_fails_is_failed_work(
     assert not list(folder.glob("*report*")) + list(folder.glob(".report*"))
 
 
+@pytest.mark.slow
 def test_its_help_loads_nothing_heavy() -> None:
     program = """
 import sys

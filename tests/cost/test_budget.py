@@ -182,6 +182,7 @@ def only_calls_under_way_crossed(trace: Trace, limit: float, amount: Any) -> boo
 
 @settings(max_examples=40)
 @given(tokens=st.integers(100, 6000), latency=st.sampled_from([0.0, 0.002]))
+@pytest.mark.slow
 def test_tokens_are_exceeded_by_nothing_but_calls_under_way(tokens: int, latency: float) -> None:
     lms = agents(3, latency=latency)
     moa = AttentionMoA(SIGNATURE, lms, layers=2)

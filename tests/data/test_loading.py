@@ -496,6 +496,7 @@ def test_a_benchmark_of_ones_own_is_one_class(tmp_path):
         del registry._REGISTRY["myown"]
 
 
+@pytest.mark.slow
 def test_importing_is_light():
     code = (
         "import sys, moa_dspy.data; assert 'dspy' not in sys.modules; moa_dspy.data.gsm8k; moa_dspy.data.load;"

@@ -104,6 +104,7 @@ def test_the_packaged_set_splits():
     assert all(len(part) > 20 for part in parts)
 
 
+@pytest.mark.slow
 def test_sets_have_the_same_place_in_every_process():
     code = (
         "import dspy; from moa_dspy.data.splitting import unit_hash;"

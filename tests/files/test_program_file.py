@@ -161,6 +161,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_knows_nothing_sends_the_same_prompts(tmp_path: Path):
     expected, jobs = [], []
     for case, (make, inputs) in CASES.items():

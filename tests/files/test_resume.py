@@ -50,6 +50,7 @@ def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("role", ["critique"])
+@pytest.mark.slow
 def test_a_killed_run_is_finished_for_the_price_of_what_was_missing(role: str, tmp_path: Path) -> None:
     texts: dict[str, str] = {}
     stuck = {"m1"}

@@ -41,7 +41,7 @@ from moa_dspy.local import (
 )
 from moa_dspy.local.lm import connections
 
-pytestmark = pytest.mark.xdist_group("local")
+pytestmark = [pytest.mark.xdist_group("local"), pytest.mark.slow]
 
 QUESTION = "What is the capital of France? Answer in one short sentence."
 

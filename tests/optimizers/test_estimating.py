@@ -26,6 +26,7 @@ def wrong(*_: Any) -> float:
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("aggregator", [None, DEAR])
+@pytest.mark.slow
 def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggregator: Agent | None) -> None:
     program = AttentionMoA("question -> answer", CHEAP, layers=1, attention="none", aggregator=aggregator)
     tasks, heldout = examples(10), examples(12)[10:]

@@ -18,6 +18,8 @@ from moa_dspy.optimizers import Copro, OptimizeProgress, SearchSpace, fit_stop_r
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.testing import ScriptedLM, prompt_of
 
+pytestmark = pytest.mark.slow
+
 SPACE = SearchSpace(
     samples=1,
     temperatures=(0.7,),

@@ -507,6 +507,7 @@ def in_a_fresh_process(**environment: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_no_price_list_is_fetched_whatever_the_environment_says() -> None:
     said = in_a_fresh_process(LITELLM_LOCAL_MODEL_COST_MAP="False")
     assert said["attempts"] == []
@@ -514,6 +515,7 @@ def test_no_price_list_is_fetched_whatever_the_environment_says() -> None:
     assert [model["price"] is not None for model in said["plan"]["full"]["models"]] == [True, False]
 
 
+@pytest.mark.slow
 def test_where_litellm_has_no_tokenizer_a_rule_of_thumb_is_used_and_said(tmp_path: Path) -> None:
     said = in_a_fresh_process(CUSTOM_TIKTOKEN_CACHE_DIR=str(tmp_path))
     models = said["plan"]["full"]["models"]

@@ -228,6 +228,7 @@ def test_the_users_options_key_and_address_reach_the_server(server: Server):
     assert prediction.trace.tokens.total == 10
 
 
+@pytest.mark.slow
 def test_options_that_only_some_servers_know_reach_them_or_the_step_says_why(server: Server):
     lm = dspy.LM("openai/m", api_base=server.base, api_key="k", cache=False, extra_body={"top_k": 5, "min_p": 0.1})
     assert moa_dspy.single_model("question -> answer", lm)(question="Where?").answer == "Paris"

@@ -119,6 +119,7 @@ def test_a_run_that_waits_between_tries_or_for_its_turn_is_cancelled_at_once() -
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_cancelling_many_runs_leaks_no_task_thread_or_file() -> None:
     with Loopback(in_format, stuck_in("critique")) as server:
         moa = AttentionMoA(SIGNATURE, agents(server), layers=1)
@@ -209,6 +210,7 @@ finally:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("how", ["blocking", "asyncio.run"])
+@pytest.mark.slow
 def test_ctrl_c_stops_all_calls_and_the_trace_says_what_was_done(how: str) -> None:
     with Loopback(in_format, stuck_in("critique")) as server:
         child = subprocess.Popen(

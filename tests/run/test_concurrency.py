@@ -303,6 +303,7 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+@pytest.mark.slow
 def test_a_forked_child_has_the_limit_and_none_of_the_calls_under_way() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     assert subprocess.run(command, env=environment(), timeout=60, check=False).returncode == 0

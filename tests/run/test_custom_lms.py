@@ -171,6 +171,7 @@ print(time.perf_counter() - began)
 
 
 @pytest.mark.parametrize("limits", [{"seconds": 3}, {"seconds": 3, "tokens": 100_000}])
+@pytest.mark.slow
 def test_what_is_only_bookkeeping_takes_no_time_of_the_run(limits: dict[str, Any]) -> None:
     code = COLD.replace("{limits}", repr(limits))
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=120)

@@ -163,6 +163,7 @@ finally:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_call_under_way_and_ends_promptly():
     child = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -195,11 +196,13 @@ assert program(question="?").answer == "Paris"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.slow
 def test_parent_and_child_can_both_call_after_a_fork():
     done = run_python(FORKED)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_has_called_exits_at_once():
     done = run_python(
         "import moa_dspy; from moa_dspy.testing import ScriptedLM\n"

@@ -226,6 +226,7 @@ def failing_in(role: str, fault: Reply, model: str | None = None) -> Any:
 
 @pytest.mark.parametrize("role", ["propose", "critique", "refine", "aggregate", "improve", "synthesize"])
 @pytest.mark.parametrize("fault", [refusal(500, SECRET), Http(200, {"result": SECRET}), Reset()], ids=str)
+@pytest.mark.slow
 def test_one_failing_role_never_stops_a_run_and_its_words_reach_no_prompt(role: str, fault: Reply) -> None:
     with Loopback(failing_in(role, fault, "m0")) as server:
         moa = AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(3)], layers=2, tolerance=Tolerance(retries=0))
@@ -302,6 +303,7 @@ def test_at_a_layers_deadline_it_aggregates_what_there_is() -> None:
 
 @pytest.mark.parametrize("attention", ["full", "cross", 1])
 @pytest.mark.parametrize("role", ["propose", "critique"])
+@pytest.mark.slow
 def test_a_late_agent_is_absent_for_its_critiques_too(attention: Any, role: str) -> None:
     with Loopback(in_format, latencies({("m2", role): 30})) as server:
         tolerance = Tolerance(quorum=2, grace=0.1)
@@ -591,6 +593,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_costs_no_second_reque
 # Everything at once.
 
 
+@pytest.mark.slow
 def test_runs_against_a_provider_that_fails_all_the_time() -> None:
     figures = fault_runs.measure(runs=10, processes=1, timeout=1.5, under_way=24)
     assert figures.broken == []

@@ -58,6 +58,7 @@ shapes = st.integers(1, 6).flatmap(
 
 @settings(deadline=None, max_examples=60)
 @given(shape=shapes)
+@pytest.mark.slow
 def test_the_number_of_calls_is_exactly_the_formulas(shape: tuple[int, int, Any, Any, bool]) -> None:
     agents, layers, attention, residual, shared = shape
     lms = numbered_agents(agents)

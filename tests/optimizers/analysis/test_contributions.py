@@ -26,6 +26,7 @@ def team(**options: Any) -> AttentionMoA:
     return AttentionMoA("question -> answer", [middling, strong, useless], **{"layers": 1, **options})
 
 
+@pytest.mark.slow
 def test_a_strong_agent_comes_first_and_a_useless_one_adds_nothing() -> None:
     result = contributions(team(), TASKS, exact)
     first, *others = result.rows

@@ -22,6 +22,8 @@ from moa_dspy.optimizers import Gain, Labeled, PromptJob, compile, measure  # no
 from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.testing import ScriptedLM, prompt_of
 
+pytestmark = pytest.mark.slow
+
 # Options that keep each method small; knowledge that depends on what each method can plant.
 SMALL: dict[str, dict[str, Any]] = {
     "labeled": {"demos": 2},

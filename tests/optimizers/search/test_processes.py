@@ -24,6 +24,8 @@ from optuna.trial import TrialState
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.search.workers import Watch, give_up, this_process, working_on
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).parents[2] / "support" / "search_worker.py"
 # Servers on which a user may create databases, such as postgresql+psycopg2://me@127.0.0.1/postgres; none by default.
 SERVERS = os.environ.get("MOA_DSPY_TEST_SERVERS", "").split()

@@ -10,6 +10,8 @@ import pytest
 from benchmarks.search_simulated import exhaustive, real_search
 from benchmarks.search_worlds import SPACE, critic_and_writer
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 8
 
 
