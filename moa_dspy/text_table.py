@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["table"]
+__all__ = ["text_table"]
 
 
-def table(rows: Sequence[tuple[str, ...]], left: Iterable[int]) -> str:
-    """Return rows as text in columns, of which those in ``left`` start at the left."""
+def text_table(rows: Sequence[Sequence[str]], left: Iterable[int]) -> str:
+    """Return rows as text in columns. Those in ``left`` are aligned left, the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

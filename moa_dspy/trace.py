@@ -17,7 +17,7 @@ import pydantic
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.json_safe import json_safe
-from moa_dspy.text_table import table
+from moa_dspy.text_table import text_table
 
 __all__ = [
     "STAGES",
@@ -249,10 +249,10 @@ class Trace(_Record):
             steps: whether to list every single step, too.
         """
         tables = [
-            *([table(_step_rows(self.steps), left=(1, 2, 3, 4))] if steps else []),
-            table(_stages(self), left=(1,)),
+            *([text_table(_step_rows(self.steps), left=(1, 2, 3, 4))] if steps else []),
+            text_table(_stages(self), left=(1,)),
         ]
-        agents = table(_agents(self), left=(0,))
+        agents = text_table(_agents(self), left=(0,))
         return "\n\n".join([*tables, agents, "\n".join([*_failures(self.steps), *_cut(self.steps), _ending(self)])])
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from moa_dspy.text_table import table
+from moa_dspy.text_table import text_table
 
 __all__ = ["CostEstimate", "PartEstimate", "WorkEstimate", "evenly_spaced", "total"]
 
@@ -132,7 +132,7 @@ class WorkEstimate(_Record):
     def __str__(self) -> str:
         head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
         cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in self._rows]
-        return "\n".join([table([head, *cells], left=(0,)), *self.notes])
+        return "\n".join([text_table([head, *cells], left=(0,)), *self.notes])
 
     @property
     def _rows(self) -> tuple[PartEstimate, ...]:

@@ -19,7 +19,7 @@ from moa_dspy.planning.lengths import Lengths, check_whole
 from moa_dspy.planning.rehearsal import Rehearsal
 from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
 from moa_dspy.run.layers import RunParts
-from moa_dspy.text_table import table
+from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage, Step, StoppedBy
 
 __all__ = ["ModelEstimate", "Plan", "RunEstimate", "StageEstimate", "inputs_of", "make_plan"]
@@ -129,7 +129,7 @@ class Plan(pydantic.BaseModel):
 
     def to_table(self) -> str:
         """Return the plan as plain text."""
-        tables = (table(stage_rows(self), left=(1,)), table(model_rows(self), left=(0,)))
+        tables = (text_table(stage_rows(self), left=(1,)), text_table(model_rows(self), left=(0,)))
         return "\n\n".join([*tables, "\n".join(summary_lines(self))])
 
 

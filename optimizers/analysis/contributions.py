@@ -16,8 +16,8 @@ from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
 from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
+from moa_dspy.text_table import text_table
 
 __all__ = ["Contribution", "Contributions", "contributions", "without"]
 
@@ -94,7 +94,7 @@ class Contributions(pydantic.BaseModel):
             f"{self.examples} examples; calls, tokens and dollars for an example where nothing is cached; "
             f"p adjusted for {len(self.rows)} agents (Holm)"
         )
-        return f"{aligned([head, *(_cells(row) for row in self.rows), whole], left=2)}\n\n{note}"
+        return f"{text_table([head, *(_cells(row) for row in self.rows), whole], left=(0, 1))}\n\n{note}"
 
     def __str__(self) -> str:
         return self.to_table()

@@ -15,8 +15,8 @@ from moa_dspy.evaluation.answering import in_threads
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
-from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
+from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage, Step
 
 __all__ = ["Profile", "StageRow", "profile"]
@@ -102,7 +102,7 @@ class Profile(pydantic.BaseModel):
     def to_table(self) -> str:
         """Return the rows as a table for people."""
         head = ("layer", "stage", "score", "gain on the stage before", "lost", "won", "calls", "tokens", self.shares_of)
-        table = aligned([head, *(_cells(row) for row in self.rows)], left=2)
+        table = text_table([head, *(_cells(row) for row in self.rows)], left=(0, 1))
         failed = f", {self.failed} failed" if self.failed else ""
         unjudged = f"; the metric raised on {self.unjudged} answers, which count as 0" if self.unjudged else ""
         return f"{table}\n\nanswer {self.score} over {self.examples} examples{failed}{unjudged}"

@@ -29,8 +29,8 @@ from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScore
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
 from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.text_table import aligned
 from moa_dspy.program import AttentionMoA
+from moa_dspy.text_table import text_table
 
 __all__ = ["Comparison", "Contender", "compare"]
 
@@ -140,7 +140,7 @@ class Comparison(pydantic.BaseModel):
     def to_table(self) -> str:
         """Return the comparison as text for people."""
         head = ("", "what", "score", "calls", "tokens", "usd", "spend", "program's gain", "p")
-        table = aligned([head, *(_cells(one) for one in self.contenders)], left=2)
+        table = text_table([head, *(_cells(one) for one in self.contenders)], left=(0, 1))
         spend = f"spend: {self.match} for an example, as a multiple of the program's; at most {self.tolerance:.0%} more"
         over = f"{self.examples} test examples; p adjusted for {len(self.contenders) - 1} baselines (Holm)"
         lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes]
