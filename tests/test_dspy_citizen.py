@@ -51,6 +51,7 @@ def proposals(prediction: Any, layer: int = 1) -> list[str]:
 
 
 @pytest.mark.parametrize("threads", [1, 6])
+@pytest.mark.slow
 def test_evaluate_scores_every_example_whatever_the_threads(threads: int):
     program = program_of(simulated())
     evaluate = dspy.Evaluate(devset=EXAMPLES, metric=exact, num_threads=threads, display_progress=False)
@@ -365,6 +366,7 @@ def jittery(seed: int, attention: Any, shared: bool) -> AttentionMoA:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.sampled_from(["full", "cross", 1]), st.booleans())
+@pytest.mark.slow
 def test_traces_do_not_depend_on_who_finishes_first(seed: int, attention: Any, shared: bool):
     one, other = jittery(seed, attention, shared), jittery(seed + 1, attention, shared)
     assert entries_of(one) == entries_of(other)

@@ -63,6 +63,7 @@ SEARCH = ("optimize", "--only", "architecture", "--no-explain")
 COMMON = ("--config", "moa.toml", "--data", "items.jsonl", "--metric", "exact")
 
 
+@pytest.mark.slow
 def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--n-trials", "4", "--storage", "study.db", "--record", "found.json", "--report", "found.html"]
     assert main([*SEARCH, *COMMON, *arguments]) == 0
@@ -129,6 +130,7 @@ def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
     assert main([*arguments, "--fields", "question=query,answer"]) == 0
 
 
+@pytest.mark.slow
 def test_what_it_takes_is_told_before_and_can_be_asked_for_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +159,7 @@ class _Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("", 2), ("y\n", 0)])
+@pytest.mark.slow
 def test_on_a_terminal_it_asks_before_it_pays(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:

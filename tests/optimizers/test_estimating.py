@@ -40,6 +40,7 @@ def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggre
 
 
 @pytest.mark.parametrize("effort", ["light", "heavy"])
+@pytest.mark.slow
 def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> None:
     program = AttentionMoA("question -> answer", [simulated("a", knows=0.5), simulated("b", knows=0.5)], layers=1)
     learn, hold = split_off(examples(30), 0)
@@ -52,12 +53,14 @@ def test_bootstrapping_that_never_succeeds_takes_no_more_calls(effort: Any) -> N
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_written_by_an_estimate(tmp_path: Path) -> None:
     program = AttentionMoA("question -> answer", CHEAP, layers=1)
     forecast(program, trainset=examples(12), metric=wrong, space=SPACES[0], n_trials=1, storage=tmp_path / "study.db")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_later_round_starts_from_what_the_search_may_have_found() -> None:
     program = AttentionMoA("question -> answer", CHEAP, layers=1, attention="none")
     options: dict[str, Any] = {"metric": wrong, "space": SPACES[0], "n_trials": 2, "parts": ["architecture"]}

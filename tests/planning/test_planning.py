@@ -83,6 +83,7 @@ shapes = st.integers(1, 4).flatmap(
 
 @settings(max_examples=40)
 @given(shape=shapes, calls=st.none() | st.integers(1, 60))
+@pytest.mark.slow
 def test_a_run_makes_exactly_the_planned_calls_stage_by_stage(shape: dict[str, Any], calls: int | None) -> None:
     moa = program(**shape, budget=Budget(calls=calls))
 
