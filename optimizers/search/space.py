@@ -393,8 +393,15 @@ class BoundSpace:
             self.agents, self.names, design.samples, design.temperatures, strict=True
         ):
             chosen = agent if temperature is None else replace(agent, temperature=temperature)
-            members += [replace(chosen, name=name if k == 1 else f"{name}-{k}") for k in range(1, count + 1)]
+            members += [replace(chosen, name=self._sample_name(name, k)) for k in range(1, count + 1)]
         return members
+
+    def _sample_name(self, name: str, number: int) -> str:
+        """Return the name of an agent's sample, different from those of all agents."""
+        if number == 1:
+            return name
+        plain = f"{name}-{number}"
+        return plain if plain not in self.names else f"{name}-sample-{number}"
 
     def _aggregator(self, name: str) -> Agent:
         agent = self._writers[name]

@@ -389,6 +389,16 @@ class TestSpace:
         alone = [design.samples for design in designs if design is not None and sum(design.samples) == 1]
         assert len(set(alone)) == 6
 
+    def test_samples_have_names_that_no_other_agent_has(self) -> None:
+        space = SearchSpace(samples=2, temperatures=(0.5,), attention=("none",), residual=("none",), layers=(1,))
+        twice = [Agent(simulated("a"), "a"), Agent(simulated("a"), "a-2")]
+        bound = BoundSpace(space, TASK, twice, {})
+        (design,) = [
+            design for design in bound.designs() if design.samples == (2, 2) and design.aggregator in (None, "a")
+        ]
+        names = [spec.name for spec in bound.program(design).architecture.agents]
+        assert names == ["a", "a-sample-2", "a-2", "a-2-2"]
+
     def test_samples_of_one_model_draw_as_often_as_asked(self) -> None:
         space = SearchSpace(samples=3, temperatures=(0.5, 1.0), attention=("none",), residual=("none",), layers=(1,))
         bound = BoundSpace(space, TASK, [simulated("a")], {})
