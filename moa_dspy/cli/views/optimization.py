@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from moa_dspy.cli.console import is_terminal, note, table_text
 from moa_dspy.cli.views.progress import SECONDS_BETWEEN_LINES, dollars, time_left
+from moa_dspy.cost.usage import Usage
 
 if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
-    from moa_dspy.cost.usage import Usage
     from moa_dspy.optimizers.optimize import OptimizeResult
     from moa_dspy.optimizers.optimize_run import OptimizeProgress
 
