@@ -106,7 +106,17 @@ def test_alpaca_eval(server: Loopback, data: Path, capsys: pytest.CaptureFixture
     shutil.copy(_gamed(data), data / "alpaca_eval" / "df_gamed.csv")
     outputs = tmp_path / "model_outputs.json"
     result = evaluated(
-        capsys, "alpaca_eval", *AGENTS, *JUDGE, "--data", str(data), "--outputs", str(outputs), "--name", "ours"
+        capsys,
+        "--benchmark",
+        "alpaca_eval",
+        *AGENTS,
+        *JUDGE,
+        "--path",
+        str(data),
+        "--outputs",
+        str(outputs),
+        "--name",
+        "ours",
     )
     assert result["score"]["value"] == 1.0
     assert result["figures"]["win_rate"] == 100.0
@@ -140,7 +150,17 @@ def test_mt_bench_asks_two_turns_at_its_own_temperatures(
 ) -> None:
     outputs = tmp_path / "answers.jsonl"
     result = evaluated(
-        capsys, "mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--outputs", str(outputs), "--name", "ours"
+        capsys,
+        "--benchmark",
+        "mt_bench",
+        *AGENTS,
+        *JUDGE,
+        "--path",
+        str(data),
+        "--outputs",
+        str(outputs),
+        "--name",
+        "ours",
     )
     assert result["figures"]["turns"] == [7.0, 7.0]
     assert result["score"]["value"] == pytest.approx(0.7)
@@ -169,7 +189,9 @@ def test_mt_bench_with_the_official_prompts(
     server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], shared_data: Path
 ) -> None:
     prompts = str(shared_data / "mt_bench")
-    result = evaluated(capsys, "mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--judge-prompts", prompts)
+    result = evaluated(
+        capsys, "--benchmark", "mt_bench", *AGENTS, *JUDGE, "--path", str(data), "--judge-prompts", prompts
+    )
     assert result["figures"]["turns"] == [8.0, 6.0]
     assert result["figures"]["average"] == 7.0
     assert result["figures"]["protocols"] == ["official"]
@@ -182,7 +204,17 @@ def test_mt_bench_with_official_prompts_and_no_references_says_so_and_is_judged(
 ) -> None:
     (data / "mt_bench" / "reference_answer_gpt-4.jsonl").unlink()
     shutil.copy(shared_data / "mt_bench" / "judge_prompts.jsonl", data / "mt_bench")
-    arguments = ["mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--judge-prompts", str(data / "mt_bench"), "--json"]
+    arguments = [
+        "--benchmark",
+        "mt_bench",
+        *AGENTS,
+        *JUDGE,
+        "--path",
+        str(data),
+        "--judge-prompts",
+        str(data / "mt_bench"),
+        "--json",
+    ]
     assert main(["eval", *arguments]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
@@ -198,7 +230,7 @@ def test_a_file_of_official_outputs_with_gaps_is_said_to_have_them(
 ) -> None:
     server.reply = lambda body: refusal(400, "no") if "Ask 2." in text_of(body) else reply(body)
     outputs = tmp_path / "answers.jsonl"
-    arguments = ["mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--outputs", str(outputs), "--json"]
+    arguments = ["--benchmark", "mt_bench", *AGENTS, *JUDGE, "--path", str(data), "--outputs", str(outputs), "--json"]
     assert main(["eval", *arguments]) == 0
     said = capsys.readouterr()
     assert "answers.jsonl holds 2 of 3 answers" in said.err
@@ -208,13 +240,13 @@ def test_a_file_of_official_outputs_with_gaps_is_said_to_have_them(
 def test_a_sample_is_not_taken_for_the_whole_set(
     server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = evaluated(capsys, "mt_bench", *AGENTS, *JUDGE, "--data", str(data))
+    result = evaluated(capsys, "--benchmark", "mt_bench", *AGENTS, *JUDGE, "--path", str(data))
     assert result["figures"]["sample"] == "3 of 80 items: not to be compared with figures of all"
 
 
 def test_figures_that_are_not_there_are_null(server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.reply = lambda body: "I would rather not." if body["model"] == "judge" else reply(body)
-    assert main(["eval", "mt_bench", *AGENTS, *JUDGE, "--data", str(data), "--json", "--quiet"]) == 1
+    assert main(["eval", "--benchmark", "mt_bench", *AGENTS, *JUDGE, "--path", str(data), "--json", "--quiet"]) == 1
     said = capsys.readouterr()
     assert "NaN" not in said.out
     assert json.loads(said.out)["figures"]["average"] is None
@@ -224,7 +256,20 @@ def test_our_own_judge_is_asked_at_temperature_0_unless_told_otherwise(
     server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for judge in ("hosted_vllm/judge", "hosted_vllm/judge@0.5"):
-        evaluated(capsys, "flask", "--split", "hard", *AGENTS, "--judge", judge, "--data", str(data), "--limit", "1")
+        evaluated(
+            capsys,
+            "--benchmark",
+            "flask",
+            "--split",
+            "hard",
+            *AGENTS,
+            "--judge",
+            judge,
+            "--path",
+            str(data),
+            "--limit",
+            "1",
+        )
     judged = [call.body["temperature"] for call in server.calls if call.body["model"] == "judge"]
     assert judged == [0.0, 0.5]
 
@@ -234,7 +279,7 @@ def test_a_recipe_says_why_official_prompts_are_not_used(
 ) -> None:
     _lines(data / "flask" / "judge_prompts.jsonl", [{"prompt_id": 2}])
     (data / "flask" / "skillset.json").unlink()
-    assert main(["eval", "--recipe", "flask-small", *JUDGE, "--data", str(data)]) == 2
+    assert main(["eval", "--recipe", "flask-small", *JUDGE, "--path", str(data)]) == 2
     assert "has none of skillset.json" in capsys.readouterr().err
 
 
@@ -244,7 +289,7 @@ def test_flask_with_the_official_prompts(
     shutil.copy(shared_data / "flask" / "judge_prompts.jsonl", data / "flask")
     outputs = tmp_path / "flask.jsonl"
     result = evaluated(
-        capsys, "flask", "--split", "hard", *AGENTS, *JUDGE, "--data", str(data),
+        capsys, "--benchmark", "flask", "--split", "hard", *AGENTS, *JUDGE, "--path", str(data),
         "--judge-prompts", str(data / "flask"), "--outputs", str(outputs),
     )  # fmt: skip
     assert result["figures"]["skills"] == {"logical correctness": 5.0, "conciseness": 3.0}
@@ -255,7 +300,7 @@ def test_flask_with_the_official_prompts(
 
 
 def test_flask_with_our_own_judge(server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = evaluated(capsys, "flask", "--split", "hard", *AGENTS, *JUDGE, "--data", str(data))
+    result = evaluated(capsys, "--benchmark", "flask", "--split", "hard", *AGENTS, *JUDGE, "--path", str(data))
     assert result["figures"]["skills"] == {skill.lower(): 4.0 for skill in sorted(SKILLS, key=_order)}
     assert result["score"]["value"] == pytest.approx(0.8)
 
@@ -270,7 +315,7 @@ def test_verdicts_that_cannot_be_read_are_counted_apart(
     server.reply = lambda body: (
         "I would rather not." if body["model"] == "judge" and "thing 2" in text_of(body) else reply(body)
     )
-    result = evaluated(capsys, "alpaca_eval", *AGENTS, *JUDGE, "--data", str(data))
+    result = evaluated(capsys, "--benchmark", "alpaca_eval", *AGENTS, *JUDGE, "--path", str(data))
     assert (result["scored"], result["unparsed"], result["errors"]) == (5, 1, 0)
     assert result["score"]["value"] == 1.0
     assert "not_length_controlled" in result["figures"]
@@ -285,7 +330,7 @@ def test_verdicts_that_cannot_be_read_are_counted_apart(
 def test_a_recipe_goes_from_nothing_to_the_table(
     name: str, server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code = main(["eval", "--recipe", name, "--yes", "--limit", "2", *JUDGE, "--data", str(data)])
+    code = main(["eval", "--recipe", name, "--yes", "--limit", "2", *JUDGE, "--path", str(data)])
     said = capsys.readouterr()
     assert code == 0, said.err
     turns = 2 if name.startswith("mt_bench") else 1
@@ -303,12 +348,12 @@ def test_a_recipe_goes_from_nothing_to_the_table(
     assert {call.body.get("max_tokens", call.body.get("max_completion_tokens")) for call in asked} == {4096}
     assert (tmp_path / f"{name}.jsonl").is_file()
     before = len(server.calls)
-    assert main(["eval", "--recipe", name, "--limit", "2", *JUDGE, "--data", str(data), "--quiet"]) == 0
+    assert main(["eval", "--recipe", name, "--limit", "2", *JUDGE, "--path", str(data), "--quiet"]) == 0
     assert len(server.calls) == before  # all of it has been run: nothing to confirm, nothing to pay
 
 
 def test_a_recipe_is_not_run_unasked(server: Loopback, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--recipe", "flask-small", *JUDGE, "--data", str(data)]) == 2
+    assert main(["eval", "--recipe", "flask-small", *JUDGE, "--path", str(data)]) == 2
     said = capsys.readouterr()
     assert "108 calls" in said.err
     assert said.err.splitlines()[-1] == "error: nobody is there to confirm this; add --yes to run it"
@@ -326,7 +371,7 @@ def test_a_person_is_asked(said: str, code: int, server: Loopback, data: Path, m
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdin", Terminal(said))
     monkeypatch.setattr("sys.stderr", shown)
-    assert main(["eval", "--recipe", "flask-small", "--limit", "1", *JUDGE, "--data", str(data)]) == code
+    assert main(["eval", "--recipe", "flask-small", "--limit", "1", *JUDGE, "--path", str(data)]) == code
     assert "run it? [y/N]" in shown.getvalue()
     assert bool(server.calls) == (code == 0)
 
@@ -336,9 +381,9 @@ def test_without_address_or_keys_a_recipe_says_what_to_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HOSTED_VLLM_API_BASE", raising=False)
-    assert main(["eval", "--recipe", "flask-small", "--yes", *JUDGE, "--data", str(data)]) == 2
+    assert main(["eval", "--recipe", "flask-small", "--yes", *JUDGE, "--path", str(data)]) == 2
     assert "set HOSTED_VLLM_API_BASE" in capsys.readouterr().err
-    assert main(["eval", "--recipe", "flask-large", "--yes", *JUDGE, "--data", str(data)]) == 2
+    assert main(["eval", "--recipe", "flask-large", "--yes", *JUDGE, "--path", str(data)]) == 2
     said = capsys.readouterr().err
     assert "ANTHROPIC_API_KEY" in said
     assert "FIREWORKS_AI_API_KEY" in said
@@ -351,7 +396,7 @@ def test_recipes_are_the_papers_and_marked_where_they_are_not() -> None:
         config = each.config()
         settings = [*config.agents, config.aggregator]
         assert {(agent.temperature, agent.max_tokens) for agent in settings if agent is not None} == {(0.7, 4096)}
-        assert config.architecture.layers == each.layers
+        assert config.architecture["layers"] == each.layers
         assert ("ours" in each.origin) == (each.layers > 1 or each.ensemble == "small")
     one, three = recipe("alpaca_eval-large").config(), recipe("alpaca_eval-large-3-layers").config()
     assert one.agents == three.agents
