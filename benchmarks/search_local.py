@@ -60,7 +60,7 @@ def run(folder: Path, minutes: float, trials: int) -> None:
     found = search(
         AnswerShortly,
         [Agent(model(), name="smollm2")],
-        SPACE,
+        space=SPACE,
         trainset=train,
         metric=get_benchmark("starter").metric(),
         n_trials=trials,

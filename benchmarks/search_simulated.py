@@ -32,11 +32,12 @@ from benchmarks.search_worlds import TASK, World, exact, worlds
 from moa_dspy import AttentionMoA
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError
-from moa_dspy.optimizers import measure, search
+from moa_dspy.optimizers import TPEDesigns, measure, search
 from moa_dspy.optimizers.measuring import Measurement, Run, run_examples
 from moa_dspy.optimizers.search import trials
-from moa_dspy.optimizers.search.objective import Objective, Tally
-from moa_dspy.optimizers.search.space import BoundSpace
+from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.optimizers.search.scores import ExampleScores
 from moa_dspy.optimizers.stopping.depth import score_rules
 
 SHARES = (0.1, 0.2)
@@ -49,7 +50,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=10)
     options.add_argument("--examples", type=int, default=12)
     options.add_argument("--worlds", nargs="+", help="names of worlds; default: all")
-    options.add_argument("--samplers", nargs="+", default=["default", "random"])
+    options.add_argument("--samplers", nargs="+", default=["gp", "tpe", "random"])
     options.add_argument("--out", type=Path, default=Path("search-results.jsonl"))
     options.add_argument("--records", type=Path, help="folder for the exhaustive runs (pickled, for this process only)")
     arguments = options.parse_args()
@@ -80,7 +81,7 @@ def row(record: Record, sampler: str, seed: int) -> dict[str, Any]:
     return {"shares": shares, "paid": paid}
 
 
-SAMPLERS: dict[str, dict[str, Any]] = {"default": {}}
+SAMPLERS: dict[str, dict[str, Any]] = {"gp": {}, "tpe": {"sampler": TPEDesigns()}}
 
 
 def tabulate(rows: Sequence[dict[str, Any]], samplers: Sequence[str]) -> None:
@@ -263,9 +264,10 @@ def exhaustive(world: World) -> Record:
         runs = measure(Recorded(program, requests), world.examples, exact, keep_traces=True).runs
         scored = score_rules(program, runs, rules, exact)
         tallies = [
-            Tally([one.scores[rule] for one in scored], [(one.prices or {})[rule] for one in scored]) for rule in rules
+            ExampleScores([one.scores[rule] for one in scored], [(one.prices or {})[rule] for one in scored])
+            for rule in rules
         ]
-        best = max((tally.score for tally in tallies if wanted.excess(tally) <= 0), default=0.0)
+        best = max((tally.score for tally in tallies if wanted.excess(tally.mean_price) <= 0), default=0.0)
         designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)
     return Record(world, designs)
 
@@ -273,7 +275,7 @@ def exhaustive(world: World) -> Record:
 def searched(world: World, agents: Any, seed: int, n_trials: int, **options: Any) -> Any:
     """Search a world; return what was found."""
     given: dict[str, Any] = {"trainset": world.examples, "metric": exact, "unit": "calls", **world.options, **options}
-    return search(TASK, agents, world.space, seed=seed, n_trials=n_trials, **given)
+    return search(TASK, agents, space=world.space, seed=seed, n_trials=n_trials, **given)
 
 
 def real_search(world: World, seed: int, n_trials: int) -> tuple[float, int]:

@@ -99,13 +99,25 @@ from .results import (
     Price as Price,
     Score as Score,
 )
+from .search.designs import (
+    BoundSpace as BoundSpace,
+    Design as Design,
+)
+from .search.gp_designs import GaussianProcessDesigns as GaussianProcessDesigns
+from .search.objective import Objective as Objective
 from .search.results import Point as Point
+from .search.sampler import (
+    DesignSampler as DesignSampler,
+    RandomDesigns as RandomDesigns,
+    TPEDesigns as TPEDesigns,
+)
 from .search.search import (
-    Searched as Searched,
     SearchProgress as SearchProgress,
+    SearchResult as SearchResult,
     search as search,
 )
 from .search.space import SearchSpace as SearchSpace
+from .search.trials import Pruning as Pruning
 from .stopping.depth import (
     Depth as Depth,
     depth_curve as depth_curve,

@@ -21,7 +21,8 @@ from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod
 from moa_dspy.optimizers.prompts.methods import most_runs
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
-from moa_dspy.optimizers.search.space import SearchSpace, Suggest, values_of
+from moa_dspy.optimizers.search.designs import Suggest, values_of
+from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA

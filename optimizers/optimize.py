@@ -34,7 +34,7 @@ from moa_dspy.optimizers.prompts.method import Effort, PromptMethod
 from moa_dspy.optimizers.prompts.methods import MethodName, method_name
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import provenance_of, stamp
-from moa_dspy.optimizers.search.search import Searched
+from moa_dspy.optimizers.search.search import SearchResult
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stopping.fit import StopFit
 from moa_dspy.planning import WorkEstimate
@@ -68,7 +68,7 @@ class OptimizeResult:
     acceptance: Acceptance | None
     score: Score | None
     cost: Usage
-    searched: tuple[Searched, ...]
+    searched: tuple[SearchResult, ...]
     compiled: tuple[CompileResult, ...]
     stop: tuple[StopFit, ...]
     profile: Profile | None

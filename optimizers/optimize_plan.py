@@ -19,9 +19,10 @@ from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of
 from moa_dspy.optimizers.measuring import Metric, check_metric, models_of
 from moa_dspy.optimizers.prompts.method import Effort, PromptMethod, check_effort
 from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, resolve_method
+from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.search import check_trials
-from moa_dspy.optimizers.search.space import BoundSpace, SearchSpace
+from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.program import AttentionMoA
 

@@ -21,7 +21,7 @@ from moa_dspy.optimizers.measuring import Measurement, Run, measure
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_defaults
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
-from moa_dspy.optimizers.search.search import Searched, SearchProgress, search
+from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.fit import StopFit, fit_stop_rule
@@ -90,7 +90,7 @@ class OptimizeRun:
         progress: Callable[[OptimizeProgress], None] | None,
     ) -> None:
         self.plan, self.candidate, self.notes = plan, plan.program, list(plan.notes)
-        self.searched: list[Searched] = []
+        self.searched: list[SearchResult] = []
         self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
         self.adopted: list[str] = []
@@ -226,7 +226,7 @@ class OptimizeRun:
                 "search with; raise it, or give fewer examples"
             ) from None
 
-    def _adopt(self, searched: Searched, own: Measurement) -> None:
+    def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Go on with the program that the search found if it scores higher than the original on the same examples."""
         objective = self.plan.objective
         examples = sample(self._unlearnt, seed=searched.report["seed"])[: searched.score.examples]

@@ -19,7 +19,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.optimize import OptimizeResult, optimize
 from moa_dspy.optimizers.optimize_plan import search_defaults, search_space
-from moa_dspy.optimizers.search.search import Searched, search
+from moa_dspy.optimizers.search.search import SearchResult, search
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.program import AttentionMoA
 
@@ -54,7 +54,7 @@ class ArchitectureSearch(Teleprompter):
         super().__init__()
         self.metric, self.space, self.budget, self.seed, self.concurrency = metric, space, budget, seed, concurrency
         self.options = options
-        self.result: Searched | None = None
+        self.result: SearchResult | None = None
 
     def compile(
         self,

@@ -17,9 +17,16 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.results import best_trial, depth_points, report_of
+from moa_dspy.optimizers.search.results import (
+    best_trial,
+    depth_points,
+    front_of,
+    report_of,
+    rule_of,
+    scores_of,
+    summary_of,
+)
 from moa_dspy.optimizers.search.storage import open_storage, without_password
-from moa_dspy.optimizers.search.trials import board_of, chosen_of, front_of, summary_of
 from moa_dspy.optimizers.stopping.rules import StopRule
 
 __all__ = ["is_storage", "study_in", "study_record"]
@@ -91,8 +98,8 @@ def study_record(study: Study) -> dict[str, Any]:
     if best is None:
         begun = [summary_of(trial) for trial in trials if trial.state != TrialState.WAITING]
         return {"kind": "search", "study": study.study_name, **facts, "trials": begun, "history": []}
-    rule = chosen_of(best, objective)
-    score = Score.of(board_of(best)[rule].scores).model_dump()
+    rule = rule_of(best, objective)
+    score = Score.of(scores_of(best)[rule].scores).model_dump()
     return report_of(
         study, best, _architecture(best, rule), {**facts, "score": score, "depth_curve": depth_points(best)}
     )
@@ -141,8 +148,8 @@ def _front(study: Study, objective: Objective) -> list[dict[str, Any]]:
     return [
         {
             "architecture": _architecture(point.trial, point.rule),
-            "score": Score.of(point.tally.scores).model_dump(),
-            "price": point.tally.mean_price.model_dump(),
+            "score": Score.of(point.scores.scores).model_dump(),
+            "price": point.price.model_dump(),
             "trial": point.trial.number,
         }
         for point in front_of(study, objective)

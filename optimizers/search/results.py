@@ -1,7 +1,8 @@
-"""What a study has come to: the best trial, the front, and everything as JSON values."""
+"""What a study holds: the scores of its trials, the best trial, the front, and everything as JSON values."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +12,38 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.architecture import Architecture
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.report.records import SearchRecord
+from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.sampler import tried
-from moa_dspy.optimizers.search.space import BoundSpace
-from moa_dspy.optimizers.search.trials import board_of, chosen_of, finished, front_of, summary_of
+from moa_dspy.optimizers.search.sampler import design_of
+from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, pick_rule
 from moa_dspy.optimizers.stopping.depth import Depth, Price
+from moa_dspy.optimizers.stopping.rules import StopRule
 
-__all__ = ["Point", "best_trial", "depth_points", "pareto_of", "report_of"]
+__all__ = [
+    "FrontPoint",
+    "Point",
+    "best_trial",
+    "depth_points",
+    "front_of",
+    "incumbents_of",
+    "pareto_of",
+    "report_of",
+    "rule_of",
+    "scores_of",
+    "summary_of",
+]
 
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture, what it scores and what an example costs where nothing is cached."""
+    """An architecture on the front.
+
+    Attributes:
+        architecture: with its depth and stop rule.
+        score: on the training set.
+        price: of an example, without a cache.
+        trial: number of the trial.
+    """
 
     architecture: Architecture
     score: Score
@@ -39,49 +60,128 @@ class Point:
         }
 
 
-def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
-    """Return the best trial that ran all examples; of equally good ones the cheapest, then the earliest.
+@dataclass(frozen=True)
+class FrontPoint:
+    """A finished trial under one of its stop rules. No point on the front is both better and no more expensive."""
 
-    Where none did, the one that got furthest; None where nothing was scored. Trials above the price come last.
+    trial: FrozenTrial
+    rule: StopRule
+    scores: ExampleScores
+    price: Price
+    cost: float
+
+
+def scores_of(trial: FrozenTrial) -> StopRuleScores:
+    """Return the scores of a trial so far."""
+    return StopRuleScores.from_attrs(trial.user_attrs.get("rules", {}))
+
+
+def rule_of(trial: FrozenTrial, objective: Objective) -> StopRule:
+    """Return the stop rule that a trial has picked, or would pick now."""
+    rule = trial.user_attrs.get("rule")
+    return pick_rule(scores_of(trial), objective) if rule is None else StopRule.parse(rule)
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """Return the trials that ran all examples."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if "pruned_after" not in trial.user_attrs and "rule" in trial.user_attrs]
+
+
+def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
+    """Return the best trial that ran all examples; of equal ones the cheapest, then the earliest.
+
+    If none ran all, return the one that ran most; None if nothing was scored. Trials above the price limit come last.
     """
 
     def merit(trial: FrozenTrial) -> tuple[float, ...]:
-        tally = board_of(trial)[chosen_of(trial, objective)]
-        excess = max(objective.excess(tally), 0.0)
-        return (-excess, tally.score, -objective.cost(tally.mean_price), -trial.number)
+        one = scores_of(trial)[rule_of(trial, objective)]
+        price = one.mean_price
+        excess = max(objective.excess(price), 0.0)
+        return (-excess, one.score, -objective.cost(price or Price()), -trial.number)
 
-    whole = finished(study)
-    if whole:
-        return max(whole, key=merit)
-    started = [trial for trial in study.get_trials(deepcopy=False) if "board" in trial.user_attrs]
-    return max(started, key=lambda trial: (board_of(trial).examples, *merit(trial)), default=None)
+    complete = finished(study)
+    if complete:
+        return max(complete, key=merit)
+    started = [trial for trial in study.get_trials(deepcopy=False) if "rules" in trial.user_attrs]
+    return max(started, key=lambda trial: (scores_of(trial).examples, *merit(trial)), default=None)
+
+
+def incumbents_of(study: Study, objective: Objective) -> list[Incumbent]:
+    """Return what a new trial is compared with: the best finished trial, or with two objectives the front."""
+    if objective.two:
+        return [Incumbent(point.scores.scores, point.cost) for point in front_of(study, objective)]
+    picked = [scores_of(trial)[rule_of(trial, objective)] for trial in finished(study)]
+    within = [one for one in picked if objective.excess(one.mean_price) <= 0]
+    best = max(within, key=lambda one: one.score, default=None)
+    return [] if best is None else [Incumbent(best.scores, 0.0)]
+
+
+def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
+    """Return the Pareto front over all finished trials and their stop rules, cheapest first.
+
+    A program whose runs all failed has no price and is no point.
+    """
+    points = [
+        FrontPoint(trial, rule, one, one.mean_price, objective.cost(one.mean_price))
+        for trial in finished(study)
+        for rule, one in scores_of(trial).items()
+        if one.mean_price is not None
+    ]
+    best, front = -math.inf, []
+    for point in sorted(points, key=lambda one: (one.cost, -one.scores.score, one.trial.number, str(one.rule))):
+        if point.scores.score > best:
+            front.append(point)
+            best = point.scores.score
+    return front
 
 
 def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
-    """Return the front over all finished trials and all their stop rules, cheapest first; see ``front_of``."""
-    found = []
+    """Return the front with architectures; see ``front_of``."""
+    points = []
     for point in front_of(study, objective):
-        design = tried(bound, point.trial)
+        design = design_of(bound, point.trial)
         if design is not None:
             architecture = bound.program(design, point.rule).architecture
-            found.append(Point(architecture, Score.of(point.tally.scores), point.tally.mean_price, point.trial.number))
-    return tuple(found)
+            points.append(Point(architecture, Score.of(point.scores.scores), point.price, point.trial.number))
+    return tuple(points)
 
 
 def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
     """Return the depth curve of a trial: every stop rule with its score and the price of an example."""
-    points = (Depth(rule, Score.of(tally.scores), tally.mean_price) for rule, tally in board_of(trial).items())
-    return [point.to_dict() for point in points]
+    rows = scores_of(trial).items()
+    return [Depth(rule, Score.of(one.scores), one.mean_price or Price()).to_dict() for rule, one in rows]
+
+
+def summary_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial as JSON values."""
+    attrs, rule = trial.user_attrs, trial.user_attrs.get("rule")
+    scores = scores_of(trial)
+    interval = Score.of(scores[StopRule.parse(rule)].scores).model_dump() if rule is not None and scores else None
+    return {
+        "number": trial.number,
+        "state": "pruned" if "pruned_after" in attrs else trial.state.name.lower(),
+        "params": trial.params,
+        "examples": scores.examples,
+        "depths": attrs.get("rules", {}).get("depths", {}),
+        "rule": rule,
+        "score": attrs.get("score"),
+        "interval": interval,
+        "price": attrs.get("price"),
+        **{name: attrs[name] for name in ("retries_of", "reason", "unjudged") if name in attrs},
+    }
 
 
 def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the report: the given facts, the best trial, all trials, and the best score after each."""
+    """Return a report: ``facts``, the best trial, all trials, and the best score after each trial."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-    whole = {trial.number for trial in finished(study)}
-    history, reached = [], None
+    complete = {trial.number for trial in finished(study)}
+    history: list[dict[str, Any]] = []
+    reached: float | None = None
     for trial in trials:
-        if trial.number in whole:
-            reached = max(trial.user_attrs["score"], float("-inf") if reached is None else reached)
+        if trial.number in complete:
+            score = trial.user_attrs["score"]
+            reached = score if reached is None else max(reached, score)
         history.append({"trial": trial.number, "best": reached})
     return SearchRecord.dump(
         study=study.study_name,

@@ -1,151 +1,195 @@
-"""Which architecture a trial tries: the one that promises most, and never the same one twice.
-
-After the first few trials a surrogate model of the space (``search_surrogate``) says for every design not tried yet
-how good it may be, and the one with the greatest expected improvement on the best so far comes next. It learns from
-trials that were given up as well, and takes those of other processes that are under way for what it expects of them.
-
-Everything that a trial draws comes from a generator seeded with the search's seed and the trial's number. So a study
-that goes on in another process, or in several, goes on as if it had never stopped, and no two processes draw alike.
-"""
+"""Which design is tried next. No design is tried twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.optimizers.search.evidence import Tried, observations
-from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.sharing import Request, requests_of, unpaid
-from moa_dspy.optimizers.search.space import BoundSpace, Design, values_of
-from moa_dspy.optimizers.search.surrogate import Array, Surrogate, expected_improvement
-from moa_dspy.optimizers.search.trials import board_of
+from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, values_of
 
-__all__ = ["NovelSampler", "tried"]
+__all__ = [
+    "DesignSampler",
+    "OptunaDesigns",
+    "RandomDesigns",
+    "SpaceExhaustedError",
+    "TPEDesigns",
+    "UniqueSampler",
+    "design_of",
+]
 
-_ENUMERABLE: Final = 4096
-"""Up to so many combinations of parameters all designs are looked at."""
+_ATTEMPTS: Final = 50
+"""Proposals per trial before a design is drawn at random."""
 _DRAWS: Final = 1000
-_CENTRES: Final = 5
-_THRIFT: Final = 0.5
-"""How much a design's price counts against its promise: the exponent of its unpaid calls."""
+"""Random draws in a larger space before it counts as exhausted."""
 
 
-class NovelSampler(BaseSampler):
-    """Draws designs that were not tried before: first evenly, then by expected improvement.
+class DesignSampler(Protocol):
+    """Proposes the design that a search tries next. Any object with this method can be given as ``sampler=``."""
+
+    def propose(
+        self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        """Return values of the parameters in ``space.distributions``.
+
+        Parameters that are left out are drawn at random. If the design was tried before, the search asks again. After
+        50 attempts it draws a new design at random.
+
+        Args:
+            space: the parameters and their choices.
+            study: all trials so far, those of other processes included.
+            trial: the trial that the design is for.
+            generator: depends on the search's seed, the trial's number and the attempt.
+        """
+        ...
+
+
+class RandomDesigns:
+    """Draws designs at random."""
+
+    def propose(
+        self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        """Return random parameters; see ``DesignSampler``."""
+        del study, trial
+        return space.draw(generator)
+
+
+class OptunaDesigns:
+    """Proposes what an Optuna sampler samples.
 
     Args:
-        bound: the space.
-        objective: what is wanted.
-        seed: of all draws.
-        startup: trials before there is enough to go by; until then designs are drawn evenly.
-
-    Attributes:
-        exhausted: the numbers of the trials for which no new design was found.
+        sampler: any Optuna sampler. It keeps its own seed.
     """
 
-    def __init__(self, bound: BoundSpace, objective: Objective, seed: int, startup: int = 6) -> None:
-        self.exhausted: set[int] = set()
-        self._bound, self._objective, self._seed, self._startup = bound, objective, seed, startup
+    def __init__(self, sampler: BaseSampler) -> None:
+        self.sampler = sampler
+
+    def propose(
+        self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        """Return sampled parameters; see ``DesignSampler``."""
+        del generator
+        sampler, current = self.sampler, copy.copy(trial)
+        relative = sampler.sample_relative(study, current, sampler.infer_relative_search_space(study, current))
+
+        def ask(name: str, distribution: BaseDistribution) -> Any:
+            value = (
+                relative[name] if name in relative else sampler.sample_independent(study, current, name, distribution)
+            )
+            current.params = {**current.params, name: value}
+            current.distributions = {**current.distributions, name: distribution}
+            return value
+
+        return space.suggest(ask)
+
+
+class TPEDesigns:
+    """Proposes designs with Optuna's tree-structured Parzen estimator."""
+
+    def propose(
+        self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        """Return sampled parameters; see ``DesignSampler``."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group=True
+            sampler = TPESampler(multivariate=True, group=True, constant_liar=True, seed=int(generator.integers(2**31)))
+        return OptunaDesigns(sampler).propose(space, study, trial, generator)
+
+
+class SpaceExhaustedError(Exception):
+    """Every design of the space has a trial."""
+
+
+class UniqueSampler(BaseSampler):
+    """An Optuna sampler of designs that have no trial yet.
+
+    Random numbers depend only on the seed and the trial's number. So a study continues equally in another process.
+
+    Args:
+        space: the space.
+        designs: proposes designs.
+        seed: of the search.
+    """
+
+    def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int) -> None:
+        self._space, self._designs, self._seed = space, designs, seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space: a trial is drawn as a whole."""
+        """Return the whole space: all parameters of a trial are chosen together."""
         del study, trial
-        return dict(self._bound.distributions)
+        return dict(self._space.distributions)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw a design that no trial of the study has, if there is one."""
+        """Return the parameters of a new design.
+
+        Raises:
+            SpaceExhaustedError: if every design has a trial.
+        """
         del search_space
         if "fixed_params" in trial.system_attrs:
             return {}
-        generator = np.random.default_rng([self._seed, trial.number])
-        others = [
-            Tried(design, other.params, board_of(other))
-            for other in study.get_trials(deepcopy=False)
-            if (design := tried(self._bound, other)) is not None
-        ]
-        candidates = self._candidates(others, generator)
-        if not candidates:
-            if self._enumerable:
-                self.exhausted.add(trial.number)
-            return self._bound.draw(generator)
-        if sum(other.scored for other in others) < self._startup:
-            return next(iter(candidates.values()))
-        return candidates[self._most_promising(list(candidates), others, generator)]
+        trials = study.get_trials(deepcopy=False)
+        known = {design_of(self._space, other) for other in trials if other.number != trial.number}
+        for attempt in range(_ATTEMPTS):
+            generator = np.random.default_rng([self._seed, trial.number, attempt])
+            proposed = self._designs.propose(self._space, study, trial, generator)
+            params = {**self._space.draw(generator), **proposed}
+            design = self._space.design(params)
+            if design is not None and design not in known:
+                return params
+        return self._any_other_than(known, np.random.default_rng([self._seed, trial.number]))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw one parameter that an enqueued trial leaves open."""
+        """Draw a parameter that an enqueued trial leaves open."""
         del study
         generator = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
         values = values_of(param_distribution)
         return values[int(generator.integers(len(values)))]
 
-    @property
-    def _enumerable(self) -> bool:
-        return self._bound.size <= _ENUMERABLE
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Call the hook of the user's Optuna sampler."""
+        if isinstance(self._designs, OptunaDesigns):
+            self._designs.sampler.before_trial(study, trial)
 
-    def _candidates(self, others: Sequence[Tried], generator: np.random.Generator) -> dict[Design, dict[str, Any]]:
-        """Return new designs and their parameters, in random order: all there are, or many of them."""
-        known = {other.design for other in others}
-        found: dict[Design, dict[str, Any]] = {}
-        for params in self._combinations(others, generator):
-            design = self._bound.design(params)
-            if design is not None and design not in known:
-                found.setdefault(design, params)
-        order = generator.permutation(len(found))
-        items = list(found.items())
-        return dict(items[index] for index in order)
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        """Call the hook of the user's Optuna sampler."""
+        if isinstance(self._designs, OptunaDesigns):
+            self._designs.sampler.after_trial(study, trial, state, values)
 
-    def _combinations(self, others: Sequence[Tried], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-        if self._enumerable:
-            yield from self._bound.combinations()
-            return
-        for _ in range(_DRAWS):
-            yield self._bound.draw(generator)
-        for centre in sorted(others, key=lambda other: -other.score)[:_CENTRES]:
-            drawn = {**self._bound.draw(generator), **centre.params}
-            for name, distribution in self._bound.distributions.items():
-                yield from ({**drawn, name: value} for value in values_of(distribution))
-
-    def _most_promising(
-        self, candidates: Sequence[Design], others: Sequence[Tried], generator: np.random.Generator
-    ) -> Design:
-        scored = [other for other in others if other.scored]
-        waiting = [other.design.features for other in others if not other.board]
-        model = Surrogate(observations(scored, self._objective, generator))
-        if waiting:
-            model = model.believing(waiting)
-        gain = expected_improvement(*model.predict([design.features for design in candidates]), model.best)
-        return candidates[int(np.argmax(gain / self._unpaid(candidates, others) ** _THRIFT))]
-
-    def _unpaid(self, candidates: Sequence[Design], others: Sequence[Tried]) -> Array:
-        """Return the calls for an example that each design would have to pay for, at least one; shape (designs,)."""
-        paid: dict[Request, float] = {}
-        examples = max(other.examples for other in others)
-        for other in others:
-            for request in requests_of(other.design, self._bound.layers):
-                paid[request] = max(paid.get(request, 0.0), other.examples / examples)
-        asked = (requests_of(design, self._bound.layers) for design in candidates)
-        return np.array([max(1.0, unpaid(requests, paid)) for requests in asked])
+    def _any_other_than(self, known: set[Design | None], generator: np.random.Generator) -> dict[str, Any]:
+        """Return the parameters of a random design that is not ``known``."""
+        space = self._space
+        if space.size <= ENUMERABLE:
+            unknown = [params for design, params in space.designs().items() if design not in known]
+        else:
+            drawn = (space.draw(generator) for _ in range(_DRAWS))
+            unknown = [params for params in drawn if space.design(params) not in {*known, None}]
+        if not unknown:
+            raise SpaceExhaustedError
+        return unknown[int(generator.integers(len(unknown)))]
 
 
-def tried(bound: BoundSpace, trial: FrozenTrial) -> Design | None:
-    """Return the design that a trial tries, has tried or will try; None for one that failed or has not chosen yet.
+def design_of(space: BoundSpace, trial: FrozenTrial) -> Design | None:
+    """Return the design of a trial; None if the trial failed for good or has no parameters yet.
 
-    A design of which every run failed is no new one: the next call of the search tries it again.
+    A trial that failed because every run failed still counts: its design is tried again later.
     """
     if trial.state == TrialState.FAIL and not trial.user_attrs.get("failing"):
         return None
     try:
-        return bound.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        return space.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
     except KeyError:
         return None

@@ -1,8 +1,6 @@
-"""Which calls designs share, and so what a further one would have to pay for.
+"""Requests that designs share. The response cache answers them, so a further design does not pay for them again.
 
-A request is known by who is asked and by what it reads, down to the first proposals. Two designs make the same request
-where these are the same: the response cache answers the second one. (Texts that happen to be equal are shared as well;
-that cannot be known beforehand.)
+A request is identified by the agent that is asked and by the requests whose answers it reads.
 """
 
 from __future__ import annotations
@@ -11,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from moa_dspy.attention import critics_of
-from moa_dspy.optimizers.search.space import Design
+from moa_dspy.optimizers.search.designs import Design
 
 __all__ = ["Request", "requests_of", "unpaid"]
 
 Request: TypeAlias = int
-"""A hash that is the same for the same request, within one process."""
+"""A hash; equal for equal requests within a process."""
 
 
 def requests_of(design: Design, layers: int) -> frozenset[Request]:
@@ -32,37 +30,37 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
 
 
 def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float:
-    """Return how many of a run's requests are not answered yet.
+    """Return the number of requests that are not paid yet.
 
     Args:
         requests: of one run.
-        paid: for requests that were made, the share of the examples on which they were.
+        paid: by request, the share of the examples on which it was made.
     """
     return sum(1 - paid.get(request, 0.0) for request in requests)
 
 
 def _layer(design: Design, layer: int, previous: Request, made: set[Request]) -> Request:
-    voices = _voices(design)
-    proposals = [_asked(made, "propose", voice, previous) for voice in voices]
+    members = _members(design)
+    proposals = [_asked(made, "propose", member, previous) for member in members]
     answers: list[Request] = []
     for j, own in enumerate(proposals):
         critiques = [
-            _asked(made, "critique", voices[i], proposals[i], own)
-            for i in critics_of(j, design.attention, len(voices), layer)
+            _asked(made, "critique", members[i], proposals[i], own)
+            for i in critics_of(j, design.attention, len(members), layer)
         ]
-        answers.append(_asked(made, "refine", voices[j], own, *critiques) if critiques else own)
+        answers.append(_asked(made, "refine", members[j], own, *critiques) if critiques else own)
     if design.aggregation == "synthesis":
         return _asked(made, "aggregate", design.aggregator, *answers)
     return hash((design.aggregation, *answers))
 
 
-def _voices(design: Design) -> Sequence[tuple[int, int, float | None]]:
-    """Agent, number of its sample, and temperature, of every member of the ensemble."""
+def _members(design: Design) -> Sequence[tuple[int, int, float | None]]:
+    """Return agent, number of the sample and temperature of every member of the ensemble."""
     counted = enumerate(zip(design.samples, design.temperatures, strict=True))
-    return [(agent, sample, warmth) for agent, (count, warmth) in counted for sample in range(count)]
+    return [(agent, sample, temperature) for agent, (count, temperature) in counted for sample in range(count)]
 
 
-def _asked(made: set[Request], role: str, voice: object, *read: Request) -> Request:
-    request = hash((role, voice, *read))
+def _asked(made: set[Request], role: str, member: object, *read: Request) -> Request:
+    request = hash((role, member, *read))
     made.add(request)
     return request

@@ -1,4 +1,4 @@
-"""Where a study is kept: a file, a database that is there anyway, or memory."""
+"""Where a study is kept: a file, a database or memory."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _POLL = 0.1
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file, cleared of the half-written line that a killed process may leave at its end."""
+    """Optuna's journal file. A half-written last line, left by a killed process, is removed."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append log entries, each a whole line."""
+        """Append log entries, one per line."""
         self._mend()
         super().append_logs(logs)
 
@@ -50,14 +50,14 @@ class _Journal(JournalFileBackend):
 
 
 def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
-    """Return the storage that is meant.
+    """Return an Optuna storage.
 
     Args:
         storage: a path or ``sqlite:///path`` (SQLite), ``journal:///path`` (a journal file, which also works on network
             file systems), the URL of a PostgreSQL or MySQL database, an Optuna storage, or None for memory.
 
     Raises:
-        ConfigurationError: it cannot be opened; the message says why.
+        ConfigurationError: if it cannot be opened; the message says why.
     """
     if storage is None:
         return InMemoryStorage()
@@ -73,10 +73,10 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
 
 
 def check_storage(storage: str | Path | BaseStorage | None) -> None:
-    """Refuse a file that cannot be, without creating one.
+    """Check that the folder of a storage exists; nothing is created.
 
     Raises:
-        ConfigurationError: it names the folder that is not there.
+        ConfigurationError: if the folder does not exist.
     """
     if storage is None or isinstance(storage, BaseStorage):
         return
@@ -90,16 +90,16 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
 def open_study(
     storage: BaseStorage, name: str, directions: list[StudyDirection], about: dict[str, Any]
 ) -> optuna.Study:
-    """Return the study of that name, created if it is not there.
+    """Return the study with this name; create it if there is none.
 
     Args:
         storage: where it is kept.
         name: unique in the storage.
         directions: one for each objective.
-        about: what must be equal for trials to be comparable; kept with the study.
+        about: what must be equal for trials to be comparable; stored with the study.
 
     Raises:
-        ConfigurationError: the study is there and is about something else.
+        ConfigurationError: if the study exists and `about` differs.
     """
     study = optuna.create_study(
         storage=storage, study_name=name, directions=directions, load_if_exists=True, pruner=optuna.pruners.NopPruner()
@@ -118,12 +118,12 @@ def open_study(
 
 
 def without_password(storage: str) -> str:
-    """Return a storage's address as it may be shown: that of a server without the user's name and password."""
+    """Return the address of a storage without user name and password."""
     return storage if storage.startswith(("sqlite:", "journal:")) else re.sub(r"://.*@", "://", storage)
 
 
 def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
-    """Open a database, where other processes may be creating Optuna's tables at this moment."""
+    """Open a database, even if another process creates Optuna's tables at this moment."""
     deadline = time.monotonic() + _SECONDS_FOR_TABLES
     while True:
         try:
@@ -135,10 +135,9 @@ def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
 
 
 def _created_meanwhile(error: DBAPIError) -> bool:
-    """Whether another process made a table, or wrote the row that says their version, after this one had looked.
+    """Return whether another process created a table or its version row in the meantime.
 
-    Databases have no common class for it: SQLite and MySQL raise an OperationalError, PostgreSQL a ProgrammingError
-    or, for the name of the table's row type, an IntegrityError.
+    SQLite and MySQL raise an OperationalError, PostgreSQL a ProgrammingError or an IntegrityError.
     """
     return isinstance(error, IntegrityError) or "already exists" in str(error.orig)
 
@@ -149,7 +148,7 @@ def _url_of(storage: str | Path) -> str:
 
 
 def _path_in(url: str) -> str:
-    """The file that a URL of SQLite or a journal names."""
+    """Return the file in a URL of SQLite or a journal."""
     return url.removeprefix("sqlite:///").removeprefix("journal:///")
 
 

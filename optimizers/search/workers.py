@@ -1,9 +1,9 @@
-"""Several processes on one study: who runs which trial, and what becomes of the trials of those that died.
+"""Several processes on one study: which process runs a trial, and what happens to trials of dead processes.
 
-A running trial carries the name of its process and a beat that a thread renews. A process of this machine that is gone
-is seen at once; any other one counts as gone when its beat has not moved for ``GRACE`` seconds by the watcher's own
-clock, so clocks need not agree. This works on every storage, journal files included. (Optuna's own heartbeat is for
-databases alone, and experimental.)
+A running trial stores its process and a heartbeat that a thread renews. A dead process of this machine is found at
+once. Any other process counts as dead if its heartbeat has not changed for ``GRACE`` seconds. The watcher uses its own
+clock, so clocks need not agree. This works on every storage. Optuna's heartbeat works on databases only, is started
+only by ``study.optimize``, and is experimental.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["BEAT", "GRACE", "Watch", "enqueue_again", "give_up", "this_process",
 BEAT: Final = 10.0
 GRACE: Final = 60.0
 _RETRIES: Final = 3
-"""So often a trial whose process died is tried again."""
+"""A trial whose process died is tried again this many times."""
 
 
 def this_process() -> dict[str, Any]:
-    """Return what tells this process from all others that may work on a study."""
+    """Return what identifies this process among all that may work on a study."""
     return {"machine": _machine(), "pid": os.getpid()}
 
 
 @contextlib.contextmanager
 def working_on(trial: Trial) -> Iterator[None]:
-    """Claim a trial for this process, and renew the claim until the block ends."""
+    """Store this process in a trial, and renew its heartbeat until the block ends."""
     trial.set_user_attr("worker", this_process())
     over = threading.Event()
 
@@ -55,11 +55,11 @@ def working_on(trial: Trial) -> Iterator[None]:
 
 
 class Watch:
-    """Finds the running trials whose process is gone.
+    """Finds running trials whose process is dead.
 
     Args:
         study: the study.
-        grace: seconds without a beat.
+        grace: seconds without a heartbeat.
     """
 
     def __init__(self, study: Study, grace: float = GRACE) -> None:
@@ -67,10 +67,10 @@ class Watch:
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def revive(self) -> list[int]:
-        """Fail the trials of dead processes and put each in the queue again; return their numbers."""
+        """Fail the trials of dead processes and queue each again; return their numbers."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         stale = [trial for trial in running if self._is_stale(trial)]
-        return [trial.number for trial in stale if give_up(self._study, trial, "its process is gone", died=True)]
+        return [trial.number for trial in stale if give_up(self._study, trial, "its process died", died=True)]
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
@@ -87,17 +87,17 @@ class Watch:
 
 
 def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool = True, died: bool = False) -> bool:
-    """Fail a running trial, and put it in the queue once more.
+    """Fail a running trial, and queue it again.
 
     Args:
         study: the study.
         trial: one of its trials.
         why: for the record.
-        again: whether it goes into the queue again.
-        died: whether its process is gone. A trial that has lost several may be what kills them, and goes no further.
+        again: whether it is queued again.
+        died: whether its process died. A trial whose processes keep dying may be the cause, and is not queued again.
 
     Returns:
-        Whether it was this process that failed it; False where another one, or the trial itself, came first.
+        Whether this process failed it; False if the trial had ended already.
     """
     known = next(other for other in study.get_trials(deepcopy=False) if other.number == trial.number)
     deaths = int(known.user_attrs.get("deaths", 0)) + died
@@ -111,7 +111,7 @@ def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool =
 
 
 def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -> None:
-    """Put a failed trial's design in the queue, for a trial that says which ones it repeats."""
+    """Queue the design of a failed trial; the new trial stores which ones it repeats."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     if params:
         before = list(trial.user_attrs.get("retries_of", []))
@@ -120,7 +120,7 @@ def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -
 
 
 def _machine() -> str:
-    """Name the process table that a pid belongs to: containers on one host have their own."""
+    """Return a name of the process table that a pid belongs to; every container has its own."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -129,9 +129,9 @@ def _machine() -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether there is such a process; a killed one that nobody has waited for (a zombie) is gone."""
+    """Return whether a process exists; a zombie counts as dead."""
     if os.name == "nt":
-        return True  # there is no harmless way to ask; the beat will tell
+        return True  # there is no harmless way to ask; the heartbeat will tell
     with contextlib.suppress(OSError):
         return (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"

@@ -12,7 +12,7 @@ from moa_dspy import Agent, AttentionMoA, optimizers
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.optimizers.optimize import forecast
 from moa_dspy.optimizers.prompts.compile import split_off
-from moa_dspy.optimizers.search.space import BoundSpace
+from moa_dspy.optimizers.search.designs import BoundSpace
 
 CHEAP = [Agent("openai/gpt-4.1-nano", name=f"a{number}", temperature=0.5 + number / 10) for number in range(3)]
 DEAR = Agent("openai/gpt-4.1", name="boss")

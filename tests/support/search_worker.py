@@ -14,7 +14,7 @@ from dspy.clients.cache import Cache
 from dspy.lm15 import Request
 from support.simulated_tasks import ANSWERS, exact, examples
 
-from moa_dspy.optimizers import SearchSpace, search
+from moa_dspy.optimizers import Pruning, SearchSpace, search
 from moa_dspy.testing import SimulatedLM, prompt_of
 
 N_TRIALS = 8
@@ -43,14 +43,14 @@ def main(folder: str, storage: str, name: str, latency: str) -> None:
 
     lms = [counted("a", knows=0.3, finds=0.8), counted("b", knows=0.6, finds=0.1)]
     found = search(
-        *("question -> answer", lms, SPACE),
+        *("question -> answer", lms),
+        space=SPACE,
         trainset=examples(12),
         metric=exact,
         n_trials=N_TRIALS,
         storage=storage,
         unit="calls",
-        first_batch=3,
-        prune_level=0.0,
+        pruning=Pruning(first_batch=3, level=0.0),
         concurrency=2,
     )
     print(json.dumps({"score": found.score.value, "n_trials": N_TRIALS, "ended_by": found.report["ended_by"]}))

@@ -87,7 +87,7 @@ def running(storage: str, pid: int) -> bool:
     except (KeyError, ValueError, optuna.exceptions.OptunaError):
         return False
     return any(
-        t.user_attrs.get("claimed") and t.user_attrs["worker"]["pid"] == pid and "board" in t.user_attrs for t in trials
+        t.user_attrs.get("claimed") and t.user_attrs["worker"]["pid"] == pid and "rules" in t.user_attrs for t in trials
     )
 
 

@@ -1,200 +1,141 @@
-"""Which design comes next: the surrogate, what designs share, and what the sampler makes of both."""
+"""Which design comes next: the built-in samplers, samplers of users, and that no design comes twice."""
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given, strategies as st
-from support.simulated_tasks import simulated
+from support.simulated_tasks import exact, examples, simulated
 
-from benchmarks.search_simulated import exhaustive
-from benchmarks.search_worlds import SPACE, TASK, critic_and_writer
-from moa_dspy.optimizers import SearchSpace
-from moa_dspy.optimizers.search.evidence import Tried, observations
-from moa_dspy.optimizers.search.objective import Board, Objective, Tally
-from moa_dspy.optimizers.search.sampler import NovelSampler
-from moa_dspy.optimizers.search.sharing import requests_of, unpaid
-from moa_dspy.optimizers.search.space import BoundSpace
-from moa_dspy.optimizers.search.surrogate import Observation, Surrogate, expected_improvement
+from benchmarks.search_worlds import SPACE, TASK
+from moa_dspy.optimizers import (
+    DesignSampler,
+    GaussianProcessDesigns,
+    RandomDesigns,
+    SearchSpace,
+    TPEDesigns,
+    search,
+)
+from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.search.sampler import OptunaDesigns, SpaceExhaustedError, UniqueSampler
+from moa_dspy.optimizers.search.scores import ExampleScores, StopRuleScores
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.optimizers.stopping.rules import StopRule
 
-ONE = StopRule(1)
+SMALL = replace(SPACE, attention=("full", "none"), residual=("none",))
+BUILT_IN = [GaussianProcessDesigns(), TPEDesigns(), RandomDesigns()]
 
 
 def bound(space: SearchSpace = SPACE) -> BoundSpace:
     return BoundSpace(space, TASK, [simulated(name, knows=0.5, finds=0.5) for name in ("planner", "writer")], {})
 
 
-GRID = list(itertools.product((0.1, 0.5, 0.9), ("full", "none"), ("x", "y", "z")))
+class Stubborn:
+    """Proposes the same design for ever."""
+
+    def propose(
+        self, space: BoundSpace, study: optuna.Study, trial: optuna.trial.FrozenTrial, generator: np.random.Generator
+    ) -> Mapping[str, Any]:
+        return next(iter(space.designs().values()))
 
 
-class TestSurrogate:
-    def seen(self, rows: Any) -> list[Observation]:
-        """Values that depend on the first two choices and not on the third."""
-        return [Observation(row, row[0] + 0.5 * (row[1] == "full")) for row in rows]
-
-    def test_it_repeats_what_it_has_seen_and_is_sure_of_it(self) -> None:
-        model = Surrogate(self.seen(GRID[::2]))
-        mean, deviation = model.predict(GRID[::2])
-        assert mean == pytest.approx([one.value for one in self.seen(GRID[::2])], abs=0.03)
-        assert deviation.max() < model.predict(GRID[1::2])[1].min()
-
-    def test_it_finds_which_choices_matter(self) -> None:
-        mean, _ = Surrogate(self.seen(GRID[::2])).predict(GRID[1::2])
-        truth = [one.value for one in self.seen(GRID[1::2])]
-        assert np.corrcoef(mean, truth)[0, 1] > 0.9
-
-    def test_a_value_that_is_not_certain_counts_for_less(self) -> None:
-        certain = [Observation((1, "a"), 1.0), Observation((2, "a"), 0.0)]
-        doubtful = [replace(certain[0], variance=0.2), certain[1]]
-        (sure,), _ = Surrogate(certain).predict([(1, "a")])
-        (less,), _ = Surrogate(doubtful).predict([(1, "a")])
-        assert sure > less > 0.5
-
-    def test_equal_values_tell_nothing_and_break_nothing(self) -> None:
-        mean, deviation = Surrogate([Observation(row, 0.5) for row in GRID[:4]]).predict(GRID)
-        assert mean == pytest.approx(np.full(len(GRID), 0.5), abs=1e-4)
-        assert np.isfinite(deviation).all()
-
-    def test_what_is_believed_is_certain_and_changes_no_expectation(self) -> None:
-        model = Surrogate(self.seen(GRID[::2]))
-        believing = model.believing(GRID[1:4:2])
-        assert believing.predict(GRID)[0] == pytest.approx(model.predict(GRID)[0], abs=1e-2)
-        assert believing.predict(GRID[1:4:2])[1].max() < model.predict(GRID[1:4:2])[1].min()
-
-    def test_absent_numbers_are_unlike_all_others(self) -> None:
-        rows = [(None,), (0.1,), (0.9,)]
-        model = Surrogate([Observation(row, value) for row, value in zip(rows, (1.0, 0.0, 0.0), strict=True)])
-        assert model.predict([(0.5,)])[0] < 0.4
-
-    def test_expected_improvement_is_that_of_the_normal_distribution(self) -> None:
-        generator = np.random.default_rng(0)
-        for mean, deviation, best in [(0.0, 1.0, 0.0), (0.3, 0.2, 0.5), (1.0, 0.1, 0.2)]:
-            draws = np.maximum(generator.normal(mean, deviation, 400_000) - best, 0)
-            (gain,) = expected_improvement(np.array([mean]), np.array([deviation]), best)
-            assert gain == pytest.approx(draws.mean(), abs=0.003)
+def study_of(space: BoundSpace, designs: DesignSampler, seed: int = 0) -> optuna.Study:
+    return optuna.create_study(direction="maximize", sampler=UniqueSampler(space, designs, seed))
 
 
-class TestSharing:
-    @given(data=st.data(), layers=st.integers(1, 3))
-    def test_a_run_makes_as_many_requests_as_its_architecture_says(self, data: st.DataObject, layers: int) -> None:
-        space = SearchSpace(samples=2, temperatures=(0.4, 0.9), attention=("full", "cross", "self", "none", 1))
-        spaces = bound(replace(space, aggregation=("synthesis", "vote"), layers=(layers,)))
-        design = data.draw(st.sampled_from(list(spaces.designs())))
-        assert len(requests_of(design, layers)) == spaces.program(design).architecture.max_calls
-
-    def test_what_designs_share_is_what_the_cache_answers(self) -> None:
-        world = replace(critic_and_writer(), space=replace(SPACE, attention=("full", "cross", "none")), count=2)
-        record, space = exhaustive(world), BoundSpace(world.space, TASK, world.agents(), {})
-        made = {}
-        for design in space.designs():
-            entry = record.designs[space.program(design).architecture.model_dump_json()]
-            made[design] = next(iter(entry.requests.values()))
-        for one, other in itertools.combinations(list(made)[::7], 2):
-            ours, theirs = requests_of(one, space.layers), requests_of(other, space.layers)
-            assert len(ours & theirs) == len(made[one] & made[other]), (one, other)
-
-    def test_what_was_paid_on_some_examples_is_paid_in_part(self) -> None:
-        asked = frozenset({1, 2, 3})
-        assert unpaid(asked, {1: 1.0, 2: 0.25}) == pytest.approx(1.75)
+def ask(study: optuna.Study, space: BoundSpace) -> optuna.Trial:
+    trial = study.ask()
+    space.suggest(lambda name, distribution: trial._suggest(name, distribution))
+    return trial
 
 
-class TestEvidence:
-    def tried(self, scores: list[float], calls: float = 10, failed: int = 0) -> Tried:
-        prices = [Price(calls=calls, tokens=0)] * (len(scores) - failed)
-        return Tried(next(bound().designs()), {}, Board({ONE: Tally(scores, prices)}))
-
-    def values(self, *trials: Tried, objective: Objective | None = None, seed: int = 0) -> list[Observation]:
-        return observations(trials, objective or Objective(), np.random.default_rng(seed))
-
-    def test_a_trial_given_up_on_hard_examples_is_not_held_to_be_worse(self) -> None:
-        whole, first = self.values(self.tried([0, 0, 1, 1]), self.tried([0, 0]))
-        assert (whole.value, first.value) == (0.5, 0.5)
-        assert whole.variance == 0 < first.variance
-
-    def test_what_is_too_dear_counts_as_the_least(self) -> None:
-        objective = Objective("score_at_price", price=12, unit="calls")
-        dear, cheap, poor = self.values(
-            *(self.tried([1, 1], 20), self.tried([1, 0], 10), self.tried([0, 0], 10)), objective=objective
-        )
-        assert (dear.value, cheap.value, poor.value) == (0, 0.5, 0)
-
-    def test_with_two_objectives_what_is_bettered_is_never_best_and_the_front_takes_turns(self) -> None:
-        objective = Objective(("score", "cost"), unit="calls")
-        trials = [self.tried([1, 1], 40), self.tried([1, 0], 10), self.tried([1, 0], 30)]
-        best = set()
-        for seed in range(40):
-            values = [one.value for one in self.values(*trials, objective=objective, seed=seed)]
-            best.add(values.index(max(values)))
-        assert best == {0, 1}
-
-    def test_a_trial_whose_runs_all_failed_says_nothing(self) -> None:
-        assert not self.tried([0, 0], failed=2).scored
-        assert self.tried([0, 0], failed=1).scored
+def tell(study: optuna.Study, space: BoundSpace, trial: optuna.Trial, count: int = 8) -> None:
+    """Finish a trial whose score depends on attention, residual and the number of agents."""
+    design = space.design(trial.params)
+    assert design is not None
+    good = sum((design.attention == "full", design.residual == "none", sum(design.samples) == 2)) * 2
+    values = [float(number < good + 1) for number in range(count)]
+    scores = StopRuleScores({StopRule(1): ExampleScores(values, [Price(calls=8, tokens=0)] * count)})
+    trial.set_user_attr("rules", scores.to_attrs())
+    study.tell(trial, sum(values) / count)
 
 
-class TestSampler:
-    def study(self, sampler: NovelSampler) -> optuna.Study:
-        return optuna.create_study(direction="maximize", sampler=sampler)
-
-    def ask(self, study: optuna.Study, space: BoundSpace) -> optuna.Trial:
-        trial = study.ask()
-        space.suggest(lambda name, distribution: trial._suggest(name, distribution))
-        return trial
-
-    def tell(self, study: optuna.Study, space: BoundSpace, trial: optuna.Trial, examples: int = 8) -> None:
-        design = space.design(trial.params)
-        assert design is not None
-        good = sum((design.attention == "full", design.residual == "none", sum(design.samples) == 2)) * 2
-        prices = [Price(calls=8, tokens=0)] * examples
-        scores = [float(number < good + 1) for number in range(examples)]
-        trial.set_user_attr("board", Board({ONE: Tally(scores, prices)}).to_attrs())
-        study.tell(trial, sum(scores) / examples)
-
-    def test_no_design_comes_twice_and_it_says_when_there_is_none_left(self) -> None:
-        space = bound(replace(SPACE, attention=("full", "none"), residual=("none",)))
-        sampler = NovelSampler(space, Objective(), seed=0)
-        study, seen = self.study(sampler), set()
-        designs = set(space.designs())
-        for _ in designs:
-            trial = self.ask(study, space)
+class TestDesignSamplers:
+    @pytest.mark.parametrize("designs", [*BUILT_IN, Stubborn()], ids=lambda one: type(one).__name__)
+    def test_every_design_comes_once_and_then_the_space_is_exhausted(self, designs: DesignSampler) -> None:
+        space = bound(SMALL)
+        study, seen = study_of(space, designs), set()
+        for _ in space.designs():
+            trial = ask(study, space)
             seen.add(space.design(trial.params))
-            self.tell(study, space, trial)
-        assert seen == designs
-        assert not sampler.exhausted
-        assert self.ask(study, space).number in sampler.exhausted
+            tell(study, space, trial)
+        assert seen == set(space.designs())
+        with pytest.raises(SpaceExhaustedError):
+            ask(study, space)
 
-    def test_it_comes_to_the_best_in_a_few_trials(self) -> None:
+    @pytest.mark.parametrize("designs", BUILT_IN, ids=lambda one: type(one).__name__)
+    def test_trials_depend_on_seed_and_number_alone(self, designs: DesignSampler) -> None:
         space = bound()
-        reached = []
-        for seed in range(5):
-            study = self.study(NovelSampler(space, Objective(), seed=seed))
-            for _ in range(14):
-                self.tell(study, space, self.ask(study, space))
+
+        def params(seed: int) -> list[dict[str, Any]]:
+            study = study_of(space, designs, seed)
+            for number in range(14):
+                study.sampler = UniqueSampler(space, designs, seed) if number % 5 == 0 else study.sampler
+                tell(study, space, ask(study, space))
+            return [trial.params for trial in study.trials]
+
+        assert params(3) == params(3) != params(4)
+
+    @pytest.mark.parametrize(
+        ("designs", "trials"), [(GaussianProcessDesigns(), 14), (TPEDesigns(), 24)], ids=["GP", "TPE"]
+    )
+    def test_the_best_is_found_in_a_few_trials(self, designs: DesignSampler, trials: int) -> None:
+        space, reached = bound(), []
+        for seed in range(3):
+            study = study_of(space, designs, seed)
+            for _ in range(trials):
+                tell(study, space, ask(study, space))
             reached.append(study.best_value)
-        assert sum(value >= 7 / 8 for value in reached) >= 4, reached
+        assert sum(value >= 7 / 8 for value in reached) >= 2, reached
 
-    def test_trials_under_way_elsewhere_are_not_drawn_and_do_not_stop_it(self) -> None:
+    def test_trials_under_way_elsewhere_are_not_drawn(self) -> None:
         space = bound()
-        study = self.study(NovelSampler(space, Objective(), seed=3))
+        study = study_of(space, GaussianProcessDesigns(), seed=3)
         for _ in range(7):
-            self.tell(study, space, self.ask(study, space))
-        under_way = [space.design(self.ask(study, space).params) for _ in range(6)]
+            tell(study, space, ask(study, space))
+        under_way = [space.design(ask(study, space).params) for _ in range(6)]
         assert len(set(under_way)) == 6
 
-    def test_a_space_too_large_to_look_at_as_a_whole_is_searched_as_well(self) -> None:
+    def test_a_space_too_large_to_list_is_searched(self) -> None:
         agents = [simulated(name, knows=0.5, finds=0.5) for name in "abcdefghijklmnop"]
         space = BoundSpace(SearchSpace(samples=2, layers=(1, 2)), TASK, agents, {})
         generator = np.random.default_rng(0)
-        sizes = {sum(space._design(space.draw(generator), None).samples) for _ in range(200)}
+        sizes = {sum(space._design(space.draw(generator)).samples) for _ in range(200)}
         assert sizes == {1, 2, 3, 4, 5}
-        study = self.study(NovelSampler(space, Objective(), seed=0))
+        study = study_of(space, GaussianProcessDesigns())
         for _ in range(9):
-            self.tell(study, space, self.ask(study, space))
+            tell(study, space, ask(study, space))
         assert len({space.design(trial.params) for trial in study.trials}) == 9
+
+
+class TestSamplersOfUsers:
+    @pytest.mark.parametrize("sampler", [optuna.samplers.RandomSampler(seed=1), optuna.samplers.NSGAIISampler(seed=1)])
+    def test_an_optuna_sampler_proposes_designs(self, sampler: optuna.samplers.BaseSampler) -> None:
+        space = bound(SMALL)
+        study = study_of(space, OptunaDesigns(sampler))
+        for _ in range(8):
+            tell(study, space, ask(study, space))
+        assert len({space.design(trial.params) for trial in study.trials}) == 8
+
+    @pytest.mark.parametrize("sampler", [Stubborn(), optuna.samplers.RandomSampler(seed=0)])
+    def test_a_search_that_is_given_one_runs_every_design(self, sampler: Any) -> None:
+        lms = [simulated(name, knows=0.5) for name in ("planner", "writer")]
+        space = replace(SMALL, layers=(1,), attention=("none",))
+        result = search("question -> answer", lms, space=space, trainset=examples(4), metric=exact, sampler=sampler)
+        assert result.report["ended_by"] == "space"
+        complete = [trial for trial in result.report["trials"] if trial["state"] in ("complete", "pruned")]
+        assert len(complete) == 8

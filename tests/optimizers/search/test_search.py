@@ -14,10 +14,10 @@ import pytest
 from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
-from moa_dspy.optimizers import SearchProgress, SearchSpace, measure, search
-from moa_dspy.optimizers.search.objective import Board, Champion, Objective, Tally
-from moa_dspy.optimizers.search.space import BoundSpace
-from moa_dspy.optimizers.search.trials import Rungs
+from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, search
+from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, cannot_win, pick_rule
 from moa_dspy.optimizers.stopping.depth import Price, score_rules
 from moa_dspy.optimizers.stopping.rules import StopRule
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
@@ -46,13 +46,16 @@ def reached(lms: list[SimulatedLM]) -> int:
 
 def found(lms: list[SimulatedLM], **options: Any) -> Any:
     given: dict[str, Any] = {"trainset": examples(16), "metric": exact, "unit": "calls", "n_trials": 6, **options}
-    return search(TASK, lms, given.pop("space", SMALL), **given)
+    return search(TASK, lms, **{"space": SMALL, **given})
 
 
 def test_equal_scores_are_equal_when_they_are_read_back() -> None:
-    board = Board.of([StopRule(1)])
-    board.add({StopRule(1): 2 / 3}, {StopRule(1): Price(calls=1)})
-    assert Board.from_attrs(json.loads(json.dumps(board.to_attrs())))[StopRule(1)].score == board[StopRule(1)].score
+    scores = StopRuleScores.of([StopRule(1)])
+    scores.add({StopRule(1): 2 / 3}, {StopRule(1): Price(calls=1)})
+    assert (
+        StopRuleScores.from_attrs(json.loads(json.dumps(scores.to_attrs())))[StopRule(1)].score
+        == scores[StopRule(1)].score
+    )
 
 
 def test_a_model_whose_answers_cannot_be_judged_is_a_bad_choice_and_no_end() -> None:
@@ -62,9 +65,9 @@ def test_a_model_whose_answers_cannot_be_judged_is_a_bad_choice_and_no_end() -> 
     lms = [Agent(ScriptedLM("I cannot say.", model="scripted/bad"), name="bad"), Agent(agents()[0], name="good")]
     space = replace(QUICK, aggregators=("good",))
     options: dict[str, Any] = {"trainset": examples(16), "n_trials": 3}
-    assert search(TASK, lms, space, metric=number, **options).score.value > 0
+    assert search(TASK, lms, space=space, metric=number, **options).score.value > 0
     with pytest.raises(RunError, match="no answer could be judged"):
-        search(TASK, lms[:1], replace(space, aggregators=None), metric=number, **options)
+        search(TASK, lms[:1], space=replace(space, aggregators=None), metric=number, **options)
 
 
 class TestWhatItFinds:
@@ -75,7 +78,7 @@ class TestWhatItFinds:
             for design in bound.designs()
             for rule in bound.rules(design)
         ]
-        result = found(agents(), n_trials=50, prune_level=0.0)
+        result = found(agents(), n_trials=50, pruning=Pruning(level=0.0))
         assert result.report["ended_by"] == "space"
         assert result.score.value == max(scores)
 
@@ -130,16 +133,21 @@ class TestFewCalls:
 
     def test_trials_that_cannot_win_are_given_up(self) -> None:
         lms = [simulated("a", knows=0.95), simulated("b", knows=0.05)]
-        result = found(lms, trainset=examples(40), first_batch=5)
+        result = found(lms, trainset=examples(40), pruning=Pruning(first_batch=5))
         pruned = [trial for trial in result.report["trials"] if trial["state"] == "pruned"]
         assert pruned
         assert all(trial["examples"] < 40 for trial in pruned)
         assert result.score.examples == 40
 
     def test_rungs_double_up_to_all_examples(self) -> None:
-        assert Rungs(40, 5).sizes == [5, 10, 20, 40]
-        assert Rungs(30, 7).sizes == [7, 14, 28, 30]
-        assert Rungs(3, 8).sizes == [3]
+        assert Pruning(5).sizes(40) == [5, 10, 20, 40]
+        assert Pruning(7).sizes(30) == [7, 14, 28, 30]
+        assert Pruning(8).sizes(3) == [3]
+
+    @pytest.mark.parametrize("values", [{"first_batch": 0}, {"first_batch": -1}, {"level": 1.0}])
+    def test_pruning_that_is_not_possible_is_refused(self, values: dict[str, Any]) -> None:
+        with pytest.raises(ConfigurationError, match=next(iter(values))):
+            Pruning(**values)
 
     def test_no_architecture_is_run_twice(self) -> None:
         result = found(agents(), space=SearchSpace(samples=1, temperatures=(None,), layers=(1,)), n_trials=10)
@@ -170,32 +178,36 @@ class TestObjectives:
             found(agents(), objective=("score", "cost"), unit="usd")
 
     def test_a_rule_is_picked_by_score_then_by_price(self) -> None:
-        board = Board.of([StopRule(1), StopRule(2), StopRule(3)])
-        for rule, scores in zip(board, ([0, 1], [1, 1], [1, 1]), strict=True):
-            board[rule] = Tally([float(score) for score in scores])
-        assert Objective("score").pick(board) == StopRule(2)
-        assert Board.from_attrs(json.loads(json.dumps(board.to_attrs()))) == board
+        scores = StopRuleScores.of([StopRule(1), StopRule(2), StopRule(3)])
+        for rule, values in zip(scores, ([0, 1], [1, 1], [1, 1]), strict=True):
+            scores[rule] = ExampleScores([float(value) for value in values])
+        assert pick_rule(scores, Objective("score")) == StopRule(2)
+        assert StopRuleScores.from_attrs(json.loads(json.dumps(scores.to_attrs()))) == scores
 
     def test_a_trial_is_hopeless_only_where_every_depth_is_beaten(self) -> None:
-        board = Board({StopRule(1): Tally([0.0] * 20), StopRule(2): Tally([1.0] * 20)})
-        champion = Champion([1.0] * 40, 0.0)
-        assert not Objective("score").hopeless(board, [champion], 0.1)
-        board[StopRule(2)] = Tally([0.0] * 20)
-        assert Objective("score").hopeless(board, [champion], 0.1)
+        scores = StopRuleScores({StopRule(1): ExampleScores([0.0] * 20), StopRule(2): ExampleScores([1.0] * 20)})
+        incumbent = Incumbent([1.0] * 40, 0.0)
+        assert not cannot_win(scores, [incumbent], Objective("score"), 0.1)
+        scores[StopRule(2)] = ExampleScores([0.0] * 20)
+        assert cannot_win(scores, [incumbent], Objective("score"), 0.1)
 
     def test_a_price_above_the_limit_by_chance_is_no_reason_to_give_up(self) -> None:
         objective = Objective("score_at_price", 10.0, "tokens")
         prices = [Price(tokens=tokens) for tokens in (9, 9, 8, 30, 9, 8)]
-        board = Board({StopRule(1): Tally([1.0] * 6, prices)})
-        assert objective.excess(board[StopRule(1)]) > 0
-        assert not objective.hopeless(board, [], 0.1)
-        board[StopRule(1)] = Tally([1.0] * 6, [Price(tokens=tokens) for tokens in (12, 13, 15, 30, 12, 14)])
-        assert objective.hopeless(board, [], 0.1)
+        scores = StopRuleScores({StopRule(1): ExampleScores([1.0] * 6, prices)})
+        assert objective.excess(scores[StopRule(1)].mean_price) > 0
+        assert not cannot_win(scores, [], objective, 0.1)
+        scores[StopRule(1)] = ExampleScores([1.0] * 6, [Price(tokens=tokens) for tokens in (12, 13, 15, 30, 12, 14)])
+        assert cannot_win(scores, [], objective, 0.1)
 
     def test_a_trial_that_was_given_up_is_on_no_front(self) -> None:
         lms = [simulated("good", knows=0.95, seed=1), simulated("bad", knows=0.2, seed=2), simulated("so", knows=0.5)]
         space = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",))
-        given: dict[str, Any] = {"objective": ("score", "cost"), "trainset": examples(50), "prune_level": 0.3}
+        given: dict[str, Any] = {
+            "objective": ("score", "cost"),
+            "trainset": examples(50),
+            "pruning": Pruning(level=0.3),
+        }
         result = found(lms, space=space, n_trials=8, **given)
         states = {trial.number: trial.state for trial in result.study.trials if "pruned_after" in trial.user_attrs}
         assert states
@@ -294,7 +306,6 @@ class TestMetrics:
         [
             ({"metric": None}, "there is no metric"),
             ({"trainset": [dspy.Example(question="a", answer="b")]}, "use example.with_inputs"),
-            ({"first_batch": 0}, "first_batch=0"),
         ],
     )
     def test_what_cannot_be_is_refused_before_anything_is_paid(self, options: dict[str, Any], message: str) -> None:
@@ -315,18 +326,20 @@ class TestBudget:
     def test_what_was_under_way_goes_on_in_the_next_call_and_is_not_paid_twice(self) -> None:
         storage = optuna.storages.InMemoryStorage()
         lms, whole = agents(), agents()
-        begun = found(lms, budget=Budget(calls=150), storage=storage, prune_level=0.0)
+        begun = found(lms, budget=Budget(calls=150), storage=storage, pruning=Pruning(level=0.0))
         assert begun.report["ended_by"] == "budget"
-        result = found(lms, storage=storage, n_trials=50, prune_level=0.0)
+        result = found(lms, storage=storage, n_trials=50, pruning=Pruning(level=0.0))
         dspy.cache.reset_memory_cache()
-        reference = found(whole, n_trials=50, prune_level=0.0)
+        reference = found(whole, n_trials=50, pruning=Pruning(level=0.0))
         assert reached(lms) == reached(whole)
         assert result.score == reference.score
 
     def test_seconds_end_it(self) -> None:
         lms = [simulated("a", latency=0.05), simulated("b", latency=0.05)]
         began = time.monotonic()
-        result = found(lms, budget=Budget(seconds=4), n_trials=500, space=SearchSpace(samples=2), first_batch=2)
+        result = found(
+            lms, budget=Budget(seconds=4), n_trials=500, space=SearchSpace(samples=2), pruning=Pruning(first_batch=2)
+        )
         assert result.report["ended_by"] == "budget"
         assert time.monotonic() - began < 8
 
@@ -349,8 +362,8 @@ class TestStorage:
         study = optuna.load_study(study_name="moa-dspy-search", storage=f"sqlite:///{tmp_path / 'study.db'}")
         trial = study.best_trial
         assert trial.params["attention"] in ("full", "none")
-        assert {"board", "score", "price", "architecture", "rule"} <= trial.user_attrs.keys()
-        assert set(trial.user_attrs["board"]["depths"]) >= {"1", "2", "2+stop"}
+        assert {"rules", "score", "price", "architecture", "rule"} <= trial.user_attrs.keys()
+        assert set(trial.user_attrs["rules"]["depths"]) >= {"1", "2", "2+stop"}
 
     def test_a_study_about_something_else_is_refused(self, tmp_path: Path) -> None:
         found(agents(), storage=tmp_path / "study.db", n_trials=1)
@@ -450,7 +463,6 @@ class TestSpace:
             ({"price": 3.0}, "score_at_price"),
             ({"objective": "score_at_price"}, "price"),
             ({"unit": "euro"}, "euro"),
-            ({"first_batch": -1}, "first_batch"),
         ],
     )
     def test_arguments_that_cannot_be(self, arguments: dict[str, Any], what: str) -> None:
@@ -482,5 +494,5 @@ def test_models_that_fail_score_nothing_and_the_search_goes_on() -> None:
 
     lms: list[Any] = [ScriptedLM(down, model="scripted/down", num_retries=0), *agents()[1:]]
     space = SearchSpace(samples=1, temperatures=(None,), attention=("none",), residual=("none",), aggregators=("b",))
-    result = search(TASK, lms, space, trainset=examples(8), metric=exact, n_trials=3, unit="calls", seed=1)
+    result = search(TASK, lms, space=space, trainset=examples(8), metric=exact, n_trials=3, unit="calls", seed=1)
     assert [spec.name for spec in result.program.architecture.agents] != ["down"]
