@@ -30,6 +30,7 @@ from moa_dspy.optimizers.prompts.methods import (
 )
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
+from moa_dspy.optimizers.report.records import CompileRecord
 from moa_dspy.optimizers.stopping.depth import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
@@ -192,7 +193,7 @@ class _Compilation:
             "errors": {"count": len(self._errors), "first": self._errors[:3]},
             "predictors": _predictors(self._program, self._tuned),
         }
-        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, report)
+        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, CompileRecord.dump(**report))
 
     def _measure(self, program: AttentionMoA) -> Measurement:
         job = self._job

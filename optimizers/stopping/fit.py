@@ -11,6 +11,7 @@ import dspy
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.evaluation.runs import Price, Run
 from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
+from moa_dspy.optimizers.report.records import StopRecord
 from moa_dspy.optimizers.stopping.depth import Depth, depth_curve
 from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA
@@ -43,7 +44,7 @@ class StopFit:
     def report(self) -> dict[str, Any]:
         """Return everything but the program, as JSON values."""
         curve, chosen = [depth.to_dict() for depth in self.curve], self.chosen.to_dict()
-        return {"kind": "stop", "before": str(self.before), "chosen": chosen, "graded": self.graded, "curve": curve}
+        return StopRecord.dump(before=str(self.before), chosen=chosen, graded=self.graded, curve=curve)
 
 
 def fit_stop_rule(
