@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pydantic
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError
@@ -89,11 +87,7 @@ def evaluation_record(path: str) -> dict[str, Any]:
         "name": Path(path).name,
         **labels,
         "categories": categories,
-        "cost": _total(item.program for item in items),
-        "judge_cost": _total(item.judge for item in items),
+        "cost": sum((item.program for item in items), start=Usage()),
+        "judge_cost": sum((item.judge for item in items), start=Usage()),
         "items": items,
     }
-
-
-def _total(parts: Iterable[pydantic.BaseModel]) -> Usage:
-    return sum((Usage.model_validate(part.model_dump()) for part in parts), start=Usage())
