@@ -105,7 +105,7 @@ def results() -> Iterator[dict[str, Any]]:
         train, test = planted.examples(0, 10), planted.examples(20, 30)
         program = planted.program_of(planted.agents(planted.told, 2, cache=True), attention="full")
         given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "n_trials": 5, "unit": "calls"}
-        found = search("question -> answer", agents, SPACE, **given)
+        found = search("question -> answer", agents, space=SPACE, **given)
         tuned = compile(
             program,
             trainset=train[:6],
@@ -540,7 +540,7 @@ def test_a_trace_is_shown_with_every_step(tmp_path: Path) -> None:
 def test_a_study_in_its_storage_is_read_and_not_written(tmp_path: Path) -> None:
     agents = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
     given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "unit": "calls", "storage": tmp_path / "s.db"}
-    found = search("question -> answer", agents, SPACE, n_trials=3, **given)
+    found = search("question -> answer", agents, space=SPACE, n_trials=3, **given)
     waiting = optuna.load_study(study_name=found.study.study_name, storage=f"sqlite:///{tmp_path / 's.db'}")
     running = waiting.ask()
     calls = sum(len(lm.requests) for lm in agents)
