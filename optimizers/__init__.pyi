@@ -50,14 +50,14 @@ from .prompts.compile import (
     CompileResult as CompileResult,
     compile as compile,
 )
-from .prompts.feedback import StageFeedback as StageFeedback
-from .prompts.few_shot import (
+from .prompts.demo_methods import (
     Bootstrap as Bootstrap,
     BootstrapRandom as BootstrapRandom,
     Knn as Knn,
     Labeled as Labeled,
 )
-from .prompts.instructions import (
+from .prompts.feedback import StageFeedback as StageFeedback
+from .prompts.instruction_methods import (
     Copro as Copro,
     Gepa as Gepa,
     Mipro as Mipro,
@@ -118,16 +118,16 @@ from .search.search import (
 )
 from .search.space import SearchSpace as SearchSpace
 from .search.trials import Pruning as Pruning
-from .stopping.depth import (
+from .stop_fitting.fit import (
+    StopFit as StopFit,
+    fit_stop_rule as fit_stop_rule,
+)
+from .stop_fitting.replay import StopRule as StopRule
+from .stop_fitting.rescoring import (
     Depth as Depth,
     depth_curve as depth_curve,
     fit_stop as fit_stop,
 )
-from .stopping.fit import (
-    StopFit as StopFit,
-    fit_stop_rule as fit_stop_rule,
-)
-from .stopping.rules import StopRule as StopRule
 from .teleprompters import (
     ArchitectureSearch as ArchitectureSearch,
     MoAOptimizer as MoAOptimizer,

@@ -37,7 +37,7 @@ from moa_dspy.optimizers.provenance import provenance_of, stamp
 from moa_dspy.optimizers.report.records import OptimizeRecord
 from moa_dspy.optimizers.search.search import SearchResult
 from moa_dspy.optimizers.search.space import SearchSpace
-from moa_dspy.optimizers.stopping.fit import StopFit
+from moa_dspy.optimizers.stop_fitting.fit import StopFit
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 

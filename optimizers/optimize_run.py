@@ -23,8 +23,8 @@ from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_of
 from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
-from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.stopping.fit import StopFit, fit_stop_rule
+from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]

@@ -52,21 +52,20 @@ def evaluate(
     budget: Budget | None = None,
     progress: Callable[[EvaluateProgress], None] | bool = False,
 ) -> EvaluateResult:
-    """Score a program on examples. With ``out``, an evaluation that was interrupted goes on where it stopped.
+    """Score a program on examples; with ``out``, an interrupted evaluation goes on where it stopped.
 
     Args:
         program: any DSPy module.
-        devset: a benchmark or its name, a file, folder or hub id of your own data, or examples; ``Devset.load`` has
-            more options.
+        devset: a benchmark, its name, a file, folder or hub id, or examples; see ``Devset.load``.
         metric: default: the benchmark's own.
         limit: at most so many examples, drawn by content: a larger limit includes the smaller sample.
-        seed: seed of the sample and of the resampling; default: the ``Devset``'s, or 0.
-        judge: the judge's LM, for the metric of a benchmark that has one.
+        seed: seed of sample and resampling; default: the ``Devset``'s, or 0.
+        judge: the judge's LM, if the benchmark's metric has one.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
-        official: whether to compute the benchmark's official figures; default: if the metric is its own.
+        official: compute the benchmark's official figures; default: if the metric is its own.
         out: JSONL file of records. Items with a record are not run again, failed ones are.
-        against: records of another evaluation on the same data, to compare with.
-        outputs: file for the answers in the benchmark's official format.
+        against: records of another evaluation of the same data, to compare with.
+        outputs: file for answers in the official format.
         name: the program's name in the result and in official files.
         concurrency: items under way at once.
         budget: limits of the evaluation, judge and earlier starts included (seconds: this start).
@@ -74,9 +73,8 @@ def evaluate(
 
     Raises:
         ConfigurationError: if program, metric, data and files do not fit together.
-        RunError: if the first ten items all failed, or a file cannot be written.
+        RunError: if the first ten items all failed or a file cannot be written.
     """
-    check_concurrency(concurrency)
     data = Devset.of(devset, limit, seed)
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
     check_metric(scorer)
@@ -88,12 +86,11 @@ def evaluate(
         check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
     done = _run(job, out, budget, concurrency, progress)
-    result = replace(_result(job, done), path=None if out is None else Path(out))
-    if metric is None if official is None else official:
+    result = _result(job, done, out)
+    if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
     if others is not None and against is not None:
-        difference = paired_difference(done, others, other=Path(against).name, seed=data.seed)
-        result = replace(result, comparison=difference)
+        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=data.seed))
     if outputs is not None:
         remarks += write_outputs(data.benchmark, job.examples, done, outputs, job.name)
     return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
@@ -152,6 +149,7 @@ def _run(
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> dict[str, Record]:
     """Run what has no record yet, and return the record of each item that has one."""
+    check_concurrency(concurrency)
     calls = calls_of_a_run(job.program) * turns_of(list(job.examples.values()))
     guard, largest = BudgetGuard(budget), None
     if guard.budget.calls is not None and guard.budget.calls < calls:
@@ -215,7 +213,7 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
         )
 
 
-def _result(job: _Job, done: Mapping[str, Record]) -> EvaluateResult:
+def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> EvaluateResult:
     records = [done[name] for name in job.examples if name in done]
     pending = len(job.examples) - len(records)
     scores = [record.score for record in records if record.score is not None]
@@ -236,6 +234,7 @@ def _result(job: _Job, done: Mapping[str, Record]) -> EvaluateResult:
         judge_usage=sum((record.judge for record in records), start=Usage()),
         seconds=0.0,
         records=tuple(records),
+        path=None if out is None else Path(out),
     )
 
 

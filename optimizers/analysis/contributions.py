@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -112,13 +113,11 @@ def contributions(
 ) -> Contributions:
     """Run ``program`` whole and without each of its agents in turn.
 
-    The others keep their prompts and, on other models, their samples; so calls that do not depend on the agent come
-    from the response cache. Of several samples of one model it is the last that is taken away. The aggregator stays,
-    also where it is the model of the first agent. Agents that repeat each other each add little: one of them can go,
-    not all.
+    The other agents keep their prompts and, on other models, their samples. So calls that do not depend on the agent
+    come from the response cache. Of several samples of one model the last one is taken away. The aggregator stays.
 
     Args:
-        program: of at least two agents.
+        program: a program of at least two agents.
         devset: examples, with their inputs set.
         metric: the task's.
         concurrency: runs under way at once.
@@ -133,18 +132,11 @@ def contributions(
     """
     names = [spec.name for spec in program.architecture.agents]
     if len(names) < 2:
-        raise ConfigurationError("the program has one agent, and nothing is left without it; there must be two or more")
+        raise ConfigurationError("the program has one agent, and nothing is left without it; give two or more agents")
 
-    guard = guard_of(budget)
-
-    def measured(what: str, one: AttentionMoA) -> Measurement:
-        if progress is not None:
-            progress(f"{what}: {len(devset)} examples")
-        try:
-            return measure(one, devset, metric, concurrency=concurrency, budget=guard)
-        except AllRunsFailedError as error:
-            raise AllRunsFailedError(f"{what}: {error}") from None
-
+    measured = functools.partial(
+        _measured, devset=devset, metric=metric, concurrency=concurrency, guard=guard_of(budget), progress=progress
+    )
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)
     parts = [measured(f"without {name}", without(program, place)) for place, name in enumerate(names)]
@@ -169,6 +161,25 @@ def contributions(
         examples=len(devset),
         cost=sum((part.cost for part in parts), start=whole.cost),
     )
+
+
+def _measured(
+    what: str,
+    program: AttentionMoA,
+    *,
+    devset: Sequence[dspy.Example],
+    metric: Metric,
+    concurrency: int,
+    guard: BudgetGuard | None,
+    progress: Callable[[str], None] | None,
+) -> Measurement:
+    """Run one program; an error says which one it was."""
+    if progress is not None:
+        progress(f"{what}: {len(devset)} examples")
+    try:
+        return measure(program, devset, metric, concurrency=concurrency, budget=guard)
+    except AllRunsFailedError as error:
+        raise AllRunsFailedError(f"{what}: {error}") from None
 
 
 def without(program: AttentionMoA, place: int) -> AttentionMoA:

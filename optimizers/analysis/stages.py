@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import dspy
 
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
-from moa_dspy.optimizers.stopping.depth import prediction_of
+from moa_dspy.optimizers.stop_fitting.rescoring import prediction_of
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 

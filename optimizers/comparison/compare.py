@@ -28,7 +28,7 @@ from moa_dspy.optimizers.comparison.matching import Unit, amount, check_budget, 
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Verdict, judge
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 

@@ -14,7 +14,7 @@ from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Sin
 from moa_dspy.optimizers.comparison.matching import LARGEST, Unit, amount, mean_price, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Measurement, Metric, run_examples
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["ComparisonRun", "Entry"]

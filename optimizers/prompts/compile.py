@@ -31,7 +31,7 @@ from moa_dspy.optimizers.prompts.methods import (
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.optimizers.report.records import CompileRecord
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
 

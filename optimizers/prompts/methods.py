@@ -7,8 +7,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.prompts.few_shot import Bootstrap, BootstrapRandom, Knn, Labeled
-from moa_dspy.optimizers.prompts.instructions import Copro, Gepa, Mipro, Simba
+from moa_dspy.optimizers.prompts.demo_methods import Bootstrap, BootstrapRandom, Knn, Labeled
+from moa_dspy.optimizers.prompts.instruction_methods import Copro, Gepa, Mipro, Simba
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
 from moa_dspy.optimizers.prompts.stop_decision import Reanchor
 from moa_dspy.program import AttentionMoA

@@ -19,7 +19,7 @@ from moa_dspy.optimizers.report.records import (
     TrialRow,
 )
 from moa_dspy.optimizers.report.text import shown
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Trace
 
 __all__ = ["categories", "contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]

@@ -17,8 +17,8 @@ from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.contributions import Contribution
 from moa_dspy.optimizers.analysis.profile import StageRow
 from moa_dspy.optimizers.comparison.compare import Contender
-from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Failure, Trace
 
 __all__ = [

@@ -27,7 +27,7 @@ from moa_dspy.optimizers.search.results import (
     summary_of,
 )
 from moa_dspy.optimizers.search.storage import open_storage, without_password
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
 
 __all__ = ["is_storage", "study_in", "study_record"]
 

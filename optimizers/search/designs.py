@@ -21,7 +21,7 @@ from moa_dspy.attention import Attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.search.space import SearchSpace
-from moa_dspy.optimizers.stopping.rules import StopRule, grade, stop_rules
+from moa_dspy.optimizers.stop_fitting.replay import StopRule, grade, stop_rules
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature, task_signature
 

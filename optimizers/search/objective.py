@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.comparison.matching import models_without_price
-from moa_dspy.optimizers.stopping.depth import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 
 __all__ = ["Objective", "Unit", "Wanted", "check_unit"]
 

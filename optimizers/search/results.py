@@ -16,8 +16,8 @@ from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.sampler import design_of
 from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, pick_rule
-from moa_dspy.optimizers.stopping.depth import Depth, Price
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Depth, Price
 
 __all__ = [
     "FrontPoint",

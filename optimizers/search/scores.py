@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from moa_dspy.evaluation.statistics import one_sided, sign_flip_p_value
 from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 
 __all__ = ["ExampleScores", "Incumbent", "StopRuleScores", "cannot_win", "pick_rule"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeAlias, cast
 from moa_dspy.architecture import Aggregation, Residual
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.stopping.rules import StopRule, stop_rules
+from moa_dspy.optimizers.stop_fitting.replay import StopRule, stop_rules
 
 __all__ = ["SearchSpace", "Temperatures"]
 

@@ -18,8 +18,8 @@ from moa_dspy.optimizers.search.designs import BoundSpace, Design
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import front_of, incumbents_of
 from moa_dspy.optimizers.search.scores import StopRuleScores, cannot_win, pick_rule
-from moa_dspy.optimizers.stopping.depth import Price, RuleScores, score_rules
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price, RuleScores, score_rules
 
 __all__ = ["Pruning", "TrialRunner"]
 

@@ -20,8 +20,8 @@ from moa_dspy.optimizers.search.gp_designs import Tried, observations
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.scores import ExampleScores, StopRuleScores
 from moa_dspy.optimizers.search.sharing import requests_of, unpaid
-from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 
 ONE = StopRule(1)
 

@@ -23,8 +23,8 @@ from moa_dspy.optimizers import (
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.sampler import OptunaDesigns, SpaceExhaustedError, UniqueSampler
 from moa_dspy.optimizers.search.scores import ExampleScores, StopRuleScores
-from moa_dspy.optimizers.stopping.depth import Price
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price
 
 SMALL = replace(SPACE, attention=("full", "none"), residual=("none",))
 BUILT_IN = [GaussianProcessDesigns(), TPEDesigns(), RandomDesigns()]

@@ -18,8 +18,8 @@ from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, s
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, cannot_win, pick_rule
-from moa_dspy.optimizers.stopping.depth import Price, score_rules
-from moa_dspy.optimizers.stopping.rules import StopRule
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import Price, score_rules
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 TASK = "question -> answer"

@@ -12,8 +12,8 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.evaluation.runs import Price, Run
 from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
 from moa_dspy.optimizers.report.records import StopRecord
-from moa_dspy.optimizers.stopping.depth import Depth, depth_curve
-from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, grade, stop_rules, thresholds_of
+from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, grade, stop_rules, thresholds_of
+from moa_dspy.optimizers.stop_fitting.rescoring import Depth, depth_curve
 from moa_dspy.program import AttentionMoA
 
 if TYPE_CHECKING:

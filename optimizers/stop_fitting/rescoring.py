@@ -18,7 +18,7 @@ from moa_dspy.evaluation.answering import in_threads
 from moa_dspy.evaluation.runs import Price, Run, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.stopping.rules import StopRule, decisions_of, end_of, stop_rules, thresholds_of
+from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, end_of, stop_rules, thresholds_of
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.trace import Trace
 
@@ -91,7 +91,7 @@ def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Readi
 
     Args:
         trace: of a run without early stopping, at least as deep as the deepest rule.
-        rules: see ``moa_dspy.optimizers.stopping.rules``.
+        rules: see ``moa_dspy.optimizers.stop_fitting.replay``.
     """
     decisions = decisions_of(trace)
     ends = {rule: end_of(rule, decisions, len(trace.outputs)) for rule in rules}

@@ -10,8 +10,8 @@ from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import AttentionMoA
 from moa_dspy.optimizers import Price, StopRule, depth_curve, fit_stop, measure
-from moa_dspy.optimizers.stopping.depth import price_of, readings_of
-from moa_dspy.optimizers.stopping.rules import Decision, decisions_of, end_of, stop_rules, thresholds_of
+from moa_dspy.optimizers.stop_fitting.replay import Decision, decisions_of, end_of, stop_rules, thresholds_of
+from moa_dspy.optimizers.stop_fitting.rescoring import price_of, readings_of
 from moa_dspy.testing import ScriptedLM
 
 
