@@ -1,1 +1,1 @@
-"""Which stage and which agent gains or loses."""
+"""Analysis of stages and agents: score, gain and cost of each."""

@@ -1,4 +1,4 @@
-"""Leave one agent out: what each agent adds to the score, and to the price."""
+"""Contribution of each agent to a program's score and price, by leave-one-out runs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["Contribution", "Contributions", "contributions", "without"]
 
 
 class Contribution(pydantic.BaseModel):
-    """What one agent adds.
+    """The contribution of one agent.
 
     Attributes:
-        agent: its name.
-        model: its model.
-        score: of the program without it.
-        adds: the program's score less that, example by example; negative where the agent does harm.
-        p: two-sided p value of that, adjusted for all agents by Holm's method.
-        price: what it adds to the price of an example where nothing is cached: its own calls, and those that others
-            make because of it. Negative where the program runs longer without it.
-        failed: how many runs failed without it; they count as 0.
+        agent: name of the agent.
+        model: model of the agent.
+        score: score of the program without the agent.
+        adds: paired gain of the whole program over the program without the agent. Negative if the agent does harm.
+        p: two-sided p value of ``adds``, adjusted over all agents by Holm's method.
+        price: what the agent adds to the mean price of an example, without the response cache. It includes calls of
+            other agents that the agent causes. Negative if the program costs more without the agent.
+        failed: number of failed runs without the agent. They score 0.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -49,14 +49,14 @@ class Contribution(pydantic.BaseModel):
 
 
 class Contributions(pydantic.BaseModel):
-    """What every agent of a program adds; ``str`` gives a table, ``report`` JSON values.
+    """The contributions of all agents of a program; ``str`` gives a table, ``report`` JSON values.
 
     Attributes:
-        rows: one for each agent, the one that adds most first; of those that add equally, the cheaper.
-        score: of the whole program.
-        price: of an example for the whole program, where nothing is cached.
-        examples: how many were run.
-        cost: what was paid.
+        rows: one per agent, by decreasing ``adds``, then by increasing price.
+        score: score of the whole program.
+        price: mean price of an example for the whole program, without the response cache.
+        examples: number of examples.
+        cost: amount paid.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -68,10 +68,10 @@ class Contributions(pydantic.BaseModel):
     cost: Usage
 
     def row(self, agent: str) -> Contribution:
-        """Return one agent's.
+        """Return the row of one agent.
 
         Raises:
-            LookupError: there is no such agent.
+            LookupError: if there is no such agent.
         """
         for row in self.rows:
             if row.agent == agent:
@@ -80,15 +80,15 @@ class Contributions(pydantic.BaseModel):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return all fields as JSON values."""
         return {"kind": "contributions", **self.model_dump(mode="json")}
 
     def to_json(self, indent: int | None = None) -> str:
-        """Return everything as JSON text."""
+        """Return all fields as JSON text."""
         return json.dumps(self.report, ensure_ascii=False, indent=indent)
 
     def to_table(self) -> str:
-        """Return the rows as a table for people."""
+        """Return the rows as a text table."""
         head = ("agent", "model", "adds to the score", "p", "score without", "calls", "tokens", "usd")
         whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=False))
         note = (
@@ -111,23 +111,23 @@ def contributions(
     budget: Budget | BudgetGuard | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contributions:
-    """Run ``program`` whole and without each of its agents in turn.
+    """Run the whole ``program``, then run it without each of its agents.
 
-    The other agents keep their prompts and, on other models, their samples. So calls that do not depend on the agent
-    come from the response cache. Of several samples of one model the last one is taken away. The aggregator stays.
+    The other agents keep their prompts. Calls that do not depend on the removed agent come from the response cache. If
+    several agents are samples of one model, the last sample is removed. The aggregator stays.
 
     Args:
         program: a program of at least two agents.
         devset: examples, with their inputs set.
-        metric: the task's.
-        concurrency: runs under way at once.
-        seed: of the resampling.
+        metric: the task's metric.
+        concurrency: maximum number of concurrent runs.
+        seed: seed of the resampling.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
-        progress: called with a few words on what is run next.
+        progress: called with a description of the next run.
 
     Raises:
-        ConfigurationError: there is only one agent, or there are no examples.
-        AllRunsFailedError: every run failed, of the whole program or without an agent.
+        ConfigurationError: if there is only one agent, or if there are no examples.
+        AllRunsFailedError: if every run of the whole program, or every run without one agent, fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
     names = [spec.name for spec in program.architecture.agents]
@@ -173,7 +173,7 @@ def _measured(
     guard: BudgetGuard | None,
     progress: Callable[[str], None] | None,
 ) -> Measurement:
-    """Run one program; an error says which one it was."""
+    """Measure one program. An error names the program."""
     if progress is not None:
         progress(f"{what}: {len(devset)} examples")
     try:
@@ -183,11 +183,11 @@ def _measured(
 
 
 def without(program: AttentionMoA, place: int) -> AttentionMoA:
-    """Return the program as it is without one of its agents; prompts and aggregator stay.
+    """Return the program without one agent. Prompts and aggregator stay.
 
     Args:
-        program: of at least two agents.
-        place: the agent's number, from 0.
+        program: a program of at least two agents.
+        place: index of the agent, from 0.
     """
     kept = [agent for number, agent in enumerate(program.named_agents) if number != place]
     attention = _fewer_peers(program.architecture.attention, len(kept))
@@ -195,7 +195,7 @@ def without(program: AttentionMoA, place: int) -> AttentionMoA:
 
 
 def _fewer_peers(attention: Any, agents: int) -> Any:
-    """The same pattern; a number of peers is at most the number of others, and nobody is left to be read by one."""
+    """Return the pattern with its number of peers limited to the remaining agents, or "self" for a single agent."""
     if not isinstance(attention, int):
         return attention
     return min(attention, agents - 1) or "self"

@@ -1,4 +1,4 @@
-"""A program's stages as a table: what each scores, what it gains on the one before, and what it costs."""
+"""Profile of a program: the score, the gain and the cost of each stage."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ class StageRow(pydantic.BaseModel):
     """One stage of one layer, over all examples.
 
     Attributes:
-        layer: from 1.
-        stage: what was done.
-        agent: by whom; None for all agents together.
-        score: mean score of what was written; None for critiques, which do not answer the task.
-        gain: the mean score less that of the answers that the stage started from, paired by example; None where there
-            were none. A proposal starts from the previous layer's output, a refinement from the agent's proposal, an
-            aggregate from the mean of the agents' answers, a synthesis from its layer's aggregate.
-        lost: how many steps made it worse: right to wrong. Where a step starts from several answers, their median
-            counts.
-        won: how many made it better: wrong to right.
-        steps: how many there were, failed ones included.
+        layer: the layer, from 1.
+        stage: the stage.
+        agent: the agent; None for all agents together.
+        score: mean score of the stage's answers; None for critiques, which do not answer the task.
+        gain: mean gain of the stage's answers over the answers that it started from, paired by example; None if there
+            are none. A proposal starts from the previous layer's output, a refinement from the agent's
+            proposal, an aggregate from the mean of the agents' answers, a synthesis from its layer's aggregate.
+        lost: number of steps that lowered the score. If a step starts from several answers, their median counts.
+        won: number of steps that raised the score.
+        steps: number of steps, failed ones included.
         calls: LM calls, cached ones included.
-        tokens: prompt plus completion tokens, those that cached calls once used included.
-        share: part of the program's cost: of its dollars where every price is known and not zero, else of its tokens,
-            else of its calls.
+        tokens: prompt plus completion tokens, those of cached calls included.
+        share: share of the program's cost in dollars. It is in tokens if a price is unknown or all prices are zero, and
+            in calls if there are no tokens.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -59,17 +58,17 @@ class StageRow(pydantic.BaseModel):
 
 
 class Profile(pydantic.BaseModel):
-    """What each stage of a program does for its score and its cost; ``str`` gives a table.
+    """Score and cost of each stage of a program; ``str`` gives a table.
 
     Attributes:
-        program: that was looked into.
-        rows: in canonical order; a stage's row for all agents, then one for each agent where there are several.
-        score: of the program's answers; a failed run counts as 0.
-        cost: of all runs.
-        examples: how many were run.
-        failed: how many of these runs failed; the rows leave them out.
-        unjudged: how many answers the metric raised on, of all stages; they score 0.
-        shares_of: what ``share`` is a part of.
+        program: the program.
+        rows: in canonical order; each stage has one row for all agents, then one per agent if there are several.
+        score: score of the program's answers; a failed run scores 0.
+        cost: cost of all runs.
+        examples: number of examples.
+        failed: number of failed runs. The rows leave them out.
+        unjudged: number of answers, over all stages, on which the metric raised. They score 0.
+        shares_of: the unit of ``share``.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -87,7 +86,7 @@ class Profile(pydantic.BaseModel):
         """Return one row.
 
         Raises:
-            LookupError: the program has no such stage.
+            LookupError: if the program has no such stage.
         """
         for row in self.rows:
             if (row.layer, row.stage, row.agent) == (layer, stage, agent):
@@ -96,11 +95,11 @@ class Profile(pydantic.BaseModel):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return all fields as JSON values."""
         return {"kind": "profile", **self.model_dump(mode="json")}
 
     def to_table(self) -> str:
-        """Return the rows as a table for people."""
+        """Return the rows as a text table."""
         head = ("layer", "stage", "score", "gain on the stage before", "lost", "won", "calls", "tokens", self.shares_of)
         table = text_table([head, *(_cells(row) for row in self.rows)], left=(0, 1))
         failed = f", {self.failed} failed" if self.failed else ""
@@ -124,17 +123,17 @@ def profile(
     """Run ``program`` on every example and score every stage of every run.
 
     Args:
-        program: what to look into.
+        program: the program.
         devset: examples, with their inputs set.
-        metric: the task's; applied to the answer of each stage.
-        concurrency: runs under way at once.
-        seed: of the intervals' resampling.
+        metric: the task's metric; applied to the answers of each stage.
+        concurrency: maximum number of concurrent runs.
+        seed: seed of the resampling.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
-        progress: called with each run as it ends.
+        progress: called with each finished run.
 
     Raises:
-        ConfigurationError: there are no examples, or the metric gives no score.
-        RunError: every run failed.
+        ConfigurationError: if there are no examples, or if the metric returns no score.
+        RunError: if every run fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
     measured = measure(
@@ -170,7 +169,7 @@ def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageS
 
 
 def _agents(runs: Iterable[StageScores], layer: int, stage: Stage) -> list[str | None]:
-    """All together, then each, in the order of the program; nobody where the stage was not played."""
+    """Return None for all agents, then each agent in program order. Return no entries if no run has the stage."""
     names = dict.fromkeys(step.agent for run in runs for step in run.trace.select(layer=layer, stage=stage))
     apart = list(names) if len(names) > 1 and stage in ("propose", "critique", "refine") else []
     return [None, *apart] if names else []
@@ -209,7 +208,7 @@ def _gain(runs: Sequence[StageScores], layer: int, stage: Stage, agent: str | No
 
 
 def _unit(steps: Sequence[Step]) -> tuple[str, float]:
-    """What costs are told in, and how much there is of it."""
+    """Return the unit of cost shares, and the total amount in that unit."""
     if all(step.cost_usd is not None and step.saved_usd is not None for step in steps):
         dollars = sum(_amount(step, "cost") for step in steps)
         if dollars:

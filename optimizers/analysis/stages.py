@@ -1,7 +1,6 @@
-"""Which stage gains and which loses: the task's metric, applied to everything on record that answers the task.
+"""Scores of every stage of a recorded run, by the task's metric. No model is called.
 
-Proposals, refinements, aggregates and syntheses write the same fields as the program itself. So what a metric says of
-the program's answer it can say of each of them, without any model being asked again.
+Proposals, refinements, aggregates and syntheses have the output fields of the task, so the metric applies to each.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from moa_dspy.trace import Stage, Step, Trace
 __all__ = ["Pair", "StageScore", "StageScores", "attribute"]
 
 Pair: TypeAlias = tuple[float, float]
-"""The score of what a step was given, and of what it made of it."""
+"""The score of what a step started from, and the score of its own answer."""
 
 
 @dataclass(frozen=True)
 class StageScore:
-    """A step that answered the task, and the metric's score of its answer."""
+    """A step with an answer, and the metric's score of the answer."""
 
     step: Step
     score: float
@@ -35,13 +34,13 @@ class StageScore:
 
 @dataclass(frozen=True)
 class StageScores:
-    """A run, scored at every stage.
+    """A run with a score for every stage.
 
     Attributes:
         trace: the run.
-        steps: the steps that answered the task, in canonical order; failed steps and critiques are not among them.
-        layers: the score of the accepted output of each layer, H_1 to H_l; the last is the run's answer.
-        unjudged: what the metric raised, for each answer that it raised on; these score 0.
+        steps: the steps with an answer, in canonical order, without failed steps and critiques.
+        layers: the score of the accepted output of each layer, H_1 to H_l. The last one is the run's answer.
+        unjudged: the metric's error for each answer on which it raised. These answers score 0.
     """
 
     trace: Trace
@@ -62,14 +61,14 @@ class StageScores:
                 yield scored
 
     def mean(self, layer: int, stage: Stage, agent: str | None = None) -> float | None:
-        """Return the mean score of a layer and stage; None where nothing was written."""
+        """Return the mean score of a layer and stage, or None if there is no answer."""
         scores = [scored.score for scored in self.select(layer, stage, agent)]
         return statistics.fmean(scores) if scores else None
 
     def given(self, step: Step) -> list[float]:
         """Return the scores of the answers that ``step`` started from.
 
-        That is the previous layer's output for a proposal (none in the first layer), the agent's own proposal for a
+        These are: the previous layer's output for a proposal (none in the first layer), the agent's own proposal for a
         refinement, all agents' answers for an aggregate, and the layer's aggregate for a synthesis.
         """
         if step.stage == "propose":
@@ -83,9 +82,9 @@ class StageScores:
         return []
 
     def pairs(self, layer: int, stage: Stage, agent: str | None = None) -> list[Pair]:
-        """Return, for each step that started from answers, their median score and its own.
+        """Return a pair for each step that started from answers: their median score, and the score of its own answer.
 
-        The median of right and wrong answers is what most of them are.
+        The median of right and wrong answers is the majority.
         """
         made = [(self.given(scored.step), scored.score) for scored in self.select(layer, stage, agent)]
         return [(statistics.median(given), score) for given, score in made if given]
@@ -98,18 +97,18 @@ class StageScores:
 
 
 def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA) -> StageScores:
-    """Score every answer in the record of a run.
+    """Score every answer of a recorded run.
 
-    Equal answers are scored once; one that the metric raises on scores 0.
+    Equal answers are scored once. An answer on which the metric raises scores 0.
 
     Args:
-        trace: of a run of ``program``.
-        example: what was asked.
-        metric: the task's.
-        program: knows the types of the task's fields.
+        trace: a run of ``program``.
+        example: the example of the run.
+        metric: the task's metric.
+        program: the program, which defines the types of the task's fields.
 
     Raises:
-        ConfigurationError: the metric gives no score.
+        ConfigurationError: if the metric returns no score.
     """
     known: dict[str, Judgement] = {}
     fields = program.signature.output_fields

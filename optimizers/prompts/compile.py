@@ -48,7 +48,7 @@ class CompileProgress:
 
     Attributes:
         cost: what has been spent so far.
-        of: about the most LM calls that it makes, cached ones included.
+        of: approximate maximum number of LM calls, cached ones included.
     """
 
     cost: Usage
@@ -56,7 +56,7 @@ class CompileProgress:
 
     @property
     def done(self) -> float:
-        """Return the share that is done, at least; below 1."""
+        """Return a lower bound of the completed share, below 1."""
         return min(self.cost.paid_calls / max(self.of, 1), 0.99)
 
 
@@ -65,12 +65,12 @@ class CompileResult:
     """The result of ``compile``.
 
     Attributes:
-        program: the tuned program, whatever it scores.
-        score: its score on the validation set. It is too high if the method chose by that set.
+        program: the tuned program, even if its score is not higher.
+        score: its score on the validation set. It is biased upwards if the method chose by that set.
         before: the score of the original program on the same examples.
-        gain: the difference, example by example.
+        gain: the paired difference of both scores.
         price: the mean price of an example with the tuned program, without the response cache.
-        cost: everything that was paid for, both measurements and the model that writes prompts included.
+        cost: amount paid, including both measurements and the model that writes prompts.
         report: method, options, seed, scores, and each predictor's instructions before and after, as JSON values.
     """
 
@@ -107,17 +107,17 @@ def compile(  # noqa: A001 (DSPy's word)
         valset: examples to choose by and to report on, none of them in ``trainset``; default: a third of ``trainset``.
         method: ``labeled``, ``bootstrap``, ``bootstrap_random``, ``knn`` (demos), ``copro``, ``gepa`` (instructions),
             ``mipro``, ``simba`` (both), ``reanchor`` (the stop decision), or an object: see ``PromptMethod``.
-        effort: how much to try where the options do not say: ``light``, ``medium`` or ``heavy``.
+        effort: ``light``, ``medium`` or ``heavy``; sets the options that are not given.
         prompt_lm: the model that writes instructions; default: the aggregator's model.
-        budget: of this call, the model that writes prompts included. Only calls under way can exceed it. When it ends,
-            the original program is returned; answered calls are in DSPy's cache for another try.
+        budget: limits of this call, the model that writes prompts included. Only running calls can exceed it. If it
+            ends early, the original program is returned, and the finished calls stay in DSPy's cache.
         seed: the same seed, cache and arguments give the same result.
-        concurrency: the most examples under way at once.
-        progress: called at every paid call, from any thread. The price of that call follows.
-        **options: the options of a method given by name: the fields of its class.
+        concurrency: maximum number of concurrent examples.
+        progress: called at every paid call, from any thread. ``cost`` does not yet include the price of that call.
+        **options: the fields of the method's class, if the method is given by name.
 
     Raises:
-        ConfigurationError: if an argument does not fit. Nothing was paid for.
+        ConfigurationError: if an argument is invalid. Nothing was paid for.
         RunError: if the original program fails on every example, or the budget ends before it has been measured.
     """
     tuner = resolve_method(method, options)
@@ -135,12 +135,12 @@ def compile(  # noqa: A001 (DSPy's word)
 
 
 class _Compilation:
-    """A tuning under way.
+    """One run of ``compile``.
 
     Args:
         program: the original program.
         method: the method.
-        job: what the method works on.
+        job: the input of the method.
         guard: the budget.
         limited: whether there is a budget.
     """
@@ -154,12 +154,12 @@ class _Compilation:
         self._errors: list[str] = []
 
     def run(self) -> None:
-        """Measure the original program, tune it, and measure the tuned one; the budget may end it.
+        """Measure the original program, tune it, and measure the tuned program, as far as the budget allows.
 
         Raises:
             BudgetTooSmallError: if the budget does not cover the first measurement.
         """
-        try:  # first, so that what is broken shows before much is paid
+        try:  # measured first, so that a broken program fails before much is paid
             self._before = self._measure(self._program)
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
@@ -175,7 +175,7 @@ class _Compilation:
             self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, "budget"
 
     def result(self, cost: Usage) -> CompileResult:
-        """Return the result, and its report."""
+        """Return the result with its report."""
         job, before, after = self._job, self._before, self._after
         old, new = before.score(job.seed), after.score(job.seed)
         gain = Gain.of(before.scores, after.scores, seed=job.seed)
@@ -211,7 +211,7 @@ class _Compilation:
 def _counted(
     program: AttentionMoA, method: PromptMethod, job: PromptJob, progress: Callable[[CompileProgress], None] | None
 ) -> Iterator[UsageMeter]:
-    """Count what is paid for within the block, and tell ``progress``."""
+    """Count what is paid for within the block, and report it to ``progress``."""
     most = (2 * len(job.valset) + most_runs(method, job)) * program.architecture.max_calls
     over = False
 
@@ -224,7 +224,7 @@ def _counted(
         try:
             yield meter
         finally:
-            over = True  # a budget may leave calls under way on DSPy's threads
+            over = True  # DSPy's threads may still run calls after the budget has ended
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
@@ -271,10 +271,10 @@ def _check(
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Split off a third of the examples, at least one, for choosing and reporting. Both parts keep their order.
 
-    Examples with the same inputs are in the same part.
+    Examples with equal inputs stay together.
 
     Raises:
-        ConfigurationError: if all have the same inputs, or their inputs are not set.
+        ConfigurationError: if all examples have equal inputs, or if their inputs are not set.
     """
     known = [question_of(example) for example in examples]
     questions = list(dict.fromkeys(known))

@@ -38,10 +38,10 @@ class Bootstrap(BuiltInMethod):
     """Steps of runs that the metric accepts, as demos of every role (DSPy's BootstrapFewShot).
 
     Attributes:
-        bootstrapped_demos: the most runs to take demos from.
-        labeled_demos: the most demos of a predictor after filling up with training examples that fit.
-        rounds: tries for an example, each with new samples; None: by effort.
-        threshold: the score from which a run is accepted; None: any score above 0.
+        bootstrapped_demos: maximum number of runs to take demos from.
+        labeled_demos: maximum number of demos of a predictor; training examples fill up the bootstrapped demos.
+        rounds: attempts per example, each with new samples; None: by effort.
+        threshold: minimum score at which a run is accepted; None: any score above 0.
     """
 
     bootstrapped_demos: int = 4

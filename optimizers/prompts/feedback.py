@@ -1,8 +1,8 @@
-"""What happened in a run, in words, for the reflection of GEPA: told to each predictor from its own point of view.
+"""Feedback for GEPA: describes to each predictor how its step affected the run.
 
-GEPA asks a metric about one call of one predictor. The run's trace says where in the run that call stood, and the
-task's metric says what every answer around it was worth: so a critique hears what became of the answer that it
-criticised, and a refinement who talked it out of a right answer.
+GEPA asks a metric about one call of one predictor. The run's trace identifies the step of that call. The task's metric
+scores every answer of the run. A critique, for example, is told whether the answer that it criticised became better or
+worse, and whether the refinement followed its suggestion.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NUMBERS: Final = ("none", "one", "two", "three", "four", "five", "six", "seven"
 
 
 class StageFeedback:
-    """A metric for GEPA: the task's score, and for a predictor what its part in the run was.
+    """A metric for GEPA: returns the task's score, with feedback on the predictor's step.
 
     Args:
-        metric: the task's. One that takes DSPy's five arguments may give feedback of its own, which is passed on.
-        program: what is tuned.
+        metric: the task's metric. If it takes DSPy's five arguments, its own feedback is included.
+        program: the program that is tuned.
     """
 
     def __init__(self, metric: Metric, program: AttentionMoA) -> None:
@@ -59,7 +59,7 @@ class StageFeedback:
     def _of_answer(
         self, example: dspy.Example, prediction: Any, trace: Any, pred_name: str, pred_trace: Any
     ) -> tuple[float, str]:
-        """Return the score of the run's answer and what the metric itself has to say of it."""
+        """Return the score of the run's answer, and the metric's own feedback."""
         if not accepts(self._metric, 5):
             return score_of(call_metric(self._metric, example, prediction)), ""
         verdict = call_metric(self._metric, example, prediction, trace, pred_name, pred_trace)
@@ -68,11 +68,11 @@ class StageFeedback:
 
 
 def feedback_on(scores: StageScores, step: Step) -> str:
-    """Return what a step should hear: what it did, then how the run went.
+    """Return the feedback for a step: its effect, then a summary of the run.
 
     Args:
-        scores: of the run.
-        step: one of its steps that ended well.
+        scores: the scores of the run.
+        step: a successful step of the run.
     """
     say = {
         "propose": _on_proposal,
@@ -155,7 +155,7 @@ def _on_synthesis(scores: StageScores, step: Step) -> str:
 
 
 def _story(scores: StageScores, layer: int) -> str:
-    """How the answers of a layer did, and the run in the end."""
+    """Return a summary: the scores of a layer's answers, and the score of the run's answer."""
     sentences = [_count(scores, list(scores.select(layer, "propose")), "proposal")]
     sentences += [_turn(scores, refined) for refined in scores.select(layer, "refine")]
     aggregate = next(scores.select(layer, "aggregate"), None)
@@ -165,7 +165,7 @@ def _story(scores: StageScores, layer: int) -> str:
 
 
 def _turn(scores: StageScores, refined: StageScore) -> str:
-    """What a refinement changed, where it changed the score."""
+    """Return how a refinement changed the score, or an empty string if it did not."""
     given, agent = scores.given(refined.step), refined.step.agent
     if not given or given[0] == refined.score:
         return ""
@@ -182,7 +182,7 @@ def _gave_up(scores: StageScores, score: float) -> str:
 
 
 def _because_of(scores: StageScores, refinement: Step, kind: str) -> str:
-    """Whose suggestion a refinement has followed, as far as the texts show."""
+    """Return which agents suggested the change of a refinement, by comparing texts."""
     proposal = next(scores.select(refinement.layer, "propose", refinement.agent), None)
     critiques = _critiques_of(scores.trace, refinement)
     if proposal is None:
@@ -195,13 +195,13 @@ def _because_of(scores: StageScores, refinement: Step, kind: str) -> str:
 
 
 def _suggests(critique: Step, refinement: Step, proposal: Step) -> bool:
-    """Whether the refinement's new answer stands in the critique."""
+    """Return whether the critique contains the refinement's new answer."""
     answer = _core(refinement)
     return answer != _core(proposal) and _contains(critique.text, answer)
 
 
 def _better_critics(scores: StageScores, refinement: Step) -> list[str]:
-    """Who suggested an answer of the run that is better than what the refinement kept."""
+    """Return the critics whose critique contains a better answer of the run than the refinement's answer."""
     own = _own(scores, refinement)
     better = {_core(other.step) for other in scores.steps if other.score > own}
     critiques = _critiques_of(scores.trace, refinement)
@@ -214,7 +214,7 @@ def _critiques_of(trace: Trace, refinement: Step) -> list[Step]:
 
 
 def _core(step: Step) -> str:
-    """The answer without its reasoning and its decision, as a critique might quote it."""
+    """Return the answer's text without reasoning and decision, to search for in critiques."""
     values = [str(value) for name, value in step.outputs.items() if name not in ("reasoning", "improved")]
     return " ".join(values).strip().casefold()
 
@@ -228,7 +228,7 @@ def _own(scores: StageScores, step: Step) -> float:
 
 
 def _best(scores: StageScores) -> float:
-    """The best score that anything in the run has; at least 1, where scores are right or wrong."""
+    """Return the best score in the run; at least 1 if all scores are 0 or 1."""
     return max([1.0 if _yes_or_no(scores) else 0.0, *(scored.score for scored in scores.steps)])
 
 
@@ -254,7 +254,7 @@ def _quality(scores: StageScores, score: float) -> str:
 
 
 def _count(scores: StageScores, answers: Sequence[StageScore], what: str) -> str:
-    """How good several answers were: "two of three proposals were right"."""
+    """Return the scores of several answers in words: "two of three proposals were right"."""
     if not answers:
         return ""
     if len(answers) == 1:
@@ -281,9 +281,9 @@ def _names(agents: Sequence[str]) -> str:
 
 
 def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, program: AttentionMoA) -> Step | None:
-    """Return the step that a predictor's call was.
+    """Return the step of a predictor's call, or None if it cannot be identified.
 
-    The captured DSPy trace has one entry for each step that ended well, in the same, canonical order.
+    The captured DSPy trace has one entry for each successful step, in canonical order.
     """
     if not pred_trace:
         return None
@@ -297,7 +297,7 @@ def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, prog
 
 
 def _alike(asked: Sequence[Step], pred_name: str, outputs: Any, program: AttentionMoA) -> Step | None:
-    """Return a step of that predictor with the same outputs."""
+    """Return a step of the predictor with equal outputs, or None."""
     role, _, index = pred_name.partition("[")
     stage = _STAGES.get(role, role)
     names = [spec.name for spec in program.architecture.agents]

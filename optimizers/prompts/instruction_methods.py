@@ -1,4 +1,4 @@
-"""Methods in which a model writes instructions, and the best-scoring ones are kept."""
+"""Methods in which a model writes instructions and the best-scoring ones are kept."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Copro", "Gepa", "Mipro", "Simba"]
 
 @dataclass(frozen=True)
 class Copro(BuiltInMethod):
-    """Coordinate ascent over instructions, one predictor after the other (DSPy's COPRO).
+    """Coordinate ascent over instructions, one predictor at a time (DSPy's COPRO).
 
     Every candidate of every predictor and round is scored on the training set.
 
     Attributes:
         breadth: candidates of a predictor in a round, at least 2; None: by effort.
         depth: the number of rounds; None: by effort.
-        temperature: the temperature at which instructions are written.
+        temperature: the temperature of the model that writes instructions.
     """
 
     breadth: int | None = None
@@ -49,7 +49,7 @@ class Copro(BuiltInMethod):
         return optimizer.compile(job.student, trainset=job.shuffled(), eval_kwargs=kwargs)
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers scored: those of every candidate on the training set."""
+        """Return the maximum number of scored answers: every candidate on the training set."""
         candidates = job.by_effort(self.breadth, 4, 7, 10) * job.by_effort(self.depth, 1, 2, 3)
         return candidates * len(job.student.predictors()) * len(job.trainset)
 
@@ -109,7 +109,7 @@ class Mipro(BuiltInMethod):
         )
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers scored: by trials, by full evaluations of the best, and by bootstrapping."""
+        """Return the maximum number of scored answers: trials, full evaluations of the best, and bootstrapping."""
         candidates = job.by_effort(self.candidates, 6, 12, 18)
         trials, batch = self._trials(job, candidates), self._batch(job)
         looks = trials * batch + (2 + trials // 5) * len(job.valset)
@@ -161,18 +161,18 @@ class Simba(BuiltInMethod):
         return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers scored: samples and new programs of every step, and the final evaluation."""
+        """Return the maximum number of scored answers: samples and programs of every step, and the final evaluation."""
         batch, candidates = min(self.batch or 32, len(job.trainset)), job.by_effort(self.candidates, 4, 6, 6)
         return 2 * job.by_effort(self.steps, 4, 8, 12) * batch * candidates + (candidates + 1) * len(job.trainset)
 
 
 @dataclass(frozen=True)
 class Gepa(BuiltInMethod):
-    """Instructions by reflection on single runs (DSPy's GEPA). The feedback says what happened at every stage.
+    """Instructions by reflection on single runs (DSPy's GEPA). The feedback describes every stage of a run.
 
     Attributes:
-        runs: the most runs of the program, at least one pass over the validation set; None: by effort.
-        minibatch: the runs of one reflection.
+        runs: maximum number of runs, at least one pass over the validation set; None: by effort.
+        minibatch: number of runs per reflection.
         merge: whether instructions of different candidates are also combined.
         perfect: the best possible score.
         more: further options of ``gepa.optimize``.
@@ -193,7 +193,7 @@ class Gepa(BuiltInMethod):
         return self._optimizer(job).compile(job.student, trainset=list(job.trainset), valset=list(job.valset))
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers scored."""
+        """Return the maximum number of scored answers."""
         if self.runs is not None:
             return self.runs
         settings = gepa_sizes()[job.effort]

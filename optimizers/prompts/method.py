@@ -1,4 +1,4 @@
-"""The interface of prompt methods, and what a method gets to work on."""
+"""The interface of prompt methods, and their input."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, repr=False)  # DSPy logs the metric, which is a method of this class, with every error
 class PromptJob:
-    """What a prompt method works on.
+    """The input of a prompt method.
 
     Attributes:
         student: a copy of the program. The method may change it.
         trainset: the examples to learn from.
         valset: the examples to choose candidates by.
         metric: the caller's metric.
-        seed: for everything that is random.
-        effort: how much to try, where the options of the method do not say.
+        seed: seed of everything random.
+        effort: sets the options of the method that are None.
         prompt_lm: the model that writes prompts.
-        ambient: the LM in DSPy's settings while the method runs. Its copies with other rollouts make all agents
+        ambient: the LM in DSPy's settings while the method runs. Its copies with other rollout ids make all agents
             resample.
-        concurrency: the most examples under way at once.
+        concurrency: maximum number of concurrent examples.
     """
 
     student: AttentionMoA
@@ -69,7 +69,7 @@ class PromptJob:
 
 
 class PromptMethod(Protocol):
-    """How prompts are tuned. Any object with this method can be passed as ``method`` to ``compile`` and ``optimize``.
+    """A method that tunes prompts. Any object with ``tune`` can be the ``method`` of ``compile`` and ``optimize``.
 
     Example::
 
@@ -84,7 +84,7 @@ class PromptMethod(Protocol):
 
 
 class BuiltInMethod:
-    """Base of the methods of this package: frozen dataclasses whose fields are their options."""
+    """Base of the built-in methods: frozen dataclasses whose fields are their options."""
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
         """Raise if the method cannot tune this program.
@@ -102,12 +102,12 @@ class BuiltInMethod:
         raise NotImplementedError
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers that the method has scored, whatever the scores are."""
+        """Return an upper bound of the number of answers that the method scores."""
         raise NotImplementedError
 
 
 def check_at_least(option: str, value: int | None, least: int) -> None:
-    """Raise ConfigurationError if an option is below ``least``; None means that the effort decides.
+    """Raise ConfigurationError if an option is below ``least``. None is allowed: the effort then sets the option.
 
     Raises:
         ConfigurationError: if ``value`` is below ``least``.
@@ -117,10 +117,10 @@ def check_at_least(option: str, value: int | None, least: int) -> None:
 
 
 def check_effort(effort: str) -> None:
-    """Raise ConfigurationError unless ``effort`` is 'light', 'medium' or 'heavy'.
+    """Check the effort.
 
     Raises:
-        ConfigurationError: if it is something else.
+        ConfigurationError: unless ``effort`` is 'light', 'medium' or 'heavy'.
     """
     if effort not in get_args(Effort):
         raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")

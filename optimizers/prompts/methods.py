@@ -33,10 +33,10 @@ METHODS: Final[Mapping[str, type[BuiltInMethod]]] = {
 
 
 def resolve_method(method: str | PromptMethod, options: Mapping[str, Any] | None = None) -> PromptMethod:
-    """Return the method of that name with its options, or the method that was given.
+    """Return the named method with its options, or the given method.
 
     Raises:
-        ConfigurationError: if there is no such method, it has no such option, or the object cannot tune.
+        ConfigurationError: if the name or an option is unknown, or if the object has no ``tune``.
     """
     options = options or {}
     if not isinstance(method, str):
@@ -55,14 +55,14 @@ def resolve_method(method: str | PromptMethod, options: Mapping[str, Any] | None
 
 
 def method_name(method: str | PromptMethod) -> str:
-    """Return the name of a method: of a built-in one its key in ``METHODS``, of another one its class."""
+    """Return the key of a built-in method in ``METHODS``, or the class name of another method."""
     if isinstance(method, str):
         return method
     return next((name for name, kind in METHODS.items() if type(method) is kind), type(method).__name__)
 
 
 def method_options(method: PromptMethod, *, changed_only: bool = False) -> dict[str, Any]:
-    """Return the options of a method that is a dataclass; with ``changed_only`` those that differ from the default."""
+    """Return the options of a dataclass method; with ``changed_only``, only those that differ from the default."""
     if not is_dataclass(method):
         return {}
     options = {option.name: getattr(method, option.name) for option in fields(method)}
@@ -79,5 +79,5 @@ def check_method(method: PromptMethod, program: AttentionMoA, *, final: bool = T
 
 
 def most_runs(method: PromptMethod, job: PromptJob) -> int:
-    """Return the most answers that a method has scored; 0 if it is not a built-in one, and nobody knows."""
+    """Return an upper bound of the number of answers that a built-in method scores; 0 for other methods."""
     return method.most_runs(job) if isinstance(method, BuiltInMethod) else 0

@@ -1,8 +1,8 @@
-"""Silence while DSPy's, GEPA's and Optuna's optimizers run.
+"""Suppress the output of DSPy's, GEPA's and Optuna's optimizers.
 
-They print, draw progress bars and log every trial, and have no option against most of it. While one of them runs,
-standard output and standard error drop what is written in the optimizer's own context. Other threads, and functions
-that are marked as ``audible``, are still heard.
+They print, draw progress bars and log every trial, and most of this output has no option. While an optimizer runs,
+standard output and standard error drop everything written in the optimizer's own context. The output of other threads,
+and of functions marked ``audible``, is kept.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class _ErrorList(logging.Handler):
 
 @contextlib.contextmanager
 def silenced(*, output: bool = True) -> Iterator[list[str]]:
-    """Silence optimizers within the block. Blocks may overlap, in several threads.
+    """Suppress the output of optimizers within the block. Blocks may overlap, in several threads.
 
     Args:
-        output: whether what they print is dropped, besides what they log.
+        output: whether to drop printed output, too, and not only log messages.
 
     Yields:
-        A list of the errors that DSPy logs meanwhile: runs and metrics that failed, which DSPy scores as 0.
+        A list of the errors that DSPy logs in the block: failed runs and metrics, which DSPy scores as 0.
     """
     global _blocks
     errors = _ErrorList()
@@ -86,7 +86,7 @@ def silenced(*, output: bool = True) -> Iterator[list[str]]:
     try:
         yield errors.messages
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # progress bars that are cut short draw themselves when they go
+        traceback.clear_frames(error.__traceback__)  # an unfinished progress bar draws itself when it is freed
         raise
     finally:
         _muted.reset(token)
@@ -99,7 +99,7 @@ def silenced(*, output: bool = True) -> Iterator[list[str]]:
 
 
 def audible(function: Callable[P, T]) -> Callable[P, T]:
-    """Return the function such that what it prints is heard, although optimizers are silenced."""
+    """Return the function with its output kept while optimizers are silenced."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -114,7 +114,7 @@ def audible(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run the block on global random generators with this seed; afterwards they are as they were before."""
+    """Seed the global random generators within the block, and restore their state afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

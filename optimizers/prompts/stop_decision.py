@@ -1,4 +1,4 @@
-"""The method that fits the stop decision to the metric."""
+"""The prompt method that fits the stop decision to the metric."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Reanchor"]
 
 @dataclass(frozen=True)
 class Reanchor(BuiltInMethod):
-    """The probability from which a new layer counts as an improvement (DSPy's ReAnchor).
+    """Fits the probability threshold at which a run continues with a new layer (DSPy's ReAnchor).
 
-    The residual synthesis is asked for the probability that its layer improves, instead of yes or no. The run goes on
-    if the probability reaches the threshold. DSPy keeps the threshold only if it beats plain yes or no on held-out
-    parts of the training set.
+    The residual synthesis is asked for the probability that its layer improves the answer, instead of yes or no. The
+    run continues if the probability reaches the threshold. DSPy keeps the threshold only if it beats plain yes or no on
+    held-out parts of the training set.
 
     Attributes:
-        require_cache: refuse models whose answers are not cached. Up to 40 thresholds are tried on every example.
+        require_cache: reject models whose answers are not cached. Up to 40 thresholds are tried on every example.
     """
 
     require_cache: bool = True
@@ -36,10 +36,10 @@ class Reanchor(BuiltInMethod):
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
-        """Raise if there is no stop decision, or if every threshold would pay for all runs again.
+        """Raise if there is no stop decision, or if every threshold would repeat all runs.
 
         Raises:
-            ConfigurationError: if the final program decides nothing, or if a model's answers are not cached.
+            ConfigurationError: if the final program has no stop decision, or if a model's answers are not cached.
         """
         architecture = program.architecture
         if final and not (architecture.synthesizes and architecture.early_stop):
@@ -56,19 +56,19 @@ class Reanchor(BuiltInMethod):
             )
 
     def most_runs(self, job: PromptJob) -> int:
-        """Return the most answers scored: with yes or no, with a probability, and for each threshold."""
+        """Return the maximum number of scored answers: with yes or no, with a probability, and for each threshold."""
         return (3 + reanchor_candidates()) * len(job.trainset)
 
 
 class _StopDecision(dspy.Module):
-    """A program of which an optimizer sees the stop decision alone, not the decisions among the task's outputs."""
+    """A program that shows an optimizer only its stop decision, and no decisions among the task's outputs."""
 
     def __init__(self, program: AttentionMoA) -> None:
         super().__init__()
         self.program = program
 
     def named_parameters(self) -> list[tuple[str, Any]]:
-        """Return the synthesis alone."""
+        """Return only the synthesis."""
         return [("synthesize", self.program.synthesize)]
 
     def forward(self, **inputs: Any) -> dspy.Prediction:

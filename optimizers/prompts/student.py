@@ -1,7 +1,7 @@
-"""The copy of a program that an optimizer works on, and the program that is made of its result.
+"""The copy of a program that an optimizer tunes, and the transfer of its prompts to the result.
 
-DSPy's optimizers attach attributes to programs, put any demo on any predictor, and resample through the ambient LM. The
-student is a copy that is made for this. The result is another copy of the original program, with the student's prompts.
+DSPy's optimizers attach attributes to programs, add any demo to any predictor, and resample through the ambient LM.
+The student is a copy that allows this. The result is another copy of the original program, with the student's prompts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def ambient_lm(program: AttentionMoA) -> dspy.BaseLM:
 def student_of(program: AttentionMoA) -> AttentionMoA:
     """Return a copy for an optimizer.
 
-    Its predictors refuse demos that do not fit their role. No two of them look the same to an optimizer. Its agents
-    draw new samples when the optimizer resamples, even at temperature 0.
+    Its predictors drop demos that do not fit their role. No two predictors have equal signatures. Its agents draw new
+    samples when the optimizer resamples, even at temperature 0.
     """
     student: AttentionMoA = program.deepcopy()
     mark_uncompiled(student)
@@ -58,7 +58,7 @@ def learned(student: dspy.Module, program: AttentionMoA) -> AttentionMoA:
     """Return a copy of ``program`` with the prompts, demos and decision thresholds of ``student``, and nothing else.
 
     Raises:
-        ConfigurationError: if the student has other predictors.
+        ConfigurationError: if the predictors of the student differ from those of the program.
     """
     result: AttentionMoA = program.deepcopy()
     tuned, own = dict(student.named_predictors()), dict(result.named_predictors())
@@ -99,7 +99,7 @@ class _RolePredictor(dspy.Predict):
 def _role_predictor(original: dspy.Predict, agent: int | None = None) -> _RolePredictor:
     signature = _signature(original)
     if agent is not None:
-        # GEPA finds a predictor's calls by comparing signatures; those of agents with prompts of their own start equal.
+        # GEPA finds a predictor's calls by comparing signatures. Those of agents with separate prompts start equal.
         signature = signature.with_updated_fields(next(iter(signature.input_fields)), moa_agent=agent)
     predictor = _RolePredictor(signature)
     predictor.fields, predictor.lm, predictor.demos = original.fields, original.lm, original.demos
@@ -110,11 +110,11 @@ def _role_predictor(original: dspy.Predict, agent: int | None = None) -> _RolePr
 class _Resampling(AgentSlot):
     """An agent that follows an optimizer's rollouts even at temperature 0.
 
-    To get new samples, an optimizer sets an ambient LM with a new ``rollout_id`` and a temperature above 0. Here this
-    has the same effect on each agent as it would have on the only model of a program.
+    To get new samples, an optimizer sets an ambient LM with a new ``rollout_id`` and a temperature above 0. This class
+    makes the agent resample then, too.
 
     Attributes:
-        at_rest: the rollout id of the ambient LM when no samples are asked for.
+        at_rest: the rollout id of the ambient LM when no new samples are requested.
     """
 
     at_rest: int | None = None
@@ -146,7 +146,7 @@ def _take_over(tuned: dspy.Predict, own: dspy.Predict) -> None:
 
 
 def _trimmed(signature: Any, demo: Mapping[str, Any]) -> dspy.Example:
-    """Return the demo without fields that no prompt shows."""
+    """Return the demo without the fields that no prompt shows."""
     return dspy.Example(**{name: value for name, value in demo.items() if name in (*signature.fields, "augmented")})
 
 

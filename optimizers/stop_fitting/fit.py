@@ -1,4 +1,4 @@
-"""Depth and stop rule of a finished program, fitted on decisions that are recorded once."""
+"""Fits the depth and the stop rule of a program on recorded decisions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class StopFit:
     """A program with its fitted depth and stop rule.
 
     Attributes:
-        program: with the chosen rule.
-        before: the rule that the program had.
+        program: the program with the chosen rule.
+        before: the program's previous rule.
         chosen: the chosen rule, with score and price on the examples.
         graded: whether the synthesis is asked for the probability of an improvement instead of yes or no.
         curve: all rules that were tried.
@@ -42,7 +42,7 @@ class StopFit:
 
     @property
     def report(self) -> dict[str, Any]:
-        """Return everything but the program, as JSON values."""
+        """Return everything except the program, as JSON values."""
         curve, chosen = [depth.to_dict() for depth in self.curve], self.chosen.to_dict()
         return StopRecord.dump(before=str(self.before), chosen=chosen, graded=self.graded, curve=curve)
 
@@ -58,21 +58,21 @@ def fit_stop_rule(
     space: SearchSpace | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> StopFit:
-    """Choose the depth, and the probability of an improvement from which a run goes on.
+    """Choose the depth, and the probability of an improvement at which a run continues.
 
     The program runs on the examples to its full depth without stopping. If its layers are joined by synthesis, it runs
-    once more with the synthesis asked for probabilities. Every rule is then read off these runs. The best score is
-    chosen, then the fewest calls, then the rule that the program has, then yes or no instead of probabilities.
+    once more with the synthesis asked for probabilities. The score of every rule is computed from these runs. Ties are
+    broken by fewer calls, then by the program's own rule, then by yes or no instead of probabilities.
 
     Args:
-        program: of at least two layers.
+        program: a program of at least two layers.
         trainset: examples to fit on.
         metric: the task's metric. An answer on which it raises scores 0.
-        concurrency: examples under way at once.
+        concurrency: maximum number of concurrent examples.
         budget: limits.
         affordable: whether an example may cost this price. If no rule is affordable, the cheapest is chosen.
         space: the allowed depths, stops and thresholds; default: all.
-        progress: called with each run as it ends; the runs are not scored yet.
+        progress: called with each finished run; the runs are not scored yet.
 
     Raises:
         BudgetExhaustedError: if the budget does not cover all runs.
@@ -116,7 +116,7 @@ def _best(
 
 
 def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence[int], Sequence[bool]]:
-    """Return the depths that may be chosen (the program's own if the space has none), and whether to stop early."""
+    """Return the allowed depths (the program's own if the space has none), and whether to stop early."""
     shape = program.architecture
     depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers]
     stops = (False, True) if space is None else tuple(space.early_stop)

@@ -1,8 +1,8 @@
-"""When to stop: what a recorded run tells of every stop rule, without a call.
+"""Stop rules, replayed on a recorded run without an LM call.
 
-A run that goes through all its layers without stopping records a decision for each layer after the first. A program
-with early stopping makes the same calls up to the first refusal, and ends there. So its answer and its cost can be
-read off.
+A run through all layers without stopping records a decision for each layer after the first. A program with early
+stopping makes the same calls up to the first negative decision, and ends there. The recorded run therefore gives its
+answer and its cost.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "grade", "st
 
 @dataclass(frozen=True, order=True)
 class StopRule:
-    """How far a program goes.
+    """The depth and the stop condition of a program.
 
     Attributes:
         layers: the largest depth, at least 1.
-        early_stop: whether a layer that is judged no better ends the run.
-        threshold: the least probability that counts as "improved"; None takes the decision as the model made it.
+        early_stop: whether the run ends after a layer that is judged no better.
+        threshold: the minimum probability that counts as "improved"; None uses the model's own decision.
     """
 
     layers: int
@@ -42,18 +42,18 @@ class StopRule:
 
     @classmethod
     def parse(cls, text: str) -> StopRule:
-        """Read what ``str`` wrote."""
+        """Parse the output of ``str``."""
         layers, stop, rest = text.partition("+stop")
         return cls(int(layers), bool(stop), float(rest[1:]) if rest else None)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a residual synthesis decided.
+    """The decision of a residual synthesis.
 
     Attributes:
-        improved: the decision; None where the synthesis failed.
-        probability: how likely the model held an improvement to be, where that is on record.
+        improved: the decision; None if the synthesis failed.
+        probability: the model's probability of an improvement; None if it is not recorded.
     """
 
     improved: bool | None
@@ -68,14 +68,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class End:
-    """Where a run ends under a rule: the layer whose output is the answer, and the last layer that is paid for."""
+    """The end of a run under a rule: the layer whose output is the answer, and the last layer that is paid for."""
 
     answer: int
     paid: int
 
 
 def decisions_of(trace: Trace) -> tuple[Decision, ...]:
-    """Return the decisions of a run, from layer 2 on, with their probabilities where the trace has them."""
+    """Return the decisions of a run, from layer 2 on, with their recorded probabilities."""
     by_layer = {step.layer: step for step in trace.select(stage="synthesize") if step.status == "ok"}
     return tuple(
         Decision(improved, _probability(by_layer.get(layer))) for layer, improved in enumerate(trace.improved, start=2)
@@ -88,7 +88,7 @@ def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
     Args:
         rule: no deeper than the recorded program.
         decisions: from layer 2 on.
-        outputs: how many layers the run has an output of; fewer than the program's where a layer failed.
+        outputs: number of layers with an output; less than the program's depth if a layer failed.
     """
     for layer in range(2, rule.layers + 1):
         if layer > outputs:
@@ -99,12 +99,12 @@ def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
 
 
 def stop_rules(depths: Iterable[int], stops: Iterable[bool], thresholds: Iterable[float] = ()) -> tuple[StopRule, ...]:
-    """Return every rule there is to choose from; a program of one layer has nothing to stop.
+    """Return all combinations of the choices. A rule of one layer does not stop early.
 
     Args:
-        depths: the depths allowed.
-        stops: whether to go through all layers (False), to stop early (True), or both.
-        thresholds: further candidates for a stop, where probabilities are on record.
+        depths: the allowed depths.
+        stops: whether to run all layers (False), to stop early (True), or both.
+        thresholds: additional candidates for early stopping, if probabilities are recorded.
     """
     rules = {StopRule(layers, stop and layers > 1) for layers in depths for stop in stops}
     rules |= {StopRule(rule.layers, True, value) for rule in rules if rule.early_stop for value in thresholds}
@@ -112,11 +112,11 @@ def stop_rules(depths: Iterable[int], stops: Iterable[bool], thresholds: Iterabl
 
 
 def grade(program: AttentionMoA, threshold: float | None = None) -> None:
-    """Have the residual synthesis of ``program`` asked how likely an improvement is, instead of yes or no.
+    """Make the residual synthesis of ``program`` return the probability of an improvement, instead of yes or no.
 
     Args:
-        program: its layers are joined by synthesis; it is changed.
-        threshold: the least probability from which it goes on; None is one half.
+        program: a program whose layers are joined by synthesis; it is changed.
+        threshold: the minimum probability at which a run continues; None is 0.5.
     """
     name = program.roles.decision
     program.synthesize.fields[name] = {
@@ -126,9 +126,9 @@ def grade(program: AttentionMoA, threshold: float | None = None) -> None:
 
 
 def thresholds_of(runs: Iterable[Sequence[Decision]], most: int = 9) -> tuple[float, ...]:
-    """Return the thresholds worth trying: those that part the recorded probabilities, at most ``most`` of them.
+    """Return at most ``most`` thresholds, each halfway between two recorded probabilities.
 
-    Empty unless every decision that was made has a probability.
+    Return none if a decision has no probability.
     """
     made = [decision for decisions in runs for decision in decisions if decision.improved is not None]
     values = sorted({decision.probability for decision in made if decision.probability is not None})
@@ -141,6 +141,6 @@ def thresholds_of(runs: Iterable[Sequence[Decision]], most: int = 9) -> tuple[fl
 
 
 def _probability(step: Step | None) -> float | None:
-    """The probability on record of the decision, which is the first output that can have one."""
+    """Return the recorded probability of the decision: the first output that has one."""
     graded = () if step is None else [step.probabilities[name] for name in step.outputs if name in step.probabilities]
     return graded[0] if graded else None

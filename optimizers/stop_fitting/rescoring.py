@@ -1,8 +1,8 @@
-"""Scores of all depths and stop rules, read off recorded runs of one deep program without a further call.
+"""Scores of all depths and stop rules, computed from recorded runs of one deep program without LM calls.
 
-A layer's prompts do not depend on how many layers follow. A shallower program, or one that stops early, therefore makes
-exactly the calls of the deep run's first layers and gives the output that the deep run recorded there. Its cost is the
-sum over those layers' steps.
+A layer's prompts do not depend on the number of layers. A shallower program, or one that stops early, therefore makes
+exactly the calls of the deep run's first layers, and returns the output that the deep run recorded there. Its cost is
+the sum over the steps of those layers.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reading:
-    """A run, read under a stop rule.
+    """The result of a recorded run under a stop rule.
 
     Attributes:
-        outputs: the answer that the program would have given, as JSON values.
-        price: what it would have cost.
+        outputs: the program's answer under the rule, as JSON values.
+        price: the price of the run under the rule.
     """
 
     outputs: dict[str, Any]
@@ -56,8 +56,8 @@ class RuleScores:
     Attributes:
         scores: by rule; 0 if the run failed or the metric raised.
         prices: by rule; None if the run failed.
-        errors: what the metric raised, per answer on which it raised.
-        judged: whether any answer was judged.
+        errors: the metric's error for each answer on which it raised.
+        judged: whether the metric judged any answer.
     """
 
     scores: Mapping[StopRule, float]
@@ -71,9 +71,9 @@ class Depth:
     """A program's score and price under a stop rule.
 
     Attributes:
-        rule: depth and stop.
-        score: over the examples.
-        price: of one example.
+        rule: depth and stop condition.
+        score: score over the examples.
+        price: mean price of an example.
     """
 
     rule: StopRule
@@ -87,10 +87,10 @@ class Depth:
 
 
 def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Reading]:
-    """Read a run under each of ``rules``.
+    """Return the result of a run under each of ``rules``.
 
     Args:
-        trace: of a run without early stopping, at least as deep as the deepest rule.
+        trace: a run without early stopping, at least as deep as the deepest rule.
         rules: see ``moa_dspy.optimizers.stop_fitting.replay``.
     """
     decisions = decisions_of(trace)
@@ -100,7 +100,7 @@ def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Readi
 
 
 def prediction_of(program: AttentionMoA, outputs: dict[str, Any], trace: Trace) -> Prediction:
-    """Return recorded outputs as the prediction that the program would have given."""
+    """Return recorded outputs as a prediction of the program."""
     fields = program.signature.output_fields
     types: dict[str, Any] = {name: fields[name].annotation for name in outputs}
     typed = {name: pydantic.TypeAdapter(types[name]).validate_python(outputs[name]) for name in outputs}
@@ -114,10 +114,10 @@ def score_rules(
 
     Args:
         program: the program that made the runs, without early stopping.
-        runs: with their traces; those that failed have none.
+        runs: runs with their traces; failed runs have none.
         rules: no deeper than the program.
         metric: the task's metric.
-        concurrency: runs that are scored at once.
+        concurrency: number of runs scored at once.
 
     Raises:
         ConfigurationError: if the metric returns something that is not a score.
@@ -128,7 +128,7 @@ def score_rules(
 def depth_curve(
     program: AttentionMoA, runs: Sequence[Run], metric: Metric, rules: Sequence[StopRule] | None = None
 ) -> list[Depth]:
-    """Return how shallower programs would have scored, from recorded runs of a deep one. No LM call is made.
+    """Return the scores of shallower programs, computed from recorded runs of a deep one. No LM call is made.
 
     Args:
         program: the program that made the runs, without early stopping.
@@ -157,9 +157,9 @@ def depth_curve(
 
 
 def fit_stop(program: AttentionMoA, runs: Sequence[Run], metric: Metric) -> Depth:
-    """Return the depth and stop rule with the best score on recorded runs; of equal scores the cheapest. No LM call.
+    """Return the depth and stop rule with the best score on recorded runs; on a tie, the cheapest. No LM call is made.
 
-    Thresholds are tried, too, if every decision has its probability on record.
+    Thresholds are tried if every decision has a recorded probability.
 
     Args:
         program: the program that made the runs, without early stopping.
