@@ -54,7 +54,7 @@ class OptimizeResult:
         candidate: the best program found, whether accepted or not.
         acceptance: the test on held-out examples; None if there was no candidate, or no budget for the test.
         score: of ``program`` on the held-out examples; None if it was not run on them.
-        cost: of everything.
+        cost: total amount paid.
         searched: the searches, one for each round.
         compiled: the tunings of prompts, one for each round.
         stop: the fits of the stop rule, one for each round.
@@ -117,13 +117,13 @@ def optimize(
         parts: what is tuned, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule).
         rounds: how often. A further round searches the architecture anew with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
-        effort: of the method.
+        effort: effort of the method.
         prompt_lm: the model that writes prompts; default: the aggregator's model.
-        budget: of everything. Parts that it cannot cover are skipped or shortened. A share is kept for the test.
-        alpha: the chance of accepting a candidate that is no better.
+        budget: limits of the whole call. Parts it cannot cover are skipped or shortened. A share is kept for the test.
+        alpha: probability of accepting a candidate that is not better.
         explain: whether stages and agents of the result are analysed on the held-out examples.
-        seed: of everything that is random.
-        concurrency: the most examples under way at once.
+        seed: seed of everything random.
+        concurrency: maximum number of concurrent examples.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid; whether to go on.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.

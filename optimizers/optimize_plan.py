@@ -50,7 +50,7 @@ class SearchOptions(TypedDict, total=False):
         n_trials: the number of trials of each search; default: 40.
         objective: ``score`` (default), ``score_at_price`` or ``("score", "cost")``.
         price: with ``score_at_price``, the most that an example may cost on average.
-        unit: of the price: ``usd`` (default), ``tokens`` or ``calls``.
+        unit: unit of the price: ``usd`` (default), ``tokens`` or ``calls``.
         storage: where studies are kept. With it, and with DSPy's disk cache, an interrupted optimization continues.
         study_name: the name of the study; default: ``moa-dspy``. Later rounds append their number and a digest of
             their starting program.
@@ -86,16 +86,16 @@ class OptimizePlan:
         program: the original program.
         tune: the examples to tune on.
         held: the held-out examples that decide.
-        notes: what a reader should know about the examples.
+        notes: remarks on the examples.
         metric: the caller's metric.
         parts: the parts that are tuned.
         rounds: how often they are tuned.
         method: tunes the prompts.
-        effort: of the method.
+        effort: effort of the method.
         prompt_lm: writes the prompts; None for the aggregator's model.
-        budget: of everything.
+        budget: limits of the whole call.
         explain: whether the result is explained.
-        seed: of everything that is random.
+        seed: seed of everything random.
         search: the options of the search.
         bound: the space of the search; None if the architecture is not searched.
     """

@@ -70,7 +70,7 @@ class OptimizeRun:
     Args:
         plan: what is to be done.
         meter: counts what is paid.
-        concurrency: the most runs under way at once.
+        concurrency: maximum number of concurrent runs.
         progress: called with the progress.
 
     Attributes:
@@ -78,7 +78,7 @@ class OptimizeRun:
         candidate: the best program so far; at first the original one.
         adopted: the parts whose result is in the candidate.
         rounds: a report of each part of each round.
-        notes: what else a reader should know.
+        notes: further remarks for the reader.
         spent: the cost of each part.
     """
 

@@ -76,8 +76,8 @@ def parse_scores(review: str) -> dict[str, float | None]:
         review: the judge's whole reply.
 
     Returns:
-        The score of each skill: None for "not applicable", NaN for a value that is no number from 1 to 5. Empty if no
-        dict can be read, which `aggregate` counts as unparsed.
+        The score of each skill: None for "not applicable", NaN for a value that is not a number from 1 to 5. Empty if
+        no dict can be read, which `aggregate` counts as unparsed.
     """
     literals = _BRACES.findall(review)
     if not literals:
@@ -113,13 +113,13 @@ def skill_name(label: str) -> str | None:
 
 @dataclass(frozen=True)
 class SkillScores(Mapping[str, float]):
-    """Mean score by skill, with the numbers of values that are not in it. It can be used as a dict of the means.
+    """Mean score by skill, with the numbers of excluded values. It can be used as a dict of the means.
 
     Attributes:
         means: mean by skill, over the instances scored for it.
         scored: number of those instances by skill.
         not_applicable: number of "N/A" by skill.
-        invalid: number of values that are no score from 1 to 5, by skill.
+        invalid: number of values that are not a score from 1 to 5, by skill.
         missing: number of replies without a skill that the instance asks for, by skill.
         unknown: number of labels that are none of the twelve skills, by label.
         unparsed: number of replies without a readable dict.
@@ -302,7 +302,7 @@ class Flask(Benchmark):
         return ScoredSkills(SkillJudge(lm) if prompts is None else OfficialSkillJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Return the mean by skill, with the counts of the values that are not in it."""
+        """Return the mean by skill, with the counts of the excluded values."""
         items = list(details)
         table = aggregate((item["scores"] for item in items), (item["skills"] for item in items))
         return {

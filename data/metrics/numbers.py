@@ -7,8 +7,8 @@ r"""Metrics that compare numbers, and the rules by which numbers are read from t
 * A minus (also the Unicode one) belongs to a number unless it stands directly after something that it could be
   subtracted from: `-5` is not 5, but the last number of `10-5` is 5. If a space follows it, or if it is written out, it
   counts only where an answer begins: `x = - 5`, `it is minus 5`. `negative 5` is always -5.
-* `3/4` and LaTeX's `\frac{3}{4}` are one number, the fraction. `1 1/2` is 1.5. A date such as `1/2/2024` is no number.
-* Digits inside a word (`x2`, `H2O`) and exponents (`m^2`) are no numbers.
+* `3/4` and LaTeX's `\frac{3}{4}` are one number, the fraction. `1 1/2` is 1.5. Dates such as `1/2/2024` are skipped.
+* Digits inside a word (`x2`, `H2O`) and exponents (`m^2`) are skipped.
 
 Comparison is exact (`fractions.Fraction`): 18 equals 18.0, and 3.5 is not 3.
 """
@@ -140,7 +140,7 @@ class ShortNumber(Numeric):
 
     The last number counts that the question does not contain: "40 dollars for 5 tickets" answers a question about 5
     tickets with 40. An accepted answer in words is the whole output, or its end ("the answer is seven"). A number that
-    is denied, or one of two alternatives, is no answer.
+    is denied, or one of two alternatives, is not an answer.
 
     Attributes:
         question: the field of the example with the question.

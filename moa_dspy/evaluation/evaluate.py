@@ -58,7 +58,7 @@ def evaluate(
         program: any DSPy module.
         devset: a benchmark, its name, a file, folder or hub id, or examples; see ``Devset.load``.
         metric: default: the benchmark's own.
-        limit: at most so many examples, drawn by content: a larger limit includes the smaller sample.
+        limit: maximum number of examples, drawn by content: a larger limit includes the smaller sample.
         seed: seed of sample and resampling; default: the ``Devset``'s, or 0.
         judge: the judge's LM, if the benchmark's metric has one.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
@@ -67,7 +67,7 @@ def evaluate(
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format.
         name: the program's name in the result and in official files.
-        concurrency: items under way at once.
+        concurrency: maximum number of concurrent items.
         budget: limits of the evaluation, judge and earlier starts included (seconds: this start).
         progress: called after each item; True shows progress on standard error.
 

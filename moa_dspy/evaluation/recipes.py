@@ -104,7 +104,7 @@ def recipe(name: str) -> Recipe:
     """Return a recipe by its name.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: if there is no recipe of that name.
     """
     if name not in RECIPES:
         raise ConfigurationError(f"no recipe named {name!r}; there are: {', '.join(RECIPES)}")

@@ -39,7 +39,7 @@ class Record(pydantic.BaseModel):
         score: from 0 to 1; None unless scored.
         feedback: the metric's reason.
         outputs: the program's outputs; empty if it failed.
-        details: what else the metric reports, such as a judge's scores.
+        details: further values from the metric, such as a judge's scores.
         error: why the item failed.
         program: what the program's calls used.
         judge: what the metric's calls used.

@@ -41,7 +41,7 @@ class EvaluateResult:
         records: the last record of each item, in the order of the examples.
         comparison: the difference to the run given as ``against``.
         path: the file of records.
-        remarks: what a reader of the figures should know, such as deviations from the official protocol.
+        remarks: remarks for the reader of the figures, such as deviations from the official protocol.
     """
 
     benchmark: str

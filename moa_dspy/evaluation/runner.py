@@ -59,7 +59,7 @@ class ExampleRunner:
     Args:
         program: any DSPy module.
         metric: scores the answers; None for no scores.
-        concurrency: items under way at once.
+        concurrency: maximum number of concurrent items.
         guard: the budget.
         benchmark: how an example is asked.
         calls: the most LM calls of one item; default: those of one run of the program.
@@ -252,7 +252,7 @@ def calls_of_a_run(program: dspy.Module) -> int:
 
 
 def check_concurrency(concurrency: Any) -> None:
-    """Check a number of examples under way at once.
+    """Check a number of maximum number of concurrent examples.
 
     Raises:
         ConfigurationError: if it is not a whole number of at least 1.

@@ -54,11 +54,11 @@ class Run:
         score: the metric's score; 0 if there is none.
         prediction: the answer; None if the program failed.
         trace: the record of the run, if traces are kept and the program makes one.
-        error: why there is no score; None if there is one.
+        error: reason for a missing score; None if there is a score.
         status: ``scored``, ``unparsed`` (a judge's verdict could not be read) or ``error``.
         failure: the same as ``error``, with its kind.
         feedback: the metric's reason.
-        details: what else the metric reports, as JSON values.
+        details: further values from the metric, as JSON values.
         program_usage: what the program's calls used.
         metric_usage: what the metric's calls used.
         price: what the run costs without the response cache; None without a trace.

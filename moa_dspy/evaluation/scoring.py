@@ -46,8 +46,8 @@ class Judgement:
         status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the metric raised.
         score: from 0 to 1; 0 unless scored.
         feedback: the metric's reason.
-        details: what else the metric reports, as JSON values.
-        failure: why there is no score.
+        details: further values from the metric, as JSON values.
+        failure: reason for a missing score.
     """
 
     status: Status

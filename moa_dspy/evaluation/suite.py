@@ -103,7 +103,7 @@ class Devset:
 
         Args:
             devset: a benchmark or its name, a file, folder or hub id, or examples.
-            limit: at most so many examples, drawn by content.
+            limit: maximum number of examples, drawn by content.
             seed: seed of the sample and of the resampling; default: the ``Devset``'s, or 0.
 
         Raises:
@@ -136,7 +136,7 @@ class Devset:
         Args:
             name: a benchmark or its name, or a file, folder or hub id of your own data.
             split: default: the benchmark's first.
-            limit: at most so many examples, drawn by content: a larger limit includes the smaller sample.
+            limit: maximum number of examples, drawn by content: a larger limit includes the smaller sample.
             seed: seed of the sample.
             path: folder with the benchmark's files.
             fields: for your own data: example field to column.

@@ -76,7 +76,7 @@ class SavedProgram:
     """The content of a program file, checked for its format and layout.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         content: its JSON values.
     """
 

@@ -48,9 +48,9 @@ class Data(_Record):
 
     Attributes:
         use: ``train``, ``validation``, ``held-out`` or ``test``.
-        name: of the data, if known.
+        name: name of the data, if known.
         examples: their number.
-        digest: of their content and order.
+        digest: digest of their content and order.
     """
 
     use: Text
@@ -117,13 +117,13 @@ class Provenance(_Record):
         method: how the program was made or chosen.
         metric: name of the metric.
         data: the examples it was tuned and measured on.
-        seeds: by purpose.
+        seeds: seeds by purpose.
         settings: trials, objective, the model that writes prompts, and options of the method.
         scores: with intervals.
         verdict: one sentence on a held-out acceptance test or a comparison.
-        cost: of the call that made the record.
-        versions: of the libraries.
-        date: in UTC.
+        cost: cost of the call that made the record.
+        versions: versions of the libraries.
+        date: date in UTC.
         program: digest of the program that was measured.
         earlier: the previous record of the program, such as that of its tuning.
     """

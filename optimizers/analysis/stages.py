@@ -61,7 +61,7 @@ class StageScores:
                 yield scored
 
     def mean(self, layer: int, stage: Stage, agent: str | None = None) -> float | None:
-        """Return the mean score of a layer and stage, or None if there is no answer."""
+        """Return the mean score of a layer and stage, or None if there is not an answer."""
         scores = [scored.score for scored in self.select(layer, stage, agent)]
         return statistics.fmean(scores) if scores else None
 

@@ -38,7 +38,7 @@ class Scores(pydantic.BaseModel):
         lost: the number of examples on which it scores lower.
         needed: the examples that a test needs to find such a gain with a chance of ``power``; None if there is no gain.
         power: see ``needed``.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +65,7 @@ class Acceptance(Scores):
         failed: the number of failed runs of the baseline and of the candidate; they score 0.
         checked: the number of tuning examples that the held-out examples were checked against.
         repeated: the number of held-out examples that were left out, because they repeat a question.
-        cost: of both measurements.
+        cost: cost of both measurements.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -112,11 +112,11 @@ def accept(
         valset: held-out examples that neither program was tuned on. Repeated questions are left out.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
-        alpha: the chance of accepting a candidate that is no better.
-        power: of the test whose number of examples is reported as ``needed``.
+        alpha: probability of accepting a candidate that is not better.
+        power: power of the test whose number of examples is reported as ``needed``.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
-        seed: of the resampling.
-        concurrency: the most runs under way at once.
+        seed: seed of the resampling.
+        concurrency: maximum number of concurrent runs.
         progress: called with ``baseline`` or ``candidate`` and each run when it ends.
 
     Raises:
@@ -165,7 +165,7 @@ def decide(
 
     Raises:
         ConfigurationError: if ``alpha`` or ``power`` is out of range.
-        ValueError: if there are no scores, both sides differ in number, or a score is not finite.
+        ValueError: if there are not a scores, both sides differ in number, or a score is not finite.
     """
     check_alpha(alpha)
     check_share("power", power)

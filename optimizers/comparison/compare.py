@@ -80,13 +80,13 @@ class Comparison(pydantic.BaseModel):
         tolerance: the share by which a matched baseline may exceed the program's spend.
         margin: by how much a score may be lower for a lower price.
         alpha: the level of the tests.
-        seed: of the pilot sample and the resampling.
+        seed: seed of the pilot sample and the resampling.
         examples: the number of test examples that judge.
         pilot: the number of other examples, which chose the single model.
         rule: how scores and prices lead to the verdict.
-        notes: what else a reader should know: how something was chosen, what was left out.
+        notes: further remarks for the reader: how something was chosen, what was left out.
         programs: the programs of all contenders, by name.
-        cost: everything that was paid for.
+        cost: total amount paid.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -126,7 +126,7 @@ class Comparison(pydantic.BaseModel):
         """Return the contender of that name.
 
         Raises:
-            LookupError: if there is none.
+            LookupError: if there is no such contender.
         """
         for one in self.contenders:
             if one.name == name:
@@ -182,10 +182,10 @@ def compare(
             not judge.
         tolerance: the share by which a baseline may exceed the program's spend.
         margin: if no test decides, how much lower than the highest the score of a cheaper program may be.
-        alpha: the chance of declaring a difference if there is none.
-        budget: of everything. Answered calls stay in DSPy's cache for another try.
-        seed: of the pilot sample and the resampling.
-        concurrency: the most examples under way at once.
+        alpha: probability of declaring a difference where none exists.
+        budget: limits of the whole call. Answered calls stay in DSPy's cache for another try.
+        seed: seed of the pilot sample and the resampling.
+        concurrency: maximum number of concurrent examples.
         progress: called with a description of what is run next.
 
     Raises:

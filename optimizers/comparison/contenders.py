@@ -53,10 +53,10 @@ class ComparisonRun:
         metric: the caller's metric.
         unit: the unit of the matched spend.
         tolerance: the share by which a baseline may exceed the program's spend.
-        concurrency: the most examples under way at once.
+        concurrency: maximum number of concurrent examples.
         progress: called with a description of what is run next.
         guard: the budget.
-        notes: what a reader should know.
+        notes: remarks for the reader.
         entries: the contenders that have run, by name.
     """
 

@@ -68,7 +68,7 @@ def judge(
     Args:
         contenders: by name; the program under ``PROGRAM``, and at least one baseline.
         alpha: the level of the tests.
-        seed: of the resampling.
+        seed: seed of the resampling.
         tolerance: the share of a spend within which another one counts as equal.
         margin: by how much a score may be lower for a lower price.
     """

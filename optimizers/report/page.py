@@ -29,7 +29,7 @@ class DamagedRecord:
     """A record that cannot be shown.
 
     Attributes:
-        kind: of the record.
+        kind: kind of the record.
         source: the file that holds it; may be empty.
         problem: the field that is wrong, and why.
     """
@@ -89,7 +89,7 @@ def render(records: Sequence[Mapping[str, Any] | ReportRecord | DamagedRecord], 
 
     Args:
         records: results' ``report``, as JSON values or typed values.
-        title: of the page; default: the task of an optimization or search, if there is one.
+        title: title of the page; default: the task of an optimization or search, if there is one.
 
     Raises:
         ConfigurationError: if a page cannot show records of this kind.

@@ -52,7 +52,7 @@ def study_in(source: str, name: str | None = None) -> Study:
 
     Args:
         source: see ``open_storage``.
-        name: of the study; default: the only one.
+        name: name of the study; default: the only one.
 
     Raises:
         ConfigurationError: if the storage or the study does not exist, or several studies exist and none is named.

@@ -96,7 +96,7 @@ class Change:
     """One predictor's prompt before and after.
 
     Attributes:
-        name: of the predictor.
+        name: name of the predictor.
         before: its instructions; None if the predictor is new.
         after: its instructions; None if the predictor was removed.
         notes: on demos and decisions.

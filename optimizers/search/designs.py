@@ -47,8 +47,8 @@ class Design:
     """An architecture, except for depth and stop rule.
 
     Attributes:
-        samples: of each agent; 0 leaves it out.
-        temperatures: of each agent. None is its own; it is also None if the agent is left out.
+        samples: number of samples of each agent; 0 leaves it out.
+        temperatures: temperature of each agent. None is its own temperature. It is also None if the agent is left out.
         attention: a pattern that fits the number of agents.
         residual: how layers are joined.
         aggregation: how the answers of a layer become one.
@@ -83,7 +83,7 @@ class BoundSpace:
         prompts: programs of the same task. All designs take their prompts and demos; later programs go first.
 
     Attributes:
-        names: of the agents.
+        names: names of the agents.
         aggregators: the names of the agents whose model may aggregate.
         distributions: Optuna's parameters.
 

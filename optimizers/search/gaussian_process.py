@@ -37,7 +37,7 @@ class Observation:
     Attributes:
         features: its choices. Numbers are compared by distance, anything else by equality.
         value: more is better.
-        variance: of the value; 0 if all examples were run.
+        variance: variance of the value; 0 if all examples were run.
     """
 
     features: Features

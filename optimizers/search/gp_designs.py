@@ -40,7 +40,7 @@ class Tried:
     """A trial with a design.
 
     Attributes:
-        design: of the trial.
+        design: design of the trial.
         params: its parameters so far.
         scores: its scores so far.
     """
@@ -64,7 +64,7 @@ class GaussianProcessDesigns:
     """Proposes the design with the highest expected improvement for its price. This is the default.
 
     Args:
-        objective: of the search.
+        objective: objective of the search.
     """
 
     def __init__(self, objective: Objective | None = None) -> None:
@@ -140,8 +140,8 @@ class _Point:
 
     Attributes:
         score: estimated for all examples.
-        variance: of that score; 0 if all examples were run.
-        cost: of an example, in the objective's unit.
+        variance: variance of that score; 0 if all examples were run.
+        cost: mean cost of an example, in the objective's unit.
         affordable: whether it is within the price limit.
     """
 
@@ -159,7 +159,7 @@ def observations(scored: Sequence[Tried], objective: Objective, generator: np.ra
 
     Args:
         scored: trials with scores, on all examples or on the first ones.
-        objective: of the search.
+        objective: objective of the search.
         generator: for the weights.
     """
     offsets = _offsets(scored)

@@ -31,7 +31,7 @@ class Objective:
         wanted: ``"score"``; ``"score_at_price"``, the best score of programs whose examples cost at most ``price`` on
             average; or ``("score", "cost")``, a Pareto front of both.
         price: the highest mean cost of an example, above 0.
-        unit: of costs and price, as of runs without a cache.
+        unit: unit of costs and price, as of runs without a cache.
 
     Raises:
         ConfigurationError: if a value is unknown, or the values do not fit together.

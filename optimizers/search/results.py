@@ -41,7 +41,7 @@ class Point:
     Attributes:
         architecture: with its depth and stop rule.
         score: on the training set.
-        price: of an example, without a cache.
+        price: mean price of an example, without a cache.
         trial: number of the trial.
     """
 

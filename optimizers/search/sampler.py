@@ -117,7 +117,7 @@ class UniqueSampler(BaseSampler):
     Args:
         space: the space.
         designs: proposes designs.
-        seed: of the search.
+        seed: seed of the search.
     """
 
     def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int) -> None:

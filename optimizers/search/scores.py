@@ -85,8 +85,8 @@ class Incumbent:
     """A finished trial that a new one is compared with.
 
     Attributes:
-        scores: of all examples, under the trial's stop rule.
-        cost: of an example.
+        scores: scores of all examples, under the trial's stop rule.
+        cost: mean cost of an example.
     """
 
     scores: Sequence[float]
@@ -100,8 +100,8 @@ def pick_rule(scores: StopRuleScores, objective: Objective, front: Sequence[tupl
     the most area to ``front``.
 
     Args:
-        scores: of the trial.
-        objective: of the search.
+        scores: scores of the trial.
+        objective: objective of the search.
         front: scores and costs of finished trials.
     """
 
@@ -120,10 +120,10 @@ def cannot_win(scores: StopRuleScores, incumbents: Sequence[Incumbent], objectiv
     """Return whether, under every stop rule, the trial is significantly too expensive or worse than an incumbent.
 
     Args:
-        scores: of the trial, on the first examples.
+        scores: scores of the trial, on the first examples.
         incumbents: scored on the same examples, in the same order.
-        objective: of the search.
-        level: of the one-sided paired tests.
+        objective: objective of the search.
+        level: level of the one-sided paired tests.
     """
     return all(
         _too_expensive(one, objective, level) or _is_worse(one, incumbents, objective, level) for one in scores.values()

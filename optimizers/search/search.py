@@ -145,10 +145,10 @@ def search(
         study_name: unique in the storage.
         objective: ``"score"``, ``"score_at_price"`` or ``("score", "cost")``; see ``Objective``.
         price: with ``"score_at_price"``, the highest mean cost of an example, in ``unit``.
-        unit: of the price and of costs.
-        budget: of this call. When it ends, the best so far is returned, and a later call continues.
-        seed: of sampling and of the order of examples; a study keeps its first seed.
-        concurrency: runs at a time.
+        unit: unit of the price and of costs.
+        budget: limits of this call. When it ends, the best so far is returned, and a later call continues.
+        seed: seed of sampling and of the order of examples; a study keeps its first seed.
+        concurrency: maximum number of concurrent runs.
         pruning: when a trial ends early; default ``Pruning()``.
         sampler: proposes designs; default ``GaussianProcessDesigns``.
         progress: called after every batch.

@@ -60,11 +60,11 @@ class TrialRunner:
     Attributes:
         bound: the space.
         examples: in the order in which every trial runs them.
-        metric: of the task.
-        objective: of the search.
+        metric: metric of the task.
+        objective: objective of the search.
         pruning: when a trial ends early.
         guard: the budget.
-        concurrency: runs at a time.
+        concurrency: maximum number of concurrent runs.
         on_batch: called with the number of examples that the trial has run.
     """
 
