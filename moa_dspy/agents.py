@@ -20,7 +20,7 @@ from moa_dspy.local import is_local, local_lm
 
 __all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "check_model", "make_lm", "slots_of"]
 
-# What of an LM's settings belongs to the program: never an address, never a key.
+# LM settings that a program file may store. They contain no address and no key.
 SAMPLING_OPTIONS: Final = frozenset(
     {
         "top_p",
@@ -38,18 +38,18 @@ SAMPLING_OPTIONS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Agent:
-    """One agent: who answers, how, and under which name.
+    """One agent: its LM, name, sampling settings and persona.
 
     Args:
-        lm: a model string (``"openai/gpt-4.1"``, ``"local"``), a ``dspy.LM``, or None for the LM that DSPy is
+        lm: a model string (``"openai/gpt-4.1"``, ``"local"``), a ``dspy.LM``, or None. None means the LM that DSPy is
             configured with at the time of the call.
-        name: unique within a program; default: the last part of the model's name, numbered where it repeats.
+        name: unique within a program. Default: the last part of the model's name, numbered if it repeats.
         temperature: overrides the LM's own, 0 to 2.
         max_tokens: overrides the LM's own, at least 1.
         persona: text put before the agent's instructions; other agents never see it.
 
     Raises:
-        ConfigurationError: ``lm`` is neither of these, or the model string is unknown.
+        ConfigurationError: if ``lm`` has another type, or the model string is unknown.
     """
 
     lm: str | dspy.BaseLM | None = None
@@ -67,11 +67,11 @@ class Agent:
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return the agent itself: programs that are copied share their agents' connections."""
+        """Return the agent itself, so that copied programs share its connection."""
         return self
 
     def spec(self, name: str) -> AgentSpec:
-        """Return what a program file records of this agent, under the given name."""
+        """Return the specification that a program file stores for this agent, under the given name."""
         settings = dict(getattr(self.lm, "kwargs", {}))
         longest = settings.get("max_tokens") or settings.get("max_completion_tokens")
         values = {
@@ -98,12 +98,12 @@ AgentLike: TypeAlias = str | dspy.BaseLM | Agent
 
 @dataclass(frozen=True)
 class AgentSlot:
-    """An agent as one member of a program.
+    """An agent as a member of a program.
 
     Attributes:
         name: the agent's name in this program.
         agent: the agent.
-        sample: how many agents before it use the same model with the same settings. It makes their samples differ.
+        sample: number of earlier agents with the same model and settings. It makes their samples differ.
     """
 
     name: str
@@ -111,10 +111,10 @@ class AgentSlot:
     sample: int
 
     def lm(self) -> dspy.BaseLM:
-        """Return the agent's LM, or the one that DSPy is configured with.
+        """Return the agent's LM, or the LM that DSPy is configured with.
 
         Raises:
-            ConfigurationError: there is neither.
+            ConfigurationError: if both are missing.
         """
         lm = self.agent.lm if self.agent.lm is not None else dspy.settings.lm
         if not isinstance(lm, dspy.BaseLM):
@@ -124,10 +124,10 @@ class AgentSlot:
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls.
 
-        DSPy's cache keys on the request, so agents on one model with one prompt would all get one completion. The
-        ``rollout_id`` tells them apart. It is made of the agent's sample number, the LM's own rollout and that of
-        the ambient LM, which optimizers bump to draw new samples. A critique also has its target in it: two equal
-        answers make two equal requests, which are under way at the same time and must not overwrite each other.
+        DSPy's cache key is the request, so agents with the same model and prompt would all get one completion. The
+        ``rollout_id`` keeps them apart. It is a hash of the agent's sample number, the LM's own rollout and the ambient
+        LM's rollout, which optimizers change to draw new samples. For a critique it also includes the target: two equal
+        answers make two equal requests at the same time, and they must not overwrite each other.
 
         Args:
             lm: the LM that will be called.
@@ -141,7 +141,7 @@ class AgentSlot:
         if self.agent.max_tokens is not None:
             config["max_completion_tokens" if "max_completion_tokens" in own else "max_tokens"] = self.agent.max_tokens
         own_rollout = ambient_rollout = None
-        if config.get("temperature", own.get("temperature")) != 0:  # at 0 there is but one sample to draw
+        if config.get("temperature", own.get("temperature")) != 0:  # at 0 all samples are equal
             own_rollout, ambient_rollout = _rollout_of(lm), None if ambient is lm else _rollout_of(ambient)
         rollout = _rollout(own_rollout, ambient_rollout, self.sample, target)
         if rollout is not None:
@@ -153,7 +153,7 @@ def agent_of(value: AgentLike) -> Agent:
     """Return ``value`` as an ``Agent``.
 
     Raises:
-        ConfigurationError: it is neither a model string, a ``dspy.LM`` nor an ``Agent``.
+        ConfigurationError: if it is not a model string, a ``dspy.LM`` or an ``Agent``.
     """
     return value if isinstance(value, Agent) else Agent(value)
 
@@ -163,7 +163,10 @@ def slots_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tup
 
     Args:
         agents: in order.
-        ambient: the LM of agents that have none of their own.
+        ambient: the LM of agents without their own.
+
+    Raises:
+        ConfigurationError: if two agents have the same given name.
     """
     names = _unique_names(agents)
     seen: Counter[str] = Counter()
@@ -177,14 +180,14 @@ def slots_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tup
 
 
 def make_lm(model: str, **options: Any) -> dspy.BaseLM:
-    """Return the LM of a model string; the embedded one for ``local...``.
+    """Return the LM of a model string. ``local...`` is the embedded model.
 
     Args:
         model: for example ``"openai/gpt-4.1"``, ``"local"`` or ``"local/<path.gguf>"``.
-        **options: handed to ``dspy.LM``.
+        **options: passed to ``dspy.LM``.
 
     Raises:
-        ConfigurationError: no provider of that name is known, or the embedded model is not installed.
+        ConfigurationError: if the provider is unknown, or the embedded model is not installed.
     """
     if is_local(model):
         return local_lm(model, **options)
@@ -193,10 +196,10 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
 
 
 def check_model(model: str) -> None:
-    """Refuse a model string that neither DSPy's engine nor LiteLLM can route.
+    """Raise ConfigurationError if neither DSPy nor LiteLLM can route the model string.
 
     Raises:
-        ConfigurationError: the string is malformed or names no known provider.
+        ConfigurationError: if the string is malformed or names an unknown provider.
     """
     if not re.fullmatch(r"\S+", model) or model.startswith("/") or model.endswith("/"):
         raise ConfigurationError(f"model {model!r} is not a model name; write it as provider/model, or 'local'")

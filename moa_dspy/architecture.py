@@ -1,6 +1,6 @@
-"""The shape of a program: which agents, how deep, who criticises whom, how it ends.
+"""The architecture of a program: agents, layers, attention and aggregation.
 
-An ``Architecture`` is data: frozen, validated, equal by value, and the same in JSON. It names models but holds no
+An ``Architecture`` is data: frozen, validated, compared by value, and stored as JSON. It names models but holds no
 connection, key or prompt.
 """
 
@@ -19,7 +19,7 @@ Aggregation = Literal["synthesis", "vote", "none"]
 Residual = Literal["synthesis", "none"]
 
 RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
-"""What a trace calls those who make one answer out of the agents' answers."""
+"""Names that a trace uses for the aggregator and for a vote. Agents cannot have them."""
 
 
 class _Frozen(pydantic.BaseModel):
@@ -30,12 +30,12 @@ class AgentSpec(_Frozen):
     """One agent of the program, without its connection.
 
     Attributes:
-        name: unique within the program, and of an agent neither ``aggregator`` nor ``vote``.
+        name: unique within the program. Agents cannot be called ``aggregator`` or ``vote``.
         model: LiteLLM or DSPy model string, or ``local...``; None for the LM that DSPy is configured with.
-        temperature: sampling temperature of this agent; None leaves it to the model.
+        temperature: sampling temperature; None leaves it to the model.
         max_tokens: longest completion, in tokens; None leaves it to the model.
         persona: text put before the agent's instructions.
-        options: further sampling options (``top_p``, ``seed`` and their like).
+        options: further sampling options, such as ``top_p`` or ``seed``.
     """
 
     name: str = pydantic.Field(min_length=1)
@@ -47,19 +47,19 @@ class AgentSpec(_Frozen):
 
 
 class Architecture(_Frozen):
-    """What Optuna searches and a program file records.
+    """The architecture that Optuna searches and a program file stores.
 
     Attributes:
         agents: the proposers, at least one.
         layers: L, at least 1.
-        aggregator: who aggregates and synthesises; None for the first agent's model.
-        attention: who criticises whom, see ``moa_dspy.attention``.
-        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands a layer's aggregate on.
-        early_stop: whether a synthesis that sees no improvement ends the run, or a condition of one's own.
+        aggregator: the agent that aggregates and synthesizes; None for the first agent's model.
+        attention: the attention pattern, see ``moa_dspy.attention``.
+        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on.
+        early_stop: whether the run ends when a synthesis finds no improvement, or a custom ``StopCondition``.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
-        aggregation: how a layer's answers become one: an LM writes it, they vote, the only agent's stands, or a rule of
-            one's own.
-        reasoning: whether outputs that are not free text are preceded by a reasoning field.
+        aggregation: how a layer's answers become one: by an LM (``"synthesis"``), by vote, unchanged from a single
+            agent (``"none"``), or by a custom ``AggregationRule``.
+        reasoning: whether a reasoning field precedes outputs that are not free text.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
@@ -106,12 +106,12 @@ class Architecture(_Frozen):
 
     @pydantic.field_serializer("attention", "aggregation", "early_stop")
     def _name_custom(self, value: Any) -> str | int | bool:
-        # An object of the user's own is code. Records name it, and it cannot be read back.
+        # Custom objects are code. Records store only their name and cannot restore them.
         return value if isinstance(value, (str, int)) else f"{type(value).__module__}.{type(value).__name__}"
 
     @property
     def custom_parts(self) -> tuple[str, ...]:
-        """Return the names of the arguments that are objects of the user's own, which no file can hold."""
+        """Return the names of the arguments that are custom objects, which a file cannot store."""
         names = ("attention", "aggregation", "early_stop")
         return tuple(name for name in names if not isinstance(getattr(self, name), (str, int)))
 
@@ -121,10 +121,10 @@ class Architecture(_Frozen):
         return self.aggregation not in ("vote", "none")
 
     def critics(self, layer: int) -> list[tuple[int, ...]]:
-        """Return who criticises each agent's answer in a layer, in ascending order.
+        """Return the critics of each agent's answer in a layer, in ascending order.
 
         Raises:
-            ConfigurationError: if a pattern of the user's own names an agent that there is not.
+            ConfigurationError: if a custom pattern names an agent that does not exist.
         """
         agents = len(self.agents)
         critics = [critics_of(target, self.attention, agents, layer) for target in range(agents)]
@@ -147,7 +147,7 @@ class Architecture(_Frozen):
 
     @property
     def max_calls(self) -> int:
-        """Return the number of LM calls of a run that neither stops early nor loses a call."""
+        """Return the number of LM calls of a run without early stop and without failed calls."""
         calls = self.layers - 1 if self.synthesizes else 0
         for layer in range(1, self.layers + 1):
             critics = self.critics(layer)
@@ -157,7 +157,7 @@ class Architecture(_Frozen):
 
     @property
     def depth(self) -> int:
-        """Return the number of LM calls that must follow one another in such a run."""
+        """Return the number of LM calls on the longest sequential path of such a run."""
         layer = 1 + (2 if self.critiques else 0) + self.aggregates
         return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
 
@@ -166,10 +166,10 @@ Spec = TypeVar("Spec", bound=_Frozen)
 
 
 def validated(model: type[Spec], values: dict[str, Any]) -> Spec:
-    """Build ``model`` from plain values, with one readable line instead of pydantic's report.
+    """Build ``model`` from plain values. Report pydantic's errors in one line.
 
     Raises:
-        ConfigurationError: a value is missing, unknown or out of range; the message names it.
+        ConfigurationError: if a value is missing, unknown or out of range. The message names it.
     """
     try:
         return model.model_validate(values)

@@ -1,7 +1,7 @@
-"""Who criticises whom: the attention pattern of a layer.
+"""The attention pattern of a layer: which agents criticise which answers.
 
-A pattern is ``"full"``, ``"cross"``, ``"self"``, ``"none"``, a number k of peers (arXiv 2601.16596 describes the full
-one), or an object of your own. Agents are numbered from 0, layers from 1.
+A pattern is ``"full"`` (the one of arXiv 2601.16596), ``"cross"``, ``"self"``, ``"none"``, a number k of peers, or a
+custom object. Agents are numbered from 0, layers from 1.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["Attention", "AttentionPattern", "check_attention", "critics_of", "pattern_of"]
 
 Attention: TypeAlias = Literal["full", "cross", "self", "none"] | int
-"""The built-in patterns by name. This is what program files contain."""
+"""The built-in patterns by name, as stored in program files."""
 
 
 @runtime_checkable
 class AttentionPattern(Protocol):
-    """Decides who criticises whom. Any object with this method can be used as ``attention``.
+    """Choose the critics of each answer. Any object with this method can be used as ``attention``.
 
     Example::
 
@@ -66,8 +66,8 @@ class _Nobody:
 class _Peers:
     """The agent itself and k peers.
 
-    The window moves on by k from layer to layer, so that every pair meets after ceil((N - 1) / k) layers. In each layer
-    every agent writes as many critiques as it gets.
+    The window of peers moves by k in each layer, so every pair meets within ceil((N - 1) / k) layers. In each layer
+    every agent writes as many critiques as it receives.
     """
 
     k: int
@@ -87,7 +87,7 @@ _NAMED: Final[dict[Any, AttentionPattern]] = {
 
 
 def pattern_of(attention: Attention | AttentionPattern) -> AttentionPattern:
-    """Return the pattern that ``attention`` names, or is; ``check_attention`` has accepted it."""
+    """Return the pattern for a value that ``check_attention`` accepted."""
     if isinstance(attention, str):
         return _NAMED[attention]
     return _Peers(attention) if isinstance(attention, int) else attention
@@ -102,11 +102,11 @@ def check_attention(attention: Any, agents: int) -> Any:
     """Return ``attention`` if it is a pattern that fits the number of agents.
 
     Args:
-        attention: what the caller wrote. Digits in a string count as a number.
-        agents: how many agents a layer has, at least 1.
+        attention: the caller's value. A string of digits counts as a number.
+        agents: number of agents in a layer, at least 1.
 
     Raises:
-        ConfigurationError: if it is no pattern, or asks for more peers than there are.
+        ConfigurationError: if it is not a pattern, or asks for more peers than an agent has.
     """
     if isinstance(attention, str) and attention.strip().isdecimal():
         attention = int(attention)

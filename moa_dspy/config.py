@@ -37,13 +37,14 @@ __all__ = ["AgentConfig", "Config", "TaskConfig", "load_config"]
 DEFAULT_SIGNATURE: Final = "question -> answer"
 
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]*")
-# A server without keys ignores this; a server with keys refuses it, instead of being sent another provider's key.
+# A server without keys ignores this value, and a server with keys rejects it. Without it, another provider's key
+# might be sent.
 _NO_KEY: Final = "no-key"
-# Options that belong to the connection, and so hold for an agent of a saved program too.
+# Options of the connection. They also apply to agents of a saved program.
 _CONNECTION_OPTIONS: Final = frozenset(
     {"api_version", "cache", "engine", "model_type", "num_retries", "organization", "project", "timeout"}
 )
-# Options of dspy.LM that are keys of the agent itself, secrets, or not data.
+# Options of dspy.LM that are the agent's own keys, secrets, or not data.
 _OWN_KEYS: Final = frozenset({"model", "temperature", "max_tokens", "api_base", "base_url", "api_key", "rollout_id"})
 _SECRET: Final = re.compile(
     r"(^|_)(api_key|secret|password|credentials?|headers?|authorization)($|_)|_token$|access_key"
@@ -51,7 +52,7 @@ _SECRET: Final = re.compile(
 
 
 def _variable_name(value: str) -> str:
-    if not _VARIABLE.fullmatch(value):  # the value is not shown: it may be the key
+    if not _VARIABLE.fullmatch(value):  # do not show the value: it may be the key
         raise ValueError("it must be the name of an environment variable in capitals, such as OPENAI_API_KEY")
     return value
 
@@ -90,11 +91,11 @@ class AgentConfig(_Section):
     Attributes:
         model: a model string, such as ``openai/gpt-4.1`` or ``local``.
         name: unique within the file. Default: the last part of the model's name.
-        api_base: address of the server, if it is not the provider's.
-        api_key_env: name of the environment variable that holds the key. Default: the provider's usual one. Without
-            this, a server at ``api_base`` is sent no key.
+        api_base: address of the server. Default: the provider's.
+        api_key_env: name of the environment variable that holds the key. Default: the provider's usual one. A server
+            at ``api_base`` gets a key only if this is set.
         temperature: from 0 to 2. Default: the model's.
-        max_tokens: longest completion. Default: the model's.
+        max_tokens: longest completion, in tokens. Default: the model's.
         persona: text before the agent's instructions.
         options: further options of ``dspy.LM``, such as ``top_p``, ``seed``, ``timeout`` or ``num_retries``.
     """
@@ -117,7 +118,7 @@ class AgentConfig(_Section):
         return self._make({"temperature": self.temperature, "max_tokens": self.max_tokens, **self.options})
 
     def lm_for(self, spec: AgentSpec) -> dspy.BaseLM:
-        """Return an LM with this agent's model and connection, and the sampling of an agent of a saved program.
+        """Return an LM with this agent's model and connection, and the sampling settings of a saved agent.
 
         Raises:
             ConfigurationError: as for ``lm``.
@@ -176,7 +177,7 @@ class TaskConfig(_Section):
 
     Attributes:
         signature: DSPy's short form.
-        instructions: what the task is, in words. Default: DSPy's sentence.
+        instructions: description of the task. Default: DSPy's sentence.
     """
 
     signature: _Name = DEFAULT_SIGNATURE
@@ -188,25 +189,25 @@ class TaskConfig(_Section):
         Raises:
             ConfigurationError: if it cannot be parsed, or has no input or no output.
         """
-        from moa_dspy.signatures import task_signature  # loads DSPy, which reading a file does not need
+        from moa_dspy.signatures import task_signature  # imports DSPy, which reading a file does not need
 
         task = task_signature(self.signature)
         return task if self.instructions is None else task.with_instructions(self.instructions)
 
 
 def _table(name: str, types: Mapping[str, Any]) -> type[_Section]:
-    """Return a table with fields of these types, each of them optional."""
+    """Return a section model with these fields, all optional."""
     fields: dict[str, Any] = {field: (kind | None, None) for field, kind in types.items()}
     return pydantic.create_model(name, __base__=_Section, **fields)
 
 
 def _built(kind: type[Any], section: type[_Section]) -> pydantic.GetPydanticSchema:
-    """Let pydantic read a table as ``section`` and keep what ``kind`` makes of the values in it."""
+    """Return a schema that reads a table as ``section`` and builds ``kind`` from its values."""
 
     def build(table: _Section) -> Any:
         values = {name: value for name, value in table if value is not None}
         if values.get("timeout") == math.inf:
-            values["timeout"] = None  # TOML has no word for it
+            values["timeout"] = None  # TOML has no null
         try:
             return kind(**values)
         except ConfigurationError as error:
@@ -235,12 +236,12 @@ class Config(_Section):
 
     Attributes:
         task: the task.
-        agents: the agents; none if the file has other parts only.
+        agents: the agents; empty if the file has other parts only.
         aggregator: the aggregator. Default: the first agent's model.
         architecture: arguments of ``AttentionMoA``; the others keep their defaults.
-        budget: the most that one run may spend.
+        budget: limit of one run's spending.
         tolerance: how a run handles slow or failing calls.
-        space: what a search may choose: fields of ``moa_dspy.optimizers.SearchSpace``, which checks them.
+        space: fields of ``moa_dspy.optimizers.SearchSpace``, which checks them.
     """
 
     task: TaskConfig = TaskConfig()
@@ -262,16 +263,16 @@ class Config(_Section):
 
     @property
     def source(self) -> str | None:
-        """Return the file of all values, or None if some are from elsewhere."""
+        """Return the file that all values come from, or None if some come from elsewhere."""
         return self._source
 
     @property
     def has_limits(self) -> bool:
-        """Return whether there is a budget or a tolerance other than the defaults."""
+        """Return whether the budget or the tolerance differs from the default."""
         return (self.budget, self.tolerance) != (Budget(), Tolerance())
 
     def overridden(self, **parts: Any) -> Config:
-        """Return the configuration with other parts. A part that is None stays."""
+        """Return the configuration with the given parts replaced. Parts that are None are kept."""
         changed = {name: part for name, part in parts.items() if part is not None}
         if not changed:
             return self
@@ -283,9 +284,9 @@ class Config(_Section):
         """Build the program.
 
         Raises:
-            ConfigurationError: if something does not fit. The message names the file, if there is one, and the key.
+            ConfigurationError: if a value does not fit. The message names the key, and the file if there is one.
         """
-        from moa_dspy.program import AttentionMoA  # loads DSPy, which reading a file does not need
+        from moa_dspy.program import AttentionMoA  # imports DSPy, which reading a file does not need
 
         if not self.agents:
             raise ConfigurationError(_at(self._source, "there is no agent; add an [[agents]] table with a model"))
@@ -299,7 +300,7 @@ class Config(_Section):
         return program
 
     def limit(self, program: AttentionMoA) -> None:
-        """Set a program's budget and tolerance to these."""
+        """Give a program this budget and tolerance."""
         program.budget, program.tolerance = self.budget, self.tolerance
 
     def _agent(self, agent: AgentConfig, where: str) -> Agent:
@@ -310,10 +311,10 @@ class Config(_Section):
 def load_config(path: str | Path) -> Config:
     """Read a configuration file.
 
-    A ``local/<path>`` is relative to the file if there is such a file, else it stays as it is.
+    The path in ``local/<path>`` is taken relative to the file if such a model file exists. Otherwise it is unchanged.
 
     Raises:
-        ConfigurationError: if the file cannot be read, is not TOML, or has an unknown key or an unfit value. The
+        ConfigurationError: if the file cannot be read, is not TOML, or has an unknown key or an invalid value. The
             message is one line that names the file and the key.
     """
     path = Path(path)
@@ -343,7 +344,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _anchored(agent: AgentConfig, folder: Path) -> AgentConfig:
-    """Return the agent with a ``local/<path>`` beside the file made independent of the working directory."""
+    """Return the agent with its ``local/<path>`` resolved against the folder of the file, if the model file exists."""
     rest = agent.model.removeprefix("local/")
     if rest == agent.model or not (folder / rest).is_file():
         return agent
@@ -364,7 +365,7 @@ def _located(*where: str | None) -> Iterator[None]:
 
 
 def _line(problem: Mapping[str, Any]) -> str:
-    """Return one of pydantic's problems in the words of the file, without a value that may be a key."""
+    """Return a pydantic error as one line in the terms of the file, without values that may be secret."""
     location = [part for part in problem["loc"] if not str(part).startswith(("function-", "literal["))]
     where = _location(location)
     if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What models write is any text and any number; JSON and UTF-8 hold less."""
+"""Make model output storable: it can contain text and numbers that JSON and UTF-8 cannot represent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["json_safe"]
 
 
 def json_safe(value: Any) -> Any:
-    """Return ``value`` with what JSON cannot hold said otherwise: lone surrogates as ``?``, NaN and infinities by name.
+    """Return ``value`` with lone surrogates replaced by ``?`` and NaN and infinities by their names.
 
     Args:
-        value: texts, numbers, and lists and dictionaries of them.
+        value: strings, numbers, and lists and dictionaries of them.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""The ensembles that Attention-MoA is compared with, each the same program with parts switched off."""
+"""The ensembles that Attention-MoA is compared with. Each is ``AttentionMoA`` with parts switched off."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["attention_moa", "mixture_of_agents", "self_consistency", "self_moa",
 
 
 def single_model(signature: str | TaskSignature, agent: AgentLike, **options: Any) -> AttentionMoA:
-    """One model, one call: what an ensemble has to beat.
+    """Return a program that makes one call to one model: the baseline for every ensemble.
 
     Args:
         signature: the task.
-        agent: who answers.
+        agent: the model.
         **options: further arguments of ``AttentionMoA``, such as ``reasoning``.
     """
     return AttentionMoA(signature, [agent], layers=1, attention="none", aggregation="none", **options)
@@ -30,13 +30,18 @@ def single_model(signature: str | TaskSignature, agent: AgentLike, **options: An
 def self_consistency(
     signature: str | TaskSignature, agent: AgentLike, samples: int = 5, **options: Any
 ) -> AttentionMoA:
-    """Several samples of one model; typed outputs are put to the vote, free text is synthesised (arXiv 2203.11171).
+    """Return self-consistency (arXiv 2203.11171): several samples of one model.
+
+    If every output is typed, the samples vote. If one is free text, an LM synthesizes the answer.
 
     Args:
         signature: the task.
-        agent: who answers; its temperature must not be 0.
-        samples: how many times, at least 2.
+        agent: the model; its temperature must not be 0.
+        samples: number of samples, at least 2.
         **options: further arguments of ``AttentionMoA``.
+
+    Raises:
+        ConfigurationError: if there are fewer than 2 samples, or the temperature is 0.
     """
     roles = derive_roles(signature)
     typed = all(roles.task.output_fields[name].annotation is not str for name in roles.voted)
@@ -52,7 +57,7 @@ def mixture_of_agents(
     aggregator: AgentLike | None = None,
     **options: Any,
 ) -> AttentionMoA:
-    """MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis."""
+    """Return MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis."""
     return AttentionMoA(
         signature, agents, layers=layers, aggregator=aggregator, attention="none", residual="none", **options
     )
@@ -66,15 +71,18 @@ def self_moa(
     aggregator: AgentLike | None = None,
     **options: Any,
 ) -> AttentionMoA:
-    """Self-MoA (arXiv 2502.00674): MoA over several samples of one model.
+    """Return Self-MoA (arXiv 2502.00674): MoA over several samples of one model.
 
     Args:
         signature: the task.
-        agent: who answers; its temperature must not be 0.
-        samples: how many times in each layer, at least 2.
-        layers: as for ``AttentionMoA``.
-        aggregator: default: the same model.
+        agent: the model; its temperature must not be 0.
+        samples: number of samples in each layer, at least 2.
+        layers: number of layers, as for ``AttentionMoA``.
+        aggregator: the aggregator. Default: the same model.
         **options: further arguments of ``AttentionMoA``.
+
+    Raises:
+        ConfigurationError: if there are fewer than 2 samples, or the temperature is 0.
     """
     agents = _samples(agent, samples)
     return mixture_of_agents(signature, agents, layers=layers, aggregator=aggregator, **options)
@@ -88,7 +96,7 @@ def attention_moa(
     attention: Attention = "full",
     **options: Any,
 ) -> AttentionMoA:
-    """Attention-MoA (arXiv 2601.16596), everything switched on."""
+    """Return Attention-MoA (arXiv 2601.16596) with every part switched on."""
     return AttentionMoA(signature, agents, layers=layers, aggregator=aggregator, attention=attention, **options)
 
 

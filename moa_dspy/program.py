@@ -33,7 +33,7 @@ from moa_dspy.trace import StoppedBy, Trace
 
 __all__ = ["AttentionMoA", "Prediction", "load"]
 
-# Names that a program, its predictors or its predictions take for something other than a field.
+# Names that a program, its predictors or its predictions use for something else. Fields cannot have them.
 _RESERVED: Final[Mapping[str, frozenset[str]]] = {
     "input": frozenset(
         {"budget", "completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"}
@@ -43,10 +43,10 @@ _RESERVED: Final[Mapping[str, frozenset[str]]] = {
 
 
 class Prediction(dspy.Prediction):
-    """The task's outputs, as of any DSPy program, and what happened on the way.
+    """The task's outputs, as from any DSPy program, and the trace of the run.
 
     Attributes:
-        trace: the run's ``Trace``; not one of the outputs, so it is in no key, comparison or export of them.
+        trace: the run's ``Trace``. It is not an output, so keys, comparisons and exports do not include it.
     """
 
     trace: Trace
@@ -59,34 +59,34 @@ class Prediction(dspy.Prediction):
 
 
 class AttentionMoA(dspy.Module):
-    """Several language models answer, criticise each other's and their own answers, refine, and are synthesised.
+    """Several language models answer, criticise all answers, refine, and their answers are aggregated.
 
-    Implements Attention-MoA (arXiv 2601.16596); simpler ensembles are the same program with parts switched off, see
+    Implements Attention-MoA (arXiv 2601.16596). Simpler ensembles are the same program with parts switched off, see
     ``moa_dspy.presets``. Every role is a ``dspy.Predict`` in ``named_predictors()``, so any DSPy optimizer can tune it.
 
     Args:
         signature: any DSPy signature, string or class.
-        agents: model strings, ``dspy.LM``s or ``Agent``s; at least one. The same model may be there several times: its
+        agents: model strings, ``dspy.LM``s or ``Agent``s; at least one. A model may be listed several times: its
             samples are independent (at a temperature above 0) and reproducible.
         layers: L, at least 1.
-        aggregator: who aggregates and synthesises; default: the first agent's model, without its persona.
+        aggregator: the agent that aggregates and synthesizes. Default: the first agent's model, without its persona.
         attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, k (itself and k
-            peers, rotating with the layer), or an ``AttentionPattern`` of your own.
-        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` hands on a layer's aggregate.
-        early_stop: end the run, with the last accepted output, when a synthesis finds no improvement; or a
-            ``StopCondition`` of your own.
+            peers, rotating with the layer), or a custom ``AttentionPattern``.
+        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on.
+        early_stop: whether to end the run, with the last accepted output, when a synthesis finds no improvement; or a
+            custom ``StopCondition``.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
         aggregation: ``"synthesis"`` (an LM writes the layer's answer), ``"vote"`` (equal outputs are counted, without
-            a call), ``"none"`` (there is one agent, and its answer stands), or an ``AggregationRule`` of your own.
-        reasoning: precede outputs that are not free text with a reasoning field.
-        budget: the most that one run may spend; a call may narrow it with ``budget=``.
+            a call), ``"none"`` (the answer of the only agent), or a custom ``AggregationRule``.
+        reasoning: whether a reasoning field precedes outputs that are not free text.
+        budget: limit of one run's spending; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
 
     Attributes:
-        provenance: where the program comes from, if that is on record; it is saved and loaded with the program.
+        provenance: the recorded origin of the program, or None. It is saved and loaded with the program.
 
     Raises:
-        ConfigurationError: any of these does not fit; the message says what to do.
+        ConfigurationError: if an argument does not fit. The message says what to do.
     """
 
     provenance: Provenance | None
@@ -138,7 +138,7 @@ class AttentionMoA(dspy.Module):
         self._make_predictors()
 
     def _make_predictors(self) -> None:
-        """Create the predictors of exactly those roles that this architecture plays, in canonical order."""
+        """Create the predictors of the roles that this architecture uses, in canonical order."""
         shape, roles = self.architecture, self.roles
         critics = [shape.critics(layer) for layer in range(1, shape.layers + 1)]
         pairs = {(i == j) for layer in critics for j, of_one in enumerate(layer) for i in of_one}
@@ -164,12 +164,12 @@ class AttentionMoA(dspy.Module):
 
     @property
     def signature(self) -> TaskSignature:
-        """Return the task's signature, with the reasoning field where one was added."""
+        """Return the task's signature, including an added reasoning field."""
         return self.roles.task
 
     @property
     def _aggregator(self) -> AgentSlot:
-        """Return the slot that aggregates. It is of the agents' class, so that an optimizer's changes hold for it."""
+        """Return the aggregator's slot. It has the class of the agents' slots, which an optimizer may have replaced."""
         agent = self.aggregator
         if agent is None:
             first = self.agents[0]
@@ -177,10 +177,9 @@ class AttentionMoA(dspy.Module):
         return replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
 
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
-        """Run the program on the task's input fields; blocks.
+        """Run the program on the task's input fields, and block until it ends.
 
-        Safe from any number of threads, and from inside a running event loop. Arguments and errors are those of
-        ``aforward``.
+        Can be called from any thread, and inside a running event loop. Arguments and errors are those of ``aforward``.
         """
         return event_loop.run(lambda: self.aforward(*args, budget=budget, **inputs))
 
@@ -188,15 +187,15 @@ class AttentionMoA(dspy.Module):
         """Run the program on the task's input fields.
 
         Args:
-            *args: none; inputs are given by name.
-            budget: for this run; it narrows the program's own.
+            *args: must be empty; inputs are given by name.
+            budget: budget of this run; it narrows the program's own.
             **inputs: the task's inputs, by name.
 
         Raises:
-            InputError: a field is missing, or is not one of the task's.
-            ConfigurationError: an agent has no model.
-            AllProposalsFailedError: no agent answered.
-            StepFailedError: a step failed, and ``tolerance.strict`` is set.
+            InputError: if a field is missing or unknown.
+            ConfigurationError: if an agent has no model.
+            AllProposalsFailedError: if no agent answered.
+            StepFailedError: if a step failed and ``tolerance.strict`` is set.
         """
         if args:
             raise InputError(f"give the inputs by name: {', '.join(f'{name}=...' for name in self.task.input_fields)}")
@@ -222,7 +221,7 @@ class AttentionMoA(dspy.Module):
         return Prediction(**answer.outputs, trace=trace)
 
     def _parts(self, ambient: dspy.BaseLM | None) -> RunParts:
-        """Return what a run uses; agents without a model of their own are counted as users of ``ambient``."""
+        """Return the parts of a run. Agents without a model are numbered as samples of ``ambient``."""
         agents = self._slots
         if any(agent.agent.lm is None for agent in agents):
             counted = slots_of(self.agents, ambient)
@@ -245,19 +244,19 @@ class AttentionMoA(dspy.Module):
         seconds_per_call: float | None = None,
         **inputs: Any,
     ) -> Plan:
-        """Return what a run would do and cost, without calling any LM.
+        """Return the steps and cost of a run, without calling any LM.
 
         Args:
-            example: the inputs, as an example or a mapping; without any inputs they are assumed.
-            budget: for that run; it narrows the program's own.
-            lengths: assumed lengths of what models will write, in tokens.
-            times: how many questions the totals are for.
+            example: the inputs, as an example or a mapping. Without inputs, their lengths are assumed.
+            budget: budget of that run; it narrows the program's own.
+            lengths: assumed lengths of model outputs, in tokens.
+            times: number of questions in the totals.
             seconds_per_call: latency of an LM call, for an estimate of the wall time.
             **inputs: the task's inputs, by name.
 
         Raises:
-            InputError: some inputs are given, but not all, or one is not the task's.
-            ConfigurationError: an agent has no model, a prompt cannot be written, or an option is out of range.
+            InputError: if only some inputs are given, or one is unknown.
+            ConfigurationError: if an agent has no model, a prompt cannot be written, or an option is out of range.
         """
         lengths = lengths or Lengths()
         given = inputs_of(example, inputs)
@@ -299,15 +298,15 @@ class AttentionMoA(dspy.Module):
         return values
 
     def set_lm(self, lm: dspy.BaseLM) -> None:
-        """Set the LM whose rollouts agents follow; every agent keeps its own model.
+        """Set the LM whose rollouts the agents follow. Every agent keeps its own model.
 
-        Optimizers that resample (SIMBA, BootstrapFewShot) hand in an LM with a new ``rollout_id`` for each round.
-        Agents without a model of their own use the LM that DSPy is configured with.
+        Optimizers that resample (SIMBA, BootstrapFewShot) pass an LM with a new ``rollout_id`` for each round. Agents
+        without their own model use the LM that DSPy is configured with.
         """
         super().set_lm(lm)
 
     def get_lm(self) -> dspy.BaseLM:
-        """Return the LM that stands for the program: the one set by ``set_lm``, else the aggregator's."""
+        """Return the LM set by ``set_lm``, or the aggregator's."""
         first = self.propose[0] if isinstance(self.propose, list) else self.propose
         return first.lm or self._aggregator.lm()
 
@@ -315,12 +314,12 @@ class AttentionMoA(dspy.Module):
         """Write the whole program (architecture, prompts, demos, versions) to one JSON file.
 
         Args:
-            path: the file; an existing one is replaced in one step, so that it is never half written.
-            save_program: only False; a program file is self-contained without pickle.
-            modules_to_serialize: only None.
+            path: the file. An existing file is replaced atomically.
+            save_program: must be False; a program file needs no pickle.
+            modules_to_serialize: must be None.
 
         Raises:
-            ConfigurationError: pickle was asked for, or the file cannot be written.
+            ConfigurationError: if pickle is requested, the program has custom objects, or the file cannot be written.
         """
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
@@ -332,23 +331,23 @@ class AttentionMoA(dspy.Module):
         save(self, path)
 
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
-        """Load prompts and demos from a program file into this program, whose predictors must be the same.
+        """Load prompts and demos from a program file into this program, which must have the same predictors.
 
         To rebuild a program from the file alone, use ``moa_dspy.load``.
 
         Raises:
-            ProgramFileError: the file is damaged, foreign or newer, or has another task's fields or other predictors.
+            ProgramFileError: if the file is damaged, foreign or of a newer format, or has other fields or predictors.
         """
-        del allow_pickle, allow_unsafe_lm_state  # neither is ever needed: program files hold no code and no LM
+        del allow_pickle, allow_unsafe_lm_state  # unused: program files hold no code and no LM
         SavedProgram.read(path).set_prompts(self)
 
     def replace(self, **changes: Any) -> Self:
-        """Return the same program with changes. This one stays as it is.
+        """Return a changed copy of the program.
 
-        Architecture, agents, budget, tolerance and provenance are kept. So are the prompts and demos of each role that
-        both programs play with the same fields, unless the signature changes. An agent keeps its own prompts if it is
-        the same or has the same name. If there are as many agents as before, the others take those of the agent in
-        their place.
+        The copy keeps architecture, agents, budget, tolerance and provenance. Unless the signature changes, it also
+        keeps the prompts and demos of each role that both programs have with the same fields. An agent keeps its own
+        prompts if it is the same object or has the same name. If the number of agents is unchanged, other agents take
+        the prompts of the agent in their position.
 
         Args:
             **changes: arguments of ``AttentionMoA``, such as ``layers=1``, ``agents=[...]`` or ``signature=...``.
@@ -372,16 +371,16 @@ class AttentionMoA(dspy.Module):
 
     @property
     def named_agents(self) -> list[Agent]:
-        """Return the agents under the names that they have in this program."""
+        """Return the agents with their names in this program."""
         return [replace(slot.agent, name=slot.name) for slot in self._slots]
 
     def take_prompts(self, source: AttentionMoA, numbers: Sequence[int | None]) -> None:
-        """Take the prompts and demos of another program, for the roles that both play with the same fields.
+        """Copy the prompts and demos of another program, for the roles that both have with the same fields.
 
         Args:
             source: the other program.
-            numbers: for each agent of this program its number among those of ``source``, from 0. An agent without a
-                number takes a prompt that all share, and none that is another agent's.
+            numbers: for each agent of this program, its index among the agents of ``source``, or None. An agent with
+                None takes shared prompts, but no other agent's prompts.
         """
         first = next((number for number in numbers if number is not None), 0)
         for role in ROLES:
@@ -392,7 +391,7 @@ class AttentionMoA(dspy.Module):
                 setattr(self, role, _prompt(own, other, first))
 
     def _number_of(self, agent: Agent, position: int, agents: int) -> int | None:
-        """Return which of this program's agents ``agent`` is: one of ``agents`` of another program."""
+        """Return the index in this program of ``agent``, the agent at ``position`` of another program with ``agents``."""
         for number, slot in enumerate(self._slots):
             if agent is slot.agent or (agent.name is not None and agent.name == slot.name):
                 return number
@@ -400,7 +399,7 @@ class AttentionMoA(dspy.Module):
 
 
 def _prompt(own: Any, other: Any, number: int | None) -> dspy.Predict:
-    """Return a copy of the other program's predictor if it has the same fields, else the own one."""
+    """Return a copy of the other program's predictor if it has the same fields, else ``own``."""
     if isinstance(other, list):
         other = None if number is None else other[number]
     if other is None or other.signature.fields.keys() != own.signature.fields.keys():
@@ -413,8 +412,8 @@ def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> Atte
 
     Args:
         path: a file that ``AttentionMoA.save`` wrote.
-        lms: LMs with the connection (address, key) to use, by agent name or by model string. Other agents get the
-            model that the file names, with the provider's usual environment variables.
+        lms: LMs with connections (address, key), by agent name or by model string. Other agents get the model that the
+            file names, with the provider's usual environment variables.
 
     Raises:
         ProgramFileError: if the file is missing, damaged, foreign or of a newer format.

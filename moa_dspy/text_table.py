@@ -1,4 +1,4 @@
-"""Plain text in columns."""
+"""Plain text tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["text_table"]
 
 
 def text_table(rows: Sequence[Sequence[str]], left: Iterable[int]) -> str:
-    """Return rows as text in columns. Those in ``left`` are aligned left, the others right."""
+    """Return rows as aligned columns. Columns in ``left`` are aligned left, the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

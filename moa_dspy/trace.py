@@ -1,6 +1,6 @@
-"""The record of one run: every step, in canonical order, as JSON-serialisable data; and watching a run under way.
+"""The trace of a run: every step in canonical order, as JSON data. Also watches a run in progress.
 
-Canonical order is layer, stage, acting agent, target. It is the same for equal runs, whatever finished first.
+Canonical order is layer, stage, acting agent, target. It does not depend on which call finishes first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Status = Literal["ok", "failed", "skipped", "cancelled"]
 StoppedBy = Literal["layers", "no_improvement", "budget", "failure", "cancelled"]
 Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 
-# What models write is any text; a trace of it can always be stored, and read back as it was.
+# Models can write any text. These types make it storable as JSON and readable without change.
 _Text: TypeAlias = Annotated[str, pydantic.AfterValidator(json_safe)]
 _Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)]
 
@@ -60,12 +60,12 @@ class _Record(pydantic.BaseModel):
 
 
 class Failure(_Record):
-    """Why a step, or a try of it, failed.
+    """The cause of a failed step or try.
 
     Attributes:
         kind: stable name of the cause, such as ``timeout`` or ``rate_limit``.
         message: the cause in words.
-        retry_after: seconds that the provider asked to be left alone for; None where it did not say.
+        retry_after: seconds the provider asked to wait; None if it did not say.
     """
 
     kind: _Text
@@ -78,33 +78,32 @@ class Step(_Record):
 
     Attributes:
         layer: from 1.
-        stage: what was done.
-        agent: who did it; the aggregator's name for aggregate and synthesize.
-        target: whose answer was criticised or refined; None elsewhere.
-        model: the model that was asked; None where agents voted, or their answers stood in, and no model was.
-        status: ``ok``, ``failed``, ``skipped`` (nothing was asked: the budget did not allow it, or the provider had
-            refused the model's key or account before) or ``cancelled`` (under way when the run ended or went on
-            without it).
-        text: what other agents get to read of it.
-        outputs: the fields that were written, as JSON values.
-        probabilities: of yes, by output field, where the model was asked for them instead of yes or no.
-        calls: LM calls made, cached ones and retries included.
-        cached_calls: those of them that DSPy's response cache answered.
-        cached: whether every call was answered from there, so that nothing was paid.
-        unanswered: calls that were cut short while the model may have been at work: the provider may bill them, so that
-            tokens and dollars are a lower bound.
+        stage: the kind of step.
+        agent: the agent that acted; the aggregator's name for aggregate and synthesize.
+        target: the agent whose answer was criticised or refined; None for other stages.
+        model: the model that was asked; None for a vote or for answers used without a call.
+        status: ``ok``, ``failed``, ``skipped`` (no call: the budget did not allow it, or the provider had already
+            rejected the model's key or account) or ``cancelled`` (unfinished when the run ended or continued without
+            it).
+        text: the text that other agents read.
+        outputs: the output fields, as JSON values.
+        probabilities: probability of yes, by output field, if the model was asked for it instead of yes or no.
+        calls: LM calls made, including cached calls and retries.
+        cached_calls: calls answered by DSPy's response cache.
+        cached: whether the cache answered every call, so that nothing was paid.
+        unanswered: calls that were cut short and may still be billed. Tokens and dollars are then a lower bound.
         tokens: paid tokens; zero for cached calls.
-        cost_usd: dollars paid; None where the price is not known.
-        estimated: whether the server left out what it used, or DSPy knew no price, and a count of the texts, or a list
-            price, stands in.
-        truncated: whether the reply ended at ``max_tokens``, and so perhaps in the middle.
-        saved_tokens: what the cached calls used when they were made, so that a step's full use is known from any run.
-        saved_usd: what they cost then; None where the price is not known.
+        cost_usd: dollars paid; None if the price is unknown.
+        estimated: whether tokens are counted from the texts because the server reported none, or the cost is a list
+            price because DSPy knew none.
+        truncated: whether the reply ended at ``max_tokens``, so that it may be incomplete.
+        saved_tokens: tokens that the cached calls used originally. With them, a step's full use is always known.
+        saved_usd: their original cost in dollars; None if the price is unknown.
         start: seconds from the start of the run.
-        queued: seconds that it waited for its turn under a concurrency limit.
+        queued: seconds spent waiting for a concurrency limit.
         end: seconds from the start of the run.
-        failures: of every try that failed, in order, also where a later one went well.
-        error: the cause, where the step failed.
+        failures: the failure of every failed try, in order, even if a later try succeeded.
+        error: the cause of a failed step.
     """
 
     layer: int
@@ -134,14 +133,14 @@ class Step(_Record):
 
 
 class Trace(_Record):
-    """A finished run.
+    """The record of a finished run.
 
     Attributes:
         steps: all steps, in canonical order.
         outputs: the accepted output of each layer, H_1 to H_l, as JSON values.
-        improved: the decision of each residual synthesis, from layer 2 on; None where it failed.
-        stopped_by: ``layers`` (all were run), ``no_improvement`` (early stop), ``budget`` (something was left out for
-            want of it), ``failure`` or ``cancelled``.
+        improved: the decision of each residual synthesis, from layer 2 on; None if it failed.
+        stopped_by: ``layers`` (all layers ran), ``no_improvement`` (early stop), ``budget`` (the budget did not cover a
+            part), ``failure`` or ``cancelled``.
         seconds: wall time of the run.
     """
 
@@ -153,12 +152,12 @@ class Trace(_Record):
 
     @property
     def layers(self) -> int:
-        """Return how many layers were run."""
+        """Return the number of layers that ran."""
         return max((step.layer for step in self.steps), default=0)
 
     @property
     def usage(self) -> Usage:
-        """Return what the run used, with its wall time."""
+        """Return the usage of the run, with its wall time."""
         return usage_of(self.steps).model_copy(update={"seconds": self.seconds})
 
     @property
@@ -183,7 +182,7 @@ class Trace(_Record):
 
     @property
     def cost_is_lower_bound(self) -> bool:
-        """Return whether more may have been billed than is known, because calls were cut short."""
+        """Return whether calls were cut short, so that more may have been billed than is known."""
         return self.usage.unanswered > 0
 
     @property
@@ -198,7 +197,7 @@ class Trace(_Record):
             grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"``. A vote has no model.
 
         Raises:
-            ConfigurationError: if it is none of these.
+            ConfigurationError: if ``grouping`` has another value.
         """
         if grouping not in get_args(Grouping):
             raise ConfigurationError(f"steps are grouped by {', '.join(get_args(Grouping))}, not by {grouping!r}")
@@ -243,10 +242,10 @@ class Trace(_Record):
             ) from None
 
     def summary(self, *, steps: bool = False) -> str:
-        """Return the run as text for people: stages, agents, failures and totals.
+        """Return the run as readable text: stages, agents, failures and totals.
 
         Args:
-            steps: whether to list every single step, too.
+            steps: whether to list every step, too.
         """
         tables = [
             *([text_table(_step_rows(self.steps), left=(1, 2, 3, 4))] if steps else []),
@@ -261,11 +260,11 @@ class GroupUsage(_Record):
 
     Attributes:
         name: of the agent, stage, layer or model; ``all`` for a whole run.
-        steps: how many.
-        failed: how many of them failed or were cancelled.
-        usage: what they used. Its seconds are the wall time in which at least one of them was under way.
-        queued: seconds that they waited under a concurrency limit, added up.
-        causes: kind of failure to how often it occurred, successful retries included.
+        steps: number of steps.
+        failed: number of failed or cancelled steps.
+        usage: their usage. Its seconds are the wall time in which at least one step was running.
+        queued: total seconds spent waiting for a concurrency limit.
+        causes: number of failures by kind, including tries that a retry repaired.
     """
 
     name: str
@@ -284,7 +283,7 @@ class GroupUsage(_Record):
 
 
 def usage_of(steps: Iterable[Step]) -> Usage:
-    """Return what steps used together. The seconds are those in which at least one of them was under way."""
+    """Return the total usage of steps. The seconds are the wall time in which at least one step was running."""
     steps = list(steps)
     costs = [step.cost_usd for step in steps]
     return Usage(
@@ -321,7 +320,7 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A step has what it needs and makes its call."""
+    """The event of a step that starts its call."""
 
     layer: int
     stage: Stage
@@ -330,15 +329,16 @@ class StepStarted:
 
 
 Watcher: TypeAlias = Callable[[StepStarted | Step | Trace], None]
-"""Called when a step starts, when it has finished, and with the trace when the run has ended, also by an error or a
-cancellation. It is called on the loop that runs the program, so it must be quick and must not raise."""
+"""Called when a step starts, when it finishes, and with the trace when the run ends, even by an error or cancellation.
+It runs on the program's event loop, so it must be fast and must not raise.
+"""
 
 current_watchers: contextvars.ContextVar[tuple[Watcher, ...]] = contextvars.ContextVar("moa_dspy_watchers", default=())
 
 
 @contextlib.contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` see the runs that start within the block: every step, and the trace, however a run ends.
+    """Call ``watcher`` for every run that starts within the block, with each step and the trace.
 
     Args:
         watcher: see ``Watcher``.
@@ -350,7 +350,7 @@ def watch(watcher: Watcher) -> Iterator[None]:
         current_watchers.reset(token)
 
 
-# A trace as text.
+# Text output.
 
 
 def _stages(trace: Trace) -> list[tuple[str, ...]]:

@@ -1,1 +1,1 @@
-"""What happens to a question: layers, calls, replies."""
+"""The run of a program on one question: layers, calls and replies."""

@@ -1,8 +1,8 @@
-"""How a role's signature becomes a prompt, and a completion becomes its outputs.
+"""Adapters: turn a role's signature into a prompt, and a completion into outputs.
 
-A role with exactly one free-text output needs no format: the completion is the value. That is what small models can do,
-and it spares large ones the field markers. Every other role goes through DSPy's own adapters. An adapter that the user
-configured is used everywhere.
+A role with exactly one free-text output needs no format: the completion is the value. Small models can do this, and
+large ones need no field markers. Every other role uses DSPy's own adapters. If the user configured an adapter, it is
+used everywhere.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from moa_dspy.signatures import TaskSignature, is_free_text
 
 __all__ = ["PlainTextAdapter", "adapters_for", "default_adapters", "enforces_schema"]
 
-# Reasoning before the answer. The closing tag is missing where the completion was cut off. The opening one is missing
-# where the chat template has written it; then a closing tag counts only at the beginning or end of a line, where models
-# put it, and not in the midst of a sentence about such tags.
+# Matches reasoning before the answer. The closing tag is missing if the completion was cut off. The opening tag is
+# missing if the chat template wrote it. Then a closing tag counts only at the start or end of a line, where models put
+# it, so that a sentence about such tags does not match.
 _THINKING = re.compile(
     r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>\s*|\Z)"
     r"|\A(?:(?!<think).)*?(?:^[ \t]*</think(?:ing)?>|</think(?:ing)?>[ \t]*$(?=\s*\S))\s*",
@@ -34,11 +34,11 @@ _THINKING = re.compile(
 )
 _MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
 _COMPLETED = "[[ ## completed ## ]]"
-# The pair of tags around what it was shown, which a model may copy around the whole of what it writes.
+# Matches a pair of prompt tags around the whole completion. Models may copy them from the prompt.
 _COPIED_TAGS = re.compile(
     r'\A<(answer|critique)(?: (?:number|round)="\d+")?>((?:(?!</?\1\b).)*)</\1>\Z', re.DOTALL | re.IGNORECASE
 )
-# Options of a call that are not part of what is sent to the model.
+# Options of a call that are not sent to the model.
 _NOT_SENT = frozenset(
     {"api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "api_version", "organization", "project"}
     | {"azure_ad_token_provider", "extra_query", "custom_llm_provider"}
@@ -47,11 +47,11 @@ _NOT_SENT = frozenset(
 
 
 class PlainTextAdapter(dspy.Adapter):
-    """Instructions as system message, inputs as a labelled user message, demos as turns, the completion as the value.
+    """Send instructions as system message, inputs as labelled user message; read the completion as the value.
 
-    For signatures with one output of type ``str``. It tolerates a leading ``<think>`` block, which servers of open
-    models often leave in, a leading DSPy field marker, which tuned models may write from habit, and our own tags around
-    the whole.
+    For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion: a
+    leading ``<think>`` block, which servers of open models often leave in; a leading DSPy field marker, which tuned
+    models may write; and our own tags around the whole.
     """
 
     async def acall(
@@ -62,7 +62,7 @@ class PlainTextAdapter(dspy.Adapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        """Ask ``lm`` with a canonical request; what cannot be expressed as one goes DSPy's general way."""
+        """Call ``lm`` with a canonical request. Inputs that do not fit one are sent in DSPy's general way."""
         request = self._request(lm, lm_kwargs, signature, demos, inputs)
         if request is None:
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
@@ -78,7 +78,7 @@ class PlainTextAdapter(dspy.Adapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        """Do as ``acall`` does, blocking."""
+        """Call ``lm`` as ``acall`` does, and block until it replies."""
         request = self._request(lm, lm_kwargs, signature, demos, inputs)
         if request is None:
             return super().__call__(lm, lm_kwargs, signature, demos, inputs)
@@ -86,7 +86,7 @@ class PlainTextAdapter(dspy.Adapter):
         return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
 
     def format_system_message(self, signature: TaskSignature) -> str:
-        """Return the instructions, and the descriptions of those fields that have one."""
+        """Return the instructions and the field descriptions that the user wrote."""
         described = [
             f"- {name.replace('_', ' ')}: {_extra(field)['desc']}"
             for name, field in signature.fields.items()
@@ -102,7 +102,7 @@ class PlainTextAdapter(dspy.Adapter):
         suffix: str = "",
         main_request: bool = False,  # noqa: ARG002 (the base class's signature)
     ) -> str:
-        """Return the inputs, one labelled block each, in the signature's order."""
+        """Return the inputs as labelled blocks, in the signature's order."""
         blocks = [
             _labelled(_extra(field)["prefix"], _shown(field, inputs[name]))
             for name, field in signature.input_fields.items()
@@ -116,7 +116,7 @@ class PlainTextAdapter(dspy.Adapter):
         outputs: Mapping[str, Any],
         missing_field_message: str | None = None,
     ) -> str:
-        """Return the one output as it is."""
+        """Return the output value as text."""
         (name,) = signature.output_fields
         value = outputs.get(name)
         return str(value) if value is not None else missing_field_message or ""
@@ -125,7 +125,7 @@ class PlainTextAdapter(dspy.Adapter):
         """Return the completion as the value of the one output.
 
         Raises:
-            AdapterParseError: if nothing is left of it that can be seen.
+            AdapterParseError: if no visible text remains.
         """
         (name,) = signature.output_fields
         text = _THINKING.sub("", completion, count=1).strip()
@@ -136,7 +136,7 @@ class PlainTextAdapter(dspy.Adapter):
         if not is_visible(text):
             raise AdapterParseError(
                 adapter_name="PlainTextAdapter",
-                signature=cast("Any", signature),  # declared as an instance, used as the class it is
+                signature=cast("Any", signature),  # declared as an instance, but it is a class
                 lm_response=completion,
                 message="the completion is empty",
             )
@@ -164,7 +164,7 @@ class PlainTextAdapter(dspy.Adapter):
 def adapters_for(
     signature: TaskSignature, lm: dspy.BaseLM, configured: dspy.Adapter | None
 ) -> tuple[dspy.Adapter, ...]:
-    """Return the adapters to try for ``signature`` on ``lm``; the next one if a completion cannot be parsed."""
+    """Return the adapters to try for ``signature`` on ``lm``, in order, until a completion can be parsed."""
     if configured is not None:
         return (configured,)
     hashable: Any = signature
@@ -173,15 +173,15 @@ def adapters_for(
 
 
 def enforces_schema(lm: dspy.BaseLM) -> bool:
-    """Return whether the server of ``lm`` enforces a JSON schema, so that JSON is the better format to try first."""
+    """Return whether the server of ``lm`` enforces a JSON schema, so that JSON should be tried first."""
     return bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
 
 
 @functools.lru_cache(maxsize=256)
 def default_adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
-    """Return the adapters to try for ``signature`` if the user has configured none.
+    """Return the adapters to try for ``signature`` if the user configured none.
 
-    Each attempt is one LM call. DSPy's own fallback inside ChatAdapter is switched off, so that calls can be counted.
+    Each attempt is one LM call. The JSON fallback inside ChatAdapter is off, so that calls can be counted.
     """
     return (_PLAIN,) if is_free_text(signature) else (_CHAT, _JSON)
 
@@ -200,12 +200,12 @@ def _labelled(label: str, value: str) -> str:
 
 
 def _shown(field: FieldInfo, value: Any) -> str:
-    """``value`` as DSPy's adapters show it; text needs none of their work, which is a tenth of the time of a call."""
+    """Return ``value`` as DSPy's adapters format it. Text skips their formatting, a tenth of a call's time."""
     return value if type(value) is str else str(format_field_value(field, value))
 
 
 def _as_request(model: str, options: Mapping[str, Any], messages: list[dict[str, Any]]) -> Request:
-    """What ``request_from_openai_chat`` makes of these, in a third of the time where all messages are plain text."""
+    """Return the result of ``request_from_openai_chat``, in a third of its time if all messages are plain text."""
     (first, *turns) = messages
     roles = {"user": Message.user, "assistant": Message.assistant}
     contents = [message["content"] for message in messages]
@@ -217,7 +217,7 @@ def _as_request(model: str, options: Mapping[str, Any], messages: list[dict[str,
         return request_from_openai_chat({**options, "model": model, "messages": messages})
     try:
         blank = _blank_request(model, tuple((name, type(value), value) for name, value in options.items()))
-    except TypeError:  # an option that cannot be hashed, such as a response format
+    except TypeError:  # an unhashable option, such as a response format
         blank = request_from_openai_chat({**options, "model": model, "messages": _BLANK})
     return replace(
         blank, system=first["content"], messages=tuple(roles[turn["role"]](turn["content"]) for turn in turns)
@@ -234,7 +234,7 @@ _BLANK: Final = [{"role": "system", "content": "-"}, {"role": "user", "content":
 
 
 def _takes_requests(lm: dspy.BaseLM) -> bool:
-    """Whether ``lm`` is asked by DSPy's engine, and not by a ``forward`` of its own, which may return what it likes."""
+    """Return whether DSPy's engine calls ``lm``. A custom ``forward`` may return any type."""
     kind, base = type(lm), dspy.LM
     return isinstance(lm, base) and kind.forward is base.forward and kind.aforward is base.aforward
 

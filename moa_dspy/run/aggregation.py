@@ -1,4 +1,4 @@
-"""How a layer's answers become one."""
+"""Aggregation rules: make one answer of a layer's answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AggregationContext", "AggregationRule", "Answer", "rule_of"]
 
 @dataclass(frozen=True)
 class Answer:
-    """The task's outputs, and the text of them that other agents read."""
+    """The task's outputs, and their text for other agents."""
 
     outputs: Mapping[str, Any]
     text: str
@@ -22,7 +22,7 @@ class AggregationContext(Protocol):
     """The layer whose answers are aggregated.
 
     Attributes:
-        layer: its number, from 1.
+        layer: number of the layer, from 1.
         inputs: the task's inputs.
     """
 
@@ -30,14 +30,14 @@ class AggregationContext(Protocol):
     inputs: Mapping[str, Any]
 
     async def synthesize(self, answers: Sequence[Answer]) -> Answer | None:
-        """Return what the aggregator's LM makes of the answers; None if no model could, or the budget is used up.
+        """Return the answer that the aggregator's LM writes, or None if all models failed or the budget is spent.
 
-        A budget takes at most one such call per layer into account.
+        A budget reserves at most one such call per layer.
         """
         ...
 
     def vote_key(self, answer: Answer) -> str:
-        """Return what two answers share if they are the same; a reasoning field does not count."""
+        """Return a key that is equal for equal answers. A reasoning field does not count."""
         ...
 
     def record(self, name: str, answer: Answer) -> None:
@@ -47,7 +47,7 @@ class AggregationContext(Protocol):
 
 @runtime_checkable
 class AggregationRule(Protocol):
-    """Makes one answer of a layer's answers. Any object with this method can be used as ``aggregation``.
+    """Make one answer of a layer's answers. Any object with this method can be used as ``aggregation``.
 
     Example::
 
@@ -60,21 +60,21 @@ class AggregationRule(Protocol):
         """Return the layer's answer.
 
         Args:
-            answers: of the agents that answered, in the order of the agents; at least one.
+            answers: the available answers, in the order of the agents; at least one.
             context: the layer.
         """
         ...
 
 
 class _Synthesis:
-    """An LM writes the answer. The vote stands in for it."""
+    """An LM writes the answer. If it cannot, the answers are put to the vote."""
 
     async def aggregate(self, answers: Sequence[Answer], context: AggregationContext) -> Answer:
         return await context.synthesize(answers) or await _VOTE.aggregate(answers, context)
 
 
 class _Vote:
-    """The answer that most agents gave; among equals, that of the first agent."""
+    """The most frequent answer. In a tie, the answer of the first agent wins."""
 
     async def aggregate(self, answers: Sequence[Answer], context: AggregationContext) -> Answer:
         keys = [context.vote_key(answer) for answer in answers]
@@ -95,5 +95,5 @@ _RULES: Final[Mapping[Any, AggregationRule]] = {"synthesis": _Synthesis(), "vote
 
 
 def rule_of(aggregation: Any) -> AggregationRule:
-    """Return the rule that ``aggregation`` names, or is."""
+    """Return the rule for ``aggregation``, which is a name or a rule."""
     return _RULES[aggregation] if isinstance(aggregation, str) else aggregation

@@ -1,7 +1,7 @@
-"""One step of a run: its predictor is called until there is an answer, and everything about it is recorded.
+"""One step of a run: call its predictor until it answers, and record everything.
 
-A step that fails does not raise. It becomes a failed ``Step`` in the record, and ``None`` for the steps that wait for
-it, so that no error text can reach a prompt. A programming error in a user's LM is raised as it is.
+A failed step does not raise. It is recorded as a failed ``Step``, and later steps get None from it, so no error text
+reaches a prompt. A programming error in a user's LM is raised unchanged.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from moa_dspy.trace import Failure, Status, Step, StepStarted
 
 __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 
-# How often another reply is drawn if the response cache holds useless ones only.
+# How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
 _ESTIMATE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a step would send first.
+    """The first request of a step.
 
     Attributes:
-        lm: the LM it is sent to.
+        lm: the LM that receives it.
         messages: in OpenAI's format.
-        max_tokens: the most tokens that the model may write; None if it is not limited.
+        max_tokens: longest completion, in tokens; None if it is not limited.
     """
 
     lm: dspy.BaseLM
@@ -66,8 +66,8 @@ class Reply:
 
     Attributes:
         outputs: by output field; None if the step failed.
-        text: what other agents read of the outputs.
-        failure: why the step failed.
+        text: the text that other agents read.
+        failure: the cause of a failed step.
     """
 
     outputs: dict[str, Any] | None
@@ -84,16 +84,16 @@ async def ask(
     text_of: Callable[[Mapping[str, Any]], str],
     visible: Sequence[str],
 ) -> Reply:
-    """Ask ``agent`` what ``predictor`` asks, and record the step.
+    """Call ``predictor`` with an agent's LM, and record the step.
 
     Args:
-        session: what the run's steps share.
-        step_id: which step it is.
+        session: the shared state of the run's steps.
+        step_id: identifies the step.
         predictor: the role's predictor; its own ``lm`` is not used.
         agent: the agent that answers.
         inputs: the role's input fields.
-        text_of: makes of the outputs what other agents read.
-        visible: output fields. In one of them there must be something that can be seen.
+        text_of: turns the outputs into the text that other agents read.
+        visible: output fields. At least one of them must contain something visible.
 
     Raises:
         StepFailedError: if the step failed and the run is strict.
@@ -123,12 +123,12 @@ async def ask(
 async def write_prompt(
     session: Session, step_id: StepId, predictor: dspy.Predict, agent: AgentSlot, inputs: Mapping[str, Any]
 ) -> Prompt:
-    """Return what ``ask`` would send first, without sending it; without messages if it cannot be written."""
+    """Return the first request of ``ask`` without sending it. It has no messages if the adapter cannot write them."""
     return await _Call(session, step_id, predictor, agent, inputs, str, ()).prompt()
 
 
 class _Call:
-    """A step under way: its attempts, and what they used."""
+    """A step in progress: its attempts and their usage."""
 
     def __init__(
         self,
@@ -153,24 +153,24 @@ class _Call:
         self._adapter: dspy.Adapter | None = None
         free = {lm.model, *session.free} if is_free(lm) else session.free
         self._meter = UsageMeter(session.tracker, free=free)
-        self._reading = Reading()  # of the meter, before the request under way
-        # Calls whose prompts begin alike: those of one agent in one stage, except its critique of itself.
+        self._reading = Reading()  # of the meter, before the current request
+        # Calls whose prompts begin alike: one agent's calls in one stage, except its critique of itself.
         self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
         self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
         self._calls = self._cached_calls = self._unanswered = 0
-        self._calls_before = 0  # of the attempt under way
+        self._calls_before = 0  # of the current attempt
         self._queued = 0.0
         self._start = session.clock() - session.began
 
     async def prompt(self) -> Prompt:
-        """Write the first request."""
+        """Return the first request."""
         adapter = self._adapters()[0]
         options = {**getattr(self._lm, "kwargs", {}), **self._config}
         limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
         messages: list[dict[str, Any]] = []
-        # If an adapter cannot write a prompt, the step fails of it and says so.
+        # If an adapter cannot write a prompt, the step itself fails and reports it.
         with contextlib.suppress(Exception), dspy.context(callbacks=[]):
             demos = await shown_demos(self._predictor, self._inputs)
             signature: Any = preprocess(adapter, self._lm, dict(self._config), self._signature, dict(self._inputs))
@@ -178,10 +178,10 @@ class _Call:
         return Prompt(self._lm, messages, min(limits, default=None))
 
     async def run(self) -> None:
-        """Attempt until there is an answer, or no further attempt is allowed.
+        """Attempt until there is an answer or no further attempt is allowed.
 
-        What follows a failed attempt: another draw if the reply came from the response cache, the next format if it
-        could not be read, a retry after a wait if the failure is transient, else nothing.
+        After a failed attempt: if the reply came from the response cache, draw another one. If it could not be parsed,
+        try the next adapter. If the failure is transient, wait and retry. Otherwise stop.
         """
         session = self._session
         retries = session.tolerance.retries
@@ -205,7 +205,7 @@ class _Call:
                     continue
                 self.fail(failure_of(error))
                 adapter, retry, draw = next(adapters, None), 0, 0
-            except Exception as error:  # noqa: BLE001 (whatever a model or its adapter raises is a failure of the step)
+            except Exception as error:  # noqa: BLE001 (any error of a model or its adapter fails the step)
                 self.fail(failure_of(error))
                 delay = self._delay(retry) if retry < retries and is_transient(error) else None
                 if delay is None:
@@ -217,19 +217,19 @@ class _Call:
                 return
 
     def _adapters(self) -> Sequence[dspy.Adapter]:
-        """Return the formats to try."""
+        """Return the adapters to try, in order."""
         if self._session.adapter is not None:
             return (self._session.adapter,)
         adapters = default_adapters(self._signature)
         return adapters if len(adapters) == 1 or not enforces_schema(self._lm) else adapters[::-1]
 
     def fail(self, failure: Failure) -> None:
-        """Record that an attempt has failed."""
+        """Record a failed attempt."""
         self._failures.append(failure)
         self.failure = failure
 
     async def _attempt(self, adapter: dspy.Adapter, draw: int) -> None:
-        """Call the predictor once; its requests come back to ``_request``."""
+        """Call the predictor once. Its LM requests go through ``_request``."""
         predictor, session = self._predictor, self._session
         demos = (
             list(predictor.demos) if "nearest" not in vars(predictor) else await shown_demos(predictor, self._inputs)
@@ -259,7 +259,7 @@ class _Call:
         self.outputs, self.text = outputs, self._text_of(outputs)
 
     def _counted(self, adapter: dspy.Adapter) -> dspy.Adapter:
-        """Return the adapter; if it calls an LM of its own, with that LM's requests counted as well."""
+        """Return the adapter. If it calls an LM of its own, count that LM's requests, too."""
         if not self._session.extractors:
             return adapter
         counted: Any = copy.copy(adapter)
@@ -271,7 +271,7 @@ class _Call:
         return proxy
 
     async def _request(self, lm: dspy.BaseLM, *args: Any, **options: Any) -> Any:
-        """Admit, send, meter and check one request. Each one is counted, whichever adapter makes it."""
+        """Admit, send, meter and check one request. Every request is counted, whichever adapter makes it."""
         session = self._session
         budget, clock = session.budget, session.clock
         if id(lm) in session.refused:
@@ -285,7 +285,7 @@ class _Call:
             async with whole, turn:
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
-                    # In a task of its own, so that the transport does not wake up all layers of the run at each step.
+                    # In its own task, so that the transport does not wake all layers of the run at each step.
                     reply = await asyncio.create_task(self._send(lm, args, options))
                 answered = clock()
         except BaseException as error:
@@ -311,8 +311,8 @@ class _Call:
     async def _send(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Make one call of ``lm``.
 
-        An LM that can only be called by threads is called in a thread of its own, and keeps its slot among the calls
-        under way until that thread ends.
+        An LM without asynchronous calls is called in its own thread. It keeps its concurrency slot until that thread
+        ends.
         """
         if "acall" in vars(lm):
             return await lm.acall(*args, **options)
@@ -342,14 +342,14 @@ class _Call:
         *,
         sent: bool,
     ) -> None:
-        """Count what a request used. DSPy may have reported a paid call, a cached one, or nothing.
+        """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
         Args:
-            lm: the LM that was asked.
-            args: what it was called with.
-            options: by keyword.
-            reply: what it returned.
-            seconds: how long that took; None if there was no answer.
+            lm: the LM that was called.
+            args: its positional arguments.
+            options: its keyword arguments.
+            reply: its return value.
+            seconds: duration of the call; None if there was no answer.
             sent: whether it was called at all.
         """
         meter, before = self._meter, self._reading
@@ -381,7 +381,7 @@ class _Call:
                 self._session.budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
 
     def _note_error(self, lm: dspy.BaseLM, error: Exception) -> None:
-        """Raise a programming error of a user's LM as such; remember a refused key or account."""
+        """Raise a programming error of a user's LM as ``_UserError``. Remember a rejected key or account."""
         bug = programming_error(error)
         if bug is not None:
             raise _UserError(bug) from error
@@ -391,7 +391,7 @@ class _Call:
             self._session.refused.setdefault(id(lm), failure.model_copy(update={"message": message}))
 
     def _delay(self, retry: int) -> float | None:
-        """Return the seconds to wait before the next attempt; None if that is too long, or too late."""
+        """Return the seconds to wait before the next attempt, or None if the wait exceeds patience or budget."""
         hint = None if self.failure is None else self.failure.retry_after
         delay = min(0.5 * 2**retry, 30.0) if hint is None else hint
         if delay > self._session.tolerance.patience:
@@ -434,7 +434,7 @@ class _Call:
 
 
 class _NotSentError(Exception):
-    """A request was not sent, or was given up, for a reason that is not the model's."""
+    """A request was not sent, or was given up, for a reason outside the model."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -442,7 +442,7 @@ class _NotSentError(Exception):
 
 
 class _UserError(BaseException):
-    """Carries a programming error past adapters, which take an ``Exception`` for a reply they cannot read."""
+    """Carry a programming error past adapters, which treat an ``Exception`` as an unparsable reply."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -451,14 +451,14 @@ class _UserError(BaseException):
 
 @contextlib.contextmanager
 def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
-    """Collect the probabilities by which DSPy decides the graded yes-or-no outputs of a call, by output field."""
+    """Collect the probabilities that decide a call's yes-or-no outputs in DSPy, by output field."""
     with decision_evidence() as evidence:
         yield
     found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
 
 
 async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
-    """Return the estimated usage of a call, and its list price if wanted. It never fails, since the reply is paid."""
+    """Return the estimated usage of a call, and its list price if ``priced``. Never raise: the reply is paid."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_ESTIMATE_SECONDS):
             return await in_thread(_counted_usage, lm, prompt, reply, priced)
@@ -487,7 +487,7 @@ def _status(failure: Failure | None, calls: int) -> Status:
 
 
 def _redrawn(config: Mapping[str, Any], draw: int) -> int:
-    """Return another rollout id, for a reply that the cache does not hold."""
+    """Return another rollout id, so that the cache has no reply for it."""
     digest = hashlib.blake2b(repr((config.get("rollout_id"), "again", draw)).encode(), digest_size=6).digest()
     return int.from_bytes(digest, "big")
 

@@ -1,6 +1,6 @@
-"""How many calls may be under way at once: for each model, and for the whole process.
+"""Limits on concurrent calls, for each model and for the whole process.
 
-Limits hold across programs, threads and event loops, since that is what a provider or a machine feels.
+Limits hold across programs, threads and event loops, because they protect one provider or one machine.
 
 ::
 
@@ -27,18 +27,18 @@ __all__ = ["admitted", "current_slot", "limit_concurrency"]
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
-    """Allow at most ``calls`` LM calls at once; a new limit counts the calls that are under way under the old one.
+    """Allow at most ``calls`` concurrent LM calls. Running calls count towards a new limit.
 
-    Where calls have to wait for a model, those that share the prompt's beginning with the call that has just ended go
-    first. A server that keeps prompts (llama.cpp, vLLM) then reads a critic's own answer once instead of once for
-    every peer. That costs no time where the limit is the number of requests that the server works on at once.
+    When calls wait for a model, those that share the beginning of their prompt with the call that just ended start
+    first. A server that caches prompts (llama.cpp, vLLM) then reads a critic's own answer once, not once for every
+    peer. This costs no time if the limit equals the number of requests that the server handles at once.
 
     Args:
-        calls: at least 1; None lifts the limit.
+        calls: at least 1; None removes the limit.
         model: the model string; None means the whole process.
 
     Raises:
-        ConfigurationError: ``calls`` is no such number.
+        ConfigurationError: if ``calls`` is not such a number.
     """
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
@@ -49,7 +49,7 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
 
 @contextlib.asynccontextmanager
 async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
-    """Wait until a call of ``model`` may start, and hold its place until the block ends.
+    """Wait until a call of ``model`` may start, and hold its slot until the block ends.
 
     Args:
         model: the model string.
@@ -71,12 +71,12 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
 
 
 def current_slot() -> _Slot:
-    """Return the place of the call that is under way here; one that nobody waits for where there is none."""
+    """Return the current call's slot, or an empty slot outside a call."""
     return _current.get() or _Slot()
 
 
 class _Slot:
-    """A call's place at every gate; left when the last who holds it lets go, in any thread."""
+    """A call's place in every limiter. It is free once every holder has released it, from any thread."""
 
     def __init__(self) -> None:
         self.leaving: list[Callable[[], None]] = []
@@ -107,10 +107,10 @@ class _Waiter:
 
 
 class _Limiter:
-    """A counting semaphore that works across event loops and lets the same group go on.
+    """A counting semaphore that works across event loops and prefers calls of the same group.
 
-    A place that a call leaves goes to its own group, else to one that has no call under way: two calls of a group at
-    once would each have the server read what they share.
+    A released place goes to the same group, else to a group without a running call. Two concurrent calls of a group
+    would make the server read their common prompt twice.
     """
 
     def __init__(self, places: float = math.inf) -> None:
@@ -121,7 +121,7 @@ class _Limiter:
         self._lock = threading.Lock()
 
     def resize(self, places: float) -> None:
-        """Let so many calls be under way from now on; those that are too many end in their own time."""
+        """Set the number of places. Running calls above it may finish."""
         with self._lock:
             self.places = places
             self._let_in(None)
@@ -143,7 +143,7 @@ class _Limiter:
                 if still_waiting:
                     self._waiting.remove(waiter)
             if not still_waiting:
-                self.leave(group)  # it had been let in already: pass the place on
+                self.leave(group)  # it was already admitted: pass the place on
             raise
 
     def leave(self, group: Hashable) -> None:
@@ -155,11 +155,11 @@ class _Limiter:
             self._let_in(group)
 
     def _let_in(self, group: Hashable) -> None:
-        """Give the free places to those who wait, to calls of ``group`` before others."""
+        """Give free places to waiting calls, first to calls of ``group``."""
         while self._waiting and self._busy < self.places:
             following = self._following(group)
             self._waiting.remove(following)
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
+            with contextlib.suppress(RuntimeError):  # its loop is closed, so it no longer waits
                 following.loop.call_soon_threadsafe(_admit, following.admitted)
                 self._under_way[following.group] += 1
                 self._busy += 1
@@ -180,12 +180,12 @@ limiters: dict[str | None, _Limiter] = {}
 
 
 def _renew() -> None:
-    """In a forked child no call of the parent ends, and a lock may be held by a thread that is not there."""
+    """Reset the limiters in a forked child, where the parent's calls never end and its threads may hold the lock."""
     global _lock
     _lock = threading.Lock()
     for model, gate in list(limiters.items()):
         limiters[model] = _Limiter(gate.places)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # not available on Windows
     os.register_at_fork(after_in_child=_renew)

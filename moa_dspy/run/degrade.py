@@ -1,4 +1,4 @@
-"""What is left out when budget, time or agents run short."""
+"""Skip or shorten parts of a run when budget, time or agents run short."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["RunBudget", "enough", "last_resort"]
 
 T = TypeVar("T")
 
-# A call that reads and unites all answers may need this much more than the largest call so far. So may a call under
-# way compared with the average call, since later roles read more.
+# Safety factor for a call compared with the largest call so far: a final call reads all answers. Also for a running
+# call compared with the average call, because later roles read more.
 _LONGER: Final = 2.0
-# A call of a further layer may need this much more than one of the layer before: its proposers read one answer more.
+# Safety factor for a call of a further layer compared with the layer before: its proposers read one answer more.
 _GROWTH: Final = 1.25
 
 
 class RunBudget:
-    """The budget of one run: holds back the calls that write a layer's answer, and admits layers as a whole.
+    """The budget of one run. It reserves the calls that write a layer's answer, and admits whole layers.
 
     Args:
         budget: the limits of the run.
-        clock: seconds since the run began.
+        clock: returns seconds.
 
     Attributes:
         limits: the limits of the run.
-        limited: whether there are any. Without, nothing needs to be reserved or settled.
-        refused: whether a call, or a part of a layer, was left out because of the budget.
+        limited: whether any limit is set. If not, nothing is reserved or settled.
+        refused: whether a call or a part of a layer was skipped because of the budget.
     """
 
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
@@ -43,14 +43,15 @@ class RunBudget:
         self.limited = budget != Budget()
         if self.limited:
             self._guard = BudgetGuard(budget, clock=clock)
-        self._held: set[Stage] = set()  # the stages that write the layer's answer, while a call is kept for each
+        self._held: set[Stage] = set()  # stages that write the layer's answer and still have a reserved call
         self._before_layer = Amounts()
 
     def reserve(self, stage: Stage) -> bool:
-        """Reserve one call of a stage, if there is room for it; ``settle`` ends the reservation.
+        """Reserve one call of a stage if the budget covers it. ``settle`` ends the reservation.
 
-        Room is kept for each other stage whose call is held: the call, and twice the tokens, dollars and seconds of the
-        largest call so far. Each call under way is taken to need twice the tokens and dollars of an average call.
+        The budget must still cover the reserved call of every other stage: one call each, with twice the tokens,
+        dollars and seconds of the largest call so far. Each running call is assumed to need twice the tokens and
+        dollars of an average call.
         """
         guard, held = self._guard, self._held_from(stage)
         largest, ahead = guard.largest, guard.mean * (_LONGER * guard.under_way)
@@ -67,20 +68,20 @@ class RunBudget:
         return True
 
     def settle(self, used: Amounts) -> None:
-        """End a reservation: ``used`` is what the call really used; its seconds are 0 if there was no answer."""
+        """End a reservation. ``used`` is the call's actual usage; its seconds are 0 if there was no answer."""
         self._guard.settle(used)
 
     def seconds_left(self, stage: Stage) -> float:
-        """Return the seconds left, less what other stages may need; infinite without a limit."""
+        """Return the seconds left, minus what other stages may need; infinite without a limit."""
         if self.limits.seconds is None:
             return math.inf
         return self._guard.seconds_left - self._held_from(stage) * _LONGER * self._guard.largest.seconds
 
     def first_layer(self, critics: Sequence[int], finals: Sequence[Stage]) -> tuple[int, int]:
-        """Return how many proposals, and how many of their refinements, the first layer can afford.
+        """Return the number of proposals and of refinements that the first layer can afford.
 
         Args:
-            critics: the number of critiques that each agent's answer gets.
+            critics: the number of critiques of each agent's answer.
             finals: the stages that write the layer's answer.
         """
         agents, left = len(critics), self._guard.left.calls if self.limited else math.inf
@@ -98,10 +99,10 @@ class RunBudget:
         return proposals, refined
 
     def at_once(self, needs: Sequence[Amounts]) -> int:
-        """Return how many of the first proposals may start before it is known what one really uses; at least one.
+        """Return how many of the first proposals may start before the usage of one is known; at least one.
 
         Args:
-            needs: what each of them is expected to use.
+            needs: the expected usage of each.
         """
         limits = self.limits
         fitting = sum(
@@ -111,13 +112,13 @@ class RunBudget:
         return max(1, fitting)
 
     def further_layer(self, calls: int, finals: Sequence[Stage]) -> bool:
-        """Return whether there is room for another whole layer, and hold its last calls if so.
+        """Return whether the budget covers another whole layer, and reserve its final calls if so.
 
-        The number of its calls is known. Each is taken to need a quarter more tokens and dollars than a call of the
-        layer before, and the layer as many seconds as that layer took.
+        The number of its calls is known. Each is assumed to need a quarter more tokens and dollars than a call of the
+        layer before. The layer is assumed to take as long as the layer before.
 
         Args:
-            calls: the layer's calls.
+            calls: number of the layer's calls.
             finals: the stages that write its answer.
         """
         if not self.limited:
@@ -133,11 +134,11 @@ class RunBudget:
         return True
 
     def release(self) -> None:
-        """Hold nothing back any more: there is nothing yet from which an answer could be made."""
+        """Release all reserved final calls, because there is no answer yet to aggregate."""
         self._held.clear()
 
     def _held_from(self, stage: Stage) -> int:
-        """Return the number of calls held for other stages than ``stage``."""
+        """Return the number of calls reserved for stages other than ``stage``."""
         return len(self._held - {stage})
 
 
@@ -149,17 +150,17 @@ async def enough(
     absent: int = 0,
     deadline: float | None = None,
 ) -> str | None:
-    """Wait until all tasks are done, or the quorum has answered and its grace is over, or time is up.
+    """Wait until all tasks are done, the quorum has answered and its grace is over, or time is up.
 
     Args:
-        tasks: those of which a quorum is enough.
-        tolerance: has the quorum and its grace.
-        budget: has the time left.
-        absent: how many of the agents that a quorum counts have no task here.
+        tasks: the tasks.
+        tolerance: sets the quorum and its grace.
+        budget: sets the time left.
+        absent: number of agents that count for the quorum but have no task here.
         deadline: seconds; None for no deadline.
 
     Returns:
-        Why the remaining tasks are not waited for, or None if all are done.
+        The reason why the remaining tasks are cancelled, or None if all are done.
     """
     if tolerance.quorum is None and deadline is None and budget.limits.seconds is None:
         await asyncio.wait(tasks)
@@ -181,7 +182,7 @@ async def enough(
             return f"the quorum of {quorum} was there, and the grace of {tolerance.grace:g} s over"
         if clock() >= latest:
             return f"the layer's deadline of {deadline:g} s was over"
-        # The time that has to be left for the layer's answer grows with the longest call: look again at half time.
+        # The time reserved for the layer's answer grows with the longest call, so check again at half time.
         seconds = min(latest - clock(), grace, max(left / 2, 0.01))
         timeout = None if seconds == math.inf else max(seconds, 0.0)
         _, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -195,16 +196,16 @@ async def last_resort(
     tolerance: Tolerance,
     budget: RunBudget,
 ) -> T | None:
-    """Return the first answer that an agent can still give for what the budget has left.
+    """Return the first answer that an agent can still give within the remaining budget.
 
-    Agents that were not asked come first, then those whose failure may have passed, in the order of their waits.
+    Agents that were not asked come first, then those with a transient failure, in the order of their waits.
 
     Args:
         propose: asks one agent.
-        asked: how many agents were asked.
+        asked: number of agents that were asked.
         failures: the failure of each agent.
-        tolerance: has the longest wait.
-        budget: what is left. Nothing is done unless it was to blame.
+        tolerance: sets the longest wait.
+        budget: the run's budget. If it refused nothing, no agent is asked.
     """
     if not budget.refused:
         return None

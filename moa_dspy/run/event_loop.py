@@ -1,11 +1,11 @@
-"""One long-lived event loop in a thread of its own, for blocking calls.
+"""One long-lived event loop in a background thread, for blocking calls.
 
 DSPy's optimizers and ``dspy.Evaluate`` call programs from many threads and block. Every such call runs as a task on
-this loop, in the caller's context (so ``dspy.context``, callbacks, usage tracking and the DSPy trace work as usual),
-and connections are reused from call to call. It may be called from inside a running loop, as in Jupyter.
+this loop, in the caller's context, so ``dspy.context``, callbacks, usage tracking and the DSPy trace work as usual.
+Calls share connections. A call can be made inside a running loop, as in Jupyter.
 
-A call made from within a call (a model or a callback that asks another program) blocks the loop it came from. So it
-runs on a second loop, a call within that one on a third, and none ever waits for itself.
+A nested call (a model or a callback that calls another program) blocks its own loop. So each nesting level runs on a
+loop of its own, and no loop waits for itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Loop:
             try:
                 self.loop.run_forever()
             except (KeyboardInterrupt, SystemExit):
-                continue  # a task raised it: asyncio throws it at the loop as well as at whoever waits for the task
+                continue  # asyncio raises a task's interrupt in the loop, too, not only in the waiting thread
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
         context = contextvars.copy_context()
@@ -66,10 +66,9 @@ _depth: contextvars.ContextVar[int] = contextvars.ContextVar("moa_dspy_call_dept
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``work()`` to its end on the background loop and return its result.
+    """Run ``work()`` on the background loop and return its result.
 
-    An interrupt (Ctrl-C) while waiting cancels the work and waits until it has ended, so that nothing goes on behind
-    the caller's back.
+    An interrupt (Ctrl-C) cancels the work and waits until it has ended, so that nothing continues in the background.
     """
     began, ended = threading.Event(), threading.Event()
 
@@ -80,8 +79,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         finally:
             ended.set()
 
-    # A stream that dspy.streamify has opened belongs to the caller's loop; whoever sends to it from another one waits
-    # for ever.
+    # A stream opened by dspy.streamify belongs to the caller's loop. Sending to it from another loop blocks forever.
     with dspy.context(send_stream=None):
         future = _loop(_depth.get()).submit(watched)
     try:
@@ -102,19 +100,19 @@ def _loop(depth: int) -> _Loop:
 
 
 def _forget() -> None:
-    """In a forked child the parent's threads do not run, and the lock may be held by a thread that is not there."""
+    """Reset the loops in a forked child, where the parent's threads do not run but may hold the lock."""
     global _lock
     _loops.clear()
     _lock = threading.Lock()
     _depth.set(0)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if hasattr(os, "register_at_fork"):  # not available on Windows
     os.register_at_fork(after_in_child=_forget)
 
 
 def _hand_over(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:
-    """Give the waiting thread what came out of ``task``, unless it has stopped waiting."""
+    """Pass the result of ``task`` to the waiting thread, unless it no longer waits."""
     if task.cancelled():
         future.cancel()
         future.set_running_or_notify_cancel()
@@ -129,7 +127,7 @@ def _hand_over(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> N
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """Return what ``function`` returns in a thread of its own, which nobody waits for where this is cancelled."""
+    """Return the result of ``function``, run in its own thread. Cancellation does not wait for that thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -138,9 +136,9 @@ async def in_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs
         settle: Callable[[Any], None] = done.set_result
         try:
             outcome: Any = context.run(function, *args, **options)
-        except BaseException as error:  # noqa: BLE001 (it is raised where it is waited for)
+        except BaseException as error:  # noqa: BLE001 (it is raised in the waiting task)
             settle, outcome = done.set_exception, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for the result
             loop.call_soon_threadsafe(_unless_done, done, settle, outcome)
 
     threading.Thread(target=work, name=f"moa-dspy {getattr(function, '__name__', 'call')}", daemon=True).start()

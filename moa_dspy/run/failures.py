@@ -1,4 +1,4 @@
-"""Failures of models, in words of our own: what went wrong, whether another try may help, whether any ever will."""
+"""Classify failures of models: the cause, whether a retry may help, and whether the model is unusable for the run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from moa_dspy.trace import Failure
 
 __all__ = ["OVERFLOW", "REFUSED", "TRANSIENT", "failure_of", "is_transient", "is_unanswered", "programming_error"]
 
-# Kinds of failures after which another try may succeed, as DSPy's ``is_retryable_lm_error`` has them.
+# Kinds of failures that a retry may cure, as in DSPy's ``is_retryable_lm_error``.
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "server", "transport", "lock_timeout"})
-# Kinds that no try of this model will cure while a run lasts: the key, or the account.
+# Kinds of failures that last for the whole run: the provider rejected the key or the account.
 REFUSED: Final = frozenset({"auth", "billing"})
-# The prompt is longer than the model can read.
+# The prompt is longer than the model's context window.
 OVERFLOW: Final = "context_window_exceeded"
 
-# DSPy knows OpenAI's code for it. vLLM, llama.cpp, OpenRouter, Anthropic's dialect and others say it in words.
+# DSPy recognizes only OpenAI's error code. vLLM, llama.cpp, OpenRouter, Anthropic and others report it in words.
 _TOO_LONG: Final = re.compile(
     r"(?:maximum|available|exceed\w*|too long|larger)[^.\n]{0,80}\bcontext[ _-]?(?:length|size|window)"
     r"|context[ _-]?(?:length|size|window)[^.\n]{0,80}(?:exceed|too (?:long|small)|larger)"
@@ -36,7 +36,7 @@ _LONGEST: Final = 500  # characters of a message
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what ``error`` is, for the record."""
+    """Return the recorded form of ``error``."""
     if isinstance(error, TimeoutError):
         return Failure(kind="timeout", message="no reply in time")
     kind = str(getattr(error, "code", None) or type(error).__name__)
@@ -50,15 +50,14 @@ def failure_of(error: Exception) -> Failure:
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether another try may succeed."""
+    """Return whether a retry may succeed."""
     return isinstance(error, TimeoutError) or is_retryable_lm_error(error)
 
 
 def programming_error(error: Exception) -> Exception | None:
-    """Return the programming error in a user's LM that ``error`` is, or was made of; None if it is a model's failure.
+    """Return the programming error in a user's LM that caused ``error``, or None if the model failed.
 
-    Errors of the same types are raised inside libraries on odd replies of a provider. The code that raised tells them
-    apart.
+    Libraries raise the same types on malformed provider replies. The file of the raising code decides.
     """
     cause = error.__cause__ if isinstance(error, LMError) else error
     if not isinstance(cause, _PROGRAMMING_ERRORS):
@@ -73,12 +72,12 @@ def _is_standard(frame: FrameType) -> bool:
 
 
 def is_unanswered(error: BaseException) -> bool:
-    """Return whether the model may have been at work when ``error`` came instead of a reply."""
+    """Return whether the model may have worked on a call that ended with ``error``."""
     return not isinstance(error, Exception) or isinstance(error, (TimeoutError, LMTimeoutError, LMTransportError))
 
 
 def _says_too_long(error: Exception, kind: str) -> bool:
-    # Only what a provider says: the text of a reply that cannot be parsed is a model's.
+    # Only provider messages count. The text of a parse error comes from a model.
     if not isinstance(error, LMError) or kind in TRANSIENT | REFUSED:
         return False
     return getattr(error, "status", None) == _PAYLOAD_TOO_LARGE or _TOO_LONG.search(str(error)) is not None

@@ -25,13 +25,13 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
     """Return the expected usage of each proposal: the tokens of its prompt and of an answer of assumed length.
 
     Args:
-        budget: of the run, in tokens or dollars.
-        prompts: of the first proposals, one for each agent.
+        budget: the run's budget, in tokens or dollars.
+        prompts: the first proposals' prompts, one for each agent.
         others: other models that the run may call.
 
     Raises:
-        ConfigurationError: if the prompt of the first proposal alone exceeds the budget, or if the budget is in dollars
-            and a price is unknown.
+        ConfigurationError: if the first proposal's prompt alone exceeds the budget, or the budget is in dollars and a
+            price is unknown.
     """
     prices, counter = PriceTable(), TokenCounter()
     with offline_prices():

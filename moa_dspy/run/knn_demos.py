@@ -1,9 +1,9 @@
-"""Demos by likeness: of a predictor's demos, only those nearest to the question are shown.
+"""Nearest demos: a predictor shows only the demos nearest to the question.
 
-DSPy's KNNFewShot finds a question's nearest training examples, bootstraps demos from them and replaces the program's
-``forward`` by that, so its result cannot be saved and pays for the bootstrapping with every question. Here the demos
-are made once, stay on their predictors, and are only chosen when a question comes, by the same ``dspy.KNN``: no call
-more, and a program like any other, in one file.
+DSPy's KNNFewShot finds a question's nearest training examples and bootstraps demos from them inside ``forward``. So its
+result cannot be saved, and every question pays for the bootstrapping. Here the demos are made once and stay on their
+predictors. The same ``dspy.KNN`` chooses among them for each question. This needs no further LM call, and the program
+can be saved in one file.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Nearest:
     """How a predictor chooses among its demos.
 
     Attributes:
-        k: how many are shown, at least 1.
-        fields: the input fields that are compared, those of the task.
-        vectorizer: ``"words"`` (shared words and their beginnings; needs no model), the name of an embedding model, or
-            a function from texts to vectors, with which a program cannot be saved.
+        k: number of demos to show, at least 1.
+        fields: input fields to compare, among those of the task.
+        vectorizer: ``"words"`` (shared words and word beginnings; needs no model), the name of an embedding model, or
+            a function from texts to vectors. A program with a function cannot be saved.
     """
 
     k: int
@@ -53,22 +53,22 @@ class Nearest:
 
     @staticmethod
     def of(predictor: dspy.Predict) -> Nearest | None:
-        """Return how ``predictor`` chooses, or None where it shows all its demos."""
+        """Return the choice of ``predictor``, or None if it shows all its demos."""
         return vars(predictor).get(_ATTRIBUTE)
 
     @staticmethod
     def set_on(predictor: dspy.Predict, nearest: Nearest | None) -> None:
-        """Let ``predictor`` choose like this; with None it shows all its demos."""
+        """Set the choice of ``predictor``. With None it shows all its demos."""
         if nearest is None:
             vars(predictor).pop(_ATTRIBUTE, None)
         else:
             setattr(predictor, _ATTRIBUTE, nearest)
 
     def content(self) -> dict[str, Any]:
-        """Return what a program file says of it.
+        """Return the JSON content for a program file.
 
         Raises:
-            ConfigurationError: the vectorizer is code.
+            ConfigurationError: if the vectorizer is a function.
         """
         if not isinstance(self.vectorizer, str):
             raise ConfigurationError(
@@ -78,10 +78,10 @@ class Nearest:
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any]) -> Self:
-        """Return what ``content`` said.
+        """Return the choice that ``content`` describes.
 
         Raises:
-            TypeError: it was something else.
+            TypeError: if the vectorizer or a field is not a name.
         """
         fields, vectorizer = content["fields"], content["vectorizer"]
         if not isinstance(vectorizer, str) or not all(isinstance(name, str) for name in fields):
@@ -89,7 +89,7 @@ class Nearest:
         return cls(content["k"], tuple(fields), vectorizer)
 
     def choose(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> list[Any]:
-        """Return the ``k`` of ``demos`` nearest to ``inputs``, the nearest first."""
+        """Return the ``k`` demos nearest to ``inputs``, nearest first."""
         if len(demos) <= self.k:
             return list(demos)
         pool: list[Any] = [_Place(index, demo, self.fields) for index, demo in enumerate(demos)]
@@ -106,7 +106,7 @@ async def shown_demos(predictor: dspy.Predict, inputs: Mapping[str, Any]) -> lis
 
 
 class _Place(dspy.Example):
-    """A demo's compared fields, as the example that dspy.KNN takes, and where the demo stands."""
+    """The compared fields of a demo as an example for dspy.KNN, and the demo's index."""
 
     def __init__(self, index: int, demo: Mapping[str, Any], fields: Sequence[str]) -> None:
         super().__init__(**_compared(demo, fields))
@@ -125,8 +125,8 @@ def _embedder(vectorizer: Vectorizer) -> Any:
 
 
 def _words(texts: list[str]) -> np.ndarray:
-    """Vectors of length 1 whose product is high where texts share words."""
-    import numpy as np  # costs as much as a sixth of importing dspy, and few programs choose demos
+    """Return unit vectors. The product of two is high if their texts share words."""
+    import numpy as np  # takes a sixth of the import time of dspy, and few programs choose demos
 
     vectors = np.zeros((len(texts), _DIMENSIONS), dtype=np.float32)
     for row, text in enumerate(texts):

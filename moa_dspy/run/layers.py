@@ -1,7 +1,7 @@
 """The algorithm: layers of propose, attend, refine and aggregate, joined by residual synthesis with early stopping.
 
-Inside a layer there are no barriers. Each step is a task that waits for exactly the steps whose text it reads. A
-critique starts as soon as the two answers it compares exist, even if other agents are still writing.
+A layer has no barriers. Each step is a task that waits only for the steps whose text it reads. A critique starts as
+soon as the two answers it compares exist, even if other agents are still writing.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Predictors:
-    """The role predictors of a program: a single one where agents share it, else one per agent.
+    """The role predictors of a program: one per role if agents share it, else one per agent.
 
-    A role that the architecture never plays has none.
+    Roles that the architecture does not use are None.
     """
 
     propose: dspy.Predict | list[dspy.Predict]
@@ -57,13 +57,13 @@ ROLES: Final = tuple(Predictors.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         answer: the last accepted output.
         layers: the accepted output of each layer, oldest first.
-        improved: the decision of each residual synthesis; None where it failed.
-        stopped_by: why no further layer was run.
+        improved: the decision of each residual synthesis; None if it failed.
+        stopped_by: why no further layer ran.
     """
 
     answer: Answer
@@ -77,11 +77,11 @@ class RunParts:
     """The parts of a program that a run uses.
 
     Attributes:
-        architecture: what is run.
-        roles: what each role is asked.
+        architecture: the program's architecture.
+        roles: the signature of each role.
         predictors: the prompts.
-        agents: who proposes, criticises and refines.
-        aggregator: who aggregates and synthesizes.
+        agents: the agents that propose, criticise and refine.
+        aggregator: the agent that aggregates and synthesizes.
     """
 
     architecture: Architecture
@@ -95,8 +95,9 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
     """Run the program on one set of inputs.
 
     Raises:
-        AllProposalsFailedError: if no agent answered in the first layer. Later failures end the run with what it has.
-        ConfigurationError: if the budget is too small for a single proposal, or in dollars and a price is unknown.
+        AllProposalsFailedError: if no agent answered in the first layer. Later failures end the run with the last
+            accepted output.
+        ConfigurationError: if the budget does not cover one proposal, or is in dollars and a price is unknown.
         StepFailedError: if a step failed and the run is strict.
     """
     run = _Run(parts, inputs, session)
@@ -130,7 +131,7 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
 
 
 class _Run:
-    """A run under way: its parts, its inputs, and the stages of a layer."""
+    """A run in progress: its parts, its inputs, and the stages of a layer."""
 
     def __init__(self, parts: RunParts, inputs: Mapping[str, Any], session: Session) -> None:
         self.architecture, self.roles, self.predictors = parts.architecture, parts.roles, parts.predictors
@@ -153,7 +154,7 @@ class _Run:
         return await last_resort(self._propose_again, proposing, of_agents, session.tolerance, session.budget)
 
     async def further_layer(self, layer: int, previous: str) -> Answer | None:
-        """Return a later layer's aggregate; None if the budget has no room for the layer, or no agent answered."""
+        """Return a later layer's aggregate, or None if the budget does not cover the layer or no agent answered."""
         critics, finals = self._critics(layer), self._finals(layer)
         calls = len(critics) + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
         if not self.session.budget.further_layer(calls, finals):
@@ -161,7 +162,7 @@ class _Run:
         return await self._layer(layer, previous, critics, len(critics))
 
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
-        """Return whether the newest of ``rounds`` improves, and the synthesis; None for both if all models failed."""
+        """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
         inputs = self.roles.for_synthesize(self.inputs, [answer.text for answer in rounds])
         predictor = _of_agent(self.predictors.synthesize, -1)
         for attempt, agent in enumerate(self._aggregators()):
@@ -182,8 +183,8 @@ class _Run:
         Args:
             layer: its number.
             previous: the previous layer's output.
-            critics: for each agent that proposes, who criticises its answer.
-            at_once: how many proposals start. Each other proposal waits for one of them.
+            critics: for each proposing agent, the critics of its answer.
+            at_once: number of proposals that start at once. Each other proposal waits for one of them.
         """
         agents, tolerance = range(len(critics)), self.session.tolerance
         try:
@@ -224,7 +225,7 @@ class _Run:
         return await self._answer(replace(self._id(1, "propose", agent), attempt=1), predictor, inputs)
 
     def _proposal(self, agent: int, previous: str | None) -> tuple[dspy.Predict, dict[str, Any]]:
-        """Return what is asked for a proposal, and the inputs."""
+        """Return the predictor and the inputs of a proposal."""
         if previous is None:
             return _of_agent(self.predictors.propose, agent), self.roles.for_propose(self.inputs)
         return _of_agent(self.predictors.improve, agent), self.roles.for_improve(self.inputs, previous)
@@ -250,9 +251,9 @@ class _Run:
     async def _refine(
         self, layer: int, agent: int, proposal: asyncio.Task[Answer | None], tasks: list[asyncio.Task[str | None]]
     ) -> Answer | None:
-        """Return the agent's answer after critique; its proposal if there is no critique or the refinement fails.
+        """Return the agent's answer after critique, or its proposal if there is no critique or the refinement fails.
 
-        While the prompt is too long for the model, it loses its longest critique.
+        If the prompt is too long for the model, the longest critique is dropped and the call repeated.
         """
         await asyncio.wait({proposal})
         own = _result(proposal)
@@ -261,7 +262,7 @@ class _Run:
         absent = len(self.agents) - len(tasks)
         cut = await enough(tasks, self.session.tolerance, self.session.budget, absent=absent)
         for task in tasks:
-            task.cancel(cut)  # nobody reads a critique that comes later
+            task.cancel(cut)  # later critiques are not read
         critiques = [text for task in tasks if (text := _result(task)) is not None]
         attempt = 0
         while critiques:
@@ -277,7 +278,7 @@ class _Run:
         return own
 
     async def _aggregate(self, layer: int, answers: list[Answer]) -> Answer:
-        """Return one answer made of the agents' answers, by the architecture's rule."""
+        """Return the layer's answer by the architecture's aggregation rule."""
         aggregation, context = self.architecture.aggregation, _Layer(self, layer)
         answer = await rule_of(aggregation).aggregate(answers, context)
         if not isinstance(aggregation, str):
@@ -297,7 +298,7 @@ class _Run:
         return Answer({name: outputs[name] for name in self._fields}, text)
 
     async def _needs(self) -> list[Amounts]:
-        """Return what the first proposals are expected to use; nothing if the budget does not need to know."""
+        """Return the expected usage of the first proposals; empty if the budget limits neither tokens nor dollars."""
         budget = self.session.budget
         if budget.limits.tokens is None and budget.limits.usd is None:
             return []
@@ -320,12 +321,12 @@ class _Run:
         return [critics_of(target, self.architecture.attention, agents, layer) for target in range(agents)]
 
     def _finals(self, layer: int) -> list[Stage]:
-        """Return the stages whose calls write the answer of a layer."""
+        """Return the stages that write the answer of a layer."""
         aggregated: list[Stage] = ["aggregate"] if self.architecture.aggregates else []
         return [*aggregated, "synthesize"] if layer > 1 and self.architecture.synthesizes else aggregated
 
     def _aggregators(self) -> Iterator[AgentSlot]:
-        """Yield the aggregator, then the agents on other models or other servers, which can stand in for it."""
+        """Yield the aggregator, then its substitutes: agents on other models or servers."""
         yield self.aggregator
         tried = {_server_of(self.aggregator)}
         for agent in self.agents:
@@ -341,7 +342,7 @@ class _Run:
 
 
 class _Layer:
-    """A layer whose answers are aggregated; see ``AggregationContext``."""
+    """The layer being aggregated; see ``AggregationContext``."""
 
     def __init__(self, run: _Run, layer: int) -> None:
         self.layer, self.inputs = layer, run.inputs
@@ -405,7 +406,7 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _causes(steps: tuple[Step, ...]) -> dict[str, str]:
-    """Return each agent's failures in order, without repeats; an exhausted budget only if nothing else failed."""
+    """Return each agent's distinct failures in order. An exhausted budget counts only if nothing else failed."""
     causes: dict[str, dict[str, None]] = {}
     for step in steps:
         for failure in step.failures or ((step.error,) if step.error is not None else ()):

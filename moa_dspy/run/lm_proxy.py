@@ -1,7 +1,8 @@
-"""A stand-in for a user's LM that hands each call to whoever counts the calls. The LM itself is left as it is.
+"""A proxy of a user's LM that passes each call to a counting function. The LM itself is not changed.
 
-A proxy delegates to one LM. State is the LM's own: what a call stores, the LM has. Methods of the LM run with the proxy
-as ``self``, so DSPy's engine reads from the proxy that there are no retries. ``isinstance`` sees the LM's class.
+A proxy delegates to one LM and shares its state: attributes set during a call are set on the LM. Methods of the LM run
+with the proxy as ``self``, so DSPy's engine reads the proxy's setting of no retries. ``isinstance`` sees the LM's
+class.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ __all__ = ["lm_of", "proxy_of"]
 
 Through = Callable[..., Awaitable[Any]]
 
-# A class that defines no more than this beyond DSPy's behaves like DSPy's.
+# A subclass that defines only these names behaves like DSPy's class.
 _HARMLESS: Final = frozenset(
     {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__static_attributes__"}
 )
 
 
 class _Proxy:
-    """What all proxies have of their own."""
+    """The attributes and methods common to all proxies."""
 
     __slots__ = ("_moa_lm", "acall", *ENGINE_STATE)
 
@@ -37,15 +38,15 @@ class _Proxy:
         set_own("_moa_lm", lm)
         set_own("__dict__", vars(lm))
         set_own("acall", functools.partial(through, lm))
-        # Retries are made, and counted, by the run. At temperature 0 a rollout id still keeps equal requests apart in
-        # the cache, so DSPy's warning is not due.
+        # The run makes and counts retries. At temperature 0 a rollout id still separates equal requests in the cache,
+        # so DSPy's warning does not apply.
         for name, value in ENGINE_STATE.items():
             set_own(name, value)
 
     __class__: Any = property(lambda self: type(lm_of(self)))  # what isinstance sees
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Call the LM itself: only asynchronous calls are handed on."""
+        """Call the LM directly. Only asynchronous calls are counted."""
         return lm_of(self)(*args, **options)
 
     def __copy__(self) -> Any:
@@ -62,7 +63,7 @@ class _Proxy:
 
 
 class _CustomProxy(_Proxy):
-    """A proxy of a class with methods, properties or slots of its own. It looks all attributes up on the LM."""
+    """A proxy of a class with its own methods, properties or slots. It looks up all attributes on the LM."""
 
     __slots__ = ()
 
@@ -83,8 +84,8 @@ class _CustomProxy(_Proxy):
         delattr(lm_of(self), name)
 
 
-# DSPy reads off the class of an LM whether its own engine may be used, so there is a proxy for each of its classes. An
-# LM with a forward of its own gets the one of BaseLM.
+# DSPy decides by an LM's class whether to use its own engine, so each of its classes has a proxy class. An LM with a
+# custom forward gets the one of BaseLM.
 class _PlainLMProxy(_Proxy, dspy.LM):
     pass
 
@@ -113,7 +114,7 @@ def proxy_of(lm: dspy.BaseLM, through: Through) -> dspy.BaseLM:
 
 
 def lm_of(lm: Any) -> Any:
-    """Return the LM behind a proxy; any other LM as it is."""
+    """Return the LM behind a proxy, or ``lm`` itself if it is not a proxy."""
     return object.__getattribute__(lm, "_moa_lm") if issubclass(type(lm), _Proxy) else lm
 
 

@@ -1,8 +1,8 @@
-"""Replies of models, before DSPy parses them.
+"""Check replies of models before DSPy parses them.
 
-DSPy repairs broken JSON with json_repair, whose time grows with the square of the text and more: 25,000 opening braces
-take seconds, in which the event loop, and so every run and every deadline, stands still. A reply is therefore handed on
-only if it needs no repair, or if its repair is short whatever it says.
+DSPy repairs broken JSON with json_repair, whose time grows at least with the square of the text. 25,000 opening braces
+take seconds and block the event loop, with all runs and deadlines. So a reply is parsed only if it needs no repair, or
+if any repair of it is short.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["Text", "any_visible", "prompt_in", "refuse_endless_repair", "texts_i
 
 Text: TypeAlias = str | Sequence[Mapping[str, Any]]
 
-# Found by trying thousands of patterns: within these limits the slowest repair took half a second.
+# Measured with thousands of patterns: within these limits the slowest repair took half a second.
 _LONGEST: Final = 20_000  # characters
-_EFFORT: Final = 500_000  # characters times those that json_repair looks ahead for
+_EFFORT: Final = 500_000  # characters times characters that json_repair searches for
 _LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\\u2018\u2019\u201c\u201d]")
-# Letters and symbols to Unicode, and nothing to the eye: Hangul fillers, and Braille without dots.
+# Letters and symbols in Unicode that are invisible: Hangul fillers, and Braille without dots.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 _FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*?\n(.*)\n\s*```\s*\Z", re.DOTALL)
 
 
 def texts_in(reply: Any) -> list[str]:
-    """Return the texts of what an LM has returned."""
+    """Return the texts in an LM's return value."""
     if isinstance(reply, Response):
         return [reply.text or ""]
     outputs = reply if isinstance(reply, Sequence) else ()
@@ -42,7 +42,7 @@ def texts_in(reply: Any) -> list[str]:
 
 
 def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:
-    """Return what an LM was called with: a text, or messages, which may hold images."""
+    """Return the prompt in an LM's arguments: a text, or messages, which may contain images."""
     asked = arguments[0] if arguments else options.get("messages")
     if isinstance(asked, Request):
         return "\n\n".join([str(asked.system or ""), *(message.text or "" for message in asked.messages)])
@@ -50,33 +50,33 @@ def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:
 
 
 def any_visible(outputs: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Return whether there is anything to be seen in one of the named outputs; a value that is not text always is."""
+    """Return whether a named output contains something visible. A value that is not text always does."""
     values = (outputs[name] for name in names if name in outputs)
     return any(not isinstance(value, str) or is_visible(value) for value in values)
 
 
 def is_visible(text: str) -> bool:
-    """Return whether there is anything in ``text`` that can be seen."""
+    """Return whether ``text`` contains a visible character."""
     return any(unicodedata.category(letter)[0] not in "CMZ" and letter not in _BLANK for letter in text)
 
 
 def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
-    """Return the error of a reply from which no outputs can be made."""
-    declared: Any = signature  # declared as an instance, used as the class it is
+    """Return the error for a reply that cannot be parsed into outputs."""
+    declared: Any = signature  # declared as an instance, but it is a class
     return AdapterParseError(type(adapter).__name__, declared, text, why)
 
 
 def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
-    """Refuse a reply whose repair could take for ever.
+    """Raise AdapterParseError for a reply whose repair could take too long.
 
     Args:
-        adapter: who will parse it.
-        signature: whose outputs it should hold.
+        adapter: the adapter that will parse it.
+        signature: the signature of the outputs.
         text: the reply.
         first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
 
     Raises:
-        AdapterParseError: it is broken, and too long or too tangled to be repaired.
+        AdapterParseError: if it is broken JSON and too long or too nested to repair.
     """
     for part in _to_repair(adapter, signature, text, first):
         if not (_is_short(part) or _is_json(part)):
@@ -86,9 +86,9 @@ def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text:
 
 
 def _to_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, first: bool) -> Iterator[str]:
-    """What of ``text`` DSPy's adapters would have repaired: JSON as a whole, else the values of typed fields."""
+    """Yield the parts of ``text`` that DSPy's adapters would repair: all of JSON, else the values of typed fields."""
     if isinstance(adapter, dspy.TwoStepAdapter) and first:
-        return  # prose, out of which the next request makes fields
+        return  # prose; the next request extracts the fields
     typed = {name for name, field in signature.output_fields.items() if field.annotation is not str}
     if isinstance(adapter, dspy.JSONAdapter) or (isinstance(adapter, dspy.ChatAdapter) and not first):
         yield text
@@ -98,7 +98,7 @@ def _to_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, first
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """The fields in ``text``, as DSPy's ChatAdapter finds them."""
+    """Yield the fields in ``text``, as DSPy's ChatAdapter finds them."""
     name, lines = "", list[str]()
     for line in text.splitlines():
         header = field_header_pattern.match(line.strip())

@@ -1,4 +1,4 @@
-"""What the calls of one run share: DSPy's settings, the budget, and the record under way."""
+"""The shared state of one run's calls: DSPy's settings, the budget, and the recorded steps."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watche
 
 __all__ = ["Session", "StepId"]
 
-# DSPy keeps the last 10,000 calls in every model and every predictor, prompts and replies included. A program that
-# makes a hundred calls for each question would fill them all. What happened in a run is in its trace.
+# DSPy keeps the last 10,000 calls in every model and predictor, with prompts and replies. Programs with a hundred calls
+# for each question would fill this history. The trace records the run anyway.
 _HISTORY: Final = 1000
 
 
 @dataclass(frozen=True)
 class StepId:
-    """Which step of a run it is; canonically ordered.
+    """Identifies a step of a run. Steps are ordered canonically.
 
     Attributes:
         layer: from 1.
-        stage: what is done.
-        agent: number of the acting agent; -1 for the aggregator.
+        stage: the kind of step.
+        agent: index of the acting agent; -1 for the aggregator.
         agent_name: its name.
-        target: number of the agent whose answer is criticised or refined; -1 elsewhere.
+        target: index of the agent whose answer is criticised or refined; -1 for other stages.
         target_name: its name.
-        attempt: from 0; the same step may be tried again by another agent or with a shorter prompt.
+        attempt: from 0. Another agent may repeat a step, or a shorter prompt may be tried.
     """
 
     layer: int
@@ -53,32 +53,32 @@ class StepId:
 
 
 class Session:
-    """One run under way. DSPy's ambient settings are read once, here; the calls get what they need explicitly.
+    """The state of one run. It reads DSPy's ambient settings once; calls get their settings explicitly.
 
     Args:
         budget: limits of the run.
         tolerance: how it handles slow or failing calls.
 
     Attributes:
-        budget: the limits, and what has been spent.
-        tolerance: see ``tolerance``.
+        budget: the limits and the spending.
+        tolerance: see above.
         ambient: the LM that DSPy is configured with.
         adapter: the adapter that DSPy is configured with.
         extractors: the LMs that this adapter calls besides the agents'.
         callers: the modules that called the program.
         tracker: the caller's usage tracker.
-        max_history: how many calls DSPy keeps in a model's history.
-        watchers: who is told of each step.
-        refused: the LMs whose key or account the provider has refused, by identity. They are not called again.
-        recorded: the finished steps, in the order in which they finished.
-        in_threads: whether an LM has to be called in threads, by identity.
+        max_history: number of calls that DSPy keeps in a model's history.
+        watchers: called for each step.
+        refused: failures of LMs whose key or account the provider rejected, by the LM's id. They are not called again.
+        recorded: the finished steps, in the order of finishing.
+        in_threads: whether an LM must be called in a thread, by the LM's id.
         traces: the DSPy trace of each step, if the caller wants one.
         free: names of the adapter's models that cost nothing.
-        clock: seconds.
-        began: when the run began, by the clock.
+        clock: returns seconds.
+        began: start of the run, in seconds of ``clock``.
 
     Raises:
-        ConfigurationError: if the budget is in dollars, and DSPy's history, which has the prices, is switched off.
+        ConfigurationError: if the budget is in dollars and DSPy's history, which holds the prices, is off.
     """
 
     clock: Final = staticmethod(time.perf_counter)

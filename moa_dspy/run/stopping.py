@@ -1,4 +1,4 @@
-"""When a run ends before its last layer."""
+"""Stop conditions: end a run before its last layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["StopCondition", "condition_of"]
 
 @runtime_checkable
 class StopCondition(Protocol):
-    """Decides after each further layer whether the run ends. Any object with this method can be used as ``early_stop``.
+    """Decide after each further layer whether the run ends. Any object with this method can be used as ``early_stop``.
 
     Example::
 
@@ -25,8 +25,8 @@ class StopCondition(Protocol):
         """Return whether the run ends, with the last accepted output as its answer.
 
         Args:
-            accepted: the outputs of the layers before, oldest first.
-            newest: the output of this layer. It is accepted if the run goes on.
+            accepted: the outputs of the earlier layers, oldest first.
+            newest: the output of this layer. It is accepted if the run continues.
             improved: the decision of the residual synthesis; None without one.
         """
         ...
@@ -46,7 +46,7 @@ _WHEN_NOT_IMPROVED, _NEVER = _WhenNotImproved(), _Never()
 
 
 def condition_of(early_stop: Any) -> StopCondition:
-    """Return the condition that ``early_stop`` stands for, or is."""
+    """Return the condition for ``early_stop``, which is a boolean or a condition."""
     if isinstance(early_stop, bool):
         return _WHEN_NOT_IMPROVED if early_stop else _NEVER
     return early_stop

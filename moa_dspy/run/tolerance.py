@@ -16,16 +16,16 @@ class Tolerance:
 
     Args:
         timeout: seconds that one LM call may take. Waiting in a queue of this process does not count.
-        retries: how often a call is repeated after a transient failure: rate limit, timeout, server or connection
-            trouble. The wait is the provider's Retry-After, or else doubles each time. Default: the LM's own
+        retries: how often a call is repeated after a transient failure: rate limit, timeout, server error or
+            connection error. The wait is the provider's Retry-After, or else doubles each time. Default: the LM's own
             ``num_retries``.
         layer_deadline: seconds after which a layer aggregates the answers it has.
-        quorum: how many of N answers or critiques are enough to go on, ``grace`` seconds after they have arrived. None
+        quorum: number of answers or critiques, out of N, after which a stage continues once ``grace`` is over. None
             waits for all.
-        grace: seconds, see ``quorum``.
-        patience: the longest wait before a retry, in seconds. A provider that asks for more counts as failing.
-        strict: whether the run fails as soon as a step fails. Steps left behind by ``layer_deadline`` or ``quorum``
-            have not failed.
+        grace: seconds to wait for the others after the quorum is reached.
+        patience: longest wait before a retry, in seconds. If a provider asks for more, the call fails.
+        strict: whether the run fails as soon as a step fails. Steps cancelled by ``layer_deadline`` or ``quorum`` do
+            not count as failed.
 
     Raises:
         ConfigurationError: if a value is not a number, or out of range.
@@ -51,10 +51,10 @@ class Tolerance:
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Return ``value`` if it is a tolerance, and the default one for None.
+        """Return ``value`` if it is a tolerance, and the default tolerance for None.
 
         Raises:
-            ConfigurationError: if it is something else.
+            ConfigurationError: if it has another type.
         """
         if value is None:
             return cls()
