@@ -48,10 +48,13 @@ class Wordy(SimulatedLM):
         answers: by task.
         model: name of the agent.
         spoiled: probability that a proposal of round 3 or later is wrong, whatever the agent knows.
+        rounds: whether texts name their round; other texts are other draws of all chances.
         **options: as for ``SimulatedLM``.
     """
 
-    def __init__(self, answers: dict[str, str], model: str, spoiled: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, answers: dict[str, str], model: str, spoiled: float = 0.0, *, rounds: bool = True, **options: Any
+    ) -> None:
         super().__init__(answers, model=model, **options)
         script: Any = self.engine
         plain = script._reply
@@ -63,7 +66,7 @@ class Wordy(SimulatedLM):
             text = str(plain(request))
             if round_of(request) > 2 and proposes(request) and chance < spoiled:
                 text = _LAST_NUMBER.sub("1", text)
-            words = f"{words} round{round_of(request)}"
+            words = f"{words} round{round_of(request)}" if rounds else words
             known = "It follows from the task."
             return text.replace(known, f"It follows from {words}.") if known in text else f"{text} ({words})"
 

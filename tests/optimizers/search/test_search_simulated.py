@@ -17,7 +17,9 @@ SEEDS = 8
 
 @pytest.mark.timeout(600)
 def test_search_comes_near_the_optimum_with_a_fifth_of_the_calls() -> None:
-    world = replace(critic_and_writer(), space=replace(SPACE, residual=("none",)), count=16)
+    plain = critic_and_writer()
+    skills = {name: {**skill, "rounds": False} for name, skill in plain.skills.items()}
+    world = replace(plain, skills=skills, space=replace(SPACE, residual=("none",)), count=16)
     record = exhaustive(world)
     rows = [record.search(seed, most=record.distinct // 5) for seed in range(SEEDS)]
     assert statistics.median(row.score for row in rows) >= 0.98 * record.best
