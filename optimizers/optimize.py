@@ -49,18 +49,18 @@ class OptimizeResult:
     """The result of ``optimize``; ``str`` gives the verdict and the notes.
 
     Attributes:
-        program: the program to use: the candidate if it is shown to be better, else the original program. It carries
-            its provenance.
+        program: the program to use, with its provenance: the candidate if the test shows that it is better, else the
+            original program.
         candidate: the best program found, whether accepted or not.
         acceptance: the test on held-out examples; None if there was no candidate, or no budget for the test.
-        score: of ``program`` on the held-out examples; None if it was not run on them.
+        score: score of ``program`` on the held-out examples; None if it was not run on them.
         cost: total amount paid.
-        searched: the searches, one for each round.
-        compiled: the tunings of prompts, one for each round.
-        stop: the fits of the stop rule, one for each round.
-        profile: which stage of ``program`` gains and which loses on the held-out examples.
-        contributions: what each agent of ``program`` adds on the held-out examples.
-        report: everything as JSON values; ``moa-dspy report`` makes a page of it.
+        searched: the results of the searches, one per round.
+        compiled: the results of the prompt tunings, one per round.
+        stop: the fits of the stop rule, one per round.
+        profile: gain of each stage of ``program`` on the held-out examples.
+        contributions: gain of each agent of ``program`` on the held-out examples.
+        report: all results as JSON values; ``moa-dspy report`` renders them as a page.
         ended_by: ``budget`` if the budget skipped or shortened a part, else ``done``.
     """
 
@@ -79,7 +79,7 @@ class OptimizeResult:
 
     @property
     def accepted(self) -> bool:
-        """Return whether the candidate is shown to be better than the original program."""
+        """Return whether the test shows that the candidate is better than the original program."""
         return self.acceptance is not None and self.acceptance.accepted
 
     def __str__(self) -> str:
@@ -107,31 +107,31 @@ def optimize(
     data_names: Mapping[str, str] | None = None,
     **search: Unpack[SearchOptions],
 ) -> OptimizeResult:
-    """Tune a program for a task and a metric, and keep the result only if it is shown to be better.
+    """Tune a program for a task and a metric. Keep the result only if a held-out test shows that it is better.
 
     Args:
         program: the program; it is not changed. The search chooses from its agents.
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
-        valset: held-out examples that decide; default: a third of ``trainset``, which is then not tuned on.
-        parts: what is tuned, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule).
-        rounds: how often. A further round searches the architecture anew with the prompts found.
+        valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
+        parts: the parts to tune, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule).
+        rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
         prompt_lm: the model that writes prompts; default: the aggregator's model.
         budget: limits of the whole call. Parts it cannot cover are skipped or shortened. A share is kept for the test.
         alpha: probability of accepting a candidate that is not better.
-        explain: whether stages and agents of the result are analysed on the held-out examples.
+        explain: whether to analyse stages and agents of the result on the held-out examples.
         seed: seed of everything random.
         concurrency: maximum number of concurrent examples.
         progress: called with the progress, from any thread.
-        before: called with the estimated cost before anything is paid; whether to go on.
+        before: called with the estimated cost before anything is paid. It returns whether to continue.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.
         **search: options of the search; see ``SearchOptions``.
 
     Raises:
-        ConfigurationError: if an argument does not fit, or ``before`` returned False. Nothing was paid for.
-        AllRunsFailedError: if every run fails. With ``storage`` and the response cache the same call continues.
+        ConfigurationError: if an argument is invalid, or ``before`` returned False. Nothing was paid for.
+        AllRunsFailedError: if every run fails. With ``storage`` and the response cache, the same call continues.
     """
     check_alpha(alpha)
     check_concurrency(concurrency)
@@ -163,10 +163,10 @@ def forecast(
     seed: int = 0,
     **search: Unpack[SearchOptions],
 ) -> WorkEstimate:
-    """Estimate the cost of ``optimize`` with the same arguments: at most, and about. No model is called.
+    """Estimate the maximum and the expected cost of ``optimize`` with the same arguments. No model is called.
 
     Raises:
-        ConfigurationError: if ``optimize`` would refuse the arguments.
+        ConfigurationError: if ``optimize`` would reject the arguments.
     """
     plan = make_plan(
         program, trainset=trainset, metric=metric, valset=valset, parts=parts, rounds=rounds, method=method,

@@ -1,4 +1,4 @@
-"""What an optimization is to do, checked before anything is paid for."""
+"""The plan of an optimization, checked before anything is paid for."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class SearchOptions(TypedDict, total=False):
     """Options of the architecture search; see ``search``.
 
     Attributes:
-        space: what the search and the stop rule may choose. Unless it says otherwise, prompts are shared or not as in
-            the program. Default: everything.
+        space: the choices of the search and of the stop rule; default: everything. If it does not set
+            ``shared_prompts``, prompts are shared or not as in the program.
         n_trials: the number of trials of each search; default: 40.
         objective: ``score`` (default), ``score_at_price`` or ``("score", "cost")``.
-        price: with ``score_at_price``, the most that an example may cost on average.
+        price: with ``score_at_price``, the maximum mean price of an example.
         unit: unit of the price: ``usd`` (default), ``tokens`` or ``calls``.
-        storage: where studies are kept. With it, and with DSPy's disk cache, an interrupted optimization continues.
+        storage: storage of the studies. With it, and with DSPy's disk cache, an interrupted optimization continues.
         study_name: the name of the study; default: ``moa-dspy``. Later rounds append their number and a digest of
             their starting program.
     """
@@ -85,14 +85,14 @@ class OptimizePlan:
     Attributes:
         program: the original program.
         tune: the examples to tune on.
-        held: the held-out examples that decide.
+        held: the held-out examples for the final test.
         notes: remarks on the examples.
         metric: the caller's metric.
-        parts: the parts that are tuned.
-        rounds: how often they are tuned.
-        method: tunes the prompts.
+        parts: the parts to tune.
+        rounds: number of rounds.
+        method: the prompt method.
         effort: effort of the method.
-        prompt_lm: writes the prompts; None for the aggregator's model.
+        prompt_lm: the model that writes prompts; None for the aggregator's model.
         budget: limits of the whole call.
         explain: whether the result is explained.
         seed: seed of everything random.
@@ -118,7 +118,7 @@ class OptimizePlan:
 
     @property
     def stages(self) -> list[str]:
-        """Return the names of everything that is done, in order."""
+        """Return the names of all parts, in order."""
         tuned = [part for part in PARTS if part in self.parts] * self.rounds
         return [*tuned, "acceptance", *(["explanation"] if self.explain else [])]
 
@@ -129,7 +129,7 @@ class OptimizePlan:
 
     @property
     def lms(self) -> list[dspy.BaseLM]:
-        """Return the models that may be called."""
+        """Return all models that may be called."""
         return [*models_of(self.program), self.program.get_lm(), *([] if self.prompt_lm is None else [self.prompt_lm])]
 
     def settings(self, alpha: float) -> dict[str, Any]:
@@ -166,10 +166,10 @@ def make_plan(
     seed: int,
     **search: Unpack[SearchOptions],
 ) -> OptimizePlan:
-    """Check the arguments of ``optimize``, split the examples, and return what is to be done.
+    """Check the arguments of ``optimize``, split the examples, and return the plan.
 
     Raises:
-        ConfigurationError: if an argument does not fit.
+        ConfigurationError: if an argument is invalid.
         TypeError: if an option of the search is unknown.
     """
     _check(program, metric, parts, rounds, effort)
@@ -203,7 +203,7 @@ def bind_space(program: AttentionMoA, space: SearchSpace) -> BoundSpace:
 
 
 def search_defaults(program: AttentionMoA) -> dict[str, Any]:
-    """Return the arguments of a search that come from the program, besides its task and its agents."""
+    """Return the arguments of a search that come from the program, except its task and its agents."""
     return {
         "aggregators": _further_aggregators(program),
         "reasoning": program.architecture.reasoning,
@@ -224,7 +224,7 @@ def _check(program: AttentionMoA, metric: Metric, parts: Sequence[Part], rounds:
 
 
 def search_space(program: AttentionMoA, space: SearchSpace | None) -> SearchSpace:
-    """Return the space of a search. Prompts are shared or not as in the program, unless the space says otherwise.
+    """Return the space of a search. If it does not set ``shared_prompts``, the program's setting is used.
 
     Raises:
         ConfigurationError: if the space and the program do not fit.
@@ -239,7 +239,7 @@ def search_space(program: AttentionMoA, space: SearchSpace | None) -> SearchSpac
 def _split(
     program: AttentionMoA, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[str]]:
-    """Return the examples to tune on, those that decide, and notes on both."""
+    """Return the examples to tune on, the held-out examples, and notes on both."""
     questions, demos, notes = [question_of(example) for example in trainset], demo_questions(program), []
     if valset is not None:
         refuse_overlap(valset, questions, "held-out", "that are tuned on")
@@ -266,7 +266,7 @@ def _split(
 
 
 def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
-    """Return the program's aggregator, unless it is one of its agents. These may aggregate anyway."""
+    """Return the program's aggregator, unless it equals one of its agents, which may aggregate anyway."""
     aggregator, names = program.aggregator, [spec.name for spec in program.architecture.agents]
     if aggregator is None or any(_are_equal(aggregator, agent) for agent in program.agents):
         return ()
@@ -274,6 +274,6 @@ def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
-    """Return whether two agents are the same model at the same address with the same settings, whatever their names."""
+    """Return whether two agents have the same model, address and settings. Names may differ."""
     addresses = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
     return one.spec("-") == other.spec("-") and addresses[0] == addresses[1]

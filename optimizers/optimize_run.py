@@ -1,4 +1,4 @@
-"""An optimization under way: one part after the other, each with its share of the budget."""
+"""One run of ``optimize``: the parts in order, each with its share of the budget."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WEIGHTS: Final[Mapping[str, float]] = {
     "acceptance": 2.0,
     "explanation": 0.0,
 }
-"""How a budget is divided. A part gets its share of what is left, so later parts get what it does not use."""
+"""Weights that divide the budget. Each part gets a share of what is left, so later parts get what is unused."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ class OptimizeProgress:
 
 
 class OptimizeRun:
-    """What has been found, tested and spent so far.
+    """The state of an optimization: results, tests and costs so far.
 
     Args:
-        plan: what is to be done.
-        meter: counts what is paid.
+        plan: the plan.
+        meter: counts the amounts paid.
         concurrency: maximum number of concurrent runs.
         progress: called with the progress.
 
     Attributes:
-        plan: what is to be done.
+        plan: the plan.
         candidate: the best program so far; at first the original one.
         adopted: the parts whose result is in the candidate.
         rounds: a report of each part of each round.
@@ -109,7 +109,7 @@ class OptimizeRun:
 
     @property
     def cost(self) -> Usage:
-        """Return what has been spent so far."""
+        """Return the cost so far."""
         return self._meter.usage
 
     @property
@@ -144,7 +144,7 @@ class OptimizeRun:
         return "The program is kept: its candidate could not be tested on held-out examples."
 
     def run(self, alpha: float) -> None:
-        """Do everything: tune, test the candidate on the held-out examples, and explain the program to use."""
+        """Tune the program, test the candidate on the held-out examples, and explain the program to use."""
         work: dict[str, Callable[[BudgetGuard | None], None]] = {
             "architecture": self._search,
             "prompts": self._compile,
@@ -209,7 +209,7 @@ class OptimizeRun:
         return name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}"
 
     def _own(self, share: BudgetGuard | None) -> Measurement:
-        """Measure what the trials have to beat, before any of them is paid for."""
+        """Measure the score that the trials must exceed, before any trial is paid for."""
         examples = self._unlearnt
         try:
             return measure(
@@ -227,7 +227,7 @@ class OptimizeRun:
             ) from None
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
-        """Go on with the program that the search found if it scores higher than the original on the same examples."""
+        """Make the found program the candidate if it scores higher than the original on the same examples."""
         objective = self.plan.objective
         examples = sample(self._unlearnt, seed=searched.report["seed"])[: searched.score.examples]
         runs = {id(run.example): run for run in own.runs}
@@ -342,7 +342,7 @@ class OptimizeRun:
         """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget.
 
         Raises:
-            BudgetExhaustedError: if about as much as they take is not left.
+            BudgetExhaustedError: if the remaining budget is below the estimate.
         """
         if not self._is_limited:
             return
@@ -356,10 +356,10 @@ class OptimizeRun:
             raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
-        """Do a part with its share of the budget. If that is not enough, the part is skipped.
+        """Run a part with its share of the budget. Skip the part if the budget is too small.
 
-        If a part fails after another one has found something, that is kept. If no model answers any more, the error is
-        raised, because nothing can be said about the program.
+        If a part fails, the results of earlier parts are kept. If there are none, or if every run failed, the error is
+        raised.
         """
         before, number = self.cost, len(self.spent)
         weights = [_WEIGHTS[name] for name in self.plan.stages[number:]]

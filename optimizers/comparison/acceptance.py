@@ -1,4 +1,4 @@
-"""Held-out acceptance: a candidate replaces the baseline only if it wins on data that it was not tuned on."""
+"""Held-out acceptance test: a candidate replaces the baseline only if it is better on data that it was not tuned on."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Scores(pydantic.BaseModel):
     """The decision of a paired test.
 
     Attributes:
-        accepted: whether the candidate is shown to be better.
+        accepted: whether the test shows that the candidate is better.
         reason: the decision in one sentence.
         before: the baseline's score.
         after: the candidate's score.
-        gain: candidate minus baseline, example by example. The lower end of its interval fits the one-sided test.
+        gain: paired difference, candidate minus baseline. The lower end of its interval matches the one-sided test.
         p: the one-sided p value of the sign-flip permutation test.
         alpha: the candidate is accepted if ``p`` is at most this.
-        won: the number of examples on which the candidate scores higher.
-        lost: the number of examples on which it scores lower.
-        needed: the examples that a test needs to find such a gain with a chance of ``power``; None if there is no gain.
-        power: see ``needed``.
+        won: number of examples on which the candidate scores higher.
+        lost: number of examples on which it scores lower.
+        needed: number of examples that a test of this ``power`` needs for such a gain; None if there is no gain.
+        power: probability of detecting the gain with ``needed`` examples.
         seed: seed of the resampling.
     """
 
@@ -104,7 +104,7 @@ def accept(
     concurrency: int = 8,
     progress: Callable[[Side, Run], None] | None = None,
 ) -> Acceptance:
-    """Run both programs on held-out examples. Keep the baseline unless the candidate is shown to be better.
+    """Run both programs on held-out examples. Keep the baseline unless the test shows that the candidate is better.
 
     Args:
         baseline: the program in use.
@@ -113,11 +113,11 @@ def accept(
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
         alpha: probability of accepting a candidate that is not better.
-        power: power of the test whose number of examples is reported as ``needed``.
+        power: power of the test for which ``needed`` is computed.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
         seed: seed of the resampling.
         concurrency: maximum number of concurrent runs.
-        progress: called with ``baseline`` or ``candidate`` and each run when it ends.
+        progress: called with ``baseline`` or ``candidate`` and each finished run.
 
     Raises:
         ConfigurationError: if a held-out example was tuned on or is a demo of a program, or if an argument is out of
@@ -154,10 +154,10 @@ def accept(
 def decide(
     before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = _POWER, seed: int = 0
 ) -> Scores:
-    """Decide by given scores.
+    """Return the decision for given scores.
 
     Args:
-        before: the baseline's scores, one for each held-out example.
+        before: the baseline's scores, one per held-out example.
         after: the candidate's scores, in the same order.
         alpha: see ``accept``.
         power: see ``accept``.
@@ -165,7 +165,7 @@ def decide(
 
     Raises:
         ConfigurationError: if ``alpha`` or ``power`` is out of range.
-        ValueError: if there are not a scores, both sides differ in number, or a score is not finite.
+        ValueError: if there are no scores, if the numbers of scores differ, or if a score is not finite.
     """
     check_alpha(alpha)
     check_share("power", power)

@@ -1,7 +1,7 @@
-"""Baselines of a comparison: simpler ensembles of the program's own agents, of any size.
+"""Baselines of a comparison: simpler ensembles of the program's agents, of any size.
 
-They get the tuned prompts of the roles that they share with the program. Otherwise a comparison would show the effect
-of tuning, not of the ensemble.
+They use the tuned prompts of the roles that they share with the program. The comparison then shows the effect of the
+ensemble, not of tuning.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa
 NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
 _WARM: Final = 0.7
-"""The temperature of samples of an agent at 0, where all samples would be equal."""
+"""The temperature of samples of an agent at 0. At 0 all samples would be equal."""
 
 
 @dataclass(frozen=True)
 class Single:
-    """One of a program's agents, alone.
+    """A single agent of a program.
 
     Attributes:
-        name: its name.
-        agent: the agent. One that only aggregates has no name, since an agent may not be named as the aggregator is.
-        place: its number among the program's agents. 0 for the aggregator, which has no proposal prompt of its own.
-        program: a program of one call of this agent.
+        name: name of the agent.
+        agent: the agent. One that only aggregates has no name, because an agent may not have the aggregator's name.
+        place: index among the program's agents; 0 for the aggregator, which has no proposal prompt.
+        program: a program with one call of this agent.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Ensemble:
 
 
 def singles_of(program: AttentionMoA) -> list[Single]:
-    """Return each agent alone, and the aggregator. Agents that differ only in name count once."""
+    """Return each agent and the aggregator as a single model. Agents that differ only in name count once."""
     agents = [(agent.name or "", agent) for agent in program.named_agents]
     if program.aggregator is not None:
         agents.append((program.aggregator.name or "aggregator", replace(program.aggregator, name=None)))
@@ -77,9 +77,9 @@ def ensemble_of(name: BaselineName, program: AttentionMoA, single: Single) -> En
     """Return a baseline of several calls.
 
     Args:
-        name: any name but ``single``.
-        program: gives it agents and prompts.
-        single: the best of its agents, which is sampled.
+        name: any name except ``single``.
+        program: provides agents and prompts.
+        single: the best single agent, which is sampled.
     """
     if name == "moa":
         names = ", ".join(spec.name for spec in program.architecture.agents)

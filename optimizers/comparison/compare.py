@@ -50,7 +50,7 @@ class Contender(pydantic.BaseModel):
         spent: the mean spend on an example without the response cache; failed runs are left out.
         ratio: ``spent`` in the matched unit as a multiple of the program's.
         matched: whether a size was chosen whose spend is within the tolerance of the program's.
-        gain: the gain of the program on this one, example by example; None for the program itself.
+        gain: paired gain of the program over this contender; None for the program itself.
         p: the two-sided p value of the gain, adjusted for all baselines by Holm's method.
     """
 
@@ -78,13 +78,13 @@ class Comparison(pydantic.BaseModel):
         contenders: the program, then the baselines.
         match: the unit of the matched spend.
         tolerance: the share by which a matched baseline may exceed the program's spend.
-        margin: by how much a score may be lower for a lower price.
+        margin: how much lower the score of a cheaper contender may be.
         alpha: the level of the tests.
         seed: seed of the pilot sample and the resampling.
-        examples: the number of test examples that judge.
-        pilot: the number of other examples, which chose the single model.
-        rule: how scores and prices lead to the verdict.
-        notes: further remarks for the reader: how something was chosen, what was left out.
+        examples: number of scored test examples.
+        pilot: number of other examples, which chose the single model.
+        rule: the rule that gives the verdict from scores and prices.
+        notes: further remarks for the reader, such as choices and omissions.
         programs: the programs of all contenders, by name.
         cost: total amount paid.
     """
@@ -177,19 +177,19 @@ def compare(
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         baselines: some of ``single``, ``self-consistency``, ``self-moa`` and ``moa`` (default: all), or other programs
             by name, which are compared as they are.
-        match: the unit of the matched spend: ``calls``, ``tokens`` or ``usd``.
+        match: unit of the matched spend: ``calls``, ``tokens`` or ``usd``.
         pilot: examples that choose the best single model; default: if there are several, a fifth of ``devset``. They do
             not judge.
         tolerance: the share by which a baseline may exceed the program's spend.
         margin: if no test decides, how much lower than the highest the score of a cheaper program may be.
         alpha: probability of declaring a difference where none exists.
-        budget: limits of the whole call. Answered calls stay in DSPy's cache for another try.
+        budget: limits of the whole call. Finished calls stay in DSPy's cache for another attempt.
         seed: seed of the pilot sample and the resampling.
         concurrency: maximum number of concurrent examples.
-        progress: called with a description of what is run next.
+        progress: called with a description of the next run.
 
     Raises:
-        ConfigurationError: if an argument does not fit. Nothing was paid for.
+        ConfigurationError: if an argument is invalid. Nothing was paid for.
         RunError: if a contender fails on every example, or the budget ends first.
     """
     names, own = _baselines(baselines)
@@ -290,7 +290,7 @@ def _check(metric: Metric, match: str, tolerance: float, margin: float, alpha: f
 def _baselines(
     baselines: Sequence[str] | Mapping[str, AttentionMoA] | None,
 ) -> tuple[list[BaselineName], Mapping[str, AttentionMoA]]:
-    """Return the names of the baselines to build, and the caller's own programs by name."""
+    """Return the names of the baselines to build, and the caller's programs by name."""
     if isinstance(baselines, Mapping):
         if not baselines or PROGRAM in baselines:
             raise ConfigurationError(f"baselines are programs by name, at least one, and none is called {PROGRAM!r}")
@@ -306,7 +306,7 @@ def _baselines(
 
 
 def _unseen(devset: Sequence[dspy.Example], programs: Sequence[AttentionMoA]) -> tuple[list[dspy.Example], list[str]]:
-    """Return the examples that count as evidence, and notes on the others."""
+    """Return the examples that no program has as a demo, without repetitions, and notes on the removed ones."""
     demos = demo_questions(*programs)
     unseen = [example for example in devset if question_of(example) not in demos]
     examples, notes = deduplicate(unseen), []
@@ -322,7 +322,7 @@ def _unseen(devset: Sequence[dspy.Example], programs: Sequence[AttentionMoA]) ->
 def _split(
     examples: list[dspy.Example], pilot: Sequence[dspy.Example] | None, singles: int, seed: int, notes: Sequence[str]
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Return the examples that judge, and those that choose the single model if there are several."""
+    """Return the test examples, and the pilot examples that choose among several single models."""
     test, set_aside, apart = examples, list(pilot or ()), ""
     if pilot is not None:
         refuse_overlap(pilot, map(question_of, test), "pilot", "that judge")

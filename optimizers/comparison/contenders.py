@@ -1,4 +1,4 @@
-"""The runs of a comparison: sizes of baselines are matched, scores and prices collected."""
+"""The runs of a comparison: matches the sizes of baselines, and collects scores and prices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moa_dspy.program import AttentionMoA
 __all__ = ["ComparisonRun", "Entry"]
 
 _PROBE: Final = 8
-"""The number of test examples that show what a size costs. Their runs are not scored, and are used again."""
+"""Number of test examples that measure the cost of a size. Their runs are not scored, and are reused."""
 
 _TITLES: Final[Mapping[str, str]] = {"self-consistency": "self-consistency", "self-moa": "Self-MoA", "moa": "MoA"}
 
@@ -46,15 +46,15 @@ class Entry:
 
 @dataclass
 class ComparisonRun:
-    """A comparison under way.
+    """The state of a comparison.
 
     Attributes:
-        test: the examples that judge.
+        test: the examples that are scored.
         metric: the caller's metric.
         unit: the unit of the matched spend.
         tolerance: the share by which a baseline may exceed the program's spend.
         concurrency: maximum number of concurrent examples.
-        progress: called with a description of what is run next.
+        progress: called with a description of the next run.
         guard: the budget.
         notes: remarks for the reader.
         entries: the contenders that have run, by name.
@@ -72,7 +72,7 @@ class ComparisonRun:
 
     @property
     def target(self) -> float:
-        """Return what the program spends on an example."""
+        """Return the program's spend per example."""
         return amount(self.entries[PROGRAM].price, self.unit)
 
     def run(
@@ -81,7 +81,7 @@ class ComparisonRun:
         """Run a program on examples.
 
         Raises:
-            AllRunsFailedError: if every run fails; says of which program.
+            AllRunsFailedError: if every run fails. The message names the program.
         """
         if self.progress is not None:
             self.progress(f"{what}: {len(examples)} examples")
@@ -92,7 +92,7 @@ class ComparisonRun:
                 metric,
                 guard=self.guard,
                 concurrency=self.concurrency,
-                metric_may_fail=bool(self.entries),  # it has judged the program, which goes first
+                metric_may_fail=bool(self.entries),  # the metric has judged the program, which runs first
             )
         except AllRunsFailedError as error:
             raise AllRunsFailedError(f"{what}: {error}") from None
@@ -109,12 +109,12 @@ class ComparisonRun:
         singles: Sequence[Single],
         pilot: Sequence[dspy.Example],
     ) -> None:
-        """Run the baselines of a program that has run itself.
+        """Run the baselines of a program that has already run.
 
         Args:
             names: the baselines.
-            program: gives the baselines its agents and prompts.
-            singles: its agents, each alone; none if no baseline needs the best of them.
+            program: provides agents and prompts.
+            singles: its agents as single models; empty if no baseline needs the best of them.
             pilot: the examples that choose among ``singles``.
         """
         best = self._best_single(singles, pilot) if singles else singles_of(program)[0]
@@ -125,7 +125,7 @@ class ComparisonRun:
                 self._enter_matched(ensemble_of(name, program, best))
 
     def _best_single(self, singles: Sequence[Single], pilot: Sequence[dspy.Example]) -> Single:
-        """Return the single model with the highest score on the pilot examples, and the cheaper of equals."""
+        """Return the single model with the highest score on the pilot examples, and the cheapest on a tie."""
         if len(singles) == 1:
             return singles[0]
         ranks: list[tuple[float, float, int]] = []
@@ -164,7 +164,7 @@ class ComparisonRun:
         self.notes.append(f"{title} is left out: its smallest size exceeds the program's {self.unit} for an example")
 
     def _spend(self, ensemble: Ensemble, size: int) -> float:
-        """Return what a size spends on an example. Calls are known; tokens and dollars are tried on a few examples."""
+        """Return the spend of a size per example. Tokens and dollars are measured on a few examples."""
         made = ensemble.build(size)
         if self.unit == "calls":
             return made.architecture.max_calls

@@ -1,4 +1,4 @@
-"""Matched spend: the price of an example without the response cache, and the size that comes nearest to a target."""
+"""Matched spend: the price of an example without the response cache, and the size with the nearest price."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 Unit: TypeAlias = Literal["calls", "tokens", "usd"]
 
 LARGEST: Final = 64
-"""The most samples or layers of a baseline."""
+"""Maximum number of samples or layers of a baseline."""
 
 UNKNOWN_PRICE: Final = "dollars cannot be matched: {why}; use match='tokens' or match='calls'"
 
@@ -82,7 +82,7 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
 
     Args:
         budget: the budget.
-        lms: all models that may be called; None is the one that DSPy is configured with.
+        lms: all models that may be called; None is DSPy's configured model.
 
     Raises:
         ConfigurationError: if the budget limits dollars and the price of a model is unknown.
@@ -100,7 +100,7 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
 
 
 def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
-    """Return the models whose price per token is not known, each once."""
+    """Return the distinct models whose price per token is unknown."""
     there = [lm or dspy.settings.lm for lm in lms]
     prices = PriceTable()
     with offline_prices():
@@ -110,7 +110,7 @@ def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
     """Return the size whose price is nearest to a target, without exceeding it by more than a tolerance.
 
-    Prices grow about linearly with the size. A line through two known prices gives the next size to look at, so few
+    Prices grow approximately linearly with the size. Each next size comes from a line through two known prices, so few
     prices are needed.
 
     Args:
@@ -139,6 +139,6 @@ def nearest_size(price: Callable[[int], float], target: float, tolerance: float,
 
 
 def _slope(known: dict[int, float], size: int) -> float:
-    """Return about what one more costs at this size."""
+    """Return the approximate price of one more sample or layer at this size."""
     other = min((there for there in known if there != size), key=lambda there: abs(there - size))
     return (known[other] - known[size]) / (other - size)

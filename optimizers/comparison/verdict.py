@@ -1,4 +1,4 @@
-"""From scores and prices to a verdict: which of several contenders to use."""
+"""The verdict of a comparison: which contender to use, given scores and prices."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Verdict:
     Attributes:
         use: the name of the contender.
         sentence: the reason.
-        gains: the gain of the program on each baseline.
+        gains: paired gain of the program over each baseline.
         adjusted: the p values of the gains, adjusted by Holm's method.
     """
 
@@ -69,8 +69,8 @@ def judge(
         contenders: by name; the program under ``PROGRAM``, and at least one baseline.
         alpha: the level of the tests.
         seed: seed of the resampling.
-        tolerance: the share of a spend within which another one counts as equal.
-        margin: by how much a score may be lower for a lower price.
+        tolerance: relative difference within which two prices count as equal.
+        margin: how much lower the score of a cheaper contender may be.
     """
     ours = contenders[PROGRAM]
     gains = {name: Gain.of(one.scores, ours.scores, seed=seed) for name, one in contenders.items() if name != PROGRAM}
@@ -91,7 +91,7 @@ def judge(
 
 
 def _cheapest_near(left: Mapping[str, ContenderScores], best: str, tolerance: float, margin: float) -> str:
-    """Return the cheapest of the best one and those that are cheaper and nearly as good."""
+    """Return the cheapest of the best contender and the cheaper ones whose score is within the margin."""
     least, most = left[best].mean - margin, left[best].cost[0] * (1 - tolerance)
     cheaper = [name for name, one in left.items() if one.cost[0] < most and one.mean >= least - _ROUNDING]
     return min([best, *cheaper], key=lambda name: left[name].cost)
@@ -102,7 +102,7 @@ def _all(contenders: Mapping[str, ContenderScores], beaten: Sequence[str]) -> st
 
 
 def _undecided(left: Mapping[str, ContenderScores], use: str, best: str, margin: float) -> str:
-    """Return the sentence for the case that no test decides."""
+    """Return the sentence for a comparison in which no test decides."""
     against = " and ".join(one.words for name, one in left.items() if name != PROGRAM)
     if use == best and left[best].mean > max(one.mean for name, one in left.items() if name != best):
         why = "its score is the highest"
@@ -114,7 +114,7 @@ def _undecided(left: Mapping[str, ContenderScores], use: str, best: str, margin:
 
 
 def _too_few(left: Mapping[str, ContenderScores], use: str, alpha: float) -> str:
-    """Return how many examples would separate the contender used from the program, or the program from the next."""
+    """Return how many examples are needed to separate the chosen contender from the program or the next contender."""
     others = [name for name in left if name != use]
     other = PROGRAM if use != PROGRAM else max(others, key=lambda name: left[name].mean)
     differences = [one - two for one, two in zip(left[use].scores, left[other].scores, strict=True)]

@@ -1,7 +1,7 @@
 """Charts as inline SVG: points and lines over two axes, and bars with intervals.
 
-Colours are variables of the style sheet. Shapes or words repeat what a colour says. Each mark has a tooltip. A chart is
-420 units wide and its letters are at most 13 units high, so that it can be read on a narrow screen.
+Colours are variables of the style sheet. Shapes or words repeat the meaning of a colour. Each mark has a tooltip. A
+chart is 420 units wide, and its letters are at most 13 units high, so that it is readable on a narrow screen.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points in the given order; with ``steps`` it stays level up to the next point."""
+    """A line through points in the given order. With ``steps`` it stays level up to the next point."""
 
     points: Sequence[tuple[float, float]]
     look: Look = "best"
@@ -146,13 +146,13 @@ def plot(
     """Return a chart of points and lines.
 
     Args:
-        label: what the chart shows, for screen readers.
+        label: description of the chart, for screen readers.
         across: title of the horizontal axis.
         up: title of the vertical axis.
-        marks: the points; those that are not finite are left out.
-        lines: between points.
+        marks: the points; points that are not finite are left out.
+        lines: lines between points.
         legend: the text below the chart.
-        whole: whether the horizontal axis counts.
+        whole: whether the horizontal axis has whole numbers.
         empty: the text that replaces a chart without points.
     """
     drawn = [mark for mark in marks if _drawable(mark.x) and (mark.y is None or _drawable(mark.y))]

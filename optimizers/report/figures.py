@@ -1,4 +1,4 @@
-"""The charts of records: what is drawn of a search, a depth curve, scores and gains."""
+"""The charts of records: searches, depth curves, scores and gains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _trial(trial: TrialRow, best: int | None) -> Mark:
 
 
 def front(record: SearchRecord) -> Markup:
-    """Return score against price, the front numbered. Prices are calls if another unit is not known throughout."""
+    """Return score against price, with the front numbered. Prices are calls if the unit is unknown for a trial."""
     wanted = "calls" if record.objective is None else record.objective.unit
     unit = wanted if all(_amount(point.price, wanted) is not None for point in record.pareto) else "calls"
     marks = []
@@ -117,7 +117,7 @@ def gains(record: ProfileRecord) -> Markup:
 
 
 def contributions(record: ContributionsRecord) -> Markup:
-    """Return what each agent adds."""
+    """Return the contribution of each agent."""
     rows = [(row.agent, row.adds) for row in record.rows]
     legend = f"The whole program's score less that without the agent. {_INTERVALS}"
     return bars(
@@ -140,7 +140,7 @@ def categories(rows: Sequence[CategoryRow]) -> Markup:
 
 
 def timeline(trace: Trace) -> Markup:
-    """Return when each agent worked on what."""
+    """Return a timeline of each agent's steps."""
     rows: dict[str, list[Span]] = {}
     for step in trace.steps:
         if step.status != "skipped":

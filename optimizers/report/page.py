@@ -1,4 +1,4 @@
-"""One HTML page out of the records of searches, tunings, measurements, evaluations, traces and programs.
+"""One HTML page from the records of searches, tunings, measurements, evaluations, traces and programs.
 
 ::
 
@@ -30,8 +30,8 @@ class DamagedRecord:
 
     Attributes:
         kind: kind of the record.
-        source: the file that holds it; may be empty.
-        problem: the field that is wrong, and why.
+        source: the file that contains it; may be empty.
+        problem: the wrong field, and the reason.
     """
 
     kind: str
@@ -43,9 +43,9 @@ class DamagedRecord:
 
 
 def records_in(value: Any) -> list[Mapping[str, Any]]:
-    """Return the records in a JSON value, in their order: mappings with a ``kind`` that a page can show.
+    """Return the records in a JSON value, in order: mappings with a ``kind`` that a page can show.
 
-    Records inside a record are part of it and not returned.
+    Records inside a record are part of it and are not returned.
     """
     found, rest = [], [value]
     while rest:
@@ -61,11 +61,11 @@ def records_in(value: Any) -> list[Mapping[str, Any]]:
 
 
 def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | DamagedRecord:
-    """Return a record as a typed value, or what is wrong with it.
+    """Return a record as a typed value, or a description of its damage.
 
     Args:
         record: JSON values with a ``kind``.
-        source: the file that holds it, for the message.
+        source: the file that contains it, for the message.
 
     Raises:
         ConfigurationError: if a page cannot show records of this kind.
@@ -84,8 +84,8 @@ def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | Damaged
 def render(records: Sequence[Mapping[str, Any] | ReportRecord | DamagedRecord], title: str | None = None) -> str:
     """Return a page that shows the records.
 
-    The same records give the same page. The page says what a record lacks. A record with a field of the wrong type is
-    replaced by a message; the others are shown.
+    Equal records give an equal page. The page names missing fields. A record with a field of the wrong type is replaced
+    by a message; the others are shown.
 
     Args:
         records: results' ``report``, as JSON values or typed values.

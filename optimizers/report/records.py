@@ -1,7 +1,7 @@
-"""The JSON records that optimizers write and a report shows, as typed values.
+"""The JSON records that optimizers write and reports show, as typed values.
 
-A result's ``report`` is the dump of one of these models. Every field may be missing: records are also written while
-work is under way, and by other versions. Unknown fields are ignored. A field of the wrong type is an error.
+A result's ``report`` is the dump of one of these models. Every field may be missing, because records are also written
+during the work and by other versions. Unknown fields are ignored. A field of the wrong type is an error.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class StopRecord(_Record):
 
 
 class Objective(_Value):
-    """What a search optimizes."""
+    """The objective of a search."""
 
     wanted: str | tuple[str, ...] | None = None
     price: float | None = None
@@ -130,7 +130,7 @@ class TrialRow(_Value):
 
     @property
     def result(self) -> str:
-        """Return the score with its interval, or with the number of examples that it rests on."""
+        """Return the score with its interval, or with its number of examples."""
         if self.score is None:
             return ""
         return f"{self.score:.3f} of {self.examples} examples" if self.interval is None else str(self.interval)
@@ -155,7 +155,7 @@ class _HistoryPoint(_Value):
 
 
 class SearchRecord(_Record):
-    """A search, finished or still running. ``space`` to ``prompts`` say which trials may be compared."""
+    """A search, finished or running. Trials may be compared if the fields from ``space`` to ``prompts`` are equal."""
 
     kind: Literal["search"] = "search"
     study: str | None = None
@@ -263,7 +263,7 @@ class AcceptanceRecord(_Record):
 
 
 class ProfileRecord(_Record):
-    """What each stage of a program gains and costs. ``shares_of``: what ``share`` is a part of."""
+    """Gain and cost of each stage of a program. ``shares_of``: the unit of ``share``."""
 
     kind: Literal["profile"] = "profile"
     rows: tuple[StageRow, ...] = ()
@@ -276,7 +276,7 @@ class ProfileRecord(_Record):
 
 
 class ContributionsRecord(_Record):
-    """What every agent adds."""
+    """The contributions of all agents."""
 
     kind: Literal["contributions"] = "contributions"
     rows: tuple[Contribution, ...] = ()

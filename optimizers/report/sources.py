@@ -1,4 +1,4 @@
-"""Records out of the files that the command line writes: reports as JSON, evaluation records, traces."""
+"""Records from the files that the command line writes: JSON reports, evaluation records, traces."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def is_program(path: str) -> bool:
 
 
 def records_of_file(path: str) -> list[Mapping[str, Any]]:
-    """Return what a page can show of a JSON file: reports, evaluation records, or a trace.
+    """Return the records in a JSON file: reports, evaluation records, or a trace.
 
     Raises:
-        ConfigurationError: if the file cannot be read, or holds nothing that a page can show.
+        ConfigurationError: if the file cannot be read, or contains no such record.
     """
     content = _content(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -48,7 +48,7 @@ def records_of_file(path: str) -> list[Mapping[str, Any]]:
 
 
 def _content(path: str) -> Any:
-    """Return the JSON value in a file; of a file of evaluation records its first line."""
+    """Return the JSON value in a file, or the first line of a file of evaluation records."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         return json.loads(text.partition("\n")[0] if f'"{FORMAT}"' in text[:100] else text)

@@ -1,4 +1,4 @@
-"""An Optuna study as the record that a report shows. The storage is only read; the search may still be running."""
+"""An Optuna study as a record for reports. The storage is only read; the search may still be running."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def is_storage(source: str) -> bool:
 
 
 def study_in(source: str, name: str | None = None) -> Study:
-    """Return a study as it is now. Nothing is created or written.
+    """Return the current state of a study. Nothing is created or written.
 
     Args:
         source: see ``open_storage``.
         name: name of the study; default: the only one.
 
     Raises:
-        ConfigurationError: if the storage or the study does not exist, or several studies exist and none is named.
+        ConfigurationError: if the storage or the study does not exist, or if several studies exist and no name is
+            given.
     """
     shown = without_password(source)
     _check(source)
@@ -77,7 +78,7 @@ def study_in(source: str, name: str | None = None) -> Study:
 
 
 def study_record(study: Study) -> dict[str, Any]:
-    """Return the trials of a study as the record of a search. A study does not hold what was paid.
+    """Return the trials of a study as the record of a search. A study does not contain the amount paid.
 
     Raises:
         ConfigurationError: if the study was not written by ``search``.
@@ -106,7 +107,7 @@ def study_record(study: Study) -> dict[str, Any]:
 
 
 def _check(source: str) -> None:
-    """Raise ConfigurationError for a missing or foreign file: opening it would create or change it."""
+    """Raise ConfigurationError for a missing or foreign file. Opening it would create or change it."""
     kind, found, rest = source.partition(":///")
     path = Path(rest.partition("?")[0] if found else source)
     if kind not in ("sqlite", "journal") and "://" in source:
@@ -127,7 +128,7 @@ def _check(source: str) -> None:
 
 
 def _copy(name: str, storage: BaseStorage) -> Study:
-    """Return the study as it is at this moment, in memory: a search may still be writing to it."""
+    """Return a copy of the current study in memory, because a search may still be writing to it."""
     memory, verbosity = InMemoryStorage(), optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

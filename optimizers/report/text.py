@@ -23,7 +23,7 @@ _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _MAX_PAIRS: Final = 4_000_000
 
 Pieces: TypeAlias = list[tuple[bool, str]]
-"""A text in parts, each with whether it differs from the other text."""
+"""A text in parts, each with a flag that says whether it differs from the other text."""
 
 
 def shown(value: Any) -> Any:
@@ -51,7 +51,7 @@ def _sign(text: str) -> str:
 
 
 def architecture_rows(shape: Architecture | None) -> dict[str, str]:
-    """Return an architecture as names and values; without an architecture, nothing."""
+    """Return an architecture as names and values; empty if there is none."""
     if shape is None:
         return {}
     models = dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)
@@ -76,7 +76,7 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
 
 
 def architecture_text(shape: Architecture) -> str:
-    """Return the main properties of an architecture in a line."""
+    """Return the main properties of an architecture in one line."""
     rows = architecture_rows(shape)
     depth = ["residual", "early stop"] if shape.layers > 1 else []
     end = "aggregator" if shape.aggregation == "synthesis" else "aggregation"
@@ -109,7 +109,7 @@ class Change:
 
     @property
     def columns(self) -> list[tuple[str, str, Pieces]]:
-        """Return title, HTML tag of what differs, and text of each column."""
+        """Return title, HTML tag of the differences, and text of each column."""
         if self.before is None or self.after is None:
             title = "new" if self.before is None else "removed"
             return [(f"{self.name}: {title}", "ins", [(False, self.after or self.before or "")])]
@@ -120,7 +120,7 @@ class Change:
 
 
 def prompt_changes(record: CompileRecord | OptimizeRecord) -> tuple[list[Change], list[Change]]:
-    """Return the prompts that were changed, and those that were not."""
+    """Return the prompts that changed, and those that did not."""
     if isinstance(record, CompileRecord):
         changes = [
             Change(name, entry.instructions.before, entry.instructions.after, tuple(_notes(entry)))
@@ -145,9 +145,9 @@ def _notes(entry: Any) -> Iterator[str]:
 
 
 def differences(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """Return both texts in pieces, the differing ones marked.
+    """Return both texts in pieces, with the differences marked.
 
-    Texts are compared by words; long ones by lines; very long ones not at all.
+    Texts are compared by words, and long texts by lines. Very long texts are not compared.
     """
     for unit in (_WORD, _LINE):
         old, new = unit.findall(before), unit.findall(after)

@@ -1,6 +1,7 @@
 """Designs: choices from a search space for given agents and a task, as Optuna parameters and as programs.
 
-Depth and stop rule are no parameters. Every trial runs the largest depth and tells the scores of all of them.
+Depth and stop rule are not parameters. Every trial runs the largest depth and returns the scores of all depths and
+rules.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from moa_dspy.signatures import TaskSignature, task_signature
 __all__ = ["ENUMERABLE", "BoundSpace", "Design", "Params", "Suggest", "values_of"]
 
 Params: TypeAlias = dict[str, Any]
-"""Values by name of an Optuna parameter."""
+"""Values of Optuna parameters by name."""
 Suggest: TypeAlias = Callable[[str, BaseDistribution], Any]
 
 ENUMERABLE: Final = 4096
@@ -37,7 +38,7 @@ ENUMERABLE: Final = 4096
 _CHOSEN: Final = frozenset(
     {
         *("agents", "layers", "aggregator", "attention", "residual", "early_stop", "shared_prompts", "aggregation"),
-        "budget",  # a run cut short would be scored as if it were the architecture's fault
+        "budget",  # a run ended by its budget would lower the architecture's score
     }
 )
 
@@ -122,7 +123,7 @@ class BoundSpace:
 
     @property
     def models(self) -> tuple[Agent, ...]:
-        """Return all agents, and the models that only aggregate."""
+        """Return all agents and the models that only aggregate."""
         return tuple(self._models.values())
 
     @property
@@ -136,10 +137,10 @@ class BoundSpace:
         return math.prod(len(values_of(distribution)) for distribution in self.distributions.values())
 
     def suggest(self, ask: Suggest) -> Params:
-        """Return the parameters that ``ask`` gives. Only those that matter together are asked for.
+        """Return the parameters that ``ask`` gives. Only parameters that affect the design are requested.
 
         Args:
-            ask: gives a value for a parameter's name and distribution.
+            ask: returns a value for a parameter's name and distribution.
         """
         params: Params = {}
 
@@ -162,10 +163,10 @@ class BoundSpace:
         return params
 
     def design(self, params: Mapping[str, Any]) -> Design | None:
-        """Return the design of parameters; None if they do not fit together. Equal architectures are equal designs.
+        """Return the design of the parameters; None if they are incompatible. Equal architectures give equal designs.
 
         Raises:
-            KeyError: if a parameter that matters is missing.
+            KeyError: if a required parameter is missing.
         """
         design = self._design(params)
         if not 1 <= sum(design.samples) <= self.space.max_agents or self._has_equal_samples(design):
@@ -182,7 +183,7 @@ class BoundSpace:
         return self.unique(dict(zip(names, values, strict=True)) for values in combinations)
 
     def unique(self, candidates: Iterable[Params]) -> dict[Design, Params]:
-        """Return the designs of ``candidates``, each with the first of its parameters."""
+        """Return the distinct designs of ``candidates``, each with its first parameters."""
         designs: dict[Design, Params] = {}
         for params in candidates:
             design = self.design(params)
@@ -191,7 +192,7 @@ class BoundSpace:
         return designs
 
     def draw(self, generator: np.random.Generator) -> Params:
-        """Return random parameters: evenly drawn, the number of agents first."""
+        """Return random parameters, uniformly drawn. The number of agents is drawn first."""
         choices = {name: values_of(distribution) for name, distribution in self.distributions.items()}
         params = {name: values[int(generator.integers(len(values)))] for name, values in choices.items()}
         counted = [name for name in self.names if f"samples.{name}" in choices]
@@ -203,7 +204,7 @@ class BoundSpace:
         return params
 
     def rules(self, design: Design) -> tuple[StopRule, ...]:
-        """Return the stop rules of a design. Without residual synthesis nothing decides on stopping."""
+        """Return the stop rules of a design. Without residual synthesis there is no early stopping."""
         return self.space.rules if design.residual == "synthesis" else stop_rules(self.space.layers, [False])
 
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
@@ -250,7 +251,7 @@ class BoundSpace:
         return list(self.unique(one for one in params if one is not None).values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return space, agents and options as JSON values; equal if trials can be compared."""
+        """Return space, agents and options as JSON values. They are equal if trials are comparable."""
         specs = {name: agent.spec(name).model_dump(mode="json") for name, agent in self._models.items()}
         return {
             "space": self.space.to_dict(),
@@ -309,7 +310,7 @@ class BoundSpace:
         )
 
     def _params(self, counts: tuple[int, ...], wanted: Mapping[str, Any]) -> Params | None:
-        """Return parameters with these samples and ``wanted`` values, and defaults elsewhere; None if not allowed."""
+        """Return parameters with these samples, ``wanted`` values and defaults; None if the space forbids them."""
         samples = {f"samples.{name}": count for name, count in zip(self.names, counts, strict=True)}
         wanted = {**wanted, **samples}
         fixed: Params = {"attention": str(self.space.attention[0]), **dict.fromkeys(samples, 1)}
@@ -345,7 +346,7 @@ class BoundSpace:
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
 
     def _agents_in(self, prompts: AttentionMoA, design: Design) -> list[int | None]:
-        """Return, for each member of the ensemble, its number among the agents of ``prompts``, or None."""
+        """Return, for each member of the ensemble, its index among the agents of ``prompts``, or None."""
         known = [spec.name for spec in prompts.architecture.agents]
         counted = zip(self.names, design.samples, strict=True)
         return [known.index(name) if name in known else None for name, count in counted for _ in range(count)]
@@ -354,7 +355,7 @@ class BoundSpace:
         return design.aggregation == "synthesis" or (design.residual == "synthesis" and self.layers > 1)
 
     def _has_equal_samples(self, design: Design) -> bool:
-        """Return whether several samples of an agent are taken at temperature 0: they would be equal."""
+        """Return whether an agent has several samples at temperature 0. They would be equal."""
         own = [agent.spec("-").temperature for agent in self.agents]
         return any(
             count > 1 and (default if chosen is None else chosen) == 0
@@ -363,7 +364,7 @@ class BoundSpace:
 
 
 def values_of(distribution: BaseDistribution) -> Sequence[Any]:
-    """Return the values that a parameter may have."""
+    """Return the possible values of a parameter."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     if isinstance(distribution, IntDistribution):

@@ -1,7 +1,7 @@
 """A Gaussian process over the choices of a search space, with automatic relevance determination.
 
-It is made for a few dozen trials. It is written in numpy because Optuna's ``GPSampler`` needs PyTorch. On simulated
-worlds it finds better designs than TPE; see docs/benchmarks.md.
+It is designed for a few dozen trials. It uses numpy because Optuna's ``GPSampler`` needs PyTorch. On simulated
+problems it finds better designs than TPE; see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GaussianProcess:
 
     Args:
         observations: at least one.
-        like: a process whose kernel is used; without it, the kernel is fitted.
+        like: a process whose kernel is reused; without it, the kernel is fitted.
     """
 
     def __init__(self, observations: Sequence[Observation], like: GaussianProcess | None = None) -> None:
@@ -67,13 +67,13 @@ class GaussianProcess:
         self._factor, self._whitened = self._factored(self._weights, self._amplitude)
 
     def believing(self, features: Sequence[Features]) -> GaussianProcess:
-        """Return the process that has also observed its own predictions for ``features``."""
+        """Return the process with its predictions for ``features`` as further observations."""
         expected, _ = self.predict(features)
         believed = (Observation(one, float(value)) for one, value in zip(features, expected, strict=True))
         return GaussianProcess([*self._seen, *believed], like=self)
 
     def predict(self, features: Sequence[Features]) -> tuple[Array, Array]:
-        """Return means and standard deviations of values; shape (designs,) each."""
+        """Return means and standard deviations of the predicted values; shape (designs,) each."""
         kernel = _kernel(self._apart(features), self._weights, self._amplitude)
         whitened = np.linalg.solve(self._factor, kernel)
         mean = whitened.T @ self._whitened
@@ -86,7 +86,7 @@ class GaussianProcess:
         return float(self.predict([one.features for one in self._seen])[0].max())
 
     def _apart(self, features: Sequence[Features]) -> Array:
-        """Return distances to the observed designs by choice; shape (choices, observations, designs)."""
+        """Return the distances to the observed designs by choice; shape (choices, observations, designs)."""
         seen = zip(*(one.features for one in self._seen), strict=True)
         return np.stack(
             [_distances(ours, theirs) for ours, theirs in zip(seen, zip(*features, strict=True), strict=True)]
@@ -120,7 +120,7 @@ class GaussianProcess:
     def _factored(self, weights: Array, amplitude: float) -> tuple[Array, Array]:
         """Return the Cholesky factor L of the covariance, and L⁻¹y.
 
-        The values y are an additional row of the factored matrix; that is faster than a separate solution.
+        The values y are an extra row of the factored matrix. This is faster than a separate solve.
         """
         size = len(self._values)
         bordered = np.empty((size + 1, size + 1))
@@ -132,7 +132,7 @@ class GaussianProcess:
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """Return the expected improvement on ``best``; shape as ``mean``."""
+    """Return the expected improvement over ``best``; shape as ``mean``."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     below = 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
@@ -144,7 +144,7 @@ def _kernel(distances: Array, weights: Array, amplitude: float) -> Array:
 
 
 def _distances(ours: Sequence[Any], theirs: Sequence[Any]) -> Array:
-    """Return the difference of two numbers, or else 1 if two values differ; shape (ours, theirs)."""
+    """Return absolute differences of numbers; for other values 0 if equal, else 1. Shape (ours, theirs)."""
     codes = {value: code for code, value in enumerate(dict.fromkeys((*ours, *theirs)))}
     differ = np.not_equal.outer([codes[value] for value in ours], [codes[value] for value in theirs])
     sizes = np.abs(np.subtract.outer(_numbers(ours), _numbers(theirs)))

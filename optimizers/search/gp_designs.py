@@ -1,6 +1,6 @@
-"""The default design sampler: expected improvement of a Gaussian process, divided by the root of the price.
+"""The default design sampler: expected improvement of a Gaussian process, divided by the square root of the price.
 
-It learns from all trials: those on all examples, those that ended early, and those of other processes that still run.
+It learns from all trials, including pruned trials and running trials of other processes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from moa_dspy.optimizers.search.sharing import Request, requests_of, unpaid
 __all__ = ["GaussianProcessDesigns", "Tried", "observations"]
 
 _STARTUP: Final = 6
-"""Scored trials before the process is fitted; until then designs are random."""
+"""Number of scored trials before the process is fitted. Until then designs are random."""
 _DRAWS: Final = 1000
 _CENTRES: Final = 5
 _PRICE_EXPONENT: Final = 0.5
 _BOTH: Final = 0.05
-"""Weight of the sum of both objectives beside the worse one, so that a dominated point is never best."""
+"""Weight of the sum of both objectives beside the worse one. A dominated point is then never best."""
 _LEAST_VARIANCE: Final = 0.02
 """Variance of an example's score if all scores so far are equal."""
 
@@ -51,7 +51,7 @@ class Tried:
 
     @property
     def scored(self) -> bool:
-        """Return whether some run answered."""
+        """Return whether any run was answered."""
         return any(one.prices for one in self.scores.values())
 
     @property
@@ -125,7 +125,7 @@ def _draws(space: BoundSpace, others: Sequence[Tried], generator: np.random.Gene
 
 
 def _unpaid_calls(candidates: Sequence[Design], others: Sequence[Tried], layers: int) -> Array:
-    """Return the calls per example that each design would pay for, at least one; shape (designs,)."""
+    """Return the number of uncached calls per example of each design, at least 1; shape (designs,)."""
     paid: dict[Request, float] = {}
     examples = max(other.scores.examples for other in others)
     for other in others:
@@ -139,7 +139,7 @@ class _Point:
     """A design under one stop rule.
 
     Attributes:
-        score: estimated for all examples.
+        score: estimated score over all examples.
         variance: variance of that score; 0 if all examples were run.
         cost: mean cost of an example, in the objective's unit.
         affordable: whether it is within the price limit.
@@ -154,13 +154,13 @@ class _Point:
 def observations(scored: Sequence[Tried], objective: Objective, generator: np.random.Generator) -> list[Observation]:
     """Return one observation per trial, under the stop rule that is best for the objective.
 
-    With a price limit, rules above it count as the lowest score. With two objectives every call draws new weights
-    (ParEGO, Knowles 2006), so that all parts of the front are searched in turn.
+    With a price limit, rules above it count as the lowest score. With two objectives, every call draws new weights
+    (ParEGO, Knowles 2006), so that repeated calls cover the whole front.
 
     Args:
         scored: trials with scores, on all examples or on the first ones.
         objective: objective of the search.
-        generator: for the weights.
+        generator: draws the weights.
     """
     offsets = _offsets(scored)
     points = [[_point(one, objective, offsets) for one in trial.scores.values() if one.prices] for trial in scored]
@@ -194,7 +194,7 @@ def _point(one: ExampleScores, objective: Objective, offsets: Mapping[int, float
 
 
 def _offsets(scored: Sequence[Tried]) -> dict[int, float]:
-    """Return, by number of examples, how much higher scores on all examples are than on that many first ones.
+    """Return, by number of examples, the mean score on all examples minus the mean score on that many first examples.
 
     Pruned trials have run only the first examples, which may be easier or harder than the rest.
     """

@@ -1,4 +1,4 @@
-"""The loop of a search: asks for trials and runs them until there are enough. Several processes may share a study."""
+"""The loop of a search: starts trials until there are enough. Several processes may share a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EndedBy: TypeAlias = Literal["trials", "budget", "space", "failures"]
 
 _POLL: Final = 0.2
 _OUTAGE: Final = 3
-"""After this many trials in a row whose runs all failed, the search ends: more likely the provider is down."""
+"""The search ends after this many consecutive trials whose runs all failed. The provider is then probably down."""
 _COUNTED: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -32,13 +32,13 @@ class TrialLoop:
     """Runs trials until a study has enough.
 
     Args:
-        study: shared by all processes.
+        study: the study, which may be shared by several processes.
         bound: the space.
-        n_trials: of the study; failed ones do not count.
+        n_trials: number of trials of the study; failed ones do not count.
         watch: finds trials of dead processes.
 
     Attributes:
-        failures: the causes of the last trials in a row whose runs all failed.
+        failures: the causes of the last consecutive trials whose runs all failed.
     """
 
     study: Study
@@ -59,7 +59,7 @@ class TrialLoop:
                 enqueue_again(self.study, trial, "every run failed")
 
     def run(self, runner: TrialRunner) -> EndedBy:
-        """Run trials; return why the loop ended."""
+        """Run trials. Return why the loop ended."""
         while True:
             self.watch.revive()
             if len(self.study.get_trials(deepcopy=False, states=_COUNTED)) >= self.n_trials:
@@ -86,7 +86,7 @@ class TrialLoop:
             give_up(self.study, trial, "every architecture was tried", again=False)
             if not self._others_at_work():
                 return "space"
-            time.sleep(_POLL)  # a trial of another process may fail and be free again
+            time.sleep(_POLL)  # a trial of another process may fail and be queued again
             return None
         except AllRunsFailedError as error:
             return self._fail(trial, str(error))
@@ -100,11 +100,11 @@ class TrialLoop:
         try:
             self.study.tell(trial, values, state)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            return None  # another process took this trial for dead and has queued it again
+            return None  # another process considered this trial dead and queued it again
         return None
 
     def _fail(self, trial: Trial, why: str) -> EndedBy | None:
-        """Fail a trial whose runs all failed. Its architecture is not bad; it is tried again later."""
+        """Fail a trial whose runs all failed. Its design is tried again later."""
         trial.set_user_attr("failing", True)
         trial.set_user_attr("reason", why)
         give_up(self.study, trial, why, again=False)
@@ -112,7 +112,7 @@ class TrialLoop:
         return "failures" if len(self.failures) >= _OUTAGE else None
 
     def _claim(self, trial: Trial) -> Design | None:
-        """Return the trial's design; None if the trial was failed because another one has the same design.
+        """Return the trial's design, or None if the trial is failed because another trial has the same design.
 
         Raises:
             SpaceExhaustedError: if every design has a trial.
@@ -137,10 +137,10 @@ class TrialLoop:
         return "there are enough trials" if self._rank(number) >= self.n_trials else None
 
     def _twin(self, number: int, design: Design) -> int | None:
-        """Return another trial with the same design that goes first: an earlier one, or one that has begun.
+        """Return another trial with the same design that has priority: an earlier one, or one that has started.
 
-        Each process first writes its design and then looks, so at least one of two sees the other. The later trial
-        gives way; the earlier one waits until the later has decided.
+        Each process writes its design before it reads the others, so at least one of two processes sees the other. The
+        later trial ends; the earlier one waits until the later one has decided.
         """
         while True:
             undecided = False

@@ -1,4 +1,4 @@
-"""What a search optimizes."""
+"""The objective of a search."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search optimizes.
+    """The objective of a search.
 
     Args:
         wanted: ``"score"``; ``"score_at_price"``, the best score of programs whose examples cost at most ``price`` on
             average; or ``("score", "cost")``, a Pareto front of both.
-        price: the highest mean cost of an example, above 0.
-        unit: unit of costs and price, as of runs without a cache.
+        price: maximum mean cost of an example, above 0.
+        unit: unit of costs and price, for runs without a cache.
 
     Raises:
-        ConfigurationError: if a value is unknown, or the values do not fit together.
+        ConfigurationError: if a value is unknown, or if the values are incompatible.
     """
 
     wanted: Wanted = "score"
@@ -70,7 +70,7 @@ class Objective:
         return {"wanted": self.wanted, "price": self.price, "unit": self.unit}
 
     def cost(self, price: Price) -> float:
-        """Return a price in the objective's unit. Without a known price in dollars, "score" compares calls.
+        """Return a price in the objective's unit. If a price in dollars is unknown, "score" compares calls.
 
         Raises:
             ConfigurationError: if dollars are needed and the price of a call is unknown.

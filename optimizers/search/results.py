@@ -1,4 +1,4 @@
-"""What a study holds: the scores of its trials, the best trial, the front, and everything as JSON values."""
+"""Results of a study: the scores of its trials, the best trial, the front, and a report as JSON values."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Point:
     """An architecture on the front.
 
     Attributes:
-        architecture: with its depth and stop rule.
-        score: on the training set.
+        architecture: the architecture with its depth and stop rule.
+        score: score on the training set.
         price: mean price of an example, without a cache.
         trial: number of the trial.
     """
@@ -62,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A finished trial under one of its stop rules. No point on the front is both better and no more expensive."""
+    """A finished trial under one of its stop rules. No other point on the front is at least as good and cheaper."""
 
     trial: FrozenTrial
     rule: StopRule
@@ -77,7 +77,7 @@ def scores_of(trial: FrozenTrial) -> StopRuleScores:
 
 
 def rule_of(trial: FrozenTrial, objective: Objective) -> StopRule:
-    """Return the stop rule that a trial has picked, or would pick now."""
+    """Return the stop rule that a finished trial selected, or that a running trial would select now."""
     rule = trial.user_attrs.get("rule")
     return pick_rule(scores_of(trial), objective) if rule is None else StopRule.parse(rule)
 
@@ -89,9 +89,10 @@ def finished(study: Study) -> list[FrozenTrial]:
 
 
 def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
-    """Return the best trial that ran all examples; of equal ones the cheapest, then the earliest.
+    """Return the best trial that ran all examples; on a tie, the cheapest, then the earliest.
 
-    If none ran all, return the one that ran most; None if nothing was scored. Trials above the price limit come last.
+    If no trial ran all examples, return the one that ran most, or None if nothing was scored. Trials above the price
+    limit come last.
     """
 
     def merit(trial: FrozenTrial) -> tuple[float, ...]:
@@ -108,7 +109,7 @@ def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
 
 
 def incumbents_of(study: Study, objective: Objective) -> list[Incumbent]:
-    """Return what a new trial is compared with: the best finished trial, or with two objectives the front."""
+    """Return the trials to compare a new trial with: the best finished trial, or with two objectives the front."""
     if objective.two:
         return [Incumbent(point.scores.scores, point.cost) for point in front_of(study, objective)]
     picked = [scores_of(trial)[rule_of(trial, objective)] for trial in finished(study)]
@@ -120,7 +121,7 @@ def incumbents_of(study: Study, objective: Objective) -> list[Incumbent]:
 def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
     """Return the Pareto front over all finished trials and their stop rules, cheapest first.
 
-    A program whose runs all failed has no price and is no point.
+    A program whose runs all failed has no price and is not a point.
     """
     points = [
         FrontPoint(trial, rule, one, one.mean_price, objective.cost(one.mean_price))

@@ -1,4 +1,4 @@
-"""Which design is tried next. No design is tried twice."""
+"""Samplers that choose the next design. No design is tried twice."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _DRAWS: Final = 1000
 
 
 class DesignSampler(Protocol):
-    """Proposes the design that a search tries next. Any object with this method can be given as ``sampler=``."""
+    """Proposes the next design of a search. Any object with ``propose`` can be passed as ``sampler=``."""
 
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
         """Return values of the parameters in ``space.distributions``.
 
-        Parameters that are left out are drawn at random. If the design was tried before, the search asks again. After
-        50 attempts it draws a new design at random.
+        Missing parameters are drawn at random. If the design was tried before, the search calls this method again.
+        After 50 attempts it draws a new design at random.
 
         Args:
             space: the parameters and their choices.
@@ -64,7 +64,7 @@ class RandomDesigns:
 
 
 class OptunaDesigns:
-    """Proposes what an Optuna sampler samples.
+    """Proposes the samples of an Optuna sampler.
 
     Args:
         sampler: any Optuna sampler. It keeps its own seed.
@@ -112,7 +112,7 @@ class SpaceExhaustedError(Exception):
 class UniqueSampler(BaseSampler):
     """An Optuna sampler of designs that have no trial yet.
 
-    Random numbers depend only on the seed and the trial's number. So a study continues equally in another process.
+    Random numbers depend only on the seed and the trial's number, so a study continues identically in another process.
 
     Args:
         space: the space.
@@ -170,7 +170,7 @@ class UniqueSampler(BaseSampler):
             self._designs.sampler.after_trial(study, trial, state, values)
 
     def _any_other_than(self, known: set[Design | None], generator: np.random.Generator) -> dict[str, Any]:
-        """Return the parameters of a random design that is not ``known``."""
+        """Return the parameters of a random design that is not in ``known``."""
         space = self._space
         if space.size <= ENUMERABLE:
             unknown = [params for design, params in space.designs().items() if design not in known]
@@ -183,9 +183,9 @@ class UniqueSampler(BaseSampler):
 
 
 def design_of(space: BoundSpace, trial: FrozenTrial) -> Design | None:
-    """Return the design of a trial; None if the trial failed for good or has no parameters yet.
+    """Return the design of a trial, or None if the trial failed permanently or has no parameters yet.
 
-    A trial that failed because every run failed still counts: its design is tried again later.
+    A trial whose runs all failed still counts, because its design is tried again later.
     """
     if trial.state == TrialState.FAIL and not trial.user_attrs.get("failing"):
         return None

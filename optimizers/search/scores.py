@@ -20,8 +20,8 @@ class ExampleScores:
     """Scores and costs of the examples so far, under one stop rule.
 
     Attributes:
-        scores: one for each example, in order.
-        prices: what an example costs without a cache; examples whose run failed have none.
+        scores: one per example, in order.
+        prices: costs without a cache of the examples whose run did not fail.
     """
 
     scores: list[float] = field(default_factory=list)
@@ -70,7 +70,7 @@ class StopRuleScores(dict[StopRule, ExampleScores]):
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
-        """Read what ``to_attrs`` wrote. Every price is then their mean."""
+        """Read the output of ``to_attrs``. Every price is then the mean price."""
         read = cls()
         for text, scores in attrs.get("scores", {}).items():
             point = attrs["depths"][text]
@@ -96,8 +96,8 @@ class Incumbent:
 def pick_rule(scores: StopRuleScores, objective: Objective, front: Sequence[tuple[float, float]] = ()) -> StopRule:
     """Return the best stop rule of a trial: highest score, then fewest calls, then smallest depth.
 
-    With a price limit: of the rules within it; if there is none, the cheapest. With two objectives: the rule that adds
-    the most area to ``front``.
+    With a price limit, only rules within it count; if there are none, the cheapest is returned. With two objectives,
+    return the rule that adds the most area to ``front``.
 
     Args:
         scores: scores of the trial.

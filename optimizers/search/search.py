@@ -1,4 +1,4 @@
-"""The search for an architecture, with Optuna: which agents, who criticises whom, how deep.
+"""The search for an architecture, with Optuna: agents, attention pattern and depth.
 
 ::
 
@@ -60,21 +60,21 @@ from moa_dspy.signatures import TaskSignature
 __all__ = ["SearchProgress", "SearchResult", "check_trials", "search"]
 
 _FORMAT = 2
-"""Of the attributes that trials have in a study."""
+"""Version of the attributes of trials in a study."""
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The state of a search.
+    """The progress of a search.
 
     Attributes:
         trials: finished trials of the study, those of other processes included.
-        n_trials: trials in all.
+        n_trials: total number of trials.
         trial: number of the trial that this process runs.
-        examples: examples that it has run.
-        of: examples in all.
+        examples: number of examples that the trial has run.
+        of: total number of examples.
         best: the best score so far; None before a trial has finished.
-        cost: what this call has spent.
+        cost: cost of this call.
     """
 
     trials: int
@@ -92,9 +92,9 @@ class SearchResult:
 
     Attributes:
         program: the best architecture, with its depth and stop rule.
-        score: of that program on the training set. It was chosen on that set, so expect less on other examples.
-        cost: what this call has spent.
-        report: everything as JSON values: trials, history, space, depth curve, front.
+        score: its score on the training set. It was chosen on that set, so expect less on other examples.
+        cost: cost of this call.
+        report: trials, history, space, depth curve and front, as JSON values.
         study: the Optuna study.
         pareto: the Pareto front of score and cost, cheapest first.
     """
@@ -132,33 +132,33 @@ def search(
 ) -> SearchResult:
     """Search for the best architecture for a task. The usual ensembles are tried first.
 
-    Several processes may run this with equal arguments and storage; they share the trials. A repeated call continues.
+    Several processes with equal arguments and storage share the trials. A repeated call continues the study.
 
     Args:
         task: any DSPy signature.
         agents: the models to choose from.
         trainset: examples with inputs set.
-        metric: as in DSPy, from 0 to 1.
+        metric: a DSPy metric with scores from 0 to 1.
         space: the choices.
-        n_trials: trials of the study, pruned ones included, failed ones not.
+        n_trials: number of trials of the study, pruned ones included, failed ones not.
         storage: a path (SQLite), ``journal:///path``, a database URL, an Optuna storage, or None for memory.
         study_name: unique in the storage.
         objective: ``"score"``, ``"score_at_price"`` or ``("score", "cost")``; see ``Objective``.
-        price: with ``"score_at_price"``, the highest mean cost of an example, in ``unit``.
+        price: with ``"score_at_price"``, the maximum mean cost of an example, in ``unit``.
         unit: unit of the price and of costs.
-        budget: limits of this call. When it ends, the best so far is returned, and a later call continues.
+        budget: limits of this call. When it ends, the best result so far is returned. A later call continues.
         seed: seed of sampling and of the order of examples; a study keeps its first seed.
         concurrency: maximum number of concurrent runs.
         pruning: when a trial ends early; default ``Pruning()``.
         sampler: proposes designs; default ``GaussianProcessDesigns``.
         progress: called after every batch.
         aggregators: further models that may aggregate but do not propose.
-        prompts: programs of the task; all trials take their prompts and demos, later programs first.
+        prompts: programs of the task; all trials take their prompts and demos. Later programs take precedence.
         **options: further arguments of ``AttentionMoA``, such as ``tolerance``.
 
     Raises:
-        ConfigurationError: if an argument is not possible, or differs from those of the study in ``storage``.
-        RunError: if the budget ended before anything was scored, or every run failed.
+        ConfigurationError: if an argument is invalid, or differs from those of the study in ``storage``.
+        RunError: if the budget ended before anything was scored, or if every run failed.
     """
     carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried)
@@ -208,7 +208,7 @@ class _Search:
         sampler: DesignSampler | BaseSampler | None,
         seed: int,
     ) -> SearchResult:
-        """Open the study, run trials, return the result."""
+        """Open the study, run trials, and return the result."""
         bound = self.bound
         with (
             silenced(output=False),
@@ -263,7 +263,7 @@ class _Search:
         )
 
     def _about(self) -> dict[str, Any]:
-        """Return what must be equal for the trials of a study to be comparable."""
+        """Return the properties that must be equal for trials of a study to be comparable."""
         rows = [json.dumps(example.toDict(), sort_keys=True, default=str) for example in self.trainset]
         content = hashlib.sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest()
         about = {
@@ -307,7 +307,7 @@ class _Search:
 
 
 def _seed_of(study: Study, seed: int) -> int:
-    """Return the seed of the study: its trials see the examples in one order."""
+    """Return the seed of the study, so that all its trials see the examples in one order."""
     known = study.user_attrs.get("seed")
     if known is None:
         study.set_user_attr("seed", seed)

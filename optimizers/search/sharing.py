@@ -1,6 +1,6 @@
-"""Requests that designs share. The response cache answers them, so a further design does not pay for them again.
+"""Requests that several designs share. The response cache answers them, so each is paid for only once.
 
-A request is identified by the agent that is asked and by the requests whose answers it reads.
+A request is identified by its agent and by the requests whose answers it reads.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _layer(design: Design, layer: int, previous: Request, made: set[Request]) ->
 
 
 def _members(design: Design) -> Sequence[tuple[int, int, float | None]]:
-    """Return agent, number of the sample and temperature of every member of the ensemble."""
+    """Return agent, sample number and temperature of every member of the ensemble."""
     counted = enumerate(zip(design.samples, design.temperatures, strict=True))
     return [(agent, sample, temperature) for agent, (count, temperature) in counted for sample in range(count)]
 

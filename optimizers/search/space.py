@@ -1,4 +1,4 @@
-"""What a search may choose from, as data."""
+"""The choices of a search, as data."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a search may choose. Every field lists choices; a single choice is a fixed setting.
+    """The choices of a search. Every field lists choices; a single choice is a fixed setting.
 
     Args:
-        samples: the most samples of one agent. 0 to that many are tried; at least one agent remains.
+        samples: maximum number of samples of one agent. 0 to that many are tried; at least one agent remains.
         max_agents: the largest N, all samples counted.
-        temperatures: of every agent, or by agent name. None is the agent's own temperature.
+        temperatures: temperatures of every agent, or by agent name. None is the agent's own temperature.
         shared_temperature: one temperature for all agents, instead of one for each.
         attention: attention patterns; a number is a number of peers.
         residual: how layers are joined.
-        aggregation: how the answers of a layer become one. None is synthesis, and also vote if every output of the
+        aggregation: how the answers of a layer are combined. None is synthesis, and also vote if every output of the
             task is typed.
         aggregators: names of the agents whose model may aggregate. None is all of them.
-        shared_prompts: one prompt per role (True), one per role and agent (False), or both. None is one per role, and
-            in ``optimize`` what the program has.
-        layers: depths. A trial runs the largest depth once and tells the scores of all of them.
-        early_stop: stop rules.
-        thresholds: the least probabilities of an improvement at which a run goes on. If there are any, every trial asks
-            its synthesis for that probability instead of yes or no, and tells the scores of all of them.
+        shared_prompts: one prompt per role (True), one per role and agent (False), or both. None is one per role; in
+            ``optimize`` it is the program's setting.
+        layers: depths. A trial runs the largest depth once and returns the scores of all depths.
+        early_stop: whether to stop early.
+        thresholds: minimum probabilities of an improvement at which a run continues. If there are any, every trial asks
+            its synthesis for that probability instead of yes or no, and returns the scores of all thresholds.
 
     Raises:
-        ConfigurationError: if a field has no choice, or a choice that is not possible.
+        ConfigurationError: if a field has no choice, or an invalid one.
     """
 
     samples: int = 2
@@ -87,7 +87,7 @@ class SearchSpace:
         return stop_rules(self.layers, self.early_stop, self.thresholds)
 
     def temperatures_of(self, agent: str) -> Temperatures:
-        """Return the temperatures that an agent may have."""
+        """Return the possible temperatures of an agent."""
         choices = self.temperatures
         return choices.get(agent, (None,)) if isinstance(choices, Mapping) else choices
 
@@ -98,10 +98,10 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the space that ``to_dict`` or a configuration file describes.
+        """Return the space described by ``to_dict`` or by a configuration file.
 
         Raises:
-            ConfigurationError: if a name is unknown, or a value is not possible.
+            ConfigurationError: if a name is unknown or a value is invalid.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in values if name not in known]

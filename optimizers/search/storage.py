@@ -1,4 +1,4 @@
-"""Where a study is kept: a file, a database or memory."""
+"""Storage of a study: a file, a database or memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL = 0.1
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file. A half-written last line, left by a killed process, is removed."""
+    """Optuna's journal file. An incomplete last line, left by a killed process, is removed."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append log entries, one per line."""
@@ -57,7 +57,7 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
             file systems), the URL of a PostgreSQL or MySQL database, an Optuna storage, or None for memory.
 
     Raises:
-        ConfigurationError: if it cannot be opened; the message says why.
+        ConfigurationError: if it cannot be opened. The message names the cause.
     """
     if storage is None:
         return InMemoryStorage()
@@ -90,13 +90,13 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
 def open_study(
     storage: BaseStorage, name: str, directions: list[StudyDirection], about: dict[str, Any]
 ) -> optuna.Study:
-    """Return the study with this name; create it if there is none.
+    """Return the study with this name. Create it if it does not exist.
 
     Args:
-        storage: where it is kept.
+        storage: the storage.
         name: unique in the storage.
         directions: one for each objective.
-        about: what must be equal for trials to be comparable; stored with the study.
+        about: properties that must be equal for trials to be comparable; stored with the study.
 
     Raises:
         ConfigurationError: if the study exists and `about` differs.
@@ -123,7 +123,7 @@ def without_password(storage: str) -> str:
 
 
 def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
-    """Open a database, even if another process creates Optuna's tables at this moment."""
+    """Open a database, even if another process is creating Optuna's tables."""
     deadline = time.monotonic() + _SECONDS_FOR_TABLES
     while True:
         try:

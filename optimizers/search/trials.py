@@ -1,4 +1,4 @@
-"""One trial: a design, run at its largest depth on growing batches of examples, and ended early if it cannot win."""
+"""One trial: runs a design at its largest depth on growing batches of examples, and ends early if it cannot win."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Pruning:
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Runs trials, one after the other.
+    """Runs trials one at a time.
 
     Attributes:
         bound: the space.
-        examples: in the order in which every trial runs them.
+        examples: the examples, in the order in which every trial runs them.
         metric: metric of the task.
         objective: objective of the search.
         pruning: when a trial ends early.
@@ -80,11 +80,11 @@ class TrialRunner:
     def run(self, study: Study, trial: Trial, design: Design) -> tuple[TrialState, list[float] | None]:
         """Run ``trial``, record it in its attributes, and return its state and values for Optuna.
 
-        A pruned trial has no values: Optuna would take them for a point of its front.
+        A pruned trial has no values. Otherwise Optuna would treat them as a point of its front.
 
         Raises:
-            BudgetExhaustedError: if the budget ends first. What was scored until then is on record.
-            AllRunsFailedError: if every run of a batch failed, or the metric never judged an answer.
+            BudgetExhaustedError: if the budget ends first. The scores so far are recorded.
+            AllRunsFailedError: if every run of a batch failed, or if the metric never judged an answer.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
         scores, unjudged = StopRuleScores.of(rules), list[str]()
@@ -119,7 +119,7 @@ class TrialRunner:
         return state, self.objective.values(scores[rule].score, price)
 
     def _record(self, study: Study, trial: Trial, scores: StopRuleScores) -> StopRule:
-        """Keep the scores so far, in as few writes as possible: databases are slow."""
+        """Record the scores so far in as few writes as possible, because databases are slow."""
         front = front_of(study, self.objective) if self.objective.two else []
         rule = pick_rule(scores, self.objective, [(point.scores.score, point.cost) for point in front])
         trial.set_user_attr("rules", scores.to_attrs())
@@ -150,7 +150,7 @@ def _check_judged(study: Study, trial: Trial, runs: Sequence[Run], scored: Seque
     """Check that the metric judged an answer of this batch, or of the study so far.
 
     Raises:
-        AllRunsFailedError: if it never did; then the metric is at fault.
+        AllRunsFailedError: if it judged none. The metric is then probably broken.
     """
     if any(one.judged for one in scored):
         trial.set_user_attr("judged", True)

@@ -1,9 +1,9 @@
-"""Several processes on one study: which process runs a trial, and what happens to trials of dead processes.
+"""Several processes on one study: which process runs a trial, and how trials of dead processes are recovered.
 
-A running trial stores its process and a heartbeat that a thread renews. A dead process of this machine is found at
+A running trial stores its process and a heartbeat that a thread renews. A dead process of this machine is detected at
 once. Any other process counts as dead if its heartbeat has not changed for ``GRACE`` seconds. The watcher uses its own
-clock, so clocks need not agree. This works on every storage. Optuna's heartbeat works on databases only, is started
-only by ``study.optimize``, and is experimental.
+clock, so clocks need not agree. This works with every storage. Optuna's own heartbeat works only with databases, is
+started only by ``study.optimize``, and is experimental.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["BEAT", "GRACE", "Watch", "enqueue_again", "give_up", "this_process",
 BEAT: Final = 10.0
 GRACE: Final = 60.0
 _RETRIES: Final = 3
-"""A trial whose process died is tried again this many times."""
+"""Maximum number of repetitions of a trial whose process died."""
 
 
 def this_process() -> dict[str, Any]:
-    """Return what identifies this process among all that may work on a study."""
+    """Return an identifier of this process that is unique among all processes of a study."""
     return {"machine": _machine(), "pid": os.getpid()}
 
 
@@ -92,12 +92,13 @@ def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool =
     Args:
         study: the study.
         trial: one of its trials.
-        why: for the record.
+        why: the reason, for the record.
         again: whether it is queued again.
-        died: whether its process died. A trial whose processes keep dying may be the cause, and is not queued again.
+        died: whether its process died. A trial whose processes die repeatedly may be the cause, and is not queued
+            again.
 
     Returns:
-        Whether this process failed it; False if the trial had ended already.
+        Whether this process failed it; False if the trial had already ended.
     """
     known = next(other for other in study.get_trials(deepcopy=False) if other.number == trial.number)
     deaths = int(known.user_attrs.get("deaths", 0)) + died
@@ -111,7 +112,7 @@ def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool =
 
 
 def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -> None:
-    """Queue the design of a failed trial; the new trial stores which ones it repeats."""
+    """Queue the design of a failed trial. The new trial stores the numbers of the trials that it repeats."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     if params:
         before = list(trial.user_attrs.get("retries_of", []))
@@ -120,7 +121,7 @@ def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -
 
 
 def _machine() -> str:
-    """Return a name of the process table that a pid belongs to; every container has its own."""
+    """Return a name of the process table that a pid belongs to. Every container has its own."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -131,7 +132,7 @@ def _machine() -> str:
 def _alive(pid: int) -> bool:
     """Return whether a process exists; a zombie counts as dead."""
     if os.name == "nt":
-        return True  # there is no harmless way to ask; the heartbeat will tell
+        return True  # there is no safe check; the heartbeat decides
     with contextlib.suppress(OSError):
         return (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
