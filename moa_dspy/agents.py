@@ -196,7 +196,7 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
 
 
 def check_model(model: str) -> None:
-    """Raise ConfigurationError if neither DSPy nor LiteLLM can route the model string.
+    """Check that DSPy or LiteLLM can route the model string.
 
     Raises:
         ConfigurationError: if the string is malformed or names an unknown provider.

@@ -391,7 +391,7 @@ class AttentionMoA(dspy.Module):
                 setattr(self, role, _prompt(own, other, first))
 
     def _number_of(self, agent: Agent, position: int, agents: int) -> int | None:
-        """Return the index in this program of ``agent``, the agent at ``position`` of another program with ``agents``."""
+        """Return the index here of ``agent``, which is at ``position`` in another program with ``agents`` agents."""
         for number, slot in enumerate(self._slots):
             if agent is slot.agent or (agent.name is not None and agent.name == slot.name):
                 return number

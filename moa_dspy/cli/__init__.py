@@ -1,7 +1,7 @@
-"""The command line: ``moa-dspy ask``, ``show`` and their like.
+"""The command line: ``moa-dspy ask``, ``show`` and the other commands.
 
-One module per command, which declares its options and imports what does the work only when it runs: ``--help`` loads
-neither DSPy nor a provider's library.
+Each command has a module that declares its options. It imports its implementation only when it runs, so ``--help``
+loads neither DSPy nor a provider's library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the arguments without the program's name; default: those of this process.
+        argv: the arguments without the program's name. Default: those of this process.
 
     Returns:
         The exit code: 0 ok, 1 the work failed, 2 wrong usage, 130 interrupted.

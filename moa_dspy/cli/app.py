@@ -1,4 +1,4 @@
-"""The commands, and how every outcome looks from outside.
+"""The Typer application: register the commands, and turn errors into messages and exit codes.
 
 A failure is one line on standard error and an exit code. A traceback appears only with ``--debug``.
 """
@@ -37,7 +37,7 @@ __all__ = ["app", "run"]
 DEBUG_VARIABLE: Final = "MOA_DSPY_DEBUG"
 _INTERRUPTED: Final = 130
 
-# Arguments of Python in messages of the library, and the options that they are on the command line.
+# Python arguments in messages of the library, and the matching command line options.
 _ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|'[^']*'|[^\s,;:)]*)")
 _OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
 _OPTIONS: Final = {
@@ -54,13 +54,13 @@ _OPTIONS: Final = {
 
 @dataclass
 class _Settings:
-    """Settings of every command."""
+    """Settings shared by all commands."""
 
     debug: bool
 
 
 app = typer.Typer(
-    rich_markup_mode=None,  # rich costs more than a tenth of a second of every --help
+    rich_markup_mode=None,  # rich adds more than a tenth of a second to every --help
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 10_000},
 )
 app.command(short_help="Ask a question.")(ask)
@@ -113,7 +113,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         error("standard output is closed, so the result would be lost; leave it open, or send it to a file")
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # models write any text, encodings hold less
+        sys.stdout.reconfigure(errors="replace")  # models may write characters that the encoding lacks
     group = typer.main.get_command(app)
     arguments = None if argv is None else list(argv)
     try:
@@ -135,7 +135,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _end_at_the_next_interrupt() -> None:
-    """Let another Ctrl-C end the process without a traceback while threads and servers are being stopped."""
+    """Let a second Ctrl-C end the process without a traceback while threads and servers stop."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -158,7 +158,7 @@ def _report(problem: Exception) -> int:
 
 
 def with_options(message: str) -> str:
-    """Return a message of the library with options instead of Python's arguments.
+    """Return a library message with Python arguments replaced by command line options.
 
     ``match='tokens'`` becomes ``--match tokens`` and ``budget usd=0`` becomes ``--max-usd 0``.
     """
@@ -188,7 +188,7 @@ def _option_names() -> set[str]:
 
 
 def _cause(problem: Exception) -> Exception:
-    """Return the cause of a group of concurrent failures: an error raised on purpose, or else the first."""
+    """Return the main error of an exception group: a ``MoAError`` if it has one, else the first error."""
     while isinstance(problem, ExceptionGroup):
         ours, _ = problem.split(MoAError)
         problem = (ours or problem).exceptions[0]
@@ -196,6 +196,6 @@ def _cause(problem: Exception) -> Exception:
 
 
 def _abandon_stdout() -> None:
-    """Let nothing more be written to a pipe whose reader has gone, not even when the interpreter ends."""
+    """Discard all further output to a pipe without a reader, including the flush when the interpreter ends."""
     with suppress(OSError, ValueError):  # standard output is not a file, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What the command line writes, and what it keeps other libraries from writing.
+"""Write the command line's output, and suppress output of other libraries.
 
 Standard output is for the result. Notes, warnings, errors and progress go to standard error, one line each.
 """
@@ -42,19 +42,19 @@ _quiet = False
 
 
 def set_debug(debug: bool) -> None:
-    """Choose whether logs and warnings of libraries are shown."""
+    """Set whether logs and warnings of libraries are shown."""
     global _debug
     _debug = debug
 
 
 def set_quiet(quiet: bool) -> None:
-    """Choose whether notes and warnings are left out."""
+    """Set whether notes and warnings are suppressed."""
     global _quiet
     _quiet = quiet
 
 
 def is_quiet() -> bool:
-    """Return whether notes, warnings and progress are left out."""
+    """Return whether notes, warnings and progress are suppressed."""
     return _quiet
 
 
@@ -63,7 +63,7 @@ def write_result(text: str) -> None:
 
     Raises:
         RunError: if it cannot be written, for example to a full disk.
-        BrokenPipeError: if the reader has gone.
+        BrokenPipeError: if the reader has closed the pipe.
     """
     try:
         print(text, flush=True)
@@ -80,19 +80,19 @@ def error(message: str) -> None:
 
 
 def warning(message: str) -> None:
-    """Write that the result is not complete; not with ``--quiet``."""
+    """Write why the result is incomplete, unless ``--quiet`` is set."""
     if not _quiet:
         _line(f"warning: {message}")
 
 
 def note(message: str) -> None:
-    """Write something that the user should know; not with ``--quiet``."""
+    """Write information for the user, unless ``--quiet`` is set."""
     if not _quiet:
         _line(message)
 
 
 def confirmed() -> bool | None:
-    """Ask whether to go on. Return None if no terminal is there to ask."""
+    """Ask whether to continue. Return None without a terminal."""
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return None
     print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -100,7 +100,7 @@ def confirmed() -> bool | None:
 
 
 def is_terminal(stream: object) -> bool:
-    """Return whether ``stream`` is a terminal that can move its cursor."""
+    """Return whether ``stream`` is a terminal that supports cursor movement."""
     isatty = getattr(stream, "isatty", None)
     return bool(callable(isatty) and isatty()) and os.environ.get("TERM") != "dumb"
 
@@ -111,12 +111,12 @@ def printable(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> Table:
-    """Return rows as a table without lines.
+    """Return rows as a table without borders.
 
     Args:
-        rows: all of the same length.
-        left: the columns that are aligned to the left.
-        header: whether the first row is the head.
+        rows: rows of equal length.
+        left: the columns that are aligned left.
+        header: whether the first row is the header.
     """
     from rich.table import Table
     from rich.text import Text
@@ -135,7 +135,7 @@ def table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: 
 
 
 def table_text(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> str:
-    """Return rows as lines of plain text, as wide as they need to be; see ``table``."""
+    """Return rows as lines of plain text without a width limit; see ``table``."""
     from rich.console import Console
 
     console = Console(width=10_000, color_system=None, force_terminal=False, highlight=False)
@@ -146,10 +146,10 @@ def table_text(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), hea
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep logs and warnings of libraries off standard error, unless ``--debug`` asks for them.
+    """Suppress logs and warnings of libraries, unless ``--debug`` is set.
 
-    LiteLLM and DSPy use their packaged price lists, because fetching newer ones takes seconds. A user's
-    ``LITELLM_LOCAL_MODEL_COST_MAP=False`` lets them fetch.
+    LiteLLM and DSPy use their packaged price lists, because downloading newer ones takes seconds. With
+    ``LITELLM_LOCAL_MODEL_COST_MAP=False`` a user can allow the download.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     if _debug:
@@ -166,7 +166,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _line(text: str) -> None:
-    """Write a line to standard error. A line that cannot be written does not stop the work."""
-    if sys.stderr is not None:  # it is None if it was closed before the start
+    """Write a line to standard error. A failed write does not stop the work."""
+    if sys.stderr is not None:  # None if closed before the start
         with suppress(OSError):
             print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)

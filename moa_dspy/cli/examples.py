@@ -1,4 +1,4 @@
-"""The program, the examples and the metric of a command that runs a program on examples."""
+"""The program, the examples and the metric for commands that run on examples."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _SAMPLES: Final = 5
 
 @dataclass(frozen=True)
 class Job:
-    """What a command runs.
+    """The program, the examples and the metric of a command.
 
     Attributes:
         program: the program.
         devset: the examples and their benchmark.
-        metric: what scores the answers.
+        metric: scores the answers.
         judge: the metric's model, if it needs one.
-        remarks: what the user should know about how the examples will be scored.
+        remarks: notes for the user about the scoring of the examples.
     """
 
     program: AttentionMoA
@@ -62,10 +62,10 @@ class Job:
 
 
 def tuning_job(saved: str | None, program: ProgramOptions, data: DataOptions) -> Job:
-    """Return the job of a command that tunes, compares or profiles a program. All of it has been checked.
+    """Return the checked job of a command that tunes, compares or profiles a program.
 
     Raises:
-        ConfigurationError: if something is missing or does not fit.
+        ConfigurationError: if an option is missing or does not fit.
     """
     if uses_default_agents(program, saved):
         raise ConfigurationError("there is no program; name a saved PROGRAM, or agents with --config or --agent")
@@ -108,7 +108,7 @@ def find_benchmark(data: DataOptions) -> Benchmark:
     """Return the benchmark of ``--benchmark`` or ``--data``.
 
     Raises:
-        ConfigurationError: unless exactly one of them is given, and it exists.
+        ConfigurationError: if not exactly one of them is given, or it does not exist.
     """
     if data.benchmark is not None and data.data is not None:
         raise ConfigurationError("--benchmark and --data are both the examples; leave one of them out")
@@ -124,7 +124,7 @@ def find_judge(data: DataOptions, benchmark: Benchmark) -> dspy.BaseLM | None:
     """Return the judge's LM, or None if the metric needs none.
 
     Raises:
-        ConfigurationError: if a judge is needed and not named, or named and not needed.
+        ConfigurationError: if a judge is needed but not named, or named but not needed.
     """
     if not (benchmark.needs_judge and data.metric is None):
         if data.judge is not None:
@@ -143,10 +143,10 @@ def shaped(
     preset: str | None = None,
     samples: int | None = None,
 ) -> AttentionMoA:
-    """Return a program with the same agents, for the benchmark's task, in the shape of a preset.
+    """Return a program with the same agents, for the benchmark's task, with the architecture of a preset.
 
     Raises:
-        ConfigurationError: if there is no such preset, or ``--signature`` is given for a benchmark, which has its own.
+        ConfigurationError: if the preset is unknown, or ``--signature`` is given for a benchmark, which has its own.
     """
     own_data = isinstance(benchmark, OwnData)
     if signature is not None and not own_data:
@@ -175,10 +175,10 @@ def shaped(
 
 
 def check_reach(job: Job) -> None:
-    """Refuse models without a key or an address, before the first call.
+    """Check that every model has a key and an address, before the first call.
 
     Raises:
-        ConfigurationError: names the environment variable to set.
+        ConfigurationError: if one is missing. The message names the environment variable to set.
     """
     check_keys(job.program)
     check_lms([job.judge], "or name another judge")
@@ -193,15 +193,15 @@ def check_reach(job: Job) -> None:
 
 
 def data_name(data: str | None) -> str:
-    """Return the name of a file without its folders, for records that leave this machine."""
+    """Return a file name without its folders, for records that leave this machine."""
     return Path(data or "").name
 
 
 def _fields(text: str | None) -> Mapping[str, str] | None:
-    """Return the mapping of ``question=prompt,answer=label``. A field alone is a column of the same name.
+    """Return the mapping of ``question=prompt,answer=label``. A field alone maps to the column of the same name.
 
     Raises:
-        ConfigurationError: if it is not of that form.
+        ConfigurationError: if the text has another form.
     """
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""The files that a command writes, checked before anything is paid for."""
+"""Check the output files of a command before any cost occurs, and write them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ __all__ = ["check_new_files", "check_place", "check_writable_file", "write_file"
 
 
 def check_place(path: str | None, option: str) -> None:
-    """Refuse a path that is a folder or lies in no folder.
+    """Check that the path can be a file: it is not a folder, and its folder exists.
 
     Raises:
-        ConfigurationError: names the option.
+        ConfigurationError: if the path is a folder, or its folder does not exist. The message names the option.
     """
     if path is not None and (Path(path).is_dir() or not Path(path).resolve().parent.is_dir()):
         raise ConfigurationError(f"{option} {path}: it is a folder, or its folder does not exist")
 
 
 def check_new_files(files: Mapping[str, str | None], *, force: bool) -> None:
-    """Refuse files that cannot be written, are the same, or exist.
+    """Check that the paths are new, different files.
 
     Args:
         files: the paths, by option.
-        force: whether files that exist may be replaced.
+        force: whether existing files may be replaced.
 
     Raises:
-        ConfigurationError: names the option.
+        ConfigurationError: if two paths are the same, a path cannot be a file, or a file exists without ``force``. The
+            message names the option.
     """
     wanted = {option: path for option, path in files.items() if path is not None}
     resolved = [Path(path).resolve() for path in wanted.values()]
@@ -42,10 +43,10 @@ def check_new_files(files: Mapping[str, str | None], *, force: bool) -> None:
 
 
 def check_writable_file(path: str | None, option: str) -> None:
-    """Refuse a file that cannot be written, by trying.
+    """Check that the file can be written, by trying.
 
     Raises:
-        ConfigurationError: names the option and the system's reason.
+        ConfigurationError: if it cannot. The message names the option and the system's reason.
     """
     if path is None:
         return
@@ -56,7 +57,7 @@ def check_writable_file(path: str | None, option: str) -> None:
 
 
 def write_file(path: str | None, text: str) -> None:
-    """Write a file in one step, so that it is replaced completely or not at all. Do nothing without a path.
+    """Write a file atomically. Do nothing without a path.
 
     Raises:
         RunError: if it cannot be written.

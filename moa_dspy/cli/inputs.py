@@ -27,13 +27,13 @@ def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str
 
     Args:
         task: the task.
-        question: the argument; ``-`` reads standard input. It is the value of the one field without ``--input``, or of
+        question: the argument; ``-`` reads standard input. It is the value of the only field without ``--input``, or of
             ``question`` if there are several.
         pairs: the ``NAME=VALUE`` options.
 
     Raises:
-        InputError: if a name is unknown or given twice, a value does not fit its field or is missing, there is no
-            question, or no field for it.
+        InputError: if a name is unknown or repeated, a value is missing or does not fit its field, or the question or
+            its field is missing.
     """
     texts = _split(task, pairs)
     if question is not None:
@@ -105,7 +105,7 @@ def _parsed(name: str, text: str, field: FieldInfo) -> Any:
 
 
 def _as_json_or_text(adapter: pydantic.TypeAdapter[Any], text: str) -> Any:
-    """Return the value of JSON, or of text that fits as it is, such as a date or one of several words."""
+    """Return the value of JSON, or of plain text that fits the type, such as a date or a choice."""
     try:
         return adapter.validate_json(text)
     except pydantic.ValidationError:

@@ -1,6 +1,6 @@
-"""The options of the command line, each declared once, in groups that commands share.
+"""The command line options, each declared once, in groups that commands share.
 
-A command takes a group as one parameter; ``command`` shows Typer the group's fields as parameters of their own.
+A command takes a group as one parameter. ``command`` passes the group's fields to Typer as separate parameters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files t
 
 @dataclass(frozen=True)
 class ProgramOptions:
-    """The program, if it is not a saved one, or what a configuration adds to a saved one."""
+    """The program's architecture, or the configuration for a saved program."""
 
     config: Annotated[
         str | None,
@@ -86,7 +86,7 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The examples that a program is run on, and what scores its answers."""
+    """The examples of a command, and their scoring."""
 
     benchmark: Annotated[
         str | None, typer.Option(metavar="NAME", help="The examples: a benchmark, or package.module:Class.")
@@ -115,13 +115,13 @@ class DataOptions:
 
     @property
     def source(self) -> str | None:
-        """Return the benchmark or the data, whichever is given."""
+        """Return the benchmark or the data."""
         return self.data if self.benchmark is None else self.benchmark
 
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """The most that a command may spend."""
+    """Limits on what a command may spend."""
 
     max_calls: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit of LM calls.")] = None
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit of tokens.")] = None
@@ -129,7 +129,7 @@ class BudgetOptions:
     max_seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="Limit of wall time.")] = None
 
     def budget(self) -> Budget | None:
-        """Return the budget, or None if there is no limit.
+        """Return the budget, or None without any limit.
 
         Raises:
             ConfigurationError: if a limit is too small.
@@ -137,22 +137,23 @@ class BudgetOptions:
         limits = (self.max_calls, self.max_tokens, self.max_usd, self.max_seconds)
         if limits == (None, None, None, None):
             return None
-        from moa_dspy.cost.budget import Budget  # loads DSPy, which --help does not need
+        from moa_dspy.cost.budget import Budget  # imports DSPy, which --help does not need
 
         return Budget(*limits)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a program is run on many examples."""
+    """How a program runs on many examples."""
 
     concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Examples that run at once.")] = 8
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return ``function`` as a command of Typer.
+    """Return ``function`` as a Typer command.
 
-    The fields of option groups become its own parameters, and ``--quiet`` is added. Libraries are silent while it runs.
+    The fields of option groups become separate parameters, and ``--quiet`` is added. Libraries are silent while it
+    runs.
     """
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Any], list[str]]] = {}

@@ -1,4 +1,4 @@
-"""The program that the options describe, and whether its models can be reached."""
+"""Build the program from the options, and check that its models have keys."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ DEFAULT_AGENTS: Final = tuple(
     AgentConfig(model="local", temperature=temperature, max_tokens=128, options={"frequency_penalty": 0.5})
     for temperature in (0.0, 0.4, 0.8)
 )
-"""The agents if none is named: three samples of the embedded model.
+"""The default agents: three samples of the embedded model.
 
-So small a model often repeats itself. The penalty and the limit keep that short.
+A model of this size often repeats itself. The penalty and the limit shorten such output.
 """
 
-# A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is one.
+# A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is split off.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
 
-# Providers for which a key is the only credential. Clouds find an identity in several ways.
+# Providers that accept only a key as credential. Cloud platforms have several kinds of credentials.
 _KEY_POLICIES: Final = ("key", "oauth-unless-explicit")
 
 
 def build_program(options: ProgramOptions, saved: str | None) -> AttentionMoA:
-    """Return the program: from a saved one, a configuration, options alone, or with the default agents.
+    """Return the program: from a saved file, a configuration, the options alone, or with the default agents.
+
+    No LM is called.
 
     Raises:
-        ConfigurationError: if something does not fit. Nothing has been called.
+        ConfigurationError: if an option does not fit.
     """
     config = None if options.config is None else load_config(options.config)
     if saved is not None:
@@ -74,7 +76,7 @@ def uses_default_agents(options: ProgramOptions, saved: str | None) -> bool:
 
 
 def note_default_agents(options: ProgramOptions, saved: str | None, doing: str) -> None:
-    """Write that the embedded model is used, if no agent is named."""
+    """Write a note that the embedded model is used, if no agent is named."""
     if uses_default_agents(options, saved):
         note(f"no agent is named: {doing} three on the embedded model 'local'; --agent names others")
 
@@ -83,11 +85,11 @@ def model_named(text: str, option: str) -> AgentConfig:
     """Return the agent of ``model`` or ``model@temperature``.
 
     Args:
-        text: what the user wrote.
+        text: the user's text.
         option: the option, for the message.
 
     Raises:
-        ConfigurationError: if there is no model, or the temperature is out of range.
+        ConfigurationError: if the model is missing, or the temperature is out of range.
     """
     match = _WITH_TEMPERATURE.fullmatch(text)
     model, temperature = (match["model"], float(match["temperature"])) if match else (text, None)
@@ -100,10 +102,11 @@ def model_named(text: str, option: str) -> AgentConfig:
 
 
 def check_keys(program: AttentionMoA) -> None:
-    """Refuse a program if an agent has no model, or no key for its model.
+    """Check that every agent has a model and a key for it.
 
     Raises:
-        ConfigurationError: names the model and the environment variable that should hold the key.
+        ConfigurationError: if one is missing. The message names the agent, or the model and the environment variable
+            for its key.
     """
     agents = dict(zip((spec.name for spec in program.architecture.agents), program.agents, strict=True))
     if program.aggregator is not None:
@@ -117,10 +120,10 @@ def check_keys(program: AttentionMoA) -> None:
 
 
 def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -> None:
-    """Refuse models without a key.
+    """Check that every model has a key.
 
     Raises:
-        ConfigurationError: names each model and the environment variable that should hold its key.
+        ConfigurationError: if a key is missing. The message names the models and the environment variables.
     """
     needs: dict[str, str] = {}
     for lm in lms:
@@ -141,7 +144,7 @@ def _refuse_shape_of_saved(options: ProgramOptions) -> None:
 
 
 def _overridden(config: Config, options: ProgramOptions) -> Config:
-    """Return the configuration with the values of the options."""
+    """Return the configuration, overridden by the options."""
     agents = tuple(model_named(text, "--agent") for text in options.agent or ()) or None
     aggregator = None if options.aggregator is None else model_named(options.aggregator, "--aggregator")
     shape: dict[str, Any] = {"layers": options.layers, "attention": _attention(options.attention)}
@@ -168,7 +171,7 @@ def _from_file(path: str, config: Config | None) -> AttentionMoA:
 
 
 def _connections(path: str, config: Config) -> dict[str, dspy.BaseLM]:
-    """Return the LM of every agent of the saved program that the configuration also names, by name or else by model."""
+    """Return the LMs of the saved agents that the configuration also names, matched by name, else by model."""
     specs = _specs(path)
     pairs = [(spec, _match(spec, config)) for spec in specs]
     lms = {spec.name: agent.lm_for(spec) for spec, agent in pairs if agent is not None}
@@ -193,7 +196,7 @@ def _specs(path: str) -> list[AgentSpec]:
 
 
 def _missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
-    """Return the variables of which one should hold the LM's key; none if it has a key or needs none."""
+    """Return the environment variables that may hold the LM's missing key; empty if no key is missing."""
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.kwargs.get("api_key"):
         return ()
     provider, has_key = native_route(lm)
@@ -205,7 +208,7 @@ def _missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
 
 @contextmanager
 def _blank_is_unset() -> Iterator[None]:
-    """Take away the variables that hold only spaces: no key is one of them."""
+    """Unset environment variables that hold only spaces within the block, because they are not keys."""
     blank = {name: value for name, value in os.environ.items() if not value.strip()}
     for name in blank:
         del os.environ[name]
@@ -216,8 +219,8 @@ def _blank_is_unset() -> Iterator[None]:
 
 
 def _missing_in_litellm(lm: dspy.LM) -> tuple[str, ...]:
-    """Ask LiteLLM. It names one variable where it reads several, so any key of that provider counts."""
-    import litellm  # takes seconds to load
+    """Return LiteLLM's missing key variables. It names one of several, so any key of the provider counts."""
+    import litellm  # takes seconds to import
 
     missing = litellm.validate_environment(lm.model, api_base=lm.kwargs.get("api_base"))["missing_keys"]
     keys = tuple(name for name in missing if name.endswith("_API_KEY"))

@@ -1,1 +1,1 @@
-"""What calls cost, and what may be spent."""
+"""Usage, prices and budgets of calls."""

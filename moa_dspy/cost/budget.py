@@ -1,4 +1,4 @@
-"""Budgets: what may be spent, and the guard that lets work start only if the budget has room for it.
+"""Budgets: limits on spending, and the guard that starts work only if the budget covers it.
 
 ::
 
@@ -28,21 +28,21 @@ _POLL_SECONDS: Final = 0.02
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a run, an evaluation or an optimization may spend. None leaves a measure unlimited.
+    """Limits on what a run, an evaluation or an optimization may spend. None means unlimited.
 
-    No call is started that would exceed ``calls`` (retries count). ``tokens`` and ``usd`` are known only after a call,
-    so only calls under way can exceed them. At ``seconds`` calls under way are cancelled. A run that reaches its budget
-    still answers, from what it has, and reports ``stopped_by="budget"``.
+    No call starts that would exceed ``calls`` (retries count). ``tokens`` and ``usd`` are known only after a call, so
+    only running calls can exceed them. At ``seconds`` running calls are cancelled. A run that reaches its budget still
+    answers from what it has, and reports ``stopped_by="budget"``.
 
     Args:
-        calls: paid LM calls, at least 1. Calls that the response cache answers count only while they are under way.
+        calls: paid LM calls, at least 1. Calls answered by the response cache count only while they run.
         tokens: prompt plus completion tokens, above 0.
         usd: dollars, above 0. A run is refused if the price of one of its models is unknown. Models on this machine
             cost nothing.
         seconds: wall time, above 0.
 
     Raises:
-        ConfigurationError: if a limit is not a number, or too small for a single proposal.
+        ConfigurationError: if a limit is not a number, or does not cover one proposal.
     """
 
     calls: int | None = None
@@ -66,7 +66,7 @@ class Budget:
         """Return ``value`` if it is a budget, and an unlimited budget for None.
 
         Raises:
-            ConfigurationError: if it is something else.
+            ConfigurationError: if it has another type.
         """
         if value is None:
             return cls()
@@ -75,7 +75,7 @@ class Budget:
         return value
 
     def within(self, other: Budget | None) -> Self:
-        """Return the budget that keeps to both this one and ``other``.
+        """Return the budget with the lower of both limits for each measure.
 
         Raises:
             ConfigurationError: if ``other`` is not a budget.
@@ -92,7 +92,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Amounts:
-    """An amount of each measure of a budget; infinite for an unlimited one."""
+    """An amount of each measure of a budget; infinite if unlimited."""
 
     calls: float = 0.0
     tokens: float = 0.0
@@ -129,27 +129,27 @@ NOTHING: Final = Amounts()
 
 
 class Meter(Protocol):
-    """What counts usage while it happens; ``cost.meter.UsageMeter`` does."""
+    """Counts usage as it happens, as ``cost.meter.UsageMeter`` does."""
 
     reading: Reading
 
 
 class BudgetGuard:
-    """Decides whether work may start, on any number of threads.
+    """Decide whether work may start, on any number of threads.
 
-    Work reserves its calls before it starts and settles when it has ended. What it used is either told by ``settle``,
-    or counted by a meter while it happens.
+    Work reserves its calls before it starts and settles when it ends. Its usage is either passed to ``settle`` or
+    counted by a meter as it happens.
 
     Args:
         budget: the limits; None for no limits.
-        meter: counts what is spent, from now on. Without one, only what ``settle`` is told counts.
-        clock: seconds; the budget's time begins now.
-        parent: a guard that has to admit everything as well.
+        meter: counts the spending from now on. Without it, only usage passed to ``settle`` counts.
+        clock: returns seconds; the budget's time starts now.
+        parent: a guard that must also admit all work.
 
     Attributes:
         budget: the limits.
-        largest: the most that one piece of work has used, by measure.
-        under_way: how many pieces of work have been reserved and not settled.
+        largest: the highest usage of one piece of work, by measure.
+        under_way: number of reservations not yet settled.
     """
 
     def __init__(
@@ -172,12 +172,12 @@ class BudgetGuard:
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return the guard itself: copies of a program spend from one budget."""
+        """Return the guard itself, so that copies of a program share one budget."""
         return self
 
     @property
     def seconds(self) -> float:
-        """Return the seconds since the budget's time began."""
+        """Return the seconds since the guard was created."""
         return self._clock() - self._began
 
     @property
@@ -187,14 +187,14 @@ class BudgetGuard:
 
     @property
     def spent(self) -> Amounts:
-        """Return what has been spent. Seconds are wall time."""
+        """Return the spending so far. Seconds are wall time."""
         with self._lock:
             spent = self._settled + self._metered() - self._before
         return dataclasses.replace(spent, seconds=self.seconds)
 
     @property
     def left(self) -> Amounts:
-        """Return what remains; reserved calls are taken off. Without a limit a measure is infinite."""
+        """Return what remains, minus reserved calls. Measures without a limit are infinite."""
         budget, spent = self.budget, self.spent
         return Amounts(
             math.inf if budget.calls is None else budget.calls - spent.calls - self._reserved_calls,
@@ -205,7 +205,7 @@ class BudgetGuard:
 
     @property
     def mean(self) -> Amounts:
-        """Return what answered work has used on average; nothing before the first answer."""
+        """Return the mean usage of answered work, or zero before the first answer."""
         with self._lock:
             return self._answered_total * (1 / self._answered) if self._answered else NOTHING
 
@@ -221,16 +221,15 @@ class BudgetGuard:
         )
 
     def reserve(self, calls: int = 1, *, own: Amounts = NOTHING, keep: Amounts = NOTHING) -> bool:
-        """Reserve calls for work that is about to start; ``settle`` ends the reservation.
+        """Reserve calls for work that is about to start. ``settle`` ends the reservation.
 
         Args:
-            calls: the most paid calls that the work makes.
-            own: tokens and dollars that the work is expected to use. They have to fit.
-            keep: what has to remain for other work, besides the calls reserved so far. Something has to be left
-                beyond it.
+            calls: the maximum number of paid calls of the work.
+            own: expected tokens and dollars of the work. They must fit.
+            keep: amounts to leave for other work, besides the calls already reserved. More than this must remain.
 
         Returns:
-            Whether the budget has room. If not, nothing is reserved.
+            Whether the budget covers the work. If not, nothing is reserved.
         """
         with self._lock:
             if not self.has_room(calls, own=own, keep=keep):
@@ -245,8 +244,8 @@ class BudgetGuard:
         """End a reservation.
 
         Args:
-            used: what the work used. If a meter counts it, this is only remembered as the size of one piece of work.
-            calls: the calls that were reserved for it.
+            used: usage of the work. With a meter, it only updates the size of one piece of work.
+            calls: the calls that were reserved.
         """
         with self._lock:
             self._reserved_calls -= calls
@@ -256,10 +255,10 @@ class BudgetGuard:
                 self._parent.settle(used, calls=calls)
 
     def spend(self, used: Usage | Amounts | None, *, pass_on: bool = True) -> None:
-        """Count what was used without a reservation, such as the items of an earlier start.
+        """Count usage without a reservation, such as items of an earlier, resumed run.
 
         Args:
-            used: what was used.
+            used: the usage.
             pass_on: whether the parent counts it, too.
         """
         if used is None:
@@ -267,9 +266,7 @@ class BudgetGuard:
         amounts = used if isinstance(used, Amounts) else Amounts.of(used)
         with self._lock:
             self.largest = self.largest.largest(amounts)
-            if (
-                amounts.seconds
-            ):  # it gave an answer; a call that failed says nothing about the size of one that does not
+            if amounts.seconds:  # only answered calls show the size of a call
                 self._answered += 1
             self._answered_total += amounts
             if self._meter is None:
@@ -279,10 +276,10 @@ class BudgetGuard:
 
     @asynccontextmanager
     async def admit(self, calls: int) -> AsyncIterator[None]:
-        """Wait until the budget has room for a run of at most ``calls`` calls, and hold it for the block.
+        """Wait until the budget covers a run of at most ``calls`` calls, and reserve them for the block.
 
         Raises:
-            BudgetExhaustedError: if there is no room, and no work is under way whose end could make some.
+            BudgetExhaustedError: if the budget does not cover them and no running work could release calls.
         """
         while not self.reserve(calls):
             if not self.is_busy:
@@ -294,10 +291,10 @@ class BudgetGuard:
             self.settle(calls=calls)
 
     def share(self, part: float = 1.0) -> BudgetGuard:
-        """Return the guard of a part of what is left. What it spends counts here, too.
+        """Return a guard for a part of what is left. Its spending counts here, too.
 
         Args:
-            part: above 0, at most 1.
+            part: share of what is left, above 0, at most 1.
 
         Raises:
             BudgetExhaustedError: if nothing is left.
@@ -315,7 +312,7 @@ class BudgetGuard:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether work is under way whose end could make room."""
+        """Return whether running work could still release calls."""
         return self.under_way > 0 or (self._parent is not None and self._parent.is_busy)
 
     def _metered(self) -> Amounts:
@@ -326,5 +323,5 @@ class BudgetGuard:
 
 
 def _fits(limit: float | None, spent: float, own: float) -> bool:
-    """Return whether something is left beyond ``spent``, and there is room for ``own``."""
+    """Return whether the limit is above ``spent`` and also covers ``own``."""
     return limit is None or (spent < limit and spent + own <= limit)

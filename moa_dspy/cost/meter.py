@@ -1,4 +1,4 @@
-"""What listens to DSPy's calls: the usage meter, and the callback that keeps DSPy's own optimizers within a budget."""
+"""Listeners to DSPy's calls: the usage meter, and the callback that keeps DSPy's own optimizers within a budget."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _DRAIN_SECONDS: Final = 30.0
 
 
 class UsageMeter(UsageTracker):
-    """Sums what LM calls use, on any number of threads.
+    """Sum the usage of LM calls, on any number of threads.
 
     DSPy reports a paid call to the usage tracker. Right after that, on the same thread, it appends the call's history
-    entry, which has the price, to the histories of the calling modules. A history entry without such a report was
-    answered from the response cache. The meter therefore stands in both places, see ``metered``.
+    entry, which has the price, to the histories of the calling modules. A history entry without a report comes from
+    the response cache. So the meter acts as both tracker and module, see ``metered``.
 
     DSPy's parallel threads deep-copy the usage tracker. A copy of a meter is the meter itself.
 
     Args:
-        outer: the caller's usage tracker. Every report is passed on to it.
-        free: names of models that cost nothing, besides those that run on this machine.
-        on_paid: called with the usage so far at every paid call, on the thread that makes the call. The price of that
-            call follows.
+        outer: the caller's usage tracker. It receives every report, too.
+        free: names of models that cost nothing, besides those on this machine.
+        on_paid: called with the usage so far at every paid call, on the thread of the call and before its price is
+            known.
 
     Attributes:
-        history: takes DSPy's history entries; it keeps none.
+        history: receives DSPy's history entries without storing them.
         truncated: whether the last reply ended at the model's ``max_tokens``.
-        reading: the sums that a budget needs. They cost less than ``usage``.
+        reading: the sums that a budget needs. They are cheaper to read than ``usage``.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class UsageMeter(UsageTracker):
 
     @property
     def usage(self) -> Usage:
-        """Return the usage so far, with the seconds since the meter was made."""
+        """Return the usage so far, with the seconds since the meter was created."""
         with self._lock:
-            return Usage.model_construct(  # a run asks for this after every step
+            return Usage.model_construct(  # without validation: a run reads this after every step
                 calls=self._paid + self._cached,
                 cached_calls=self._cached,
                 tokens=Tokens(prompt=self._prompt, cached=self._provider_cached, completion=self._completion),
@@ -87,7 +87,7 @@ class UsageMeter(UsageTracker):
 
     @property
     def saved(self) -> Usage:
-        """Return what the cached calls used when they were made; dollars are None if a price is unknown."""
+        """Return the original usage of the cached calls. Dollars are None if a price is unknown."""
         return self._saved
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
@@ -107,10 +107,10 @@ class UsageMeter(UsageTracker):
             self._on_paid(self.usage)
 
     def add_entry(self, entry: Mapping[str, Any]) -> None:
-        """Add the price of the call that was just reported, or count a cached call (called by DSPy)."""
+        """Add the price of the call just reported, or count a cached call (called by DSPy)."""
         reported, self._reported.call = getattr(self._reported, "call", None), None
         model, usage = reported or (str(entry.get("model")), None)
-        # Of a call that failed after its report there is no entry. The next entry may be of a cached call.
+        # A call that failed after its report has no entry. The next entry may belong to a cached call.
         paid = reported is not None and entry.get("usage", usage) == usage
         response, cost = entry.get("response"), entry.get("cost")
         self.truncated = getattr(response, "finish_reason", None) == "length"
@@ -121,14 +121,14 @@ class UsageMeter(UsageTracker):
                 self._read()
                 self._saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=0.0 if free else cost)
                 return
-            self._paid += len(response) - 1 if isinstance(response, tuple) else 0  # one request for each completion
+            self._paid += len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
             if cost is not None and not free:
                 self._usd += cost
                 self._unpriced -= 1
             self._read()
 
     def add(self, used: Usage) -> None:
-        """Count what DSPy does not report: a call, or tokens and dollars that are missing of a call."""
+        """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""
         with self._lock:
             self._paid += used.paid_calls
             self._prompt += used.tokens.prompt
@@ -140,7 +140,7 @@ class UsageMeter(UsageTracker):
             self._read()
 
     def set_price(self, usd: float, calls: int) -> None:
-        """Price the last ``calls`` calls, whose price DSPy does not know, at ``usd`` together."""
+        """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
         with self._lock:
             self._usd += usd
             self._unpriced -= calls
@@ -155,7 +155,7 @@ class UsageMeter(UsageTracker):
 
 
 class _History(list[dict[str, Any]]):
-    """Stands where DSPy expects the history of a calling module, and keeps nothing."""
+    """Replaces the history of a calling module. It passes entries to the meter and stores nothing."""
 
     def __init__(self, meter: UsageMeter) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def metered(lms: Collection[dspy.BaseLM] = (), on_paid: Callable[[Usage], None] 
     """Measure the LM calls made within the block, on all threads and tasks that inherit its context.
 
     Args:
-        lms: models that may be called; the meter looks for those among them that cost nothing.
+        lms: models that may be called. Those on this machine count as free.
         on_paid: see ``UsageMeter``.
     """
     settings = dspy.settings
@@ -180,9 +180,9 @@ def metered(lms: Collection[dspy.BaseLM] = (), on_paid: Callable[[Usage], None] 
 
 
 class BudgetCallback(BaseCallback):
-    """Reserves each LM call from a budget, whoever makes it: an agent, or a model that writes prompts.
+    """Reserve every LM call from a budget, including calls of models that write prompts.
 
-    The guard needs a meter, since DSPy does not tell a callback what a call used.
+    The guard needs a meter, because DSPy does not pass a call's usage to a callback.
 
     Args:
         guard: the budget.
@@ -195,10 +195,10 @@ class BudgetCallback(BaseCallback):
         self._changed = threading.Condition()
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Reserve a call (called by DSPy). A call for several completions counts as that many.
+        """Reserve a call (called by DSPy). A call for n completions counts as n.
 
         Raises:
-            BudgetInterruptError: if the budget has no room for it.
+            BudgetInterruptError: if the budget does not cover it.
         """
         options = {**getattr(instance, "kwargs", {}), **inputs.get("kwargs", {})}
         calls = options.get("n") or 1
@@ -217,7 +217,7 @@ class BudgetCallback(BaseCallback):
             self._changed.notify_all()
 
     def drain(self, seconds: float = _DRAIN_SECONDS) -> None:
-        """Wait until the calls under way have ended, so that their usage is counted; at most ``seconds``."""
+        """Wait at most ``seconds`` for running calls to end, so that their usage is counted."""
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, seconds)
 
@@ -228,7 +228,7 @@ def is_free(lm: Any) -> bool:
 
 
 def tokens_of(usage: Mapping[str, Any]) -> Tokens:
-    """Return the tokens in a usage report of a provider; a count that is no number is 0."""
+    """Return the tokens in a provider's usage report. An invalid count is 0."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
     return Tokens(
@@ -252,7 +252,7 @@ _is_local = functools.lru_cache(maxsize=256)(is_local)
 
 
 def _tokens_when_made(entry: Mapping[str, Any], model: str) -> Tokens:
-    """Return what a cached call used when it was made; a guess from the texts if its cache entry does not say."""
+    """Return the original usage of a cached call, estimated from its texts if the entry does not contain it."""
     response = entry.get("response")
     responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
     if all(isinstance(one, Response) for one in responses):

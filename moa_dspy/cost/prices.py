@@ -1,4 +1,4 @@
-"""What models charge: what DSPy would record for a call, or else the price in LiteLLM's list."""
+"""Prices of models: DSPy's own price for a call, or else the price in LiteLLM's list."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _MILLION: Final = 1_000_000
 _OFFLINE_VARIABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 _lock = threading.Lock()
-_values_before: list[str | None] = []  # of the variable: one for each use under way; the first is the user's own
+_values_before: list[str | None] = []  # of the variable, one per active use; the first is the user's own
 
 
 class ModelPrice(pydantic.BaseModel):
-    """What a model costs.
+    """The price of a model.
 
     Attributes:
-        input: dollars for a million prompt tokens.
-        output: dollars for a million completion tokens.
-        source: ``dspy`` (DSPy's copy of LiteLLM's list, from which a run's cost is recorded), ``litellm`` (the list of
-            the installed LiteLLM) or ``free`` (the model runs on this machine).
+        input: dollars per million prompt tokens.
+        output: dollars per million completion tokens.
+        source: ``dspy`` (DSPy's copy of LiteLLM's list, which prices recorded calls), ``litellm`` (the list of the
+            installed LiteLLM) or ``free`` (the model runs on this machine).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -55,18 +55,18 @@ class PriceTable:
         self._rates: dict[str, _Rates] = {}
 
     def price(self, lm: dspy.BaseLM) -> ModelPrice | None:
-        """Return the price of ``lm``'s model, or None if it is not known."""
+        """Return the price of ``lm``'s model, or None if it is unknown."""
         return self._rates_of(lm).price
 
     def cost(self, lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
-        """Return the dollars of a call with so many tokens, or None if the price is not known."""
+        """Return the dollars of a call with these tokens, or None if the price is unknown."""
         return self._rates_of(lm).cost(prompt, completion)
 
     def price_of(self, model: str) -> ModelPrice | None:
         """Return the price of a model that was looked up before.
 
         Raises:
-            KeyError: if it was not.
+            KeyError: if it was not looked up.
         """
         return self._rates[model].price
 
@@ -78,14 +78,14 @@ class PriceTable:
 
 @dataclass(frozen=True)
 class _Rates:
-    """How the cost of a call is computed, and from which list."""
+    """The function that computes the cost of a call, and its source."""
 
     source: Source
     cost: Callable[[int, int], float | None]
 
     @functools.cached_property
     def price(self) -> ModelPrice | None:
-        """Return the price of a million tokens, at the rates of a short prompt."""
+        """Return the price per million tokens, at the rates for a short prompt."""
         thousand = [self.cost(1000, 0), self.cost(0, 1000)]
         prompt, completion = (None if dollars is None else dollars * _MILLION / 1000 for dollars in thousand)
         if prompt is None or completion is None:
@@ -101,7 +101,7 @@ def _rates_of(lm: dspy.BaseLM) -> _Rates:
 
 
 def _listed_cost(model: str) -> Callable[[int, int], float | None]:
-    """Return how LiteLLM's list prices a call of ``model``: by both of its rates, or not at all."""
+    """Return a function for the cost of a call by LiteLLM's list. It returns None unless both rates are listed."""
     prices = price_list()
     provider, _, rest = model.partition("/")
     entry = prices.get(model)
@@ -115,7 +115,7 @@ def _listed_cost(model: str) -> Callable[[int, int], float | None]:
 
 
 def price_list() -> Mapping[str, Mapping[str, Any]]:
-    """Return LiteLLM's list of models: the one in use if LiteLLM is loaded, else its packaged copy.
+    """Return LiteLLM's model list: the one in use if LiteLLM is loaded, else its packaged copy.
 
     A user may have added models to the one in use.
     """
@@ -147,12 +147,12 @@ def litellm_folder() -> Path | None:
 
 @contextlib.contextmanager
 def offline_prices(*, unless_set: bool = False) -> Iterator[None]:
-    """Let LiteLLM and DSPy load their packaged price lists.
+    """Make LiteLLM and DSPy load their packaged price lists within the block.
 
-    They would fetch newer ones. Without a network that takes up to ten seconds.
+    Otherwise they download newer ones, which takes up to ten seconds without a network.
 
     Args:
-        unless_set: whether a value that the user gave the environment variable stays.
+        unless_set: whether to keep a value of the environment variable that the user set.
     """
     with _lock:
         _values_before.append(os.environ.get(_OFFLINE_VARIABLE))
@@ -163,7 +163,7 @@ def offline_prices(*, unless_set: bool = False) -> Iterator[None]:
     finally:
         with _lock:
             users = _values_before[0]
-            _values_before.pop()  # any of them: all but the first only count
+            _values_before.pop()  # any entry: only the first one's value matters
             if not _values_before and users is None:
                 os.environ.pop(_OFFLINE_VARIABLE, None)
             elif not _values_before and users is not None:

@@ -1,6 +1,6 @@
-"""Token counts as LiteLLM's counter gives them, with the tokenizers it packages; without loading LiteLLM or a network.
+"""Count tokens as LiteLLM does, with its packaged tokenizers, but without loading LiteLLM and without a network.
 
-LiteLLM would fetch tokenizers of some models, such as Llama's. Those are counted with a stand-in.
+LiteLLM downloads tokenizers of some models, such as Llama's. Here another tokenizer replaces those.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["WORD", "Counter", "TokenCounter", "estimate_tokens"]
 Counter: TypeAlias = Literal["tiktoken", "anthropic", "stand-in", "characters"]
 """How the tokens of a model are counted."""
 
-WORD: Final = "the"  # one token in every tokenizer, and with its space four characters, as English has for a token
+WORD: Final = "the"  # one token in every tokenizer; with its space four characters, the average of an English token
 
 _CHARACTERS_PER_TOKEN: Final = 4
-_TOKENS_PER_FILE: Final = 250  # LiteLLM's number for an image
+_TOKENS_PER_FILE: Final = 250  # LiteLLM's value for an image
 _TOKENS_PER_MESSAGE: Final = 3
 _TOKENS_BEFORE_REPLY: Final = 3
 _CHUNK: Final = 1024  # characters encoded at once: tiktoken is quadratic in a run of one character
-# Names of the files in LiteLLM's folder of tokenizers: tiktoken calls a cached file by the hash of its address.
+# File names in LiteLLM's folder of tokenizers. tiktoken names a cached file by the hash of its address.
 _ENCODING_FILES: Final = {
     "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
     "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
@@ -37,16 +37,16 @@ _lock = threading.Lock()
 
 
 class TokenCounter:
-    """Counts tokens of texts and messages, each once."""
+    """Count tokens of texts and messages. Each text is counted once."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
 
     def count(self, model: str, content: str | Sequence[Mapping[str, Any]]) -> int:
-        """Return the tokens of a text, or of messages with what a provider puts around them.
+        """Return the tokens of a text, or of messages including the provider's framing.
 
         Args:
-            model: its name, with its provider or without.
+            model: the model's name, with or without its provider.
             content: a text, or messages in OpenAI's format. Images and other files count as 250 tokens each.
         """
         if isinstance(content, str):
@@ -80,7 +80,7 @@ class TokenCounter:
 
 
 def estimate_tokens(content: str | Sequence[Mapping[str, Any]]) -> int:
-    """Return about how many tokens a text or messages have: one for four characters, 250 for an image or a file."""
+    """Return a rough token count: four characters are one token, an image or a file is 250."""
     if isinstance(content, str):
         return math.ceil(len(content) / _CHARACTERS_PER_TOKEN)
     return sum(_estimate_part(part) for message in content for part in _parts(message.get("content")))
@@ -97,7 +97,7 @@ def _estimate_part(part: Any) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _tokenizer(model: str) -> tuple[Counter, Callable[[str], int]]:
-    """Return how the tokens of ``model`` are counted, and the function that counts those of a text."""
+    """Return the kind of counter for ``model``, and the function that counts a text."""
     name = model.rpartition("/")[2]
     provider = price_list().get(name, {}).get("litellm_provider")
     anthropic = _anthropic_counter() if provider == "anthropic" and "claude-3" not in name else None
@@ -111,7 +111,7 @@ def _tokenizer(model: str) -> tuple[Counter, Callable[[str], int]]:
 
 
 def _encoding_name(name: str, *, listed: bool) -> str | None:
-    """Return the encoding of a model, as LiteLLM chooses it; None if tiktoken is not installed."""
+    """Return the encoding that LiteLLM chooses for a model, or None if tiktoken is not installed."""
     try:
         import tiktoken
     except ImportError:
@@ -127,14 +127,14 @@ def _encoding_name(name: str, *, listed: bool) -> str | None:
 
 @functools.cache
 def _tiktoken_counter(encoding_name: str) -> Callable[[str], int] | None:
-    """Return the counter of an encoding; None if its file is not there, since tiktoken would then fetch it."""
+    """Return the counter of an encoding, or None if its file is missing, because tiktoken would download it."""
     import tiktoken
 
     chosen = os.environ.get("CUSTOM_TIKTOKEN_CACHE_DIR")  # LiteLLM's variable
     folder = Path(chosen) if chosen else _packaged_tokenizers()
     if folder is None or not (folder / _ENCODING_FILES[encoding_name]).is_file():
         return None
-    with _lock:  # tiktoken is told by the environment where its files are
+    with _lock:  # tiktoken reads the folder from the environment
         before = os.environ.get("TIKTOKEN_CACHE_DIR")
         os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
         try:
@@ -154,7 +154,7 @@ def _tiktoken_counter(encoding_name: str) -> Callable[[str], int] | None:
 
 @functools.cache
 def _anthropic_counter() -> Callable[[str], int] | None:
-    """Return the counter of the tokenizer that Anthropic once published, or None if it is not installed."""
+    """Return the counter for Anthropic's older, published tokenizer, or None if it is not installed."""
     folder = _packaged_tokenizers()
     file = None if folder is None else folder / "anthropic_tokenizer.json"
     try:

@@ -1,4 +1,4 @@
-"""What calls to language models used: tokens, dollars, calls, seconds."""
+"""Usage of language model calls: calls, tokens, dollars, seconds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Tokens(_Value):
     """Token counts as the provider reports them.
 
     Attributes:
-        prompt: prompt tokens, cached ones included.
-        cached: prompt tokens that the provider had in its own cache.
+        prompt: prompt tokens, including cached ones.
+        cached: prompt tokens from the provider's own cache.
         completion: completion tokens.
     """
 
@@ -48,16 +48,16 @@ class Tokens(_Value):
 
 
 class Usage(_Value):
-    """What some calls used. Usages can be added and subtracted.
+    """The usage of some calls. Usages can be added and subtracted.
 
     Attributes:
-        calls: LM calls, cached ones and retries included.
-        cached_calls: the calls that DSPy's response cache answered.
-        unanswered: the calls that were cut short. A provider may bill them, so tokens and dollars are a lower bound.
+        calls: LM calls, including cached calls and retries.
+        cached_calls: calls answered by DSPy's response cache.
+        unanswered: calls that were cut short. A provider may bill them, so tokens and dollars are a lower bound.
         tokens: paid tokens.
         cost_usd: dollars paid; None if the price of a call is unknown.
-        estimated: whether a part of it was estimated, because the provider reported no usage or DSPy knew no price.
-        seconds: wall time, where it was measured.
+        estimated: whether a part is estimated, because the provider reported no usage or DSPy knew no price.
+        seconds: wall time, if measured.
     """
 
     calls: int = 0
@@ -71,7 +71,7 @@ class Usage(_Value):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _upgrade(cls, value: Any) -> Any:
-        """Read the costs that optimizers wrote before version 0.2: a token total, and dollars as ``usd``."""
+        """Read the format of versions before 0.2: a token total, and dollars as ``usd``."""
         if not isinstance(value, Mapping) or not isinstance(value.get("tokens"), int):
             return value
         value = dict(value)
@@ -81,7 +81,7 @@ class Usage(_Value):
 
     @property
     def paid_calls(self) -> int:
-        """Return the number of calls that no cache answered."""
+        """Return the number of calls not answered by a cache."""
         return self.calls - self.cached_calls
 
     def __add__(self, other: Usage) -> Usage:
@@ -113,11 +113,11 @@ class Reading(NamedTuple):
     """Sums of a usage meter.
 
     Attributes:
-        paid_calls: calls that no cache answered.
-        cached_calls: calls that DSPy's response cache answered.
+        paid_calls: calls not answered by a cache.
+        cached_calls: calls answered by DSPy's response cache.
         tokens: paid tokens.
         known_usd: dollars of the calls whose price is known.
-        unpriced_calls: paid calls whose price is unknown so far.
+        unpriced_calls: paid calls whose price is not yet known.
     """
 
     paid_calls: int = 0

@@ -1,6 +1,6 @@
-"""The cost of a run before it is paid: calls exactly, tokens and dollars estimated.
+"""Estimate the cost of a run in advance: exact calls, estimated tokens and dollars.
 
-A plan is a rehearsal: the real algorithm runs with its own layers, budget and prompts, and stand-ins replace its
+A plan runs the real algorithm with its own layers, budget and prompts, but placeholders replace the replies of its
 models. So no rule of the algorithm is implemented twice, and no LM is called.
 
 ::

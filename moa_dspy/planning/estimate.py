@@ -1,4 +1,4 @@
-"""Calls, tokens and dollars that are not spent yet: of a run, an evaluation or an optimization."""
+"""Estimated calls, tokens and dollars of a run, an evaluation or an optimization."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class CostEstimate(_Record):
         return self._combined(other, lambda mine, others: mine - others)
 
     def largest(self, other: CostEstimate) -> CostEstimate:
-        """Return the larger calls, the larger tokens and the larger dollars of the two."""
+        """Return the larger value of each figure."""
         return self._combined(other, max)
 
     def times(self, factor: float) -> CostEstimate:
-        """Return ``factor`` times as much, in whole calls and tokens."""
+        """Return the cost multiplied by ``factor``, in whole calls and tokens."""
         return CostEstimate(
             calls=round(self.calls * factor),
             prompt_tokens=round(self.prompt_tokens * factor),
@@ -85,8 +85,8 @@ class PartEstimate(_Record):
 
     Attributes:
         part: its name.
-        most: an upper bound on calls. Tokens and dollars are estimates for these calls.
-        expected: a guess.
+        most: an upper bound on calls, with estimated tokens and dollars for them.
+        expected: a rough estimate of the likely cost.
     """
 
     part: str
@@ -95,11 +95,11 @@ class PartEstimate(_Record):
 
 
 class WorkEstimate(_Record):
-    """The cost of an optimization. ``str`` gives a table.
+    """The cost of an optimization. ``str`` returns a table.
 
     Attributes:
         parts: each part, in order.
-        notes: what the figures leave out.
+        notes: costs that the figures do not include.
     """
 
     parts: tuple[PartEstimate, ...]
@@ -109,14 +109,14 @@ class WorkEstimate(_Record):
     def most(self) -> CostEstimate:
         """Return an upper bound on all calls, without retries.
 
-        It assumes the largest architectures, all examples and an empty response cache. Tokens and dollars are
-        estimated for texts of the assumed lengths, so they are not bounds.
+        It assumes the largest architectures, all examples and an empty response cache. Tokens and dollars assume texts
+        of typical length, so they are not bounds.
         """
         return total(part.most for part in self.parts)
 
     @property
     def expected(self) -> CostEstimate:
-        """Return a guess at the cost of all parts."""
+        """Return a rough estimate of the likely cost of all parts."""
         return total(part.expected for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def total(estimates: Iterable[CostEstimate]) -> CostEstimate:
 
 
 def evenly_spaced(items: Sequence[T], number: int) -> list[T]:
-    """Return at most ``number`` of ``items``, evenly spaced. Plans are made for these instead of for all."""
+    """Return at most ``number`` evenly spaced ``items``. Plans use them as a sample of all items."""
     return list(items[:: max(1, len(items) // number)])[:number]
 
 

@@ -1,4 +1,4 @@
-"""Assumed lengths of texts that no model has written yet, and placeholders of these lengths."""
+"""Assumed lengths of texts that no model has written yet, and placeholder texts of these lengths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moa_dspy.trace import Step, Trace
 
 __all__ = ["Lengths", "assumed_inputs", "check_whole", "placeholder", "words"]
 
-# A provider's count of a text may differ from ours by this share without any hidden thinking.
+# A provider's count may differ from ours by this share without hidden thinking.
 _TOKENIZER_DIFFERENCE: Final = 0.25
 
 
@@ -29,14 +29,14 @@ _TOKENIZER_DIFFERENCE: Final = 0.25
 class Lengths:
     """The assumed lengths of texts, in tokens. docs/plan.md gives the sources of the defaults.
 
-    An agent's ``max_tokens`` shortens what it writes.
+    An agent's ``max_tokens`` limits the length of its texts.
 
     Args:
-        answer: of each text or structured output of the task. Numbers, booleans and choices count as they are.
-        critique: of a critique.
-        reasoning: of a reasoning field.
+        answer: each text or structured output of the task. Numbers, booleans and choices have their own length.
+        critique: a critique.
+        reasoning: a reasoning field.
         thinking: hidden reasoning of reasoning models. It is billed as completion in every call.
-        input: of each input field, if the plan is made without inputs.
+        input: each input field, if the plan is made without inputs.
 
     Raises:
         ConfigurationError: if a length is not a whole number from 1 (``thinking``: from 0).
@@ -54,13 +54,13 @@ class Lengths:
 
     @classmethod
     def from_trace(cls, trace: Trace) -> Self:
-        """Return the mean lengths of the texts in ``trace``. Kinds of text it does not contain keep their default.
+        """Return the mean lengths of the texts in ``trace``. Kinds of text that it does not contain keep their default.
 
-        Visible text is counted as in a plan. If a provider billed more than a quarter beyond the visible text of the
-        calls with a single output, the difference is taken as hidden thinking.
+        Visible text is counted as in a plan. Calls with a single output show hidden thinking: if a provider billed over
+        a quarter more than their visible text, the difference counts as thinking.
 
         Raises:
-            ConfigurationError: if no model wrote anything in the run.
+            ConfigurationError: if the trace contains no text of a model.
         """
         steps = [step for step in trace.steps if step.status == "ok" and step.model is not None]
         if not steps:
@@ -73,10 +73,10 @@ class Lengths:
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Raise ConfigurationError unless ``value`` is a whole number from ``least``.
+    """Check that ``value`` is a whole number from ``least``.
 
     Raises:
-        ConfigurationError: if it is not.
+        ConfigurationError: if it is not a whole number, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be a whole number from {least}")
@@ -89,7 +89,7 @@ def assumed_inputs(task: TaskSignature, lengths: Lengths) -> dict[str, Any]:
 
 
 def placeholder(annotation: Any, text: str) -> Any:
-    """Return a value for a field of type ``annotation``: the longest choice, a number, True, or else ``text``."""
+    """Return a placeholder for a field of type ``annotation``: the longest choice, a number, True, or else ``text``."""
     if annotation is bool:
         return True
     if annotation in (int, float):

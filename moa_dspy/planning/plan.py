@@ -1,4 +1,4 @@
-"""The plan of a run: what a program would do and cost on one question."""
+"""The plan of a run: the steps and the cost of a program on one question."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COUNTED_WITH: Final[Mapping[Counter, str]] = {
     "stand-in": "a stand-in, tiktoken's cl100k_base, as LiteLLM carries no tokenizer of theirs",
     "characters": "a rule of thumb, 4 characters a token, as LiteLLM's counter is not available",
 }
-"""Counters that a note mentions."""
+"""Counters that a plan mentions in a note, with their descriptions."""
 
 
 class ModelEstimate(CostEstimate):
@@ -38,8 +38,8 @@ class ModelEstimate(CostEstimate):
     Attributes:
         model: its name.
         price: None if unknown.
-        counter: how its tokens were counted: ``tiktoken`` (its own tokenizer), ``anthropic`` (an older one of
-            Anthropic's), ``stand-in`` (another model's) or ``characters`` (a rule of thumb).
+        counter: how its tokens are counted: ``tiktoken`` (its own tokenizer), ``anthropic`` (an older one of
+            Anthropic's), ``stand-in`` (another model's) or ``characters`` (four characters a token).
     """
 
     model: str
@@ -60,7 +60,7 @@ class RunEstimate(CostEstimate):
     Attributes:
         layers: number of layers.
         depth: number of calls on the critical path.
-        stopped_by: why it ends, as in a trace.
+        stopped_by: why the run ends, as in a trace.
         seconds: estimated wall time, or None without ``seconds_per_call``.
         stages: by layer and stage, in canonical order.
         models: by model, in order of first use.
@@ -89,7 +89,7 @@ class RunEstimate(CostEstimate):
 
 
 class Plan(pydantic.BaseModel):
-    """What a program would do and cost on one question, and on ``times`` questions.
+    """The cost of a program on one question, and on ``times`` questions.
 
     Attributes:
         full: a run that does not stop early.
@@ -97,7 +97,7 @@ class Plan(pydantic.BaseModel):
         times: number of questions.
         lengths: assumed lengths of texts.
         budget: the limits of both runs.
-        left_out: what the budget removes from a full run.
+        left_out: the calls that the budget removes from a full run.
         notes: assumptions and limits of these figures.
     """
 
@@ -134,10 +134,10 @@ class Plan(pydantic.BaseModel):
 
 
 def inputs_of(example: Mapping[str, Any] | dspy.Example | None, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs that are given in an example or by name.
+    """Return the inputs given in an example or by name.
 
     Raises:
-        InputError: if an input is given twice, or ``example`` is neither an example nor a mapping.
+        InputError: if an input is given twice, or ``example`` is not an example or a mapping.
     """
     if example is None:
         return dict(inputs)
@@ -162,10 +162,10 @@ def make_plan(
     times: int = 1,
     seconds_per_call: float | None = None,
 ) -> Plan:
-    """Return the plan of a run: ``AttentionMoA.plan`` for the parts of a program.
+    """Return the plan of a run, for ``AttentionMoA.plan``.
 
     Args:
-        parts: of the program.
+        parts: the parts of the program.
         inputs: all inputs of its task.
         budget: the limits of the run.
         lengths: assumed lengths of texts.
@@ -210,7 +210,8 @@ def _run_estimate(
     return RunEstimate(
         **_sums(called),
         layers=max(layer for layer, _ in stages),
-        # Each stage waits for one before it in its layer, so every stage with a call adds one to the critical path.
+        # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical
+        # path.
         depth=len(stages),
         stopped_by=stopped_by,
         seconds=None if seconds_per_call is None else len(stages) * seconds_per_call,
@@ -242,7 +243,7 @@ def _sums(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def _left_out(whole: RunEstimate, part: RunEstimate) -> Iterator[StageEstimate]:
-    """Yield what ``whole`` has and ``part`` does not have, by layer and stage."""
+    """Yield the calls in ``whole`` that are missing in ``part``, by layer and stage."""
     kept = {(share.layer, share.stage): share for share in part.stages}
     for share in whole.stages:
         missing = share - kept.get((share.layer, share.stage), CostEstimate())

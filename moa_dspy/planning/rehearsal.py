@@ -1,6 +1,6 @@
-"""A run of the real algorithm with stand-ins instead of models.
+"""Run the real algorithm with placeholders instead of models.
 
-Every prompt is written and none is sent. Each reply is a placeholder of an assumed length.
+Every prompt is written but not sent. Each reply is a placeholder of an assumed length.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _QUIET_TURNS: Final = 20
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Rehearses a program on one set of inputs. Nothing of the program is changed.
+    """Rehearse a program on one set of inputs. The program is not changed.
 
     Attributes:
-        parts: of the program.
+        parts: the parts of the program.
         inputs: all inputs of its task.
         lengths: assumed lengths of texts.
         assumed: whether the inputs are placeholders.
-        prices: of the models.
-        counter: of tokens.
+        prices: prices of the models.
+        counter: counts tokens.
         cut_at: by model, each ``max_tokens`` that shortened an assumed text.
     """
 
@@ -62,11 +62,11 @@ class Rehearsal:
         """Return the steps of a run without models, and why it ended.
 
         Args:
-            budget: the limits of the run. A limit of seconds is ignored, since a rehearsal takes no time.
+            budget: the limits of the run. A limit of seconds is ignored, because a rehearsal takes no time.
             improved: the decision of every residual synthesis.
 
         Raises:
-            ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget is too small for one
+            ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget does not cover one
                 proposal.
         """
         adapter = _StandIns(self, dspy.settings.adapter, improved=improved)
@@ -82,7 +82,7 @@ class Rehearsal:
                 outcome = await run_layers(parts, self.inputs, session)
             return session.steps, outcome.stopped_by
 
-        # A thread of its own has contextvars of its own: callbacks and watchers do not see the rehearsal, and it works
+        # A separate thread has its own contextvars, so callbacks and watchers do not see the rehearsal. It also works
         # inside a running event loop.
         try:
             with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="moa-dspy-plan") as pool:
@@ -91,12 +91,12 @@ class Rehearsal:
             raise ConfigurationError(f"the prompt to {error.stage} by {error.agent} cannot be made: {error}") from error
 
     def unknown_choices(self) -> list[Nearest]:
-        """Return the selections of demos by likeness whose result is not known before the run, each once."""
+        """Return the distinct selections of nearest demos whose result is unknown before the run."""
         choices = [_choice(predictor) for predictor in _all(self.parts.predictors)]
         return list(dict.fromkeys(nearest for nearest in choices if nearest is not None and not self._knows(nearest)))
 
     def _with_known_demos(self, predictor: dspy.Predict) -> dspy.Predict:
-        """Return ``predictor``, or a copy that shows demos of median length if the nearest demos are not known."""
+        """Return ``predictor``, or a copy with demos of median length if the nearest demos are unknown."""
         nearest = _choice(predictor)
         if nearest is None or self._knows(nearest):
             return predictor
@@ -106,14 +106,14 @@ class Rehearsal:
         return typical
 
     def _knows(self, nearest: Nearest) -> bool:
-        # A placeholder is not near to any demo, and a custom vectorizer may be a model.
+        # A placeholder has no nearest demos, and a custom vectorizer may be a model.
         return nearest.vectorizer == WORDS and not self.assumed
 
 
 class _StandIns(dspy.Adapter):
-    """Writes each prompt with the adapter that the run would use, and returns placeholders as the reply.
+    """Write each prompt with the adapter of a real run, and return placeholders as the reply.
 
-    Calls that can run at once are answered at once, so a budget is spent in the same order as in a run.
+    Calls that can run at once are answered at once, so the budget is spent in the same order as in a run.
     """
 
     def __init__(self, rehearsal: Rehearsal, configured: dspy.Adapter | None, *, improved: bool) -> None:
@@ -126,7 +126,7 @@ class _StandIns(dspy.Adapter):
         self._opening: asyncio.Task[None] | None = None
 
     def replace_lm(self, agent: AgentSlot) -> AgentSlot:
-        """Return ``agent`` with a stand-in for its LM, which reports the usage of a call instead of making it.
+        """Return ``agent`` with an LM that reports the usage of a call instead of making it.
 
         Raises:
             ConfigurationError: if the agent has no LM.
@@ -136,7 +136,7 @@ class _StandIns(dspy.Adapter):
         async def report(usage: dict[str, int], usd: float | None) -> None:
             await self._all_started()
             # DSPy reports a billed call to the usage tracker, then to the histories of the calling modules. The first
-            # of these is the meter of the step.
+            # of them is the meter of the step.
             dspy.settings.usage_tracker.add_usage(lm.model, usage)
             dspy.settings.caller_modules[0].history.append({"model": lm.model, "cost": usd})
 
@@ -147,12 +147,12 @@ class _StandIns(dspy.Adapter):
     def _call_preprocess(
         self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
     ) -> Any:
-        """Prepare the call as the run's adapter for this role does. ``format`` then uses the same adapter."""
+        """Prepare the call with the run's adapter for this role. ``format`` then uses the same adapter."""
         self._writer = adapters_for(signature, lm, self._configured)[0]
         return preprocess(self._writer, lm, lm_kwargs, signature, inputs)
 
     def format(self, signature: Any, demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the messages of the call that was prepared last."""
+        """Return the messages of the call prepared last."""
         return self._writer.format(signature, demos, inputs)
 
     async def acall(
@@ -221,7 +221,7 @@ class _StandIns(dspy.Adapter):
 
 
 def _settings(adapter: dspy.Adapter) -> dict[str, Any]:
-    """Return DSPy settings under which nobody observes the rehearsal."""
+    """Return DSPy settings without callbacks, traces or usage tracking."""
     return {
         "lm": None,
         "adapter": adapter,
@@ -253,13 +253,13 @@ def _each(predictors: Predictors, change: Callable[[dspy.Predict], dspy.Predict]
 
 
 def _choice(predictor: dspy.Predict) -> Nearest | None:
-    """Return how ``predictor`` selects its demos, or None if it shows all of them."""
+    """Return the selection of ``predictor``, or None if it shows all its demos."""
     nearest = Nearest.of(predictor)
     return nearest if nearest is not None and len(predictor.demos) > nearest.k else None
 
 
 def _of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
-    """Return the ``k`` demos in the middle when sorted by the characters that a prompt shows of them."""
+    """Return the middle ``k`` demos by number of characters in the prompt."""
     signature: Any = predictor.signature  # declared as an instance, but it is a class
     by_length = sorted(
         predictor.demos,

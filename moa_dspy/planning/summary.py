@@ -1,4 +1,4 @@
-"""A plan as text: its tables and the lines below them."""
+"""A plan as text: its tables, and the lines below them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["model_rows", "stage_rows", "summary_lines"]
 
 
 def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the header and the rows of the table of stages, for one question and a full run."""
+    """Return the header and the rows of the stage table, for one question and a full run."""
     rows = [(str(share.layer), share.stage, *_cells(share)) for share in plan.full.stages]
     return [("layer", "stage", "calls", "prompt", "completion", "cost"), *rows, ("all", "", *_cells(plan.full))]
 
 
 def model_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the header and the rows of the table of models, for one question and a full run."""
+    """Return the header and the rows of the model table, for one question and a full run."""
     rows = [(share.model, *_cells(share), *_prices(share.price)) for share in plan.full.models]
     return [("model", "calls", "prompt", "completion", "cost", "$/M prompt", "$/M completion"), *rows]
 

@@ -86,7 +86,7 @@ class PlainTextAdapter(dspy.Adapter):
         return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
 
     def format_system_message(self, signature: TaskSignature) -> str:
-        """Return the instructions and the field descriptions that the user wrote."""
+        """Return the instructions, and the descriptions of fields that have one."""
         described = [
             f"- {name.replace('_', ' ')}: {_extra(field)['desc']}"
             for name, field in signature.fields.items()

@@ -67,7 +67,7 @@ def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: st
 
 
 def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
-    """Raise AdapterParseError for a reply whose repair could take too long.
+    """Check that a reply needs no long repair.
 
     Args:
         adapter: the adapter that will parse it.

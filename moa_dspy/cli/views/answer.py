@@ -17,7 +17,7 @@ _NESTED: Final = "outputs"
 
 
 def answer_text(program: AttentionMoA, prediction: Prediction) -> str:
-    """Return a single text output as it is; several or typed outputs as ``name: value`` lines."""
+    """Return a single text output unchanged, and other outputs as ``name: value`` lines."""
     outputs = _outputs(program, prediction)
     if len(outputs) == 1:
         (value,) = outputs.values()
@@ -29,7 +29,7 @@ def answer_text(program: AttentionMoA, prediction: Prediction) -> str:
 def answer_json(program: AttentionMoA, prediction: Prediction) -> str:
     """Return the task's outputs and the run's figures as one JSON object.
 
-    The outputs are at the top level. If one has the name of a figure, all of them are under ``outputs``.
+    The outputs are at the top level. If one has the name of a figure, all outputs are under ``outputs``.
     """
     outputs, figures = _outputs(program, prediction), run_figures(prediction.trace)
     if outputs.keys() & {*figures, _NESTED}:

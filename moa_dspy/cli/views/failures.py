@@ -1,4 +1,4 @@
-"""The message of a failed run: each cause once, with its agents, and what to do about it."""
+"""The message of a failed run: each cause once, with its agents and a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moa_dspy.trace import Failure, Step
 
 __all__ = ["brief", "failure_of", "grouped"]
 
-# Causes that repeating the command cannot cure: the request is wrong.
+# Causes that repeating the command cannot cure, because the request is wrong.
 _USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", "unknown_model", "configuration"})
 
 _REMEDIES: Final = {
@@ -32,7 +32,7 @@ _REMEDIES: Final = {
 
 
 def failure_of(steps: Sequence[Step]) -> CommandError:
-    """Return the error of a run in which no agent answered: causes, remedies and the exit code.
+    """Return the error of a run in which no agent answered: causes, remedies and exit code.
 
     Args:
         steps: the run's steps. All of them failed.
@@ -47,7 +47,7 @@ def failure_of(steps: Sequence[Step]) -> CommandError:
 
 
 def grouped(steps: Iterable[Step]) -> str:
-    """Return each cause of the failures of ``steps`` with its agents."""
+    """Return each distinct failure of ``steps`` with its agents."""
     agents: dict[str, dict[str, None]] = {}
     for step in steps:
         if step.error is not None:
@@ -56,9 +56,9 @@ def grouped(steps: Iterable[Step]) -> str:
 
 
 def brief(failure: Failure, length: int = 200) -> str:
-    """Return a failure in one line, without the advice for programmers that DSPy adds."""
+    """Return a failure in one line, without DSPy's advice for programmers."""
     message = failure.message.partition(" To fix: ")[0].partition(" credential came from: ")[0]
-    message = re.sub(r"\A\[\S+\] ", "", message).strip()  # DSPy puts the model first; the agent is named anyway
+    message = re.sub(r"\A\[\S+\] ", "", message).strip()  # DSPy puts the model first, but the agent is named anyway
     if len(message) > length:
         message = f"{message[: length - 1]}…"
     return f"{failure.kind}: {message}" if message else failure.kind

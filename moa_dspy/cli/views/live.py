@@ -24,11 +24,11 @@ _Cell: TypeAlias = tuple[int, str, Stage]
 
 
 class LiveTable:
-    """Redraws the state of a run several times a second; gone when the run has ended.
+    """Redraw the state of a run several times a second. The table disappears when the run ends.
 
     Args:
-        architecture: of the program that runs.
-        console: where to draw; default: standard error.
+        architecture: architecture of the running program.
+        console: where to draw. Default: standard error.
     """
 
     def __init__(self, architecture: Architecture, console: Console | None = None) -> None:
@@ -37,7 +37,7 @@ class LiveTable:
         self._began = time.monotonic()
         self._layer = 1
         self._calls = 0
-        self._lock = threading.Lock()  # events come from the program's thread, pictures are drawn on another
+        self._lock = threading.Lock()  # events come from the program's thread; drawing runs on another
         self._running: Counter[_Cell] = Counter()
         self._done: dict[_Cell, list[Step]] = {}
         self._live = Live(
@@ -49,12 +49,12 @@ class LiveTable:
         )
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start drawing."""
         self._began = time.monotonic()
         self._live.start()
 
     def show(self, event: StepStarted | Step) -> None:
-        """Take note of an event; the next redraw shows it."""
+        """Record an event. The next redraw shows it."""
         cell = event.layer, event.agent, event.stage
         with self._lock:
             self._layer = max(self._layer, event.layer)
@@ -66,11 +66,11 @@ class LiveTable:
                 self._done.setdefault(cell, []).append(event)
 
     def stop(self) -> None:
-        """Stop drawing and take the table away."""
+        """Stop drawing and remove the table."""
         self._live.stop()
 
     def render(self) -> Group:
-        """Return the picture of this moment."""
+        """Return the current table."""
         with self._lock:
             shape, layer = self._architecture, self._layer
             seconds = time.monotonic() - self._began
@@ -93,7 +93,7 @@ class LiveTable:
         return table
 
     def _final_stages(self, layer: int) -> list[Stage]:
-        """The steps of the aggregator in this layer, whose name may be that of an agent that stands in for it."""
+        """Return the aggregator's stages in this layer. Another agent may perform them as a substitute."""
         stages: list[Stage] = ["aggregate"] if self._architecture.aggregation != "none" else []
         return [*stages, "synthesize"] if self._architecture.synthesizes and layer > 1 else stages
 
@@ -124,7 +124,7 @@ class LiveTable:
         return Text(f"{count}{took}", style="green")
 
     def _past(self, layer: int) -> list[str]:
-        """One line for each layer before this one."""
+        """Return one line for each earlier layer."""
         lines = []
         for number in range(1, layer):
             steps = [step for cell, done in self._done.items() if cell[0] == number for step in done]

@@ -1,4 +1,4 @@
-"""An optimization while it runs, and its result, as text."""
+"""Progress and result of an optimization, as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["result_text", "watching"]
 
 @contextmanager
 def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | None]:
-    """Show progress on standard error: a bar on a terminal, elsewhere a line now and then."""
+    """Show progress on standard error: a bar on a terminal, otherwise occasional lines."""
     if silent:
         yield None
     elif is_terminal(sys.stderr):
@@ -34,7 +34,7 @@ def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | N
 
 
 def result_text(result: OptimizeResult) -> str:
-    """Return the verdict, the program and the spend as text."""
+    """Return the verdict, the program and the spending as text."""
     lines = [str(result), ""]
     if result.score is not None:
         lines.append(f"score on {result.score.examples} held-out examples: {result.score}")
@@ -52,7 +52,7 @@ def result_text(result: OptimizeResult) -> str:
 
 
 class _Lines:
-    """Writes a line when a part begins, and every quarter of a minute."""
+    """Write a line when a part begins, and every 15 seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class _Lines:
 
 
 class _Bar:
-    """Draws a bar for the part under way, with cost and time left."""
+    """Draw a bar for the current part, with cost and time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -93,7 +93,7 @@ class _Bar:
     def __call__(self, at: OptimizeProgress) -> None:
         with self._lock:
             if not self._part:
-                self._progress.start()  # not before: a question may have been asked until now
+                self._progress.start()  # only now: an earlier start would hide the confirmation question
             if at.number != self._part:
                 self._part = at.number
                 self._progress.reset(self._task, total=1.0)

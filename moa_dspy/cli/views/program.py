@@ -1,4 +1,4 @@
-"""A program file as data for machines, and as sections of text for readers."""
+"""A program file as JSON data, and as sections of readable text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _INDENT: Final = "  "
 
 
 class FieldView(pydantic.BaseModel):
-    """A field of the task: its name, its type in words, and what it is described as."""
+    """A field of the task: its name, type and description."""
 
     name: str
     type: str
@@ -39,29 +39,29 @@ class FieldView(pydantic.BaseModel):
 
 
 class PredictorView(pydantic.BaseModel):
-    """What one role is told: instructions and demos."""
+    """The prompt of one role: instructions and demos."""
 
     instructions: str
     demos: list[dict[str, Any]]
 
 
 class ProgramView(pydantic.BaseModel):
-    """What a program file holds.
+    """The content of a program file.
 
     Attributes:
-        file: its path as it was given.
-        format_version: of the file.
-        versions: of the libraries that wrote it.
-        instructions: of the task.
-        inputs: of the task.
-        outputs: of the task.
-        architecture: with all its agents.
-        critiques: in each layer.
+        file: its path, as given.
+        format_version: version of the file format.
+        versions: versions of the libraries that wrote it.
+        instructions: instructions of the task.
+        inputs: input fields of the task.
+        outputs: output fields of the task.
+        architecture: the architecture, with all agents.
+        critiques: critiques in each layer.
         max_calls: LM calls of a run that does not stop early.
-        depth: calls that must follow one another in it.
-        predictors: by name.
-        provenance: where the program comes from, if that is on record.
-        changed: whether the program is another than the one that the provenance's figures are of.
+        depth: sequential calls in such a run.
+        predictors: prompts by predictor name.
+        provenance: the recorded origin of the program, or None.
+        changed: whether the program differs from the one that the provenance's figures describe.
     """
 
     file: str
@@ -81,7 +81,7 @@ class ProgramView(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of the text: rows of name and value, or paragraphs."""
+    """A titled section of the text: rows of name and value, or paragraphs."""
 
     title: str
     rows: Sequence[tuple[str, str]] = ()
@@ -96,7 +96,7 @@ class Section:
 
 
 def described(path: str) -> ProgramView:
-    """Return what the file at ``path`` holds.
+    """Return the content of the file at ``path``.
 
     Raises:
         ProgramFileError: if it cannot be read, see ``SavedProgram.read``.
@@ -140,7 +140,7 @@ def _predictor(state: Mapping[str, Any]) -> PredictorView:
 
 
 def sections(view: ProgramView) -> list[Section]:
-    """Return the view as text for a reader, most important first."""
+    """Return the view as readable sections, most important first."""
     shape = view.architecture
     agents = [(spec.name, _agent_line(spec)) for spec in shape.agents]
     if shape.aggregator is not None:
@@ -224,7 +224,7 @@ def _shortened(text: str) -> str:
 
 
 def styled(parts: Sequence[Section], console: Console | None = None) -> None:
-    """Print the sections on a terminal, with colour and wrapped to its width."""
+    """Print the sections on a terminal, in colour and wrapped to its width."""
     console = console or Console()
     for section in parts:
         console.print(Text(printable(section.title), style="bold cyan"))

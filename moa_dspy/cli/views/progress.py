@@ -29,16 +29,16 @@ _STOPPED: Final[dict[StoppedBy, str]] = {
 
 
 class Progress:
-    """Shows the steps of a run on standard error, and keeps its trace, however the run ends.
+    """Show the steps of a run on standard error, and keep its trace even if the run fails.
 
-    On a terminal a live table follows the run. Elsewhere each finished step is a line.
+    A terminal shows a live table. Otherwise each finished step is a line.
 
     Args:
-        architecture: of the program that runs.
-        silent: whether nothing is shown.
+        architecture: architecture of the running program.
+        silent: whether to show nothing.
 
     Attributes:
-        trace: of the run, once it has ended; also of one that failed or was interrupted.
+        trace: the trace of the ended run, even if it failed or was interrupted; None before that.
     """
 
     def __init__(self, architecture: Architecture, *, silent: bool = False) -> None:
@@ -46,12 +46,12 @@ class Progress:
         self._silent = silent
         self._live: LiveTable | None = None
         if not silent and is_terminal(sys.stderr):
-            from moa_dspy.cli.views.live import LiveTable  # loads rich's live display
+            from moa_dspy.cli.views.live import LiveTable  # imports rich's live display
 
             self._live = LiveTable(architecture)
 
     def __call__(self, event: StepStarted | Step | Trace) -> None:
-        """Handle an event. It comes from the program's own thread."""
+        """Handle an event. The program's thread calls this."""
         if isinstance(event, Trace):
             self.trace = event
         elif self._live is not None:
@@ -69,7 +69,7 @@ class Progress:
             self._live.stop()
 
     def conclude(self, trace: Trace) -> None:
-        """Write the totals of the run, and what failed in it."""
+        """Write the totals and the failures of the run."""
         if self._silent:
             return
         failed = [step for step in trace.steps if step.status == "failed"]
@@ -79,7 +79,7 @@ class Progress:
 
 
 class ExampleCounter:
-    """Writes now and then how many examples have run, and how long the rest takes."""
+    """Write occasional lines with the number of finished examples and the time left."""
 
     def __init__(self, examples: int) -> None:
         self._examples, self._done = examples, 0
@@ -115,12 +115,12 @@ def totals(trace: Trace) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Return an amount with as many digits as it needs to differ from zero."""
+    """Return an amount with enough digits to differ from zero."""
     return "$0" if amount == 0 else f"${amount:.4f}" if amount >= 0.001 else f"${amount:.2g}"
 
 
 def time_left(seconds: float, done: float) -> str:
-    """Return how long the rest takes, in words, if the share ``done`` took these seconds."""
+    """Return the time left in words, if the share ``done`` took ``seconds``."""
     if not 0 < done < 1:
         return ""
     left = seconds * (1 - done) / done
