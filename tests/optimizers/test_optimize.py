@@ -144,7 +144,7 @@ def test_thresholds_are_searched_without_a_further_call() -> None:
     options: dict[str, Any] = {"samples": 1, "temperatures": (1.0,), "attention": ("full",), "layers": (3,)}
     fixed: dict[str, Any] = {"residual": ("synthesis",), "aggregators": ("a",), "shared_temperature": True}
     space = SearchSpace(**options, **fixed, thresholds=(0.3, 0.7))
-    found = search("question -> answer", lms, space, trainset=examples(24), metric=exact, n_trials=3)
+    found = search("question -> answer", lms, space=space, trainset=examples(24), metric=exact, n_trials=3)
     rules = {f"{row['layers']}{row['early_stop']}{row['threshold']}" for row in found.report["depth_curve"]}
     assert rules == {"3FalseNone", "3TrueNone", "3True0.3", "3True0.7"}
     by_rule = {row["threshold"]: row["price"]["calls"] for row in found.report["depth_curve"] if row["early_stop"]}
@@ -270,8 +270,8 @@ def test_progress_has_an_end_in_sight() -> None:
             "do not say what their inputs are",
         ),
         ({"n_trials": 0}, "n_trials=0 must be"),
-        ({"objective": "speed"}, "objective='speed' is none"),
-        ({"objective": "score_at_price"}, "price= goes with"),
+        ({"objective": "speed"}, "objective='speed' is unknown"),
+        ({"objective": "score_at_price"}, "needs price="),
         ({"program": dspy.Predict("a -> b")}, "program is an AttentionMoA"),
         ({"concurrency": 0}, "lets nothing run"),
         ({"alpha": 2}, "alpha"),
@@ -336,7 +336,7 @@ class TestWhatIsGivenCounts:
         found = search(
             program.task,
             program.agents,
-            whole,
+            space=whole,
             trainset=examples(8),
             metric=exact,
             n_trials=4,
@@ -413,7 +413,7 @@ def test_the_stop_rule_is_fitted_on_examples_whose_answers_no_prompt_holds() -> 
 def test_an_architecture_that_can_only_be_one_ends_at_once() -> None:
     one = SearchSpace(samples=1, layers=(1,), attention=("none",), temperatures=(0.7,))
     lm = simulated("a", knows=0.6)
-    found = search("question -> answer", [lm], one, trainset=examples(8), metric=exact, n_trials=5)
+    found = search("question -> answer", [lm], space=one, trainset=examples(8), metric=exact, n_trials=5)
     assert found.report["ended_by"] == "space"
     assert len(found.report["trials"]) <= 3
 
@@ -446,9 +446,9 @@ class TestPrices:
         agents = [ScriptedLM(fail, "scripted/broken"), simulated("a", knows=0.9)]
         single = SearchSpace(samples=1, layers=(1,), attention=("none",), temperatures=(0.7,))
         given: dict[str, Any] = {"trainset": examples(16), "metric": exact, "n_trials": 3, "unit": "calls"}
-        front = search("question -> answer", agents, single, objective=("score", "cost"), **given).pareto
+        front = search("question -> answer", agents, space=single, objective=("score", "cost"), **given).pareto
         assert [[spec.name for spec in point.architecture.agents] for point in front] == [["a"]]
-        cheap = search("question -> answer", agents, single, objective="score_at_price", price=0.5, **given)
+        cheap = search("question -> answer", agents, space=single, objective="score_at_price", price=0.5, **given)
         assert [spec.name for spec in cheap.program.architecture.agents] != ["broken"]
 
     def test_dollars_that_cannot_be_counted_are_refused(self) -> None:
