@@ -1,7 +1,7 @@
-"""The base class of benchmarks, and the registry that finds them by name.
+"""The base class of benchmarks, and the registry of benchmarks by name.
 
-A benchmark is a subclass of `Benchmark` in a file of its own. The definition of the class registers it. The files of
-this package are found automatically; a user's benchmark is registered when its module is imported.
+A benchmark is a subclass of `Benchmark` in its own file. Defining the class registers it. The files of this package are
+found automatically. A user's benchmark is registered when its module is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "key_of", "registered"]
 
 DATA_VARIABLE = "MOA_DSPY_DATA"
-"""Environment variable with the path of a folder that contains one folder of files for each benchmark."""
+"""Environment variable with the path of a folder that contains one folder of files per benchmark."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Hub:
 
     Attributes:
         repository: the id of the data set.
-        configs: the configurations to read, one after the other. None means the data set's only one.
-        splits: the hub's name of a split by our name, if they differ.
+        configs: the configurations to read, in order. None means the data set's only one.
+        splits: the hub's split name by our split name, if they differ.
         files: a JSON file in the repository for each split, for data sets that need a loading script.
     """
 
@@ -61,7 +61,7 @@ class Answered(NamedTuple):
     Attributes:
         example: the example.
         outputs: the program's outputs by field.
-        finished: the time of the answer, in seconds since 1970.
+        finished: time of the answer, in seconds since 1970.
     """
 
     example: dspy.Example
@@ -77,8 +77,8 @@ class Benchmark(ABC):
         title: the name in print.
         source: the paper or page of the benchmark.
         licence: the licence of the data.
-        signature: the task as a DSPy signature. Its instructions tell the format of the answer that the metric reads.
-        scorer: the metric. Benchmarks that are scored by a judge override `metric` instead.
+        signature: the task as a DSPy signature. Its instructions define the answer format that the metric reads.
+        scorer: the metric. Benchmarks with a judge override `metric` instead.
         splits: names of the splits; the first is the default.
         sizes: number of items by split, if published figures use all items.
         hub: the place on the hub, or None.
@@ -86,7 +86,7 @@ class Benchmark(ABC):
             always works.
         csv_columns: column names of CSV files without a header.
         needs_judge: whether scoring uses a language model.
-        official_outputs: the name of the official evaluator's file of answers; empty if there is none.
+        official_outputs: file name of answers for the official evaluator; empty if there is no such file.
     """
 
     name: ClassVar[str]
@@ -123,7 +123,7 @@ class Benchmark(ABC):
 
         Args:
             lm: the judge's language model, for benchmarks that need a judge.
-            prompts: folder with the official judge prompts. Without it, our own judge is used.
+            prompts: folder with the official judge prompts. None means our own judge.
         """
         if self.scorer is None:
             raise NotImplementedError(f"{type(self).__name__} sets no scorer and does not implement metric()")
@@ -139,7 +139,7 @@ class Benchmark(ABC):
         return {}
 
     def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """Run a program on an example, with several turns if the benchmark has them."""
+        """Run a program on an example, with all turns of the example."""
         prediction: dspy.Prediction = program(**example.inputs())
         return prediction
 
@@ -166,7 +166,7 @@ class Benchmark(ABC):
 
         Args:
             answers: the answers in the order of the examples.
-            name: the name of the program in the file.
+            name: the program's name in the file.
 
         Raises:
             ConfigurationError: if the benchmark has no official evaluator.
@@ -201,7 +201,7 @@ class Benchmark(ABC):
     def stream(
         self, split: str | None = None, *, path: Path | str | None = None, streaming: bool = True
     ) -> Iterator[dspy.Example]:
-        """Yield the examples of one split, without holding all of them in memory."""
+        """Yield the examples of one split without keeping all of them in memory."""
         split = split or self.splits[0]
         if split not in self.splits:
             raise ConfigurationError(f"{self.name} has no split {split!r}; there are: {', '.join(self.splits)}")
@@ -211,7 +211,7 @@ class Benchmark(ABC):
             positions[part] += 1
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Yield the rows of a split, each with its part: from files if there are any, else from the hub."""
+        """Yield the rows of a split, each with its part, from files if there are any, else from the hub."""
         files = self.find_files(split, path)
         if files:
             for file in files:
@@ -228,7 +228,7 @@ class Benchmark(ABC):
         """Return the files of a split, in `path` or in the folder of the environment variable.
 
         Raises:
-            ConfigurationError: if `path` does not exist or has none of the files.
+            ConfigurationError: if `path` does not exist or contains none of the files.
         """
         for folder in self.folders(path):
             for pattern in self._patterns(split):
@@ -241,7 +241,7 @@ class Benchmark(ABC):
         raise ConfigurationError(f"{self.name}: the folder {path} has none of {', '.join(self._patterns(split))}")
 
     def folders(self, path: Path | str | None = None) -> list[Path]:
-        """Return the folders that may contain this benchmark's files, the most likely first."""
+        """Return the folders that may contain this benchmark's files, in order of priority."""
         if path is not None:
             return [Path(path) / self.name, Path(path)]
         root = os.environ.get(DATA_VARIABLE)

@@ -4,9 +4,9 @@
     GradeJudge    grades one answer from 1 to 10, with a reference if there is one
     SkillJudge    scores one answer from 1 to 5 for each of several skills
 
-With our own signatures a judge is an ordinary program: its predictors can be optimized and saved. It sees answers
-between tags that they cannot close. Its verdict is read without decoration (`8/10`, `**A**`). With an official prompt
-the request is built to the byte and sent as it is. The result tells which (`protocol`). A reply that cannot be read
+With our own signatures a judge is an ordinary program: its predictors can be optimized and saved. Answers are shown
+between tags that they cannot close. Decoration of a verdict is ignored (`8/10`, `**A**`). With an official prompt, the
+request is byte-identical to the official one. The field `protocol` of the result names the prompt. An unreadable reply
 gives no score and is counted. A metric without any readable reply raises `UnparsedVerdictError`.
 """
 
@@ -43,7 +43,7 @@ OWN = "own"
 """Protocol with our own signature."""
 
 OFFICIAL = "official"
-"""Protocol with the official prompt, built to the byte."""
+"""Protocol with the official prompt, byte for byte."""
 
 _TOP = 5
 _REPLY_MAX = 100
@@ -105,7 +105,7 @@ def _undecorated(form: re.Pattern[str], reply: str) -> str:
 
 
 class _Judge(dspy.Module):
-    """The base of all judges. Without a language model of its own, a judge uses the ambient one."""
+    """Base of all judges. Without its own language model, a judge uses the ambient one."""
 
     def __init__(self, lm: dspy.BaseLM | None = None) -> None:
         super().__init__()
@@ -123,8 +123,8 @@ class PairJudge(_Judge):
 
     Attributes:
         compare: the predictor.
-        both_orders: ask twice, with the answers swapped, and take the mean.
-        logprobs: ask for token probabilities. None asks if the model is known to give them.
+        both_orders: whether to ask twice, with the answers swapped, and return the mean.
+        logprobs: whether to request token probabilities. None requests them if the model is known to give them.
     """
 
     def __init__(
@@ -139,8 +139,8 @@ class PairJudge(_Judge):
         """Judge an answer against a baseline.
 
         Returns:
-            `win`: probability that the answer is better, None if no reply could be read; `orders`: the same for each
-            order, the baseline first; `unparsed`: number of replies that could not be read; `protocol`.
+            `win`: probability that the answer is better, None if no reply could be read; `orders`: the probability for
+            each order, the baseline first; `unparsed`: number of unreadable replies; `protocol`.
         """
         lm = self._lm(self.compare)
         first = self._better(lm, instruction, baseline, answer)
@@ -181,7 +181,7 @@ def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float 
         second: the second answer.
 
     Returns:
-        P(first) / (P(first) + P(second)) at the last position where the token was one of them; None if there is no such
+        P(first) / (P(first) + P(second)) at the last position with one of the two tokens; None if there is no such
         position. A token that is not among the reported alternatives has probability 0.
     """
     for token in reversed(list(tokens)):
@@ -274,7 +274,7 @@ def send(
     max_tokens: int = 2048,
     logprobs: int | None = None,
 ) -> Any:
-    """Send an official prompt as it is and return the `dspy.lm15.Response`, with `.text` and `.logprobs`.
+    """Send an official prompt unchanged and return the `dspy.lm15.Response`, with `.text` and `.logprobs`.
 
     Args:
         lm: the judge's language model.
@@ -282,7 +282,7 @@ def send(
         system: the system message.
         temperature: official judges use 0. AlpacaEval uses 1, because it reads probabilities.
         max_tokens: maximum number of tokens of the reply.
-        logprobs: number of alternatives reported for each token; None asks for no probabilities.
+        logprobs: number of alternatives reported for each token; None requests no probabilities.
     """
     config = Config(temperature=temperature, max_tokens=max_tokens, logprobs=logprobs)
     request = Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=config)
@@ -290,13 +290,13 @@ def send(
 
 
 class JudgeMetric(Metric):
-    """A judge as a metric, with scores from 0 to 1. It counts the replies that cannot be read.
+    """A judge as a metric, with scores from 0 to 1. It counts unreadable replies.
 
     Attributes:
-        calls: number of judge calls for each item or turn.
+        calls: number of judge calls per item or turn.
         reply_tokens: assumed length of a reply in cost estimates.
         items: number of items judged so far.
-        unparsed: number of replies so far that could not be read.
+        unparsed: number of unreadable replies so far.
     """
 
     calls: int = 1
@@ -326,5 +326,5 @@ class JudgeMetric(Metric):
         return Verdict(score, feedback, details)
 
     def __deepcopy__(self, memo: Any) -> JudgeMetric:
-        """Return the same object, so that copies of a program that holds its metric share the counters."""
+        """Return the same object, so that copies of a program with this metric share the counters."""
         return self

@@ -1,4 +1,4 @@
-"""Python literals, JSON and templates from foreign data, read without running them."""
+"""Safe parsing of Python literals, JSON and templates from external data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LITERAL_MAX = 4000
 _DEPTH_MAX = 20
 _QUOTED_MAX = 60
 _RUN_TOGETHER = re.compile(r"""^\s*\[\s*(?:'[^']*'|"[^"]*")\s+['"]""")
-"""A list of texts as numpy prints it. Python would read it as one text."""
+"""A list of texts as numpy prints it. Python would join it into one text."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
@@ -36,7 +36,7 @@ def parse_dict(text: str) -> dict[object, object] | None:
 
 
 def parse_structure(value: object) -> Any:
-    """Return a list or an object of a data row. CSV files contain it as text: JSON or a Python literal.
+    """Return a list or an object of a data row. In CSV files it is a text: JSON or a Python literal.
 
     Args:
         value: the list or object, or its text. Text is parsed and never evaluated.
@@ -77,5 +77,5 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def fill_known(template: str, values: Mapping[str, str]) -> str:
-    """Return a template with known placeholders replaced. All other braces stay as they are, also doubled ones."""
+    """Return a template with known placeholders replaced. All other braces, including doubled ones, are unchanged."""
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)

@@ -1,4 +1,4 @@
-"""`load` and `stream`: benchmarks by name, and a user's own files and hub data sets, as examples with inputs set."""
+"""`load` and `stream`: examples with inputs set, from benchmarks by name, your own files, and hub data sets."""
 
 from __future__ import annotations
 
@@ -72,8 +72,7 @@ def stream(
 ) -> Iterator[dspy.Example]:
     """Yield the examples of `load` in order, for data sets that do not fit in memory.
 
-    Hub data sets are read while they are downloaded, and nothing is kept in the cache. The arguments are those of
-    `load`.
+    Hub data sets are read during the download and not cached. The arguments are those of `load`.
     """
     if is_benchmark(name_or_path):
         _refuse_own_data_arguments(name_or_path, fields, inputs, config)
@@ -82,7 +81,7 @@ def stream(
 
 
 def is_benchmark(name: str | Path) -> bool:
-    """Return whether this is the name of a benchmark, and not a path or the name of an existing file."""
+    """Return whether this is the name of a benchmark and not of an existing path."""
     if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
         return False
     if Path(name).exists() and not _known(name):

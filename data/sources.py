@@ -1,8 +1,8 @@
-"""Rows from files and from the Hugging Face hub, with errors that say what to do.
+"""Rows from files and from the Hugging Face hub, with actionable errors.
 
 Text files (JSON lines, JSON, CSV) are read here, one row at a time. `datasets` would guess types from the text: an
-answer "2024-01-01 00:00:00" becomes a date, "007" becomes 7, and "NA" becomes None. It also cannot name a broken line.
-Parquet files, which contain their types, and hub data sets are read with `datasets`.
+answer "2024-01-01 00:00:00" becomes a date, "007" becomes 7, and "NA" becomes None. It also cannot report the number of
+a broken line. Parquet files, which contain their types, and hub data sets are read with `datasets`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # a setting of the whole process; it is only raised
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # a process-wide setting; it is never lowered
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines, fieldnames=columns, strict=True)
         try:
@@ -136,7 +136,7 @@ def read_hub(
         split: name of the split.
         config: name of the configuration, if there are several.
         data_files: the file of each split, if `repository` is a format name ("json", "parquet").
-        streaming: read while downloading, and keep nothing.
+        streaming: read during the download, and cache nothing.
 
     Raises:
         ConfigurationError: if the data set is gated, unknown, without this split, or neither reachable nor cached.
@@ -160,7 +160,7 @@ def _label(repository: str, data_files: Mapping[str, str] | None) -> str:
 
 
 def _explain(error: BaseException, name: str, split: str, config: str | None) -> str | None:
-    """Return what went wrong and what to do, or None for an error that the caller cannot fix."""
+    """Return the cause and the remedy of an error, or None for an error that the caller cannot fix."""
     text = str(error)
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds or "gated" in text.lower():

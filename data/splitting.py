@@ -1,7 +1,7 @@
-"""Splits that stay the same when a data set grows.
+"""Splits that do not change when a data set grows.
 
 Every example has a fixed number from 0 to 1: a hash of its inputs and the seed. A split is an interval of these
-numbers. An example's split therefore depends on nothing else: not on the order, the other examples, or the machine.
+numbers. An example's split therefore does not depend on the order, the other examples, or the machine.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def split(
 ) -> Split:
     """Split examples by their content.
 
-    Examples with the same inputs are always in the same split, whatever their labels. White space and Unicode form do
-    not count. The sizes are near the shares and not exact: cut the lists afterwards if you need a size.
+    Examples with the same inputs are always in the same split, whatever their labels. White space and Unicode form are
+    ignored. The sizes are approximate: cut the lists afterwards if you need exact sizes.
 
     Args:
         examples: the examples, with inputs set.
@@ -71,7 +71,7 @@ def split(
 
 
 def sample(examples: Iterable[dspy.Example], limit: int | None = None, *, seed: int = 0) -> list[dspy.Example]:
-    """Return a random sample by content. A larger sample contains the smaller; the original order plays no part.
+    """Return a random sample by content. A larger sample contains the smaller. The original order has no effect.
 
     Args:
         examples: the examples, with inputs set.
@@ -82,7 +82,7 @@ def sample(examples: Iterable[dspy.Example], limit: int | None = None, *, seed: 
         ConfigurationError: if `limit` is not a whole number from 0.
     """
     _check_limit(limit)
-    # Not the numbers of the splits: with those, a small sample would contain examples of the first split only.
+    # The split numbers are not used here: a small sample would then contain examples of the first split only.
     return sorted(examples, key=lambda example: _hashed(example, f"sample {seed}"))[:limit]
 
 
@@ -114,7 +114,7 @@ def _hashed(example: dspy.Example, salt: str) -> float:
 
 
 def canonical(value: Any) -> Any:
-    """Return a value as JSON values, without differences in white space, Unicode form and kind of container."""
+    """Return a value as JSON values. White space, Unicode form and type of container are normalised."""
     if isinstance(value, str):
         return " ".join(unicodedata.normalize("NFC", value).split())
     if hasattr(value, "model_dump"):

@@ -27,7 +27,7 @@ _FILE = Path(__file__).with_name("starter.jsonl")
 
 @dataclass(frozen=True)
 class ByKind(Metric):
-    """Scores an item by the metric of its kind. An output that repeats the question is never right.
+    """Scores an item by the metric of its kind. An output that repeats the question is always wrong.
 
     Attributes:
         field: the output field.
@@ -75,14 +75,14 @@ class Starter(Benchmark):
     scorer = ByKind()
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Yield the rows of the packaged file, or of a folder if one is given."""
+        """Yield the rows of the packaged file, or of the files in `path`."""
         if path is not None:
             yield from super().rows(split, path, streaming=streaming)
         else:
             yield from (("starter", row) for row in read_file(_FILE))
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example. Of an instruction `answer` is empty, and its `checks` decide."""
+        """Return an example. For an instruction, `answer` is empty and `checks` contains the requirements."""
         choices, answer = parse_structure(row.get("choices") or []), row.get("answer", "")
         lettered = [f"{letter}) {text}" for letter, text in zip("ABCD", choices, strict=False)]
         item = dspy.Example(

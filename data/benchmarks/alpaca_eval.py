@@ -30,7 +30,7 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["AlpacaEval", "Auxiliary", "WinRate", "length_controlled_win_rate", "raw_win_rate", "score_annotations"]
 
 WITHOUT_PROBABILITIES = "official prompt, no token probabilities"
-"""Protocol if the judge's server reports no token probabilities: each verdict is then 0 or 1."""
+"""Protocol without token probabilities from the judge's server: each verdict is then 0 or 1."""
 
 _AUXILIARY_URL = f"hf://datasets/tatsu-lab/alpaca_eval/{AUXILIARY_FILE}"
 _PROMPT_FILES = ("alpaca_eval_clf.txt", "basic_prompt.txt")
@@ -73,7 +73,7 @@ class AlpacaEval(Benchmark):
         return WinMetric(PairJudge(lm) if prompts is None else OfficialPairJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:
-        """Return the raw and the length-controlled win rate, or the reason why there is only the raw one."""
+        """Return the raw and the length-controlled win rate, or the reason why the latter is missing."""
         items = list(details)
         figures: dict[str, Any] = {}
         auxiliary = None
@@ -110,19 +110,19 @@ class AlpacaEval(Benchmark):
 
 
 class OfficialPairJudge(PairJudge):
-    """Compares two answers with the official prompt, which asks for one token and reads its probability.
+    """Compares two answers with the official prompt, which requests one token and reads its probability.
 
-    Each instruction is judged in one order. The official code draws the order at random; here a hash of the instruction
-    decides.
+    Each instruction is judged in one order. The official code draws the order at random. Here it depends on a hash of
+    the instruction.
     """
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str, *, both_orders: bool = False) -> None:
         super().__init__(lm, both_orders=both_orders)
         self.template = _prompt_text(Path(prompts))
-        judge_prompt(self.template, "", "", "")  # fails now if the template has no user message
+        judge_prompt(self.template, "", "", "")  # raises early if the template has no user message
 
     def forward(self, instruction: str, baseline: str, answer: str) -> dspy.Prediction:
-        """Judge an answer against a baseline; returns as `PairJudge.forward`."""
+        """Judge an answer against a baseline. Return the same as `PairJudge.forward`."""
         switched = hashlib.sha256(instruction.encode()).digest()[0] % 2 == 1
         orders = (False, True) if self.both_orders else (switched,)
         replies = [self._reply(instruction, baseline, answer, switched=order) for order in orders]
@@ -143,8 +143,8 @@ class OfficialPairJudge(PairJudge):
 def probability_of_first(reply: Any) -> float | None:
     """Return the probability that the official judge prefers the first output, model "m".
 
-    As in the official parser, the alternatives reported for the first token decide, whatever token was drawn. Their
-    text must be exactly "m" or "M". If a server reports no alternatives, the token itself decides.
+    As in the official parser, the alternatives reported for the first token are used, whatever token was sampled. Their
+    text must be exactly "m" or "M". If a server reports no alternatives, the token itself is used.
 
     Args:
         reply: a `dspy.lm15.Response`.

@@ -54,12 +54,12 @@ _TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
 
 
 def is_correct(prediction: str, target: str) -> bool:
-    """Return whether a prediction gives the target.
+    """Return whether a prediction matches the target.
 
     The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
     the target; case, outer white space, emphasis marks and one final full stop are ignored. If the target is a choice
-    such as `(B)`, the letter counts: `B`, `(b)`, `option (B)` and `(B) 12/02/1990` are the same, and `(A) or (B)` is
-    none. This agrees with the published accuracy of code-davinci-002 on all 27 tasks.
+    such as `(B)`, only the letter counts: `B`, `(b)`, `option (B)` and `(B) 12/02/1990` are equal, and `(A) or (B)`
+    never matches. This rule reproduces the published accuracy of code-davinci-002 on all 27 tasks.
 
     Args:
         prediction: a model's whole answer.

@@ -69,8 +69,8 @@ _NOT_PARSED: Mapping[str, float | None] = {}
 def parse_scores(review: str) -> dict[str, float | None]:
     """Return the scores at the end of a judge's reply.
 
-    The last `{...}` counts. It is lower-cased, `_` becomes a space, and it is parsed as a literal and never evaluated.
-    "N/A" is None. It may stand without quotes, or be Python's None or JSON's null; the authors' own parser loses these.
+    The last `{...}` is used. It is lower-cased, `_` becomes a space, and it is parsed as a literal and never evaluated.
+    "N/A" is None. It may also be unquoted, Python's None or JSON's null, which the authors' own parser does not read.
 
     Args:
         review: the judge's whole reply.
@@ -100,7 +100,7 @@ def _score(value: object) -> float | None:
 
 
 def skill_name(label: str) -> str | None:
-    """Return the skill that a judge's label means ("Commonsense", "robustness"), or None.
+    """Return the skill named by a judge's label ("Commonsense", "robustness"), or None.
 
     As in the authors' tables, the first word decides, or the second if the first is "logical".
     """
@@ -113,15 +113,15 @@ def skill_name(label: str) -> str | None:
 
 @dataclass(frozen=True)
 class SkillScores(Mapping[str, float]):
-    """Mean score by skill, with the numbers of excluded values. It can be used as a dict of the means.
+    """Mean score by skill, with the number of excluded values. It can be used as a dict of the means.
 
     Attributes:
-        means: mean by skill, over the instances scored for it.
-        scored: number of those instances by skill.
+        means: mean by skill, over the instances with a score for it.
+        scored: number of these instances by skill.
         not_applicable: number of "N/A" by skill.
         invalid: number of values that are not a score from 1 to 5, by skill.
-        missing: number of replies without a skill that the instance asks for, by skill.
-        unknown: number of labels that are none of the twelve skills, by label.
+        missing: number of replies without a skill that the instance requires, by skill.
+        unknown: number of labels that match none of the twelve skills, by label.
         unparsed: number of replies without a readable dict.
         reviews: number of all replies.
     """
@@ -146,7 +146,7 @@ class SkillScores(Mapping[str, float]):
 
 
 def _names(labels: Iterable[str]) -> set[str]:
-    """Return the skills that a judge's labels mean."""
+    """Return the skills named by a judge's labels."""
     return {skill for label in labels if (skill := skill_name(label))}
 
 
@@ -182,13 +182,13 @@ class _SkillCounts:
 def aggregate(
     reviews: Iterable[str | Mapping[str, Any] | None], skills: Iterable[Iterable[str]] | None = None
 ) -> SkillScores:
-    """Return the mean score by skill, over all instances that have a score.
+    """Return the mean score by skill, over all instances with a score.
 
-    "N/A", invalid values and replies that cannot be read are left out of the means and counted.
+    "N/A", invalid values and unreadable replies are excluded from the means and counted.
 
     Args:
         reviews: judge replies as text, or the results of `parse_scores`. None counts as unparsed.
-        skills: the skills that each instance asks for. With them, missing ones are counted.
+        skills: the skills that each instance requires. If given, missing ones are counted.
 
     Returns:
         Means in the order of `SKILLS`, with the counts.
@@ -286,7 +286,7 @@ class Flask(Benchmark):
     official_outputs = "<name>.jsonl"
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example. The authors' older names (`question_id`, `text`, `metrics`) are read too."""
+        """Return an example. The authors' older names (`question_id`, `text`, `metrics`) are also read."""
         return dspy.Example(
             id=str(row["idx"] if "idx" in row else row.get("question_id", position)),
             instruction=row["instruction"] if "instruction" in row else row["text"],
@@ -337,7 +337,7 @@ class OfficialSkillJudge(SkillJudge):
         self.rubric = list(read_file(_official_file(prompts, _RUBRIC_FILES)))
 
     def forward(self, instruction: str, answer: str, skills: Mapping[str, str], reference: str = "") -> dspy.Prediction:
-        """Score an answer. Only the names of `skills` count; their meanings are in the official rubric."""
+        """Score an answer. Only the names of `skills` are used; the official rubric defines their meanings."""
         item = {"instruction": instruction, "answer": reference, "skill": list(skills)}
         system, prompt = judge_prompt(self.templates, item, answer, self.rubric)
         reply = str(send(self._lm(self.assess), prompt, system=system, max_tokens=1024).text or "")
@@ -360,7 +360,7 @@ def _meaning(skill: str) -> str:
 
 
 class ScoredSkills(JudgeMetric):
-    """Scores the skills that an instance asks for.
+    """Scores the skills that an instance requires.
 
     Attributes:
         scorer: the judge.

@@ -27,7 +27,7 @@ class GpqaDiamond(MultipleChoice):
     files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("gpqa_diamond.csv",)}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example. The data lists the right answer first; a hash of the question decides the order here."""
+        """Return an example. The data lists the right answer first; here a hash of the question sets the order."""
         question, right = row["Question"], row["Correct Answer"].strip()
         choices = [right, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
         order = list(range(len(choices)))

@@ -21,24 +21,24 @@ _LETTER_A = re.compile(r"^[ \t]*A:", re.MULTILINE)
 def is_correct(solution: str, reference: str) -> bool:
     """Return whether a solution ends in the reference's number.
 
-    The final answer stands after the last `####`, or on a line that begins with `A:` as in the published model
-    solutions. There, the first line with a number counts, and in it the first number after the last equals sign. Units
-    and workings may follow. Commas and currency signs are ignored, and values are compared as numbers: 18 equals 18.00,
-    -5 is not 5, 3.5 is not 3. This agrees with all 2638 verdicts that OpenAI published for its two 6B models.
+    The final answer follows the last `####`, or is on a line that begins with `A:` as in the published model solutions.
+    There, the first line with a number is used, and in it the first number after the last equals sign. Units and
+    workings may follow. Commas and currency signs are ignored, and values are compared as numbers: 18 equals 18.00, -5
+    is not 5, 3.5 is not 3. This rule reproduces all 2638 verdicts that OpenAI published for its two 6B models.
 
     Args:
-        solution: a model's whole solution. Without a marker, its last number counts.
+        solution: a model's whole solution. Without a marker, its last number is used.
         reference: the data set's worked answer, or the number alone.
 
     Returns:
-        False also if one of them has no number.
+        Whether the numbers are equal; False if one of them is missing.
     """
     expected = final_number(reference)
     return expected is not None and final_number(solution) == expected
 
 
 def final_number(solution: str) -> Fraction | None:
-    """Return the number that a solution ends in, or None."""
+    """Return the number at the end of a solution, or None."""
     for marker in (_HASHES, _LETTER_A):
         ends = [match.end() for match in marker.finditer(solution)]
         if ends:

@@ -23,7 +23,7 @@ class MmluPro(MultipleChoice):
     hub = Hub("TIGER-Lab/MMLU-Pro")
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example without the options "N/A" that fill up to ten, as the authors do."""
+        """Return an example. The options "N/A", which fill up to ten, are removed, as in the authors' code."""
         listed = list(parse_structure(row["options"]))
         options = [option for option in listed if option != "N/A"]
         return self.lettered_example(

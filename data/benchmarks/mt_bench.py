@@ -22,7 +22,7 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["UNPARSED", "JudgePrompt", "MtBench", "average", "judge_prompt", "parse_score"]
 
 UNPARSED = -1.0
-"""The official value for a judgment without a score. Such turns are left out of every average."""
+"""The official value for a judgment without a score. Such turns are excluded from every average."""
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged against a reference answer."""
@@ -65,7 +65,7 @@ def parse_score(judgment: str) -> float:
 
 
 def average(scores: Iterable[float]) -> float:
-    """Return the mean over all turn scores that are not -1; NaN if there is none.
+    """Return the mean over all turn scores that are not -1; NaN if there are none.
 
     This is not the mean of turn means.
 
@@ -83,10 +83,10 @@ def judge_prompt(
     turn: int,
     reference: Sequence[str] | Mapping[str, Any] | None = None,
 ) -> JudgePrompt:
-    """Return the official single-answer judge prompt for one turn, to the byte.
+    """Return the official single-answer judge prompt for one turn, byte for byte.
 
     Args:
-        templates: the lines of the official `judge_prompts.jsonl`, or the same by name.
+        templates: the lines of the official `judge_prompts.jsonl`, or a mapping of them by name.
         question: a line of `question.jsonl` (`turns`, `category`). The category decides whether the reference is used;
             without a category, the reference is used if it is given.
         answers: the model's answers, one for each turn so far, or a FastChat answer line.
@@ -157,7 +157,7 @@ class ContinueConversation(dspy.Signature):
 class MtBench(Benchmark):
     """80 questions in eight categories, each with a follow-up question.
 
-    `run` asks both turns and returns a prediction with `answers`. If a program is called only once, as by
+    `run` runs both turns and returns a prediction with `answers`. If a program is called only once, as by
     `dspy.Evaluate`, it answers the first turn, and only that turn is judged.
     """
 
@@ -180,7 +180,7 @@ class MtBench(Benchmark):
             yield part, {**row, "reference": reference, "official": True} if reference else row
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example. The hub calls the turns `prompt`; its short references are not those of the judge."""
+        """Return an example. The hub's column `prompt` has the turns. Its short references are not used."""
         turns = list(parse_structure(row["turns"] if "turns" in row else row["prompt"]))
         return dspy.Example(
             id=str(row["question_id"] if "question_id" in row else row.get("prompt_id", position)),
@@ -197,7 +197,7 @@ class MtBench(Benchmark):
         return {"temperature": TEMPERATURES.get(example.category, 0.0)}
 
     def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
-        """Run both turns. The history of the second contains the first with its answer."""
+        """Run both turns. The history of the second turn contains the first turn with its answer."""
         answers: list[str] = []
         for question in example.turns:
             answers.append(program(history=_history(example.turns, answers), question=question).answer)
@@ -216,7 +216,7 @@ class MtBench(Benchmark):
         return GradedTurns(GradeJudge(lm) if prompts is None else OfficialGradeJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Return the averages over all turns, by turn and by category, and the number of unread turns."""
+        """Return the averages over all turns, by turn and by category, and the number of unreadable turns."""
         items = list(details)
         by_category: dict[str, list[float]] = {str(item["category"]): [] for item in items}
         for item in items:
@@ -232,7 +232,7 @@ class MtBench(Benchmark):
         }
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
-        """Return FastChat's `model_answer` lines: one for each question, with both turns in one choice."""
+        """Return FastChat's `model_answer` lines, one per question, with both turns in one choice."""
         rows = [
             {
                 "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
@@ -261,7 +261,7 @@ def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
 
 
 class OfficialGradeJudge(GradeJudge):
-    """Grades with the official prompts, at temperature 0. The score stands in double brackets.
+    """Grades with the official prompts, at temperature 0. The score is in double brackets.
 
     Attributes:
         templates: the prompts by name.
@@ -286,7 +286,7 @@ class OfficialGradeJudge(GradeJudge):
         Args:
             questions: the questions of the turns so far.
             answers: the answers of the turns so far.
-            reference: one answer for each turn. Without it, the question is judged like those that need no reference.
+            reference: one answer for each turn. Without it, the prompt without a reference is used.
             category: the category, which decides whether the reference is shown.
         """
         question = {"turns": list(questions), "category": category if reference else None}
@@ -315,7 +315,7 @@ def _prompt_file(folder: Path | str) -> Path:
 
 
 class GradedTurns(JudgeMetric):
-    """Grades every turn that was answered.
+    """Grades every answered turn.
 
     Attributes:
         grader: the judge.
@@ -341,7 +341,7 @@ class GradedTurns(JudgeMetric):
         ]
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Return the mean over the turns that could be read, divided by 10."""
+        """Return the mean over the readable turns, divided by 10."""
         answers = prediction.get("answers") or [field_of(prediction, "answer", "prediction")]
         replies = [self._turn(example, [str(text) for text in answers[:turn]]) for turn in range(1, len(answers) + 1)]
         scores = [UNPARSED if reply.score is None else float(reply.score) for reply in replies]

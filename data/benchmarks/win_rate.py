@@ -28,7 +28,7 @@ C_GRID = (-4, 4, 10)
 FOLDS = 5
 
 VERDICTS_MIN = 30
-"""With fewer verdicts the auxiliary rows determine the regression more than the model does."""
+"""With fewer verdicts, the auxiliary rows would have more weight in the regression than the model's rows."""
 
 AUXILIARY_FILE = "df_gamed.csv"
 _AUXILIARY_COLUMNS = ("preference", "index", "std_delta_len", "instruction_difficulty")
@@ -101,7 +101,7 @@ def raw_win_rate(preferences: Iterable[float | None]) -> WinRate:
 
     Args:
         preferences: one for each instruction, from 1 (the baseline wins) to 2 (the model wins). 0 is a tie (1.5). None
-            and NaN are missing and left out.
+            and NaN are missing and excluded.
 
     Returns:
         The mean of preference - 1 with its standard error, in percent; NaN if there are too few preferences.
@@ -220,7 +220,7 @@ def _model_features(len_baseline: Sequence[float], len_model: Sequence[float], d
 
 
 def _with_auxiliary(features: Array, wins: Array, rows: Auxiliary) -> _Problem:
-    """Return the regression with the auxiliary rows first, as in the official code. The folds depend on the order."""
+    """Return the regression with the auxiliary rows first, as in the official code. The folds depend on this order."""
     import numpy as np
 
     std_delta = np.asarray(rows.std_delta_len, dtype=float)

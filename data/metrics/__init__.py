@@ -1,1 +1,1 @@
-"""Metrics, and the rules by which answers are read from text."""
+"""Metrics, and the rules that read answers from text."""

@@ -51,14 +51,14 @@ _MENTIONED = (re.compile(rf"\b(?:option|choice)\b{_IS}{_LETTER}{_NEGATED}{_SEVER
 def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
     """Return the letter that a text chooses.
 
-    The rules are tried in this order. If one rule matches several times, the last match counts.
+    The rules are tried in this order. If one rule matches several times, the last match is used.
 
     1. a boxed letter;
     2. "answer: B", "the answer should be (B)";
     3. a letter that is called right: "it is B", "option B is correct";
     4. a text or first line that is one letter (`B`, `(b).`) or begins with one as a label (`B) ...`, `B - ...`);
     5. an option that is mentioned and not called wrong;
-    6. a text that equals one of the choices, if these are known.
+    6. a text that equals one of the choices, if they are known.
 
     "A or B" chooses nothing.
 
@@ -88,7 +88,7 @@ def _last_letter(text: str, patterns: Iterable[re.Pattern[str]], letters: str) -
 
 
 def _is_choice(match: re.Match[str], letters: str) -> bool:
-    """Return False for a word such as the article in "the answer is a number": a lower-case letter before a word."""
+    """Return False for a lower-case letter before a word, such as the article in "the answer is a number"."""
     letter = match["letter"]
     followed_by_word = re.match(r"\s+\w", match.string[match.end("letter") :]) is not None
     return letter.upper() in letters and not (letter in "aiI" and followed_by_word)

@@ -1,4 +1,4 @@
-"""Instructions that a program can verify: a table of named checks with parameters.
+"""Instructions that code can verify: a table of named checks with parameters.
 
 Data names a check and its parameters, such as `{"check": "max_words", "count": 10}`. Data contains no code.
 """
@@ -63,7 +63,7 @@ def _is_json_numbers(text: str, count: int) -> bool:
 
 
 def _count(text: str, word: str) -> int:
-    """Return how often a word or phrase occurs in a text, as whole words."""
+    """Return the number of occurrences of a word or phrase in a text, as whole words."""
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
 

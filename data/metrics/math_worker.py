@@ -1,7 +1,7 @@
-"""The program of a worker process: compares mathematical expressions, one JSON line in, one JSON line out.
+"""The worker process that compares mathematical expressions: one JSON line in, one JSON line out.
 
-`moa_dspy.data.metrics.mathematics` starts it by file name, so it imports nothing of this package. A computation that
-takes too long is ended from outside by killing the process. The memory is limited from inside.
+`moa_dspy.data.metrics.mathematics` starts it by file name, so it imports nothing from this package. The parent process
+kills it if a computation takes too long. The worker limits its own memory.
 """
 
 from __future__ import annotations

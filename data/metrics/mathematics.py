@@ -1,7 +1,7 @@
-"""Mathematical equivalence of LaTeX expressions, safe in threads and with a time limit that is kept.
+"""Mathematical equivalence of LaTeX expressions, thread-safe and with an enforced time limit.
 
-The time limits of math-verify use signals, which only the main thread may set. Here they are off. Comparisons run in at
-most two worker processes, and a comparison that takes too long is ended by killing its worker.
+The time limits of math-verify use signals, which only the main thread may set. They are disabled here. Comparisons run
+in at most two worker processes. A worker whose comparison takes too long is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 __all__ = ["TEXT_MAX", "MathEquivalence", "answer_of", "equivalent", "last_boxed", "without_latex"]
 
 TEXT_MAX = 100_000
-"""Only so many characters at the end of a text are searched for an answer."""
+"""Only this many characters at the end of a text are searched for an answer."""
 
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed) ?\{([^{}]*)\}")
@@ -46,7 +46,7 @@ _ANSWER_IS = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last closed `\boxed{...}`, with nested braces; None if there is none.
 
-    A box inside a box is part of the outer one. An empty box counts only if there is no other.
+    A nested box is part of the outer one. An empty box is used only if there is no other.
     """
     text = text[-TEXT_MAX:]
     content: str | None = None
@@ -82,7 +82,7 @@ def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
     Args:
         reference: the right expression. The comparison is not symmetric: an interval may answer a set, but a set does
             not answer an interval.
-        answer: the expression to check. More than 500 characters are not equal to anything.
+        answer: the expression to check. An expression of more than 500 characters never matches.
         seconds: time limit of the comparison. Starting a worker and waiting for one are not included.
 
     Raises:
@@ -99,7 +99,7 @@ def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
 
 
 def _tidy(expression: str) -> str:
-    """Return an expression with one spelling of spaces, and only those that separate words and numbers."""
+    """Return an expression with normalised spaces. Only spaces that separate words and numbers are kept."""
     spaced = _SPACE.sub(" ", _IGNORED.sub("", expression)).strip()
     joined = _THOUSANDS.sub(lambda match: match[0].replace(" ", ""), spaced)
     return _IDLE_SPACE.sub("", joined)
@@ -175,7 +175,7 @@ class _Worker:
 
 
 class _Workers:
-    """At most two workers, started when first needed. Each is used by one thread at a time."""
+    """At most two workers, started on first use. Each is used by one thread at a time."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()

@@ -1,8 +1,8 @@
 """The base classes of all metrics, and votes over several answers.
 
 `metric(example, prediction, trace=None)` returns a bool or a float from 0 to 1, as `dspy.Evaluate` and Optuna expect.
-If it is called with the name of a predictor, as GEPA does, it returns the same score with feedback in words. The score
-never depends on `trace`, because GEPA also scores with one.
+If it is called with the name of a predictor, as by GEPA, it returns the same score with feedback in words. The score
+never depends on `trace`, because GEPA also passes one when it scores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         score: a bool, or a number from 0 to 1.
-        feedback: one or two sentences for a reader who wants to improve the answer: a person, or GEPA.
+        feedback: one or two sentences for a person or for GEPA, on how to improve the answer.
         details: further JSON-serialisable data about the item, such as a judge's scores and protocol.
     """
 
@@ -48,7 +48,7 @@ class Metric(ABC):
         """Return the score of a prediction with its reason."""
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
-        """Check all examples before the first call is paid for.
+        """Check all examples before the first paid call.
 
         Returns:
             Remarks for the user on how the examples will be scored, one sentence each.
@@ -92,7 +92,7 @@ def field_of(holder: Any, name: str, what: str) -> Any:
 
 
 def output_of(prediction: Any, field: str) -> str:
-    """Return an output field as text. A prediction that is a plain string is the output itself."""
+    """Return an output field as text. A plain string as prediction is the output itself."""
     output = prediction if isinstance(prediction, str) else field_of(prediction, field, "prediction")
     return "" if output is None else str(output)
 
@@ -102,9 +102,9 @@ class TextMetric(Metric):
     """Compares one output field with the accepted answers of the example. Subclasses implement `compare`.
 
     Attributes:
-        field: the output field. A prediction that is a plain string is the output itself.
+        field: the output field. A plain string as prediction is the output itself.
         target: the field of the example with the answer, or with a list of accepted answers.
-        explanation: the field of the example with a worked solution, for the feedback. It may be absent.
+        explanation: the field of the example with a worked solution, for the feedback. It may be missing.
     """
 
     field: str = "answer"
@@ -120,7 +120,7 @@ class TextMetric(Metric):
         return output
 
     def key(self, output: str, example: dspy.Example) -> str:
-        """Return the key of an output in a vote. Equal keys are one answer; an empty key is not counted."""
+        """Return the key of an output in a vote. Outputs with equal keys are one answer; empty keys are not counted."""
         return vote_key(self.read(output, example))
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
@@ -161,7 +161,7 @@ def _shorten(text: str, limit: int = 200) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked(TextMetric):
-    """Makes a metric of a function of two texts, such as `gsm8k.is_correct`.
+    """Makes a metric from a function of two texts, such as `gsm8k.is_correct`.
 
     Attributes:
         check: called with the output and an accepted answer; returns the score.
@@ -186,9 +186,9 @@ class Vote:
     """The result of a vote.
 
     Attributes:
-        answer: the answer with the most votes, spelled as in its first occurrence; None if there is none.
+        answer: the answer with the most votes, spelled as in its first occurrence; None without a counted answer.
         votes: number of votes for it.
-        total: number of answers counted. Empty answers are not counted.
+        total: number of counted answers. Empty answers are not counted.
     """
 
     answer: str | None
@@ -212,7 +212,7 @@ def vote_key(text: str) -> str:
 
 
 def vote(answers: Iterable[str | None], *, key: Callable[[str], Any] = vote_key) -> Vote:
-    """Return the most frequent answer; of several, the one that occurs first.
+    """Return the most frequent answer; on a tie, the one that occurs first.
 
     Args:
         answers: the answers in order. None and answers with an empty key are not counted.
@@ -246,7 +246,7 @@ class VoteMatch(Metric):
     key: Callable[[str], Any] | None = None
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """Score the winner. The feedback tells how clear the vote was."""
+        """Score the winner. The feedback includes the share of votes."""
         result = vote(self._answers(prediction), key=self.key or (lambda output: self.metric.key(output, example)))
         verdict = self.metric.assess(example, result.answer or "")
         details = {"votes": result.votes, "total": result.total}

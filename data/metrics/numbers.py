@@ -30,7 +30,7 @@ _MINUS = "-\u2212\u2012\u2013\uff0d"
 _SEPARATORS = " ,'\u2019\u00a0\u202f\u2009_"
 _CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u20a9\u20bd\uffe5"
 _DIGITS_MAX = 400
-"""Longer runs of digits come from a model stuck in a loop. They are not read as numbers."""
+"""Maximum number of digits of a number. Longer runs come from a model stuck in a loop and are not read."""
 
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
@@ -83,7 +83,7 @@ def last_number(text: str) -> Fraction | None:
 
 
 def parse_number(value: object) -> Fraction | None:
-    """Return a value as an exact number. Of a text, the last number counts.
+    """Return a value as an exact number. For a text, the last number is used.
 
     Args:
         value: a value from a program or a data set.
@@ -138,9 +138,9 @@ class Numeric(TextMetric):
 class ShortNumber(Numeric):
     """The output's number is the answer, in digits or in words.
 
-    The last number counts that the question does not contain: "40 dollars for 5 tickets" answers a question about 5
-    tickets with 40. An accepted answer in words is the whole output, or its end ("the answer is seven"). A number that
-    is denied, or one of two alternatives, is not an answer.
+    The last number that is not in the question is used. To a question about 5 tickets, "40 dollars for 5
+    tickets" answers 40. An accepted answer in words is the whole output, or its end ("the answer is seven"). A number
+    that is denied, or one of two alternatives, is not an answer.
 
     Attributes:
         question: the field of the example with the question.
@@ -157,7 +157,7 @@ class ShortNumber(Numeric):
         return value is not None and abs(value - expected) <= self.tolerance and not denied(output, accepted)
 
     def read(self, output: str, example: dspy.Example) -> str:
-        """Return the number that counts."""
+        """Return the number that is compared."""
         value = self._number(output, example)
         return "" if value is None else str(value)
 

@@ -32,7 +32,7 @@ _NEEDLESS_DECIMALS = re.compile(r"(?<=\d)\.0+(?!\d)")
 def normalize(text: str) -> str:
     """Return a text in lower case, without ASCII punctuation and English articles, with single spaces.
 
-    These are the rules of the SQuAD and HotPotQA scripts, after Unicode NFD as in DSPy's own metric.
+    These are the rules of the SQuAD and HotPotQA scripts, applied after Unicode NFD as in DSPy's own metric.
     """
     text = unicodedata.normalize("NFD", text).lower()
     text = "".join(character for character in text if character not in _PUNCTUATION)
@@ -40,7 +40,7 @@ def normalize(text: str) -> str:
 
 
 def normalize_or_keep(text: str) -> str:
-    """Return `normalize(text)`, or the bare text if nothing is left ("A", "+"), so that such answers stay different."""
+    """Return `normalize(text)`, or the stripped text if that is empty ("A", "+"). Such answers then stay different."""
     return normalize(text) or text.strip().casefold()
 
 
@@ -110,7 +110,7 @@ class Stated(TextMetric):
 
 
 def denied(output: str, accepted: str) -> bool:
-    """Return whether sentences of an output contain an answer, and none of them states it."""
+    """Return whether the output contains the answer, but no sentence of it states the answer."""
     wanted = _words(accepted)
     containing = [sentence for sentence in _SENTENCE_END.split(_plain(output)) if wanted.search(sentence)]
     return bool(containing) and not any(_states(sentence, wanted) for sentence in containing)

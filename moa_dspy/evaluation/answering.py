@@ -1,4 +1,4 @@
-"""How a benchmark asks a program: settings per example, sync programs in threads, answers read back from JSON."""
+"""Runs a program on a benchmark's examples: settings per example, threads for sync programs, answers from JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _AGENT_FIELDS = frozenset({"temperature", "max_tokens"})
 
 
 class Asker:
-    """Asks a program the examples of a benchmark.
+    """Runs a program on the examples of a benchmark.
 
-    A benchmark may prescribe settings per example, such as MT-Bench's temperatures. For each of them there is one copy
-    of the program, with the same prompts, demos and connections.
+    A benchmark may prescribe settings per example, such as MT-Bench's temperatures. The asker keeps one copy of the
+    program for each distinct setting, with the same prompts, demos and connections.
 
     Args:
         program: any DSPy module.
-        benchmark: how an example is asked.
+        benchmark: runs the program on an example.
     """
 
     def __init__(self, program: dspy.Module, benchmark: Benchmark) -> None:
@@ -42,7 +42,7 @@ class Asker:
         self._copies: dict[str, dspy.Module] = {}
 
     async def ask(self, example: dspy.Example, threads: Executor) -> Any:
-        """Return the program's prediction; a program without ``aforward`` runs in a thread."""
+        """Return the program's prediction. A program without ``aforward`` runs in a thread."""
         with self._prepared(self._benchmark.generation(example)) as program:
             if hasattr(program, "aforward"):
                 return await self._benchmark.arun(program, example)
@@ -50,7 +50,7 @@ class Asker:
 
     @contextmanager
     def _prepared(self, settings: Mapping[str, Any]) -> Iterator[dspy.Module]:
-        """Give the program with these settings on its LMs; DSPy's configured LM has them too."""
+        """Yield the program with these settings on its LMs and on DSPy's configured LM."""
         if not settings:
             yield self._program
             return
@@ -69,7 +69,7 @@ async def in_thread(threads: Executor, work: Callable[[], T]) -> T:
 
 
 def in_threads(work: Callable[[S], T], items: Sequence[S], concurrency: int) -> list[T]:
-    """Return the results of blocking work on items, in their order, from several threads in the caller's context."""
+    """Run blocking work on items in threads, in the caller's context. Return the results in the items' order."""
     if concurrency == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(concurrency) as threads:
@@ -85,7 +85,7 @@ def restored(program: dspy.Module, outputs: Mapping[str, Any]) -> dspy.Predictio
         outputs: its fields as JSON values.
 
     Returns:
-        None if a type is unknown and the value may have been an object.
+        The prediction; None if a type is unknown and the value may have been an object.
     """
     types = _output_types(program)
     values: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def _agent_with_settings(agent: Agent, settings: Mapping[str, Any]) -> Agent:
 
 
 def _output_types(program: dspy.Module) -> dict[str, Any]:
-    """Return types by output field; a module with a single predictor has the predictor's."""
+    """Return the types of the output fields. For a module with a single predictor, these are the predictor's types."""
     signature = getattr(program, "signature", None)
     predictors = program.predictors()
     if signature is None and len(predictors) == 1:

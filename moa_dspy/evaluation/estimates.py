@@ -1,4 +1,4 @@
-"""The cost of an evaluation before it is paid: the plans of a few examples, scaled to all examples."""
+"""Cost estimates of an evaluation: a few examples are planned, and their cost is scaled to all examples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from moa_dspy.program import AttentionMoA
 __all__ = ["estimate_cost"]
 
 _PLANNED: Final = 5
-"""Number of examples that are planned."""
+"""Number of examples planned."""
 
 _REPLY: Final = 300
-"""Tokens of a judge's reply, if its metric does not say."""
+"""Default number of tokens of a judge's reply."""
 
 
 def estimate_cost(
@@ -31,10 +31,10 @@ def estimate_cost(
     """Return the estimated cost of the program's calls and of the judge's calls.
 
     Args:
-        program: what is evaluated.
-        examples: all of them.
+        program: the program.
+        examples: all examples.
         metric: scores the answers.
-        judge: the judge's model, or None if no model judges.
+        judge: the judge's model, or None without a judge.
     """
     chosen = evenly_spaced(examples, _PLANNED)
 

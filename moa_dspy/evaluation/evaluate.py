@@ -52,7 +52,7 @@ def evaluate(
     budget: Budget | None = None,
     progress: Callable[[EvaluateProgress], None] | bool = False,
 ) -> EvaluateResult:
-    """Score a program on examples; with ``out``, an interrupted evaluation goes on where it stopped.
+    """Score a program on examples. With ``out``, an interrupted evaluation resumes.
 
     Args:
         program: any DSPy module.
@@ -60,20 +60,20 @@ def evaluate(
         metric: default: the benchmark's own.
         limit: maximum number of examples, drawn by content: a larger limit includes the smaller sample.
         seed: seed of sample and resampling; default: the ``Devset``'s, or 0.
-        judge: the judge's LM, if the benchmark's metric has one.
+        judge: the judge's LM, if the benchmark's metric has a judge.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
-        official: compute the benchmark's official figures; default: if the metric is its own.
-        out: JSONL file of records. Items with a record are not run again, failed ones are.
+        official: compute the benchmark's official figures; default: if the benchmark's own metric is used.
+        out: JSONL file of records. Items with a record are not run again, except failed items.
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format.
         name: the program's name in the result and in official files.
         concurrency: maximum number of concurrent items.
-        budget: limits of the evaluation, judge and earlier starts included (seconds: this start).
+        budget: limits of the evaluation, including the judge and earlier starts (seconds: this start only).
         progress: called after each item; True shows progress on standard error.
 
     Raises:
-        ConfigurationError: if program, metric, data and files do not fit together.
-        RunError: if the first ten items all failed or a file cannot be written.
+        ConfigurationError: if program, metric, data and files are incompatible.
+        RunError: if the first ten items all failed, or if a file cannot be written.
     """
     data = Devset.of(devset, limit, seed)
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
@@ -98,7 +98,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is evaluated, on what, by what."""
+    """One call of ``evaluate``: program, data and metric."""
 
     program: dspy.Module
     data: Devset
@@ -108,12 +108,12 @@ class _Job:
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """The run's fingerprint."""
+        """Return the run's fingerprint."""
         return fingerprint(self.program, self.data.benchmark.name, self.data.split, self.data.seed, self.metric)
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """The digest of each example."""
+        """Return the digest of each example."""
         return {name: content_of(example) for name, example in self.examples.items()}
 
     def item(self, name: str, record: Record | None) -> Item:
@@ -122,7 +122,7 @@ class _Job:
         return Item(name, self.examples[name], answer)
 
     def record(self, item: Item, run: Run, earlier: Record | None) -> Record:
-        """Return the record of a run; it includes what earlier tries used."""
+        """Return the record of a run. Its usage includes earlier attempts."""
         kept = earlier is not None and item.prediction is not None
         return Record(
             id=item.key,
@@ -148,7 +148,7 @@ def _run(
     concurrency: int,
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> dict[str, Record]:
-    """Run what has no record yet, and return the record of each item that has one."""
+    """Run the items without a record, and return the record of each item that has one."""
     check_concurrency(concurrency)
     calls = calls_of_a_run(job.program) * turns_of(list(job.examples.values()))
     guard, largest = BudgetGuard(budget), None
@@ -191,7 +191,7 @@ def _run(
 
 
 def turns_of(examples: Sequence[dspy.Example]) -> int:
-    """Return how often an item asks the program: the turns of the longest conversation, else once."""
+    """Return the number of calls of the program per item: the turns of the longest conversation, or 1."""
     return max((len(example["turns"]) for example in examples if "turns" in example), default=1)
 
 
@@ -239,7 +239,7 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
 
 
 def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
-    """Return the official figures. If they cannot be computed, the reason is returned: the records are kept."""
+    """Return the official figures, or the reason why they cannot be computed. An error must not lose the records."""
     details = [record.details for record in records if record.status != "error" and record.details]
     if not details:
         return {}

@@ -1,6 +1,6 @@
 """Digests that identify a run: its program, data and metric.
 
-Addresses and keys are not included, so that a run may go on over another connection.
+Addresses and keys are not included, so that a run can continue with another connection.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _EMPTY_CELL = types.CellType()
 
 
 def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, metric: Any) -> dict[str, Any]:
-    """Return what identifies a run. A run is resumed only if all parts are equal.
+    """Return the fingerprint of a run. A run is resumed only if all parts are equal.
 
-    The examples are not included: each record has the digest of its own, so a run can be extended to more examples.
+    The examples are not included, because each record has the digest of its example. A run can therefore be extended to
+    more examples.
 
     Args:
         program: the program.
@@ -50,7 +51,7 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
 
 
 def label(program: dspy.Module) -> str:
-    """Return a program's name in tables: its class, and the agents and layers of an ``AttentionMoA``."""
+    """Return a program's name in tables: its class, and for an ``AttentionMoA`` also its agents and layers."""
     if not isinstance(program, AttentionMoA):
         return type(program).__name__
     names = ", ".join(agent.name for agent in program.architecture.agents)
@@ -59,7 +60,7 @@ def label(program: dspy.Module) -> str:
 
 
 def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
-    """Return examples by id: their field ``id``, else a digest of their content. Repeated ids are numbered."""
+    """Return examples by id: their field ``id``, or a digest of their content. Repeated ids are numbered."""
     named: dict[str, dspy.Example] = {}
     for example in examples:
         name = str(example["id"]) if "id" in example else content_of(example)
@@ -77,7 +78,7 @@ def content_of(example: dspy.Example) -> str:
 
 
 def _ordered(value: Any) -> Any:
-    """Return a value with its sets as sorted lists: their order differs between processes."""
+    """Return a value with its sets as sorted lists, because the order of sets differs between processes."""
     if isinstance(value, Mapping):
         return {key: _ordered(part) for key, part in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -92,7 +93,7 @@ def digest(value: Any) -> str:
 
 
 def describe(value: Any) -> Any:
-    """Return what identifies a program, metric, judge or setting, as JSON values that are equal in every process."""
+    """Return the identity of a program, metric, judge or setting, as JSON values that are equal in every process."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dspy.BaseLM):
@@ -142,7 +143,7 @@ def _attributes(value: Any, without: tuple[type, ...] = ()) -> dict[str, Any]:
 
 
 def _ambient() -> Any:
-    """Return what programs take from DSPy's settings: the LM of agents without one, and the adapter."""
+    """Return the settings that programs take from DSPy: the LM of agents without one, and the adapter."""
     adapter = dspy.settings.adapter
     return [describe(dspy.settings.lm), None if adapter is None else _name(adapter)]
 
@@ -153,9 +154,10 @@ def _name(value: Any) -> str:
 
 
 def _bindings(function: Any) -> dict[str, Any]:
-    """Return the constants and functions in a function's closure and defaults, where functions of one source differ.
+    """Return the constants and functions in a function's closure and defaults. Functions of one source differ in them.
 
-    Functions are named only, since one may hold itself. Objects that can change, such as lists, are left out.
+    Functions are recorded by name only, because a function may contain itself. Mutable objects, such as lists, are left
+    out.
     """
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if cell != _EMPTY_CELL]
     named = getattr(function, "__kwdefaults__", None) or {}

@@ -16,23 +16,23 @@ from moa_dspy.evaluation.records import Record
 
 __all__ = ["EvaluateProgress", "Totals", "progress_display"]
 
-_LINES: Final = 20  # lines that a log gets, whatever the number of items
+_LINES: Final = 20  # number of progress lines in a log
 
 
 @dataclass(frozen=True)
 class EvaluateProgress:
-    """The state of an evaluation.
+    """The progress of an evaluation.
 
     Attributes:
         total: number of items.
-        done: items with a record, including those of earlier starts.
-        scored: items with a score.
-        errors: items that failed.
-        unparsed: items whose verdict could not be read.
-        mean: mean score so far; None without any.
-        usage: what all items used.
+        done: number of items with a record, including those of earlier starts.
+        scored: number of items with a score.
+        errors: number of failed items.
+        unparsed: number of items whose verdict could not be read.
+        mean: mean score so far; None without a score.
+        usage: usage of all items.
         seconds: seconds since this start.
-        record: the item that has just ended; None at the beginning.
+        record: the last finished item; None at the beginning.
     """
 
     total: int
@@ -73,7 +73,7 @@ class Totals:
             self.add(record)
 
     def add(self, record: Record, earlier: Record | None = None) -> None:
-        """Add an item's record, which replaces its earlier one."""
+        """Add an item's record. It replaces the item's earlier record."""
         if earlier is not None:
             self._by_status[earlier.status] -= 1
             self._usage -= earlier.usage
@@ -101,7 +101,7 @@ class Totals:
 def progress_display(
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> Iterator[Callable[[EvaluateProgress], None]]:
-    """Give the function that shows progress: the caller's, none, a bar on a terminal, or lines."""
+    """Yield the function that shows progress: the caller's, none, a bar on a terminal, or lines."""
     if callable(progress):
         yield progress
     elif not progress:

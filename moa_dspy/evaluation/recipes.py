@@ -1,4 +1,4 @@
-"""The paper's experiments as recipes: an ensemble that ships as a configuration file, a benchmark, a judge."""
+"""The paper's experiments as recipes: a packaged ensemble configuration, a benchmark and a judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moa_dspy.errors import ConfigurationError
 __all__ = ["ENDPOINT_VARIABLE", "RECIPES", "Recipe", "recipe"]
 
 ENDPOINT_VARIABLE: Final = "HOSTED_VLLM_API_BASE"
-"""Where the address of the small models' server is."""
+"""Environment variable with the address of the small models' server."""
 
 _FOLDER: Final = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -41,9 +41,9 @@ class Recipe:
     Attributes:
         name: such as ``alpaca_eval-large``.
         ensemble: ``large`` or ``small``.
-        layers: 1 as in the authors' scripts, or 3, which is ours.
-        benchmark: its name.
-        split: that the authors' script runs; FLASK's is the hard set.
+        layers: 1 as in the authors' scripts, or 3, which is our setting.
+        benchmark: name of the benchmark.
+        split: split that the authors' script runs; FLASK's is the hard set.
         aggregator: name of the agent whose model aggregates.
         judge: the official judge's model.
         published: the paper's figures, by the names of the benchmark's official figures.
@@ -65,7 +65,7 @@ class Recipe:
 
     @property
     def origin(self) -> str:
-        """Return whose settings these are."""
+        """Return the source of the settings."""
         if self.layers > 1:
             return "ours: three layers"
         return "as in the authors' script" if self.ensemble == "large" else "the authors' settings, aggregator ours"

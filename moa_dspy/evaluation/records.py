@@ -1,7 +1,7 @@
 """The file of an evaluation's records: one JSON line per item, written as the item ends.
 
 The first line identifies the run. Each line is one append of the operating system, so a killed process leaves at most
-one torn line, the last. It is cut off when the file is opened again.
+one incomplete line at the end. It is removed when the file is opened again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Record(pydantic.BaseModel):
 
     Attributes:
         id: the example's id, unique within the run.
-        content: digest of the example, which tells equal ids of different data apart.
-        category: the category it is reported under.
+        content: digest of the example, which distinguishes equal ids of different data.
+        category: the category in reports.
         status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the program or the metric
             failed. Only scored items count in a score.
         score: from 0 to 1; None unless scored.
@@ -41,10 +41,10 @@ class Record(pydantic.BaseModel):
         outputs: the program's outputs; empty if it failed.
         details: further values from the metric, such as a judge's scores.
         error: why the item failed.
-        program: what the program's calls used.
-        judge: what the metric's calls used.
+        program: usage of the program's calls.
+        judge: usage of the metric's calls.
         seconds: wall time of program and metric.
-        finished: time of the end, in seconds since 1970.
+        finished: end time, in seconds since 1970.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -65,23 +65,23 @@ class Record(pydantic.BaseModel):
 
     @property
     def usage(self) -> Usage:
-        """Return what program and metric used together."""
+        """Return the usage of program and metric together."""
         return self.program + self.judge
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """Return the last record of each item; an item that failed may have been tried again."""
+    """Return the last record of each item. A failed item may have several records."""
     return {record.id: record for record in records}
 
 
 def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
-    """Read a file of records. A torn last line is left out.
+    """Read a file of records. An incomplete last line is left out.
 
     Returns:
         The fingerprint of the run, and the records.
 
     Raises:
-        ConfigurationError: if the file cannot be read, is damaged, or does not hold records.
+        ConfigurationError: if the file cannot be read, is damaged, or does not contain records.
     """
     if not Path(path).is_file():
         raise ConfigurationError(f"cannot read {path}: there is no such file")
@@ -92,7 +92,7 @@ def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
 
 
 class RecordFile:
-    """Appends the records of one run, and holds those of earlier starts of the same run.
+    """Appends the records of one run, and holds the records of earlier starts of the same run.
 
     Args:
         path: the file; it is created if it does not exist.
@@ -103,8 +103,8 @@ class RecordFile:
         records: the records of earlier starts.
 
     Raises:
-        ConfigurationError: if the file belongs to another run, does not hold records, is in use, or cannot be read or
-            written.
+        ConfigurationError: if the file belongs to another run, does not contain records, is in use, or cannot be read
+            or written.
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
@@ -127,7 +127,7 @@ class RecordFile:
             raise
 
     def append(self, record: Record) -> None:
-        """Write a record. It is kept even if this process is killed afterwards.
+        """Write a record durably: it is kept even if this process is killed afterwards.
 
         Raises:
             RunError: if it cannot be written.
@@ -153,7 +153,7 @@ class RecordFile:
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:
-    """Return the run's fingerprint (None if not yet written), the records, and the length of all whole lines."""
+    """Return the run's fingerprint (None if not yet written), the records, and the length of all complete lines."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def _check_run(path: Path, recorded: Mapping[str, Any], run: Mapping[str, Any]) 
 
 
 def _check_examples(path: Path, records: Mapping[str, Record], contents: Mapping[str, str]) -> None:
-    """Check that each record belongs to an example. A run may be extended to more examples, not to others."""
+    """Check that each record belongs to an example. A run may get more examples, but no other ones."""
     foreign = [name for name, record in records.items() if contents.get(name) != record.content]
     if foreign:
         raise ConfigurationError(

@@ -24,22 +24,22 @@ class EvaluateResult:
 
     Attributes:
         benchmark: name of the benchmark.
-        split: its split.
+        split: split of the benchmark.
         program: the program's name.
         metric: the metric's name.
         items: number of items.
         score: mean over the scored items, with its 95 % interval; None without a scored item.
-        categories: the same by category, if there are several.
-        errors: items that failed. They count in no score.
-        unparsed: items whose verdict could not be read. They count in no score.
-        pending: items that the budget did not allow.
+        categories: score by category, if there are several.
+        errors: number of failed items. They count in no score.
+        unparsed: number of items whose verdict could not be read. They count in no score.
+        pending: number of items not run because of the budget.
         ended_by: ``items`` (all were run) or ``budget``.
-        figures: the benchmark's official figures, if it has some.
-        program_usage: what the program's calls used, earlier starts included.
-        judge_usage: what the metric's calls used, earlier starts included.
+        figures: the benchmark's official figures, if there are any.
+        program_usage: usage of the program's calls, earlier starts included.
+        judge_usage: usage of the metric's calls, earlier starts included.
         seconds: wall time of this start.
         records: the last record of each item, in the order of the examples.
-        comparison: the difference to the run given as ``against``.
+        comparison: the paired difference to the run given as ``against``.
         path: the file of records.
         remarks: remarks for the reader of the figures, such as deviations from the official protocol.
     """
@@ -71,7 +71,7 @@ class EvaluateResult:
 
     @property
     def usage(self) -> Usage:
-        """Return what program and metric used together."""
+        """Return the usage of program and metric together."""
         return self.program_usage + self.judge_usage
 
     @property
@@ -91,7 +91,7 @@ class EvaluateResult:
 
     @property
     def errors_as_wrong(self) -> float | None:
-        """Return the mean score if failed items counted as 0."""
+        """Return the mean score with failed items counted as 0."""
         counted = self.scored + self.errors
         return (self.score.value if self.score else 0.0) * self.scored / counted if counted else None
 
@@ -102,7 +102,7 @@ class EvaluateResult:
         return statistics.median(seconds) if seconds else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the records, as JSON values; NaN becomes None."""
+        """Return everything except the records, as JSON values. NaN becomes None."""
         names = (
             "benchmark", "split", "program", "metric", "items", "scored", "errors", "unparsed", "pending", "ended_by",
             "errors_as_wrong", "calls", "cost_usd", "seconds_per_item",

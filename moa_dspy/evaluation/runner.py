@@ -1,4 +1,4 @@
-"""The loop over examples: a program answers, a metric scores. Evaluations, optimizers and comparisons all use it."""
+"""The loop over examples: a program answers, and a metric scores. Evaluations, optimizers and comparisons use it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from moa_dspy.trace import Step, StepStarted, Trace, watch
 __all__ = ["FIRST_FAILURES", "ExampleRunner", "Item", "calls_of_a_run", "check_concurrency", "usage_of"]
 
 FIRST_FAILURES: Final = 10
-"""If so many examples fail before any has succeeded, the loop ends: the cause is the same for all."""
+"""The loop ends if this many examples fail before any has succeeded, because they probably have one cause."""
 
 _POLL_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Item:
-    """An example to be run.
+    """An example to run.
 
     Attributes:
-        key: identifies it.
+        key: identifies the item.
         example: the example.
         prediction: the answer, if only the metric is to be called.
     """
@@ -51,23 +51,23 @@ class Item:
 class ExampleRunner:
     """Runs a program on examples and scores the answers.
 
-    An exception of the program or the metric becomes a failed run, apart from a ``ConfigurationError``. An item starts
-    only if the budget has room for it and those under way. Each is expected to use as much as the largest so far; until
-    the first has ended, no other starts if tokens or dollars are limited. At the end of the budget's seconds the items
-    under way are cancelled.
+    An exception of the program or the metric becomes a failed run, except a ``ConfigurationError``. An item starts only
+    if the budget has room for it and for the running items. Each item is expected to use as much as the largest so far.
+    If tokens or dollars are limited, no second item starts before the first has ended. At the end of the budget's
+    seconds the running items are cancelled.
 
     Args:
         program: any DSPy module.
         metric: scores the answers; None for no scores.
         concurrency: maximum number of concurrent items.
         guard: the budget.
-        benchmark: how an example is asked.
-        calls: the most LM calls of one item; default: those of one run of the program.
+        benchmark: runs the program on an example.
+        calls: maximum number of LM calls of one item; default: that of one run of the program.
         keep_traces: whether runs keep their trace.
         patience: number of failures before any success that end the loop; None for no limit.
         metric_may_fail: whether an answer counts as a success although the metric raises on it.
         succeeded: whether an item has succeeded before.
-        largest: what the largest item so far has used.
+        largest: usage of the largest item so far.
     """
 
     program: dspy.Module
@@ -90,17 +90,17 @@ class ExampleRunner:
         self._complete, self._total = True, 0
 
     async def run(self, items: Sequence[Item], on_run: Callable[[Item, Run], None]) -> bool:
-        """Run the items, some at once.
+        """Run the items concurrently.
 
         Args:
             items: in the order in which they start.
-            on_run: called with each run as it ends.
+            on_run: called with each finished run.
 
         Returns:
             Whether all items were run; False if the budget ended first.
 
         Raises:
-            ConfigurationError: if program, metric and data do not fit together.
+            ConfigurationError: if program, metric and data are incompatible.
             AllRunsFailedError: if the first items all failed.
         """
         waiting, self._total = iter(items), len(items)
@@ -134,7 +134,7 @@ class ExampleRunner:
             self._check_failures(run)
 
     async def _admitted(self, calls: int) -> bool:
-        """Wait for room in the budget and reserve it. Return False if no work is under way that could make room."""
+        """Wait for room in the budget and reserve it. Return False if no running work could make room."""
         while not self._has_room(calls):
             if not self._under_way and not self.guard.is_busy:
                 return False
@@ -149,7 +149,7 @@ class ExampleRunner:
         return self.guard.reserve(calls, own=(self.largest or Amounts()) * (self._under_way + 1))
 
     async def _run(self, item: Item, used: list[Usage]) -> Run | None:
-        """Return the run of an item, or None if the budget's time ended first; ``used`` takes what its calls used."""
+        """Return the run of an item; None if the budget's time ended first. Append its usage to ``used``."""
         began = time.perf_counter()
         prediction, judgement = item.prediction, None
         if prediction is None:
@@ -164,7 +164,7 @@ class ExampleRunner:
                     judgement = Judgement("error", failure=failure_of(error))
                 finally:
                     used.append(program_usage())
-        used += [Usage()] * (1 - len(used))  # of an answer that was there before
+        used += [Usage()] * (1 - len(used))  # for an answer that was recorded before
         if judgement is None:
             judgement = await self._judge(item.example, prediction, used)
         seconds = time.perf_counter() - began
@@ -227,7 +227,7 @@ class ExampleRunner:
 def usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
     """Measure a program's runs within the block: by the traces of an ``AttentionMoA``, else by the LM calls.
 
-    Traces also know the calls that failed, and estimate what a provider does not report.
+    Traces also include failed calls, and estimate usage that a provider does not report.
     """
     if not isinstance(program, AttentionMoA):
         with metered() as meter:
@@ -244,7 +244,7 @@ def usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
 
 
 def calls_of_a_run(program: dspy.Module) -> int:
-    """Return the most LM calls of one run; 1 if the program is not an ``AttentionMoA`` and this is unknown."""
+    """Return the maximum number of LM calls of one run; 1 if it is unknown (no ``AttentionMoA``)."""
     if not isinstance(program, AttentionMoA):
         return 1
     most, allowed = program.architecture.max_calls, program.budget.calls
@@ -252,7 +252,7 @@ def calls_of_a_run(program: dspy.Module) -> int:
 
 
 def check_concurrency(concurrency: Any) -> None:
-    """Check a number of maximum number of concurrent examples.
+    """Check the maximum number of concurrent examples.
 
     Raises:
         ConfigurationError: if it is not a whole number of at least 1.

@@ -1,4 +1,4 @@
-"""One example, as a program answered it and a metric scored it."""
+"""The run of a program on one example, with its score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Price", "Run", "mean_price", "price_of"]
 
 
 class Price(pydantic.BaseModel):
-    """What a run costs without the response cache; for one example or as a total.
+    """The cost of a run without the response cache; for one example or as a total.
 
     Attributes:
         calls: LM calls.
@@ -47,21 +47,21 @@ class Price(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One example, as a program answered it and a metric scored it.
+    """The run of a program on one example, with its score.
 
     Attributes:
         example: the example.
         score: the metric's score; 0 if there is none.
         prediction: the answer; None if the program failed.
-        trace: the record of the run, if traces are kept and the program makes one.
+        trace: the trace of the run, if traces are kept and the program makes one.
         error: reason for a missing score; None if there is a score.
         status: ``scored``, ``unparsed`` (a judge's verdict could not be read) or ``error``.
         failure: the same as ``error``, with its kind.
         feedback: the metric's reason.
         details: further values from the metric, as JSON values.
-        program_usage: what the program's calls used.
-        metric_usage: what the metric's calls used.
-        price: what the run costs without the response cache; None without a trace.
+        program_usage: usage of the program's calls.
+        metric_usage: usage of the metric's calls.
+        price: cost of the run without the response cache; None without a trace.
         seconds: wall time of program and metric.
     """
 
@@ -81,12 +81,12 @@ class Run:
 
     @property
     def usage(self) -> Usage:
-        """Return what program and metric used together."""
+        """Return the usage of program and metric together."""
         return self.program_usage + self.metric_usage
 
 
 def price_of(trace: Trace, layers: int | None = None) -> Price:
-    """Return what the first ``layers`` layers of a run cost without the response cache; default: all layers."""
+    """Return the cost of the first ``layers`` layers of a run without the response cache; default: all layers."""
     steps = [step for step in trace.steps if layers is None or step.layer <= layers]
     dollars = [
         None if step.cost_usd is None or step.saved_usd is None else step.cost_usd + step.saved_usd for step in steps

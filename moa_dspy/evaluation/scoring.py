@@ -1,4 +1,4 @@
-"""Calling a metric and reading its result. All evaluations and optimizers call metrics through this module."""
+"""Calls a metric and reads its result. All evaluations and optimizers call metrics through this module."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ object with a ``score``, such as ``dspy.Prediction(score=, feedback=)``."""
 Status: TypeAlias = Literal["scored", "unparsed", "error"]
 
 _ROUNDING: Final = 1e-9
-_LONGEST: Final = 500  # letters of an error message that are kept
+_LONGEST: Final = 500  # maximum length of an error message
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def judge(metric: Metric, example: dspy.Example, prediction: Any) -> Judgement:
     """Score one prediction. An answer on which the metric raises has no score.
 
     Raises:
-        ConfigurationError: if the metric raises one, or returns something that is not a score.
-        AssertionError: if the metric raises one: its author states that its code is wrong.
+        ConfigurationError: if the metric raises it, or returns something that is not a score.
+        AssertionError: if the metric raises it, because it signals an error in the metric's code.
     """
     try:
         assess = metric.assess if isinstance(metric, RichMetric) else metric
@@ -103,7 +103,7 @@ def score_of(value: Any, metric: Metric | None = None) -> float:
 
 
 def call_metric(metric: Metric, example: dspy.Example, prediction: Any, *context: Any) -> Any:
-    """Return what the metric returns, given as much of DSPy's context as it accepts.
+    """Return the metric's result. Pass as much of DSPy's context as the metric accepts.
 
     Args:
         metric: the task's metric.
@@ -146,12 +146,12 @@ def metric_name(metric: Metric) -> str:
 
 
 def failure_of(error: Exception, prefix: str = "") -> Failure:
-    """Return an exception as a record: its kind, and its message on one line."""
+    """Return an exception as a record with its kind, and its message on one line."""
     kind = str(getattr(error, "code", None) or type(error).__name__)
     return Failure(kind=kind, message=(prefix + " ".join(str(error).split()))[:_LONGEST])
 
 
 def jsonable(values: Any) -> dict[str, Any]:
-    """Return a mapping as JSON values; what JSON cannot hold becomes text."""
+    """Return a mapping as JSON values. Values that JSON cannot represent become text."""
     plain: dict[str, Any] = to_jsonable_python(dict(values), fallback=str)
     return plain

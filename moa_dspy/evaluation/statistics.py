@@ -1,6 +1,6 @@
 """Mean scores with intervals, and paired tests. Equal seeds give equal figures.
 
-A generator of its own is used for each figure, so that no global random state is read or changed.
+Each figure uses its own generator, so that no global random state is read or changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEVEL: Final = 0.95
 
 _RESAMPLES: Final = 10_000
 _CELLS: Final = 2_000_000  # numbers drawn at once, to bound memory
-_ENUMERATED: Final = 14  # up to so many differences all sign flips are enumerated
+_ENUMERATED: Final = 14  # up to this many differences, all sign flips are enumerated
 _ROUNDING: Final = 1e-9
 
 Array = NDArray[np.float64]
@@ -64,9 +64,9 @@ class Score(pydantic.BaseModel):
     def of(cls, values: Sequence[float], *, seed: int = 0) -> Self:
         """Return the mean of ``values`` with its interval.
 
-        If all scores are equal, no resample can differ. The interval then leaves room for the lowest and the highest
-        score that examples which were not drawn may have. For all 0 or all 1 this is Clopper and Pearson's exact
-        interval. A single score between 0 and 1 has the interval from 0 to 1.
+        If all scores are equal, all resamples are equal. The interval then allows for the lowest and the highest
+        possible score of unseen examples. For all 0 or all 1 this is Clopper and Pearson's exact interval. A single
+        score between 0 and 1 has the interval from 0 to 1.
 
         Args:
             values: one score from 0 to 1 per example.
@@ -111,7 +111,7 @@ class Gain(pydantic.BaseModel):
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> Self:
-        """Return the gain of ``after`` on ``before``.
+        """Return the gain of ``after`` over ``before``.
 
         Args:
             before: one value per example.
@@ -172,8 +172,8 @@ def bootstrap_interval(values: Array, seed: int = 0, level: float = LEVEL) -> tu
 def paired_interval(differences: Sequence[float], seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
     """Return the bootstrap interval of the mean of paired differences.
 
-    If all differences are equal, no resample can differ. The interval then leaves room for differences from -1 to 1 in
-    examples that were not drawn. A single difference has the interval from -1 to 1.
+    If all differences are equal, all resamples are equal. The interval then allows for differences from -1 to 1 of
+    unseen examples. A single difference has the interval from -1 to 1.
 
     Args:
         differences: one per example, from -1 to 1.
@@ -192,10 +192,9 @@ def paired_interval(differences: Sequence[float], seed: int = 0, level: float = 
 def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p value of the sign-flip permutation test on the mean difference.
 
-    Under the null hypothesis each difference could have the other sign. The test is exact if all differences that are
-    not zero have one size (right or wrong answers: McNemar's exact test), and for up to 14 of them. Else 10,000 sign
-    flips are drawn. ``scipy.stats.permutation_test`` gives the same values and takes ten times as long, which counts in
-    a search.
+    Under the null hypothesis each difference could have the other sign. The test is exact if all non-zero differences
+    have the same size (right or wrong answers: McNemar's exact test), and for up to 14 of them. Otherwise 10,000 sign
+    flips are drawn. ``scipy.stats.permutation_test`` gives the same values but takes ten times as long.
 
     Args:
         differences: one per example.
@@ -222,7 +221,7 @@ def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def one_sided(difference: float, p: float) -> float:
-    """Return the p value of "better", given that of "different".
+    """Return the one-sided p value of an improvement, given the two-sided p value.
 
     Sign flips reach a sum as often as its negative, so half of the two-sided p value lies on each side.
 
@@ -236,7 +235,7 @@ def one_sided(difference: float, p: float) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm's method, in the given order.
 
-    Rejecting those of at most alpha keeps the probability of any false rejection at alpha or below.
+    Rejecting adjusted values of at most alpha keeps the probability of any false rejection at or below alpha.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -247,9 +246,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def examples_needed(differences: Sequence[float], alpha: float, power: float) -> int | None:
-    """Return how many examples a one-sided paired test needs if the true difference is the observed one.
+    """Return the number of examples for a one-sided paired test, if the true difference is the observed one.
 
-    Uses the normal approximation, but never returns fewer than the permutation test needs to reach ``alpha``.
+    The normal approximation is used, with the minimum that the permutation test needs to reach ``alpha``.
 
     Args:
         differences: candidate minus baseline, one per example.
@@ -257,7 +256,7 @@ def examples_needed(differences: Sequence[float], alpha: float, power: float) ->
         power: probability of finding the difference.
 
     Returns:
-        None if the mean difference is not positive.
+        The number; None if the mean difference is not positive.
     """
     mean = statistics.fmean(differences)
     if mean <= 0:
@@ -300,7 +299,7 @@ def _score_interval(values: Array, seed: int) -> tuple[float, float]:
 
 
 def _interval_of_equal(value: float, lowest: float, count: int, level: float) -> tuple[float, float]:
-    """Return the interval for ``count`` equal values, if others may lie anywhere from ``lowest`` to 1.
+    """Return the interval for ``count`` equal values, if unseen values may lie anywhere from ``lowest`` to 1.
 
     ``unseen`` is the largest share of other values that ``count`` draws miss with a probability of (1 - level) / 2.
     """

@@ -57,10 +57,10 @@ class OwnData(Benchmark):
         return dspy.Example(row)
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """Refuse: own data has no default metric.
+        """Raise ConfigurationError, because own data has no default metric.
 
         Raises:
-            ConfigurationError: always; it lists the metrics by name.
+            ConfigurationError: always. The message lists the metrics by name.
         """
         raise ConfigurationError(
             f"{self.name} brings no metric; choose one: {', '.join(METRICS)}, or package.module:function"
@@ -72,11 +72,11 @@ class Devset:
     """Examples to evaluate on, and the benchmark they belong to.
 
     Attributes:
-        benchmark: how the examples are asked, and the default metric.
+        benchmark: runs a program on the examples, and has the default metric.
         examples: at least one.
         split: the benchmark's split.
         seed: seed of the sample and of the resampling.
-        path: folder with the benchmark's files, where official figures need it.
+        path: folder with the benchmark's files, if official figures need it.
 
     Raises:
         ConfigurationError: if there are no examples.
@@ -99,7 +99,7 @@ class Devset:
         limit: int | None = None,
         seed: int | None = None,
     ) -> Devset:
-        """Return anything that ``evaluate`` accepts as examples with their benchmark.
+        """Return the examples with their benchmark, from any argument that ``evaluate`` accepts.
 
         Args:
             devset: a benchmark or its name, a file, folder or hub id, or examples.
@@ -139,11 +139,11 @@ class Devset:
             limit: maximum number of examples, drawn by content: a larger limit includes the smaller sample.
             seed: seed of the sample.
             path: folder with the benchmark's files.
-            fields: for your own data: example field to column.
-            inputs: for your own data: the fields that are inputs.
+            fields: for your own data: column of each example field.
+            inputs: for your own data: the input fields.
 
         Raises:
-            ConfigurationError: if there is nothing to read, or an option does not fit.
+            ConfigurationError: if nothing can be read, or if an option is invalid for the data.
         """
         if limit is not None and limit < 1:
             raise ConfigurationError(f"limit is 1 or more, not {limit}")
@@ -174,7 +174,7 @@ def open_benchmark(name: str | Path) -> Benchmark:
 
 
 def remarks_of(metric: Any, examples: Sequence[dspy.Example]) -> list[str]:
-    """Return what a user should know of how a metric scores these examples; a plain function has no remarks.
+    """Return the metric's remarks on scoring these examples. A plain function has no remarks.
 
     Raises:
         ConfigurationError: if an example cannot be scored.
@@ -200,7 +200,7 @@ def named_metric(name: str) -> Callable[..., Any]:
 
 
 def _attribute(name: str) -> Any:
-    """Return what ``package.module:name`` names; modules in the working directory are found, as with ``python -m``."""
+    """Return the object named by ``package.module:name``. The working directory is searched, too."""
     module, _, attribute = name.partition(":")
     folder = str(Path.cwd())
     added = folder not in sys.path

@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_writable(path: Path) -> None:
     """Raise an error unless ``replace_file`` can write to ``path``. Nothing is changed.
 
     Raises:
-        OSError: if it cannot.
+        OSError: if the file cannot be written.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -1,7 +1,7 @@
 """Programs as one JSON file: architecture, task, prompts, demos, versions and provenance.
 
-A file contains no code, key, endpoint or pickle. Anything that is not a program of a known format is refused in one
-line.
+A file contains no code, key, endpoint or pickle. Any file that is not a program of a known format is rejected with a
+one-line error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PROVENANCE: Final = "provenance"
 
 
 def save(program: AttentionMoA, path: str | Path) -> None:
-    """Write ``program`` to ``path``, and replace an existing file in one step.
+    """Write ``program`` to ``path``. An existing file is replaced atomically.
 
     Raises:
         ConfigurationError: if a type or a value cannot be written as JSON, or the file cannot be written.
@@ -73,11 +73,11 @@ def digest_of(program: AttentionMoA) -> str:
 
 @dataclass(frozen=True)
 class SavedProgram:
-    """The content of a program file, checked for its format and layout.
+    """The content of a program file, with its format and layout checked.
 
     Attributes:
         path: path of the file.
-        content: its JSON values.
+        content: the JSON values in the file.
     """
 
     path: str | Path
@@ -88,11 +88,11 @@ class SavedProgram:
         """Read a program file.
 
         Raises:
-            ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
+            ProgramFileError: if the file is missing, damaged, not a program file, or of a newer format.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            json.dumps(content, ensure_ascii=False).encode()  # refuses lone surrogates
+            json.dumps(content, ensure_ascii=False).encode()  # raises on lone surrogates
         except OSError as error:
             raise ProgramFileError(f"cannot read {path}: {error.strerror or error}") from None
         except (ValueError, RecursionError) as error:
@@ -117,7 +117,7 @@ class SavedProgram:
         """Return the architecture.
 
         Raises:
-            ProgramFileError: if it is damaged.
+            ProgramFileError: if the architecture is damaged.
         """
         with self.refusing_damage():
             return validated(Architecture, self.content["architecture"])
@@ -127,7 +127,7 @@ class SavedProgram:
         """Return the task's signature.
 
         Raises:
-            ProgramFileError: if it is damaged.
+            ProgramFileError: if the signature is damaged.
         """
         with self.refusing_damage():
             return _task(self.content["task"])
@@ -137,7 +137,7 @@ class SavedProgram:
         """Return the provenance of the program, or None if the file contains none.
 
         Raises:
-            ProgramFileError: if it is damaged.
+            ProgramFileError: if the provenance is damaged.
         """
         if self.content.get(_PROVENANCE) is None:
             return None
@@ -154,7 +154,7 @@ class SavedProgram:
         return _digest(self.content)
 
     def agents(self, lms: Mapping[str, dspy.BaseLM]) -> tuple[list[Agent], Agent | None]:
-        """Return the agents and the aggregator, on the LMs that ``lms`` has for their names or models.
+        """Return the agents and the aggregator. Each uses the LM that ``lms`` has for its name or model.
 
         Raises:
             ConfigurationError: if ``lms`` names an agent or model that the program does not have.
@@ -174,10 +174,10 @@ class SavedProgram:
         return agents, aggregator
 
     def set_prompts(self, program: AttentionMoA) -> None:
-        """Set the prompts and demos of ``program`` to those of the file: all of them, or none.
+        """Set all prompts and demos of ``program`` to those of the file, or none if the file does not match.
 
         Raises:
-            ProgramFileError: if the file has other fields of the task, or other predictors, than the program.
+            ProgramFileError: if the fields of the task or the predictors differ between file and program.
         """
         fields, ours = self.content["task"], program.task
         for kind, names in (("inputs", list(ours.input_fields)), ("outputs", list(ours.output_fields))):
@@ -205,7 +205,7 @@ class SavedProgram:
 
     @contextlib.contextmanager
     def refusing_damage(self) -> Iterator[None]:
-        """Turn every error inside into one line about the file.
+        """Convert every error inside the block into a one-line error about the file.
 
         Raises:
             ProgramFileError: if anything is raised inside.
@@ -278,7 +278,7 @@ def _task(content: Mapping[str, Any]) -> TaskSignature:
 
 
 def _default(kind: Any, value: Any) -> Any:
-    """Return a default as a value of its type, or as it is if it does not fit the type."""
+    """Return a default as a value of its type, or unchanged if it does not match the type."""
     try:
         return pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError:
@@ -305,7 +305,7 @@ def _nearest(state: Mapping[str, Any]) -> Nearest | None:
 
 
 def _checked_state(name: str, state: Mapping[str, Any], predictor: dspy.Predict) -> dict[str, Any]:
-    """Return the part of ``state`` that ``predictor`` may load. dspy.Predict would set anything."""
+    """Return the part of ``state`` that ``predictor`` may load. dspy.Predict itself would set any attribute."""
     signature: Any = predictor.signature  # declared as an instance, used as the class it is
     fields = state["signature"]["fields"]
     if len(fields) != len(signature.fields):
@@ -371,7 +371,7 @@ class _Content(_Part):
 
 
 def _damage_in(content: object) -> str | None:
-    """Return where and how the layout of ``content`` is wrong, or None if it is right."""
+    """Return where and how the layout of ``content`` is wrong, or None if it is valid."""
     try:
         _Content.model_validate(content)
     except pydantic.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Where a program comes from: data, method, metric, results and cost.
+"""The provenance of a program: data, method, metric, results and cost.
 
 The record is saved in the program's file. It contains digests and figures, but no example, path or key.
 """
@@ -18,7 +18,7 @@ _LONGEST: Final = 1000
 
 
 def _bare(text: str) -> str:
-    """Return the text in one line. A path becomes the name of its file."""
+    """Return the text on one line. A path becomes the name of its file."""
     line = " ".join(text.split())[:_LONGEST]
     return PurePath(line.replace("\\", "/")).name if line.startswith(("/", "~")) or line[1:3] in (":\\", ":/") else line
 
@@ -49,7 +49,7 @@ class Data(_Record):
     Attributes:
         use: ``train``, ``validation``, ``held-out`` or ``test``.
         name: name of the data, if known.
-        examples: their number.
+        examples: number of examples.
         digest: digest of their content and order.
     """
 
@@ -91,7 +91,7 @@ class Figure(_Record):
 
 
 class CostRecord(_Record):
-    """What was paid for in the call that made the record. Results of earlier calls came from the cache or the study.
+    """The amounts paid in the call that made the record. Results from the cache or the study cost nothing.
 
     Attributes:
         calls: LM calls.

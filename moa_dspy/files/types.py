@@ -1,7 +1,7 @@
 """Types of signature fields as JSON, and back, without code.
 
 A program file rebuilds ``Literal["yes", "no"]``, ``list[Invoice]`` or ``float | None`` in a process that does not have
-the caller's classes. Pydantic models and enums are written field by field and rebuilt with the same name, fields,
+the caller's classes. Pydantic models and enums are written field by field. They are rebuilt with the same name, fields,
 descriptions and limits, so that prompts are byte-identical. Validators are code, so they are not saved.
 """
 
@@ -43,7 +43,7 @@ _DSPY: Final[dict[str, Any]] = {
     name: getattr(dspy, name)
     for name in ("History", "Image", "Audio", "File", "Code", "Reasoning", "Tool", "ToolCalls")
 }
-_CODE_MODULE: Final = dspy.Code["python"].__module__  # of the classes that dspy.Code[...] makes
+_CODE_MODULE: Final = dspy.Code["python"].__module__  # module of the classes that dspy.Code[...] creates
 _GENERIC: Final[dict[str, Any]] = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
 _LIMITS: Final[dict[str, type[Any]]] = {
     "gt": annotated_types.Gt,
@@ -108,7 +108,7 @@ def _unwritable(annotation: Any, why: str = "use plain types or pydantic models"
 
 
 def _is_special(model: type[pydantic.BaseModel]) -> bool:
-    """Return whether a model is more than its fields: a root model, or a DSPy type with its own format."""
+    """Return whether a model has more than its fields: a root model, or a DSPy type with its own format."""
     return issubclass(model, (pydantic.RootModel, dspy.Type))
 
 
@@ -184,7 +184,7 @@ def _json_values(owner: Any, values: Any) -> Any:
     """Return ``values`` if JSON preserves them.
 
     Raises:
-        ConfigurationError: if it does not.
+        ConfigurationError: if JSON does not preserve them.
     """
     try:
         same = json.loads(json.dumps(values)) == values
