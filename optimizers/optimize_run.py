@@ -52,7 +52,7 @@ class OptimizeProgress:
         done: the share of the part that is done.
         detail: the progress within the part, in words.
         best: the best score on the training examples so far, if there is one.
-        cost: what has been spent on all parts.
+        cost: cost of all parts so far.
     """
 
     part: str

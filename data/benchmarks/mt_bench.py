@@ -180,7 +180,7 @@ class MtBench(Benchmark):
             yield part, {**row, "reference": reference, "official": True} if reference else row
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
-        """Return an example. The hub's column `prompt` has the turns. Its short references are not used."""
+        """Return an example. The hub's column `prompt` has the turns. Its short references are not the judge's."""
         turns = list(parse_structure(row["turns"] if "turns" in row else row["prompt"]))
         return dspy.Example(
             id=str(row["question_id"] if "question_id" in row else row.get("prompt_id", position)),

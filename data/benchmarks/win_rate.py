@@ -28,7 +28,7 @@ C_GRID = (-4, 4, 10)
 FOLDS = 5
 
 VERDICTS_MIN = 30
-"""With fewer verdicts, the auxiliary rows would have more weight in the regression than the model's rows."""
+"""Minimum number of verdicts. With fewer, the auxiliary rows outweigh the model's rows in the regression."""
 
 AUXILIARY_FILE = "df_gamed.csv"
 _AUXILIARY_COLUMNS = ("preference", "index", "std_delta_len", "instruction_difficulty")

@@ -4,7 +4,7 @@ r"""Metrics that compare numbers, and the rules by which numbers are read from t
   point: `1,234` and `1 234` are one number, `1,2` and `1,23` are two.
 * Currency signs before a number, and a unit or percent sign after it, are not part of its value: `$18` and `18 apples`
   are 18, `50%` is 50 and not 0.5.
-* A minus (also the Unicode one) belongs to a number unless it stands directly after something that it could be
+* A minus (also the Unicode one) belongs to a number unless it directly follows something that it could be
   subtracted from: `-5` is not 5, but the last number of `10-5` is 5. If a space follows it, or if it is written out, it
   counts only where an answer begins: `x = - 5`, `it is minus 5`. `negative 5` is always -5.
 * `3/4` and LaTeX's `\frac{3}{4}` are one number, the fraction. `1 1/2` is 1.5. Dates such as `1/2/2024` are skipped.

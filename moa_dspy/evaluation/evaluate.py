@@ -239,7 +239,7 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
 
 
 def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
-    """Return the official figures, or the reason why they cannot be computed. An error must not lose the records."""
+    """Return the official figures, or the reason why they cannot be computed. The records are kept in both cases."""
     details = [record.details for record in records if record.status != "error" and record.details]
     if not details:
         return {}

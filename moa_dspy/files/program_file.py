@@ -174,7 +174,7 @@ class SavedProgram:
         return agents, aggregator
 
     def set_prompts(self, program: AttentionMoA) -> None:
-        """Set all prompts and demos of ``program`` to those of the file, or none if the file does not match.
+        """Set all prompts and demos of ``program`` to those of the file. On an error, none is set.
 
         Raises:
             ProgramFileError: if the fields of the task or the predictors differ between file and program.

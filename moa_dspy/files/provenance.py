@@ -67,7 +67,7 @@ class Figure(_Record):
     """A score or a difference of scores, with its interval.
 
     Attributes:
-        what: what was measured.
+        what: the measured quantity.
         value: the mean.
         low: lower end of the interval.
         high: upper end of the interval.
@@ -119,7 +119,7 @@ class Provenance(_Record):
         data: the examples it was tuned and measured on.
         seeds: seeds by purpose.
         settings: trials, objective, the model that writes prompts, and options of the method.
-        scores: with intervals.
+        scores: scores with intervals.
         verdict: one sentence on a held-out acceptance test or a comparison.
         cost: cost of the call that made the record.
         versions: versions of the libraries.

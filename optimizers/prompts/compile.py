@@ -47,7 +47,7 @@ class CompileProgress:
     """The progress of ``compile``.
 
     Attributes:
-        cost: what has been spent so far.
+        cost: cost so far.
         of: approximate maximum number of LM calls, cached ones included.
     """
 

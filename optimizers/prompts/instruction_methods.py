@@ -134,7 +134,7 @@ class Simba(BuiltInMethod):
         steps: the number of mini-batches; None: by effort.
         batch: examples in a mini-batch; None: up to 32.
         candidates: samples of an example, and new programs in a step; None: by effort.
-        demos: the most demos of a predictor; 0: only rules are added.
+        demos: maximum number of demos of a predictor; 0: only rules are added.
     """
 
     steps: int | None = None

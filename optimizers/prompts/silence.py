@@ -36,7 +36,7 @@ _restore = contextlib.ExitStack()
 
 
 class _Filter:
-    """A stream that drops what is written in a muted context."""
+    """A stream that drops text written in a muted context."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

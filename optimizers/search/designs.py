@@ -52,7 +52,7 @@ class Design:
         temperatures: temperature of each agent. None is its own temperature. It is also None if the agent is left out.
         attention: a pattern that fits the number of agents.
         residual: how layers are joined.
-        aggregation: how the answers of a layer become one.
+        aggregation: how the answers of a layer are combined.
         aggregator: the name of the agent whose model aggregates; None if no model does.
         shared_prompts: as for ``AttentionMoA``.
     """
@@ -67,7 +67,7 @@ class Design:
 
     @property
     def features(self) -> tuple[Any, ...]:
-        """Return the choices one by one; all designs of a space have the same number."""
+        """Return the choices as a tuple. Its length is the same for all designs of a space."""
         shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts)
         return (*self.samples, *self.temperatures, *shape)
 
@@ -76,12 +76,12 @@ class BoundSpace:
     """A search space for given agents and a task.
 
     Args:
-        space: what is allowed.
+        space: the allowed choices.
         task: any DSPy signature.
         agents: at least one.
         options: further arguments of ``AttentionMoA``, the same for all designs.
         aggregators: further models that may aggregate but do not propose.
-        prompts: programs of the same task. All designs take their prompts and demos; later programs go first.
+        prompts: programs of the same task. All designs take their prompts and demos; later programs take precedence.
 
     Attributes:
         names: names of the agents.
@@ -89,7 +89,7 @@ class BoundSpace:
         distributions: Optuna's parameters.
 
     Raises:
-        ConfigurationError: if the space does not fit the agents, or an option is one that the search chooses.
+        ConfigurationError: if the space does not fit the agents, or if the search itself chooses an option.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class BoundSpace:
 
     @property
     def size(self) -> int:
-        """Return the number of combinations of parameters. Several may be the same design."""
+        """Return the number of combinations of parameters. Several may give the same design."""
         return math.prod(len(values_of(distribution)) for distribution in self.distributions.values())
 
     def suggest(self, ask: Suggest) -> Params:

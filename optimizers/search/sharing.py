@@ -33,8 +33,8 @@ def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float
     """Return the number of requests that are not paid yet.
 
     Args:
-        requests: of one run.
-        paid: by request, the share of the examples on which it was made.
+        requests: the requests of one run.
+        paid: for each request, the share of the examples on which it was made.
     """
     return sum(1 - paid.get(request, 0.0) for request in requests)
 

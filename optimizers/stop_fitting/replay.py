@@ -60,7 +60,7 @@ class Decision:
     probability: float | None = None
 
     def continues(self, threshold: float | None) -> bool:
-        """Return whether a run goes on after this decision."""
+        """Return whether a run continues after this decision."""
         if threshold is None or self.probability is None:
             return bool(self.improved)
         return self.probability >= threshold
@@ -87,7 +87,7 @@ def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
 
     Args:
         rule: no deeper than the recorded program.
-        decisions: from layer 2 on.
+        decisions: the decisions from layer 2 on.
         outputs: number of layers with an output; less than the program's depth if a layer failed.
     """
     for layer in range(2, rule.layers + 1):

@@ -54,8 +54,8 @@ class RuleScores:
     """A run's score and price under every stop rule.
 
     Attributes:
-        scores: by rule; 0 if the run failed or the metric raised.
-        prices: by rule; None if the run failed.
+        scores: score by rule; 0 if the run failed or the metric raised.
+        prices: price by rule; None if the run failed.
         errors: the metric's error for each answer on which it raised.
         judged: whether the metric judged any answer.
     """
