@@ -287,6 +287,9 @@ class OptimizeRun:
         if architecture.layers < 2:
             self.notes.append("stop: the candidate has one layer, and nothing to stop")
             return
+        if not isinstance(architecture.early_stop, bool):
+            self.notes.append("stop: the candidate has a stop condition of its own, which stays")
+            return
         runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runs import Price, Run
 from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
 from moa_dspy.optimizers.report.records import StopRecord
@@ -76,9 +77,14 @@ def fit_stop_rule(
 
     Raises:
         BudgetExhaustedError: if the budget does not cover all runs.
+        ConfigurationError: if the program has a stop condition of its own.
     """
-    depths, stops = _allowed(program, space)
     shape, guard = program.architecture, guard_of(budget)
+    if not isinstance(shape.early_stop, bool):
+        raise ConfigurationError(
+            f"the stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"
+        )
+    depths, stops = _allowed(program, space)
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 
     def runs_of(one: AttentionMoA) -> Sequence[Run]:

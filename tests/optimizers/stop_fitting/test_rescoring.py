@@ -8,8 +8,8 @@ import dspy
 import pytest
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import AttentionMoA
-from moa_dspy.optimizers import Price, StopRule, depth_curve, fit_stop, measure
+from moa_dspy import AttentionMoA, ConfigurationError
+from moa_dspy.optimizers import Price, StopRule, depth_curve, fit_stop, fit_stop_rule, measure
 from moa_dspy.optimizers.stop_fitting.replay import Decision, decisions_of, end_of, stop_rules, thresholds_of
 from moa_dspy.optimizers.stop_fitting.rescoring import price_of, readings_of
 from moa_dspy.testing import ScriptedLM
@@ -141,3 +141,15 @@ def test_a_program_of_one_layer_has_nothing_to_stop() -> None:
     assert stop_rules([1], [True, False]) == (StopRule(1),)
     assert stop_rules([1, 2], [True]) == (StopRule(1), StopRule(2, True))
     assert [str(rule) for rule in stop_rules([2], [True], [0.5])] == ["2+stop", "2+stop@0.5"]
+
+
+class OnAgreement:
+    def stops(self, accepted: Any, newest: Any, improved: bool | None) -> bool:
+        return newest.text == accepted[-1].text
+
+
+def test_a_stop_condition_of_ones_own_is_not_replaced_in_silence() -> None:
+    moa = program(2).replace(early_stop=OnAgreement())
+    with pytest.raises(ConfigurationError, match="OnAgreement cannot be fitted"):
+        fit_stop_rule(moa, trainset=examples(2), metric=exact)
+    assert paid(moa) == 0
