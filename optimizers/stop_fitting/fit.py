@@ -82,7 +82,7 @@ def fit_stop_rule(
     shape, guard = program.architecture, guard_of(budget)
     if not isinstance(shape.early_stop, bool):
         raise ConfigurationError(
-            f"the stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"
+            f"stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"
         )
     depths, stops = _allowed(program, space)
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
