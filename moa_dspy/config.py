@@ -227,7 +227,7 @@ _SHAPE: Final = _table(
         for name, field in Architecture.model_fields.items()
         if name not in ("agents", "aggregator")
     }
-    | {"attention": Annotated[Any, pydantic.PlainValidator(_pattern)]},
+    | {"attention": Annotated[Any, pydantic.PlainValidator(_pattern)], "early_stop": bool},
 )
 
 

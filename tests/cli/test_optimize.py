@@ -195,7 +195,7 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
         (["--method", "magic"], "there is no method 'magic'"),
         (["--effort", "huge"], "--effort huge"),
         (["--objective", "speed"], "--objective speed"),
-        (["--objective", "score_at_price"], "--price goes with"),
+        (["--objective", "score_at_price"], "needs --price"),
         (["--unit", "euro"], "--unit euro"),
         (["--out", "moa.toml"], "--out moa.toml exists already; name another file, or add --force"),
         (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder does not exist"),
@@ -226,7 +226,7 @@ def test_bad_arguments_are_one_line(
         ("sample = 1", "moa.toml: space: a search space has no 'sample'"),
         ("layers = 3", "layers=3 must be a list of choices"),
         ('attention = ["most"]', "moa.toml: space"),
-        ("thresholds = [2.0]", "a threshold is a probability"),
+        ("thresholds = [2.0]", "expected a number from 0 to 1"),
     ],
 )
 def test_a_wrong_space_is_one_line_that_names_the_file(

@@ -18,7 +18,7 @@ import json, sys, dspy, moa_dspy
 url, folder = sys.argv[1:]
 dspy.configure_cache(enable_disk_cache=True, enable_memory_cache=True, disk_cache_dir=folder)
 lms = [dspy.LM(f"openai/m{i}", api_base=url, api_key="k", temperature=1.0) for i in range(2)]
-moa = moa_dspy.AttentionMoA("question -> answer", [lms[0], lms[0], lms[1]], 2)
+moa = moa_dspy.AttentionMoA("question -> answer", [lms[0], lms[0], lms[1]], layers=2)
 prediction = moa(question="?")
 trace = prediction.trace
 print(json.dumps({"answer": prediction.answer, "calls": trace.calls, "cached": trace.cached_calls,
