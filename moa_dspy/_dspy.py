@@ -150,8 +150,8 @@ def native_route(lm: dspy.BaseLM) -> tuple[str | None, bool]:
     from dspy.clients.backend_selection import select_backend  # only the command line needs it
 
     selection = select_backend(lm)
-    native = selection.native and selection.resolution is not None
-    return (selection.resolution.provider if native else None), "api_key" in selection.clients
+    resolution = selection.resolution if selection.native else None
+    return None if resolution is None else resolution.provider, "api_key" in selection.clients
 
 
 def missing_native_keys(provider: str, policies: Collection[str]) -> tuple[str, ...]:

@@ -51,6 +51,11 @@ def reported(lm: dspy.BaseLM, *, asynchronous: bool) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
+def task(text: str) -> Any:
+    make: Any = dspy.Signature  # declared as a class, called as a function
+    return make(text)
+
+
 def test_usage_of_a_paid_call_is_reported_just_before_its_history_entry_or_budgets_count_nothing(
     asynchronous: bool,
 ) -> None:
@@ -89,7 +94,7 @@ def test_an_lm_without_an_async_side_is_recognised_or_it_would_block_the_loop() 
 
 
 def test_an_adapter_prepares_and_finishes_calls_or_plans_and_plain_text_fail() -> None:
-    signature: Any = dspy.Signature("question -> answer")
+    signature: Any = task("question -> answer")
     adapter, lm = dspy.ChatAdapter(), ScriptedLM("x")
     assert _dspy.preprocess(adapter, lm, {}, signature, {"question": "?"}).output_fields.keys() == {"answer"}
     assert _dspy.postprocess(adapter, signature, signature, [CHAT], lm, {}) == [{"answer": "42"}]
@@ -143,17 +148,17 @@ def test_types_of_fields_are_named_and_shown_as_in_prompts_or_prompts_change() -
     assert _dspy.annotation_allows_none(Optional[int])  # noqa: UP045 (as users write it)
     assert not _dspy.annotation_allows_none(int)
     assert _dspy.get_annotation_name(list[int]) == "list[int]"
-    field = dspy.Signature("question: list[str] -> answer").input_fields["question"]
+    field = task("question: list[str] -> answer").input_fields["question"]
     assert "a" in str(_dspy.format_field_value(field, ["a", "b"]))
 
 
 def test_a_signatures_default_instructions_are_known_or_every_task_shows_them() -> None:
-    signature: Any = dspy.Signature("question -> answer")
+    signature: Any = task("question -> answer")
     assert _dspy.default_instructions(signature) == signature.instructions
 
 
 def test_a_field_says_whether_it_is_an_input_or_program_files_cannot_be_written() -> None:
-    fields = dspy.Signature("question -> answer").fields
+    fields = task("question -> answer").fields
     kinds = {name: field.json_schema_extra[_dspy.FIELD_KIND] for name, field in fields.items()}  # type: ignore[index]
     assert kinds == {"question": "input", "answer": "output"}
 
