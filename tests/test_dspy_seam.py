@@ -50,12 +50,12 @@ def reported(lm: dspy.BaseLM, *, asynchronous: bool) -> list[tuple[str, Any]]:
     return tracker.events
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
 def task(text: str) -> Any:
     make: Any = dspy.Signature  # declared as a class, called as a function
     return make(text)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 def test_usage_of_a_paid_call_is_reported_just_before_its_history_entry_or_budgets_count_nothing(
     asynchronous: bool,
 ) -> None:
