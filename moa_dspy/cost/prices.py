@@ -19,6 +19,7 @@ import dspy
 import pydantic
 
 from moa_dspy._dspy import price_call
+from moa_dspy.cost.meter import is_free
 
 __all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]
 
@@ -94,7 +95,7 @@ class _Rates:
 
 
 def _rates_of(lm: dspy.BaseLM) -> _Rates:
-    if getattr(getattr(lm, "engine", None), "free", False):
+    if is_free(lm):
         return _Rates("free", lambda _prompt, _completion: 0.0)
     recorded = _Rates("dspy", lambda prompt, completion: price_call(lm, prompt, completion))
     return recorded if recorded.price is not None else _Rates("litellm", _listed_cost(lm.model))

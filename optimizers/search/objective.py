@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import dspy
 from optuna.study import StudyDirection
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.comparison.matching import models_without_price
+from moa_dspy.optimizers.comparison.matching import Unit, models_without_price
 from moa_dspy.optimizers.stop_fitting.rescoring import Price
 
 __all__ = ["Objective", "Unit", "Wanted", "check_unit"]
 
 _COST_OF_FAILURE: Final = 1e12
 """The cost of a program whose runs all fail."""
-_UNITS: Final = ("usd", "tokens", "calls")
+_UNITS: Final = get_args(Unit)
 
-Unit: TypeAlias = Literal["usd", "tokens", "calls"]
 Wanted: TypeAlias = Literal["score", "score_at_price"] | tuple[str, str]
 
 
