@@ -24,10 +24,10 @@ Row = Sequence[str]
 
 
 @contextmanager
-def provider(latency: float, sigma: float = 0.0) -> Iterator[str]:
+def provider(latency: float, sigma: float = 0.0, words: int = 40) -> Iterator[str]:
     """A running provider process; yields its base URL."""
     command = [sys.executable, "-S", str(Path(__file__).with_name("server.py"))]
-    options = ["--median", str(latency), "--sigma", str(sigma)]
+    options = ["--median", str(latency), "--sigma", str(sigma), "--words", str(words)]
     with subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -6,9 +6,10 @@ All functions are pure. Equal answers give equal prompts, which response caches 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["clean", "quote"]
+__all__ = ["clean", "quote", "quote_each"]
 
 # C0 and C1 controls except tab and newline, characters that change the direction of the surrounding text, and
 # deprecated or meaningless characters. Joiners, direction marks and variation selectors stay, because languages need
@@ -79,6 +80,11 @@ def quote(tag: str, text: str, **attributes: object) -> str:
     body = _TAG.sub(_broken_tag, body)
     opening = "".join(f' {name}="{value}"' for name, value in attributes.items())
     return f"<{tag}{opening}>\n{body}\n</{tag}>"
+
+
+def quote_each(tag: str, texts: Iterable[str], *, counter: str = "number") -> str:
+    """Return texts between their tags, one below the other. The attribute ``counter`` numbers them from 1."""
+    return "\n\n".join(quote(tag, text, **{counter: number}) for number, text in enumerate(texts, 1))
 
 
 def _broken_tag(match: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from moa_dspy._dspy import annotation_allows_none, default_instructions
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.signatures import instructions as texts
-from moa_dspy.signatures.quoting import quote
+from moa_dspy.signatures.quoting import quote, quote_each
 
 __all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
 
@@ -93,16 +93,15 @@ class Roles:
 
     def for_refine(self, inputs: Mapping[str, Any], own: str, critiques: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of `refine`: the task, the agent's answer, and its critiques without authors."""
-        return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: _numbered("critique", critiques)})
+        return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: quote_each("critique", critiques)})
 
     def for_aggregate(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of `aggregate`: the task and the answers in the order of the agents, without names."""
-        return self._with(inputs, {_CANDIDATES: _numbered("answer", answers)})
+        return self._with(inputs, {_CANDIDATES: quote_each("answer", answers)})
 
     def for_synthesize(self, inputs: Mapping[str, Any], rounds: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of `synthesize`: the task, the accepted outputs and the new aggregate, oldest first."""
-        blocks = (quote("answer", text, round=number) for number, text in enumerate(rounds, 1))
-        return self._with(inputs, {_ROUNDS: "\n\n".join(blocks)})
+        return self._with(inputs, {_ROUNDS: quote_each("answer", rounds, counter="round")})
 
     def critique_of(self, outputs: Mapping[str, Any]) -> str:
         """Return the text of a critique."""
@@ -283,10 +282,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
-
-
-def _numbered(tag: str, texts: Sequence[str]) -> str:
-    return "\n\n".join(quote(tag, text, number=number) for number, text in enumerate(texts, 1))
 
 
 def _conversation(history: dspy.History | None) -> str:

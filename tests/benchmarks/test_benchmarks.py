@@ -50,8 +50,15 @@ def test_throughput_is_measured_against_bare_calls() -> None:
 
 
 def test_memory_is_taken_ten_times() -> None:
-    sizes = memory.main(["--questions", "10", "--agents", "2", "--concurrency", "2"])
+    sizes = memory.main(["questions", "--questions", "10", "--agents", "2", "--concurrency", "2"])
     assert [done for done, _ in sizes] == list(range(1, 11))
+
+
+def test_memory_that_an_evaluation_holds_is_below_twice_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--examples", "30", "--agents", "2", "--layers", "1", "--words", "130", "--history", "90"]
+    sizes = memory.main(["evaluate", *small])
+    assert [count for count, _ in sizes] == [30, 60]
+    assert "KiB of text" in capsys.readouterr().out
 
 
 def test_imports_are_timed_in_turn() -> None:
