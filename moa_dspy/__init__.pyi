@@ -5,7 +5,6 @@ from .architecture import (
     AgentSpec as AgentSpec,
     Architecture as Architecture,
 )
-from .attention import AttentionPattern as AttentionPattern
 from .cost.budget import Budget as Budget
 from .cost.usage import (
     Tokens as Tokens,
@@ -39,13 +38,14 @@ from .program import (
     Prediction as Prediction,
     load as load,
 )
-from .run.aggregation import (
+from .protocols import (
     AggregationContext as AggregationContext,
     AggregationRule as AggregationRule,
     Answer as Answer,
+    AttentionPattern as AttentionPattern,
+    StopCondition as StopCondition,
 )
 from .run.concurrency import limit_concurrency as limit_concurrency
-from .run.stopping import StopCondition as StopCondition
 from .run.tolerance import Tolerance as Tolerance
 from .trace import (
     Step as Step,

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 import pydantic
 
-from moa_dspy.attention import Attention, AttentionPattern, check_attention, critics_of
+from moa_dspy.attention import Attention, check_attention, critics_of
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 
 __all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
 
@@ -67,46 +68,45 @@ class Architecture(_Frozen):
     aggregator: AgentSpec | None = None
     attention: Annotated[Attention | AttentionPattern, pydantic.SkipValidation] = "full"
     residual: Residual = "synthesis"
-    early_stop: Annotated[bool | Any, "a StopCondition"] = True
+    early_stop: Annotated[bool | StopCondition, pydantic.SkipValidation] = True
     shared_prompts: bool = True
-    aggregation: Annotated[Aggregation | Any, "an AggregationRule"] = "synthesis"
+    aggregation: Annotated[Aggregation | AggregationRule, pydantic.SkipValidation] = "synthesis"
     reasoning: bool = True
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if not self.agents:
-            raise ValueError("there is no agent; give at least one model")
         names = [agent.name for agent in self.agents]
+        if not names:
+            raise ValueError("agents is empty; give at least one model")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"agent names must differ, but {', '.join(twice)} is used more than once")
-        taken = [name for name in names if name in RESERVED_NAMES]
-        if taken:
+        if taken := RESERVED_NAMES & set(names):
             raise ValueError(
-                f"an agent cannot be called {taken[0]!r}, as a trace calls another step; give another name"
+                f"an agent cannot be called {min(taken)!r}, because a trace calls another step so; give another name"
             )
-        check_attention(self.attention, len(self.agents))
-        if self.aggregation == "none" and len(self.agents) > 1:
-            raise ValueError(f"aggregation='none' takes one agent, not {len(self.agents)}")
+        check_attention(self.attention, len(names))
+        if self.aggregation == "none" and len(names) > 1:
+            raise ValueError(f"aggregation='none' takes one agent, not {len(names)}")
         return self
 
     @pydantic.field_validator("aggregation")
     @classmethod
-    def _rule(cls, value: Any) -> Any:
-        if value in get_args(Aggregation) if isinstance(value, str) else callable(getattr(value, "aggregate", None)):
+    def _check_aggregation(cls, value: Any) -> Any:
+        if value in get_args(Aggregation) if isinstance(value, str) else isinstance(value, AggregationRule):
             return value
         raise ValueError("input should be 'synthesis', 'vote', 'none' or an object with a method aggregate()")
 
     @pydantic.field_validator("early_stop")
     @classmethod
-    def _condition(cls, value: Any) -> Any:
-        if isinstance(value, bool) or callable(getattr(value, "stops", None)):
+    def _check_early_stop(cls, value: Any) -> Any:
+        if isinstance(value, (bool, StopCondition)):
             return value
         raise ValueError("input should be a valid boolean, or an object with a method stops()")
 
     @pydantic.field_serializer("attention", "aggregation", "early_stop")
     def _name_custom(self, value: Any) -> str | int | bool:
-        # Custom objects are code. Records store only their name and cannot restore them.
+        # A custom object is code. A record holds only its name.
         return value if isinstance(value, (str, int)) else f"{type(value).__module__}.{type(value).__name__}"
 
     @property
@@ -148,18 +148,16 @@ class Architecture(_Frozen):
     @property
     def max_calls(self) -> int:
         """Return the number of LM calls of a run without early stop and without failed calls."""
-        calls = self.layers - 1 if self.synthesizes else 0
+        calls = self.layers * (len(self.agents) + self.aggregates) + (self.layers - 1) * self.synthesizes
         for layer in range(1, self.layers + 1):
-            critics = self.critics(layer)
-            calls += len(critics) + sum(len(of_one) + bool(of_one) for of_one in critics)
-            calls += self.aggregates
+            calls += sum(len(critics) + bool(critics) for critics in self.critics(layer))  # critiques, refinement
         return calls
 
     @property
     def depth(self) -> int:
         """Return the number of LM calls on the longest sequential path of such a run."""
         layer = 1 + (2 if self.critiques else 0) + self.aggregates
-        return self.layers * layer + (self.layers - 1 if self.synthesizes else 0)
+        return self.layers * layer + (self.layers - 1) * self.synthesizes
 
 
 Spec = TypeVar("Spec", bound=_Frozen)
@@ -174,12 +172,10 @@ def validated(model: type[Spec], values: dict[str, Any]) -> Spec:
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigurationError("; ".join(_line(problem) for problem in error.errors())) from None
-
-
-def _line(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "literal[", "int")))
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not where:
-        return message
-    return f"{where}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+        problems = error.errors(include_url=False)
+    lines = []
+    for problem in problems:
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}={problem['input']!r}: {message[:1].lower()}{message[1:]}" if where else message)
+    raise ConfigurationError("; ".join(lines))

@@ -8,55 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.protocols import AttentionPattern
 
-__all__ = ["Attention", "AttentionPattern", "check_attention", "critics_of", "pattern_of"]
+__all__ = ["PATTERN_NAMES", "Attention", "check_attention", "critics_of"]
 
 Attention: TypeAlias = Literal["full", "cross", "self", "none"] | int
 """The built-in patterns by name, as stored in program files."""
 
 
-@runtime_checkable
-class AttentionPattern(Protocol):
-    """Choose the critics of each answer. Any object with this method can be used as ``attention``.
-
-    Example::
-
-        class Ring:
-            def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:
-                return [(target + 1) % agents]
-    """
-
-    def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:
-        """Return the agents that criticise an agent's answer.
-
-        Args:
-            target: the agent whose answer is criticised, from 0 to ``agents - 1``. It may criticise itself.
-            agents: N, the number of agents.
-            layer: number of the layer, from 1.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class _Everyone:
-    """All peers, and the agent itself if ``including_self``."""
-
     including_self: bool
 
     def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:  # noqa: ARG002 (the protocol's)
         return [agent for agent in range(agents) if self.including_self or agent != target]
 
 
-@dataclass(frozen=True)
 class _OnlySelf:
     def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:  # noqa: ARG002 (the protocol's)
         return (target,)
 
 
-@dataclass(frozen=True)
 class _Nobody:
     def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:  # noqa: ARG002 (the protocol's)
         return ()
@@ -75,27 +50,25 @@ class _Peers:
     def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:
         start = (layer - 1) * self.k
         offsets = ((start + step) % (agents - 1) + 1 for step in range(self.k))
-        return sorted({target, *((target + offset) % agents for offset in offsets)})
+        return [target, *((target + offset) % agents for offset in offsets)]
 
 
-_NAMED: Final[dict[Any, AttentionPattern]] = {
+_NAMED: Final[dict[str, AttentionPattern]] = {
     "full": _Everyone(including_self=True),
     "cross": _Everyone(including_self=False),
     "self": _OnlySelf(),
     "none": _Nobody(),
 }
-
-
-def pattern_of(attention: Attention | AttentionPattern) -> AttentionPattern:
-    """Return the pattern for a value that ``check_attention`` accepted."""
-    if isinstance(attention, str):
-        return _NAMED[attention]
-    return _Peers(attention) if isinstance(attention, int) else attention
+PATTERN_NAMES: Final = tuple(_NAMED)
 
 
 def critics_of(target: int, attention: Attention | AttentionPattern, agents: int, layer: int) -> tuple[int, ...]:
     """Return the agents that criticise ``target``'s answer in a layer, in ascending order."""
-    return tuple(sorted(set(pattern_of(attention).critics(target, agents, layer))))
+    if isinstance(attention, str):
+        pattern = _NAMED[attention]
+    else:
+        pattern = _Peers(attention) if isinstance(attention, int) else attention
+    return tuple(sorted(set(pattern.critics(target, agents, layer))))
 
 
 def check_attention(attention: Any, agents: int) -> Any:
@@ -110,11 +83,12 @@ def check_attention(attention: Any, agents: int) -> Any:
     """
     if isinstance(attention, str) and attention.strip().isdecimal():
         attention = int(attention)
-    if isinstance(attention, str) and attention in _NAMED:
+    if isinstance(attention, str) and attention in PATTERN_NAMES:
         return attention
     if isinstance(attention, bool) or not isinstance(attention, (int, AttentionPattern)):
         raise ConfigurationError(
-            f"attention={attention!r} is not a pattern; use one of {', '.join(_NAMED)} or a number"
+            f"attention={attention!r} is not a pattern; use {', '.join(PATTERN_NAMES)}, a number of peers, or an "
+            "object with a method critics()"
         )
     if isinstance(attention, int) and not 1 <= attention <= agents - 1:
         peers = agents - 1

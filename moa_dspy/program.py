@@ -16,17 +16,16 @@ from pydantic_core import PydanticUndefined
 from moa_dspy._dspy import needs_thread
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
-from moa_dspy.attention import Attention, AttentionPattern, check_attention
+from moa_dspy.attention import Attention, check_attention
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.files.program_file import SavedProgram, save
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
+from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.run import event_loop
-from moa_dspy.run.aggregation import AggregationRule
 from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
-from moa_dspy.run.stopping import StopCondition
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace

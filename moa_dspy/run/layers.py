@@ -19,7 +19,8 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
-from moa_dspy.run.aggregation import Answer, rule_of
+from moa_dspy.protocols import Answer
+from moa_dspy.run.aggregation import rule_of
 from moa_dspy.run.call import ask, write_prompt
 from moa_dspy.run.degrade import enough, last_resort
 from moa_dspy.run.event_loop import in_thread

@@ -1,35 +1,12 @@
-"""Stop conditions: end a run before its last layer."""
+"""The built-in stop conditions: when a run ends before its last layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
 
-from moa_dspy.run.aggregation import Answer
+from moa_dspy.protocols import Answer, StopCondition
 
-__all__ = ["StopCondition", "condition_of"]
-
-
-@runtime_checkable
-class StopCondition(Protocol):
-    """Decide after each further layer whether the run ends. Any object with this method can be used as ``early_stop``.
-
-    Example::
-
-        class OnAgreement:
-            def stops(self, accepted: Sequence[Answer], newest: Answer, improved: bool | None) -> bool:
-                return newest.text == accepted[-1].text
-    """
-
-    def stops(self, accepted: Sequence[Answer], newest: Answer, improved: bool | None) -> bool:
-        """Return whether the run ends, with the last accepted output as its answer.
-
-        Args:
-            accepted: the outputs of the earlier layers, oldest first.
-            newest: the output of this layer. It is accepted if the run continues.
-            improved: the decision of the residual synthesis; None without one.
-        """
-        ...
+__all__ = ["condition_of"]
 
 
 class _WhenNotImproved:
@@ -42,11 +19,8 @@ class _Never:
         return False
 
 
-_WHEN_NOT_IMPROVED, _NEVER = _WhenNotImproved(), _Never()
-
-
-def condition_of(early_stop: Any) -> StopCondition:
+def condition_of(early_stop: bool | StopCondition) -> StopCondition:
     """Return the condition for ``early_stop``, which is a boolean or a condition."""
     if isinstance(early_stop, bool):
-        return _WHEN_NOT_IMPROVED if early_stop else _NEVER
+        return _WhenNotImproved() if early_stop else _Never()
     return early_stop

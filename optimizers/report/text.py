@@ -62,8 +62,8 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
         "attention": str(shape.attention),
         "layers": str(shape.layers),
         "residual": shape.residual,
-        "early stop": _yes(shape.early_stop and shape.synthesizes),
-        "aggregation": shape.aggregation,
+        "early stop": _yes(bool(shape.early_stop) and shape.synthesizes),
+        "aggregation": str(shape.aggregation),
         "aggregator": "none"
         if shape.aggregation != "synthesis"
         else f"the model of {shape.agents[0].name}"

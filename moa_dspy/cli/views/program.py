@@ -189,8 +189,8 @@ def _architecture_rows(view: ProgramView) -> Iterator[tuple[str, str]]:
     yield "layers", str(shape.layers)
     yield "attention", f"{shape.attention} ({view.critiques} critiques in each layer)"
     yield "residual", shape.residual
-    yield "aggregation", shape.aggregation
-    yield "early stop", _yes(shape.early_stop and shape.synthesizes)
+    yield "aggregation", str(shape.aggregation)
+    yield "early stop", _yes(bool(shape.early_stop) and shape.synthesizes)
     yield "shared prompts", _yes(shape.shared_prompts)
     yield "reasoning", _yes(shape.reasoning)
     yield "calls", f"at most {view.max_calls}, of which {view.depth} follow one another"
