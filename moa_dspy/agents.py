@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any, Final, Self, TypeAlias
 
 import dspy
@@ -18,7 +19,7 @@ from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.local import is_local, local_lm
 
-__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "check_model", "make_lm", "slots_of"]
+__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "slots_of"]
 
 # LM settings that a program file may store. They contain no address and no key.
 SAMPLING_OPTIONS: Final = frozenset(
@@ -63,7 +64,7 @@ class Agent:
             object.__setattr__(self, "lm", make_lm(self.lm))
         elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
             raise ConfigurationError(
-                f"an agent is a model string, a dspy.LM or an Agent, not {type(self.lm).__name__} ({self.lm!r})"
+                f"an agent must be a model string, a dspy.LM or an Agent, not {type(self.lm).__name__} ({self.lm!r})"
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -72,13 +73,13 @@ class Agent:
 
     def spec(self, name: str) -> AgentSpec:
         """Return the specification that a program file stores for this agent, under the given name."""
-        settings = dict(getattr(self.lm, "kwargs", {}))
-        longest = settings.get("max_tokens") or settings.get("max_completion_tokens")
+        settings = getattr(self.lm, "kwargs", {})
+        lm_max_tokens = settings.get("max_tokens") or settings.get("max_completion_tokens")
         values = {
             "name": name,
             "model": getattr(self.lm, "model", None),
             "temperature": settings.get("temperature") if self.temperature is None else self.temperature,
-            "max_tokens": longest if self.max_tokens is None else self.max_tokens,
+            "max_tokens": lm_max_tokens if self.max_tokens is None else self.max_tokens,
             "persona": self.persona,
             "options": {key: settings[key] for key in sorted(SAMPLING_OPTIONS & settings.keys())},
         }
@@ -88,8 +89,7 @@ class Agent:
     def of_spec(cls, spec: AgentSpec, lm: dspy.BaseLM | None = None) -> Self:
         """Return the agent that ``spec`` describes, on ``lm`` if one is given."""
         if lm is None and spec.model is not None:
-            options = {"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options}
-            lm = make_lm(spec.model, **{name: value for name, value in options.items() if value is not None})
+            lm = make_lm(spec.model, temperature=spec.temperature, max_tokens=spec.max_tokens, **spec.options)
         return cls(lm, spec.name, spec.temperature, spec.max_tokens, spec.persona)
 
 
@@ -118,7 +118,7 @@ class AgentSlot:
         """
         lm = self.agent.lm if self.agent.lm is not None else dspy.settings.lm
         if not isinstance(lm, dspy.BaseLM):
-            raise ConfigurationError(f"agent {self.name!r} has no model; pass one, or call dspy.configure(lm=...)")
+            raise ConfigurationError(f"agent {self.name!r} has no model; give it one, or call dspy.configure(lm=...)")
         return lm
 
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
@@ -134,19 +134,21 @@ class AgentSlot:
             ambient: the LM whose rollouts the program follows.
             target: name of the agent whose answer is criticised.
         """
-        own = dict(getattr(lm, "kwargs", {}))
+        own, other = (getattr(one, "kwargs", {}) for one in (lm, ambient))
         config: dict[str, Any] = {}
         if self.agent.temperature is not None:
             config["temperature"] = self.agent.temperature
         if self.agent.max_tokens is not None:
             config["max_completion_tokens" if "max_completion_tokens" in own else "max_tokens"] = self.agent.max_tokens
-        own_rollout = ambient_rollout = None
+        rollouts: tuple[int | None, int | None] = None, None
         if config.get("temperature", own.get("temperature")) != 0:  # at 0 all samples are equal
-            own_rollout, ambient_rollout = _rollout_of(lm), None if ambient is lm else _rollout_of(ambient)
-        rollout = _rollout(own_rollout, ambient_rollout, self.sample, target)
-        if rollout is not None:
-            config["rollout_id"] = rollout
-        return config
+            rollouts = own.get("rollout_id"), None if ambient is lm else other.get("rollout_id")
+        if rollouts == (None, None) and target is None:
+            rollout = self.sample or None
+        else:
+            key = repr((*rollouts, self.sample, target)).encode()
+            rollout = int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big")
+        return config if rollout is None else {**config, "rollout_id": rollout}
 
 
 def agent_of(value: AgentLike) -> Agent:
@@ -164,16 +166,13 @@ def slots_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tup
     Args:
         agents: in order.
         ambient: the LM of agents without their own.
-
-    Raises:
-        ConfigurationError: if two agents have the same given name.
     """
     names = _unique_names(agents)
     seen: Counter[str] = Counter()
     slots = []
     for name, agent in zip(names, agents, strict=True):
-        spoken = agent if agent.lm is not None else replace(agent, lm=ambient)
-        key = spoken.spec("-").model_copy(update={"persona": None}).model_dump_json()
+        asked = replace(agent, lm=ambient if agent.lm is None else agent.lm, persona=None)
+        key = asked.spec("-").model_dump_json()
         slots.append(AgentSlot(name, agent, seen[key]))
         seen[key] += 1
     return tuple(slots)
@@ -184,23 +183,20 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
 
     Args:
         model: for example ``"openai/gpt-4.1"``, ``"local"`` or ``"local/<path.gguf>"``.
-        **options: passed to ``dspy.LM``.
+        **options: passed to ``dspy.LM``, except those that are None.
 
     Raises:
-        ConfigurationError: if the provider is unknown, or the embedded model is not installed.
+        ConfigurationError: if the string is malformed, the provider is unknown, or the embedded model is not installed.
     """
+    options = {name: value for name, value in options.items() if value is not None}
     if is_local(model):
         return local_lm(model, **options)
-    check_model(model)
+    _check_model(model)
     return dspy.LM(model, **options)
 
 
-def check_model(model: str) -> None:
-    """Check that DSPy or LiteLLM can route the model string.
-
-    Raises:
-        ConfigurationError: if the string is malformed or names an unknown provider.
-    """
+def _check_model(model: str) -> None:
+    """Check that DSPy or LiteLLM can route the model string."""
     if not re.fullmatch(r"\S+", model) or model.startswith("/") or model.endswith("/"):
         raise ConfigurationError(f"model {model!r} is not a model name; write it as provider/model, or 'local'")
     try:
@@ -223,34 +219,14 @@ def _litellm_knows(model: str) -> bool:
     return True
 
 
-def _rollout_of(lm: dspy.BaseLM | None) -> int | None:
-    return getattr(lm, "kwargs", {}).get("rollout_id")
-
-
-def _rollout(own: int | None, ambient: int | None, sample: int, target: str | None) -> int | None:
-    if own is None and ambient is None and target is None:
-        return sample or None
-    digest = hashlib.blake2b(repr((own, ambient, sample, target)).encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big")
-
-
 def _unique_names(agents: Iterable[Agent]) -> list[str]:
-    wanted = [agent.name or _short(getattr(agent.lm, "model", None) or "default") for agent in agents]
-    given = [agent.name for agent in agents if agent.name is not None]
-    twice = sorted({name for name in given if given.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"agent names must differ, but {', '.join(twice)} is used more than once")
-    taken = {*given, *RESERVED_NAMES}
+    """Return the names that the caller chose, and different names for the other agents."""
+    taken = {*RESERVED_NAMES, *(agent.name for agent in agents)}
     names = []
-    for agent, name in zip(agents, wanted, strict=True):
-        free, number = name, 1
-        while agent.name is None and free in taken:
-            number += 1
-            free = f"{name}-{number}"
-        taken.add(free)
-        names.append(free)
+    for agent in agents:
+        model = getattr(agent.lm, "model", None) or "default"
+        base = model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        free = (name for name in chain([base], (f"{base}-{n}" for n in count(2))) if name not in taken)
+        names.append(agent.name or next(free))
+        taken.add(names[-1])
     return names
-
-
-def _short(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")

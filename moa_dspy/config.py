@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias, get_ty
 import pydantic
 from pydantic_core import core_schema
 
-from moa_dspy.architecture import Architecture
+from moa_dspy.architecture import Aggregation, Architecture
+from moa_dspy.attention import PATTERN_NAMES
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.tolerance import Tolerance
@@ -64,9 +65,9 @@ def _address(value: str) -> str:
 
 
 def _pattern(value: object) -> object:
-    if value in ("full", "cross", "self", "none") or (isinstance(value, int) and not isinstance(value, bool)):
+    if value in PATTERN_NAMES or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise ValueError("it must be full, cross, self, none, or a number of peers")
+    raise ValueError(f"it must be {', '.join(PATTERN_NAMES)}, or a number of peers")
 
 
 def _safe_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -109,37 +110,6 @@ class AgentConfig(_Section):
     persona: str | None = None
     options: Annotated[dict[str, Any], pydantic.AfterValidator(_safe_options)] = pydantic.Field(default_factory=dict)
 
-    def lm(self) -> dspy.BaseLM:
-        """Return the agent's LM, with its connection.
-
-        Raises:
-            ConfigurationError: if the model is unknown, an option does not fit, or the key's variable is not set.
-        """
-        return self._make({"temperature": self.temperature, "max_tokens": self.max_tokens, **self.options})
-
-    def lm_for(self, spec: AgentSpec) -> dspy.BaseLM:
-        """Return an LM with this agent's model and connection, and the sampling settings of a saved agent.
-
-        Raises:
-            ConfigurationError: as for ``lm``.
-        """
-        options = {name: value for name, value in self.options.items() if name in _CONNECTION_OPTIONS}
-        return self._make({"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options, **options})
-
-    def _make(self, options: Mapping[str, Any]) -> dspy.BaseLM:
-        from dspy.utils.exceptions import LMError
-
-        from moa_dspy.agents import make_lm
-
-        given = {name: value for name, value in options.items() if value is not None}
-        try:
-            return make_lm(self.model, **given, **self._connection())
-        except ConfigurationError:
-            raise
-        except (LMError, ValueError, TypeError) as error:
-            message = " ".join(str(error).removeprefix(f"[{self.model}] ").split())
-            raise ConfigurationError(f"model {self.model!r}: {message}") from error
-
     def agent(self) -> Agent:
         """Return the agent.
 
@@ -150,26 +120,48 @@ class AgentConfig(_Section):
 
         return Agent(self.lm(), self.name, persona=self.persona)
 
-    def _connection(self) -> dict[str, str]:
-        key = self._key()
-        if (self.api_base or key) and re.match(r"local(/|\Z)", self.model):
-            raise ConfigurationError(
-                f"model {self.model!r} runs on this machine; it takes no api_base and no api_key_env"
-            )
-        if self.api_base is not None:
-            return {"api_base": self.api_base, "api_key": key or _NO_KEY}
-        return {} if key is None else {"api_key": key}
+    def lm(self) -> dspy.BaseLM:
+        """Return the agent's LM, with its connection.
 
-    def _key(self) -> str | None:
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
+        Raises:
+            ConfigurationError: if the model is unknown, an option does not fit, or the key's variable is not set.
+        """
+        return self._lm({"temperature": self.temperature, "max_tokens": self.max_tokens, **self.options})
+
+    def lm_for(self, spec: AgentSpec) -> dspy.BaseLM:
+        """Return an LM with this agent's model and connection, and the sampling settings of a saved agent.
+
+        Raises:
+            ConfigurationError: as for ``lm``.
+        """
+        options = {name: value for name, value in self.options.items() if name in _CONNECTION_OPTIONS}
+        return self._lm({"temperature": spec.temperature, "max_tokens": spec.max_tokens, **spec.options, **options})
+
+    def _lm(self, options: Mapping[str, Any]) -> dspy.BaseLM:
+        from dspy.utils.exceptions import LMError
+
+        from moa_dspy.agents import make_lm
+
+        try:
+            return make_lm(self.model, **options, **self._connection())
+        except ConfigurationError:
+            raise
+        except (LMError, ValueError, TypeError) as error:
+            message = " ".join(str(error).removeprefix(f"[{self.model}] ").split())
+            raise ConfigurationError(f"model {self.model!r}: {message}") from error
+
+    def _connection(self) -> dict[str, str | None]:
+        key = None if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
+        if key == "":
             raise ConfigurationError(
                 f"environment variable {self.api_key_env} (api_key_env) is not set; put the API key for "
                 f"{self.model} there"
             )
-        return key
+        if (self.api_base or key) and re.match(r"local(/|\Z)", self.model):
+            raise ConfigurationError(
+                f"model {self.model!r} runs on this machine; it takes no api_base and no api_key_env"
+            )
+        return {"api_base": self.api_base, "api_key": key or (_NO_KEY if self.api_base else None)}
 
 
 class TaskConfig(_Section):
@@ -227,7 +219,12 @@ _SHAPE: Final = _table(
         for name, field in Architecture.model_fields.items()
         if name not in ("agents", "aggregator")
     }
-    | {"attention": Annotated[Any, pydantic.PlainValidator(_pattern)], "early_stop": bool},
+    # A file names built-in variants only.
+    | {
+        "attention": Annotated[Any, pydantic.PlainValidator(_pattern)],
+        "aggregation": Aggregation,
+        "early_stop": bool,
+    },
 )
 
 
@@ -289,12 +286,12 @@ class Config(_Section):
         from moa_dspy.program import AttentionMoA  # imports DSPy, which reading a file does not need
 
         if not self.agents:
-            raise ConfigurationError(_at(self._source, "there is no agent; add an [[agents]] table with a model"))
-        with _located(self._source, "task" if self._source else None):
+            raise ConfigurationError(_at(self._source, "no agent is named; add an [[agents]] table with a model"))
+        with self._located("task"):
             task = self.task.build()
         agents = [self._agent(agent, f"agent {number}") for number, agent in enumerate(self.agents, 1)]
         aggregator = None if self.aggregator is None else self._agent(self.aggregator, "aggregator")
-        with _located(self._source):
+        with self._located():
             program = AttentionMoA(task, agents, aggregator=aggregator, **self.architecture)
         self.limit(program)
         return program
@@ -304,8 +301,18 @@ class Config(_Section):
         program.budget, program.tolerance = self.budget, self.tolerance
 
     def _agent(self, agent: AgentConfig, where: str) -> Agent:
-        with _located(self._source, where if self._source else None):
+        with self._located(where):
             return agent.agent()
+
+    @contextmanager
+    def _located(self, where: str = "") -> Iterator[None]:
+        """Put the file, and the place in it, before the message of a ``ConfigurationError``."""
+        try:
+            yield
+        except ConfigurationError as error:
+            if self._source is None:
+                raise
+            raise ConfigurationError(_at(self._source, where, str(error))) from error
 
 
 def load_config(path: str | Path) -> Config:
@@ -355,24 +362,17 @@ def _at(*where: str | None) -> str:
     return ": ".join(part for part in where if part)
 
 
-@contextmanager
-def _located(*where: str | None) -> Iterator[None]:
-    """Put the location before the message of a ``ConfigurationError``."""
-    try:
-        yield
-    except ConfigurationError as error:
-        raise ConfigurationError(_at(*where, str(error))) from error
-
-
 def _line(problem: Mapping[str, Any]) -> str:
     """Return a pydantic error as one line in the terms of the file, without values that may be secret."""
-    location = [part for part in problem["loc"] if not str(part).startswith(("function-", "literal["))]
-    where = _location(location)
+    location = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+    where = ".".join(location)
+    if len(location) > 1 and location[0] == "agents":
+        where = ".".join([f"agents[{int(location[1]) + 1}]", *location[2:]])
     if problem["type"] == "extra_forbidden":
         return _at(where, _unknown(location))
     if problem["type"] == "missing":
         return _at(where, "is missing")
-    message = re.sub(r" or instance of \w+", "", str(problem["msg"]).removeprefix("Value error, "))
+    message = re.sub(r" or instance of \w+", "", problem["msg"].removeprefix("Value error, "))
     message = message.replace("dictionary", "table").replace("a valid tuple", "a list of tables")
     value = problem["input"]
     showable = location[:1] and location[0] in _WITHOUT_SECRETS and not isinstance(value, Mapping)
@@ -380,20 +380,12 @@ def _line(problem: Mapping[str, Any]) -> str:
     return _at(where, f"{message[:1].lower()}{message[1:]}{suffix}")
 
 
-def _location(location: list[Any]) -> str:
-    parts = [str(part) for part in location]
-    if len(parts) > 1 and parts[0] == "agents":
-        number = int(parts[1]) + 1
-        return ".".join([f"agents[{number}]", *parts[2:]])
-    return ".".join(parts)
-
-
-def _unknown(location: list[Any]) -> str:
-    name = str(location[-1])
+def _unknown(location: list[str]) -> str:
+    name = location[-1]
     if name == "api_key":
         return 'keys have no place in a file; write api_key_env = "NAME", the environment variable that holds the key'
-    section = Config if len(location) == 1 else _SECTIONS.get(str(location[0]))
-    known = list(section.model_fields) if section is not None else []
+    section = Config if len(location) == 1 else _SECTIONS[location[0]]
+    known = list(section.model_fields)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
     return f"is not a known key; {hint}"
@@ -407,4 +399,4 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
     "budget": _BUDGET,
     "tolerance": _TOLERANCE,
 }
-_WITHOUT_SECRETS: Final = frozenset({"architecture", "budget", "tolerance"})
+_WITHOUT_SECRETS: Final = ("architecture", "budget", "tolerance")

@@ -1,24 +1,6 @@
-"""The errors that this package raises on purpose.
+"""The errors that this package raises on purpose, in the order of their tree.
 
-    MoAError
-    ├── ConfigurationError              wrong usage: nothing was called or paid for (exit code 2)
-    │   ├── ProgramFileError            a program file is damaged, foreign, or newer than this version
-    │   ├── InputError                  a call lacks an input field of the task, or has an unknown one
-    │   └── DeclinedError               the caller saw the estimate and declined
-    └── RunError                        the work was started and failed (exit code 1)
-        ├── AllProposalsFailedError     no agent answered; lists the cause for each agent
-        ├── StepFailedError             a step failed in a strict run
-        ├── AllRunsFailedError          the program failed on every example
-        ├── BudgetExhaustedError        the budget does not cover a further run
-        ├── BudgetTooSmallError         the budget ended before there was a result
-        ├── MetricError                 the metric raised on every answer it was given
-        ├── UnparsedVerdictError        a judge's reply could not be read, so an item has no score
-        ├── LocalModelError             the embedded model could not be started
-        └── CommandError                a command failed with its own exit code
-
-A message says what was given, what was expected and what to do. `ConfigurationError` is also a `ValueError`, so that
-callers can catch it without importing this package. `BudgetInterruptError` stands outside the tree: DSPy's optimizers
-take an `Exception` for a failed example and go on, so it is a `BaseException`.
+A message says what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -57,7 +39,10 @@ class MoAError(Exception):
 
 
 class ConfigurationError(MoAError, ValueError):
-    """The request cannot work as written: unknown model, bad option, bad file. Nothing was called or paid for."""
+    """The request cannot work as written: unknown model, bad option, bad file. Nothing was called or paid for.
+
+    It is also a ``ValueError``, so that callers can catch it without importing this package.
+    """
 
     exit_code = 2
 
@@ -67,11 +52,11 @@ class ProgramFileError(ConfigurationError):
 
 
 class InputError(ConfigurationError):
-    """A call does not fit the task's input fields."""
+    """A call lacks an input field of the task, or has an unknown one."""
 
 
 class DeclinedError(ConfigurationError):
-    """The caller saw the estimate and declined. Nothing was paid for."""
+    """The caller saw the estimate and declined."""
 
 
 class RunError(MoAError):
@@ -106,7 +91,7 @@ class StepFailedError(RunError):
 
 
 class AllRunsFailedError(RunError):
-    """The program failed on every example it was run on."""
+    """The program failed on every example."""
 
 
 class BudgetExhaustedError(RunError):
@@ -116,16 +101,12 @@ class BudgetExhaustedError(RunError):
         super().__init__(message)
 
 
-class BudgetInterruptError(BaseException):
-    """`BudgetExhaustedError` for code that goes on after any `Exception`; like `KeyboardInterrupt`."""
-
-
 class BudgetTooSmallError(RunError):
     """The budget ended before there was a result to return."""
 
 
 class MetricError(RunError):
-    """The metric raised on every answer it was given."""
+    """The metric raised on every answer."""
 
 
 class UnparsedVerdictError(RunError):
@@ -154,3 +135,7 @@ class CommandError(RunError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class BudgetInterruptError(BaseException):
+    """``BudgetExhaustedError`` for DSPy's optimizers, which take any ``Exception`` for a failed example and go on."""

@@ -11,6 +11,7 @@ They open no connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import json
@@ -19,7 +20,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage, response_to_events
@@ -58,7 +60,7 @@ class ScriptedLM(dspy.LM):
 
     def __init__(self, reply: Reply, model: str = "scripted/model", *, latency: float = 0.0, **options: Any) -> None:
         if not (isinstance(reply, str) or callable(reply) or reply):
-            raise ConfigurationError(f"ScriptedLM({reply!r}) has nothing to reply; give at least one text")
+            raise ConfigurationError(f"ScriptedLM({reply!r}) has no reply; give at least one text")
         script = _Script(reply, latency)
         super().__init__(model, engine=script, async_engine=_AsyncScript(script), **{"cache": False, **options})
         self.requests = script.requests
@@ -120,35 +122,37 @@ class SimulatedLM(ScriptedLM):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model. The draws depend on the rollout id."""
-        token = _rollout.set(kwargs.get("rollout_id", self.kwargs.get("rollout_id")))
-        try:
+        with self._drawing(kwargs):
             return super().__call__(*args, **kwargs)
-        finally:
-            _rollout.reset(token)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model. The draws depend on the rollout id."""
-        token = _rollout.set(kwargs.get("rollout_id", self.kwargs.get("rollout_id")))
-        try:
+        with self._drawing(kwargs):
             return await super().acall(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _drawing(self, options: Mapping[str, Any]) -> Iterator[None]:
+        token = _rollout.set(options.get("rollout_id", self.kwargs.get("rollout_id")))
+        try:
+            yield
         finally:
             _rollout.reset(token)
 
 
 class _Script:
-    """The engine of `ScriptedLM`: a provider without a connection."""
+    """The engine of `ScriptedLM` for threads: a provider without a connection."""
 
     def __init__(self, reply: Reply, latency: float) -> None:
         self.requests: list[Request] = []
+        self.latency = latency
         self._reply = reply
-        self._latency = latency
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Script:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def complete(self, request: Request) -> Response:
-        time.sleep(self._latency)
+        time.sleep(self.latency)
         return self.answer(request)
 
     def stream(self, request: Request) -> Iterator[Any]:
@@ -157,44 +161,39 @@ class _Script:
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    async def later(self, request: Request) -> Response:
-        await asyncio.sleep(self._latency)
-        return self.answer(request)
-
     def answer(self, request: Request) -> Response:
         with self._lock:
             turn = len(self.requests)
             self.requests.append(request)
-        text = self._text(request, turn)
-        prompt, completion = len(prompt_of(request).split()), len(text.split())
+        if callable(self._reply):
+            text = self._reply(request)
+        else:
+            texts = [self._reply] if isinstance(self._reply, str) else self._reply
+            text = texts[min(turn, len(texts) - 1)]
         return Response(
             id=None,
             model=request.model,
             message=Message.assistant(text),
             finish_reason="stop",
-            usage=Usage(input_tokens=prompt, output_tokens=completion),
+            usage=Usage(input_tokens=len(prompt_of(request).split()), output_tokens=len(text.split())),
         )
-
-    def _text(self, request: Request, turn: int) -> str:
-        if isinstance(self._reply, str):
-            return self._reply
-        if callable(self._reply):
-            return self._reply(request)
-        return self._reply[min(turn, len(self._reply) - 1)]
 
 
 class _AsyncScript:
+    """The same engine for event loops."""
+
     def __init__(self, script: _Script) -> None:
         self._script = script
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _AsyncScript:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     async def complete(self, request: Request) -> Response:
-        return await self._script.later(request)
+        await asyncio.sleep(self._script.latency)
+        return self._script.answer(request)
 
     async def stream(self, request: Request) -> Any:
-        for event in response_to_events(await self._script.later(request)):
+        for event in response_to_events(await self.complete(request)):
             yield event
 
     async def aclose(self) -> None:
@@ -208,23 +207,17 @@ _SURE, _LIKELY, _UNLIKELY = 0.95, 0.6, 0.05
 _OUTPUT_FIELD = re.compile(r"^\d+\. `(\w+)`", re.MULTILINE)
 
 
+@dataclass(frozen=True)
 class _Simulation:
-    """The behaviour of a simulated agent."""
+    """The behaviour of a simulated agent; the fields are the arguments of `SimulatedLM`."""
 
-    def __init__(
-        self,
-        answers: dict[str, str],
-        knows: float | Callable[[Request], float],
-        finds: float,
-        adopts: float,
-        misled: float,
-        wrong: Sequence[str] | None,
-        seed: int,
-    ) -> None:
-        self._answers = answers
-        self._knows, self._finds, self._adopts, self._misled = knows, finds, adopts, misled
-        self._wrong = wrong
-        self._seed = seed
+    answers: Mapping[str, str]
+    knows: float | Callable[[Request], float]
+    finds: float
+    adopts: float
+    misled: float
+    wrong: Sequence[str] | None
+    seed: int
 
     def reply(self, request: Request) -> str:
         """Return the reply of the requested role in the requested format."""
@@ -237,7 +230,8 @@ class _Simulation:
         right, others = self._task(prompt)
         answers = [_core(text) for text in _ANSWER.findall(prompt)]
         fields = _asked_fields(request)
-        if "critique" in fields or (not fields and _asks_for_critique(prompt, answers)):
+        of_own = "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
+        if "critique" in fields or (not fields and ("Peer Answer:" in prompt or of_own)):
             return None, self._critique(request, right, answers)
         if "improved" in fields:
             return self._synthesis(request, right, answers)
@@ -248,15 +242,15 @@ class _Simulation:
         return None, self._proposal(request, right, others, answers)
 
     def _task(self, prompt: str) -> tuple[str, list[str]]:
-        tasks = [task for task in self._answers if task in prompt]
+        tasks = [task for task in self.answers if task in prompt]
         if not tasks:
             raise LookupError(f"the simulated agent knows no task in this prompt: {prompt[:200]!r}")
-        right = self._answers[max(tasks, key=len)]
-        wrong = sorted(set(self._wrong or self._answers.values()) - {right})
+        right = self.answers[max(tasks, key=len)]
+        wrong = sorted(set(self.wrong or self.answers.values()) - {right})
         return right, wrong or [f"not {right}"]
 
     def _proposal(self, request: Request, right: str, others: list[str], answers: list[str]) -> str:
-        knows = self._knows(request) if callable(self._knows) else self._knows
+        knows = self.knows(request) if callable(self.knows) else self.knows
         if self._chance(request, "knows") < knows:
             return right
         if answers:
@@ -265,7 +259,7 @@ class _Simulation:
 
     def _critique(self, request: Request, right: str, answers: list[str]) -> str:
         own, peer = answers[0], answers[-1]
-        if self._chance(request, "finds") < self._finds:
+        if self._chance(request, "finds") < self.finds:
             suggestion = None if peer == right else right
         else:
             suggestion = None if peer == own else own
@@ -276,9 +270,9 @@ class _Simulation:
     def _refinement(self, request: Request, right: str, own: str, critiques: list[str]) -> str:
         suggested = [suggestion for text in critiques for suggestion in _SUGGESTION.findall(text)]
         if own != right:
-            return right if right in suggested and self._chance(request, "adopts") < self._adopts else own
+            return right if right in suggested and self._chance(request, "adopts") < self.adopts else own
         misleading = [suggestion for suggestion in suggested if suggestion != right]
-        return misleading[0] if misleading and self._chance(request, "misled") < self._misled else own
+        return misleading[0] if misleading and self._chance(request, "misled") < self.misled else own
 
     def _majority(self, request: Request, answers: list[str]) -> str:
         counts = Counter(answers)
@@ -290,12 +284,12 @@ class _Simulation:
         before, newest = answers[-2], answers[-1]
         if before == newest:
             return _UNLIKELY, before
-        if self._chance(request, "finds") < self._finds:
+        if self._chance(request, "finds") < self.finds:
             return (_SURE, newest) if newest == right else (_UNLIKELY, before)
         return _LIKELY, newest
 
     def _chance(self, request: Request, what: str) -> float:
-        key = repr((self._seed, what, _rollout.get(), prompt_of(request))).encode()
+        key = repr((self.seed, what, _rollout.get(), prompt_of(request))).encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big") / 2**56
 
 
@@ -304,12 +298,6 @@ def _asked_fields(request: Request) -> list[str]:
     system = request.system if isinstance(request.system, str) else ""
     _, marker, outputs = system.partition("Your output fields are:")
     return _OUTPUT_FIELD.findall(outputs.partition("All interactions")[0]) if marker else []
-
-
-def _asks_for_critique(prompt: str, answers: list[str]) -> bool:
-    if "Peer Answer:" in prompt:
-        return True
-    return "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
 
 
 def _core(text: str) -> str:
@@ -322,27 +310,18 @@ def _core(text: str) -> str:
         return value.strip()
 
 
-def _wants_json(request: Request) -> bool:
-    """Return whether the request asks for a JSON object, in its options or in the words of DSPy's JSONAdapter."""
-    system = request.system if isinstance(request.system, str) else ""
-    return request.config.response_format is not None or "Outputs will be a JSON object" in system
-
-
-def _asks_for_probability(request: Request) -> bool:
-    """Return whether DSPy asks for the probability of a decision instead of yes or no."""
-    return isinstance(request.system, str) and '"type": "noul"' in request.system
-
-
 def _formatted(request: Request, answer: str, probability: float | None) -> str:
     fields = _asked_fields(request)
     if not fields:
         return answer
+    system = request.system if isinstance(request.system, str) else ""
     values: dict[str, Any] = dict.fromkeys(fields, answer)
     if "reasoning" in fields:
         values["reasoning"] = "It follows from the task."
     if probability is not None:
-        values["improved"] = {"noul": probability} if _asks_for_probability(request) else probability >= 0.5
-    if _wants_json(request):
+        in_words = '"type": "noul"' not in system  # DSPy asks for yes or no, and not for a probability
+        values["improved"] = probability >= 0.5 if in_words else {"noul": probability}
+    if request.config.response_format is not None or "Outputs will be a JSON object" in system:  # DSPy's JSONAdapter
         return json.dumps(values, ensure_ascii=False)
     texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
     blocks = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]

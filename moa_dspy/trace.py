@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
@@ -33,13 +34,12 @@ __all__ = [
     "Trace",
     "Watcher",
     "current_watchers",
-    "group_usage",
     "usage_of",
     "watch",
 ]
 
 Stage = Literal["propose", "critique", "refine", "aggregate", "synthesize"]
-STAGES: Final[tuple[Stage, ...]] = ("propose", "critique", "refine", "aggregate", "synthesize")
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 Status = Literal["ok", "failed", "skipped", "cancelled"]
 StoppedBy = Literal["layers", "no_improvement", "budget", "failure", "cancelled"]
@@ -48,11 +48,6 @@ Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 # Models can write any text. These types make it storable as JSON and readable without change.
 _Text: TypeAlias = Annotated[str, pydantic.AfterValidator(json_safe)]
 _Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)]
-
-# Columns of a summary.
-_FIGURES: Final = ("calls", "cached", "prompt", "(cached)", "completion", "cost", "seconds", "queued")
-_SUMS: Final = ("steps", "failed", *_FIGURES)
-_CAUSE: Final = 100  # characters of a failure's message
 
 
 class _Record(pydantic.BaseModel):
@@ -188,7 +183,7 @@ class Trace(_Record):
     @property
     def total(self) -> GroupUsage:
         """Return the usage of the whole run."""
-        return group_usage("all", self.steps)
+        return GroupUsage.of("all", self.steps)
 
     def by(self, grouping: Grouping) -> tuple[GroupUsage, ...]:
         """Return the usage of each agent, stage, layer or model, in order of first appearance.
@@ -201,12 +196,11 @@ class Trace(_Record):
         """
         if grouping not in get_args(Grouping):
             raise ConfigurationError(f"steps are grouped by {', '.join(get_args(Grouping))}, not by {grouping!r}")
-        groups: dict[Any, list[Step]] = {}
+        groups: defaultdict[Any, list[Step]] = defaultdict(list)
         for step in self.steps:
-            key = getattr(step, grouping)
-            if key is not None:
-                groups.setdefault(key, []).append(step)
-        return tuple(group_usage(str(key), steps) for key, steps in groups.items())
+            groups[getattr(step, grouping)].append(step)
+        groups.pop(None, None)
+        return tuple(GroupUsage.of(str(key), steps) for key, steps in groups.items())
 
     def select(
         self,
@@ -238,7 +232,7 @@ class Trace(_Record):
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"]) or "JSON"
             raise ConfigurationError(
-                f"this is no trace ({where}: {problem['msg']}); give what Trace.to_json has written"
+                f"the text is not a trace ({where}: {problem['msg']}); give what Trace.to_json has written"
             ) from None
 
     def summary(self, *, steps: bool = False) -> str:
@@ -247,12 +241,23 @@ class Trace(_Record):
         Args:
             steps: whether to list every step, too.
         """
+        figures = ("calls", "cached", "prompt", "(cached)", "completion", "cost", "seconds", "queued")
+        listed: list[tuple[str, ...]] = [("layer", "stage", "agent", "target", "status", *figures)]
+        for step in self.steps:
+            where = str(step.layer), step.stage, step.agent, step.target or "", step.status
+            listed.append((*where, *GroupUsage.of(step.agent, [step])._figures()))
+        stages: list[tuple[str, ...]] = [("layer", "stage", "steps", "failed", *figures)]
+        for layer, stage in itertools.product(range(1, self.layers + 1), STAGES):
+            if of_stage := list(self.select(layer=layer, stage=stage)):
+                stages.append((str(layer), *GroupUsage.of(stage, of_stage)._row()))
+        stages.append(("all", "", *self.total._row()[1:]))
+        agents = [("agent", "steps", "failed", *figures), *(group._row() for group in self.by("agent"))]
         tables = [
-            *([text_table(_step_rows(self.steps), left=(1, 2, 3, 4))] if steps else []),
-            text_table(_stages(self), left=(1,)),
+            *([text_table(listed, left=(1, 2, 3, 4))] if steps else []),
+            text_table(stages, left=(1,)),
+            text_table(agents, left=(0,)),
         ]
-        agents = text_table(_agents(self), left=(0,))
-        return "\n\n".join([*tables, agents, "\n".join([*_failures(self.steps), *_cut(self.steps), _ending(self)])])
+        return "\n\n".join([*tables, "\n".join([*_failures(self.steps), *_cut(self.steps), _ending(self)])])
 
 
 class GroupUsage(_Record):
@@ -274,12 +279,33 @@ class GroupUsage(_Record):
     queued: float
     causes: dict[str, int]
 
+    @classmethod
+    def of(cls, name: str, steps: Sequence[Step]) -> Self:
+        """Return the usage of some steps under a name."""
+        return cls(
+            name=name,
+            steps=len(steps),
+            failed=sum(step.status in ("failed", "cancelled") for step in steps),
+            usage=usage_of(steps),
+            queued=sum(step.queued for step in steps),
+            causes=dict(Counter(failure.kind for step in steps for failure in step.failures)),
+        )
+
     @property
     def dollars(self) -> str:
         """Return the cost in words: ``$0.012000``, ``at least $0.012000`` or ``unknown``."""
         if self.usage.cost_usd is None:
             return "unknown"
         return f"{'at least ' * (self.usage.unanswered > 0)}${self.usage.cost_usd:.6f}"
+
+    def _row(self) -> tuple[str, ...]:
+        return self.name, str(self.steps), str(self.failed), *self._figures()
+
+    def _figures(self) -> tuple[str, ...]:
+        used, tokens = self.usage, self.usage.tokens
+        counts = used.calls, used.cached_calls, tokens.prompt, tokens.cached, tokens.completion
+        cost = self.dollars.replace("at least", ">=")
+        return *map(str, counts), cost, f"{used.seconds:.2f}", f"{self.queued:.2f}"
 
 
 def usage_of(steps: Iterable[Step]) -> Usage:
@@ -294,18 +320,6 @@ def usage_of(steps: Iterable[Step]) -> Usage:
         cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
         estimated=any(step.estimated for step in steps),
         seconds=_covered((step.start, step.end) for step in steps),
-    )
-
-
-def group_usage(name: str, steps: Sequence[Step]) -> GroupUsage:
-    """Return the usage of some steps under a name."""
-    return GroupUsage(
-        name=name,
-        steps=len(steps),
-        failed=sum(step.status in ("failed", "cancelled") for step in steps),
-        usage=usage_of(steps),
-        queued=sum(step.queued for step in steps),
-        causes=dict(Counter(failure.kind for step in steps for failure in step.failures)),
     )
 
 
@@ -350,50 +364,14 @@ def watch(watcher: Watcher) -> Iterator[None]:
         current_watchers.reset(token)
 
 
-# Text output.
-
-
-def _stages(trace: Trace) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("layer", "stage", *_SUMS)]
-    for layer in range(1, trace.layers + 1):
-        for stage in STAGES:
-            steps = list(trace.select(layer=layer, stage=stage))
-            if steps:
-                rows.append((str(layer), stage, *_sums(group_usage(stage, steps))))
-    return [*rows, ("all", "", *_sums(trace.total))]
-
-
-def _agents(trace: Trace) -> list[tuple[str, ...]]:
-    return [("agent", *_SUMS), *((sums.name, *_sums(sums)) for sums in trace.by("agent"))]
-
-
-def _step_rows(steps: Sequence[Step]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("layer", "stage", "agent", "target", "status", *_FIGURES)]
-    for step in steps:
-        where = str(step.layer), step.stage, step.agent, step.target or "", step.status
-        rows.append((*where, *_figures(group_usage(step.agent, [step]))))
-    return rows
-
-
-def _sums(sums: GroupUsage) -> tuple[str, ...]:
-    return str(sums.steps), str(sums.failed), *_figures(sums)
-
-
-def _figures(sums: GroupUsage) -> tuple[str, ...]:
-    used = sums.usage
-    counts = used.calls, used.cached_calls, used.tokens.prompt, used.tokens.cached, used.tokens.completion
-    cost = sums.dollars.replace("at least", ">=")
-    return *map(str, counts), cost, f"{used.seconds:.2f}", f"{sums.queued:.2f}"
-
-
 def _failures(steps: Sequence[Step]) -> Iterator[str]:
     """Yield a line for each cause, with the steps it affected."""
-    affected: dict[str, list[str]] = {}
+    affected: defaultdict[str, list[str]] = defaultdict(list)
     for step in steps:
         if step.error is not None:
             message = step.error.message
-            cause = f"{step.error.kind}: {message if len(message) <= _CAUSE else f'{message[: _CAUSE - 1]}…'}"
-            affected.setdefault(cause, []).append(f"{step.stage} by {step.agent}")
+            cause = message if len(message) <= 100 else f"{message[:99]}…"
+            affected[f"{step.error.kind}: {cause}"].append(f"{step.stage} by {step.agent}")
     for cause, names in affected.items():
         yield f"failed: {cause} ({', '.join(dict.fromkeys(names))})"
 
@@ -405,7 +383,8 @@ def _cut(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _ending(trace: Trace) -> str:
-    total, used = trace.total, trace.usage
+    total = trace.total
     cost = "cost unknown" if total.usage.cost_usd is None else total.dollars
-    unanswered = f", {used.unanswered} call(s) cut short, which may be billed" if used.unanswered else ""
+    cut = total.usage.unanswered
+    unanswered = f", {cut} call(s) cut short, which may be billed" if cut else ""
     return f"stopped by {trace.stopped_by} after {trace.layers} layer(s), {trace.seconds:.2f} s, {cost}{unanswered}"

@@ -159,8 +159,8 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "there is no agent; add an [[agents]] table"),
-        ("agents = []", "there is no agent"),
+        ("", "no agent is named; add an [[agents]] table"),
+        ("agents = []", "no agent is named"),
         ("[[agents]", "is not valid TOML"),
         ("agents = 3", "agents: input should be a list of tables"),
         ("agents = [3]", "agents[1]: input should be a valid table"),

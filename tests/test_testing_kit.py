@@ -50,7 +50,7 @@ def test_a_script_is_a_text_a_sequence_or_a_function():
 
 
 def test_a_model_that_cannot_be_is_refused():
-    with pytest.raises(ConfigurationError, match="nothing to reply"):
+    with pytest.raises(ConfigurationError, match="no reply"):
         ScriptedLM([])
     wrong: dict[str, Any] = {"knows": 7, "finds": -3, "adopts": "often", "misled": math.nan}
     for name, chance in wrong.items():

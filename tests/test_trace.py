@@ -116,7 +116,7 @@ def test_stages_are_named_once():
     "text", ["", "{}", "[]", '{"steps": 1, "outputs": []}', '{"steps": [], "outputs": [], "x": 1}']
 )
 def test_what_is_no_trace_is_refused(text: str):
-    with pytest.raises(ConfigurationError, match=r"^this is no trace \(.+\); give what .+") as error:
+    with pytest.raises(ConfigurationError, match=r"^the text is not a trace \(.+\); give what .+") as error:
         Trace.from_json(text)
     assert "\n" not in str(error.value)
 

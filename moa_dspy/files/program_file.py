@@ -7,7 +7,6 @@ one-line error.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import re
@@ -24,7 +23,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 import moa_dspy
 from moa_dspy._dspy import FIELD_KIND, get_dependency_versions
 from moa_dspy.agents import SAMPLING_OPTIONS, Agent
-from moa_dspy.architecture import AgentSpec, Architecture, validated
+from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
 from moa_dspy.files.atomic_write import replace_file
 from moa_dspy.files.provenance import Provenance
@@ -43,8 +42,6 @@ FORMAT_VERSION: Final = 1
 # The parts of a dspy.Predict that are saved. Nothing else is read back: a file must not set options such as the address
 # to which a key is sent.
 _SAVED: Final = ("demos", "signature", "fields")
-_NEAREST: Final = "nearest"
-_PROVENANCE: Final = "provenance"
 
 
 def save(program: AttentionMoA, path: str | Path) -> None:
@@ -54,8 +51,14 @@ def save(program: AttentionMoA, path: str | Path) -> None:
         ConfigurationError: if a type or a value cannot be written as JSON, or the file cannot be written.
     """
     try:
-        text = json.dumps(_content(program), ensure_ascii=False, indent=2) + "\n"
-        encoded = text.encode("utf-8")
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "versions": {"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
+            **({} if program.provenance is None else {"provenance": program.provenance.model_dump(mode="json")}),
+            **_parts(program),
+        }
+        encoded = (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
     except MoAError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
@@ -78,10 +81,16 @@ class SavedProgram:
     Attributes:
         path: path of the file.
         content: the JSON values in the file.
+        architecture: the architecture.
+        task: the task's signature.
+        provenance: the provenance, or None if the file contains none.
     """
 
     path: str | Path
     content: Mapping[str, Any]
+    architecture: Architecture
+    task: TaskSignature
+    provenance: Provenance | None
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -101,52 +110,15 @@ class SavedProgram:
             raise ProgramFileError(f"{path} is not a moa-dspy program; write one with program.save(...)")
         version = content.get("format_version")
         if type(version) is not int or version < 1:
-            raise ProgramFileError(f"{path} is damaged: {version!r} is no format version")
+            raise ProgramFileError(f"{path} is damaged: format_version={version!r} must be a number from 1")
         if version > FORMAT_VERSION:
             raise ProgramFileError(
                 f"{path} has format {version}, this moa-dspy {moa_dspy.__version__} reads up to {FORMAT_VERSION}; "
                 "upgrade"
             )
-        damage = _damage_in(content)
-        if damage is not None:
-            raise ProgramFileError(f"{path} is damaged: {damage}")
-        return cls(path, content)
-
-    @functools.cached_property
-    def architecture(self) -> Architecture:
-        """Return the architecture.
-
-        Raises:
-            ProgramFileError: if the architecture is damaged.
-        """
-        with self.refusing_damage():
-            return validated(Architecture, self.content["architecture"])
-
-    @functools.cached_property
-    def task(self) -> TaskSignature:
-        """Return the task's signature.
-
-        Raises:
-            ProgramFileError: if the signature is damaged.
-        """
-        with self.refusing_damage():
-            return _task(self.content["task"])
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """Return the provenance of the program, or None if the file contains none.
-
-        Raises:
-            ProgramFileError: if the provenance is damaged.
-        """
-        if self.content.get(_PROVENANCE) is None:
-            return None
-        try:
-            return Provenance.model_validate(self.content[_PROVENANCE])
-        except pydantic.ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in (_PROVENANCE, *problem["loc"]))
-            raise ProgramFileError(f"{self.path} is damaged: {place}: {problem['msg']}") from None
+        with _refusing_damage(path):
+            checked = _Content.model_validate(content)
+            return cls(path, content, checked.architecture, _task(content["task"]), checked.provenance)
 
     @property
     def digest(self) -> str:
@@ -160,18 +132,33 @@ class SavedProgram:
             ConfigurationError: if ``lms`` names an agent or model that the program does not have.
             ProgramFileError: if an agent is damaged.
         """
-        specs = [*self.architecture.agents]
-        if self.architecture.aggregator is not None:
-            specs.append(self.architecture.aggregator)
-        unknown = sorted(
-            str(name) for name in lms.keys() - {name for spec in specs for name in (spec.name, spec.model)}
-        )
+        shape = self.architecture
+        specs = [*shape.agents, *([] if shape.aggregator is None else [shape.aggregator])]
+        unknown = sorted(map(str, lms.keys() - {name for spec in specs for name in (spec.name, spec.model)}))
         if unknown:
             names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)
             raise ConfigurationError(f"{self.path} has no agent or model {', '.join(unknown)}; it has: {names}")
-        agents = [_agent(spec, lms, self.path) for spec in specs]
-        aggregator = agents.pop() if self.architecture.aggregator is not None else None
+        agents = [self._agent(spec, lms) for spec in specs]
+        aggregator = None if shape.aggregator is None else agents.pop()
         return agents, aggregator
+
+    def _agent(self, spec: AgentSpec, lms: Mapping[str, dspy.BaseLM]) -> Agent:
+        foreign = sorted(spec.options.keys() - SAMPLING_OPTIONS)
+        if foreign:
+            raise ProgramFileError(
+                f"{self.path} is damaged: agent {spec.name!r} has unknown options {', '.join(foreign)}"
+            )
+        lm = lms.get(spec.name) or (lms.get(spec.model) if spec.model is not None else None)
+        if isinstance(lm, dspy.BaseLM) and spec.options:
+            lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
+        try:
+            return Agent.of_spec(spec, lm)
+        except MoAError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"agent {spec.name!r} of {self.path} cannot be set up: {_one_line(error)}"
+            ) from error
 
     def set_prompts(self, program: AttentionMoA) -> None:
         """Set all prompts and demos of ``program`` to those of the file. On an error, none is set.
@@ -194,27 +181,48 @@ class SavedProgram:
             )
         with self.refusing_damage():
             checked = {name: _checked_state(name, states[name], predictor) for name, predictor in predictors.items()}
-            nearest = {name: _nearest(states[name]) for name in predictors}
             for name, predictor in program.deepcopy().named_predictors():
-                predictor.load_state(checked[name])
+                predictor.load_state(checked[name][0])
             for name, predictor in predictors.items():
                 lm = predictor.lm  # not part of a file
-                predictor.load_state(checked[name])
+                state, nearest = checked[name]
+                predictor.load_state(state)
                 predictor.lm = lm
-                Nearest.set_on(predictor, nearest[name])
+                Nearest.set_on(predictor, nearest)
 
-    @contextlib.contextmanager
-    def refusing_damage(self) -> Iterator[None]:
+    def refusing_damage(self) -> contextlib.AbstractContextManager[None]:
         """Convert every error inside the block into a one-line error about the file.
 
         Raises:
             ProgramFileError: if anything is raised inside.
         """
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 (damaged content can fail in any way)
-            what = f"{error} is missing" if isinstance(error, KeyError) else _one_line(error)
-            raise ProgramFileError(f"{self.path} is damaged: {what}") from None
+        return _refusing_damage(self.path)
+
+
+@contextlib.contextmanager
+def _refusing_damage(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (damaged content can fail in any way)
+        raise ProgramFileError(f"{path} is damaged: {_damage(error)}") from None
+
+
+def _damage(error: Exception) -> str:
+    """Return what is wrong in a file, with its place if the layout is wrong."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if not isinstance(error, pydantic.ValidationError):
+        return _one_line(error)
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    message = re.sub(r"^value error, | or instance of \w+| after validation", "", problem["msg"], flags=re.IGNORECASE)
+    return f"{place}: {message[:1].lower()}{message[1:]}".replace("dictionary", "object")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -222,31 +230,20 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _content(program: AttentionMoA) -> dict[str, Any]:
-    record = program.provenance
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "versions": {"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
-        **({} if record is None else {_PROVENANCE: record.model_dump(mode="json")}),
-        **_parts(program),
-    }
+# Writing
 
 
 def _parts(program: AttentionMoA) -> dict[str, Any]:
+    task = program.task
     return {
         "architecture": program.architecture.model_dump(mode="json"),
-        "task": _task_content(program.task),
+        "task": {
+            "name": task.__name__,
+            "instructions": task.instructions,
+            "inputs": {name: _field_content(field) for name, field in task.input_fields.items()},
+            "outputs": {name: _field_content(field) for name, field in task.output_fields.items()},
+        },
         "predictors": {name: _predictor_content(predictor) for name, predictor in program.named_predictors()},
-    }
-
-
-def _task_content(task: TaskSignature) -> dict[str, Any]:
-    return {
-        "name": task.__name__,
-        "instructions": task.instructions,
-        "inputs": {name: _field_content(field) for name, field in task.input_fields.items()},
-        "outputs": {name: _field_content(field) for name, field in task.output_fields.items()},
     }
 
 
@@ -263,7 +260,10 @@ def _predictor_content(predictor: dspy.Predict) -> dict[str, Any]:
     state = predictor.dump_state()
     content = {key: to_jsonable_python(state[key]) for key in _SAVED if key in state}
     nearest = Nearest.of(predictor)
-    return content if nearest is None else {**content, _NEAREST: nearest.content()}
+    return content if nearest is None else {**content, "nearest": nearest.content()}
+
+
+# Reading
 
 
 def _task(content: Mapping[str, Any]) -> TaskSignature:
@@ -285,53 +285,33 @@ def _default(kind: Any, value: Any) -> Any:
         return value
 
 
-def _agent(spec: AgentSpec, lms: Mapping[str, dspy.BaseLM], path: str | Path) -> Agent:
-    foreign = sorted(spec.options.keys() - SAMPLING_OPTIONS)
-    if foreign:
-        raise ProgramFileError(f"{path} is damaged: agent {spec.name!r} has unknown options {', '.join(foreign)}")
-    lm = lms.get(spec.name) or (lms.get(spec.model) if spec.model is not None else None)
-    if isinstance(lm, dspy.BaseLM) and spec.options:
-        lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
-    try:
-        return Agent.of_spec(spec, lm)
-    except MoAError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(f"agent {spec.name!r} of {path} cannot be set up: {_one_line(error)}") from error
-
-
-def _nearest(state: Mapping[str, Any]) -> Nearest | None:
-    return Nearest.of_content(state[_NEAREST]) if _NEAREST in state else None
-
-
-def _checked_state(name: str, state: Mapping[str, Any], predictor: dspy.Predict) -> dict[str, Any]:
+def _checked_state(
+    name: str, state: Mapping[str, Any], predictor: dspy.Predict
+) -> tuple[dict[str, Any], Nearest | None]:
     """Return the part of ``state`` that ``predictor`` may load. dspy.Predict itself would set any attribute."""
     signature: Any = predictor.signature  # declared as an instance, used as the class it is
     fields = state["signature"]["fields"]
     if len(fields) != len(signature.fields):
         raise ValueError(f"the prompt of {name} has {len(fields)} fields, not {len(signature.fields)}")
-    return {"lm": None, **{key: state[key] for key in _SAVED if key in state}}
+    nearest = Nearest.of_content(state["nearest"]) if "nearest" in state else None
+    return {"lm": None, **{key: state[key] for key in _SAVED if key in state}}, nearest
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
-
-
-# The layout of a file. It is checked first, so that an error names the place of the damage.
+# The layout of a file, so that an error names the place of the damage.
 
 
 class _Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True)
 
 
-class _Settings(_Part):
+class _FieldSettings(_Part):
     prefix: str
     desc: str
 
 
 class _Field(_Part):
     type: dict[str, Any] = pydantic.Field(alias="is")
-    extra: _Settings
+    extra: _FieldSettings
 
 
 class _Task(_Part):
@@ -351,7 +331,7 @@ class _Prompt(_Part):
     fields: list[_PromptField]
 
 
-class _NearestPart(_Part):
+class _Nearest(_Part):
     k: int
     fields: list[str]
     vectorizer: str
@@ -360,25 +340,12 @@ class _NearestPart(_Part):
 class _Predictor(_Part):
     demos: list[dict[str, Any]]
     signature: _Prompt
-    nearest: _NearestPart | None = None
+    nearest: _Nearest | None = None
 
 
 class _Content(_Part):
     versions: dict[str, str] = pydantic.Field(default_factory=dict)
-    architecture: dict[str, Any]
+    architecture: Architecture
     task: _Task
     predictors: dict[str, _Predictor]
-
-
-def _damage_in(content: object) -> str | None:
-    """Return where and how the layout of ``content`` is wrong, or None if it is valid."""
-    try:
-        _Content.model_validate(content)
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "missing":
-            return f"{place} is missing"
-        message = re.sub(r" or instance of \w+| after validation", "", problem["msg"], flags=re.IGNORECASE)
-        return f"{place}: {message[:1].lower()}{message[1:]}".replace("dictionary", "object")
-    return None
+    provenance: Provenance | None = None

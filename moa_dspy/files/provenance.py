@@ -6,7 +6,7 @@ The record is saved in the program's file. It contains digests and figures, but 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -17,26 +17,20 @@ __all__ = ["CostRecord", "Data", "Figure", "Provenance"]
 _LONGEST: Final = 1000
 
 
-def _bare(text: str) -> str:
-    """Return the text on one line. A path becomes the name of its file."""
-    line = " ".join(text.split())[:_LONGEST]
+def _without_paths(value: Any) -> Any:
+    """Return JSON values with each text on one line. A path becomes the name of its file."""
+    if isinstance(value, dict):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    line = " ".join(value.split())[:_LONGEST]
     return PurePath(line.replace("\\", "/")).name if line.startswith(("/", "~")) or line[1:3] in (":\\", ":/") else line
 
 
-def _bare_values(values: dict[str, pydantic.JsonValue]) -> dict[str, pydantic.JsonValue]:
-    """Return the settings without paths."""
-
-    def bare(value: pydantic.JsonValue) -> pydantic.JsonValue:
-        if isinstance(value, str):
-            return _bare(value)
-        if isinstance(value, list):
-            return [bare(item) for item in value]
-        return {name: bare(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-    return {name: bare(value) for name, value in values.items()}
-
-
-Text: TypeAlias = Annotated[str, pydantic.AfterValidator(_bare)]
+Text: TypeAlias = Annotated[str, pydantic.AfterValidator(_without_paths)]
+Settings: TypeAlias = Annotated[dict[str, pydantic.JsonValue], pydantic.AfterValidator(_without_paths)]
 
 
 class _Record(pydantic.BaseModel):
@@ -132,9 +126,7 @@ class Provenance(_Record):
     metric: Text | None = None
     data: tuple[Data, ...] = ()
     seeds: dict[str, int] = pydantic.Field(default_factory=dict)
-    settings: Annotated[dict[str, pydantic.JsonValue], pydantic.AfterValidator(_bare_values)] = pydantic.Field(
-        default_factory=dict
-    )
+    settings: Settings = pydantic.Field(default_factory=dict)
     scores: tuple[Figure, ...] = ()
     verdict: Text | None = None
     cost: CostRecord | None = None
@@ -143,29 +135,28 @@ class Provenance(_Record):
     program: Text | None = None
     earlier: Provenance | None = None
 
-    def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield names and values as text, without the earlier record."""
-        yield "method", self.method
-        yield from _row("metric", self.metric)
-        yield from ((f"{data.use} data", str(data)) for data in self.data)
-        yield from _row("seeds", ", ".join(f"{name} {seed}" for name, seed in self.seeds.items()))
-        yield from _row("settings", ", ".join(f"{name} {_as_text(value)}" for name, value in self.settings.items()))
-        yield from ((figure.what, str(figure)) for figure in self.scores)
-        yield from _row("verdict", self.verdict)
-        yield from _row("cost of the last call", self.cost)
-        yield from _row("versions", ", ".join(f"{name} {version}" for name, version in self.versions.items()))
-        yield "date", f"{self.date:%Y-%m-%d %H:%M} UTC"
+    def rows(self) -> list[tuple[str, str]]:
+        """Return names and values as text, without the earlier record."""
+        rows = [
+            ("method", self.method),
+            ("metric", self.metric or ""),
+            *((f"{data.use} data", str(data)) for data in self.data),
+            ("seeds", _listed(self.seeds)),
+            ("settings", _listed(self.settings)),
+            *((figure.what, str(figure)) for figure in self.scores),
+            ("verdict", self.verdict or ""),
+            ("cost of the last call", str(self.cost or "")),
+            ("versions", _listed(self.versions)),
+            ("date", f"{self.date:%Y-%m-%d %H:%M} UTC"),
+        ]
+        return [(name, value) for name, value in rows if value]
 
 
-def _as_text(value: pydantic.JsonValue) -> str:
-    """Return a setting as text."""
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_as_text(value)}" for name, value in values.items())
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return f"({', '.join(f'{name} {_as_text(item)}' for name, item in value.items())})"
-    if isinstance(value, list):
-        return "+".join(map(_as_text, value))
-    return str(value)
-
-
-def _row(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if value not in (None, ""):
-        yield name, str(value)
+        return f"({_listed(value)})"
+    return "+".join(map(_as_text, value)) if isinstance(value, list) else str(value)

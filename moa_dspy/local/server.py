@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from moa_dspy.errors import LocalModelError
@@ -96,7 +96,7 @@ class LocalServer:
         with tempfile.TemporaryFile() as log:
             self._process = self._spawn(log)
             try:
-                self.url = self._handshake(log)
+                self.url = self._handshake(self._process, log)
             except BaseException:
                 self.close()
                 raise
@@ -133,9 +133,7 @@ class LocalServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -152,16 +150,28 @@ class LocalServer:
         except OSError as error:
             raise LocalModelError(f"the local model's process could not be started: {error}") from error
 
-    def _handshake(self, log: IO[bytes]) -> str:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise LocalModelError("the local model's process has no pipes")
+    def _handshake(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+        """Send the order, and return the address that the child answers. A child that is too slow is killed."""
+        assert process.stdin is not None
+        assert process.stdout is not None
         # The key goes through the pipe, because other users can read command lines and environments.
         order = {"path": str(self.path), "name": self.name, "key": self.key, **asdict(self.settings)}
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-        line = self._first_line(process, process.stdout)
+        limit = self.settings.start_seconds
+        began, timer = time.monotonic(), threading.Timer(limit, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(order).encode() + b"\n")
+                process.stdin.flush()
+            line = process.stdout.readline()
+        finally:
+            timer.cancel()
+        if time.monotonic() - began >= limit:
+            raise LocalModelError(
+                f"llama.cpp did not load {self.path} within {limit:g} s: check that the disk can be read and that "
+                "there is enough memory"
+            )
         reply: dict[str, str] = json.loads(line) if line else {}
         if "url" in reply:
             return reply["url"]
@@ -172,28 +182,6 @@ class LocalServer:
             f"llama.cpp could not load {self.path} ({reason}): check that the file is complete, that llama.cpp "
             "supports its architecture, and that there is enough memory"
         )
-
-    def _first_line(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> bytes:
-        """Return the first line that the child writes. A child that is too slow is killed."""
-        late = threading.Event()
-
-        def end_waiting() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self.settings.start_seconds, end_waiting)
-        timer.daemon = True
-        timer.start()
-        try:
-            line = output.readline()
-        finally:
-            timer.cancel()
-        if late.is_set():
-            raise LocalModelError(
-                f"llama.cpp did not load {self.path} within {self.settings.start_seconds:g} s: check that the disk can "
-                "be read and that there is enough memory"
-            )
-        return line
 
 
 def _serve() -> None:
@@ -227,16 +215,11 @@ def _llama(order: dict[str, Any]) -> Any:
     params.ctx_shift = False  # a text that does not fit is an error and is not cut
     params.cache_prompt = True
     params.cache_ram_mib = order["saved_prompts_mib"]
-    params.cpuparams.n_threads = order["threads"] or _usable_cpus()
+    usable_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    params.cpuparams.n_threads = order["threads"] or usable_cpus or 1
     params.n_threads_http = order["http_threads"]
     params.warmup = False
     params.ui = False
     params.endpoint_slots = False
     params.verbosity = 1  # errors only
     return xllamacpp.Server(params)
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

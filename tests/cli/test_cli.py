@@ -437,7 +437,7 @@ def test_servers_without_keys_need_none(moa: Run) -> None:
         (["ask", "x", "--agent", "openai/a", "--signature", "a: foo -> b"], "cannot be read"),
         (["ask", "x", "--config", "none.toml"], "cannot read none.toml"),
         (["ask", "x", "--config", "broken.toml"], "broken.toml is not valid TOML"),
-        (["ask", "x", "--config", "empty.toml"], "empty.toml: there is no agent"),
+        (["ask", "x", "--config", "empty.toml"], "empty.toml: no agent is named"),
         (["ask", "x", "--program", "none.json"], "cannot read none.json"),
         (["ask", "x", "--program", "broken.json"], "broken.json is damaged or not JSON"),
         (["ask", "x", "--program", "foreign.json"], "foreign.json is not a moa-dspy program"),
