@@ -1,10 +1,12 @@
-"""The Typer application: register the commands, and turn errors into messages and exit codes.
+"""The Typer application: run the commands, and turn errors into messages and exit codes.
 
 A failure is one line on standard error and an exit code. A traceback appears only with ``--debug``.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
 import os
 import re
@@ -12,24 +14,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
 
 import moa_dspy
-from moa_dspy.cli.commands.ask import ask
-from moa_dspy.cli.commands.compare import compare_command
-from moa_dspy.cli.commands.eval import evaluate_command
-from moa_dspy.cli.commands.optimize import optimize_command
-from moa_dspy.cli.commands.plan import plan
-from moa_dspy.cli.commands.profile import profile_command
-from moa_dspy.cli.commands.report import report_command
-from moa_dspy.cli.commands.show import show
-from moa_dspy.cli.console import error, set_debug, set_quiet
-from moa_dspy.cli.options import command
+from moa_dspy.cli.options import COMMANDS, Command, parameters
+from moa_dspy.cli.output import error, quiet_libraries, settings
 from moa_dspy.errors import MoAError
 
 __all__ = ["app", "run"]
@@ -40,37 +33,20 @@ _INTERRUPTED: Final = 130
 # Python arguments in messages of the library, and the matching command line options.
 _ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|'[^']*'|[^\s,;:)]*)")
 _OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
+_LIMITS: Final = ("calls", "tokens", "usd", "seconds")
 _OPTIONS: Final = {
-    "calls": "--max-calls",
-    "tokens": "--max-tokens",
-    "usd": "--max-usd",
-    "seconds": "--max-seconds",
+    **{parameter.name: f"--{parameter.name.replace('_', '-')}" for each in COMMANDS for parameter in parameters(each)},
+    **{name: f"--max-{name}" for name in _LIMITS},
     "trainset": "--data",
     "devset": "--data",
     "parts": "--only",
     "baselines": "--baseline",
 }
 
-
-@dataclass
-class _Settings:
-    """Settings shared by all commands."""
-
-    debug: bool
-
-
 app = typer.Typer(
     rich_markup_mode=None,  # rich adds more than a tenth of a second to every --help
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 10_000},
 )
-app.command(short_help="Ask a question.")(ask)
-app.command(short_help="Show what a question would cost.")(plan)
-app.command("eval", short_help="Score a program on a benchmark or on your own examples.")(evaluate_command)
-app.command("optimize", short_help="Tune a program, and test the result.")(optimize_command)
-app.command("compare", short_help="Compare a program with simpler ones at matched spend.")(compare_command)
-app.command("profile", short_help="Show which stage gains and which loses.")(profile_command)
-app.command("report", short_help="Show searches, tunings and programs as one HTML page.")(command(report_command))
-app.command(short_help="Show a saved program.")(show)
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,13 +69,31 @@ def _start(
 
     Exit codes: 0 ok, 1 the work failed, 2 wrong usage, 130 interrupted.
     """
-    settings: _Settings = context.obj
     settings.debug = settings.debug or debug
-    set_debug(settings.debug)
-    set_quiet(False)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
+
+
+def _function(command: type[Command]) -> Callable[..., None]:
+    """Return a command as the function that Typer expects: a parameter for each option, the help as docstring."""
+
+    def function(**values: Any) -> None:
+        options = command(**values)
+        settings.quiet = options.quiet
+        with quiet_libraries():
+            # DSPy takes more than a second to import, so the implementation is imported only when it runs.
+            implementation = importlib.import_module(f"moa_dspy.cli.commands.{command.__name__.lower()}")
+            implementation.run(options)
+
+    function.__doc__ = command.__doc__
+    function.__signature__ = inspect.Signature(list(parameters(command)))  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters(command)}
+    return function
+
+
+for _command in COMMANDS:
+    app.command(_command.__name__.lower())(_function(_command))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +102,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the program's name. Default: those of this process.
     """
-    settings = _Settings(debug=os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"))
+    settings.debug, settings.quiet = os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"), False
     if sys.stdout is None:
         error("standard output is closed, so the result would be lost; leave it open, or send it to a file")
         return 2
@@ -117,7 +111,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     group = typer.main.get_command(app)
     arguments = None if argv is None else list(argv)
     try:
-        code = group.main(args=arguments, prog_name="moa-dspy", standalone_mode=False, obj=settings)
+        code = group.main(args=arguments, prog_name="moa-dspy", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         _abandon_stdout()
@@ -141,8 +135,10 @@ def _end_at_the_next_interrupt() -> None:
 
 
 def _report(problem: Exception) -> int:
-    """Write the error in one line, and return its exit code."""
-    problem = _cause(problem)
+    """Write the main error in one line, and return its exit code."""
+    while isinstance(problem, ExceptionGroup):
+        ours, _ = problem.split(MoAError)
+        problem = (ours or problem).exceptions[0]
     if isinstance(problem, MoAError):
         error(with_options(str(problem)))
         return problem.exit_code
@@ -165,34 +161,16 @@ def with_options(message: str) -> str:
 
     def option(match: re.Match[str]) -> str:
         budget, name, value = match[1], match[2], match[3]
-        known = _OPTIONS.get(name) if budget or name not in ("calls", "tokens", "usd", "seconds") else None
-        if known is None and name in _option_names():
-            known = f"--{name.replace('_', '-')}"
-        if known is None:
+        if name not in _OPTIONS or (name in _LIMITS and not budget):
             return match[0]
         if value.startswith("{"):  # a mapping of fields to columns
             value = ",".join("=".join(part.strip(" '") for part in pair.split(":")) for pair in value[1:-1].split(","))
         if value[:1] in ("(", "["):
             value = ",".join(part.strip(" '") for part in value[1:-1].split(","))
         text = value if value == "''" else value.strip("'")
-        return f"{known} {text}".rstrip()
+        return f"{_OPTIONS[name]} {text}".rstrip()
 
-    if _OF_A_FILE.match(message):
-        return message
-    return _ARGUMENT.sub(option, message)
-
-
-def _option_names() -> set[str]:
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
-    return {str(parameter.name) for command in commands.values() for parameter in command.params}
-
-
-def _cause(problem: Exception) -> Exception:
-    """Return the main error of an exception group: a ``MoAError`` if it has one, else the first error."""
-    while isinstance(problem, ExceptionGroup):
-        ours, _ = problem.split(MoAError)
-        problem = (ours or problem).exceptions[0]
-    return problem
+    return message if _OF_A_FILE.match(message) else _ARGUMENT.sub(option, message)
 
 
 def _abandon_stdout() -> None:

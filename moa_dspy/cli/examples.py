@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy import presets
-from moa_dspy.cli.options import DataOptions, ProgramOptions
+from moa_dspy.cli.options import ExampleOptions
 from moa_dspy.cli.programs import build_program, check_keys, check_lms, model_named, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.errors import ConfigurationError
@@ -21,19 +21,8 @@ from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.suite import Devset, OwnData, named_metric, open_benchmark, remarks_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = [
-    "PRESETS",
-    "Job",
-    "check_reach",
-    "data_name",
-    "find_benchmark",
-    "find_judge",
-    "prepare",
-    "shaped",
-    "tuning_job",
-]
+__all__ = ["Job", "check_reach", "data_name", "find_benchmark", "find_judge", "prepare", "shaped", "tuning_job"]
 
-PRESETS: Final = ("single", "self-consistency", "self-moa", "moa", "attention-moa")
 _SAMPLES: Final = 5
 
 
@@ -61,21 +50,21 @@ class Job:
         return self.devset.examples
 
 
-def tuning_job(saved: str | None, program: ProgramOptions, data: DataOptions) -> Job:
+def tuning_job(options: ExampleOptions) -> Job:
     """Return the checked job of a command that tunes, compares or profiles a program.
 
     Raises:
         ConfigurationError: if an option is missing or does not fit.
     """
-    if uses_default_agents(program, saved):
+    if uses_default_agents(options):
         raise ConfigurationError("there is no program; name a saved PROGRAM, or agents with --config or --agent")
-    benchmark = find_benchmark(data)
-    judge = find_judge(data, benchmark)
-    metric = named_metric(data.metric) if data.metric is not None else benchmark.metric(judge)
-    built = build_program(program, saved)
-    if saved is None:
-        built = shaped(built, benchmark, program.signature)
-    job = prepare(built, benchmark, data, metric, judge)
+    benchmark = find_benchmark(options)
+    judge = find_judge(options, benchmark)
+    metric = named_metric(options.metric) if options.metric is not None else benchmark.metric(judge)
+    program = build_program(options)
+    if options.program is None:
+        program = shaped(program, benchmark, options.signature)
+    job = prepare(program, benchmark, options, metric, judge)
     if turns_of(job.examples) > 1:
         raise ConfigurationError(f"{benchmark.name} has conversations of several turns; only eval runs these")
     check_reach(job)
@@ -83,56 +72,57 @@ def tuning_job(saved: str | None, program: ProgramOptions, data: DataOptions) ->
 
 
 def prepare(
-    program: AttentionMoA, benchmark: Benchmark, data: DataOptions, metric: Metric, judge: dspy.BaseLM | None
+    program: AttentionMoA, benchmark: Benchmark, options: ExampleOptions, metric: Metric, judge: dspy.BaseLM | None
 ) -> Job:
     """Return a job with its examples loaded.
 
     Raises:
         ConfigurationError: if the examples cannot be read, or do not fit the program or the metric.
     """
-    inputs = list(program.task.input_fields)
     devset = Devset.load(
-        data.source or benchmark,
-        split=data.split,
-        limit=data.limit,
-        seed=data.seed,
-        path=data.path,
-        fields=_fields(data.fields),
-        inputs=inputs,
+        options.source or benchmark,
+        split=options.split,
+        limit=options.limit,
+        seed=options.seed,
+        path=options.path,
+        fields=_fields(options.fields),
+        inputs=list(program.task.input_fields),
     )
     check_inputs(program, devset.examples[0])
     return Job(program, devset, metric, judge, remarks_of(metric, devset.examples))
 
 
-def find_benchmark(data: DataOptions) -> Benchmark:
+def find_benchmark(options: ExampleOptions) -> Benchmark:
     """Return the benchmark of ``--benchmark`` or ``--data``.
 
     Raises:
         ConfigurationError: if not exactly one of them is given, or it does not exist.
     """
-    if data.benchmark is not None and data.data is not None:
+    if options.benchmark is not None and options.data is not None:
         raise ConfigurationError("--benchmark and --data are both the examples; leave one of them out")
-    if not data.source:
+    if not options.source:
         raise ConfigurationError("there are no examples; give --data FILE or --benchmark NAME")
-    benchmark = open_benchmark(data.source)
-    if data.benchmark is not None and isinstance(benchmark, OwnData):
-        raise ConfigurationError(f"--benchmark {data.benchmark} is no benchmark; give your own examples with --data")
+    benchmark = open_benchmark(options.source)
+    if options.benchmark is not None and isinstance(benchmark, OwnData):
+        raise ConfigurationError(
+            f"--benchmark {options.benchmark} is not a benchmark; give your own examples with --data"
+        )
     return benchmark
 
 
-def find_judge(data: DataOptions, benchmark: Benchmark) -> dspy.BaseLM | None:
+def find_judge(options: ExampleOptions, benchmark: Benchmark) -> dspy.BaseLM | None:
     """Return the judge's LM, or None if the metric needs none.
 
     Raises:
         ConfigurationError: if a judge is needed but not named, or named but not needed.
     """
-    if not (benchmark.needs_judge and data.metric is None):
-        if data.judge is not None:
-            raise ConfigurationError("--judge: nothing is judged by a model here; leave it out")
+    if not (benchmark.needs_judge and options.metric is None):
+        if options.judge is not None:
+            raise ConfigurationError("--judge: the metric needs no model here; leave it out")
         return None
-    if data.judge is None:
+    if options.judge is None:
         raise ConfigurationError(f"{benchmark.title} is judged by a model; name it with --judge")
-    config = model_named(data.judge, "--judge")
+    config = model_named(options.judge, "--judge")
     return config.model_copy(update={"temperature": config.temperature or 0.0}).lm()
 
 
@@ -150,28 +140,26 @@ def shaped(
     """
     own_data = isinstance(benchmark, OwnData)
     if signature is not None and not own_data:
-        raise ConfigurationError(f"--signature is for --data; the task of {benchmark.name} is settled")
+        raise ConfigurationError(f"--signature is for --data; {benchmark.name} has its own signature")
     task = program.task if own_data else benchmark.signature
-    shape, agents, aggregator = program.architecture, program.agents, program.aggregator
+    if preset is None:
+        return program if own_data else program.replace(signature=task)
+    shape, agents = program.architecture, program.agents
     common: dict[str, Any] = {
         "reasoning": shape.reasoning, "budget": program.budget, "tolerance": program.tolerance
     }  # fmt: skip
+    layered = {"layers": shape.layers, "aggregator": program.aggregator, **common}
     number = samples or _SAMPLES
-    if preset is None:
-        return program if own_data else program.replace(signature=task)
-    if preset == "single":
-        return presets.single_model(task, agents[0], **common)
-    if preset == "self-consistency":
-        return presets.self_consistency(task, agents[0], samples=number, **common)
-    if preset == "self-moa":
-        return presets.self_moa(task, agents[0], samples=number, layers=shape.layers, aggregator=aggregator, **common)
-    if preset == "moa":
-        return presets.mixture_of_agents(task, agents, layers=shape.layers, aggregator=aggregator, **common)
-    if preset == "attention-moa":
-        return presets.attention_moa(
-            task, agents, layers=shape.layers, aggregator=aggregator, early_stop=shape.early_stop, **common
-        )
-    raise ConfigurationError(f"--preset {preset!r}: no preset has that name; there are {', '.join(PRESETS)}")
+    builders: Mapping[str, Callable[[], AttentionMoA]] = {
+        "single": lambda: presets.single_model(task, agents[0], **common),
+        "self-consistency": lambda: presets.self_consistency(task, agents[0], number, **common),
+        "self-moa": lambda: presets.self_moa(task, agents[0], number, **layered),
+        "moa": lambda: presets.mixture_of_agents(task, agents, **layered),
+        "attention-moa": lambda: presets.attention_moa(task, agents, early_stop=shape.early_stop, **layered),
+    }
+    if preset not in builders:
+        raise ConfigurationError(f"--preset {preset!r} is not a preset; choose one of {', '.join(builders)}")
+    return builders[preset]()
 
 
 def check_reach(job: Job) -> None:
@@ -197,7 +185,7 @@ def data_name(data: str | None) -> str:
     return Path(data or "").name
 
 
-def _fields(text: str | None) -> Mapping[str, str] | None:
+def _fields(text: str | None) -> dict[str, str] | None:
     """Return the mapping of ``question=prompt,answer=label``. A field alone maps to the column of the same name.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -17,28 +17,28 @@ from moa_dspy.signatures import needed_inputs
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from moa_dspy.cli.options import QuestionOptions
     from moa_dspy.signatures import TaskSignature
 
 __all__ = ["gather_inputs"]
 
+_SHOWN: int = 60  # characters of a value in a message
 
-def gather_inputs(task: TaskSignature, question: str | None, pairs: Sequence[str]) -> dict[str, Any]:
+
+def gather_inputs(task: TaskSignature, options: QuestionOptions) -> dict[str, Any]:
     """Return the values of the task's input fields.
 
-    Args:
-        task: the task.
-        question: the argument; ``-`` reads standard input. It is the value of the only field without ``--input``, or of
-            ``question`` if there are several.
-        pairs: the ``NAME=VALUE`` options.
+    QUESTION is the value of the only field without ``--input``, or of ``question`` if there are several. ``-`` reads it
+    from standard input.
 
     Raises:
         InputError: if a name is unknown or repeated, a value is missing or does not fit its field, or the question or
             its field is missing.
     """
-    texts = _split(task, pairs)
-    if question is not None:
+    texts = _split(task, options.input or ())
+    if options.question is not None:
         field = _field_of_question(task, texts)
-        texts[field] = _read_stdin() if question == "-" else question
+        texts[field] = _read_stdin() if options.question == "-" else options.question
         if not texts[field].strip():
             raise InputError("the question is empty")
     elif not texts:
@@ -66,7 +66,7 @@ def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def _field_of_question(task: TaskSignature, texts: dict[str, str]) -> str:
+def _field_of_question(task: TaskSignature, texts: Mapping[str, str]) -> str:
     fields = {name: field for name, field in task.input_fields.items() if field.annotation is not dspy.History}
     free = [name for name in fields if name not in texts]
     needed = [name for name in free if fields[name].default is PydanticUndefined]
@@ -88,29 +88,21 @@ def _read_stdin() -> str:
 
 
 def _parsed(name: str, text: str, field: FieldInfo) -> Any:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"input {name} is not text in UTF-8") from None
-    if field.annotation is str:
-        return text
+    """Return the value of JSON, or of plain text that fits the type, such as a date or a choice."""
     kind: Any = field.annotation
     try:
+        text.encode("utf-8")
+        if kind is str:
+            return text
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
-        return _as_json_or_text(adapter, text)
+        try:
+            return adapter.validate_json(text)
+        except pydantic.ValidationError:
+            return adapter.validate_python(text)
+    except UnicodeEncodeError:
+        raise InputError(f"input {name} is not text in UTF-8") from None
     except (pydantic.ValidationError, pydantic.PydanticUserError):
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
         raise InputError(
-            f"input {name}={_short(text)!r} does not fit its type {get_annotation_name(kind)}; write it as JSON"
+            f"input {name} does not fit its type {get_annotation_name(kind)}: {shown!r}; write it as JSON"
         ) from None
-
-
-def _as_json_or_text(adapter: pydantic.TypeAdapter[Any], text: str) -> Any:
-    """Return the value of JSON, or of plain text that fits the type, such as a date or a choice."""
-    try:
-        return adapter.validate_json(text)
-    except pydantic.ValidationError:
-        return adapter.validate_python(text)
-
-
-def _short(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

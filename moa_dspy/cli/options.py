@@ -1,117 +1,111 @@
-"""The command line options, each declared once, in groups that commands share.
+"""The commands and their options. Each option is declared once, and has the name of the argument in Python.
 
-A command takes a group as one parameter. ``command`` passes the group's fields to Typer as separate parameters.
+A command is a class: its docstring is the help, its fields are the options. Base classes hold the options that several
+commands share. Nothing heavy is imported here, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
-from moa_dspy.cli.console import quiet_libraries, set_quiet
-
-if TYPE_CHECKING:
-    from moa_dspy.cost.budget import Budget
-
 __all__ = [
-    "BudgetOptions",
-    "DataOptions",
-    "Force",
-    "InputOptions",
-    "Json",
-    "ProgramArgument",
-    "ProgramFile",
+    "COMMANDS",
+    "Ask",
+    "Command",
+    "Compare",
+    "Eval",
+    "ExampleOptions",
+    "Optimize",
+    "Plan",
+    "Profile",
     "ProgramOptions",
-    "Question",
-    "RunOptions",
-    "Yes",
-    "command",
+    "QuestionOptions",
+    "Report",
+    "Show",
+    "parameters",
 ]
 
-_PROGRAM_HELP = "A saved program; --config may add its connections and limits."
-
-Question: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="QUESTION", help="The question; - reads it from standard input.")
-]
-ProgramArgument: TypeAlias = Annotated[str | None, typer.Argument(metavar="PROGRAM", help=_PROGRAM_HELP)]
-ProgramFile: TypeAlias = Annotated[str | None, typer.Option("--program", "-p", metavar="FILE", help=_PROGRAM_HELP)]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings on standard error.")
-]
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the run.")]
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+_TYPER: Final = "typer"
+_PROGRAM: Final = "A saved program; --config may add its connections and limits."
 
 
-@dataclass(frozen=True)
-class ProgramOptions:
-    """The program's architecture, or the configuration for a saved program."""
-
-    config: Annotated[
-        str | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Agents, connections, architecture and limits, in TOML."),
-    ] = None
-    agent: Annotated[
-        list[str] | None,
-        typer.Option("--agent", "-a", metavar="MODEL", help="A model, or model@temperature. Repeatable."),
-    ] = None
-    layers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of layers.  [default: 2]")] = None
-    attention: Annotated[
-        str | None,
-        typer.Option(metavar="PATTERN", help="full, cross, self, none, or a number of peers.  [default: full]"),
-    ] = None
-    aggregator: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The aggregating model.  [default: the first agent's]")
-    ] = None
-    signature: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The task's fields.  [default: question -> answer]")
-    ] = None
+def _argument(metavar: str, text: str, **default: Any) -> Any:
+    return dataclasses.field(**default, metadata={_TYPER: typer.Argument(metavar=metavar, help=text)})
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """The inputs of one question."""
-
-    input: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=VALUE", help="An input field; JSON if it is not text. Repeatable."),
-    ] = None
+def _option(metavar: str | None, text: str, *names: str, default: Any = None, **limits: Any) -> Any:
+    """Return a field for an option. Without ``names``, the option has the name of the field."""
+    option = typer.Option(*names, metavar=metavar, help=text, **limits)
+    return dataclasses.field(default=default, metadata={_TYPER: option})
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """The examples of a command, and their scoring."""
+def _flag(text: str, *names: str, default: bool = False) -> Any:
+    return _option(None, text, *names, default=default)
 
-    benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The examples: a benchmark, or package.module:Class.")
-    ] = None
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="DATA", help="The examples: a file, a folder or a hub id.")
-    ] = None
-    fields: Annotated[
-        str | None, typer.Option(metavar="FIELD=COLUMN,...", help="For --data: the columns of the task's fields.")
-    ] = None
-    path: Annotated[str | None, typer.Option(metavar="FOLDER", help="For --benchmark: its files.")] = None
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="The split.  [default: the first]")] = None
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use a sample of N examples.")] = None
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            "-m",
-            metavar="NAME",
-            help="exact, normalized, f1, contains, numeric, choice, math, or package.module:function.  "
-            "[default: the benchmark's]",
-        ),
-    ] = None
-    judge: Annotated[str | None, typer.Option(metavar="MODEL", help="The judge, for a metric that needs one.")] = None
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of samples, searches and intervals.")] = 0
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The options of every command."""
+
+    json: bool = _flag("Print one JSON object.", "--json")
+    quiet: bool = _flag("No progress, notes or warnings on standard error.", "--quiet", "-q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramOptions(Command):
+    """A program, and limits on what the command may spend."""
+
+    program: str | None = None
+    config: str | None = _option("FILE", "Agents, connections, architecture and limits, in TOML.", "--config", "-c")
+    agent: list[str] | None = _option("MODEL", "A model, or model@temperature. Repeatable.", "--agent", "-a")
+    layers: int | None = _option("N", "Number of layers.  [default: 2]", min=1)
+    attention: str | None = _option("PATTERN", "full, cross, self, none, or a number of peers.  [default: full]")
+    aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
+    signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
+    max_calls: int | None = _option("N", "Limit of LM calls.", min=1)
+    max_tokens: int | None = _option("N", "Limit of tokens.", min=1)
+    max_usd: float | None = _option("DOLLARS", "Limit of dollars.")
+    max_seconds: float | None = _option("SECONDS", "Limit of wall time.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions(ProgramOptions):
+    """A program and one question."""
+
+    question: str | None = _argument("QUESTION", "The question; - reads it from standard input.", default=None)
+    program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
+    input: list[str] | None = _option(
+        "NAME=VALUE", "An input field; JSON if it is not text. Repeatable.", "--input", "-i"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleOptions(ProgramOptions):
+    """A program, examples, and how its answers are scored."""
+
+    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
+    benchmark: str | None = _option("NAME", "The examples: a benchmark, or package.module:Class.")
+    data: str | None = _option("DATA", "The examples: a file, a folder or a hub id.", "--data", "-d")
+    fields: str | None = _option("FIELD=COLUMN,...", "For --data: the columns of the task's fields.")
+    path: str | None = _option("FOLDER", "For --benchmark: its files.")
+    split: str | None = _option("NAME", "The split.  [default: the first]")
+    limit: int | None = _option("N", "Use a sample of N examples.", min=1)
+    metric: str | None = _option(
+        "NAME",
+        "exact, normalized, f1, contains, numeric, choice, math, or package.module:function.  "
+        "[default: the benchmark's]",
+        "--metric",
+        "-m",
+    )
+    judge: str | None = _option("MODEL", "The judge, for a metric that needs one.")
+    seed: int = _option("N", "Seed of samples, searches and intervals.", default=0)
+    concurrency: int = _option("N", "Examples that run at once.", default=8, min=1)
 
     @property
     def source(self) -> str | None:
@@ -119,75 +113,159 @@ class DataOptions:
         return self.data if self.benchmark is None else self.benchmark
 
 
-@dataclass(frozen=True)
-class BudgetOptions:
-    """Limits on what a command may spend."""
+@dataclass(frozen=True, kw_only=True)
+class Ask(QuestionOptions):
+    """Ask a question.
 
-    max_calls: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit of LM calls.")] = None
-    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit of tokens.")] = None
-    max_usd: Annotated[float | None, typer.Option(metavar="DOLLARS", help="Limit of dollars.")] = None
-    max_seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="Limit of wall time.")] = None
-
-    def budget(self) -> Budget | None:
-        """Return the budget, or None without any limit.
-
-        Raises:
-            ConfigurationError: if a limit is too small.
-        """
-        limits = (self.max_calls, self.max_tokens, self.max_usd, self.max_seconds)
-        if limits == (None, None, None, None):
-            return None
-        from moa_dspy.cost.budget import Budget  # imports DSPy, which --help does not need
-
-        return Budget(*limits)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a program runs on many examples."""
-
-    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Examples that run at once.")] = 8
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Return ``function`` as a Typer command.
-
-    The fields of option groups become separate parameters, and ``--quiet`` is added. Libraries are silent while it
-    runs.
+    Several models answer, criticise each other, refine and combine their answers. Without --agent, --config or
+    --program, three agents run on the embedded model.
     """
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[type[Any], list[str]]] = {}
-    hints = get_type_hints(function, include_extras=True)
-    for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            fields = _fields(kind)
-            groups[parameter.name] = kind, [field.name for field in fields]
-            parameters += fields
-        else:
-            parameters.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
 
-    parameters.append(inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Quiet))
-
-    @functools.wraps(function)
-    def run(**values: Any) -> None:
-        set_quiet(values.pop("quiet"))
-        for name, (group, fields) in groups.items():
-            values[name] = group(**{field: values.pop(field) for field in fields})
-        with quiet_libraries():
-            function(**values)
-
-    del run.__wrapped__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    trace: str | None = _option("FILE", "Write the record of every step to this file, as JSON.")
 
 
-def _fields(group: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+@dataclass(frozen=True, kw_only=True)
+class Plan(QuestionOptions):
+    """Show what a question would cost: calls, tokens and dollars.
+
+    No model is called, and no key is needed. Calls are exact for a run in which none fails. Tokens and dollars follow
+    from the real prompts, from LiteLLM's price list, and from assumed lengths of the answers. The limits are those of
+    each run.
+    """
+
+    times: int = _option("N", "Number of such questions.", "--times", "-n", default=1, min=1)
+    answer_tokens: int | None = _option("N", "Assumed tokens of an answer.  [default: 450]", min=1)
+    critique_tokens: int | None = _option("N", "Assumed tokens of a critique.  [default: 200]", min=1)
+    reasoning_tokens: int | None = _option("N", "Assumed tokens of a reasoning field.  [default: 150]", min=1)
+    thinking_tokens: int | None = _option("N", "Assumed hidden thinking in each call.  [default: 0]", min=0)
+    input_tokens: int | None = _option("N", "Assumed tokens of an input not given.  [default: 100]", min=1)
+    like: str | None = _option("FILE", "Take these lengths from the trace of an earlier run.")
+    seconds_per_call: float | None = _option("SECONDS", "Time of a call, for an estimate of the wall time.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(ExampleOptions):
+    """Score a program on a benchmark or on your own examples.
+
+    An interrupted run with --out resumes where it stopped. Without PROGRAM, --config, --agent or --recipe, three agents
+    run on the embedded model.
+    """
+
+    preset: str | None = _option("NAME", "The same agents as single, self-consistency, self-moa, moa or attention-moa.")
+    samples: int | None = _option("N", "Of self-consistency and self-moa.  [default: 5]", min=2)
+    judge_prompts: str | None = _option("FOLDER", "The official judge prompts.  [default: our own]")
+    out: str | None = _option("FILE", "Records, a line for each item. Resumes if it exists.", "--out", "-o")
+    against: str | None = _option("FILE", "Records of another run, compared item by item.")
+    outputs: str | None = _option("FILE", "Write the answers in the benchmark's official format.")
+    name: str | None = _option("TEXT", "The program's name in these files.")
+    recipe: str | None = _option("NAME", "One of the paper's experiments.")
+    recipes: bool = _flag("List the recipes and exit.", "--recipes")
+    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimize(ExampleOptions):
+    """Tune a program, and test the result.
+
+    Architecture, prompts and stop rule are tuned. The result is kept only if it wins on examples it has not seen. The
+    [space] table of --config holds what a search may choose. When a budget ends, the best so far is tested.
+    """
+
+    valset: str | None = _option("FILE", "Examples that decide, not tuned on.  [default: a third of the examples]")
+    only: list[str] | None = _option("PART", "architecture, prompts or stop. Repeatable.  [default: all three]")
+    rounds: int = _option("N", "Number of rounds; each continues the last.", default=1, min=1)
+    method: str = _option(
+        "NAME",
+        "Of the prompts: gepa, mipro, simba, copro, bootstrap, bootstrap_random, labeled, knn, reanchor.",
+        default="gepa",
+    )
+    effort: str = _option("LEVEL", "Of the method: light, medium or heavy.", default="light")
+    prompt_lm: str | None = _option("MODEL", "Writes instructions.  [default: the aggregator's model]")
+    n_trials: int = _option("N", "Architectures that a search tries.", default=40, min=1)
+    objective: str = _option("NAME", "Of a search: score, score_at_price, or score,cost for both.", default="score")
+    price: float | None = _option("AMOUNT", "For score_at_price: the most that an example may cost.")
+    unit: str = _option("UNIT", "Of prices: usd, tokens or calls.", default="usd")
+    storage: str | None = _option("PLACE", "FILE.db or a database URL that keeps the study, to go on from.")
+    study_name: str = _option("NAME", "Of the study in the storage.", default="moa-dspy")
+    explain: bool = _flag("Also tell what each stage and each agent adds.", "--explain/--no-explain", default=True)
+    out: str = _option("FILE", "The program to use, saved.", "--out", "-o", default="program.json")
+    candidate: str | None = _option("FILE", "The tuned program, saved even if it was not accepted.")
+    record: str | None = _option("FILE", "All results, as JSON for moa-dspy report.")
+    report: str | None = _option("FILE", "All results, as an HTML page.")
+    estimate: bool = _flag("Show the expected and the highest cost, and exit.", "--estimate")
+    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
+    force: bool = _flag("Replace files that exist.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(ExampleOptions):
+    """Compare a program with simpler ones at matched spend.
+
+    The simpler ones are its best single model, self-consistency, Self-MoA and MoA. The verdict may be to use the single
+    model.
+    """
+
+    match: str = _option("UNIT", "What is matched: calls, tokens or usd.", default="calls")
+    baseline: list[str] | None = _option(
+        "NAME", "single, self-consistency, self-moa, moa. Repeatable.  [default: all]", "--baseline", "-b"
+    )
+    tolerance: float = _option("SHARE", "Share by which a baseline may spend more.", default=0.1)
+    margin: float = _option("SCORE", "Score that a lower price is worth, if no test decides.", default=0.05)
+    alpha: float = _option("LEVEL", "Significance level of the tests.", default=0.05)
+    out: str | None = _option("FILE", "Save the winner, whichever it is, as a program.", "--out", "-o")
+    force: bool = _flag("Replace files that exist.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(ExampleOptions):
+    """Show which stage gains and which loses.
+
+    Every stage of a program's runs is scored: proposals, refinements, aggregates, syntheses.
+    """
+
+    contributions: bool = _flag("Also run without each agent in turn: what it adds, at which price.", "--contributions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Show searches, tunings and programs as one HTML page.
+
+    The page shows history, front, depth, stages, agents, prompts, scores and steps. It needs no network. No model is
+    called. A study is only read, and its search may still be running.
+    """
+
+    sources: list[str] = _argument(
+        "FILE...",
+        "Reports as JSON, evaluation records, traces, saved programs, or Optuna storages (FILE.db, sqlite:///, "
+        "journal:///, ...).",
+    )
+    out: str = _option("FILE", "The page.", "--out", "-o", default="report.html")
+    title: str | None = _option("TEXT", "Title of the page.")
+    study_name: str | None = _option("NAME", "Name of the study in a storage that holds several.")
+    force: bool = _flag("Replace a file that exists.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Command):
+    """Show a saved program: its task, agents, architecture and prompts.
+
+    No model is called, and none need be reachable. --json has every demo in full.
+    """
+
+    program: str = _argument("PROGRAM", "A saved program.")
+
+
+COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show)
+
+
+def parameters(command: type[Command]) -> Iterator[inspect.Parameter]:
+    """Yield the options of a command as Typer's parameters: its own before those that it shares."""
+    hints, options = get_type_hints(command), {field.name: field for field in dataclasses.fields(command)}
+    for name in dict.fromkeys(name for kind in command.__mro__ for name in inspect.get_annotations(kind)):
+        default = options[name].default
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is MISSING else default,
+            annotation=Annotated[hints[name], options[name].metadata[_TYPER]],
         )
-        for field in dataclasses.fields(group)
-    ]

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import dspy
 import pydantic
 
 from moa_dspy._dspy import missing_native_keys, native_route
 from moa_dspy.agents import Agent
-from moa_dspy.architecture import AgentSpec
-from moa_dspy.cli.console import note
 from moa_dspy.cli.options import ProgramOptions
+from moa_dspy.cli.output import note
 from moa_dspy.config import AgentConfig, Config, load_config
+from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.program import AttentionMoA, load
 
 __all__ = [
     "DEFAULT_AGENTS",
+    "budget_of",
     "build_program",
     "check_keys",
     "check_lms",
     "model_named",
     "note_default_agents",
+    "refuse_beside",
     "uses_default_agents",
 ]
 
@@ -40,6 +41,8 @@ DEFAULT_AGENTS: Final = tuple(
 A model of this size often repeats itself. The penalty and the limit shorten such output.
 """
 
+_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "aggregator", "signature")
+
 # A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is split off.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
 
@@ -47,7 +50,7 @@ _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(
 _KEY_POLICIES: Final = ("key", "oauth-unless-explicit")
 
 
-def build_program(options: ProgramOptions, saved: str | None) -> AttentionMoA:
+def build_program(options: ProgramOptions) -> AttentionMoA:
     """Return the program: from a saved file, a configuration, the options alone, or with the default agents.
 
     No LM is called.
@@ -56,10 +59,10 @@ def build_program(options: ProgramOptions, saved: str | None) -> AttentionMoA:
         ConfigurationError: if an option does not fit.
     """
     config = None if options.config is None else load_config(options.config)
-    if saved is not None:
-        _refuse_shape_of_saved(options)
-        return _from_file(saved, config)
-    if not uses_default_agents(options, saved):
+    if options.program is not None:
+        refuse_beside("a saved program", options, _SETTLED_BY_PROGRAM)
+        return _from_file(options.program, config)
+    if not uses_default_agents(options):
         return _overridden(config or Config(), options).program()
     config = _overridden(Config(agents=DEFAULT_AGENTS), options)
     try:
@@ -70,15 +73,37 @@ def build_program(options: ProgramOptions, saved: str | None) -> AttentionMoA:
         raise
 
 
-def uses_default_agents(options: ProgramOptions, saved: str | None) -> bool:
+def refuse_beside(what: str, options: ProgramOptions, names: Iterable[str]) -> None:
+    """Refuse options that are given although ``what`` settles them.
+
+    Raises:
+        ConfigurationError: if one of the named options is given.
+    """
+    given = [name for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        listed = ", ".join("PROGRAM" if name == "program" else f"--{name}" for name in given)
+        raise ConfigurationError(f"{listed} cannot go with {what}, which settles it; leave one of them out")
+
+
+def uses_default_agents(options: ProgramOptions) -> bool:
     """Return whether no agent is named, so that the embedded model is used."""
-    return options.config is None and saved is None and not options.agent
+    return options.config is None and options.program is None and not options.agent
 
 
-def note_default_agents(options: ProgramOptions, saved: str | None, doing: str) -> None:
+def note_default_agents(options: ProgramOptions, doing: str) -> None:
     """Write a note that the embedded model is used, if no agent is named."""
-    if uses_default_agents(options, saved):
+    if uses_default_agents(options):
         note(f"no agent is named: {doing} three on the embedded model 'local'; --agent names others")
+
+
+def budget_of(options: ProgramOptions) -> Budget | None:
+    """Return the budget of a command, or None without any limit.
+
+    Raises:
+        ConfigurationError: if a limit is too small.
+    """
+    limits = (options.max_calls, options.max_tokens, options.max_usd, options.max_seconds)
+    return None if limits == (None, None, None, None) else Budget(*limits)
 
 
 def model_named(text: str, option: str) -> AgentConfig:
@@ -134,31 +159,20 @@ def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -
         raise ConfigurationError(f"no API key: set the environment variable {each}{', ' if hint else ''}{hint}")
 
 
-def _refuse_shape_of_saved(options: ProgramOptions) -> None:
-    names = ("agent", "layers", "attention", "aggregator", "signature")
-    given = [f"--{name}" for name in names if getattr(options, name) not in (None, [])]
-    if given:
-        raise ConfigurationError(
-            f"{', '.join(given)} cannot go with --program: the saved program settles it; leave one of them out"
-        )
-
-
 def _overridden(config: Config, options: ProgramOptions) -> Config:
     """Return the configuration, overridden by the options."""
-    agents = tuple(model_named(text, "--agent") for text in options.agent or ()) or None
-    aggregator = None if options.aggregator is None else model_named(options.aggregator, "--aggregator")
-    shape: dict[str, Any] = {"layers": options.layers, "attention": _attention(options.attention)}
+    attention = options.attention
+    shape = {
+        "layers": options.layers,
+        "attention": int(attention) if attention is not None and attention.isdecimal() else attention,
+    }
     changes = {name: value for name, value in shape.items() if value is not None}
     return config.overridden(
-        agents=agents,
-        aggregator=aggregator,
-        task=config.task.model_copy(update={"signature": options.signature}) if options.signature is not None else None,
+        agents=tuple(model_named(text, "--agent") for text in options.agent or ()) or None,
+        aggregator=None if options.aggregator is None else model_named(options.aggregator, "--aggregator"),
+        task=None if options.signature is None else config.task.model_copy(update={"signature": options.signature}),
         architecture={**config.architecture, **changes} if changes else None,
     )
-
-
-def _attention(text: str | None) -> str | int | None:
-    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _from_file(path: str, config: Config | None) -> AttentionMoA:
@@ -172,8 +186,12 @@ def _from_file(path: str, config: Config | None) -> AttentionMoA:
 
 def _connections(path: str, config: Config) -> dict[str, dspy.BaseLM]:
     """Return the LMs of the saved agents that the configuration also names, matched by name, else by model."""
-    specs = _specs(path)
-    pairs = [(spec, _match(spec, config)) for spec in specs]
+    shape = SavedProgram.read(path).architecture
+    specs = [spec for spec in (*shape.agents, shape.aggregator) if spec is not None]
+    agents = [agent for agent in (*config.agents, config.aggregator) if agent is not None]
+    named = {agent.name: agent for agent in reversed(agents) if agent.name is not None}
+    by_model = {agent.model: agent for agent in reversed(agents)}  # of several, the first counts
+    pairs = [(spec, named.get(spec.name) or by_model.get(spec.model or "")) for spec in specs]
     lms = {spec.name: agent.lm_for(spec) for spec, agent in pairs if agent is not None}
     if not lms:
         raise ConfigurationError(
@@ -183,37 +201,18 @@ def _connections(path: str, config: Config) -> dict[str, dspy.BaseLM]:
     return lms
 
 
-def _match(spec: AgentSpec, config: Config) -> AgentConfig | None:
-    candidates = [*config.agents, *([config.aggregator] if config.aggregator is not None else [])]
-    by_name = (agent for agent in candidates if agent.name is not None and agent.name == spec.name)
-    by_model = (agent for agent in candidates if agent.model == spec.model)
-    return next(by_name, None) or next(by_model, None)
-
-
-def _specs(path: str) -> list[AgentSpec]:
-    shape = SavedProgram.read(path).architecture
-    return [*shape.agents, *([shape.aggregator] if shape.aggregator is not None else [])]
-
-
 def _missing_variables(lm: dspy.BaseLM) -> tuple[str, ...]:
     """Return the environment variables that may hold the LM's missing key; empty if no key is missing."""
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.kwargs.get("api_key"):
         return ()
     provider, has_key = native_route(lm)
-    with _blank_is_unset():
-        if provider is not None:
-            return () if has_key else missing_native_keys(provider, _KEY_POLICIES)
-        return _missing_in_litellm(lm)
-
-
-@contextmanager
-def _blank_is_unset() -> Iterator[None]:
-    """Unset environment variables that hold only spaces within the block, because they are not keys."""
     blank = {name: value for name, value in os.environ.items() if not value.strip()}
-    for name in blank:
+    for name in blank:  # spaces are not a key
         del os.environ[name]
     try:
-        yield
+        if provider is None:
+            return _missing_in_litellm(lm)
+        return () if has_key else missing_native_keys(provider, _KEY_POLICIES)
     finally:
         os.environ.update(blank)
 

@@ -205,7 +205,7 @@ WRONG = {
     "is not FIELD=COLUMN": ["--data", "{items}", "--metric", "exact", "--fields", "a=b,,"],
     "no split 'train'": ["--benchmark", "starter", "--split", "train"],
     "judged by a model": ["--benchmark", "mt_bench", "--config", "{config}", "--path", "{folder}"],
-    "nothing is judged": ["--benchmark", "starter", "--config", "{config}", "--judge", "openai/judge"],
+    "needs no model here": ["--benchmark", "starter", "--config", "{config}", "--judge", "openai/judge"],
     "there is no such folder": ["--benchmark", "mt_bench", "--judge", "openai/judge", "--judge-prompts", "nosuch"],
     "has none of": ["--benchmark", "flask", "--judge", "openai/judge", "--config", "{config}", "--path", "{folder}"],
     "--preset 'best'": ["--benchmark", "starter", "--config", "{config}", "--preset", "best"],
@@ -220,7 +220,7 @@ WRONG = {
     "--max-usd -1.0": ["--benchmark", "starter", "--config", "{config}", "--max-usd", "-1"],
     "no API key": ["--benchmark", "starter", "--agent", "openai/gpt-4.1"],
     "both the examples": ["--benchmark", "starter", "--data", "{items}"],
-    "is no benchmark": ["--benchmark", "{items}"],
+    "is not a benchmark": ["--benchmark", "{items}"],
     "--limit": ["--benchmark", "starter", "--limit", "0"],
     "--concurrency": ["--benchmark", "starter", "--concurrency", "0"],
 }

@@ -198,7 +198,7 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
         (["--objective", "score_at_price"], "needs --price"),
         (["--unit", "euro"], "--unit euro"),
         (["--out", "moa.toml"], "--out moa.toml exists already; name another file, or add --force"),
-        (["--out", "no/where.json"], "--out no/where.json: it is a folder, or its folder does not exist"),
+        (["--out", "no/where.json"], "--out no/where.json cannot be written: its folder does not exist"),
         (["--record", "no/where.json"], "--record no/where.json"),
         (["--record", "./program.json"], "is named by another option too"),
         (["--storage", "no/where.db"], "there is no folder 'no'"),

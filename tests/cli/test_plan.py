@@ -121,7 +121,7 @@ def test_a_question_may_come_from_standard_input(plan: Run, monkeypatch: pytest.
 
 
 def test_on_a_terminal_the_tables_are_styled(plan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa_dspy.cli.commands.plan.is_terminal", lambda stream: True)
+    monkeypatch.setattr("moa_dspy.cli.output.is_terminal", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = plan("Why?", *AGENTS)
     assert code == 0
@@ -149,8 +149,8 @@ def test_the_embedded_model_is_free(plan: Run) -> None:
         (("Why?", *AGENTS, "--times", "0"), "--times"),
         (("Why?", *AGENTS, "--seconds-per-call", "-1"), "above 0"),
         (("Why?", *AGENTS, "--like", "missing.json"), "cannot read the trace missing.json"),
-        (("Why?", *AGENTS, "--like", "broken.json"), "broken.json is no trace"),
-        (("Why?", *AGENTS, "--program", "p.json"), "cannot go with --program"),
+        (("Why?", *AGENTS, "--like", "broken.json"), "broken.json is not a trace"),
+        (("Why?", *AGENTS, "--program", "p.json"), "cannot go with a saved program"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

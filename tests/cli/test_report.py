@@ -85,7 +85,7 @@ def test_several_sources_become_one_page(folder: Path, capsys: pytest.CaptureFix
 def test_a_file_that_is_there_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("page.html").write_text("mine")
     assert main(["report", "record.json", "--out", "page.html"]) == 2
-    assert "page.html exists already; use --force" in capsys.readouterr().err
+    assert "--out page.html exists already; name another file, or add --force" in capsys.readouterr().err
     assert Path("page.html").read_text() == "mine"
     assert main(["report", "record.json", "--out", "page.html", "--force"]) == 0
     assert "It is better." in Path("page.html").read_text()

@@ -309,11 +309,12 @@ def test_damage_is_told_with_its_place_by_whoever_reads_the_file(
     tmp_path: Path, content: dict[str, Any], where: tuple[str, ...], what: Any, says: str
 ):
     from moa_dspy.cli.views.program import described
+    from moa_dspy.files.program_file import SavedProgram
 
     functools.reduce(dict.__getitem__, where[:-1], content)[where[-1]] = what
     assert says in str(damaged(tmp_path, content))
     with pytest.raises(ProgramFileError) as shown:
-        described(str(tmp_path / "damaged.json"))
+        described(SavedProgram.read(tmp_path / "damaged.json"))
     assert says in str(shown.value)
 
 

@@ -2,97 +2,110 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Any, cast
 
-import typer
-
-from moa_dspy.cli.console import is_quiet, is_terminal, printable, warning, write_result
-from moa_dspy.cli.options import (
-    BudgetOptions,
-    InputOptions,
-    Json,
-    ProgramFile,
-    ProgramOptions,
-    Question,
-    command,
+from moa_dspy.cli.inputs import gather_inputs
+from moa_dspy.cli.options import Ask
+from moa_dspy.cli.output import (
+    check_files,
+    is_terminal,
+    printable,
+    settings,
+    warning,
+    write_file,
+    write_json,
+    write_result,
 )
+from moa_dspy.cli.programs import budget_of, build_program, check_keys, note_default_agents
+from moa_dspy.cli.views.failures import failure_of
+from moa_dspy.cli.views.progress import note_totals, watching_run
 from moa_dspy.errors import AllProposalsFailedError, RunError
+from moa_dspy.json_safe import json_safe
+from moa_dspy.program import AttentionMoA, Prediction
+from moa_dspy.trace import Trace
 
-if TYPE_CHECKING:
-    from moa_dspy.program import AttentionMoA, Prediction
-    from moa_dspy.trace import Trace
-
-__all__ = ["ask"]
+__all__ = ["run"]
 
 
-@command
-def ask(
-    question: Question = None,
-    program: ProgramFile = None,
-    *,
-    shape: ProgramOptions,
-    inputs: InputOptions,
-    limits: BudgetOptions,
-    trace: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the record of every step to this file, as JSON.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Let several models answer, criticise each other, refine and combine their answers.
-
-    Without --agent, --config or --program, three agents run on the embedded model.
-    """
-    from moa_dspy.cli.files import check_writable_file
-    from moa_dspy.cli.inputs import gather_inputs
-    from moa_dspy.cli.programs import build_program, check_keys, note_default_agents
-
-    check_writable_file(trace, "--trace")
-    budget = limits.budget()
-    built = build_program(shape, program)
-    built.budget = built.budget.within(budget)
-    check_keys(built)
-    values = gather_inputs(built.task, question, inputs.input or ())
-    note_default_agents(shape, program, "asking")
-    prediction = _run(built, values, trace)
+def run(options: Ask) -> None:
+    """Ask the question, and write the answer."""
+    check_files({"--trace": options.trace}, replace=True)
+    budget = budget_of(options)
+    program = build_program(options)
+    program.budget = program.budget.within(budget)
+    check_keys(program)
+    values = gather_inputs(program.task, options)
+    note_default_agents(options, "asking")
+    prediction = _ask(program, values, options.trace)
     try:
-        _write_trace(prediction.trace, trace)  # first: printing may fail, as into a pipe whose reader has gone
+        _write_trace(prediction.trace, options.trace)  # first: printing may fail, as into a pipe without a reader
     finally:
-        _print_answer(built, prediction, as_json=as_json)
+        if options.json:
+            write_json(_as_json(program, prediction))
+        else:
+            text = _as_text(program, prediction)
+            write_result(printable(text) if is_terminal(sys.stdout) else text)
 
 
-def _run(program: AttentionMoA, values: dict[str, object], trace: str | None) -> Prediction:
-    from moa_dspy.cli.views.failures import failure_of
-    from moa_dspy.cli.views.progress import Progress
-    from moa_dspy.trace import watch
-
-    progress = Progress(program.architecture, silent=is_quiet())
-    try:
-        with progress, watch(progress):
+def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Prediction:
+    """Return the answer. If the run fails, its trace is written, too."""
+    with watching_run(program.architecture, silent=settings.quiet) as ended:
+        try:
             prediction = cast("Prediction", program(**values))
-    except BaseException as problem:
-        if progress.trace is not None:
-            try:
-                _write_trace(progress.trace, trace)
-            except RunError as error:  # it must not hide why the run failed
-                warning(str(error))
-            if isinstance(problem, AllProposalsFailedError):
-                raise failure_of(progress.trace.steps) from problem
-        raise
-    progress.conclude(prediction.trace)
+        except BaseException as problem:
+            for trace in ended:
+                try:
+                    _write_trace(trace, path)
+                except RunError as error:  # it must not hide why the run failed
+                    warning(str(error))
+                if isinstance(problem, AllProposalsFailedError):
+                    raise failure_of(trace.steps) from problem
+            raise
+    note_totals(prediction.trace)
     return prediction
 
 
 def _write_trace(trace: Trace, path: str | None) -> None:
-    """Write the trace, unless nothing happened in the run."""
-    from moa_dspy.cli.files import write_file
-
-    if trace.steps:
+    if trace.steps:  # else nothing happened in the run
         write_file(path, f"{trace.to_json(indent=2)}\n")
 
 
-def _print_answer(program: AttentionMoA, prediction: Prediction, *, as_json: bool) -> None:
-    from moa_dspy.cli.views.answer import answer_json, answer_text
+def _as_text(program: AttentionMoA, prediction: Prediction) -> str:
+    """Return a single text output unchanged, and other outputs as ``name: value`` lines."""
+    outputs, fields = _outputs(program, prediction), program.task.output_fields
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in outputs.items()
+    }
+    if len(fields) == 1 and all(field.annotation is str for field in fields.values()):
+        return "".join(texts.values())
+    return "\n".join(f"{name}: {text}" for name, text in texts.items())
 
-    text = answer_json(program, prediction) if as_json else answer_text(program, prediction)
-    write_result(printable(text) if is_terminal(sys.stdout) else text)
+
+def _as_json(program: AttentionMoA, prediction: Prediction) -> Any:
+    """Return the task's outputs and the run's figures.
+
+    The outputs are at the top level. If one has the name of a figure, all outputs are under ``outputs``.
+    """
+    outputs, trace = _outputs(program, prediction), prediction.trace
+    figures = {
+        "layers": trace.layers,
+        "stopped_by": trace.stopped_by,
+        "calls": trace.calls,
+        "cached_calls": trace.cached_calls,
+        "tokens": {**trace.tokens.model_dump(), "total": trace.tokens.total},
+        "cost_usd": trace.cost_usd,
+        "cost_is_lower_bound": trace.cost_is_lower_bound,
+        "seconds": round(trace.seconds, 3),
+    }
+    if outputs.keys() & {*figures, "outputs"}:
+        outputs = {"outputs": outputs}
+    return json_safe({**outputs, **figures})
+
+
+def _outputs(program: AttentionMoA, prediction: Prediction) -> dict[str, Any]:
+    """Return the task's outputs as JSON values, without an added reasoning field."""
+    values = program.roles.jsonable(dict(prediction.items()))
+    return {name: values[name] for name in program.task.output_fields}

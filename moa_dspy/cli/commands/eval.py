@@ -4,160 +4,113 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Final
 
-import typer
+import dspy
 
-from moa_dspy.cli.console import confirmed, is_quiet, note, warning, write_result
-from moa_dspy.cli.options import (
-    BudgetOptions,
-    DataOptions,
-    Json,
-    ProgramArgument,
-    ProgramOptions,
-    RunOptions,
-    Yes,
-    command,
-)
+from moa_dspy.cli.examples import Job, check_reach, find_benchmark, find_judge, prepare, shaped
+from moa_dspy.cli.options import Eval
+from moa_dspy.cli.output import check_files, confirmed, note, settings, warning, write_json, write_parts
+from moa_dspy.cli.programs import budget_of, build_program, note_default_agents, refuse_beside
+from moa_dspy.cli.views.evaluation import recipe_table, recipe_values, result_parts
+from moa_dspy.cost.budget import Budget
+from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation import EvaluateResult, evaluate
+from moa_dspy.evaluation.estimates import estimate_cost
+from moa_dspy.evaluation.fingerprint import identified
+from moa_dspy.evaluation.outputs import check_outputs
+from moa_dspy.evaluation.recipes import Recipe, recipe
+from moa_dspy.evaluation.records import latest, read_records
+from moa_dspy.evaluation.scoring import Metric
+from moa_dspy.evaluation.suite import named_metric
 
-if TYPE_CHECKING:
-    from moa_dspy.cli.examples import Job
-    from moa_dspy.evaluation import EvaluateResult
-    from moa_dspy.evaluation.recipes import Recipe
-
-__all__ = ["evaluate_command"]
+__all__ = ["run"]
 
 _SETTLED_BY_RECIPE: Final = (
-    "agent", "config", "layers", "attention", "aggregator", "signature", "benchmark", "data", "split", "metric"
+    "program", "agent", "config", "layers", "attention", "aggregator", "signature", "benchmark", "data", "split",
+    "metric",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """What only an evaluation has."""
-
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The same agents as single, self-consistency, self-moa, moa or attention-moa.",
-        ),
-    ] = None
-    samples: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="Of self-consistency and self-moa.  [default: 5]")
-    ] = None
-    judge_prompts: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="The official judge prompts.  [default: our own]")
-    ] = None
-    out: Annotated[
-        str | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Records, a line for each item. Resumes if it exists."),
-    ] = None
-    against: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Records of another run, compared item by item.")
-    ] = None
-    outputs: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the answers in the benchmark's official format.")
-    ] = None
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="The program's name in these files.")] = None
-    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="One of the paper's experiments.")] = None
-
-
-@command
-def evaluate_command(
-    program: ProgramArgument = None,
-    *,
-    shape: ProgramOptions,
-    data: DataOptions,
-    more: EvalOptions,
-    run: RunOptions,
-    limits: BudgetOptions,
-    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Score a program on a benchmark or on your own examples, item by item.
-
-    An interrupted run with --out resumes where it stopped. Without PROGRAM, --config, --agent or --recipe, three agents
-    run on the embedded model.
-    """
-    from moa_dspy.cli.examples import check_reach
-    from moa_dspy.cli.programs import note_default_agents
-    from moa_dspy.cli.views.evaluation import recipes_as_json, recipes_as_text, result_text
-
-    if recipes:
-        write_result(recipes_as_json() if as_json else recipes_as_text())
+def run(options: Eval) -> None:
+    """Evaluate the program, and write the result."""
+    if options.recipes:
+        write_json(recipe_values()) if options.json else write_parts(recipe_table())
         return
-    budget = limits.budget()
-    recipe = None if more.recipe is None else _recipe(more, program, shape, data)
-    if recipe is not None:
-        data, more = _settled(recipe, data, more)
-    job = _prepare(program, shape, data, more, recipe)
-    if recipe is None:
-        note_default_agents(shape, program, "evaluating")
-    waiting = _waiting(job, more.out)
+    budget = budget_of(options)
+    chosen = None if options.recipe is None else recipe(options.recipe)
+    if chosen is not None:
+        refuse_beside("--recipe", options, _SETTLED_BY_RECIPE)
+        options = _settled(options, chosen)
+    job = _prepare(options, chosen)
+    if chosen is None:
+        note_default_agents(options, "evaluating")
+    waiting = _waiting(job, options.out)
     remarks = job.remarks if waiting else ()
     for remark in remarks:
         warning(remark)
-    if recipe is not None and waiting:
-        _announce(job, recipe, waiting)
+    if chosen is not None and waiting:
+        _announce(job, chosen, waiting)
     check_reach(job)
-    if recipe is not None and waiting and not yes:
+    if chosen is not None and waiting and not options.yes:
         _confirm()
-    result = _evaluate(job, data, more, budget, run.concurrency, progress=not is_quiet())
+    result = _evaluate(job, options, budget)
     _warn_of_gaps(result, [remark for remark in result.remarks if remark not in remarks])
-    if more.out is not None:
+    if options.out is not None:
         note(f"records: {result.path}")
-    write_result(result.to_json() if as_json else result_text(result, {} if recipe is None else recipe.published))
+    if options.json:
+        write_json(result.to_dict())
+    else:
+        write_parts(*result_parts(result, {} if chosen is None else chosen.published))
     if not result.scored:
         first = next((record.error for record in result.records if record.error is not None), None)
         raise RunError(f"no item has a score{'' if first is None else f': {first.message}'}")
 
 
-def _prepare(
-    saved: str | None, shape: ProgramOptions, data: DataOptions, more: EvalOptions, recipe: Recipe | None
-) -> Job:
+def _settled(options: Eval, chosen: Recipe) -> Eval:
+    """Return the options with what the recipe says."""
+    return dataclasses.replace(
+        options,
+        benchmark=chosen.benchmark,
+        split=chosen.split,
+        judge=options.judge or chosen.judge,
+        out=options.out or "-".join(filter(None, (chosen.name, options.preset))) + ".jsonl",
+    )
+
+
+def _prepare(options: Eval, chosen: Recipe | None) -> Job:
     """Return the checked job. Nothing has been called."""
-    from moa_dspy.cli.examples import find_benchmark, find_judge, prepare, shaped
-    from moa_dspy.cli.files import check_place
-    from moa_dspy.cli.programs import build_program
-    from moa_dspy.evaluation.outputs import check_outputs
-
-    if more.preset is None and more.samples is not None:
+    if options.preset is None and options.samples is not None:
         raise ConfigurationError("--samples is for --preset self-consistency and self-moa")
-    if more.preset is not None and saved is not None:
-        raise ConfigurationError("--preset cannot go with a saved PROGRAM, which settles the shape; leave one out")
-    check_place(more.out, "--out")
-    check_place(more.outputs, "--outputs")
-    benchmark = find_benchmark(data)
-    if more.outputs is not None:
-        check_outputs(benchmark, more.outputs)
-    judge = find_judge(data, benchmark)
-    metric = _metric(data, more, benchmark, judge, official=recipe is not None)
-    built = build_program(shape, saved) if recipe is None else recipe.config().program()
-    if saved is None:
-        built = shaped(built, benchmark, shape.signature, more.preset, more.samples)
-    return prepare(built, benchmark, data, metric, judge)
+    if options.program is not None:
+        refuse_beside("a saved program", options, ["preset"])
+    check_files({"--out": options.out, "--outputs": options.outputs}, replace=True)
+    benchmark = find_benchmark(options)
+    if options.outputs is not None:
+        check_outputs(benchmark, options.outputs)
+    judge = find_judge(options, benchmark)
+    metric = _metric(options, benchmark, judge, official=chosen is not None)
+    program = build_program(options) if chosen is None else chosen.config().program()
+    if options.program is None:
+        program = shaped(program, benchmark, options.signature, options.preset, options.samples)
+    return prepare(program, benchmark, options, metric, judge)
 
 
-def _metric(data: DataOptions, more: EvalOptions, benchmark: Any, judge: Any, *, official: bool) -> Any:
+def _metric(options: Eval, benchmark: Benchmark, judge: dspy.BaseLM | None, *, official: bool) -> Metric:
     """Return the named metric, or the benchmark's. ``official`` asks for the official prompts, if they are there."""
-    from moa_dspy.evaluation.suite import named_metric
-
-    if data.metric is not None:
-        return named_metric(data.metric)
-    if more.judge_prompts is not None:
+    if options.metric is not None:
+        return named_metric(options.metric)
+    if options.judge_prompts is not None:
         if judge is None:
-            raise ConfigurationError("--judge-prompts: nothing is judged by a model here; leave it out")
-        if not Path(more.judge_prompts).exists():
-            raise ConfigurationError(f"--judge-prompts {more.judge_prompts}: there is no such folder")
-        return benchmark.metric(judge, more.judge_prompts)
+            raise ConfigurationError("--judge-prompts: the metric needs no model here; leave it out")
+        if not Path(options.judge_prompts).exists():
+            raise ConfigurationError(f"--judge-prompts {options.judge_prompts}: there is no such folder")
+        return benchmark.metric(judge, options.judge_prompts)
     if official:
         reason = "no folder was named"
-        for folder in benchmark.folders(data.path):
+        for folder in benchmark.folders(options.path):
             try:
                 return benchmark.metric(judge, folder)
             except ConfigurationError as error:
@@ -166,44 +119,19 @@ def _metric(data: DataOptions, more: EvalOptions, benchmark: Any, judge: Any, *,
     return benchmark.metric(judge)
 
 
-def _recipe(more: EvalOptions, saved: str | None, shape: ProgramOptions, data: DataOptions) -> Recipe:
-    from moa_dspy.evaluation.recipes import recipe
-
-    values = dataclasses.asdict(shape) | dataclasses.asdict(data)
-    settled = [f"--{name}" for name in _SETTLED_BY_RECIPE if values[name] not in (None, [])]
-    settled = (["PROGRAM"] if saved is not None else []) + settled
-    if settled:
-        raise ConfigurationError(
-            f"{', '.join(settled)} cannot go with --recipe, which settles it; leave one of them out"
-        )
-    return recipe(more.recipe or "")
-
-
-def _settled(recipe: Recipe, data: DataOptions, more: EvalOptions) -> tuple[DataOptions, EvalOptions]:
-    """Return the options with what the recipe says."""
-    out = more.out or "-".join(filter(None, (recipe.name, more.preset))) + ".jsonl"
-    data = dataclasses.replace(data, benchmark=recipe.benchmark, split=recipe.split, judge=data.judge or recipe.judge)
-    return data, dataclasses.replace(more, out=out)
-
-
-def _waiting(job: Job, out: str | None) -> list[Any]:
+def _waiting(job: Job, out: str | None) -> list[dspy.Example]:
     """Return the examples that have no record yet."""
-    from moa_dspy.evaluation.fingerprint import identified
-    from moa_dspy.evaluation.records import latest, read_records
-
     if out is None or not Path(out).is_file() or not Path(out).stat().st_size:
         return list(job.examples)
     done = {name for name, record in latest(read_records(out)[1]).items() if record.status != "error"}
     return [example for name, example in identified(job.examples).items() if name not in done]
 
 
-def _announce(job: Job, recipe: Recipe, waiting: Sequence[Any]) -> None:
+def _announce(job: Job, chosen: Recipe, waiting: Sequence[dspy.Example]) -> None:
     """Write what a recipe will cost."""
-    from moa_dspy.evaluation.estimates import estimate_cost
-
     asked, judged = estimate_cost(job.program, waiting, job.metric, job.judge)
     items = f"{len(waiting)} of {len(job.examples)} items"
-    note(f"recipe {recipe.name} ({recipe.origin}): {items}; estimated, if nothing stops early:")
+    note(f"recipe {chosen.name} ({chosen.origin}): {items}; estimated, if nothing stops early:")
     for who, cost in (("program", asked), ("judge", judged), ("all", asked + judged)):
         note(f"  {who:<8}{cost.calls:>9,} calls  {cost.tokens:>13,} tokens  {cost.dollars:>18}")
 
@@ -216,28 +144,24 @@ def _confirm() -> None:
         raise ConfigurationError("not confirmed; nothing was run")
 
 
-def _evaluate(
-    job: Job, data: DataOptions, more: EvalOptions, budget: Any, concurrency: int, *, progress: bool
-) -> EvaluateResult:
-    from moa_dspy.evaluation import evaluate
-
+def _evaluate(job: Job, options: Eval, budget: Budget | None) -> EvaluateResult:
     try:
         return evaluate(
             job.program,
             job.devset,
             job.metric,
-            official=data.metric is None,
-            out=more.out,
-            against=more.against,
-            outputs=more.outputs,
-            concurrency=concurrency,
+            official=options.metric is None,
+            out=options.out,
+            against=options.against,
+            outputs=options.outputs,
+            concurrency=options.concurrency,
             budget=budget,
-            progress=progress,
-            name=more.name,
+            progress=not settings.quiet,
+            name=options.name,
         )
     except KeyboardInterrupt:
-        if more.out is not None:
-            note(f"the same command goes on from here: what is finished is in {more.out}")
+        if options.out is not None:
+            note(f"the same command goes on from here: what is finished is in {options.out}")
         raise
 
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated
+from moa_dspy.cli.options import Show
+from moa_dspy.cli.output import write_json, write_parts
+from moa_dspy.cli.views.program import described, rendered, sections
+from moa_dspy.files.program_file import SavedProgram
 
-import typer
-
-from moa_dspy.cli.console import is_terminal, printable, write_result
-from moa_dspy.cli.options import Json, command
-
-__all__ = ["show"]
+__all__ = ["run"]
 
 
-@command
-def show(
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A saved program.")], as_json: Json = False
-) -> None:
-    """Show a saved program: its task, its agents, its architecture, its prompts.
-
-    No model is called, and none need be reachable. --json has every demo in full.
-    """
-    from moa_dspy.cli.views.program import described, sections, styled
-
-    view = described(program)
-    if as_json:
-        write_result(json.dumps(view.model_dump(mode="json"), ensure_ascii=False, indent=2))
-    elif is_terminal(sys.stdout):
-        styled(sections(view))
+def run(options: Show) -> None:
+    """Write the content of the file."""
+    saved = SavedProgram.read(options.program)
+    if options.json:
+        write_json(described(saved))
     else:
-        write_result(printable("\n\n".join(section.plain() for section in sections(view))))
+        write_parts(*rendered(sections(saved)))

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
-from moa_dspy.cli.console import printable
+from moa_dspy.cli.output import printable
 from moa_dspy.trace import Stage, Step, StepStarted
 
 __all__ = ["LiveTable"]
@@ -48,10 +48,13 @@ class LiveTable:
             redirect_stdout=False,
         )
 
-    def start(self) -> None:
-        """Start drawing."""
+    def __enter__(self) -> Self:
         self._began = time.monotonic()
         self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
 
     def show(self, event: StepStarted | Step) -> None:
         """Record an event. The next redraw shows it."""
@@ -64,10 +67,6 @@ class LiveTable:
                 self._running[cell] -= 1
                 self._calls += event.calls
                 self._done.setdefault(cell, []).append(event)
-
-    def stop(self) -> None:
-        """Stop drawing and remove the table."""
-        self._live.stop()
 
     def render(self) -> Group:
         """Return the current table."""

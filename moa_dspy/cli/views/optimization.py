@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from moa_dspy.cli.console import is_terminal, note, table_text
+from rich.console import RenderableType
+
+from moa_dspy.cli.output import is_terminal, note, table
 from moa_dspy.cli.views.progress import SECONDS_BETWEEN_LINES, dollars, time_left
 from moa_dspy.cost.usage import Usage
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
     from moa_dspy.optimizers.optimize import OptimizeResult
     from moa_dspy.optimizers.optimize_run import OptimizeProgress
+    from moa_dspy.optimizers.search.search import SearchResult
 
-__all__ = ["result_text", "watching"]
+__all__ = ["result_parts", "watching"]
 
 
 @contextmanager
@@ -33,22 +36,24 @@ def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | N
         yield _Lines()
 
 
-def result_text(result: OptimizeResult) -> str:
-    """Return the verdict, the program and the spending as text."""
-    lines = [str(result), ""]
+def result_parts(result: OptimizeResult) -> Iterator[RenderableType]:
+    """Yield the verdict, the program and the spending, for ``write_parts``."""
+    yield f"{result}\n"
     if result.score is not None:
-        lines.append(f"score on {result.score.examples} held-out examples: {result.score}")
-    lines.append(f"program: {_described(result.program.architecture)}")
+        yield f"score on {result.score.examples} held-out examples: {result.score}"
+    yield f"program: {_described(result.program.architecture)}"
     if not result.accepted and result.acceptance is not None:
-        lines.append(f"the candidate's score on the same: {result.acceptance.after}")
-        lines.append(f"candidate: {_described(result.candidate.architecture)}")
+        yield f"the candidate's score on the same: {result.acceptance.after}"
+        yield f"candidate: {_described(result.candidate.architecture)}"
     for search in result.searched:
-        lines += _front(search)
-    spent = [(item["stage"], item["cost"]) for item in result.report["spent"]]
-    spent.append(("all", result.cost.model_dump()))
-    lines += ["", table_text([("spent", "calls", "tokens", "cost", "seconds"), *(_cost(*item) for item in spent)])]
-    tables = [str(part) for part in (result.profile, result.contributions) if part is not None]
-    return "\n".join(lines) + "".join(f"\n\n{table}" for table in tables)
+        yield from _front(search)
+    spent = [(part["stage"], Usage.model_validate(part["cost"])) for part in result.report["spent"]]
+    rows = [_cost(part, cost) for part, cost in (*spent, ("all", result.cost))]
+    yield ""
+    yield table([("spent", "calls", "tokens", "cost", "seconds"), *rows])
+    for analysis in (result.profile, result.contributions):
+        if analysis is not None:
+            yield f"\n{analysis}"
 
 
 class _Lines:
@@ -103,18 +108,15 @@ class _Bar:
 
 def _so_far(at: OptimizeProgress) -> str:
     best = "" if at.best is None else f"best {at.best:.3f}, "
-    return f"{best}{_spent(at.cost)}"
+    return f"{best}{at.cost.paid_calls} calls, {_price(at.cost, 'price unknown')}"
 
 
-def _spent(cost: Usage) -> str:
-    price = "price unknown" if cost.cost_usd is None else dollars(cost.cost_usd)
-    return f"{cost.paid_calls} calls, {price}"
+def _cost(part: str, cost: Usage) -> tuple[str, ...]:
+    return part, f"{cost.paid_calls:,}", f"{cost.tokens.total:,}", _price(cost, "unknown"), f"{cost.seconds:.0f}"
 
 
-def _cost(part: str, cost: dict[str, Any]) -> tuple[str, ...]:
-    used = Usage.model_validate(cost)
-    price = "unknown" if used.cost_usd is None else dollars(used.cost_usd)
-    return (part, f"{used.paid_calls:,}", f"{used.tokens.total:,}", price, f"{used.seconds:.0f}")
+def _price(cost: Usage, unknown: str) -> str:
+    return unknown if cost.cost_usd is None else dollars(cost.cost_usd)
 
 
 def _described(shape: Architecture) -> str:
@@ -126,14 +128,13 @@ def _described(shape: Architecture) -> str:
     return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {shape.max_calls} calls a question"
 
 
-def _front(search: Any) -> list[str]:
-    """Return the Pareto front of a search as lines, if it has more than one point."""
+def _front(search: SearchResult) -> Iterator[str]:
+    """Yield the Pareto front of a search, if it has more than one point."""
     if len(search.pareto) < 2:
-        return []
-    lines = ["", "what a higher score costs (score on the examples that were searched with; calls and tokens each):"]
+        return
+    yield "\nwhat a higher score costs (score on the examples that were searched with; calls and tokens each):"
     for point in search.pareto:
         price = point.price
         usd = "" if price.usd is None else f"  {dollars(price.usd)}"
         figures = f"{price.calls:>7.1f} calls {price.tokens:>9.0f} tokens{usd}"
-        lines.append(f"  {point.score}  {figures}  {_described(point.architecture)}")
-    return lines
+        yield f"  {point.score}  {figures}  {_described(point.architecture)}"

@@ -1,21 +1,29 @@
-"""Progress of a run on standard error."""
+"""Progress of a run, and of many examples, on standard error."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Self
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.cli.console import is_terminal, note, warning
+from moa_dspy.cli.output import is_terminal, note, warning
 from moa_dspy.cli.views.failures import brief, grouped
-from moa_dspy.trace import Step, StepStarted, StoppedBy, Trace
+from moa_dspy.trace import Step, StepStarted, StoppedBy, Trace, watch
 
-if TYPE_CHECKING:
-    from moa_dspy.cli.views.live import LiveTable
-
-__all__ = ["SECONDS_BETWEEN_LINES", "ExampleCounter", "Progress", "describe", "dollars", "time_left", "totals"]
+__all__ = [
+    "SECONDS_BETWEEN_LINES",
+    "ExampleCounter",
+    "describe",
+    "dollars",
+    "note_totals",
+    "time_left",
+    "totals",
+    "watching_run",
+]
 
 SECONDS_BETWEEN_LINES: Final = 15.0
 
@@ -28,54 +36,43 @@ _STOPPED: Final[dict[StoppedBy, str]] = {
 }
 
 
-class Progress:
-    """Show the steps of a run on standard error, and keep its trace even if the run fails.
-
-    A terminal shows a live table. Otherwise each finished step is a line.
+@contextmanager
+def watching_run(architecture: Architecture, *, silent: bool) -> Iterator[list[Trace]]:
+    """Show the steps of a run on standard error: in a live table on a terminal, otherwise a line for each.
 
     Args:
         architecture: architecture of the running program.
         silent: whether to show nothing.
 
-    Attributes:
-        trace: the trace of the ended run, even if it failed or was interrupted; None before that.
+    Yields:
+        A list that gets the run's trace when the run ends, even if it fails or is interrupted.
     """
-
-    def __init__(self, architecture: Architecture, *, silent: bool = False) -> None:
-        self.trace: Trace | None = None
-        self._silent = silent
-        self._live: LiveTable | None = None
+    ended: list[Trace] = []
+    with ExitStack() as stack:
+        live = None
         if not silent and is_terminal(sys.stderr):
             from moa_dspy.cli.views.live import LiveTable  # imports rich's live display
 
-            self._live = LiveTable(architecture)
+            live = stack.enter_context(LiveTable(architecture))
 
-    def __call__(self, event: StepStarted | Step | Trace) -> None:
-        """Handle an event. The program's thread calls this."""
-        if isinstance(event, Trace):
-            self.trace = event
-        elif self._live is not None:
-            self._live.show(event)
-        elif isinstance(event, Step) and not self._silent:
-            note(describe(event))
+        def on_event(event: StepStarted | Step | Trace) -> None:
+            if isinstance(event, Trace):
+                ended.append(event)
+            elif live is not None:
+                live.show(event)
+            elif isinstance(event, Step) and not silent:
+                note(describe(event))
 
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
+        stack.enter_context(watch(on_event))
+        yield ended
 
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
-    def conclude(self, trace: Trace) -> None:
-        """Write the totals and the failures of the run."""
-        if self._silent:
-            return
-        failed = [step for step in trace.steps if step.status == "failed"]
-        if failed:
-            warning(f"{len(failed)} of {len(trace.steps)} steps failed and were left out: {grouped(failed)}")
-        note(totals(trace))
+def note_totals(trace: Trace) -> None:
+    """Write the failures and the totals of a run, unless ``--quiet`` is set."""
+    failed = [step for step in trace.steps if step.status == "failed"]
+    if failed:
+        warning(f"{len(failed)} of {len(trace.steps)} steps failed and were left out: {grouped(failed)}")
+    note(totals(trace))
 
 
 class ExampleCounter:
