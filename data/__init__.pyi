@@ -15,7 +15,6 @@ from .benchmarks import (
     mmlu_pro as mmlu_pro,
     mt_bench as mt_bench,
 )
-from .benchmarks.mt_bench import parse_score as parse_score
 from .benchmarks.registry import (
     benchmarks as benchmarks,
     get_benchmark as get_benchmark,
@@ -51,6 +50,7 @@ from .metrics.metric import (
     vote as vote,
 )
 from .metrics.numbers import Numeric as Numeric
+from .metrics.ratings import parse_score as parse_score
 from .metrics.text import (
     F1 as F1,
     Contains as Contains,

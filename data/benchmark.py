@@ -1,16 +1,13 @@
-"""The base class of benchmarks, and the registry of benchmarks by name.
-
-A benchmark is a subclass of `Benchmark` in its own file. Defining the class registers it. The files of this package are
-found automatically. A user's benchmark is registered when its module is imported.
-"""
+"""The base class of benchmarks. Defining a subclass registers it under its name."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,14 +15,11 @@ from typing import Any, ClassVar, NamedTuple
 import dspy
 
 from moa_dspy.data.metrics.metric import Metric
-from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
+from moa_dspy.data.sources import DATA_VARIABLE, FORMATS, Row, read_file, read_hub
 from moa_dspy.data.splitting import first_or_sampled
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["DATA_VARIABLE", "Answered", "Benchmark", "Hub", "key_of", "registered"]
-
-DATA_VARIABLE = "MOA_DSPY_DATA"
-"""Environment variable with the path of a folder that contains one folder of files per benchmark."""
+__all__ = ["Answered", "Benchmark", "Hub", "json_lines", "key_of", "registered"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,8 @@ class Hub:
     def rows(self, split: str, *, streaming: bool) -> Iterator[tuple[str, Row]]:
         """Return the rows of a split, each with its configuration."""
         if split in self.files:
-            files = {split: f"hf://datasets/{self.repository}/{self.files[split]}"}
-            yield from (("", row) for row in read_hub("json", split=split, data_files=files, streaming=streaming))
+            file = f"hf://datasets/{self.repository}/{self.files[split]}"
+            yield from (("", row) for row in read_hub("json", split=split, file=file, streaming=streaming))
             return
         for config in self.configs:
             rows = read_hub(self.repository, config=config, split=self.splits.get(split, split), streaming=streaming)
@@ -56,17 +50,16 @@ class Hub:
 
 
 class Answered(NamedTuple):
-    """An example with a program's outputs.
-
-    Attributes:
-        example: the example.
-        outputs: the program's outputs by field.
-        finished: time of the answer, in seconds since 1970.
-    """
+    """An example with a program's outputs by field, and the time of the answer in seconds since 1970."""
 
     example: dspy.Example
     outputs: Mapping[str, Any]
     finished: float = 0.0
+
+    @property
+    def number(self) -> int | str:
+        """Return the example's id, as a number if it is one."""
+        return int(self.example.id) if str(self.example.id).isdecimal() else str(self.example.id)
 
 
 class Benchmark(ABC):
@@ -148,25 +141,17 @@ class Benchmark(ABC):
         prediction: dspy.Prediction = await program.acall(**example.inputs())
         return prediction
 
-    def summarize(
-        self,
-        details: Iterable[Mapping[str, Any]],  # noqa: ARG002 - for subclasses
-        path: Path | str | None = None,  # noqa: ARG002
-    ) -> dict[str, Any]:
-        """Return the benchmark's official figures; empty if the mean score is the official figure.
+    def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Return the official figures from the details of all verdicts; empty if the mean score is the official figure.
 
-        Args:
-            details: the details of all verdicts.
-            path: folder with the benchmark's files, as for `load`.
+        `path` is the folder with the benchmark's files, as for `load`.
         """
         return {}
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - for subclasses
-        """Return the answers as the text of a file for the official evaluator.
+        """Return the answers, in the order of the examples, as a file for the official evaluator.
 
-        Args:
-            answers: the answers in the order of the examples.
-            name: the program's name in the file.
+        `name` is the program's name in the file.
 
         Raises:
             ConfigurationError: if the benchmark has no official evaluator.
@@ -211,34 +196,27 @@ class Benchmark(ABC):
             positions[part] += 1
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
-        """Yield the rows of a split, each with its part, from files if there are any, else from the hub."""
-        files = self.find_files(split, path)
-        if files:
+        """Yield the rows of a split, each with its part, from files if there are any, else from the hub.
+
+        Raises:
+            ConfigurationError: if `path` does not exist or has no file of the split, or there is neither file nor hub.
+        """
+        patterns = [*self.files.get(split, ()), *(f"{split}{suffix}" for suffix in FORMATS)]
+        found = (sorted(folder.glob(pattern)) for folder in self.folders(path) for pattern in patterns)
+        if files := next(filter(None, found), None):
             for file in files:
-                yield from ((file.stem, row) for row in read_file(file, self._columns(file)))
+                columns = None if file.stem in self.splits else self.csv_columns
+                yield from ((file.stem, row) for row in read_file(file, columns))
+        elif path is not None:
+            missing = f"the folder {path} has none of {', '.join(patterns)}"
+            raise ConfigurationError(f"{self.name}: {missing if Path(path).is_dir() else f'no such folder: {path}'}")
         elif self.hub is not None:
             yield from self.hub.rows(split, streaming=streaming)
         else:
             raise ConfigurationError(
-                f"{self.name} is not on the hub: give a folder with {' or '.join(self._patterns(split))} "
+                f"{self.name} is not on the hub: give a folder with {' or '.join(patterns)} "
                 f"(path=, or the environment variable {DATA_VARIABLE}); get it from {self.source}"
             )
-
-    def find_files(self, split: str, path: Path | str | None = None) -> list[Path]:
-        """Return the files of a split, in `path` or in the folder of the environment variable.
-
-        Raises:
-            ConfigurationError: if `path` does not exist or contains none of the files.
-        """
-        for folder in self.folders(path):
-            for pattern in self._patterns(split):
-                if files := sorted(folder.glob(pattern)):
-                    return files
-        if path is None:
-            return []
-        if not Path(path).is_dir():
-            raise ConfigurationError(f"no such folder: {path}")
-        raise ConfigurationError(f"{self.name}: the folder {path} has none of {', '.join(self._patterns(split))}")
 
     def folders(self, path: Path | str | None = None) -> list[Path]:
         """Return the folders that may contain this benchmark's files, in order of priority."""
@@ -249,24 +227,19 @@ class Benchmark(ABC):
             raise ConfigurationError(f"there is no folder {root}, which the environment variable {DATA_VARIABLE} names")
         return [Path(root) / self.name] if root else []
 
-    def _patterns(self, split: str) -> list[str]:
-        return [*self.files.get(split, ()), *(f"{split}{suffix}" for suffix in FORMATS)]
-
-    def _columns(self, file: Path) -> Sequence[str] | None:
-        return None if file.stem in self.splits else self.csv_columns
-
     def _example(self, row: Row, part: str, position: int) -> dspy.Example:
+        where = f"{self.name}, row {position + 1}{f' of {part}' if part and part not in self.splits else ''}"
         try:
             return self.example(row, part, position)
         except KeyError as error:
-            have = ", ".join(row) or "none"
-            where = self._row_name(part, position)
-            raise ConfigurationError(f"{where} lacks the field {error}; it has: {have}") from None
+            raise ConfigurationError(f"{where} lacks the field {error}; it has: {', '.join(row) or 'none'}") from None
         except (ValueError, TypeError, IndexError) as error:
-            raise ConfigurationError(f"{self._row_name(part, position)} cannot be read: {error}") from error
+            raise ConfigurationError(f"{where} cannot be read: {error}") from error
 
-    def _row_name(self, part: str, position: int) -> str:
-        return f"{self.name}, row {position + 1}{f' of {part}' if part and part not in self.splits else ''}"
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as the text of a file with one JSON object a line."""
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
 _REGISTRY: dict[str, type[Benchmark]] = {}
@@ -278,5 +251,5 @@ def registered() -> dict[str, type[Benchmark]]:
 
 
 def key_of(name: str) -> str:
-    """Return a name without case and punctuation, as the key of a benchmark."""
+    """Return a name without case and punctuation."""
     return re.sub(r"[-_ .]", "", name).lower()

@@ -1,13 +1,7 @@
 """Judges: DSPy programs that grade answers, with our own signatures or with official prompts.
 
-    PairJudge     compares two answers, in both orders; uses token probabilities if the model gives them
-    GradeJudge    grades one answer from 1 to 10, with a reference if there is one
-    SkillJudge    scores one answer from 1 to 5 for each of several skills
-
 With our own signatures a judge is an ordinary program: its predictors can be optimized and saved. Answers are shown
-between tags that they cannot close. Decoration of a verdict is ignored (`8/10`, `**A**`). With an official prompt, the
-request is byte-identical to the official one. The field `protocol` of the result names the prompt. An unreadable reply
-gives no score and is counted. A metric without any readable reply raises `UnparsedVerdictError`.
+between tags that they cannot close. With an official prompt, the request is byte-identical to the official one.
 """
 
 from __future__ import annotations
@@ -17,6 +11,8 @@ import re
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -24,6 +20,7 @@ from dspy.lm15 import Config, Message, Request
 from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy.data.metrics.metric import Metric, Verdict
+from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse_verdict
 from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
 from moa_dspy.signatures.quoting import quote
 
@@ -35,7 +32,11 @@ __all__ = [
     "PairJudge",
     "SkillJudge",
     "UnparsedVerdictError",
-    "letter_probability",
+    "fill",
+    "fill_known",
+    "official_file",
+    "pair_result",
+    "protocols_of",
     "send",
 ]
 
@@ -46,13 +47,7 @@ OFFICIAL = "official"
 """Protocol with the official prompt, byte for byte."""
 
 _TOP = 5
-_REPLY_MAX = 100
-_MARKS = r"[\s*_`'\"()\[\].:]*"
-_VERDICT = re.compile(rf"{_MARKS}(?:(?:the\s+)?(?:answer|verdict))?{_MARKS}(a|b|tie){_MARKS}", re.IGNORECASE)
-_SCORE = re.compile(
-    rf"{_MARKS}(?:score|grade|rating)?{_MARKS}(\d{{1,2}}(?:\.\d{{1,9}})?)(?:\s*(?:/|out of)\s*10)?{_MARKS}",
-    re.IGNORECASE,
-)
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
 class CompareAnswers(dspy.Signature):
@@ -98,14 +93,10 @@ class ScoreSkills(dspy.Signature):
     scores: dict[str, Any] = dspy.OutputField(desc="every listed skill with its score, a whole number or null")
 
 
-def _undecorated(form: re.Pattern[str], reply: str) -> str:
-    """Return the verdict of a short reply without its decoration; empty if the reply contains anything else."""
-    match = form.fullmatch(reply[:_REPLY_MAX])
-    return match[1] if match else ""
-
-
 class _Judge(dspy.Module):
     """Base of all judges. Without its own language model, a judge uses the ambient one."""
+
+    protocol = OWN
 
     def __init__(self, lm: dspy.BaseLM | None = None) -> None:
         super().__init__()
@@ -116,6 +107,15 @@ class _Judge(dspy.Module):
         if lm is None:
             raise ConfigurationError("a judge needs a language model: pass lm=, or call dspy.configure(lm=...)")
         return lm
+
+    def _ask(self, predictor: dspy.Predict, **inputs: Any) -> dspy.Prediction | None:
+        """Return the reply to our own signature, or None if its fields cannot be read."""
+        lm = self._lm(predictor)
+        try:
+            reply: dspy.Prediction = predictor(**inputs, lm=lm)
+        except AdapterParseError:
+            return None
+        return reply
 
 
 class PairJudge(_Judge):
@@ -142,27 +142,23 @@ class PairJudge(_Judge):
             `win`: probability that the answer is better, None if no reply could be read; `orders`: the probability for
             each order, the baseline first; `unparsed`: number of unreadable replies; `protocol`.
         """
-        lm = self._lm(self.compare)
-        first = self._better(lm, instruction, baseline, answer)
+        first = self._better(instruction, baseline, answer)
         orders = [None if first is None else 1 - first]
         if self.both_orders:
-            orders.append(self._better(lm, instruction, answer, baseline))
-        return pair_result(orders, OWN)
+            orders.append(self._better(instruction, answer, baseline))
+        return pair_result(orders, self.protocol)
 
-    def _better(self, lm: dspy.BaseLM, instruction: str, answer_a: str, answer_b: str) -> float | None:
+    def _better(self, instruction: str, answer_a: str, answer_b: str) -> float | None:
         """Return the probability that A is better, or None if the reply cannot be read."""
-        wanted = "logprobs" in lm.supported_params if self.logprobs is None else self.logprobs
+        wanted = "logprobs" in self._lm(self.compare).supported_params if self.logprobs is None else self.logprobs
         config = {"logprobs": True, "top_logprobs": _TOP} if wanted else {}
         answers = {"answer_a": quote("answer", answer_a), "answer_b": quote("answer", answer_b)}
-        try:
-            reply = self.compare(instruction=instruction, **answers, lm=lm, config=config)
-        except AdapterParseError:
-            return None
-        plain = {"a": 1.0, "b": 0.0, "tie": 0.5}.get(_undecorated(_VERDICT, reply.verdict).casefold())
-        if plain in (None, 0.5):
-            return plain
+        reply = self._ask(self.compare, instruction=instruction, **answers, config=config)
+        verdict = None if reply is None else parse_verdict(reply.verdict)
+        if reply is None or verdict in (None, 0.5):
+            return verdict
         probability = letter_probability((reply.get("logprobs") or {}).get("content") or (), "A", "B")
-        return plain if probability is None else probability
+        return verdict if probability is None else probability
 
 
 def pair_result(orders: Sequence[float | None], protocol: str) -> dspy.Prediction:
@@ -172,62 +168,41 @@ def pair_result(orders: Sequence[float | None], protocol: str) -> dspy.Predictio
     return dspy.Prediction(win=win, orders=list(orders), unparsed=len(orders) - len(parsed), protocol=protocol)
 
 
-def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float | None:
-    """Return the probability of the first of two single-token answers.
-
-    Args:
-        tokens: the reply's tokens with log-probabilities, as objects (`dspy.lm15`) or dicts (DSPy predictions).
-        first: the first answer.
-        second: the second answer.
-
-    Returns:
-        P(first) / (P(first) + P(second)) at the last position with one of the two tokens; None if there is no such
-        position. A token that is not among the reported alternatives has probability 0.
-    """
-    for token in reversed(list(tokens)):
-        if _get(token, "token").strip() not in (first, second):
-            continue
-        probability: dict[str, float] = {}
-        for alternative in [token, *(_get(token, "top") or _get(token, "top_logprobs") or ())]:
-            text = _get(alternative, "token").strip()
-            probability[text] = max(probability.get(text, 0.0), math.exp(_get(alternative, "logprob")))
-        total = probability.get(first, 0.0) + probability.get(second, 0.0)
-        return probability.get(first, 0.0) / total if total else None
-    return None
-
-
-def _get(token: Any, name: str) -> Any:
-    return token.get(name) if isinstance(token, Mapping) else getattr(token, name, None)
-
-
 class GradeJudge(_Judge):
     """Grades one answer from 1 to 10.
 
     Attributes:
         grade: the predictor.
+        references: official reference answers by question.
     """
+
+    references: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(self, lm: dspy.BaseLM | None = None) -> None:
         super().__init__(lm)
         self.grade = dspy.Predict(GradeAnswer)
 
-    def forward(self, questions: Sequence[str], answers: Sequence[str], reference: str = "") -> dspy.Prediction:
-        """Grade the last of the answers.
+    def forward(
+        self,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        reference: str | Sequence[str] = "",
+        category: str | None = None,  # noqa: ARG002 - for official prompts
+    ) -> dspy.Prediction:
+        """Grade the last answer of a conversation, given a correct answer to its question, or one for each turn.
 
         Returns:
             `score`: from 1 to 10, or None if the reply cannot be read; `reasons`; `protocol`.
         """
+        if not isinstance(reference, str):
+            reference = reference[len(answers) - 1] if reference else ""
         turns = [
             f"[question {n}]\n{q}\n\n{quote('answer', a, turn=n)}"
             for n, (q, a) in enumerate(zip(questions, answers, strict=True), 1)
         ]
-        lm = self._lm(self.grade)
-        try:
-            reply = self.grade(conversation="\n\n".join(turns), reference=reference, lm=lm)
-        except AdapterParseError:
-            return dspy.Prediction(score=None, reasons="", protocol=OWN)
-        score = float(_undecorated(_SCORE, reply.score) or "nan")
-        return dspy.Prediction(score=score if 1 <= score <= 10 else None, reasons=reply.reasons, protocol=OWN)
+        reply = self._ask(self.grade, conversation="\n\n".join(turns), reference=reference)
+        score, reasons = (parse_grade(reply.score), reply.reasons) if reply is not None else (None, "")
+        return dspy.Prediction(score=score, reasons=reasons, protocol=self.protocol)
 
 
 class SkillJudge(_Judge):
@@ -242,51 +217,64 @@ class SkillJudge(_Judge):
         self.assess = dspy.Predict(ScoreSkills)
 
     def forward(self, instruction: str, answer: str, skills: Mapping[str, str], reference: str = "") -> dspy.Prediction:
-        """Score an answer.
-
-        Args:
-            instruction: the instruction.
-            answer: the answer.
-            skills: the meaning of each skill.
-            reference: a good answer, if there is one.
+        """Score an answer for each of `skills`, which are given with their meanings.
 
         Returns:
             `scores`: the score of each skill as the judge wrote it, None for not applicable, empty if the reply cannot
             be read; `reasons`; `protocol`.
         """
         listed = "\n".join(f"- {skill}: {meaning}" for skill, meaning in skills.items())
-        lm = self._lm(self.assess)
-        try:
-            reply = self.assess(
-                instruction=instruction, reference=reference, skills=listed, answer=quote("answer", answer), lm=lm
-            )
-        except AdapterParseError:
-            return dspy.Prediction(scores={}, reasons="", protocol=OWN)
-        return dspy.Prediction(scores=dict(reply.scores), reasons=reply.reasons, protocol=OWN)
+        inputs = {"instruction": instruction, "reference": reference, "answer": quote("answer", answer)}
+        reply = self._ask(self.assess, skills=listed, **inputs)
+        scores, reasons = (dict(reply.scores), reply.reasons) if reply is not None else ({}, "")
+        return dspy.Prediction(scores=scores, reasons=reasons, protocol=self.protocol)
 
 
-def send(
-    lm: dspy.BaseLM,
-    prompt: str,
-    *,
-    system: str | None = None,
-    temperature: float = 0.0,
-    max_tokens: int = 2048,
-    logprobs: int | None = None,
-) -> Any:
+def send(lm: dspy.BaseLM, prompt: str, system: str | None, **config: Any) -> Any:
     """Send an official prompt unchanged and return the `dspy.lm15.Response`, with `.text` and `.logprobs`.
 
     Args:
         lm: the judge's language model.
         prompt: the user message.
         system: the system message.
-        temperature: official judges use 0. AlpacaEval uses 1, because it reads probabilities.
-        max_tokens: maximum number of tokens of the reply.
-        logprobs: number of alternatives reported for each token; None requests no probabilities.
+        **config: settings of `dspy.lm15.Config`. By default, the temperature is 0 and a reply has up to 2048 tokens.
     """
-    config = Config(temperature=temperature, max_tokens=max_tokens, logprobs=logprobs)
-    request = Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=config)
-    return lm(request)
+    settings = Config(**{"temperature": 0.0, "max_tokens": 2048, **config})
+    return lm(Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=settings))
+
+
+def official_file(folder: Path | str, benchmark: str, names: Sequence[str], origin: str) -> Path:
+    """Return the first of these files in a folder, or in its folder of the benchmark's name.
+
+    Raises:
+        ConfigurationError: if there is none. The message says where the files are published (`origin`).
+    """
+    for base in (Path(folder), Path(folder) / benchmark):
+        for name in names:
+            if (base / name).is_file():
+                return base / name
+    raise ConfigurationError(f"the folder {folder} has none of {', '.join(names)}; they are in {origin}")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Return a template with its `{name}` placeholders replaced; `{{` and `}}` are literal braces.
+
+    Braces inside a value are not replaced again. Unlike `str.format`, it cannot access attributes and items.
+
+    Raises:
+        KeyError: if a name of the template has no value.
+    """
+    return _PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)
+
+
+def fill_known(template: str, values: Mapping[str, str]) -> str:
+    """Return a template with known placeholders replaced. All other braces, including doubled ones, are unchanged."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
+
+
+def protocols_of(details: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the protocols in the details of verdicts, sorted."""
+    return sorted({str(item["protocol"]) for item in details})
 
 
 class JudgeMetric(Metric):

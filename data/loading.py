@@ -9,6 +9,7 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import benchmarks, get_benchmark
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
 from moa_dspy.data.splitting import first_or_sampled
@@ -35,8 +36,7 @@ def load(
     Args:
         name_or_path: the name of a benchmark; a `.jsonl`, `.json`, `.csv` or `.parquet` file; a folder with one such
             file for each split; or the id of a data set on the Hugging Face hub.
-        split: name of the split. None means the benchmark's first, or "test" for a folder or a hub data set. A file
-            has no split.
+        split: name of the split. None means the benchmark's first, or "test" for a folder or a hub data set.
         limit: maximum number of examples.
         seed: draw a random sample by content. A larger limit contains the smaller sample. None takes the first ones.
         fields: for your own data: the column of each example field, or a list of columns to keep. None keeps all.
@@ -52,8 +52,8 @@ def load(
             set is gated or empty, or there is no network.
     """
     if is_benchmark(name_or_path):
-        _refuse_own_data_arguments(name_or_path, fields, inputs, config)
-        return get_benchmark(str(name_or_path)).load(split, limit=limit, seed=seed, path=path)
+        benchmark = _benchmark(name_or_path, fields, inputs, config)
+        return benchmark.load(split, limit=limit, seed=seed, path=path)
     rows = _own_examples(name_or_path, split, fields, inputs, config, path, streaming=False)
     examples = first_or_sampled(rows, limit, seed)
     if not examples and limit != 0:
@@ -75,38 +75,36 @@ def stream(
     Hub data sets are read during the download and not cached. The arguments are those of `load`.
     """
     if is_benchmark(name_or_path):
-        _refuse_own_data_arguments(name_or_path, fields, inputs, config)
-        return get_benchmark(str(name_or_path)).stream(split, path=path)
+        return _benchmark(name_or_path, fields, inputs, config).stream(split, path=path)
     return _own_examples(name_or_path, split, fields, inputs, config, path, streaming=True)
 
 
 def is_benchmark(name: str | Path) -> bool:
-    """Return whether this is the name of a benchmark and not of an existing path."""
+    """Return whether this is the name of a benchmark and not of an existing path.
+
+    Raises:
+        ConfigurationError: if it is a plain word that is neither.
+    """
     if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
         return False
-    if Path(name).exists() and not _known(name):
-        return False
-    if not _known(name):
-        raise ConfigurationError(
-            f"{name!r} is neither a benchmark ({', '.join(benchmarks())}) nor a file ({', '.join(FORMATS)}), "
-            "a folder or a hub id (owner/name)"
-        )
-    return True
-
-
-def _known(name: str) -> bool:
     try:
         get_benchmark(name)
     except ConfigurationError:
-        return False
+        if Path(name).exists():
+            return False
+        raise ConfigurationError(
+            f"{name!r} is neither a benchmark ({', '.join(benchmarks())}) nor a file ({', '.join(FORMATS)}), "
+            "a folder or a hub id (owner/name)"
+        ) from None
     return True
 
 
-def _refuse_own_data_arguments(
+def _benchmark(
     name: str | Path, fields: Mapping[str, str] | Sequence[str] | None, inputs: Sequence[str], config: str | None
-) -> None:
+) -> Benchmark:
     if fields is not None or tuple(inputs) != ("question",) or config is not None:
         raise ConfigurationError(f"fields, inputs and config are for your own data; {name} brings its own")
+    return get_benchmark(str(name))
 
 
 def _own_examples(
@@ -124,40 +122,34 @@ def _own_examples(
     for argument, value in (("fields", fields), ("inputs", inputs)):
         if isinstance(value, str):
             raise ConfigurationError(f"{argument}={value!r} is one text; give a list of names, such as [{value!r}]")
+    columns = fields if fields is None or isinstance(fields, Mapping) else dict(zip(fields, fields, strict=True))
     rows = _rows(name, split, config, streaming=streaming)
-    return (_example(row, number, fields, inputs) for number, row in enumerate(rows, start=1))
+    return (_example(row, number, columns, inputs) for number, row in enumerate(rows, start=1))
 
 
 def _rows(name: str | Path, split: str | None, config: str | None, *, streaming: bool) -> Iterator[Row]:
-    file = Path(name)
-    if file.is_dir():
-        return read_file(_split_file(file, split or "test"))
-    if isinstance(name, Path) or file.suffix.lower() in FORMATS or file.exists():
+    path = Path(name)
+    if path.is_dir():
+        files = {file.stem: file for suffix in reversed(FORMATS) for file in sorted(path.glob(f"*{suffix}"))}
+        split = split or "test"
+        if split not in files:
+            raise ConfigurationError(f"{path} has no split {split!r}; there are: {', '.join(sorted(files)) or 'none'}")
+        return read_file(files[split])
+    if isinstance(name, Path) or path.suffix.lower() in FORMATS or path.exists():
         if split is not None:
-            raise ConfigurationError(f"{file.name} is one file and has no split {split!r}; leave split out")
-        return read_file(file)
+            raise ConfigurationError(f"{path.name} is one file and has no split {split!r}; leave split out")
+        return read_file(path)
     if not _HUB_ID.fullmatch(str(name)):
         raise ConfigurationError(f"no such file or folder: {name}")
     return read_hub(str(name), split=split or "test", config=config, streaming=streaming)
 
 
-def _split_file(folder: Path, split: str) -> Path:
-    files = {file.stem: file for suffix in reversed(FORMATS) for file in sorted(folder.glob(f"*{suffix}"))}
-    if split not in files:
-        raise ConfigurationError(f"{folder} has no split {split!r}; there are: {', '.join(sorted(files)) or 'none'}")
-    return files[split]
-
-
-def _example(
-    row: Row, number: int, fields: Mapping[str, str] | Sequence[str] | None, inputs: Sequence[str]
-) -> dspy.Example:
-    columns = _columns(row, fields)
-    missing = [column for column in columns.values() if column not in row]
-    if missing:
+def _example(row: Row, number: int, columns: Mapping[str, str] | None, inputs: Sequence[str]) -> dspy.Example:
+    columns = dict(zip(row, row, strict=True)) if columns is None else columns
+    if missing := [column for column in columns.values() if column not in row]:
         raise ConfigurationError(f"row {number} lacks {_listed(missing)}; it has: {', '.join(row) or 'none'}")
     values: dict[str, Any] = {name: row[column] for name, column in columns.items()}
-    absent = [name for name in inputs if name not in values]
-    if absent:
+    if absent := [name for name in inputs if name not in values]:
         raise ConfigurationError(
             f"row {number} has no input field {_listed(absent)}; it has: {', '.join(values) or 'none'} "
             f"(map columns with fields={{{absent[0]!r}: 'COLUMN'}}, or name the inputs with inputs=)"
@@ -165,11 +157,5 @@ def _example(
     return dspy.Example(values).with_inputs(*inputs)
 
 
-def _columns(row: Row, fields: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
-    if fields is None:
-        return {name: name for name in row}
-    return dict(fields) if isinstance(fields, Mapping) else {name: name for name in fields}
-
-
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+    return ", ".join(map(repr, names))

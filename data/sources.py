@@ -1,31 +1,41 @@
 """Rows from files and from the Hugging Face hub, with actionable errors.
 
-Text files (JSON lines, JSON, CSV) are read here, one row at a time. `datasets` would guess types from the text: an
-answer "2024-01-01 00:00:00" becomes a date, "007" becomes 7, and "NA" becomes None. It also cannot report the number of
-a broken line. Parquet files, which contain their types, and hub data sets are read with `datasets`.
+Text files are read here, one row at a time: `datasets` would guess types ("007" becomes 7, "NA" becomes None), and
+reports no line numbers. Parquet files, which contain their types, and hub data sets are read with `datasets`.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
 import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["FORMATS", "Row", "read_file", "read_hub"]
+__all__ = ["DATA_VARIABLE", "FORMATS", "Row", "parse_structure", "read_file", "read_hub"]
 
 Row = dict[str, Any]
 
-_FIELD_MAX = 2**31 - 1
+DATA_VARIABLE = "MOA_DSPY_DATA"
+"""Environment variable with the path of a folder that contains one folder of files per benchmark."""
+
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+
+_FIELD_MAX = 2**31 - 1
+_QUOTED_MAX = 60
+_RUN_TOGETHER = re.compile(r"""^\s*\[\s*(?:'[^']*'|"[^"]*")\s+['"]""")
+"""A list of texts as numpy prints it. Python would join it into one text."""
 _SPLITS_IN_MESSAGE = re.compile(r"(?:Should be one of|Available splits:) (\[.*\])")
 _CONFIGS_IN_MESSAGE = re.compile(r"(?:Available:|available config names:|among the available configs:) (\[.*\])")
+_OFFLINE = {"ConnectionError", "OfflineModeIsEnabled", "ConnectError", "TimeoutException", "LocalEntryNotFoundError"}
+_UNREADABLE = {"DatasetGenerationError", "ArrowInvalid", "FileNotFoundError", "DataFilesNotFoundError"}
 
 
 def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -40,19 +50,16 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
     """
     if not path.is_file():
         raise ConfigurationError(f"no such file: {path}")
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return _csv_rows(path, columns)
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".jsonl": _jsonl_rows,
-        ".json": _json_rows,
-        ".parquet": _parquet_rows,
+    readers: dict[str, Callable[[], Iterator[Row]]] = {
+        ".jsonl": lambda: _jsonl_rows(path),
+        ".json": lambda: _json_rows(path),
+        ".csv": lambda: _csv_rows(path, columns),
+        ".parquet": lambda: read_hub("parquet", split="train", file=glob.escape(str(path)), streaming=True),
     }
-    if suffix not in readers:
-        raise ConfigurationError(
-            f"{path.name}: cannot read {path.suffix or 'a file without suffix'}; use {', '.join(FORMATS)}"
-        )
-    return readers[suffix](path)
+    if path.suffix.lower() not in readers:
+        kind = path.suffix or "a file without suffix"
+        raise ConfigurationError(f"{path.name}: cannot read {kind}; use {', '.join(FORMATS)}")
+    return readers[path.suffix.lower()]()
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -60,40 +67,37 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         try:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _json_object(line, path, number)
+                    yield _object(_json(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path.name} is not UTF-8 text: {error.reason}") from error
 
 
-def _json_object(line: str, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path.name}, line {number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise ConfigurationError(f"{path.name}, line {number}: expected an object with named fields, got {_kind(row)}")
-    return row
-
-
 def _json_rows(path: Path) -> Iterator[Row]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{path.name}: not JSON ({error}); one object a line belongs in a .jsonl file"
-        ) from error
+    content = _json(path.read_text(encoding="utf-8-sig"), path.name, "; one object a line belongs in a .jsonl file")
     rows = content
     if isinstance(content, dict):
-        lists = [
-            value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
-        ]
+        lists = [v for v in content.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
         rows = lists[0] if len(lists) == 1 else None
     if not isinstance(rows, list):
         raise ConfigurationError(f"{path.name}: expected a list of objects, got {_kind(content)}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ConfigurationError(f"{path.name}, entry {number}: expected an object, got {_kind(row)}")
-        yield row
+    yield from (_object(row, f"{path.name}, entry {number}") for number, row in enumerate(rows, start=1))
+
+
+def _json(text: str, where: str, advice: str = "") -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{where}: not JSON ({error}){advice}") from error
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where}: expected an object with named fields, got {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
 
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -101,41 +105,50 @@ def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines, fieldnames=columns, strict=True)
         try:
-            repeated = [name for name, number in Counter(reader.fieldnames or ()).items() if number > 1]
+            names = reader.fieldnames or ()
+            repeated = [name for name, number in Counter(names).items() if number > 1]
             if repeated:
                 raise ConfigurationError(f"{path.name}: several columns are called {repeated[0]!r}; rename all but one")
             for row in reader:
                 if None in row or None in row.values():
-                    expected = len(reader.fieldnames or ())
-                    raise ConfigurationError(f"{path.name}, line {reader.line_num}: expected {expected} columns")
+                    raise ConfigurationError(f"{path.name}, line {reader.line_num}: expected {len(names)} columns")
                 yield dict(row)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path.name}, line {reader.reader.line_num}: {error}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    yield from read_hub("parquet", split="train", data_files={"train": glob.escape(str(path))}, streaming=True)
+def parse_structure(value: object) -> Any:
+    """Return a list or an object of a data row. In CSV files it is a text: JSON or a Python literal.
 
+    Args:
+        value: the list or object, or its text. Text is parsed and never evaluated.
 
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
+    Raises:
+        ValueError: if the text is neither JSON nor a Python literal of a list or object.
+    """
+    if not isinstance(value, str):
+        return value
+    parsed: Any = None
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            parsed = parse(value.strip())
+            break
+    if not isinstance(parsed, list | tuple | dict) or _RUN_TOGETHER.search(value):
+        quoted = value if len(value) <= _QUOTED_MAX else f"{value[:_QUOTED_MAX]}..."
+        raise ValueError(f"expected a list or an object, as JSON or as a Python literal, got {quoted!r}")
+    return parsed
 
 
 def read_hub(
-    repository: str,
-    *,
-    split: str,
-    config: str | None = None,
-    data_files: Mapping[str, str] | None = None,
-    streaming: bool = False,
+    repository: str, *, split: str, config: str | None = None, file: str | None = None, streaming: bool = False
 ) -> Iterator[Row]:
     """Yield the rows of one split of a hub data set, from the hub or its local cache.
 
     Args:
-        repository: the id of the data set, such as `openai/gsm8k`.
+        repository: the id of the data set, such as `openai/gsm8k`, or the format of `file` ("json", "parquet").
         split: name of the split.
         config: name of the configuration, if there are several.
-        data_files: the file of each split, if `repository` is a format name ("json", "parquet").
+        file: path or address of the split's file.
         streaming: read during the download, and cache nothing.
 
     Raises:
@@ -143,20 +156,16 @@ def read_hub(
     """
     import datasets  # heavy: takes seconds to import
 
+    files = {split: file} if file else None
     try:
-        loaded = datasets.load_dataset(repository, config, split=split, data_files=data_files, streaming=streaming)
-        yield from (dict(row) for row in loaded)
-    except ConfigurationError:
-        raise
+        yield from map(
+            dict, datasets.load_dataset(repository, config, split=split, data_files=files, streaming=streaming)
+        )
     except Exception as error:
-        message = _explain(error, _label(repository, data_files), split, config)
+        message = _explain(error, Path(file).name if file else repository, split, config)
         if message is None:
             raise
         raise ConfigurationError(message) from error
-
-
-def _label(repository: str, data_files: Mapping[str, str] | None) -> str:
-    return ", ".join(Path(file).name for file in data_files.values()) if data_files else repository
 
 
 def _explain(error: BaseException, name: str, split: str, config: str | None) -> str | None:
@@ -174,18 +183,12 @@ def _explain(error: BaseException, name: str, split: str, config: str | None) ->
         return f"{name} has no configuration {config!r}; there are: {_names(configs[1])}"
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
         return f"{name} is not on the hub, or you have no access; check the id, or log in with `hf auth login`"
-    if kinds & {
-        "ConnectionError",
-        "OfflineModeIsEnabled",
-        "ConnectError",
-        "TimeoutException",
-        "LocalEntryNotFoundError",
-    }:
+    if kinds & _OFFLINE:
         return (
             f"{name} cannot be fetched without a network and is not in the local cache; "
-            "give a folder with its files (path=, or the environment variable MOA_DSPY_DATA)"
+            f"give a folder with its files (path=, or the environment variable {DATA_VARIABLE})"
         )
-    if kinds & {"DatasetGenerationError", "ArrowInvalid", "FileNotFoundError", "DataFilesNotFoundError"}:
+    if kinds & _UNREADABLE:
         return f"{name} cannot be read: {' '.join(str(error.__cause__ or error).split())[:300]}"
     return None
 

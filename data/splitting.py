@@ -1,8 +1,4 @@
-"""Splits that do not change when a data set grows.
-
-Every example has a fixed number from 0 to 1: a hash of its inputs and the seed. A split is an interval of these
-numbers. An example's split therefore does not depend on the order, the other examples, or the machine.
-"""
+"""Splits that do not change when a data set grows: intervals of a hash of each example's inputs and the seed."""
 
 from __future__ import annotations
 
@@ -45,8 +41,7 @@ def split(
 
     Args:
         examples: the examples, with inputs set.
-        train: share of the training split. Shares that are None divide the rest; if all are None, they are 0.6, 0.2
-            and 0.2.
+        train: share of the training split. Shares that are None divide the rest; by default 0.6, 0.2 and 0.2.
         val: share of the validation split.
         test: share of the test split.
         seed: another seed gives another split.
@@ -87,11 +82,7 @@ def sample(examples: Iterable[dspy.Example], limit: int | None = None, *, seed: 
 
 
 def first_or_sampled(examples: Iterator[dspy.Example], limit: int | None, seed: int | None) -> list[dspy.Example]:
-    """Return the first `limit` examples, or a random sample of them if `seed` is given.
-
-    Raises:
-        ConfigurationError: if `limit` is not a whole number from 0.
-    """
+    """Return the first `limit` examples, or a random sample of them if `seed` is given."""
     _check_limit(limit)
     return list(itertools.islice(examples, limit)) if seed is None else sample(examples, limit, seed=seed)
 
@@ -130,15 +121,15 @@ def _shares(train: float | None, val: float | None, test: float | None) -> tuple
     shares = (train, val, test)
     if shares == (None, None, None):
         return _DEFAULT
-    for share in shares:
-        if share is not None and not 0 <= share <= 1:
+    given = [share for share in shares if share is not None]
+    for share in given:
+        if not 0 <= share <= 1:
             raise ConfigurationError(
                 f"train, val and test are shares from 0 to 1, not {share!r}: a fixed count could not stay stable when "
                 "examples are added; cut the list afterwards"
             )
-    total = sum(share for share in shares if share is not None)
-    if total > 1 + 1e-9:
-        raise ConfigurationError(f"train, val and test sum to {total:g}; they may not exceed 1")
-    rest = max(0.0, 1 - total) / max(1, shares.count(None))
+    if sum(given) > 1 + 1e-9:
+        raise ConfigurationError(f"train, val and test sum to {sum(given):g}; they may not exceed 1")
+    rest = max(0.0, 1 - sum(given)) / max(1, shares.count(None))
     first, second, third = (rest if share is None else float(share) for share in shares)
     return first, second, third

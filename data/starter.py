@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.data.literals import parse_structure
 from moa_dspy.data.metrics.choices import ChoiceLetter
 from moa_dspy.data.metrics.instructions import Instructions
 from moa_dspy.data.metrics.metric import Metric, Verdict, field_of, output_of, vote_key
 from moa_dspy.data.metrics.numbers import ShortNumber
 from moa_dspy.data.metrics.text import Stated
-from moa_dspy.data.sources import Row, read_file
+from moa_dspy.data.sources import Row, parse_structure, read_file
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["ByKind", "Starter"]
@@ -25,33 +23,26 @@ __all__ = ["ByKind", "Starter"]
 _FILE = Path(__file__).with_name("starter.jsonl")
 
 
+def _metrics() -> Mapping[str, Metric]:
+    return {"fact": Stated(), "choice": ChoiceLetter(), "arithmetic": ShortNumber(), "instruction": Instructions()}
+
+
 @dataclass(frozen=True)
 class ByKind(Metric):
-    """Scores an item by the metric of its kind. An output that repeats the question is always wrong.
+    """Scores an item by the metric of its `kind`. An output that repeats the question is always wrong.
 
     Attributes:
-        field: the output field.
-        kind: the field of the example with the kind.
         metrics: the metric of each kind.
     """
 
-    field: str = "answer"
-    kind: str = "kind"
-    metrics: Mapping[str, Metric] = dataclasses.field(
-        default_factory=lambda: {
-            "fact": Stated(),
-            "choice": ChoiceLetter(),
-            "arithmetic": ShortNumber(),
-            "instruction": Instructions(),
-        }
-    )
+    metrics: Mapping[str, Metric] = field(default_factory=_metrics)
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the verdict of the kind's metric."""
-        kind = field_of(example, self.kind, "example")
+        kind = field_of(example, "kind", "example")
         if kind not in self.metrics:
             raise ConfigurationError(f"no metric for the kind {kind!r}; there are: {', '.join(self.metrics)}")
-        output = output_of(prediction, self.field)
+        output = output_of(prediction, "answer")
         if output and vote_key(output) == vote_key(example.get("question", "")):
             return Verdict(False, "Wrong: the output repeats the question.")
         return self.metrics[kind].assess(example, prediction)
@@ -77,9 +68,8 @@ class Starter(Benchmark):
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
         """Yield the rows of the packaged file, or of the files in `path`."""
         if path is not None:
-            yield from super().rows(split, path, streaming=streaming)
-        else:
-            yield from (("starter", row) for row in read_file(_FILE))
+            return super().rows(split, path, streaming=streaming)
+        return (("starter", row) for row in read_file(_FILE))
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Return an example. For an instruction, `answer` is empty and `checks` contains the requirements."""

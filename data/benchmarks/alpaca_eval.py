@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dspy
 
@@ -21,9 +20,18 @@ from moa_dspy.data.benchmarks.win_rate import (
     raw_win_rate,
     score_annotations,
 )
-from moa_dspy.data.judges import OFFICIAL, JudgeMetric, PairJudge, pair_result, send
-from moa_dspy.data.literals import fill_known
+from moa_dspy.data.judges import (
+    OFFICIAL,
+    JudgeMetric,
+    PairJudge,
+    fill_known,
+    official_file,
+    pair_result,
+    protocols_of,
+    send,
+)
 from moa_dspy.data.metrics.metric import field_of
+from moa_dspy.data.metrics.ratings import alternatives, probability_of_first
 from moa_dspy.data.sources import Row, read_hub
 from moa_dspy.errors import ConfigurationError
 
@@ -34,6 +42,7 @@ WITHOUT_PROBABILITIES = "official prompt, no token probabilities"
 
 _AUXILIARY_URL = f"hf://datasets/tatsu-lab/alpaca_eval/{AUXILIARY_FILE}"
 _PROMPT_FILES = ("alpaca_eval_clf.txt", "basic_prompt.txt")
+_PROMPT_ORIGIN = "tatsu-lab/alpaca_eval, src/alpaca_eval/evaluators_configs"
 
 
 class AnswerInstruction(dspy.Signature):
@@ -52,9 +61,9 @@ class AlpacaEval(Benchmark):
     licence = "CC BY-NC 4.0"
     signature = AnswerInstruction
     splits = ("eval",)
-    sizes: ClassVar[Mapping[str, int]] = {"eval": 805}
+    sizes = {"eval": 805}
     hub = Hub("tatsu-lab/alpaca_eval", files={"eval": "alpaca_eval_gpt4_baseline.json"})
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"eval": ("alpaca_eval_gpt4_baseline.json", "gpt4_baseline.json")}
+    files = {"eval": ("alpaca_eval_gpt4_baseline.json", "gpt4_baseline.json")}
     needs_judge = True
     official_outputs = "model_outputs.json"
 
@@ -75,17 +84,14 @@ class AlpacaEval(Benchmark):
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:
         """Return the raw and the length-controlled win rate, or the reason why the latter is missing."""
         items = list(details)
-        figures: dict[str, Any] = {}
-        auxiliary = None
         try:
-            auxiliary = self.auxiliary(path)
+            figures = score_annotations(items, self.auxiliary(path))
         except ConfigurationError as error:
-            figures["not_length_controlled"] = str(error)
+            figures = {**score_annotations(items), "not_length_controlled": str(error)}
         return {
-            **score_annotations(items, auxiliary),
             **figures,
             "unparsed": sum(int(item["unparsed"]) for item in items),
-            "protocols": sorted({str(item["protocol"]) for item in items}),
+            "protocols": protocols_of(items),
         }
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
@@ -105,8 +111,8 @@ class AlpacaEval(Benchmark):
         """Return the auxiliary rows, from `df_gamed.csv` in the folder, or from the hub or its cache."""
         for folder in self.folders(path):
             if (folder / AUXILIARY_FILE).is_file():
-                return Auxiliary.read(folder)
-        return Auxiliary.of(list(read_hub("csv", split="train", data_files={"train": _AUXILIARY_URL})))
+                return Auxiliary.of(folder)
+        return Auxiliary.of(read_hub("csv", split="train", file=_AUXILIARY_URL))
 
 
 class OfficialPairJudge(PairJudge):
@@ -118,50 +124,24 @@ class OfficialPairJudge(PairJudge):
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str, *, both_orders: bool = False) -> None:
         super().__init__(lm, both_orders=both_orders)
-        self.template = _prompt_text(Path(prompts))
+        given = Path(prompts)
+        file = given if given.is_file() else official_file(given, "alpaca_eval", _PROMPT_FILES, _PROMPT_ORIGIN)
+        self.template = file.read_text(encoding="utf-8")
         judge_prompt(self.template, "", "", "")  # raises early if the template has no user message
 
     def forward(self, instruction: str, baseline: str, answer: str) -> dspy.Prediction:
         """Judge an answer against a baseline. Return the same as `PairJudge.forward`."""
         switched = hashlib.sha256(instruction.encode()).digest()[0] % 2 == 1
-        orders = (False, True) if self.both_orders else (switched,)
-        replies = [self._reply(instruction, baseline, answer, switched=order) for order in orders]
-        firsts = [probability_of_first(reply) for reply in replies]
-        wins = [
-            None if first is None else first if order else 1 - first
-            for first, order in zip(firsts, orders, strict=True)
-        ]
-        exact = all(_alternatives(reply) for reply in replies)
+        wins: list[float | None] = []
+        exact = True
+        for answer_first in (False, True) if self.both_orders else (switched,):
+            outputs = (answer, baseline) if answer_first else (baseline, answer)
+            system, prompt = judge_prompt(self.template, instruction, *outputs)
+            reply = send(self._lm(self.compare), prompt, system, temperature=1.0, max_tokens=1, logprobs=5)
+            first = probability_of_first(reply)
+            wins.append(first if first is None or answer_first else 1 - first)
+            exact = exact and bool(alternatives(reply))
         return pair_result(wins, OFFICIAL if exact else WITHOUT_PROBABILITIES)
-
-    def _reply(self, instruction: str, baseline: str, answer: str, *, switched: bool) -> Any:
-        outputs = (answer, baseline) if switched else (baseline, answer)
-        system, prompt = judge_prompt(self.template, instruction, *outputs)
-        return send(self._lm(self.compare), prompt, system=system, temperature=1.0, max_tokens=1, logprobs=5)
-
-
-def probability_of_first(reply: Any) -> float | None:
-    """Return the probability that the official judge prefers the first output, model "m".
-
-    As in the official parser, the alternatives reported for the first token are used, whatever token was sampled. Their
-    text must be exactly "m" or "M". If a server reports no alternatives, the token itself is used.
-
-    Args:
-        reply: a `dspy.lm15.Response`.
-
-    Returns:
-        P("m") / (P("m") + P("M")), or None if neither is reported.
-    """
-    alternatives = _alternatives(reply)
-    if not alternatives:
-        return {"m": 1.0, "M": 0.0}.get(str(reply.text or "").strip())
-    first, second = (math.exp(alternatives.get(name, -math.inf)) for name in ("m", "M"))
-    return first / (first + second) if first + second else None
-
-
-def _alternatives(reply: Any) -> dict[str, float]:
-    """Return the log-probabilities of the alternatives to the first token."""
-    return {token.token: token.logprob for token in (reply.logprobs[0].top or ())} if reply.logprobs else {}
 
 
 def judge_prompt(template: str, instruction: str, output_1: str, output_2: str) -> tuple[str | None, str]:
@@ -182,17 +162,6 @@ def judge_prompt(template: str, instruction: str, output_1: str, output_2: str) 
     values = {"instruction": instruction, "output_1": output_1, "output_2": output_2}
     system = messages.get("system")
     return (None if system is None else system.strip()), fill_known(messages["user"].strip(), values)
-
-
-def _prompt_text(path: Path) -> str:
-    candidates = [path, *(base / name for base in (path, path / "alpaca_eval") for name in _PROMPT_FILES)]
-    for file in candidates:
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    raise ConfigurationError(
-        f"{path} has none of {', '.join(_PROMPT_FILES)}; "
-        "they are in tatsu-lab/alpaca_eval, src/alpaca_eval/evaluators_configs"
-    )
 
 
 class WinMetric(JudgeMetric):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import ClassVar
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.mathematics import last_boxed, without_latex
+from moa_dspy.data.metrics.answers import final_answer, plain
+from moa_dspy.data.metrics.choices import leading_choice
 from moa_dspy.data.metrics.metric import Checked
 from moa_dspy.data.sources import Row
 
@@ -45,11 +44,6 @@ TASKS = (
     "word_sorting",
 )
 
-_MARKER = re.compile(r"\banswer(?: is\b|:)[ \t]*:?", re.IGNORECASE)
-_CHOICE = re.compile(
-    r"(?:(?i:option|choice) )?(?:\((?P<enclosed>[A-Za-z])\)|(?P<bare>[A-Z])(?=$|[.:,)]| because\b)|(?P<alone>[a-z])$)"
-    r"(?! ?(?:or|and|/) ?\(?[A-Za-z]\b)"
-)
 _TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
 
 
@@ -65,26 +59,9 @@ def is_correct(prediction: str, target: str) -> bool:
         prediction: a model's whole answer.
         target: the data set's answer.
     """
-    answer, expected = final_answer(prediction), _plain(target)
+    answer, expected = final_answer(prediction), plain(target)
     choice = _TARGET_CHOICE.fullmatch(expected)
-    if choice:
-        letter = _CHOICE.match(answer)
-        return letter is not None and letter[letter.lastgroup or 0].upper() == choice[1]
-    return answer.casefold() == expected.casefold()
-
-
-def final_answer(prediction: str) -> str:
-    """Return the text to compare: the line after the last "answer is", else the last box, else the whole prediction."""
-    ends = [match.end() for match in _MARKER.finditer(prediction)]
-    if not ends:
-        return _plain(last_boxed(prediction) or prediction)
-    lines = prediction[ends[-1] :].strip().splitlines()
-    return _plain(lines[0]) if lines else ""
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\*\*|`|\$", "", without_latex(text)).strip()
-    return text.removesuffix(".").strip().strip("\"'").strip()
+    return leading_choice(answer) == choice[1] if choice else answer.casefold() == expected.casefold()
 
 
 class AnswerHardTask(dspy.Signature):
@@ -107,7 +84,7 @@ class BigBenchHard(Benchmark):
     signature = AnswerHardTask
     scorer = Checked(check=is_correct, reading=final_answer)
     hub = Hub("SaylorTwift/bbh", configs=TASKS)
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("bbh/*.json", "*.json")}
+    files = {"test": ("bbh/*.json", "*.json")}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:
         """Return an example. Its task is the column `task`, or the file's name or hub configuration."""

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmark import Answered, Benchmark
-from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, send
-from moa_dspy.data.literals import fill, parse_dict, parse_structure
+from moa_dspy.data.benchmark import Answered, Benchmark, json_lines
+from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, fill, official_file, protocols_of, send
 from moa_dspy.data.metrics.metric import field_of
-from moa_dspy.data.sources import Row, read_file
+from moa_dspy.data.metrics.ratings import parse_scores, skill_score
+from moa_dspy.data.sources import Row, parse_structure, read_file
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["RUBRIC", "SKILLS", "Flask", "SkillScores", "aggregate", "judge_prompt", "parse_scores", "skill_name"]
-
-SKILLS = (
-    "logical robustness",
-    "logical correctness",
-    "logical efficiency",
-    "factuality",
-    "commonsense understanding",
-    "comprehension",
-    "insightfulness",
-    "completeness",
-    "metacognition",
-    "readability",
-    "conciseness",
-    "harmlessness",
-)
-LOWEST, HIGHEST = 1, 5
-_OF_HIGHEST = re.compile(rf"\s*/\s*{HIGHEST}\s*\Z")
 
 RUBRIC = {
     "logical robustness": "the reasoning holds step by step, and would hold for other cases of the same kind",
@@ -55,48 +36,14 @@ RUBRIC = {
 }
 """Our description of each skill, for our own judge."""
 
-_PROMPTS = "judge_prompts.jsonl"
+SKILLS = tuple(RUBRIC)
+HIGHEST = 5
+
+_ORIGIN = "kaistAI/FLASK"
+_PROMPT_FILES = ("judge_prompts.jsonl", "src/ver3/prompt.jsonl")
 _RUBRIC_FILES = ("skillset.json", "skillset_label/src/skillset.json")
 WITH_SAMPLE_ANSWER = 2
 """`prompt_id` of the official prompt that shows the reference answer to the judge."""
-
-_BRACES = re.compile(r"\{[^{}]*\}")
-_BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
-_NOT_APPLICABLE = frozenset({"na", "n/a", "n.a.", "not applicable", "none", "null"})
-_NOT_PARSED: Mapping[str, float | None] = {}
-
-
-def parse_scores(review: str) -> dict[str, float | None]:
-    """Return the scores at the end of a judge's reply.
-
-    The last `{...}` is used. It is lower-cased, `_` becomes a space, and it is parsed as a literal and never evaluated.
-    "N/A" is None. It may also be unquoted, Python's None or JSON's null, which the authors' own parser does not read.
-
-    Args:
-        review: the judge's whole reply.
-
-    Returns:
-        The score of each skill: None for "not applicable", NaN for a value that is not a number from 1 to 5. Empty if
-        no dict can be read, which `aggregate` counts as unparsed.
-    """
-    literals = _BRACES.findall(review)
-    if not literals:
-        return {}
-    literal = literals[-1].lower().replace("_", " ").replace("\n", " ")
-    parsed = parse_dict(_BARE_NOT_APPLICABLE.sub(r"\1None", literal))
-    return {str(skill).strip(): _score(value) for skill, value in (parsed or {}).items()}
-
-
-def _score(value: object) -> float | None:
-    if value is None or (isinstance(value, str) and value.strip().casefold() in _NOT_APPLICABLE):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return math.nan
-    try:
-        score = float(_OF_HIGHEST.sub("", value) if isinstance(value, str) else value)
-    except (ValueError, OverflowError):
-        return math.nan
-    return score if LOWEST <= score <= HIGHEST else math.nan
 
 
 def skill_name(label: str) -> str | None:
@@ -145,78 +92,58 @@ class SkillScores(Mapping[str, float]):
         return len(self.means)
 
 
-def _names(labels: Iterable[str]) -> set[str]:
-    """Return the skills named by a judge's labels."""
-    return {skill for label in labels if (skill := skill_name(label))}
-
-
-@dataclass
-class _SkillCounts:
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    not_applicable: Counter[str] = field(default_factory=Counter)
-    invalid: Counter[str] = field(default_factory=Counter)
-    missing: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
-    unparsed: int = 0
-
-    def add(self, review: Mapping[str, float | None], wanted: Iterable[str]) -> None:
-        if not review:
-            self.unparsed += 1
-            return
-        for label, score in review.items():
-            self._count(label, score)
-        self.missing.update(_names(wanted) - _names(review))
-
-    def _count(self, label: str, score: float | None) -> None:
-        skill = skill_name(label)
-        if skill is None:
-            self.unknown[label] += 1
-        elif score is None:
-            self.not_applicable[skill] += 1
-        elif math.isnan(score):
-            self.invalid[skill] += 1
-        else:
-            self.scores.setdefault(skill, []).append(score)
-
-
 def aggregate(
     reviews: Iterable[str | Mapping[str, Any] | None], skills: Iterable[Iterable[str]] | None = None
 ) -> SkillScores:
-    """Return the mean score by skill, over all instances with a score.
-
-    "N/A", invalid values and unreadable replies are excluded from the means and counted.
+    """Return the mean score by skill. "N/A", invalid values and unreadable replies are excluded and counted.
 
     Args:
         reviews: judge replies as text, or the results of `parse_scores`. None counts as unparsed.
         skills: the skills that each instance requires. If given, missing ones are counted.
-
-    Returns:
-        Means in the order of `SKILLS`, with the counts.
     """
     replies = list(reviews)
     wanted = [tuple(labels) for labels in skills] if skills is not None else [()] * len(replies)
     if len(wanted) != len(replies):
         raise ValueError(f"skills must be given for each of the {len(replies)} reviews; got {len(wanted)}")
-    counts = _SkillCounts()
-    for reply, labels in zip(replies, wanted, strict=True):
-        counts.add(_parsed(reply), labels)
-    scored = {skill: counts.scores[skill] for skill in SKILLS if skill in counts.scores}
+    scores: dict[str, list[float]] = {skill: [] for skill in SKILLS}
+    not_applicable, invalid, missing, unknown = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    unparsed = 0
+    for reply, labels in zip(map(_parsed, replies), wanted, strict=True):
+        for label, score in reply.items():
+            skill = skill_name(label)
+            if skill is None:
+                unknown[label] += 1
+            elif score is None:
+                not_applicable[skill] += 1
+            elif math.isnan(score):
+                invalid[skill] += 1
+            else:
+                scores[skill].append(score)
+        if reply:
+            missing.update(_skills(labels) - _skills(reply))
+        else:
+            unparsed += 1
     return SkillScores(
-        means={skill: math.fsum(values) / len(values) for skill, values in scored.items()},
-        scored={skill: len(values) for skill, values in scored.items()},
-        not_applicable=dict(counts.not_applicable),
-        invalid=dict(counts.invalid),
-        missing=dict(counts.missing),
-        unknown=dict(counts.unknown),
-        unparsed=counts.unparsed,
+        means={skill: math.fsum(values) / len(values) for skill, values in scores.items() if values},
+        scored={skill: len(values) for skill, values in scores.items() if values},
+        not_applicable=dict(not_applicable),
+        invalid=dict(invalid),
+        missing=dict(missing),
+        unknown=dict(unknown),
+        unparsed=unparsed,
         reviews=len(replies),
     )
 
 
 def _parsed(reply: str | Mapping[str, Any] | None) -> Mapping[str, float | None]:
-    if reply is None:
-        return _NOT_PARSED
-    return parse_scores(reply) if isinstance(reply, str) else {label: _score(v) for label, v in reply.items()}
+    if isinstance(reply, str):
+        return parse_scores(reply)
+    return {label: skill_score(value) for label, value in (reply or {}).items()}
+
+
+def _skills(labels: Iterable[str]) -> set[str]:
+    """Return the skills named by a judge's labels."""
+    return {skill for label in labels if (skill := skill_name(label))}
 
 
 def judge_prompt(
@@ -238,7 +165,7 @@ def judge_prompt(
     Raises:
         ConfigurationError: if there is no such template, or the rubric lacks a skill.
     """
-    chosen = {int(row["prompt_id"]): row for row in templates}.get(prompt_id)
+    chosen = next((row for row in templates if int(row["prompt_id"]) == prompt_id), None)
     if chosen is None:
         raise ConfigurationError(f"the FLASK judge prompts have no prompt_id {prompt_id}")
     entries = list(rubric)
@@ -257,7 +184,7 @@ def _rubric_text(skill: str, rubric: Iterable[Mapping[str, Any]]) -> str:
     entry = next((row for row in rubric if skill in row["Skill"]), None)
     if entry is None:
         raise ConfigurationError(f"the FLASK rubric has no skill {skill!r}")
-    levels = "".join(f"\nScore {level}: {entry['Scoring'][str(level)]}" for level in range(LOWEST, HIGHEST + 1))
+    levels = "".join(f"\nScore {level}: {entry['Scoring'][str(level)]}" for level in range(1, HIGHEST + 1))
     return f"\n{entry['Skill']}: {entry['Criteria']}{levels}\n\n"
 
 
@@ -277,8 +204,8 @@ class Flask(Benchmark):
     licence = "none stated"
     signature = FollowInstruction
     splits = ("test", "hard")
-    sizes: ClassVar[Mapping[str, int]] = {"test": 1740, "hard": 89}
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    sizes = {"test": 1740, "hard": 89}
+    files = {
         "test": ("flask_evaluation.jsonl", "evaluation.jsonl"),
         "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl"),
     }
@@ -305,51 +232,34 @@ class Flask(Benchmark):
         """Return the mean by skill, with the counts of the excluded values."""
         items = list(details)
         table = aggregate((item["scores"] for item in items), (item["skills"] for item in items))
+        counts = {name: value for name, value in vars(table).items() if name not in ("means", "reviews")}
         return {
             "skills": table.means,
-            "scored": table.scored,
-            "not_applicable": table.not_applicable,
-            "invalid": table.invalid,
-            "missing": table.missing,
-            "unknown": table.unknown,
-            "unparsed": table.unparsed,
-            "protocols": sorted({str(item["protocol"]) for item in items}),
+            **counts,
+            "protocols": protocols_of(items),
         }
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no name
         """Return the authors' `model_output` lines: `question_id` and `text`."""
-        rows = [
-            {
-                "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
-                "text": str(outputs["answer"]),
-            }
-            for example, outputs, _ in answers
-        ]
-        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        return json_lines({"question_id": item.number, "text": str(item.outputs["answer"])} for item in answers)
 
 
 class OfficialSkillJudge(SkillJudge):
     """Scores with the official prompts and rubric, at temperature 0. The reply ends with a dict."""
 
+    protocol = OFFICIAL
+
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
         super().__init__(lm)
-        self.templates = list(read_file(_official_file(prompts, (_PROMPTS, "src/ver3/prompt.jsonl"))))
-        self.rubric = list(read_file(_official_file(prompts, _RUBRIC_FILES)))
+        self.templates = list(read_file(official_file(prompts, "flask", _PROMPT_FILES, _ORIGIN)))
+        self.rubric = list(read_file(official_file(prompts, "flask", _RUBRIC_FILES, _ORIGIN)))
 
     def forward(self, instruction: str, answer: str, skills: Mapping[str, str], reference: str = "") -> dspy.Prediction:
         """Score an answer. Only the names of `skills` are used; the official rubric defines their meanings."""
         item = {"instruction": instruction, "answer": reference, "skill": list(skills)}
         system, prompt = judge_prompt(self.templates, item, answer, self.rubric)
-        reply = str(send(self._lm(self.assess), prompt, system=system, max_tokens=1024).text or "")
-        return dspy.Prediction(scores=parse_scores(reply), reasons=reply, protocol=OFFICIAL)
-
-
-def _official_file(folder: Path | str, names: Sequence[str]) -> Path:
-    for base in (Path(folder), Path(folder) / "flask"):
-        for name in names:
-            if (base / name).is_file():
-                return base / name
-    raise ConfigurationError(f"the folder {folder} has none of {', '.join(names)}; they are in kaistAI/FLASK")
+        reply = str(send(self._lm(self.assess), prompt, system, max_tokens=1024).text or "")
+        return dspy.Prediction(scores=parse_scores(reply), reasons=reply, protocol=self.protocol)
 
 
 def _meaning(skill: str) -> str:
@@ -386,17 +296,14 @@ class ScoredSkills(JudgeMetric):
             skills={skill: _meaning(skill) for skill in example.skills},
             reference=example.answer,
         )
-        scores, wanted = _parsed(reply.scores), _names(example.skills)
-        valid = {
-            skill: score
-            for skill, score in scores.items()
-            if skill_name(skill) in wanted and score is not None and not math.isnan(score)
+        scores: dict[str, float | str | None] = {
+            label: "invalid" if score is not None and math.isnan(score) else score  # JSON has no NaN
+            for label, score in _parsed(reply.scores).items()
         }
+        wanted = _skills(example.skills)
+        valid = {k: score for k, score in scores.items() if isinstance(score, float) and skill_name(k) in wanted}
         details = {
-            "scores": {
-                skill: "invalid" if score is not None and math.isnan(score) else score
-                for skill, score in scores.items()
-            },
+            "scores": scores,
             "skills": list(example.skills),
             "protocol": reply.protocol,
             "unparsed": int(not valid),

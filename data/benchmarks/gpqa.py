@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
-from typing import ClassVar
 
 import dspy
 
 from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
+from moa_dspy.data.benchmarks.mmlu import MultipleChoice
 from moa_dspy.data.sources import Row
 
 __all__ = ["GpqaDiamond"]
@@ -24,7 +22,7 @@ class GpqaDiamond(MultipleChoice):
     source = "arXiv 2311.12022, Idavidrein/gpqa"
     licence = "CC BY 4.0, gated"
     hub = Hub("Idavidrein/gpqa", configs=("gpqa_diamond",), splits={"test": "train"})
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("gpqa_diamond.csv",)}
+    files = {"test": ("gpqa_diamond.csv",)}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Return an example. The data lists the right answer first; here a hash of the question sets the order."""

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from fractions import Fraction
-
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
 from moa_dspy.data.metrics.metric import Checked
-from moa_dspy.data.metrics.numbers import last_number, numbers
+from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.data.sources import Row
 
 __all__ = ["Gsm8k", "final_number", "is_correct"]
-
-_HASHES = re.compile(r"####")
-_LETTER_A = re.compile(r"^[ \t]*A:", re.MULTILINE)
 
 
 def is_correct(solution: str, reference: str) -> bool:
     """Return whether a solution ends in the reference's number.
 
-    The final answer follows the last `####`, or is on a line that begins with `A:` as in the published model solutions.
-    There, the first line with a number is used, and in it the first number after the last equals sign. Units and
-    workings may follow. Commas and currency signs are ignored, and values are compared as numbers: 18 equals 18.00, -5
-    is not 5, 3.5 is not 3. This rule reproduces all 2638 verdicts that OpenAI published for its two 6B models.
+    `final_number` reads both. Units and workings may follow. Commas and currency signs are ignored, and values are
+    compared as numbers: 18 equals 18.00, -5 is not 5, 3.5 is not 3. This rule reproduces all 2638 verdicts that OpenAI
+    published for its two 6B models.
 
     Args:
-        solution: a model's whole solution. Without a marker, its last number is used.
+        solution: a model's whole solution.
         reference: the data set's worked answer, or the number alone.
 
     Returns:
@@ -35,23 +28,6 @@ def is_correct(solution: str, reference: str) -> bool:
     """
     expected = final_number(reference)
     return expected is not None and final_number(solution) == expected
-
-
-def final_number(solution: str) -> Fraction | None:
-    """Return the number at the end of a solution, or None."""
-    for marker in (_HASHES, _LETTER_A):
-        ends = [match.end() for match in marker.finditer(solution)]
-        if ends:
-            return _first_in_lines(solution[ends[-1] :])
-    return last_number(solution)
-
-
-def _first_in_lines(text: str) -> Fraction | None:
-    for line in text.splitlines():
-        for part in (line.rpartition("=")[2].strip(), line):
-            if values := numbers(part):
-                return values[0]
-    return None
 
 
 class SolveWordProblem(dspy.Signature):

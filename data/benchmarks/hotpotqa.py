@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.literals import parse_structure
 from moa_dspy.data.metrics.text import F1
-from moa_dspy.data.sources import Row
+from moa_dspy.data.sources import Row, parse_structure
 
 __all__ = ["HotpotQa"]
 
@@ -34,7 +32,7 @@ class HotpotQa(Benchmark):
     scorer = F1()
     splits = ("validation", "train")
     hub = Hub("hotpotqa/hotpot_qa", configs=("distractor",))
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    files = {
         "validation": ("hotpot_dev_distractor_v1.json",),
         "train": ("hotpot_train_v1.1.json",),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.mathematics import MathEquivalence, answer_of, equivalent
+from moa_dspy.data.metrics.answers import final_expression
+from moa_dspy.data.metrics.mathematics import MathEquivalence, equivalent
 from moa_dspy.data.sources import Row
 
 __all__ = ["Math500", "is_correct"]
@@ -43,4 +44,4 @@ class Math500(Benchmark):
 
 def is_correct(solution: str, reference: str) -> bool:
     r"""Return whether the last `\boxed{}` of a solution is equivalent to the reference, boxed or not."""
-    return equivalent(answer_of(reference), answer_of(solution))
+    return equivalent(final_expression(reference), final_expression(solution))

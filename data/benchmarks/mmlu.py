@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+import string
+from collections.abc import Sequence
+from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
-from moa_dspy.data.literals import parse_structure
-from moa_dspy.data.sources import Row
+from moa_dspy.data.benchmark import Benchmark, Hub
+from moa_dspy.data.metrics.choices import ChoiceLetter
+from moa_dspy.data.sources import Row, parse_structure
 
-__all__ = ["Mmlu"]
+__all__ = ["AnswerMultipleChoice", "Mmlu", "MultipleChoice"]
+
+
+class AnswerMultipleChoice(dspy.Signature):
+    """Think step by step. End with a line "Answer: X", where X is the letter of one choice."""
+
+    question: str = dspy.InputField(desc="a question and its lettered choices")
+    answer: str = dspy.OutputField(desc="the reasoning, then the line with the letter")
+
+
+class MultipleChoice(Benchmark):
+    """A benchmark with lettered choices."""
+
+    signature = AnswerMultipleChoice
+    scorer = ChoiceLetter()
+
+    def lettered_example(self, question: str, choices: Sequence[str], right: int, **fields: Any) -> dspy.Example:
+        """Return an example whose question ends with the lettered choices. `right` is a position from 0."""
+        letters = string.ascii_uppercase[: len(choices)]
+        lines = [f"{letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
+        text = "\n".join([question.strip(), "", *lines])
+        example = dspy.Example(question=text, choices=list(choices), answer=letters[right], **fields)
+        return example.with_inputs("question")
 
 
 class Mmlu(MultipleChoice):
@@ -24,7 +46,7 @@ class Mmlu(MultipleChoice):
     licence = "MIT"
     splits = ("test", "validation", "dev")
     hub = Hub("cais/mmlu", configs=("all",))
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    files = {
         "test": ("test/*_test.csv", "*_test.csv"),
         "validation": ("val/*_val.csv", "*_val.csv"),
         "dev": ("dev/*_dev.csv", "*_dev.csv"),

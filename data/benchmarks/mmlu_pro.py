@@ -5,9 +5,8 @@ from __future__ import annotations
 import dspy
 
 from moa_dspy.data.benchmark import Hub
-from moa_dspy.data.benchmarks.multiple_choice import MultipleChoice
-from moa_dspy.data.literals import parse_structure
-from moa_dspy.data.sources import Row
+from moa_dspy.data.benchmarks.mmlu import MultipleChoice
+from moa_dspy.data.sources import Row, parse_structure
 
 __all__ = ["MmluPro"]
 

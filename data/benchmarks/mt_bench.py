@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dspy
 
-from moa_dspy.data.benchmark import Answered, Benchmark, Hub
-from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, send
-from moa_dspy.data.literals import fill, parse_structure
+from moa_dspy.data.benchmark import Answered, Benchmark, Hub, json_lines
+from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, fill, official_file, protocols_of, send
 from moa_dspy.data.metrics.metric import field_of
-from moa_dspy.data.sources import Row, read_file
+from moa_dspy.data.metrics.ratings import UNPARSED, parse_score
+from moa_dspy.data.sources import Row, parse_structure, read_file
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["UNPARSED", "JudgePrompt", "MtBench", "average", "judge_prompt", "parse_score"]
-
-UNPARSED = -1.0
-"""The official value for a judgment without a score. Such turns are excluded from every average."""
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged against a reference answer."""
@@ -35,8 +30,6 @@ HIGHEST = 10
 _REFERENCES = "reference_answer_gpt-4.jsonl"
 _PROMPTS = "judge_prompts.jsonl"
 _TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
-_SCORE = re.compile(r"\[\[(\d{1,9}(?:\.\d*)?)\]\]")
-_BACKUP = re.compile(r"\[(\d{1,9}(?:\.\d*)?)\]")
 
 
 class JudgePrompt(str):
@@ -53,24 +46,14 @@ class JudgePrompt(str):
     def __new__(cls, text: str, *, system: str, name: str) -> JudgePrompt:
         """Create a text with its system message and template name."""
         prompt = super().__new__(cls, text)
-        prompt.system = system
-        prompt.name = name
+        prompt.system, prompt.name = system, name
         return prompt
 
 
-def parse_score(judgment: str) -> float:
-    """Return the score of a judgment: the first `[[7]]` or `[[7.5]]`, else the first `[7]`, else -1."""
-    match = _SCORE.search(judgment) or _BACKUP.search(judgment)
-    return float(match[1]) if match else UNPARSED
-
-
 def average(scores: Iterable[float]) -> float:
-    """Return the mean over all turn scores that are not -1; NaN if there are none.
+    """Return the mean over the scores of all judged turns that are not -1; NaN if there are none.
 
     This is not the mean of turn means.
-
-    Args:
-        scores: one score for each judged turn.
     """
     parsed = [float(score) for score in scores if score != UNPARSED]
     return math.fsum(parsed) / len(parsed) if parsed else math.nan
@@ -106,9 +89,18 @@ def judge_prompt(
     if with_reference and reference is None:
         raise ConfigurationError(f"a {category} question is judged with its reference answer, and none was given")
     template = _template(templates, f"single-{'math-' if with_reference else ''}v1{'-multi-turn' if turn == 2 else ''}")
-    values = _values(list(question["turns"]), _turns(answers), turn)
-    if with_reference and reference is not None:
-        values |= {f"ref_answer_{n}": text for n, text in enumerate(_turns(reference), start=1)}
+    questions, texts = question["turns"], _turns(answers)
+    if len(questions) < turn or len(texts) < turn:
+        raise ConfigurationError(
+            f"turn {turn} needs {turn} questions and answers; got {len(questions)} and {len(texts)}"
+        )
+    values = {"question": questions[turn - 1], "answer": texts[turn - 1]}
+    columns = {
+        "question": questions[: len(texts)],
+        "answer": texts,
+        "ref_answer": _turns(reference) if with_reference else [],
+    }
+    values |= {f"{name}_{n}": text for name, column in columns.items() for n, text in enumerate(column, start=1)}
     try:
         text = fill(template["prompt_template"], values)
     except KeyError as error:
@@ -118,29 +110,15 @@ def judge_prompt(
     return JudgePrompt(text, system=str(template["system_prompt"]), name=str(template["name"]))
 
 
-def _values(questions: Sequence[str], answers: Sequence[str], turn: int) -> dict[str, str]:
-    if len(questions) < turn or len(answers) < turn:
-        raise ConfigurationError(
-            f"turn {turn} needs {turn} questions and answers; got {len(questions)} and {len(answers)}"
-        )
-    values = {"question": questions[turn - 1], "answer": answers[turn - 1]}
-    for n, (question, answer) in enumerate(zip(questions, answers, strict=False), start=1):
-        values |= {f"question_{n}": question, f"answer_{n}": answer}
-    return values
-
-
-def _turns(answers: Sequence[str] | Mapping[str, Any]) -> list[str]:
+def _turns(answers: Sequence[str] | Mapping[str, Any] | None) -> list[str]:
     if isinstance(answers, Mapping):
         return [str(text) for text in answers["choices"][0]["turns"]]
-    return [answers] if isinstance(answers, str) else list(answers)
+    return [answers] if isinstance(answers, str) else list(answers or ())
 
 
 def _template(templates: Mapping[str, Mapping[str, Any]] | Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    by_name: dict[str, Mapping[str, Any]]
-    if isinstance(templates, Mapping):
-        by_name = {str(key): dict(row) for key, row in templates.items()}
-    else:
-        by_name = {str(row["name"]): row for row in templates}
+    rows = templates.items() if isinstance(templates, Mapping) else ((row["name"], row) for row in templates)
+    by_name: dict[str, Mapping[str, Any]] = {str(key): dict(row) for key, row in rows}
     if name not in by_name:
         raise ConfigurationError(f"no judge prompt named {name!r}; there are: {', '.join(sorted(by_name)) or 'none'}")
     return {"name": name, **by_name[name]}
@@ -166,9 +144,9 @@ class MtBench(Benchmark):
     source = "arXiv 2306.05685, lm-sys/FastChat (fastchat/llm_judge/data)"
     licence = "Apache-2.0"
     signature = ContinueConversation
-    sizes: ClassVar[Mapping[str, int]] = {"test": 80}
+    sizes = {"test": 80}
     hub = Hub("HuggingFaceH4/mt_bench_prompts", splits={"test": "train"})
-    files: ClassVar[Mapping[str, tuple[str, ...]]] = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
+    files = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
     needs_judge = True
     official_outputs = "model_answer/<name>.jsonl"
 
@@ -198,18 +176,19 @@ class MtBench(Benchmark):
 
     def run(self, program: Any, example: dspy.Example) -> dspy.Prediction:
         """Run both turns. The history of the second turn contains the first turn with its answer."""
-        answers: list[str] = []
+        history: list[dict[str, str]] = []
         for question in example.turns:
-            answers.append(program(history=_history(example.turns, answers), question=question).answer)
-        return dspy.Prediction(answers=answers, answer=answers[-1])
+            prediction = program(history=dspy.History(messages=list(history)), question=question)
+            history.append({"question": question, "answer": prediction.answer})
+        return _conversation(history)
 
     async def arun(self, program: Any, example: dspy.Example) -> dspy.Prediction:
         """Run both turns, for async callers."""
-        answers: list[str] = []
+        history: list[dict[str, str]] = []
         for question in example.turns:
-            prediction = await program.acall(history=_history(example.turns, answers), question=question)
-            answers.append(prediction.answer)
-        return dspy.Prediction(answers=answers, answer=answers[-1])
+            prediction = await program.acall(history=dspy.History(messages=list(history)), question=question)
+            history.append({"question": question, "answer": prediction.answer})
+        return _conversation(history)
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
         """Return the mean score of the turns divided by 10. `prompts` is the folder with `judge_prompts.jsonl`."""
@@ -228,27 +207,25 @@ class MtBench(Benchmark):
             "turns": [average(item["scores"][n] for item in items if len(item["scores"]) > n) for n in range(turns)],
             "categories": {category: average(values) for category, values in by_category.items()},
             "unparsed": sum(score == UNPARSED for score in scores),
-            "protocols": sorted({str(item["protocol"]) for item in items}),
+            "protocols": protocols_of(items),
         }
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
         """Return FastChat's `model_answer` lines, one per question, with both turns in one choice."""
-        rows = [
+        return json_lines(
             {
-                "question_id": int(example.id) if str(example.id).isdecimal() else example.id,
-                "answer_id": hashlib.sha256(f"{name}\n{example.id}\n{outputs}".encode()).hexdigest()[:22],
+                "question_id": item.number,
+                "answer_id": hashlib.sha256(f"{name}\n{item.example.id}\n{item.outputs}".encode()).hexdigest()[:22],
                 "model_id": name,
-                "choices": [{"index": 0, "turns": [str(text) for text in outputs["answers"]]}],
-                "tstamp": finished,
+                "choices": [{"index": 0, "turns": [str(text) for text in item.outputs["answers"]]}],
+                "tstamp": item.finished,
             }
-            for example, outputs, finished in answers
-        ]
-        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+            for item in answers
+        )
 
 
-def _history(questions: Sequence[str], answers: Sequence[str]) -> dspy.History:
-    turns = zip(questions, answers, strict=False)
-    return dspy.History(messages=[{"question": question, "answer": answer} for question, answer in turns])
+def _conversation(history: Sequence[Mapping[str, str]]) -> dspy.Prediction:
+    return dspy.Prediction(answers=[turn["answer"] for turn in history], answer=history[-1]["answer"])
 
 
 def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
@@ -268,50 +245,28 @@ class OfficialGradeJudge(GradeJudge):
         references: GPT-4's answers by question, if they are in the folder of the prompts.
     """
 
+    protocol = OFFICIAL
+
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
         super().__init__(lm)
-        file = _prompt_file(prompts)
-        self.templates = _templates(file)
+        file = official_file(prompts, "mt_bench", [_PROMPTS], "lm-sys/FastChat, fastchat/llm_judge/data")
+        rows = [row for row in read_file(file) if {"name", "prompt_template", "system_prompt"} <= row.keys()]
+        self.templates = {name: dict(_template(rows, name)) for name in _TEMPLATES}
         self.references = _references([file.parent])
 
     def forward(
         self,
         questions: Sequence[str],
         answers: Sequence[str],
-        reference: Sequence[str] = (),
+        reference: str | Sequence[str] = "",
         category: str | None = None,
     ) -> dspy.Prediction:
-        """Grade the last of the answers.
-
-        Args:
-            questions: the questions of the turns so far.
-            answers: the answers of the turns so far.
-            reference: one answer for each turn. Without it, the prompt without a reference is used.
-            category: the category, which decides whether the reference is shown.
-        """
+        """Grade the last of the answers. Without a reference for each turn, the prompt without one is used."""
         question = {"turns": list(questions), "category": category if reference else None}
         prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
-        reply = str(send(self._lm(self.grade), prompt, system=prompt.system).text or "")
+        reply = str(send(self._lm(self.grade), prompt, prompt.system).text or "")
         score = parse_score(reply)
-        return dspy.Prediction(score=None if score == UNPARSED else score, reasons=reply, protocol=OFFICIAL)
-
-
-def _templates(file: Path) -> dict[str, Row]:
-    """Return the four templates of single-answer grading by name."""
-    rows = list(read_file(file))
-    by_name = {str(row.get("name")): row for row in rows if {"prompt_template", "system_prompt"} <= set(row)}
-    return {name: dict(_template(by_name, name)) for name in _TEMPLATES}
-
-
-def _prompt_file(folder: Path | str) -> Path:
-    file = Path(folder) / _PROMPTS
-    if not file.is_file():
-        file = Path(folder) / "mt_bench" / _PROMPTS
-    if not file.is_file():
-        raise ConfigurationError(
-            f"the folder {folder} has no {_PROMPTS}; it is in lm-sys/FastChat, fastchat/llm_judge/data"
-        )
-    return file
+        return dspy.Prediction(score=None if score == UNPARSED else score, reasons=reply, protocol=self.protocol)
 
 
 class GradedTurns(JudgeMetric):
@@ -327,12 +282,10 @@ class GradedTurns(JudgeMetric):
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
         """Return which questions cannot follow the official protocol because a reference answer is missing."""
-        if not isinstance(self.grader, OfficialGradeJudge):
-            return []
         deviating: dict[str, list[str]] = {}
         for example in examples:
-            protocol = self._protocol(example, OFFICIAL)
-            if protocol != OFFICIAL:
+            protocol, _ = self._material(example)
+            if protocol != self.grader.protocol:
                 deviating.setdefault(protocol, []).append(example.id)
         return [
             f"{protocol}: {len(ids)} of {len(examples)} questions (ids {', '.join(ids)}); for the official protocol "
@@ -342,38 +295,33 @@ class GradedTurns(JudgeMetric):
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
         """Return the mean over the readable turns, divided by 10."""
-        answers = prediction.get("answers") or [field_of(prediction, "answer", "prediction")]
-        replies = [self._turn(example, [str(text) for text in answers[:turn]]) for turn in range(1, len(answers) + 1)]
+        answers = [str(a) for a in prediction.get("answers") or [field_of(prediction, "answer", "prediction")]]
+        protocol, references = self._material(example)
+        turns: dict[str, Any] = {"reference": references, "category": example.category}
+        replies = [
+            self.grader(questions=example.turns[:n], answers=answers[:n], **turns) for n in range(1, len(answers) + 1)
+        ]
         scores = [UNPARSED if reply.score is None else float(reply.score) for reply in replies]
-        mean = average(scores)
         details = {
             "scores": scores,
             "category": example.category,
-            "protocol": self._protocol(example, str(replies[0].protocol)),
+            "protocol": protocol,
             "unparsed": scores.count(UNPARSED),
         }
         feedback = "\n\n".join(
             f"Turn {n}: {s:g} of 10. {r.reasons}" for n, (s, r) in enumerate(zip(scores, replies, strict=True), 1)
         )
+        mean = average(scores)
         return (None if math.isnan(mean) else mean / HIGHEST), feedback, details
 
-    def _turn(self, example: dspy.Example, answers: list[str]) -> dspy.Prediction:
-        questions, (references, _) = example.turns[: len(answers)], self._references(example)
-        if isinstance(self.grader, OfficialGradeJudge):
-            return self.grader(questions=questions, answers=answers, reference=references, category=example.category)
-        reference = references[len(answers) - 1] if references else ""
-        return self.grader(questions=questions, answers=answers, reference=reference)
-
-    def _references(self, example: dspy.Example) -> tuple[list[str], bool]:
-        """Return the reference answers (one for each turn, or none at all), and whether they are GPT-4's."""
-        from_prompts = self.grader.references.get(example.id) if isinstance(self.grader, OfficialGradeJudge) else None
-        references = from_prompts or [str(text) for text in example.reference]
+    def _material(self, example: dspy.Example) -> tuple[str, list[str]]:
+        """Return the protocol of an example, and its reference answers: one for each turn, or none at all."""
+        official = self.grader.references.get(example.id)
+        references = [str(text) for text in official or example.reference]
         if len(references) < len(example.turns):
-            return [], False
-        return references, bool(from_prompts or example.official_reference)
-
-    def _protocol(self, example: dspy.Example, intended: str) -> str:
-        references, official = self._references(example)
-        if intended != OFFICIAL or example.category not in WITH_REFERENCE or official:
-            return intended
-        return f"official prompts, {'other references' if references else 'no reference'}"
+            official, references = None, []
+        elif example.official_reference:
+            official = references
+        if self.grader.protocol != OFFICIAL or example.category not in WITH_REFERENCE or official:
+            return self.grader.protocol, references
+        return f"official prompts, {'other references' if references else 'no reference'}", references

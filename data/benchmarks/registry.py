@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Final
 
 from moa_dspy.data.benchmark import Benchmark, key_of, registered
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["benchmarks", "get_benchmark"]
 
-_PACKAGES: Final = ("moa_dspy.data", "moa_dspy.data.benchmarks")
+_PACKAGES = ("moa_dspy.data", "moa_dspy.data.benchmarks")
 
 
 def benchmarks() -> list[str]:
@@ -28,8 +27,7 @@ def get_benchmark(name: str) -> Benchmark:
     Raises:
         ConfigurationError: if there is no benchmark of that name.
     """
-    if key_of(name) not in registered():
-        names = benchmarks()
-        if key_of(name) not in registered():
-            raise ConfigurationError(f"no benchmark named {name!r}; there are: {', '.join(names)}")
-    return registered()[key_of(name)]()
+    key = key_of(name)
+    if key not in registered() and key not in map(key_of, names := benchmarks()):
+        raise ConfigurationError(f"no benchmark named {name!r}; there are: {', '.join(names)}")
+    return registered()[key]()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moa_dspy.data.sources import read_file
 from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -62,38 +63,26 @@ class Auxiliary:
         """Read the rows from a CSV file, its folder, rows, columns or a data frame.
 
         Raises:
-            ConfigurationError: if a column is missing.
+            ConfigurationError: if the file does not exist, or a column is missing.
         """
         if isinstance(source, cls):
             return source
         if isinstance(source, str | Path):
-            return cls.read(Path(source))
-        columns = source if hasattr(source, "keys") else _columns(source)
-        missing = [name for name in _AUXILIARY_COLUMNS if name not in columns]
+            path = Path(source)
+            source = list(read_file(path / AUXILIARY_FILE if path.is_dir() else path))
+        if not hasattr(source, "keys"):
+            rows = list(source)
+            source = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+        missing = [name for name in _AUXILIARY_COLUMNS if name not in source]
         if missing:
-            have = ", ".join(map(str, columns.keys())) or "none"
+            have = ", ".join(map(str, source.keys())) or "none"
             raise ConfigurationError(f"the auxiliary rows lack {', '.join(missing)}; they have: {have}")
-        floats = {name: [float(value) for value in columns[name]] for name in _AUXILIARY_COLUMNS if name != "index"}
-        return cls(index=[int(float(value)) for value in columns["index"]], **floats)
-
-    @classmethod
-    def read(cls, path: Path) -> Auxiliary:
-        """Read the rows from `df_gamed.csv` or its folder."""
-        file = path / AUXILIARY_FILE if path.is_dir() else path
-        try:
-            with file.open(newline="", encoding="utf-8") as lines:
-                return cls.of(list(csv.DictReader(lines)))
-        except OSError as error:
-            raise ConfigurationError(f"cannot read the auxiliary rows {file.name}: {error.strerror}") from error
+        columns = {name: [float(value) for value in source[name]] for name in _AUXILIARY_COLUMNS}
+        return cls(index=[int(value) for value in columns.pop("index")], **columns)
 
     def difficulty(self) -> dict[int, float]:
         """Return the difficulty of each instruction row."""
         return dict(zip(reversed(self.index), reversed(self.instruction_difficulty), strict=True))
-
-
-def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    rows = list(rows)
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
 
 
 def raw_win_rate(preferences: Iterable[float | None]) -> WinRate:
@@ -127,31 +116,6 @@ def _win(preference: float | None) -> float:
     if not 1 <= value <= 2:
         raise ConfigurationError(f"a preference is 0 (tie) or from 1 to 2, not {preference!r}")
     return value - 1
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A weighted logistic regression. Each row enters twice, with labels 1 and 0 and its probability as weight.
-
-    The columns are the tanh of the standardised length difference, the difficulty, and an indicator of the model.
-    """
-
-    features: Array
-    wins: Array
-    weights: Array
-
-    def duplicated(self) -> tuple[Array, Array, Array, NDArray[np.int64]]:
-        """Return the features, labels, sample weights and groups of all copies."""
-        import numpy as np
-
-        n = len(self.wins)
-        share = np.concatenate([self.wins, 1 - self.wins])
-        return (
-            np.vstack([self.features, self.features]),
-            np.concatenate([np.ones(n), np.zeros(n)]),
-            share * np.concatenate([self.weights, self.weights]),
-            np.concatenate([np.arange(n), np.arange(n)]),
-        )
 
 
 def length_controlled_win_rate(
@@ -188,92 +152,79 @@ def length_controlled_win_rate(
     """
     import numpy as np
 
+    if find_spec("sklearn") is None:
+        raise ConfigurationError("the length-controlled win rate needs scikit-learn: install moa-dspy[eval]")
     if len({len(preferences), len(len_baseline), len(len_model), len(index)}) != 1:
         raise ConfigurationError("preferences, both lengths and index must have one entry for each row")
-    rows = Auxiliary.of(auxiliary)
+    extra = Auxiliary.of(auxiliary)
     wins = np.array([_win(preference) for preference in preferences], dtype=float)
-    verdicts = int(np.sum(~np.isnan(wins)))
-    if verdicts < VERDICTS_MIN:
-        raise ConfigurationError(f"length control needs {VERDICTS_MIN} or more verdicts; there are {verdicts}")
-    features = _model_features(len_baseline, len_model, _difficulties(rows, index))
     present = ~np.isnan(wins)
-    problem = _with_auxiliary(features[present], wins[present], rows)
-    coefficients = _fit(problem, _best_c(problem) if C is None else C)
+    if present.sum() < VERDICTS_MIN:
+        raise ConfigurationError(f"length control needs {VERDICTS_MIN} or more verdicts; there are {present.sum()}")
+    known = extra.difficulty()
+    if unknown := [row for row in index if int(row) not in known]:
+        raise ConfigurationError(f"no difficulty is known for instruction row {unknown[0]} ({len(known)} are known)")
+    delta = np.asarray(len_baseline, dtype=float) - np.asarray(len_model, dtype=float)
+    deviation = delta.std(ddof=1)
+    features = _features(
+        delta / deviation if deviation else 0 * delta, [known[int(row)] for row in index], is_model=1.0
+    )
+    # The auxiliary rows come first, as in the official code. The folds depend on this order.
+    of_extra = _features(np.asarray(extra.std_delta_len), extra.instruction_difficulty, is_model=0.0)
+    problem = _Problem(
+        features=np.vstack([of_extra, features[present]]),
+        wins=np.concatenate([extra.preference, wins[present]]),
+        weights=np.repeat([AUXILIARY_WEIGHT, 1.0], [len(of_extra), present.sum()]),
+    )
+    coefficients = problem.fit(problem.best_c() if C is None else C)
     return _win_rate_at_equal_length(coefficients, features, wins, problem)
 
 
-def _difficulties(rows: Auxiliary, index: Sequence[int]) -> list[float]:
-    known = rows.difficulty()
-    unknown = [int(row) for row in index if int(row) not in known]
-    if unknown:
-        raise ConfigurationError(f"no difficulty is known for instruction row {unknown[0]} ({len(known)} are known)")
-    return [known[int(row)] for row in index]
-
-
-def _model_features(len_baseline: Sequence[float], len_model: Sequence[float], difficulty: Sequence[float]) -> Array:
+def _features(std_delta: Array, difficulty: Sequence[float], is_model: float) -> Array:
     import numpy as np
 
-    delta = np.asarray(len_baseline, dtype=float) - np.asarray(len_model, dtype=float)
-    deviation = float(delta.std(ddof=1))
-    scaled = np.tanh(delta / deviation) if deviation > 0 else np.zeros_like(delta)
-    return np.column_stack([scaled, np.asarray(difficulty, dtype=float), np.ones_like(delta)])
+    return np.column_stack([np.tanh(std_delta), difficulty, np.full(len(std_delta), is_model)])
 
 
-def _with_auxiliary(features: Array, wins: Array, rows: Auxiliary) -> _Problem:
-    """Return the regression with the auxiliary rows first, as in the official code. The folds depend on this order."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Problem:
+    """A weighted logistic regression. Each row enters with label 1 and label 0, weighted by their probabilities."""
 
-    std_delta = np.asarray(rows.std_delta_len, dtype=float)
-    difficulty = np.asarray(rows.instruction_difficulty, dtype=float)
-    auxiliary = np.column_stack([np.tanh(std_delta), difficulty, np.zeros_like(std_delta)])
-    return _Problem(
-        features=np.vstack([auxiliary, features]),
-        wins=np.concatenate([np.asarray(rows.preference, dtype=float), wins]),
-        weights=np.concatenate([np.full(len(std_delta), AUXILIARY_WEIGHT), np.ones(len(wins))]),
-    )
+    features: Array
+    wins: Array
+    weights: Array
 
-
-def _fit(problem: _Problem, c: float) -> Array:
-    import numpy as np
-
-    features, labels, weights, _ = problem.duplicated()
-    model = _regression(c).fit(features, labels, sample_weight=weights)
-    return np.asarray(model.coef_[0], dtype=float)
-
-
-def _regression(c: float) -> Any:
-    try:
-        import sklearn
+    def fit(self, c: float, rows: Any = slice(None)) -> Array:
+        """Return the coefficients at an inverse regularisation strength, fitted on some of the rows."""
+        import numpy as np
         from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise ConfigurationError("the length-controlled win rate needs scikit-learn: install moa-dspy[eval]") from None
-    major, minor = (int(part) for part in sklearn.__version__.split(".")[:2])
-    penalty: dict[str, Any] = {"l1_ratio": 1.0} if (major, minor) >= (1, 8) else {"penalty": "l1"}
-    return LogisticRegression(C=c, solver="liblinear", fit_intercept=False, random_state=123, **penalty)
 
+        features, wins = self.features[rows], self.wins[rows]
+        model = LogisticRegression(C=c, solver="liblinear", l1_ratio=1.0, fit_intercept=False, random_state=123)
+        model.fit(
+            np.vstack([features, features]),
+            np.repeat([1.0, 0.0], len(wins)),
+            sample_weight=np.concatenate([wins, 1 - wins]) * np.tile(self.weights[rows], 2),
+        )
+        return np.asarray(model.coef_[0], dtype=float)
 
-def _best_c(problem: _Problem) -> float:
-    """Return the strength with the smallest mean weighted log-loss over the folds."""
-    import numpy as np
-    from sklearn.model_selection import GroupKFold
+    def best_c(self) -> float:
+        """Return the strength with the smallest mean weighted log-loss over the folds."""
+        import numpy as np
+        from sklearn.model_selection import GroupKFold
 
-    features, labels, _weights, groups = problem.duplicated()
-    folds = list(GroupKFold(n_splits=FOLDS).split(features, labels, groups))
-    grid = np.logspace(*C_GRID)
-    losses = [np.mean([_fold_loss(problem, float(c), train, test) for train, test in folds]) for c in grid]
-    return float(grid[int(np.argmin(losses))])
+        copies = np.tile(np.arange(len(self.wins)), 2)  # both copies of a row are in the same fold
+        folds = [(copies[train], copies[test]) for train, test in GroupKFold(FOLDS).split(copies, groups=copies)]
+        grid = np.logspace(*C_GRID)
+        losses = [np.mean([self._loss(float(c), *map(np.unique, fold)) for fold in folds]) for c in grid]
+        return float(grid[int(np.argmin(losses))])
 
+    def _loss(self, c: float, train: Any, test: Any) -> float:
+        import numpy as np
 
-def _fold_loss(problem: _Problem, c: float, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
-    import numpy as np
-
-    features, labels, weights, groups = problem.duplicated()
-    model = _regression(c).fit(features[train], labels[train], sample_weight=weights[train])
-    predicted = np.clip(model.predict_proba(features[test])[:, 1], 1e-15, 1 - 1e-15)
-    rows = groups[test]
-    wins = problem.wins[rows]
-    loss = -(wins * np.log(predicted) + (1 - wins) * np.log(1 - predicted))
-    return float(np.mean(loss * problem.weights[rows]))
+        predicted = np.clip(_sigmoid(self.features[test] @ self.fit(c, train)), 1e-15, 1 - 1e-15)
+        loss = -(self.wins[test] * np.log(predicted) + (1 - self.wins[test]) * np.log(1 - predicted))
+        return float(np.mean(loss * self.weights[test]))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -288,14 +239,13 @@ def _win_rate_at_equal_length(coefficients: Array, features: Array, wins: Array,
     at_equal_length = features.copy()
     at_equal_length[:, 0] = 0
     predicted = _sigmoid(at_equal_length @ coefficients)
-    value = float(predicted.mean())
-    gradient = (predicted * (1 - predicted)) @ at_equal_length / len(predicted)
+    value, n = float(predicted.mean()), len(predicted)
+    gradient = (predicted * (1 - predicted)) @ at_equal_length / n
     fitted = _sigmoid(problem.features @ coefficients)
     curvature = (problem.features * (problem.weights * fitted * (1 - fitted))[:, None]).T @ problem.features
     residual = np.where(np.isnan(wins), 0.0, wins - _sigmoid(features @ coefficients))
     through_fit = (features * residual[:, None]) @ np.linalg.pinv(curvature) @ gradient
-    influence = (predicted - value) / len(predicted) + through_fit
-    n = len(influence)
+    influence = (predicted - value) / n + through_fit
     return WinRate(100 * value, 100 * float(np.sqrt(n / (n - 1) * np.sum((influence - influence.mean()) ** 2))))
 
 
@@ -313,12 +263,13 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
         also `length_controlled_win_rate` and `length_controlled_standard_error`, or the reason `not_length_controlled`.
     """
     rows = list(annotations)
-    preferences = [_number(row.get("preference")) for row in rows]
+    read = [row.get("preference") for row in rows]
+    preferences = [None if value in (None, "") or math.isnan(float(value)) else float(value) for value in read]
     raw = raw_win_rate(preferences)
     figures: dict[str, Any] = {
         "win_rate": raw.value,
         "standard_error": raw.standard_error,
-        "annotated": sum(preference is not None for preference in preferences),
+        "annotated": len(rows) - preferences.count(None),
         "rows": len(rows),
     }
     if auxiliary is None:
@@ -333,11 +284,6 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
     figures["length_controlled_win_rate"] = controlled.value
     figures["length_controlled_standard_error"] = controlled.standard_error
     return figures
-
-
-def _number(value: Any) -> float | None:
-    number = math.nan if value in (None, "") else float(value)
-    return None if math.isnan(number) else number
 
 
 def _length(row: Mapping[str, Any], length: str, output: str) -> float:

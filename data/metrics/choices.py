@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import dspy
 
-from moa_dspy.data.metrics.mathematics import TEXT_MAX, last_boxed, without_latex
+from moa_dspy.data.metrics.answers import TEXT_MAX, last_boxed, without_latex
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.data.metrics.text import normalize_or_keep
 
-__all__ = ["ChoiceLetter", "choice_letter"]
+__all__ = ["ChoiceLetter", "choice_letter", "leading_choice"]
 
 _OPEN = r"[\s*_$`\"'\u201c\u2018(\[{<]{0,8}"
 _CLOSE = r"[*_$`\"'\u201d\u2019)\]}>]{0,8}"
@@ -44,6 +44,11 @@ _LABEL = (
         rf"(?:[\s*_$`\"'.:)\]}}>]{{0,8}}\Z|{_CLOSE} ?[.:)\]][*_]* \S|{_CLOSE} [\u2013\u2014-] \S"
         rf"|{_CLOSE},? (?:because|since)\b)"
     ),
+)
+_BEFORE_WORD = re.compile(r"\s+\w")
+_LEADING = re.compile(
+    r"(?:(?i:option|choice) )?(?:\((?P<enclosed>[A-Za-z])\)|(?P<bare>[A-Z])(?=$|[.:,)]| because\b)|(?P<alone>[a-z])$)"
+    r"(?! ?(?:or|and|/) ?\(?[A-Za-z]\b)"
 )
 _MENTIONED = (re.compile(rf"\b(?:option|choice)\b{_IS}{_LETTER}{_NEGATED}{_SEVERAL}", re.IGNORECASE),)
 
@@ -90,8 +95,14 @@ def _last_letter(text: str, patterns: Iterable[re.Pattern[str]], letters: str) -
 def _is_choice(match: re.Match[str], letters: str) -> bool:
     """Return False for a lower-case letter before a word, such as the article in "the answer is a number"."""
     letter = match["letter"]
-    followed_by_word = re.match(r"\s+\w", match.string[match.end("letter") :]) is not None
-    return letter.upper() in letters and not (letter in "aiI" and followed_by_word)
+    article = letter in "aiI" and _BEFORE_WORD.match(match.string, match.end("letter"))
+    return letter.upper() in letters and not article
+
+
+def leading_choice(answer: str) -> str | None:
+    """Return the letter with which an answer begins, as in `(B) 12/02/1990`; None for `(A) or (B)` (BBH)."""
+    match = _LEADING.match(answer)
+    return match[match.lastgroup or 0].upper() if match else None
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:

@@ -53,13 +53,9 @@ def _has_json_values(text: str, values: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_json_list(text: str, count: int) -> bool:
-    value = _json_value(text)
-    return isinstance(value, list) and len(value) == count
-
-
 def _is_json_numbers(text: str, count: int) -> bool:
-    return _is_json_list(text, count) and all(type(entry) in (int, float) for entry in _json_value(text))
+    value = _json_value(text)
+    return isinstance(value, list) and len(value) == count and all(type(entry) in (int, float) for entry in value)
 
 
 def _count(text: str, word: str) -> int:
@@ -67,75 +63,75 @@ def _count(text: str, word: str) -> int:
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
 
-def _names(text: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - `what` is for the message
-    """Return whether a text contains one of the options, in the singular or plural."""
+def _names(answer: str, options: Sequence[str], what: str) -> bool:  # noqa: ARG001 - `what` is for the message
+    """Return whether an answer contains one of the options, in the singular or plural."""
     plurals = (f"{option[:-1]}ies" if option.endswith("y") else f"{option}s" for option in options)
-    return any(_count(text, form) for form in (*options, *plurals, *(f"{option}es" for option in options)))
+    return any(_count(answer, form) for form in (*options, *plurals, *(f"{option}es" for option in options)))
 
 
-def _names_in_each_line(text: str, options: Sequence[str], what: str) -> bool:
-    return bool(_lines(text)) and all(_names(line, options, what) for line in _lines(text))
-
-
-def _starts(text: str, text_: str) -> bool:
-    return re.match(rf"\s*{re.escape(text_)}(?!\w)", text) is not None
+def _each_line(answer: str, passes: Callable[[str], bool]) -> bool:
+    return bool(_lines(answer)) and all(map(passes, _lines(answer)))
 
 
 CHECKS: Mapping[str, tuple[Callable[..., bool], str]] = {
-    "lower_case": (lambda text: text == text.lower() and text != text.upper(), "be in lower case"),
-    "upper_case": (lambda text: text == text.upper() and text != text.lower(), "be in upper case"),
-    "max_words": (lambda text, count: 1 <= len(_words(text)) <= count, "have at most {count} words"),
-    "min_words": (lambda text, count: len(_words(text)) >= count, "have at least {count} words"),
-    "words": (lambda text, count: len(_words(text)) == count, "have exactly {count} words"),
-    "lines": (lambda text, count: len(_lines(text)) == count, "have exactly {count} lines"),
+    "lower_case": (lambda answer: answer == answer.lower() and answer != answer.upper(), "be in lower case"),
+    "upper_case": (lambda answer: answer == answer.upper() and answer != answer.lower(), "be in upper case"),
+    "max_words": (lambda answer, count: 1 <= len(_words(answer)) <= count, "have at most {count} words"),
+    "min_words": (lambda answer, count: len(_words(answer)) >= count, "have at least {count} words"),
+    "words": (lambda answer, count: len(_words(answer)) == count, "have exactly {count} words"),
+    "lines": (lambda answer, count: len(_lines(answer)) == count, "have exactly {count} lines"),
     "line": (
-        lambda text, number, text_: len(_lines(text)) >= number and _count(_lines(text)[number - 1], text_) > 0,
-        "have the words {text_!r} in line {number}",
+        lambda answer, number, text: len(_lines(answer)) >= number and _count(_lines(answer)[number - 1], text) > 0,
+        "have the words {text!r} in line {number}",
     ),
     "words_in_each_line": (
-        lambda text, count: bool(_lines(text)) and all(len(_words(line)) == count for line in _lines(text)),
+        lambda answer, count: _each_line(answer, lambda line: len(_words(line)) == count),
         "have exactly {count} words in each line",
     ),
     "names": (_names, "name {what}"),
-    "names_in_each_line": (_names_in_each_line, "name {what} in each line"),
-    "contains": (lambda text, text_: _count(text, text_) > 0, "have the words {text_!r}"),
-    "excludes": (lambda text, text_: bool(text.strip()) and not _count(text, text_), "not have the words {text_!r}"),
-    "starts_with": (_starts, "start with {text_!r}"),
-    "ends_with": (lambda text, text_: text.strip().endswith(text_), "end with {text_!r}"),
-    "is": (lambda text, text_: _bare(text) == text_, "be exactly {text_!r}"),
-    "one_of": (lambda text, options: _bare(text).rstrip(".!").lower() in options, "be one of {options}"),
-    "no_commas": (lambda text: bool(text.strip()) and "," not in text, "have no commas"),
-    "no_digits": (lambda text: bool(text.strip()) and not re.search(r"\d", text), "have no digits"),
+    "names_in_each_line": (
+        lambda answer, options, what: _each_line(answer, lambda line: _names(line, options, what)),
+        "name {what} in each line",
+    ),
+    "contains": (lambda answer, text: _count(answer, text) > 0, "have the words {text!r}"),
+    "excludes": (lambda answer, text: bool(answer.strip()) and not _count(answer, text), "not have the words {text!r}"),
+    "starts_with": (
+        lambda answer, text: re.match(rf"\s*{re.escape(text)}(?!\w)", answer) is not None,
+        "start with {text!r}",
+    ),
+    "ends_with": (lambda answer, text: answer.strip().endswith(text), "end with {text!r}"),
+    "is": (lambda answer, text: _bare(answer) == text, "be exactly {text!r}"),
+    "one_of": (lambda answer, options: _bare(answer).rstrip(".!").lower() in options, "be one of {options}"),
+    "no_commas": (lambda answer: bool(answer.strip()) and "," not in answer, "have no commas"),
+    "no_digits": (lambda answer: bool(answer.strip()) and not re.search(r"\d", answer), "have no digits"),
     "json": (_is_json, "be a JSON object with the keys {keys}"),
     "json_values": (_has_json_values, "be a JSON object with the values {values}"),
-    "json_list": (_is_json_list, "be a JSON list of {count} entries"),
     "json_numbers": (_is_json_numbers, "be a JSON list of {count} numbers"),
     "bullets": (
-        lambda text, count: sum(line.lstrip().startswith(("- ", "* ")) for line in _lines(text)) == count,
+        lambda answer, count: sum(line.lstrip().startswith(("- ", "* ")) for line in _lines(answer)) == count,
         "have exactly {count} lines that start with '- '",
     ),
-    "repeats": (lambda text, word, count: _count(text, word) == count, "have the word {word!r} exactly {count} times"),
+    "repeats": (
+        lambda answer, word, count: _count(answer, word) == count,
+        "have the word {word!r} exactly {count} times",
+    ),
     "in_quotes": (
-        lambda text: bool(re.fullmatch(r'\s*(?:"[^"]+"|\u201c[^\u201d]+\u201d)\s*', text)),
+        lambda answer: bool(re.fullmatch(r'\s*(?:"[^"]+"|\u201c[^\u201d]+\u201d)\s*', answer)),
         "stand in double quotes",
     ),
 }
-"""The function of each check and its requirement in words. `text_` is the parameter `text` of the data."""
+"""The function of each check and its requirement in words."""
 
 
 def failed_checks(text: str, checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the requirements that a text does not meet, in words.
-
-    Args:
-        text: the text to check.
-        checks: each with the name `check` and the parameters of the check.
+    """Return the requirements that a text does not meet, in words. Each check has its name `check` and its parameters.
 
     Raises:
         ConfigurationError: if a check is unknown or has wrong parameters.
     """
     failed = []
     for check in checks:
-        parameters = {("text_" if key == "text" else key): value for key, value in check.items() if key != "check"}
+        parameters = {key: value for key, value in check.items() if key != "check"}
         if check["check"] not in CHECKS:
             raise ConfigurationError(f"no check named {check['check']!r}; there are: {', '.join(sorted(CHECKS))}")
         passes, requirement = CHECKS[check["check"]]

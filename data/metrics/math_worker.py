@@ -24,31 +24,21 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _equal(reference: str, answer: str) -> bool:
-    from math_verify import parse, verify
-
-    off: Any = None  # the stub says int; None switches the signal off
-    parsed = [parse(f"${text}$", parsing_timeout=off) for text in (reference, answer)]
-    return bool(parsed[0] and parsed[1] and verify(parsed[0], parsed[1], timeout_seconds=None))
-
-
-def _answer(line: str) -> dict[str, object]:
-    try:
-        reference, answer = json.loads(line)
-        return {"equal": _equal(reference, answer)}
-    except Exception as error:  # noqa: BLE001 - an expression that the library cannot handle is not equal
-        return {"equal": False, "error": type(error).__name__}
-
-
 def main() -> None:
     """Answer requests until the pipe is closed."""
     _limit_memory()
     logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401 - slow to import, so before "ready"
+    from math_verify import parse, verify  # slow to import, so before "ready"
 
+    off: Any = None  # the stub says int; None switches the signal off
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(_answer(line)), flush=True)
+        try:
+            reference, answer = (parse(f"${text}$", parsing_timeout=off) for text in json.loads(line))
+            equal = bool(reference and answer and verify(reference, answer, timeout_seconds=None))
+        except Exception:  # noqa: BLE001 - an expression that the library cannot handle is not equal
+            equal = False
+        print(json.dumps({"equal": equal}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Mathematical equivalence of LaTeX expressions, thread-safe and with an enforced time limit.
 
-The time limits of math-verify use signals, which only the main thread may set. They are disabled here. Comparisons run
-in at most two worker processes. A worker whose comparison takes too long is killed.
+math-verify's own time limits use signals, which only the main thread may set. They are switched off. Comparisons run in
+at most two worker processes, and a worker that takes too long is killed.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import os
 import queue
@@ -20,17 +21,12 @@ from pathlib import Path
 
 import dspy
 
+from moa_dspy.data.metrics.answers import final_expression
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.errors import ConfigurationError, RunError
 
-__all__ = ["TEXT_MAX", "MathEquivalence", "answer_of", "equivalent", "last_boxed", "without_latex"]
+__all__ = ["MathEquivalence", "equivalent"]
 
-TEXT_MAX = 100_000
-"""Only this many characters at the end of a text are searched for an answer."""
-
-_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
-_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed) ?\{([^{}]*)\}")
-_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
 _EXPRESSION_MAX = 500
 _START_SECONDS = 120.0
 _WORKERS_MAX = 2
@@ -40,40 +36,6 @@ _IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _THOUSANDS = re.compile(r"(?<![\d ])(\d{1,3})((?: \d{3})+)(?![\d ])")
 _NUMBERS_APART = re.compile(r"[+-]?\d+(?: \d+)+")
 _BASE = re.compile(r"\d_\{?(\d+)")
-_ANSWER_IS = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""Return the content of the last closed `\boxed{...}`, with nested braces; None if there is none.
-
-    A nested box is part of the outer one. An empty box is used only if there is no other.
-    """
-    text = text[-TEXT_MAX:]
-    content: str | None = None
-    starts: list[int | None] = []  # of each open brace; None for one that is no box
-    for match in _BRACE.finditer(text):
-        if match["box"] or match[0] == "{":
-            starts.append(match.end() if match["box"] else None)
-        elif match[0] == "}" and starts and (start := starts.pop()) is not None:
-            inside = text[start : match.start()]
-            content = inside if inside.strip() or content is None else content
-    return content
-
-
-def without_latex(text: str) -> str:
-    """Return a text without LaTeX commands around its words, and with single spaces."""
-    return " ".join(_LATEX_SPACE.sub(" ", _WRAPPER.sub(r"\1", text)).split())
-
-
-def answer_of(text: str) -> str:
-    r"""Return the final expression of a solution: the last `\boxed{}`, else after "answer is", else the last line."""
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed.strip()
-    marked = [match[1] for match in _ANSWER_IS.finditer(text) if match[1].strip()]
-    lines = text.strip().splitlines()
-    answer = (marked or lines or [""])[-1].strip()
-    return re.sub(r"^(\$+|\\\(|\\\[)|(\$+|\\\)|\\\])\.?$", "", answer.removesuffix(".")).strip().strip("*")
 
 
 def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
@@ -95,11 +57,17 @@ def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
         return True
     if _BASE.findall(one) != _BASE.findall(other) or _NUMBERS_APART.fullmatch(one) or _NUMBERS_APART.fullmatch(other):
         return False  # math-verify ignores bases, and reads "1 2" as 12
-    return _workers().equal(reference, answer, seconds)
+    with _lock:
+        free = _workers_of(os.getpid())
+    worker = free.get()
+    try:
+        return worker.equal(reference, answer, seconds)
+    finally:
+        free.put(worker)
 
 
 def _tidy(expression: str) -> str:
-    """Return an expression with normalised spaces. Only spaces that separate words and numbers are kept."""
+    """Return an expression with only those spaces that separate words and numbers."""
     spaced = _SPACE.sub(" ", _IGNORED.sub("", expression)).strip()
     joined = _THOUSANDS.sub(lambda match: match[0].replace(" ", ""), spaced)
     return _IDLE_SPACE.sub("", joined)
@@ -117,102 +85,73 @@ class MathEquivalence(TextMetric):
 
     def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
         """Return whether the expressions are equivalent."""
-        return equivalent(answer_of(accepted), answer_of(output), seconds=self.seconds)
+        return equivalent(final_expression(accepted), final_expression(output), seconds=self.seconds)
 
     def read(self, output: str, example: dspy.Example) -> str:  # noqa: ARG002
         """Return the final expression of the output."""
-        return answer_of(output)
+        return final_expression(output)
 
 
 class _Worker:
-    """A worker process with its two pipes."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))]
-        self._process = subprocess.Popen(  # noqa: S603 - our own file, no shell
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        if not self._read(_START_SECONDS):
-            self.close()
-            raise RunError("the process that compares mathematical expressions did not start")
-
-    def equal(self, reference: str, answer: str, seconds: float) -> bool | None:
-        """Return the verdict, or None if the process was killed or has ended."""
-        if self._process.stdin is None:
-            return None
-        try:
-            self._process.stdin.write(json.dumps([reference, answer]) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            return None
-        reply = self._read(seconds)
-        return bool(reply["equal"]) if reply else None
-
-    def _read(self, seconds: float) -> dict[str, object]:
-        timer = threading.Timer(seconds, self._process.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            line = self._process.stdout.readline() if self._process.stdout else ""
-        finally:
-            timer.cancel()
-        return dict(json.loads(line)) if line.endswith("\n") else {}
-
-    def close(self) -> None:
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue
-        self._process.wait()
-
-
-class _Workers:
-    """At most two workers, started on first use. Each is used by one thread at a time."""
+    """A worker process with its two pipes, started on first use. It is used by one thread at a time."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
-        self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(_WORKERS_MAX):
-            self._free.put(None)
-        atexit.register(self.close)
+        self._process: subprocess.Popen[str] | None = None
+        atexit.register(self._end)
 
     def equal(self, reference: str, answer: str, seconds: float) -> bool:
-        worker = self._free.get()
+        """Return the verdict; False if the process ended or was killed at the time limit."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603 - our own file, no shell
+                [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+            )
+            if not self._reply(self._process, "", _START_SECONDS):
+                raise RunError("the process that compares mathematical expressions did not start")
+        reply = self._reply(self._process, json.dumps([reference, answer]) + "\n", seconds)
+        return bool(reply.get("equal"))
+
+    def _reply(self, process: subprocess.Popen[str], request: str, seconds: float) -> dict[str, object]:
+        """Send a request and return the reply. If there is none within the time limit, end the process, return {}."""
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        timer = threading.Timer(seconds, process.kill)
+        timer.daemon = True
+        timer.start()
         try:
-            worker = worker or _Worker()
-            verdict = worker.equal(reference, answer, seconds)
-            if verdict is None:
-                worker.close()
-                worker = None
+            process.stdin.write(request)
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
         finally:
-            self._free.put(worker)
-        return bool(verdict)
+            timer.cancel()
+        if line.endswith("\n"):
+            return dict(json.loads(line))
+        self._end()
+        return {}
 
-    def close(self) -> None:
-        """End the workers, but only in the process that started them and not in its forks."""
-        while self._owner == os.getpid() and not self._free.empty():
-            worker = self._free.get_nowait()
-            if worker is not None:
-                worker.close()
+    def _end(self) -> None:
+        """End the process, but only in the process that started it and not in its forks."""
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
-_workers_of: dict[int, _Workers] = {}
 _lock = threading.Lock()
 
 
-def _workers() -> _Workers:
-    """Return the workers of this process. A fork has its own."""
-    with _lock:
-        if os.getpid() not in _workers_of:
-            if find_spec("math_verify") is None:
-                raise ConfigurationError("comparing mathematics needs math-verify: install moa-dspy[eval]")
-            _workers_of[os.getpid()] = _Workers()
-        return _workers_of[os.getpid()]
+@functools.cache
+def _workers_of(process: int) -> queue.LifoQueue[_Worker]:  # noqa: ARG001 - a fork has its own workers
+    """Return the free workers of this process."""
+    if find_spec("math_verify") is None:
+        raise ConfigurationError("comparing mathematics needs math-verify: install moa-dspy[eval]")
+    free: queue.LifoQueue[_Worker] = queue.LifoQueue()
+    for _ in range(_WORKERS_MAX):
+        free.put(_Worker())
+    return free

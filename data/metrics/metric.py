@@ -1,8 +1,7 @@
 """The base classes of all metrics, and votes over several answers.
 
-`metric(example, prediction, trace=None)` returns a bool or a float from 0 to 1, as `dspy.Evaluate` and Optuna expect.
-If it is called with the name of a predictor, as by GEPA, it returns the same score with feedback in words. The score
-never depends on `trace`, because GEPA also passes one when it scores.
+`metric(example, prediction, trace=None)` returns a bool or a float from 0 to 1. Called with the name of a predictor, as
+by GEPA, it returns the same score with feedback. The score never depends on `trace`, because GEPA also passes one.
 """
 
 from __future__ import annotations
@@ -27,13 +26,7 @@ _PUNCTUATION_AROUND = "\"'`*_.,;:!?()[]{}\u2018\u2019\u201c\u201d"
 
 
 class Verdict(NamedTuple):
-    """A score with its reason.
-
-    Attributes:
-        score: a bool, or a number from 0 to 1.
-        feedback: one or two sentences for a person or for GEPA, on how to improve the answer.
-        details: further JSON-serialisable data about the item, such as a judge's scores and protocol.
-    """
+    """A score (bool, or number from 0 to 1), feedback on how to improve the answer, and JSON-serialisable details."""
 
     score: bool | float
     feedback: str
@@ -48,10 +41,7 @@ class Metric(ABC):
         """Return the score of a prediction with its reason."""
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
-        """Check all examples before the first paid call.
-
-        Returns:
-            Remarks for the user on how the examples will be scored, one sentence each.
+        """Return remarks on how the examples will be scored, before the first paid call.
 
         Raises:
             ConfigurationError: if an example cannot be scored.
@@ -74,18 +64,13 @@ class Metric(ABC):
 
 
 def field_of(holder: Any, name: str, what: str) -> Any:
-    """Return a field of an example or a prediction.
-
-    Args:
-        holder: the example or prediction.
-        name: name of the field.
-        what: the word for `holder` in the error message.
+    """Return a field of an example or a prediction. `what` is the holder's word in the error message.
 
     Raises:
         ConfigurationError: if there is no such field.
     """
     try:
-        return holder[name] if isinstance(holder, Mapping) or hasattr(holder, "keys") else getattr(holder, name)
+        return holder[name] if hasattr(holder, "keys") else getattr(holder, name)
     except (KeyError, AttributeError):
         have = ", ".join(map(str, holder.keys())) if hasattr(holder, "keys") else type(holder).__name__
         raise ConfigurationError(f"the {what} has no field {name!r}; it has: {have or 'none'}") from None
@@ -127,7 +112,7 @@ class TextMetric(Metric):
         """Raise ConfigurationError if an example has no answer to compare with."""
         without = [n for n, example in enumerate(examples, 1) if example.get(self.target) in (None, "", [])]
         if without:
-            have = ", ".join(map(str, examples[without[0] - 1].toDict()))
+            have = ", ".join(examples[without[0] - 1].toDict())
             raise ConfigurationError(
                 f"{len(without)} of {len(examples)} examples have no {self.target!r} to compare with; the first is "
                 f"number {without[0]} of those chosen, with the fields {have}: correct them, or map a column with "
@@ -149,8 +134,8 @@ class TextMetric(Metric):
             return f"Right: {expected}."
         answer = self.read(output, example)
         reading = f"the answer was read as {_shorten(answer)}" if answer else "no answer could be read from the output"
-        degree = "Wrong" if not score else f"Partly right ({float(score):.2f})"
-        worked = example.get(self.explanation) if self.explanation in example else None
+        degree = f"Partly right ({float(score):.2f})" if score else "Wrong"
+        worked = example.get(self.explanation)
         return f"{degree}: {reading}; expected was {expected}." + (f" Worked solution: {worked}" if worked else "")
 
 
@@ -186,9 +171,9 @@ class Vote:
     """The result of a vote.
 
     Attributes:
-        answer: the answer with the most votes, spelled as in its first occurrence; None without a counted answer.
+        answer: the winner, spelled as in its first occurrence; None if no answer is counted.
         votes: number of votes for it.
-        total: number of counted answers. Empty answers are not counted.
+        total: number of counted answers.
     """
 
     answer: str | None
@@ -221,14 +206,11 @@ def vote(answers: Iterable[str | None], *, key: Callable[[str], Any] = vote_key)
     spelling: dict[Any, str] = {}
     counts: Counter[Any] = Counter()
     for answer in answers:
-        if answer is None or (same := key(answer)) in (None, ""):
-            continue
-        spelling.setdefault(same, answer)
-        counts[same] += 1
-    if not counts:
-        return Vote(None, 0, 0)
-    winner, votes = counts.most_common(1)[0]
-    return Vote(spelling[winner], votes, counts.total())
+        if answer is not None and (same := key(answer)) not in (None, ""):
+            spelling.setdefault(same, answer)
+            counts[same] += 1
+    winner, votes = max(counts.items(), key=lambda item: item[1], default=(None, 0))
+    return Vote(spelling.get(winner), votes, counts.total())
 
 
 @dataclass(frozen=True)
@@ -254,8 +236,6 @@ class VoteMatch(Metric):
 
     def _answers(self, prediction: Any) -> list[str]:
         output = field_of(prediction, self.field, "prediction")
-        if isinstance(output, list | tuple):
-            return [str(answer) for answer in output]
-        completions = getattr(prediction, "completions", None)
-        several = getattr(completions, self.field, None) if completions is not None else None
-        return [str(answer) for answer in several or [output]]
+        if not isinstance(output, list | tuple):
+            output = getattr(getattr(prediction, "completions", None), self.field, None) or [output]
+        return [str(answer) for answer in output]

@@ -1,17 +1,4 @@
-r"""Metrics that compare numbers, and the rules by which numbers are read from text.
-
-* Commas, apostrophes, underscores and spaces before groups of three digits are thousands separators, never a decimal
-  point: `1,234` and `1 234` are one number, `1,2` and `1,23` are two.
-* Currency signs before a number, and a unit or percent sign after it, are not part of its value: `$18` and `18 apples`
-  are 18, `50%` is 50 and not 0.5.
-* A minus (also the Unicode one) belongs to a number unless it directly follows something that it could be
-  subtracted from: `-5` is not 5, but the last number of `10-5` is 5. If a space follows it, or if it is written out, it
-  counts only where an answer begins: `x = - 5`, `it is minus 5`. `negative 5` is always -5.
-* `3/4` and LaTeX's `\frac{3}{4}` are one number, the fraction. `1 1/2` is 1.5. Dates such as `1/2/2024` are skipped.
-* Digits inside a word (`x2`, `H2O`) and exponents (`m^2`) are skipped.
-
-Comparison is exact (`fractions.Fraction`): 18 equals 18.0, and 3.5 is not 3.
-"""
+"""Numbers in text, read as exact fractions (18 equals 18.0), and the metrics that compare them."""
 
 from __future__ import annotations
 
@@ -21,10 +8,11 @@ from fractions import Fraction
 
 import dspy
 
+from moa_dspy.data.metrics.answers import after_last
 from moa_dspy.data.metrics.metric import TextMetric, vote_key
 from moa_dspy.data.metrics.text import denied, ends_with
 
-__all__ = ["Numeric", "ShortNumber", "last_number", "numbers", "parse_number"]
+__all__ = ["Numeric", "ShortNumber", "final_number", "last_number", "numbers"]
 
 _MINUS = "-\u2212\u2012\u2013\uff0d"
 _SEPARATORS = " ,'\u2019\u00a0\u202f\u2009_"
@@ -39,6 +27,9 @@ _LATEX = (
     (re.compile(r"\\[dt]?frac\s?\{(\d{1,400})\}\s?\{(\d{1,400})\}"), r"\1/\2"),
 )
 """LaTeX forms with their plain forms: thousands separators, fractions after a whole number, fractions."""
+
+_HASHES = re.compile(r"####")
+_LETTER_A = re.compile(r"^[ \t]*A:", re.MULTILINE)
 
 _WHOLE = rf"(?:\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?!\d)|\d+)"
 _UNSIGNED = rf"(?:{_WHOLE}(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d{{1,3}}(?![\w.]))?"
@@ -66,9 +57,15 @@ _NUMBER = re.compile(
 
 
 def numbers(text: str) -> list[Fraction]:
-    """Return all numbers of a text, in order. The time is linear in the length of the text.
+    r"""Return all numbers of a text, in order. The time is linear in the length of the text.
 
-    Runs of more than 400 digits are left out.
+    * Commas, apostrophes, underscores and spaces before groups of three digits are thousands separators: `1,234` and
+      `1 234` are one number, `1,2` and `1,23` are two.
+    * Currency signs and units are not part of a number: `$18` and `18 apples` are 18, `50%` is 50.
+    * A minus belongs to a number unless it directly follows what it could be subtracted from: the last number of `10-5`
+      is 5. Followed by a space, or written out, it counts only where an answer begins: `x = - 5`, `it is minus 5`.
+    * `3/4` and `\frac{3}{4}` are one number. `1 1/2` is 1.5. Dates such as `1/2/2024` are skipped, and so are digits
+      inside a word (`H2O`), exponents (`m^2`) and runs of more than 400 digits.
     """
     for latex, plain in _LATEX:
         text = latex.sub(plain, text)
@@ -82,20 +79,20 @@ def last_number(text: str) -> Fraction | None:
     return values[-1] if values else None
 
 
-def parse_number(value: object) -> Fraction | None:
-    """Return a value as an exact number. For a text, the last number is used.
+def final_number(solution: str) -> Fraction | None:
+    """Return the number at the end of a GSM8K solution, or None.
 
-    Args:
-        value: a value from a program or a data set.
-
-    Returns:
-        The number; None for a boolean, NaN, infinity, or a text without a number.
+    It follows the last `####`, else the last `A:` at the beginning of a line. There, the first line with a number is
+    used, and in it the first number after the last equals sign. Without a marker, the last number is used.
     """
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | Fraction):
-        return Fraction(value)
-    return last_number(str(value))
+    marked = after_last(solution, _HASHES, _LETTER_A)
+    if marked is None:
+        return last_number(solution)
+    for line in marked.splitlines():
+        for part in (line.rpartition("=")[2].strip(), line):
+            if values := numbers(part):
+                return values[0]
+    return None
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -103,12 +100,11 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if match["date"] or max(map(len, parts)) > _DIGITS_MAX:
         return None
     digits = re.sub(f"[{_SEPARATORS}]", "", parts[0])
-    value = Fraction(digits if not digits.startswith(".") else f"0{digits}")
+    value = Fraction(f"0{digits}" if digits.startswith(".") else digits)
     if match["denominator"]:
-        denominator = int(match["denominator"])
-        if denominator == 0:
+        if int(match["denominator"]) == 0:
             return None
-        value = value / denominator + int(match["whole"] or 0)
+        value = value / int(match["denominator"]) + int(match["whole"] or 0)
     negative = bool(match["negative"] or match["inner"]) or (match["sign"] or "+") in _MINUS
     return -value if negative else value
 
@@ -125,13 +121,17 @@ class Numeric(TextMetric):
 
     def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
         """Return whether the numbers are equal."""
-        value, expected = parse_number(output), parse_number(accepted)
+        value, expected = last_number(output), last_number(accepted)
         return value is not None and expected is not None and abs(value - expected) <= self.tolerance
 
-    def read(self, output: str, example: dspy.Example) -> str:  # noqa: ARG002
-        """Return the last number of the output."""
-        value = parse_number(output)
+    def read(self, output: str, example: dspy.Example) -> str:
+        """Return the number of the output that is compared."""
+        value = self.number(output, example)
         return "" if value is None else str(value)
+
+    def number(self, output: str, example: dspy.Example) -> Fraction | None:  # noqa: ARG002
+        """Return the last number of the output, or None."""
+        return last_number(output)
 
 
 @dataclass(frozen=True)
@@ -150,18 +150,14 @@ class ShortNumber(Numeric):
 
     def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:
         """Return whether the numbers are equal, or the texts if the accepted answer has no digits."""
-        expected = parse_number(accepted)
+        expected = last_number(accepted)
         if expected is None:
             return vote_key(output) == vote_key(accepted) or ends_with(output, accepted)
-        value = self._number(output, example)
+        value = self.number(output, example)
         return value is not None and abs(value - expected) <= self.tolerance and not denied(output, accepted)
 
-    def read(self, output: str, example: dspy.Example) -> str:
-        """Return the number that is compared."""
-        value = self._number(output, example)
-        return "" if value is None else str(value)
-
-    def _number(self, output: str, example: dspy.Example) -> Fraction | None:
+    def number(self, output: str, example: dspy.Example) -> Fraction | None:
+        """Return the last number of the output that is not in the question, else the last number."""
         answered, asked = numbers(output), numbers(str(example.get(self.question, "")))
         new = [number for number in answered if number not in asked] or answered
         return new[-1] if new else None

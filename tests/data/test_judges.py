@@ -9,13 +9,8 @@ import pytest
 from dspy.lm15 import Message, Request, Response, TokenLogprob, TopLogprob, Usage
 
 from moa_dspy.data import GradeJudge, PairJudge, SkillJudge, UnparsedVerdictError, flask, get_benchmark, load, mt_bench
-from moa_dspy.data.benchmarks.alpaca_eval import (
-    OfficialPairJudge,
-    judge_prompt as pair_prompt,
-    probability_of_first,
-    score_annotations,
-)
-from moa_dspy.data.judges import letter_probability
+from moa_dspy.data.benchmarks.alpaca_eval import OfficialPairJudge, judge_prompt as pair_prompt, score_annotations
+from moa_dspy.data.metrics.ratings import letter_probability, probability_of_first
 from moa_dspy.errors import ConfigurationError
 
 
@@ -365,7 +360,7 @@ def test_mt_bench_prompt_errors():
         mt_bench.judge_prompt(PROMPTS, question, ["x"], 2)
     with pytest.raises(ConfigurationError, match="no judge prompt named 'single-v1'; there are: none"):
         mt_bench.judge_prompt([], question, ["x"], 1)
-    with pytest.raises(ConfigurationError, match=r"has no judge_prompts.jsonl"):
+    with pytest.raises(ConfigurationError, match=r"has none of judge_prompts.jsonl"):
         get_benchmark("mt_bench").metric(prompts="nowhere")
 
 

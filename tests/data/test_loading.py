@@ -141,7 +141,7 @@ def test_a_stream_is_lazy(tmp_path):
         ("a.jsonl", "", r"a\.jsonl is empty"),
         ("a.json", "{", r"a\.json: not JSON"),
         ("a.json", '{"a": 1}', r"a\.json: expected a list of objects, got an object"),
-        ("a.json", '[{"question": 1}, 2]', r"a\.json, entry 2: expected an object, got int"),
+        ("a.json", '[{"question": 1}, 2]', r"a\.json, entry 2: expected an object with named fields, got int"),
         ("a.csv", "question,answer\n1,2\n3\n", r"a\.csv, line 3: expected 2 columns"),
         ("a.csv", "question,answer\n1,2,3\n", r"a\.csv, line 2: expected 2 columns"),
         ("a.csv", 'question\n"x" y\n', r"a\.csv, line 2: "),

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import bbh, vote
-from moa_dspy.data.literals import fill, fill_known, parse_dict
+from moa_dspy.data.judges import fill, fill_known
+from moa_dspy.data.metrics.answers import final_expression, last_boxed
 from moa_dspy.data.metrics.choices import choice_letter
-from moa_dspy.data.metrics.mathematics import answer_of, last_boxed
+from moa_dspy.data.metrics.ratings import parse_dict
 from moa_dspy.data.metrics.text import f1, normalize
 
 settings.register_profile("no deadline: machines differ", deadline=None)
@@ -114,7 +115,7 @@ def test_every_letter_in_every_form(letter, form):
 def test_text_functions_take_anything(text):
     choice_letter(text, CITIES)
     last_boxed(text)
-    answer_of(text)
+    final_expression(text)
     bbh.is_correct(text, "(A)")
     assert f1(text, text) in (0.0, 1.0)
     assert normalize(normalize(text)) == normalize(text) or not text.isascii()
@@ -126,7 +127,7 @@ def test_text_functions_take_anything(text):
 )
 def test_hostile_texts_take_no_time(text):
     started = time.monotonic()
-    for function in (choice_letter, last_boxed, answer_of, lambda t: bbh.is_correct(t, "(A)"), parse_dict):
+    for function in (choice_letter, last_boxed, final_expression, lambda t: bbh.is_correct(t, "(A)"), parse_dict):
         function(text)
     assert time.monotonic() - started < 3
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from moa_dspy.data import math500
-from moa_dspy.data.metrics.mathematics import answer_of, equivalent
+from moa_dspy.data.metrics.answers import final_expression
+from moa_dspy.data.metrics.mathematics import equivalent
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_pairs(gold, answer, verdict):
     ],
 )
 def test_where_the_answer_is(text, expected):
-    assert answer_of(text) == expected
+    assert final_expression(text) == expected
 
 
 def test_solutions():
