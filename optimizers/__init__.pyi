@@ -50,41 +50,36 @@ from .prompts.compile import (
     CompileResult as CompileResult,
     compile as compile,
 )
-from .prompts.demo_methods import (
-    Bootstrap as Bootstrap,
-    BootstrapRandom as BootstrapRandom,
-    Knn as Knn,
-    Labeled as Labeled,
-)
 from .prompts.feedback import StageFeedback as StageFeedback
-from .prompts.instruction_methods import (
-    Copro as Copro,
-    Gepa as Gepa,
-    Mipro as Mipro,
-    Simba as Simba,
-)
 from .prompts.method import (
     Effort as Effort,
     PromptJob as PromptJob,
     PromptMethod as PromptMethod,
 )
-from .prompts.methods import MethodName as MethodName
-from .prompts.stop_decision import Reanchor as Reanchor
+from .prompts.methods import (
+    Bootstrap as Bootstrap,
+    BootstrapRandom as BootstrapRandom,
+    Copro as Copro,
+    Gepa as Gepa,
+    Knn as Knn,
+    Labeled as Labeled,
+    MethodName as MethodName,
+    Mipro as Mipro,
+    Reanchor as Reanchor,
+    Simba as Simba,
+)
 from .provenance import (
     Provenance as Provenance,
     provenance_of as provenance_of,
     stamp as stamp,
 )
-from .report.page import (
-    DamagedRecord as DamagedRecord,
-    records_in as records_in,
-    render as render,
-)
+from .report.page import render as render
 from .report.records import (
     AcceptanceRecord as AcceptanceRecord,
     CompareRecord as CompareRecord,
     CompileRecord as CompileRecord,
     ContributionsRecord as ContributionsRecord,
+    DamagedRecord as DamagedRecord,
     EvaluationRecord as EvaluationRecord,
     OptimizeRecord as OptimizeRecord,
     ProfileRecord as ProfileRecord,
@@ -93,6 +88,7 @@ from .report.records import (
     SearchRecord as SearchRecord,
     StopRecord as StopRecord,
     TraceRecord as TraceRecord,
+    records_in as records_in,
 )
 from .results import (
     Gain as Gain,

@@ -34,7 +34,6 @@ from moa_dspy.optimizers.prompts.method import Effort, PromptMethod
 from moa_dspy.optimizers.prompts.methods import MethodName, method_name
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import provenance_of, stamp
-from moa_dspy.optimizers.report.records import OptimizeRecord
 from moa_dspy.optimizers.search.search import SearchResult
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stop_fitting.fit import StopFit
@@ -210,13 +209,13 @@ def _result(run: OptimizeRun, alpha: float, data_names: Mapping[str, str]) -> Op
         stop=tuple(run.stops),
         profile=run.profile,
         contributions=run.contributions,
-        report=OptimizeRecord.dump(**_report(run, alpha, cost)),
+        report=_report(run, alpha, cost),
         ended_by=run.ended_by,
     )
 
 
 def _report(run: OptimizeRun, alpha: float, cost: Usage) -> dict[str, Any]:
-    """Return the fields of the record of an optimization."""
+    """Return the record of an optimization, as JSON values."""
     plan, method = run.plan, method_name(run.plan.method)
     done = dict.fromkeys(method if part == "prompts" else part for part in plan.stages if part in PARTS)
     return {

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 from pydantic_core import to_jsonable_python
@@ -30,7 +30,6 @@ from moa_dspy.optimizers.prompts.methods import (
 )
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
-from moa_dspy.optimizers.report.records import CompileRecord
 from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
@@ -39,7 +38,7 @@ __all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
 
-_NO_LIMIT = 2**31
+_NO_LIMIT: Final = 2**31
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,7 @@ def compile(  # noqa: A001 (DSPy's word)
 
 
 class _Compilation:
-    """One run of ``compile``.
-
-    Args:
-        program: the original program.
-        method: the method.
-        job: the input of the method.
-        guard: the budget.
-        limited: whether there is a budget.
-    """
+    """One run of ``compile``; ``limited``: whether there is a budget."""
 
     def __init__(
         self, program: AttentionMoA, method: PromptMethod, job: PromptJob, guard: BudgetGuard, *, limited: bool
@@ -154,11 +145,7 @@ class _Compilation:
         self._errors: list[str] = []
 
     def run(self) -> None:
-        """Measure the original program, tune it, and measure the tuned program, as far as the budget allows.
-
-        Raises:
-            BudgetTooSmallError: if the budget does not cover the first measurement.
-        """
+        """Measure the original program, tune it, and measure the tuned program, as far as the budget allows."""
         try:  # measured first, so that a broken program fails before much is paid
             self._before = self._measure(self._program)
         except BudgetExhaustedError:
@@ -182,18 +169,19 @@ class _Compilation:
         report = {
             "kind": "compile",
             "method": method_name(self._method),
-            "options": to_jsonable_python(method_options(self._method), fallback=str),
+            "options": method_options(self._method),
             "effort": job.effort,
             "seed": job.seed,
             "prompt_lm": job.prompt_lm.model,
             "examples": {"trainset": len(job.trainset), "valset": len(job.valset)},
-            "score": {"before": old.model_dump(), "after": new.model_dump(), "gain": gain.model_dump()},
-            "cost": cost.model_dump(),
+            "score": {"before": old, "after": new, "gain": gain},
+            "cost": cost,
             "ended_by": self._ended_by,
             "errors": {"count": len(self._errors), "first": self._errors[:3]},
             "predictors": _predictors(self._program, self._tuned),
         }
-        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, CompileRecord.dump(**report))
+        values = to_jsonable_python(report, fallback=str)
+        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, values)
 
     def _measure(self, program: AttentionMoA) -> Measurement:
         job = self._job
@@ -241,7 +229,7 @@ def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
                 "labeled": len(own) - sum(own),
                 "shown": nearest and nearest.k,
             },
-            "decisions": to_jsonable_python(predictor.fields),
+            "decisions": predictor.fields,
         }
     return report
 
@@ -269,9 +257,7 @@ def _check(
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Split off a third of the examples, at least one, for choosing and reporting. Both parts keep their order.
-
-    Examples with equal inputs stay together.
+    """Split off a third of the examples, at least one. Both parts keep their order; equal inputs stay together.
 
     Raises:
         ConfigurationError: if all examples have equal inputs, or if their inputs are not set.

@@ -22,7 +22,7 @@ from moa_dspy.optimizers.report.text import shown
 from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Trace
 
-__all__ = ["categories", "contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]
+__all__ = ["contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]
 
 _LOOKS: Final[dict[str, Look]] = {"complete": "plain", "pruned": "pruned", "fail": "failed"}
 _UNITS: Final = {"usd": "dollars", "tokens": "tokens", "calls": "LM calls"}
@@ -35,13 +35,18 @@ _FRONT: Final = (
     "Numbered: the front. No program that ran all examples scores more at the same or a lower price. "
     "Whiskers are intervals. Faint: all trials, each with its own stop rule."
 )
+_DEPTH: Final = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
+_TIMELINE: Final = (
+    "Seconds from the start of the run. Blue: proposals. Teal: critiques. Green: refinements. Orange: the rest."
+)
 
 
 def history(record: SearchRecord) -> Markup:
     """Return the score of each trial, and the best so far."""
     best = None if record.best is None else record.best.trial
     marks = [_trial(trial, best) for trial in record.trials if trial.state != "running"]
-    line = Line([(point.trial, point.best) for point in record.history if point.best is not None], steps=True)
+    points = [(point.get("trial"), point.get("best")) for point in record.history]
+    line = Line([(trial, score) for trial, score in points if trial is not None and score is not None], steps=True)
     empty = "There is no history: no trial has ended."
     return plot("Score of each trial", "trial", "score", marks, [line], legend=_HISTORY, whole=True, empty=empty)
 
@@ -55,8 +60,9 @@ def _trial(trial: TrialRow, best: int | None) -> Mark:
 
 def front(record: SearchRecord) -> Markup:
     """Return score against price, with the front numbered. Prices are calls if the unit is unknown for a trial."""
-    wanted = "calls" if record.objective is None else record.objective.unit
-    unit = wanted if all(_amount(point.price, wanted) is not None for point in record.pareto) else "calls"
+    unit = "calls" if record.objective is None else record.objective.unit
+    if any(_amount(point.price, unit) is None for point in record.pareto):
+        unit = "calls"
     marks = []
     for trial in record.trials:
         price = _amount(trial.price, unit)
@@ -92,8 +98,7 @@ def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
         if look != "third":
             lines.setdefault(look, []).append((x, y))
     curves = [Line(sorted(spots), look) for look, spots in lines.items()]
-    legend = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
-    return plot("Score by depth", "layers", "score", marks, curves, legend=legend, whole=True)
+    return plot("Score by depth", "layers", "score", marks, curves, legend=_DEPTH, whole=True)
 
 
 def _series(point: DepthPoint) -> tuple[Look, float]:
@@ -103,40 +108,46 @@ def _series(point: DepthPoint) -> tuple[Look, float]:
     return ("second", 0.06) if point.threshold is None else ("third", 0.12)
 
 
-def scores(label: str, rows: Iterable[tuple[str, Score | Gain | None]]) -> Markup:
-    """Return scores as bars."""
-    return bars(label, _bars(rows), legend=_INTERVALS, empty="No score is on record.")
+def scores(
+    label: str,
+    rows: Iterable[tuple[str, Score | Gain | None] | CategoryRow],
+    *,
+    about: str = "",
+    empty: str = "No score is on record.",
+) -> Markup:
+    """Return scores or gains as bars; rows without a value are left out."""
+    drawn = [Bar(name, one.value, one.low, one.high, shown(one)) for name, one, *_ in rows if one is not None]
+    return bars(label, drawn, legend=f"{about}{_INTERVALS}", empty=empty)
 
 
 def gains(record: ProfileRecord) -> Markup:
     """Return the gain of each stage."""
-    rows = [(f"layer {row.layer}, {row.stage}", row.gain) for row in record.rows if row.agent is None]
-    empty = "No stage started from an answer, so there is no gain to draw."
-    legend = f"What a stage adds to the answers that it starts from. {_INTERVALS}"
-    return bars("Gain of each stage", _bars(rows), legend=legend, empty=empty)
+    return scores(
+        "Gain of each stage",
+        [(f"layer {row.layer}, {row.stage}", row.gain) for row in record.rows or () if row.agent is None],
+        about="What a stage adds to the answers that it starts from. ",
+        empty="No stage started from an answer, so there is no gain to draw.",
+    )
 
 
 def contributions(record: ContributionsRecord) -> Markup:
     """Return the contribution of each agent."""
-    rows = [(row.agent, row.adds) for row in record.rows]
-    legend = f"The whole program's score less that without the agent. {_INTERVALS}"
-    return bars(
-        "What each agent adds to the score", _bars(rows), legend=legend, empty="No agent's contribution is on record."
+    return scores(
+        "What each agent adds to the score",
+        [(row.agent, row.adds) for row in record.rows or ()],
+        about="The whole program's score less that without the agent. ",
+        empty="No agent's contribution is on record.",
     )
 
 
 def contenders(record: CompareRecord) -> Markup:
     """Return the score of each contender with its relative spend."""
     rows = []
-    for row in record.contenders:
+    for row in record.contenders or ():
         name = f"{row.name} (to use)" if row.name == record.use else row.name
-        rows.append(Bar(name, *_ends(row.score), f"{shown(row.score)} x{row.ratio:.2f}"))
+        figures = f"{shown(row.score)} x{row.ratio:.2f}"
+        rows.append(Bar(name, row.score.value, row.score.low, row.score.high, figures))
     return bars("Score of each contender", rows, legend=_INTERVALS, empty="No contender is on record.")
-
-
-def categories(rows: Sequence[CategoryRow]) -> Markup:
-    """Return the score of each category of an evaluation."""
-    return scores("Score by category", [(row.name, row.score) for row in rows])
 
 
 def timeline(trace: Trace) -> Markup:
@@ -147,15 +158,4 @@ def timeline(trace: Trace) -> Markup:
             about = "" if step.target in (None, step.agent) else f" on {step.target}"
             title = f"layer {step.layer}, {step.stage}{about}: {step.start:.2f} to {step.end:.2f} s"
             rows.setdefault(step.agent, []).append((step.start, step.end, step.stage, title))
-    legend = (
-        "Seconds from the start of the run. Blue: proposals. Teal: critiques. Green: refinements. Orange: the rest."
-    )
-    return timeline_chart("When each agent was at work", rows, legend=legend)
-
-
-def _bars(rows: Iterable[tuple[str, Score | Gain | None]]) -> list[Bar]:
-    return [Bar(name, *_ends(value), shown(value)) for name, value in rows if value is not None]
-
-
-def _ends(value: Score | Gain) -> tuple[float, float, float]:
-    return value.value, value.low, value.high
+    return timeline_chart("When each agent was at work", rows, legend=_TIMELINE)

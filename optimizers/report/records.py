@@ -1,25 +1,31 @@
 """The JSON records that optimizers write and reports show, as typed values.
 
-A result's ``report`` is the dump of one of these models. Every field may be missing, because records are also written
-during the work and by other versions. Unknown fields are ignored. A field of the wrong type is an error.
+Every field may be missing, because records are also written during the work and by other versions. Unknown fields are
+ignored. A field of the wrong type is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import pydantic
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.cost.usage import Usage
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.analysis.contributions import Contribution
-from moa_dspy.optimizers.analysis.profile import StageRow
-from moa_dspy.optimizers.comparison.compare import Contender
+from moa_dspy.optimizers.analysis.contributions import Contributions
+from moa_dspy.optimizers.analysis.profile import Profile
+from moa_dspy.optimizers.comparison.acceptance import Acceptance
+from moa_dspy.optimizers.comparison.compare import Comparison
+from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import Price
-from moa_dspy.trace import Failure, Trace
+from moa_dspy.trace import Trace
 
 __all__ = [
     "KINDS",
@@ -28,9 +34,11 @@ __all__ = [
     "CompareRecord",
     "CompileRecord",
     "ContributionsRecord",
+    "DamagedRecord",
     "DepthPoint",
     "EvaluationRecord",
     "OptimizeRecord",
+    "PredictorChange",
     "ProfileRecord",
     "ProgramRecord",
     "ReportRecord",
@@ -38,30 +46,22 @@ __all__ = [
     "StopRecord",
     "TraceRecord",
     "TrialRow",
+    "parse",
+    "records_in",
 ]
+
+ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
 
 class _Value(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", from_attributes=True)
+    model_config = pydantic.ConfigDict(frozen=True)
 
 
-class _Record(_Value):
-    @classmethod
-    def dump(cls, **fields: Any) -> dict[str, Any]:
-        """Return the record with these fields as JSON values.
-
-        Raises:
-            pydantic.ValidationError: if a field is unknown or of the wrong type.
-        """
-        return cls.model_validate(fields, extra="forbid").model_dump(mode="json")
-
-
-def _without_unknown(value: Any) -> Any:
-    known = Architecture.model_fields
-    return {name: value[name] for name in known if name in value} or None if isinstance(value, Mapping) else value
-
-
-_Shape: TypeAlias = Annotated[Architecture | None, pydantic.BeforeValidator(_without_unknown)]
+def _partial(model: type[ModelT]) -> type[ModelT]:
+    """Return a record of a result: every field except ``kind`` is None if it is missing."""
+    types: dict[str, Any] = {name: field.annotation for name, field in model.model_fields.items() if name != "kind"}
+    fields: dict[str, Any] = {name: (annotation | None, None) for name, annotation in types.items()}
+    return pydantic.create_model(model.__name__, __base__=model, __module__=__name__, __doc__=model.__doc__, **fields)
 
 
 class DepthPoint(_Value):
@@ -82,7 +82,7 @@ class DepthPoint(_Value):
         return f"{depth}, early stop{'' if self.threshold is None else f' below {self.threshold:g}'}"
 
 
-class StopRecord(_Record):
+class StopRecord(_Value):
     """The depth and stop rule that were fitted."""
 
     kind: Literal["stop"] = "stop"
@@ -90,26 +90,6 @@ class StopRecord(_Record):
     chosen: DepthPoint | None = None
     graded: bool | None = None
     curve: tuple[DepthPoint, ...] = ()
-
-
-class Objective(_Value):
-    """The objective of a search."""
-
-    wanted: str | tuple[str, ...] | None = None
-    price: float | None = None
-    unit: Literal["usd", "tokens", "calls"] = "calls"
-
-    def __str__(self) -> str:
-        if self.wanted == "score_at_price":
-            return f"the best score for at most {self.price} {self.unit} per example"
-        if isinstance(self.wanted, tuple):
-            return f"a high score and a low price, in {self.unit}"
-        return "the best score" if self.wanted == "score" else str(self.wanted)
-
-
-class _Unjudged(_Value):
-    answers: int
-    first: str
 
 
 class TrialRow(_Value):
@@ -126,7 +106,7 @@ class TrialRow(_Value):
     price: Price | None = None
     retries_of: tuple[int, ...] | None = None
     reason: str | None = None
-    unjudged: _Unjudged | None = None
+    unjudged: dict[str, int | str] | None = None
 
     @property
     def result(self) -> str:
@@ -136,25 +116,15 @@ class TrialRow(_Value):
         return f"{self.score:.3f} of {self.examples} examples" if self.interval is None else str(self.interval)
 
 
-class _BestTrial(_Value):
-    trial: int
+class _FoundArchitecture(_Value):
+    trial: int | None = None
     params: dict[str, Any] = {}
-    architecture: _Shape = None
-
-
-class _FrontPoint(_Value):
-    architecture: _Shape = None
+    architecture: Architecture | None = None
     score: Score | None = None
     price: Price | None = None
-    trial: int | None = None
 
 
-class _HistoryPoint(_Value):
-    trial: int
-    best: float | None = None
-
-
-class SearchRecord(_Record):
+class SearchRecord(_Value):
     """A search, finished or running. Trials may be compared if the fields from ``space`` to ``prompts`` are equal."""
 
     kind: Literal["search"] = "search"
@@ -173,10 +143,10 @@ class SearchRecord(_Record):
     score: Score | None = None
     cost: Usage | None = None
     depth_curve: tuple[DepthPoint, ...] = ()
-    pareto: tuple[_FrontPoint, ...] = ()
-    best: _BestTrial | None = None
+    pareto: tuple[_FoundArchitecture, ...] = ()
+    best: _FoundArchitecture | None = None
     trials: tuple[TrialRow, ...] = ()
-    history: tuple[_HistoryPoint, ...] = ()
+    history: tuple[dict[str, float | None], ...] = ()
 
     @property
     def chosen_rule(self) -> str | None:
@@ -189,21 +159,11 @@ class SearchRecord(_Record):
         return None
 
 
-class _Instructions(_Value):
-    before: str | None = None
-    after: str | None = None
+class PredictorChange(_Value):
+    """A predictor before and after: its instructions, its numbers of demos by kind, and its fitted decisions."""
 
-
-class _DemoCounts(_Value):
-    before: int = 0
-    bootstrapped: int = 0
-    labeled: int = 0
-    shown: int | None = None
-
-
-class _PredictorChange(_Value):
-    instructions: _Instructions = _Instructions()
-    demos: _DemoCounts = _DemoCounts()
+    instructions: dict[str, str | None] = {}
+    demos: dict[str, int | None] = {}
     decisions: Any = None
 
 
@@ -213,17 +173,12 @@ class _CompileScores(_Value):
     gain: Gain | None = None
 
 
-class _SetSizes(_Value):
-    trainset: int | None = None
-    valset: int | None = None
-
-
 class _Errors(_Value):
     count: int | None = None
     first: tuple[str, ...] = ()
 
 
-class CompileRecord(_Record):
+class CompileRecord(_Value):
     """A tuning of prompts."""
 
     kind: Literal["compile"] = "compile"
@@ -232,77 +187,40 @@ class CompileRecord(_Record):
     effort: str | None = None
     seed: int | None = None
     prompt_lm: str | None = None
-    examples: _SetSizes = _SetSizes()
+    examples: dict[str, int] = {}
     score: _CompileScores = _CompileScores()
     cost: Usage | None = None
     ended_by: str | None = None
     errors: _Errors = _Errors()
-    predictors: dict[str, _PredictorChange] = {}
+    predictors: dict[str, PredictorChange] = {}
 
 
-class AcceptanceRecord(_Record):
-    """The paired test of a candidate on held-out examples. ``failed``: runs of the baseline and of the candidate."""
+@_partial
+class AcceptanceRecord(Acceptance):
+    """The paired test of a candidate on held-out examples."""
 
     kind: Literal["acceptance"] = "acceptance"
-    accepted: bool | None = None
-    reason: str | None = None
-    before: Score | None = None
-    after: Score | None = None
-    gain: Gain | None = None
-    p: float | None = None
-    alpha: float | None = None
-    won: int | None = None
-    lost: int | None = None
-    needed: int | None = None
-    power: float | None = None
-    seed: int | None = None
-    failed: tuple[int, int] | None = None
-    checked: int | None = None
-    repeated: int | None = None
-    cost: Usage | None = None
 
 
-class ProfileRecord(_Record):
-    """Gain and cost of each stage of a program. ``shares_of``: the unit of ``share``."""
+@_partial
+class ProfileRecord(Profile):
+    """Gain and cost of each stage of a program."""
 
     kind: Literal["profile"] = "profile"
-    rows: tuple[StageRow, ...] = ()
-    score: Score | None = None
-    cost: Usage | None = None
-    examples: int | None = None
-    failed: int | None = None
-    unjudged: int | None = None
-    shares_of: str | None = None
 
 
-class ContributionsRecord(_Record):
+@_partial
+class ContributionsRecord(Contributions):
     """The contributions of all agents."""
 
     kind: Literal["contributions"] = "contributions"
-    rows: tuple[Contribution, ...] = ()
-    score: Score | None = None
-    price: Price | None = None
-    examples: int | None = None
-    cost: Usage | None = None
 
 
-class CompareRecord(_Record):
-    """A comparison with simpler programs at matched spend. ``use``: the name of the contender to use."""
+@_partial
+class CompareRecord(Comparison):
+    """A comparison with simpler programs at matched spend."""
 
     kind: Literal["compare"] = "compare"
-    verdict: str | None = None
-    use: str | None = None
-    contenders: tuple[Contender, ...] = ()
-    match: str | None = None
-    tolerance: float | None = None
-    margin: float | None = None
-    alpha: float | None = None
-    seed: int | None = None
-    examples: int | None = None
-    pilot: int | None = None
-    rule: str | None = None
-    notes: tuple[str, ...] = ()
-    cost: Usage | None = None
 
 
 class _Round(_Value):
@@ -312,7 +230,7 @@ class _Round(_Value):
 
 
 class _ProgramSide(_Value):
-    architecture: _Shape = None
+    architecture: Architecture | None = None
     prompts: dict[str, str] = {}
 
 
@@ -321,12 +239,7 @@ class _SpentRow(_Value):
     cost: Usage | None = None
 
 
-class _DataUse(_Value):
-    examples: int | None = None
-    digest: str | None = None
-
-
-class OptimizeRecord(_Record):
+class OptimizeRecord(_Value):
     """A whole optimization."""
 
     kind: Literal["optimize"] = "optimize"
@@ -337,7 +250,7 @@ class OptimizeRecord(_Record):
     seed: int | None = None
     verdict: str | None = None
     score: Score | None = None
-    data: dict[str, _DataUse] = {}
+    data: dict[str, dict[str, int | str]] = {}
     rounds: tuple[_Round, ...] = ()
     acceptance: AcceptanceRecord | None = None
     profile: ProfileRecord | None = None
@@ -361,7 +274,7 @@ class _Prompt(_Value):
     demos: tuple[dict[str, Any], ...] = ()
 
 
-class ProgramRecord(_Record):
+class ProgramRecord(_Value):
     """A program file, described as ``moa-dspy show`` does."""
 
     kind: Literal["program"] = "program"
@@ -370,30 +283,16 @@ class ProgramRecord(_Record):
     predictors: dict[str, _Prompt] = {}
 
 
-class EvaluationItem(_Value):
-    """The outcome of one example."""
-
-    id: str
-    category: str | None = None
-    status: str = ""
-    score: float | None = None
-    outputs: dict[str, Any] = {}
-    error: Failure | None = None
-    seconds: float = 0.0
-
-
-class CategoryRow(_Value):
-    """The score of a category; ``score`` is None if no example of it has one."""
+class CategoryRow(NamedTuple):
+    """The score of a category, None if no example of it has one, and the number of examples by their status."""
 
     name: str
-    score: Score | None = None
-    items: int = 0
-    errors: int = 0
-    unparsed: int = 0
+    score: Score | None
+    statuses: Counter[str]
 
 
-class EvaluationRecord(_Record):
-    """The file of records that an evaluation writes. ``categories`` begins with all examples together."""
+class EvaluationRecord(_Value):
+    """The file of records that an evaluation writes. ``items``: the last record of each example."""
 
     kind: Literal["evaluation"] = "evaluation"
     name: str | None = None
@@ -402,13 +301,32 @@ class EvaluationRecord(_Record):
     split: str | None = None
     metric: str | None = None
     seed: int | None = None
-    categories: tuple[CategoryRow, ...] = ()
-    cost: Usage | None = None
-    judge_cost: Usage | None = None
-    items: tuple[EvaluationItem, ...] = ()
+    items: tuple[Record, ...] = ()
+
+    @property
+    def categories(self) -> list[CategoryRow]:
+        """Return all examples together, then each category if there are several."""
+        names = sorted({item.category for item in self.items if item.category is not None})
+        groups = [(name, [item for item in self.items if item.category == name]) for name in names]
+        rows = []
+        for name, items in [("all", list(self.items)), *(groups if len(groups) > 1 else [])]:
+            scores = [item.score for item in items if item.score is not None]
+            score = Score.of(scores, seed=self.seed or 0) if scores else None
+            rows.append(CategoryRow(name, score, Counter(item.status for item in items)))
+        return rows
+
+    @property
+    def cost(self) -> Usage:
+        """Return the usage of the program's calls."""
+        return sum((item.program for item in self.items), start=Usage())
+
+    @property
+    def judge_cost(self) -> Usage:
+        """Return the usage of the metric's calls."""
+        return sum((item.judge for item in self.items), start=Usage())
 
 
-class TraceRecord(_Record):
+class TraceRecord(_Value):
     """The trace of one run."""
 
     kind: Literal["trace"] = "trace"
@@ -436,3 +354,60 @@ MODELS: Final[Mapping[str, type[ReportRecord]]] = {
 
 KINDS: Final = tuple(MODELS)
 """The kinds of records that a page can show."""
+
+
+@dataclass(frozen=True)
+class DamagedRecord:
+    """A record that cannot be shown.
+
+    Attributes:
+        kind: kind of the record.
+        source: the file that contains it; may be empty.
+        problem: the wrong field, and the reason.
+    """
+
+    kind: str
+    source: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{f'{self.source}: ' if self.source else ''}{self.kind} record: {self.problem}"
+
+
+def records_in(value: Any) -> list[Mapping[str, Any]]:
+    """Return the records in a JSON value, in order: mappings with a ``kind`` that a page can show.
+
+    Records inside a record are part of it and are not returned.
+    """
+    found, rest = [], [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, Mapping):
+            if item.get("kind") in KINDS:
+                found.append(item)
+            else:
+                rest.extend(reversed(list(item.values())))
+        elif isinstance(item, Sequence) and not isinstance(item, str):
+            rest.extend(reversed(item))
+    return found
+
+
+def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | DamagedRecord:
+    """Return a record as a typed value, or a description of its damage.
+
+    Args:
+        record: JSON values with a ``kind``.
+        source: the file that contains it, for the message.
+
+    Raises:
+        ConfigurationError: if a page cannot show records of this kind.
+    """
+    kind = str(record.get("kind"))
+    if kind not in MODELS:
+        raise ConfigurationError(f"a report cannot show a record of kind {kind!r}; it shows: {', '.join(KINDS)}")
+    try:
+        return MODELS[kind].model_validate(record, extra="ignore")
+    except pydantic.ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        field = ".".join(map(str, first["loc"])) or "record"
+        return DamagedRecord(kind, source, f"{field}: {first['msg']}{f' (and {len(others)} more)' if others else ''}")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
-from moa_dspy.optimizers.report.records import CompileRecord, OptimizeRecord
+from moa_dspy.optimizers.report.records import CompileRecord, OptimizeRecord, PredictorChange
+from moa_dspy.optimizers.search.objective import Objective
 
 __all__ = ["Change", "architecture_rows", "architecture_text", "differences", "printable", "prompt_changes", "shown"]
 
 _UNKNOWN: Final = "not on record"
-_FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]|\r\n?")
+_FORBIDDEN: Final = (*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)
+_SIGNS: Final = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
+    0x7F: "\u2421",
+    **dict.fromkeys(_FORBIDDEN, "\ufffd"),
+}
 _WORD: Final = re.compile(r"\s+|\S+\s*")
 _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _MAX_PAIRS: Final = 4_000_000
@@ -27,7 +32,7 @@ Pieces: TypeAlias = list[tuple[bool, str]]
 
 
 def shown(value: Any) -> Any:
-    """Return a value as the page prints it: None, estimates and costs in words, containers as JSON."""
+    """Return a value as the page prints it: None, estimates, costs and objectives in words, containers as JSON."""
     if value is None:
         return _UNKNOWN
     if isinstance(value, (Score, Gain)):
@@ -35,40 +40,36 @@ def shown(value: Any) -> Any:
     if isinstance(value, Usage):
         dollars = "dollars unknown" if value.cost_usd is None else f"${value.cost_usd:,.6f}"
         return f"{value.paid_calls:,} calls, {value.tokens.total:,} tokens, {dollars}, {value.seconds:.1f} s"
+    if isinstance(value, Objective):
+        if value.two:
+            return f"a high score and a low price, in {value.unit}"
+        limit = "" if value.price is None else f" for at most {value.price} {value.unit} per example"
+        return f"the best score{limit}"
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, dict, list, tuple)) else value
 
 
 def printable(page: str) -> str:
     r"""Return ``page`` with a visible sign for every character that HTML forbids; ``\r\n`` becomes ``\n``."""
-    return _FORBIDDEN.sub(lambda match: _sign(match.group()), page)
-
-
-def _sign(text: str) -> str:
-    if text == "\r\n":
-        return "\n"
-    code = ord(text)
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+    return page.replace("\r\n", "\n").translate(_SIGNS)
 
 
 def architecture_rows(shape: Architecture | None) -> dict[str, str]:
     """Return an architecture as names and values; empty if there is none."""
     if shape is None:
         return {}
-    models = dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)
-    aggregator = shape.aggregator
+    aggregator = "none"
+    if shape.aggregation == "synthesis":
+        spec = shape.aggregator
+        aggregator = f"the model of {shape.agents[0].name}" if spec is None else _agent(spec, spec.model or spec.name)
     return {
         "agents": ", ".join(_agent(spec, spec.name) for spec in shape.agents),
-        "models": ", ".join(models),
+        "models": ", ".join(dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)),
         "attention": str(shape.attention),
         "layers": str(shape.layers),
         "residual": shape.residual,
         "early stop": _yes(bool(shape.early_stop) and shape.synthesizes),
         "aggregation": str(shape.aggregation),
-        "aggregator": "none"
-        if shape.aggregation != "synthesis"
-        else f"the model of {shape.agents[0].name}"
-        if aggregator is None
-        else _agent(aggregator, aggregator.model or aggregator.name),
+        "aggregator": aggregator,
         "shared prompts": _yes(shape.shared_prompts),
         "reasoning": _yes(shape.reasoning),
         "calls": f"at most {shape.max_calls}, {shape.depth} of them in sequence",
@@ -91,21 +92,13 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-@dataclass(frozen=True)
-class Change:
-    """One predictor's prompt before and after.
-
-    Attributes:
-        name: name of the predictor.
-        before: its instructions; None if the predictor is new.
-        after: its instructions; None if the predictor was removed.
-        notes: on demos and decisions.
-    """
+class Change(NamedTuple):
+    """The instructions of a predictor before and after (None: it is new, or was removed), with notes on its demos."""
 
     name: str
     before: str | None
     after: str | None
-    notes: tuple[str, ...] = ()
+    notes: list[str]
 
     @property
     def columns(self) -> list[tuple[str, str, Pieces]]:
@@ -123,23 +116,22 @@ def prompt_changes(record: CompileRecord | OptimizeRecord) -> tuple[list[Change]
     """Return the prompts that changed, and those that did not."""
     if isinstance(record, CompileRecord):
         changes = [
-            Change(name, entry.instructions.before, entry.instructions.after, tuple(_notes(entry)))
+            Change(name, entry.instructions.get("before"), entry.instructions.get("after"), list(_notes(entry)))
             for name, entry in record.predictors.items()
         ]
     else:
         before, after = record.baseline.prompts, record.candidate.prompts
-        changes = [Change(name, before.get(name), after.get(name)) for name in {**after, **before}]
+        changes = [Change(name, before.get(name), after.get(name), []) for name in {**after, **before}]
     changed = [change for change in changes if change.before != change.after or change.notes]
     return changed, [change for change in changes if change not in changed]
 
 
-def _notes(entry: Any) -> Iterator[str]:
-    demos = entry.demos
-    counts = [f"{count} {kind}" for kind in ("bootstrapped", "labeled") if (count := getattr(demos, kind))]
+def _notes(entry: PredictorChange) -> Iterator[str]:
+    counts = [f"{count} {kind}" for kind in ("bootstrapped", "labeled") if (count := entry.demos.get(kind))]
     if counts:
         yield f"Demos: {', '.join(counts)}."
-    if demos.shown:
-        yield f"Each question is shown the {demos.shown} nearest of them."
+    if nearest := entry.demos.get("shown"):
+        yield f"Each question is shown the {nearest} nearest of them."
     if entry.decisions:
         yield f"Decisions: {shown(entry.decisions)}."
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.report.records import SearchRecord
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.sampler import design_of
@@ -173,7 +173,7 @@ def summary_of(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def report_of(study: Study, best: FrozenTrial | None, architecture: Any, facts: dict[str, Any]) -> dict[str, Any]:
     """Return a report: ``facts``, the best trial, all trials, and the best score after each trial."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     complete = {trial.number for trial in finished(study)}
@@ -184,10 +184,12 @@ def report_of(study: Study, best: FrozenTrial, architecture: dict[str, Any], fac
             score = trial.user_attrs["score"]
             reached = score if reached is None else max(reached, score)
         history.append({"trial": trial.number, "best": reached})
-    return SearchRecord.dump(
-        study=study.study_name,
+    report = {
+        "kind": "search",
+        "study": study.study_name,
         **facts,
-        best={"trial": best.number, "params": best.params, "architecture": architecture},
-        trials=[summary_of(trial) for trial in trials],
-        history=history,
-    )
+        "best": best and {"trial": best.number, "params": best.params, "architecture": architecture},
+        "trials": [summary_of(trial) for trial in trials],
+        "history": history,
+    }
+    return to_jsonable_python(report)

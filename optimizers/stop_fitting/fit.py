@@ -12,7 +12,6 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runs import Price, Run
 from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
-from moa_dspy.optimizers.report.records import StopRecord
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.optimizers.stop_fitting.rescoring import Depth, depth_curve
 from moa_dspy.program import AttentionMoA
@@ -44,8 +43,13 @@ class StopFit:
     @property
     def report(self) -> dict[str, Any]:
         """Return everything except the program, as JSON values."""
-        curve, chosen = [depth.to_dict() for depth in self.curve], self.chosen.to_dict()
-        return StopRecord.dump(before=str(self.before), chosen=chosen, graded=self.graded, curve=curve)
+        return {
+            "kind": "stop",
+            "before": str(self.before),
+            "chosen": self.chosen.to_dict(),
+            "graded": self.graded,
+            "curve": [depth.to_dict() for depth in self.curve],
+        }
 
 
 def fit_stop_rule(

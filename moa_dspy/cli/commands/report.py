@@ -11,9 +11,9 @@ from moa_dspy.cli.output import check_files, note, write_file, write_json
 from moa_dspy.cli.views.program import described, sections
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.files.program_file import SavedProgram
-from moa_dspy.optimizers.report.page import DamagedRecord, parse, render
-from moa_dspy.optimizers.report.sources import is_program, records_of_file
-from moa_dspy.optimizers.report.study import is_storage, study_in, study_record
+from moa_dspy.optimizers.report.page import render
+from moa_dspy.optimizers.report.records import DamagedRecord, parse
+from moa_dspy.optimizers.report.sources import is_program, is_storage, records_of_file, study_in, study_record
 
 __all__ = ["run"]
 

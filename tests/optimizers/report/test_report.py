@@ -27,10 +27,9 @@ from moa_dspy import ConfigurationError
 from moa_dspy.optimizers import SearchSpace, accept, compare, compile, contributions, profile, search  # noqa: A004
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
-from moa_dspy.optimizers.report.page import KINDS, parse, records_in, render
-from moa_dspy.optimizers.report.records import MODELS
-from moa_dspy.optimizers.report.sources import records_of_file
-from moa_dspy.optimizers.report.study import is_storage, study_in, study_record
+from moa_dspy.optimizers.report.page import render
+from moa_dspy.optimizers.report.records import KINDS, MODELS, parse, records_in
+from moa_dspy.optimizers.report.sources import is_storage, records_of_file, study_in, study_record
 from moa_dspy.optimizers.report.text import differences, printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -273,7 +272,7 @@ def test_a_record_without_anything_says_so(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["search", "compile", "acceptance", "profile", "contributions", "compare"])
 def test_a_result_writes_no_field_that_its_record_has_not(kind: str, results: dict[str, Any]) -> None:
     report = json.loads(json.dumps(results[kind].report))
-    written = MODELS[kind].model_validate(report, extra="forbid").model_dump(mode="json")
+    written = MODELS[kind].model_validate(report, extra="forbid").model_dump(mode="json", exclude_unset=True)
     assert written == report
 
 
@@ -358,7 +357,7 @@ EVIL = "</script><b onload=x>'\"&lt;\x00\x07\x1b[31m\ud800\uffff\r\n]]><!-- http
 
 
 def test_no_text_becomes_markup(optimization: dict[str, Any]) -> None:
-    kept = ("kind", "unit", "stage", "state", "attention", "residual", "aggregation")
+    kept = ("kind", "wanted", "unit", "stage", "state", "attention", "residual", "aggregation")
     named = ("prompts", "predictors", "params", "data")
 
     def poisoned(value: Any, names: bool = False) -> Any:
