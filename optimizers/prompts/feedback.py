@@ -47,7 +47,10 @@ class StageFeedback:
         """Return the score; with ``pred_name`` a ``dspy.Prediction(score=, feedback=)``."""
         if pred_name is None:
             return score_of(call_metric(self._metric, example, prediction, trace))
-        score, said = self._of_answer(example, prediction, trace, pred_name, pred_trace)
+        extra = (trace, pred_name, pred_trace) if accepts(self._metric, 5) else ()
+        verdict = call_metric(self._metric, example, prediction, *extra)
+        said, score = getattr(verdict, "feedback", None) if extra else None, score_of(verdict)
+        said = f"About the final answer: {said}" if said else ""
         record = getattr(prediction, "trace", None)
         if not isinstance(record, Trace):
             return dspy.Prediction(score=score, feedback=said or f"The answer scored {score:g}.")
@@ -55,16 +58,6 @@ class StageFeedback:
         step = _step_of(record, pred_name, pred_trace, trace, self._program)
         told = feedback_on(scores, step) if step is not None else _story(scores, record.layers)
         return dspy.Prediction(score=score, feedback=" ".join(part for part in (told, said) if part))
-
-    def _of_answer(
-        self, example: dspy.Example, prediction: Any, trace: Any, pred_name: str, pred_trace: Any
-    ) -> tuple[float, str]:
-        """Return the score of the run's answer, and the metric's own feedback."""
-        if not accepts(self._metric, 5):
-            return score_of(call_metric(self._metric, example, prediction)), ""
-        verdict = call_metric(self._metric, example, prediction, trace, pred_name, pred_trace)
-        said = getattr(verdict, "feedback", None)
-        return score_of(verdict), f"About the final answer: {said}" if said else ""
 
 
 def feedback_on(scores: StageScores, step: Step) -> str:
@@ -88,11 +81,13 @@ def _on_proposal(scores: StageScores, step: Step) -> str:
     own = _own(scores, step)
     before = "" if step.layer == 1 else f" It was to improve on an answer that {_was(scores, scores.given(step)[0])}."
     others = [other for other in scores.select(step.layer, "propose") if other.step.agent != step.agent]
-    better = [other for other in others if other.score > own]
-    if better:
-        best = max(better, key=lambda other: other.score)
-        return f"This answer {_was(scores, own)}.{before} Agent {best.step.agent} {_did(scores, best)}."
-    return f"This answer {_was(scores, own)}.{before}"
+    opening = f"This answer {_was(scores, own)}.{before}"
+    best = max(others, key=lambda other: other.score, default=None)
+    if best is None or best.score <= own:
+        return opening
+    did = "was right with" if _yes_or_no(scores) else f"did better, with a score of {best.score:.2f}"
+    text = best.step.text if len(best.step.text) <= 200 else f"{best.step.text[:200]}..."
+    return f"{opening} Agent {best.step.agent} {did}: {text!r}."
 
 
 def _on_critique(scores: StageScores, step: Step) -> str:
@@ -116,13 +111,13 @@ def _on_critique(scores: StageScores, step: Step) -> str:
 
 
 def _on_refinement(scores: StageScores, step: Step) -> str:
-    own, (proposal, *_) = _own(scores, step), scores.given(step) or [_own(scores, step)]
-    if own < proposal:
-        return f"This refinement {_gave_up(scores, proposal)}{_because_of(scores, step, 'wrong')}."
-    if own > proposal:
-        return f"This refinement made the answer {_quality(scores, own)}{_because_of(scores, step, 'good')}."
+    own, change = _own(scores, step), _change(scores, step, "the answer")
+    if change:
+        return f"This refinement {change}."
     if own < _best(scores):
-        ignored = _better_critics(scores, step)
+        better = {_core(other.step) for other in scores.steps if other.score > own}
+        critiques = _critiques_of(scores, step)
+        ignored = [c.agent for c in critiques if any(_contains(c.text, answer) for answer in better)]
         advice = f", and did not take over the better answer that {_names(ignored)} suggested" if ignored else ""
         return f"This refinement kept an answer that {_was(scores, own)}{advice}."
     return f"This refinement rightly kept an answer that {_was(scores, own)}."
@@ -133,9 +128,7 @@ def _on_aggregate(scores: StageScores, step: Step) -> str:
     counted = _count(scores, candidates, "candidate answer")
     opening = f"{counted[:1].upper()}{counted[1:]}; the aggregate {_was(scores, own)}."
     better = [candidate.step.agent for candidate in candidates if candidate.score > own]
-    if better:
-        return f"{opening} It should have followed {_names(better)}."
-    return opening
+    return f"{opening} It should have followed {_names(better)}." if better else opening
 
 
 def _on_synthesis(scores: StageScores, step: Step) -> str:
@@ -157,41 +150,33 @@ def _on_synthesis(scores: StageScores, step: Step) -> str:
 def _story(scores: StageScores, layer: int) -> str:
     """Return a summary: the scores of a layer's answers, and the score of the run's answer."""
     sentences = [_count(scores, list(scores.select(layer, "propose")), "proposal")]
-    sentences += [_turn(scores, refined) for refined in scores.select(layer, "refine")]
+    for refined in scores.select(layer, "refine"):
+        change = _change(scores, refined.step, "its answer")
+        sentences.append(change and f"the refinement of agent {refined.step.agent} {change}")
     aggregate = next(scores.select(layer, "aggregate"), None)
     sentences.append("" if aggregate is None else f"the aggregate {_was(scores, aggregate.score)}")
     told = "; ".join(sentence for sentence in sentences if sentence)
     return f"In layer {layer}, {told}. The final answer {_was(scores, scores.answer)}."
 
 
-def _turn(scores: StageScores, refined: StageScore) -> str:
-    """Return how a refinement changed the score, or an empty string if it did not."""
-    given, agent = scores.given(refined.step), refined.step.agent
-    if not given or given[0] == refined.score:
+def _change(scores: StageScores, refinement: Step, answer: str) -> str:
+    """Return how a refinement changed the score and which agents suggested it; empty if the score is the same."""
+    before, own = next(iter(scores.given(refinement)), None), _own(scores, refinement)
+    if before is None or before == own:
         return ""
-    if refined.score < given[0]:
-        return (
-            f"the refinement of agent {agent} {_gave_up(scores, given[0])}{_because_of(scores, refined.step, 'wrong')}"
-        )
-    made = f"made its answer {_quality(scores, refined.score)}"
-    return f"the refinement of agent {agent} {made}{_because_of(scores, refined.step, 'good')}"
-
-
-def _gave_up(scores: StageScores, score: float) -> str:
-    return "gave up a right answer" if _yes_or_no(scores) else f"gave up a better answer, which scored {score:.2f}"
-
-
-def _because_of(scores: StageScores, refinement: Step, kind: str) -> str:
-    """Return which agents suggested the change of a refinement, by comparing texts."""
+    kind, what = "good", f"made {answer} {_quality(scores, own)}"
+    if own < before:
+        lost = "a right answer" if _yes_or_no(scores) else f"a better answer, which scored {before:.2f}"
+        kind, what = "wrong", f"gave up {lost}"
     proposal = next(scores.select(refinement.layer, "propose", refinement.agent), None)
-    critiques = _critiques_of(scores.trace, refinement)
-    if proposal is None:
-        return ""
-    guilty = [c.agent for c in critiques if _suggests(c, refinement, proposal.step)]
-    if not guilty:
-        return f", after critiques from {_names([c.agent for c in critiques])}" if critiques else ""
-    itself = [f"{name} (itself)" if name == refinement.agent else name for name in guilty]
-    return f" because of a {kind} suggestion from {_names(itself)}"
+    critics = _critiques_of(scores, refinement)
+    guilty = [] if proposal is None else [c.agent for c in critics if _suggests(c, refinement, proposal.step)]
+    if guilty:
+        itself = [f"{name} (itself)" if name == refinement.agent else name for name in guilty]
+        return f"{what} because of a {kind} suggestion from {_names(itself)}"
+    if proposal is None or not critics:
+        return what
+    return f"{what}, after critiques from {_names([c.agent for c in critics])}"
 
 
 def _suggests(critique: Step, refinement: Step, proposal: Step) -> bool:
@@ -200,16 +185,8 @@ def _suggests(critique: Step, refinement: Step, proposal: Step) -> bool:
     return answer != _core(proposal) and _contains(critique.text, answer)
 
 
-def _better_critics(scores: StageScores, refinement: Step) -> list[str]:
-    """Return the critics whose critique contains a better answer of the run than the refinement's answer."""
-    own = _own(scores, refinement)
-    better = {_core(other.step) for other in scores.steps if other.score > own}
-    critiques = _critiques_of(scores.trace, refinement)
-    return [c.agent for c in critiques if any(_contains(c.text, answer) for answer in better)]
-
-
-def _critiques_of(trace: Trace, refinement: Step) -> list[Step]:
-    found = trace.select(layer=refinement.layer, stage="critique", target=refinement.agent)
+def _critiques_of(scores: StageScores, refinement: Step) -> list[Step]:
+    found = scores.trace.select(layer=refinement.layer, stage="critique", target=refinement.agent)
     return [step for step in found if step.status == "ok"]
 
 
@@ -240,13 +217,6 @@ def _was(scores: StageScores, score: float) -> str:
     return f"was {_quality(scores, score)}" if _yes_or_no(scores) else f"scored {score:.2f}"
 
 
-def _did(scores: StageScores, scored: StageScore) -> str:
-    text = scored.step.text if len(scored.step.text) <= 200 else f"{scored.step.text[:200]}..."
-    if _yes_or_no(scores):
-        return f"was right with: {text!r}"
-    return f"did better, with a score of {scored.score:.2f}: {text!r}"
-
-
 def _quality(scores: StageScores, score: float) -> str:
     if _yes_or_no(scores):
         return "right" if score else "wrong"
@@ -260,17 +230,12 @@ def _count(scores: StageScores, answers: Sequence[StageScore], what: str) -> str
     if len(answers) == 1:
         return f"the only {what} {_was(scores, answers[0].score)}"
     if not _yes_or_no(scores):
-        values = ", ".join(f"{answer.step.agent} {answer.score:.2f}" for answer in answers)
-        return f"the {what}s scored {values}"
+        return f"the {what}s scored {', '.join(f'{answer.step.agent} {answer.score:.2f}' for answer in answers)}"
     right = [answer.step.agent for answer in answers if answer.score]
+    number, of = (_NUMBERS[n] if n < len(_NUMBERS) else str(n) for n in (len(right), len(answers)))
     if len(right) in (0, len(answers)):
-        return f"{'all' if right else 'none'} of the {_number(len(answers))} {what}s {'were' if right else 'was'} right"
-    were = "was" if len(right) == 1 else "were"
-    return f"{_number(len(right))} of {_number(len(answers))} {what}s {were} right ({', '.join(right)})"
-
-
-def _number(value: int) -> str:
-    return _NUMBERS[value] if value < len(_NUMBERS) else str(value)
+        return f"{'all' if right else 'none'} of the {of} {what}s {'were' if right else 'was'} right"
+    return f"{number} of {of} {what}s {'was' if len(right) == 1 else 'were'} right ({', '.join(right)})"
 
 
 def _names(agents: Sequence[str]) -> str:
@@ -281,9 +246,9 @@ def _names(agents: Sequence[str]) -> str:
 
 
 def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, program: AttentionMoA) -> Step | None:
-    """Return the step of a predictor's call, or None if it cannot be identified.
+    """Return the step of a predictor's call: by its place in the captured DSPy trace, or by equal outputs.
 
-    The captured DSPy trace has one entry for each successful step, in canonical order.
+    The trace has one entry for each successful step, in canonical order.
     """
     if not pred_trace:
         return None
@@ -293,11 +258,6 @@ def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, prog
         for step, (_, _, written) in zip(asked, captured, strict=True):
             if written is outputs:
                 return step
-    return _alike(asked, pred_name, outputs, program)
-
-
-def _alike(asked: Sequence[Step], pred_name: str, outputs: Any, program: AttentionMoA) -> Step | None:
-    """Return a step of the predictor with equal outputs, or None."""
     role, _, index = pred_name.partition("[")
     stage = _STAGES.get(role, role)
     names = [spec.name for spec in program.architecture.agents]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import dspy
 
@@ -13,14 +13,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.scoring import Metric, call_metric, score_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = [
-    "BuiltInMethod",
-    "Effort",
-    "PromptJob",
-    "PromptMethod",
-    "check_at_least",
-    "check_effort",
-]
+__all__ = ["BuiltInMethod", "Effort", "PromptJob", "PromptMethod", "check_effort"]
 
 Effort: TypeAlias = Literal["light", "medium", "heavy"]
 T = TypeVar("T")
@@ -84,7 +77,24 @@ class PromptMethod(Protocol):
 
 
 class BuiltInMethod:
-    """Base of the built-in methods: frozen dataclasses whose fields are their options."""
+    """Base of the built-in methods: frozen dataclasses whose fields are their options.
+
+    Attributes:
+        efforts: the values of options that are None, for light, medium and heavy effort.
+        least: the lowest allowed values of options.
+
+    Raises:
+        ConfigurationError: if an option is too small.
+    """
+
+    efforts: ClassVar[Mapping[str, tuple[int, int, int]]] = {}
+    least: ClassVar[Mapping[str, int]] = {}
+
+    def __post_init__(self) -> None:
+        for option, least in self.least.items():
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
         """Raise if the method cannot tune this program.
@@ -105,22 +115,12 @@ class BuiltInMethod:
         """Return an upper bound of the number of answers that the method scores."""
         raise NotImplementedError
 
-
-def check_at_least(option: str, value: int | None, least: int) -> None:
-    """Raise ConfigurationError if an option is below ``least``. None is allowed: the effort then sets the option.
-
-    Raises:
-        ConfigurationError: if ``value`` is below ``least``.
-    """
-    if value is not None and value < least:
-        raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
+    def number(self, option: str, job: PromptJob) -> int:
+        """Return the value of an option, which depends on the effort if it is None."""
+        return job.by_effort(getattr(self, option), *self.efforts[option])
 
 
 def check_effort(effort: str) -> None:
-    """Check the effort.
-
-    Raises:
-        ConfigurationError: unless ``effort`` is 'light', 'medium' or 'heavy'.
-    """
+    """Raise ConfigurationError unless ``effort`` is 'light', 'medium' or 'heavy'."""
     if effort not in get_args(Effort):
-        raise ConfigurationError(f"effort={effort!r} is not 'light', 'medium' or 'heavy'")
+        raise ConfigurationError(f"effort={effort!r} is unknown; use 'light', 'medium' or 'heavy'")

@@ -1,8 +1,7 @@
 """Suppress the output of DSPy's, GEPA's and Optuna's optimizers.
 
-They print, draw progress bars and log every trial, and most of this output has no option. While an optimizer runs,
-standard output and standard error drop everything written in the optimizer's own context. The output of other threads,
-and of functions marked ``audible``, is kept.
+They print, draw progress bars and log every trial; most of this has no option. Only output of the optimizer's own
+context is dropped. That of other threads, and of functions marked ``audible``, is kept.
 """
 
 from __future__ import annotations
@@ -44,10 +43,6 @@ class _Filter:
     def write(self, text: str) -> int:
         """Write the text, or drop it."""
         return len(text) if _muted.get() else self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

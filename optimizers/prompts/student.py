@@ -23,8 +23,6 @@ from moa_dspy.run.layers import Predictors
 
 __all__ = ["ambient_lm", "fits", "instructions_of", "learned", "student_of"]
 
-_REASONING = "reasoning"
-
 
 def ambient_lm(program: AttentionMoA) -> dspy.BaseLM:
     """Return the LM for DSPy's settings while an optimizer runs: the configured one, or the program's.
@@ -79,7 +77,7 @@ def fits(signature: Any, demo: Mapping[str, Any]) -> bool:
         return name in demo and demo[name] is not None
 
     needed = [name for name, field in signature.input_fields.items() if not _optional(field)]
-    return all(map(has, needed)) and all(has(name) for name in signature.output_fields if name != _REASONING)
+    return all(map(has, needed)) and all(has(name) for name in signature.output_fields if name != "reasoning")
 
 
 def instructions_of(program: dspy.Module) -> dict[str, str]:
@@ -108,13 +106,9 @@ def _role_predictor(original: dspy.Predict, agent: int | None = None) -> _RolePr
 
 @dataclass(frozen=True)
 class _Resampling(AgentSlot):
-    """An agent that follows an optimizer's rollouts even at temperature 0.
+    """An agent that also resamples at temperature 0 when an optimizer asks for new samples.
 
-    To get new samples, an optimizer sets an ambient LM with a new ``rollout_id`` and a temperature above 0. This class
-    makes the agent resample then, too.
-
-    Attributes:
-        at_rest: the rollout id of the ambient LM when no new samples are requested.
+    The optimizer then sets an ambient LM with a ``rollout_id`` other than ``at_rest`` and a temperature above 0.
     """
 
     at_rest: int | None = None
@@ -140,14 +134,10 @@ def _take_over(tuned: dspy.Predict, own: dspy.Predict) -> None:
         if any(signature.fields[name].json_schema_extra[key] != extra[key] for key in ("prefix", "desc")):
             signature = signature.with_updated_fields(name, prefix=extra["prefix"], desc=extra["desc"])
     own.signature = signature
-    own.demos = [_trimmed(signature, demo) for demo in tuned.demos]
+    shown = (*signature.fields, "augmented")  # no prompt shows other fields
+    own.demos = [dspy.Example(**{name: value for name, value in demo.items() if name in shown}) for demo in tuned.demos]
     own.fields = copy.deepcopy(tuned.fields)
     Nearest.set_on(own, Nearest.of(tuned))
-
-
-def _trimmed(signature: Any, demo: Mapping[str, Any]) -> dspy.Example:
-    """Return the demo without the fields that no prompt shows."""
-    return dspy.Example(**{name: value for name, value in demo.items() if name in (*signature.fields, "augmented")})
 
 
 def _optional(field: Any) -> bool:
