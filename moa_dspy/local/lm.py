@@ -43,14 +43,6 @@ DEFAULT_TEMPERATURE: Final = 0.7
 DEFAULT_MAX_TOKENS: Final = 256
 
 _PROVIDER: Final = "moa-local"
-_PARAMETERS: Final = frozenset(
-    {
-        *("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty"),
-        *("max_tokens", "stop", "response_format", "logprobs", "top_logprobs", "stream"),
-    }
-)
-# A request may wait for many others, because the server works on few at once.
-_TIMEOUTS: Final = Timeouts(read=3600.0, pool=3600.0)
 
 
 class LocalStartError(LMError, LocalModelError):
@@ -190,7 +182,8 @@ def _router_config(server: LocalServer) -> RouterConfig:
         env={},
         api_keys={_PROVIDER: server.key},
         providers=(ProviderDefinition.chat(access, compat=compat),),
-        timeouts=_TIMEOUTS,
+        # A request may wait for many others, because the server works on few at once.
+        timeouts=Timeouts(read=3600.0, pool=3600.0),
         max_connections=server.settings.http_threads // 4,
     )
 
@@ -210,7 +203,12 @@ class _Engine:
     supports_response_schema: ClassVar[bool] = True
     supports_function_calling: ClassVar[bool] = False
     supports_reasoning: ClassVar[bool] = False
-    supported_params: ClassVar[frozenset[str]] = _PARAMETERS
+    supported_params: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty"),
+            *("max_tokens", "stop", "response_format", "logprobs", "top_logprobs", "stream"),
+        }
+    )
 
     def dump_state(self) -> dict[str, Any]:
         """Return the state that DSPy saves with a program."""
@@ -221,14 +219,11 @@ class _Engine:
         """Return the engine that `dump_state` described."""
         return cls(state["model"])
 
-    def _routed(self, request: Request) -> Request:
-        return replace(request, model=f"{_PROVIDER}:{self.model}")
-
     @contextlib.contextmanager
-    def _dspy_errors(self) -> Iterator[None]:
-        """Raise errors as the types that DSPy passes on or translates."""
+    def _routed(self, request: Request) -> Iterator[Request]:
+        """Give the request for the server. Raise errors inside as the types that DSPy passes on or translates."""
         try:
-            yield
+            yield replace(request, model=f"{_PROVIDER}:{self.model}")
         except MoAError as error:
             raise LocalStartError(str(error), model=self.model) from error
         except InvalidRequestError as error:
@@ -247,13 +242,13 @@ class LocalEngine(_Engine):
             LocalStartError: if the server cannot be started.
             dspy.lm15.LM15Error: if the request fails, for example because the prompt exceeds the context.
         """
-        with self._dspy_errors():
-            return connections.connect(self.model).router.complete(self._routed(request))
+        with self._routed(request) as routed:
+            return connections.connect(self.model).router.complete(routed)
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer one request as a stream of events; errors as `complete`."""
-        with self._dspy_errors():
-            yield from connections.connect(self.model).router.stream(self._routed(request))
+        with self._routed(request) as routed:
+            yield from connections.connect(self.model).router.stream(routed)
 
     def close(self) -> None:
         """Do nothing: the server is shared and ends with the process."""
@@ -264,13 +259,13 @@ class AsyncLocalEngine(_Engine):
 
     async def complete(self, request: Request) -> Response:
         """Answer one request; errors as `LocalEngine.complete`."""
-        with self._dspy_errors():
-            return await (await self._router()).complete(self._routed(request))
+        with self._routed(request) as routed:
+            return await (await self._router()).complete(routed)
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
         """Answer one request as a stream of events; errors as `LocalEngine.complete`."""
-        with self._dspy_errors():
-            stream: Any = (await self._router()).stream(self._routed(request))
+        with self._routed(request) as routed:
+            stream: Any = (await self._router()).stream(routed)
             async with contextlib.aclosing(stream) as events:
                 async for event in events:
                     yield event
