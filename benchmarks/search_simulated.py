@@ -37,7 +37,6 @@ from moa_dspy.optimizers.measuring import Measurement, Run, run_examples
 from moa_dspy.optimizers.search import trials
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.scores import ExampleScores
 from moa_dspy.optimizers.stop_fitting.rescoring import score_rules
 
 SHARES = (0.1, 0.2)
@@ -252,22 +251,18 @@ class Record:
         return points
 
 
-def exhaustive(world: World) -> Record:
-    """Run every design of a world on every example."""
+def exhaustive(world: World, every: int = 1) -> Record:
+    """Run every design of a world, or every so many, on every example."""
     dspy.cache = fresh(RecordingCache)  # pyright: ignore[reportAttributeAccessIssue]
     bound = BoundSpace(world.space, TASK, world.agents(), {})
     wanted = Objective(**{"unit": "calls", **{{"objective": "wanted"}.get(k, k): v for k, v in world.options.items()}})
     designs: dict[str, Entry] = {}
-    for design in bound.designs():
+    for design in list(bound.designs())[::every]:
         program, rules = bound.program(design), bound.rules(design)
         requests = dict[str, set[str]]()
         runs = measure(Recorded(program, requests), world.examples, exact, keep_traces=True).runs
-        scored = score_rules(program, runs, rules, exact)
-        tallies = [
-            ExampleScores([one.scores[rule] for one in scored], [(one.prices or {})[rule] for one in scored])
-            for rule in rules
-        ]
-        best = max((tally.score for tally in tallies if wanted.excess(tally.mean_price) <= 0), default=0.0)
+        scored = score_rules(program, runs, rules, exact).scores.values()
+        best = max((one.score for one in scored if wanted.excess(one.mean_price) <= 0), default=0.0)
         designs[key_of(program)] = Entry({run.example.question: run for run in runs}, requests, best)
     return Record(world, designs)
 

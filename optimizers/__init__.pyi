@@ -102,7 +102,7 @@ from .search.designs import (
 from .search.gp_designs import GaussianProcessDesigns as GaussianProcessDesigns
 from .search.objective import Objective as Objective
 from .search.results import Point as Point
-from .search.sampler import (
+from .search.samplers import (
     DesignSampler as DesignSampler,
     RandomDesigns as RandomDesigns,
     TPEDesigns as TPEDesigns,

@@ -7,7 +7,7 @@ The response cache, which answers calls that parts have in common, is not consid
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import Any, Final
@@ -21,7 +21,6 @@ from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod
 from moa_dspy.optimizers.prompts.methods import most_runs
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
-from moa_dspy.optimizers.search.designs import Suggest, values_of
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
@@ -182,8 +181,7 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
     change the cost. At a temperature above 0 an agent may occur several times.
     """
     bound = bind_space(program, replace(space, temperatures=(1.0,)))
-    alone = [_price(single_model(bound.task, agent), [example]) for agent in bound.agents]
-    prices = dict(zip(bound.names, alone, strict=True))
+    prices = {name: _price(single_model(bound.task, bound.models[name]), [example]) for name in bound.names}
     by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
     by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
     for order, aggregator, attention, residual in itertools.product(
@@ -191,14 +189,9 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
     ):
         choices: dict[str, Any] = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
         choices |= {f"samples.{name}": count for name, count in _samples(space, order).items()}
-        design = bound.design(bound.suggest(_chooser(choices)))
+        design = bound.design({name: choices.get(name, values[0]) for name, values in bound.choices.items()})
         if design is not None:
             yield bound.program(design)
-
-
-def _chooser(choices: Mapping[str, Any]) -> Suggest:
-    """Return a function that suggests ``choices``, and the first value of every other parameter."""
-    return lambda name, distribution: choices.get(name, values_of(distribution)[0])
 
 
 def _samples(space: SearchSpace, order: Sequence[str]) -> dict[str, int]:

@@ -11,9 +11,9 @@ import pydantic
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.scoring import Status
-from moa_dspy.trace import Failure, Trace
+from moa_dspy.trace import Failure, Step, Trace
 
-__all__ = ["Price", "Run", "mean_price", "price_of"]
+__all__ = ["Price", "Run", "mean_price", "price_of", "price_of_steps"]
 
 
 class Price(pydantic.BaseModel):
@@ -87,7 +87,12 @@ class Run:
 
 def price_of(trace: Trace, layers: int | None = None) -> Price:
     """Return the cost of the first ``layers`` layers of a run without the response cache; default: all layers."""
-    steps = [step for step in trace.steps if layers is None or step.layer <= layers]
+    return price_of_steps(step for step in trace.steps if layers is None or step.layer <= layers)
+
+
+def price_of_steps(steps: Iterable[Step]) -> Price:
+    """Return the total cost of steps without the response cache."""
+    steps = list(steps)
     dollars = [
         None if step.cost_usd is None or step.saved_usd is None else step.cost_usd + step.saved_usd for step in steps
     ]

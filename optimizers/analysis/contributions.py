@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +12,10 @@ import pydantic
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -76,7 +75,7 @@ class Contributions(pydantic.BaseModel):
         for row in self.rows:
             if row.agent == agent:
                 return row
-        raise LookupError(f"no agent {agent!r}; there are: {', '.join(row.agent for row in self.rows)}")
+        raise LookupError(f"agent {agent!r} is unknown; use one of: {', '.join(row.agent for row in self.rows)}")
 
     @property
     def report(self) -> dict[str, Any]:
@@ -90,7 +89,7 @@ class Contributions(pydantic.BaseModel):
     def to_table(self) -> str:
         """Return the rows as a text table."""
         head = ("agent", "model", "adds to the score", "p", "score without", "calls", "tokens", "usd")
-        whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=False))
+        whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=""))
         note = (
             f"{self.examples} examples; calls, tokens and dollars for an example where nothing is cached; "
             f"p adjusted for {len(self.rows)} agents (Holm)"
@@ -118,11 +117,11 @@ def contributions(
 
     Args:
         program: a program of at least two agents.
-        devset: examples, with their inputs set.
-        metric: the task's metric.
-        concurrency: maximum number of concurrent runs.
-        seed: seed of the resampling.
-        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        devset: as for ``profile``.
+        metric: as for ``profile``.
+        concurrency: as for ``profile``.
+        seed: as for ``profile``.
+        budget: as for ``profile``.
         progress: called with a description of the next run.
 
     Raises:
@@ -130,18 +129,22 @@ def contributions(
         AllRunsFailedError: if every run of the whole program, or every run without one agent, fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
-    names = [spec.name for spec in program.architecture.agents]
-    if len(names) < 2:
+    specs, guard = program.architecture.agents, guard_of(budget)
+    if len(specs) < 2:
         raise ConfigurationError("the program has one agent, and nothing is left without it; give two or more agents")
 
-    measured = functools.partial(
-        _measured, devset=devset, metric=metric, concurrency=concurrency, guard=guard_of(budget), progress=progress
-    )
+    def measured(what: str, one: AttentionMoA) -> Measurement:
+        if progress is not None:
+            progress(f"{what}: {len(devset)} examples")
+        try:
+            return measure(one, devset, metric, concurrency=concurrency, budget=guard)
+        except AllRunsFailedError as error:
+            raise AllRunsFailedError(f"{what}: {error}") from None
+
     whole = measured("the whole program", program)
     price = mean_price(whole.runs)
-    parts = [measured(f"without {name}", without(program, place)) for place, name in enumerate(names)]
+    parts = [measured(f"without {spec.name}", without(program, index)) for index, spec in enumerate(specs)]
     gains = [Gain.of(part.scores, whole.scores, seed=seed) for part in parts]
-    adjusted = holm([gain.p for gain in gains])
     rows = [
         Contribution(
             agent=spec.name,
@@ -152,7 +155,7 @@ def contributions(
             price=price - mean_price(part.runs),
             failed=part.errors,
         )
-        for spec, part, gain, p in zip(program.architecture.agents, parts, gains, adjusted, strict=True)
+        for spec, part, gain, p in zip(specs, parts, gains, holm([gain.p for gain in gains]), strict=True)
     ]
     return Contributions(
         rows=tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens))),
@@ -163,49 +166,24 @@ def contributions(
     )
 
 
-def _measured(
-    what: str,
-    program: AttentionMoA,
-    *,
-    devset: Sequence[dspy.Example],
-    metric: Metric,
-    concurrency: int,
-    guard: BudgetGuard | None,
-    progress: Callable[[str], None] | None,
-) -> Measurement:
-    """Measure one program. An error names the program."""
-    if progress is not None:
-        progress(f"{what}: {len(devset)} examples")
-    try:
-        return measure(program, devset, metric, concurrency=concurrency, budget=guard)
-    except AllRunsFailedError as error:
-        raise AllRunsFailedError(f"{what}: {error}") from None
-
-
-def without(program: AttentionMoA, place: int) -> AttentionMoA:
-    """Return the program without one agent. Prompts and aggregator stay.
+def without(program: AttentionMoA, index: int) -> AttentionMoA:
+    """Return the program without one agent. Prompts and aggregator stay; k peers become at most all remaining ones.
 
     Args:
         program: a program of at least two agents.
-        place: index of the agent, from 0.
+        index: index of the agent, from 0.
     """
-    kept = [agent for number, agent in enumerate(program.named_agents) if number != place]
-    attention = _fewer_peers(program.architecture.attention, len(kept))
+    kept = [agent for number, agent in enumerate(program.named_agents) if number != index]
+    attention = program.architecture.attention
+    if isinstance(attention, int):
+        attention = min(attention, len(kept) - 1) or "self"
     return program.replace(agents=kept, aggregator=program._aggregator.agent, attention=attention)
-
-
-def _fewer_peers(attention: Any, agents: int) -> Any:
-    """Return the pattern with its number of peers limited to the remaining agents, or "self" for a single agent."""
-    if not isinstance(attention, int):
-        return attention
-    return min(attention, agents - 1) or "self"
 
 
 def _cells(row: Contribution) -> tuple[str, ...]:
     return (row.agent, row.model or "", str(row.adds), f"{row.p:.3g}", str(row.score), *_price_cells(row.price))
 
 
-def _price_cells(price: Price, *, sign: bool = True) -> tuple[str, str, str]:
-    form = "+" if sign else ""
-    usd = "unknown" if price.usd is None else format(price.usd, f"{form}.6f")
-    return format(price.calls, f"{form}.1f"), format(price.tokens, f"{form}.0f"), usd
+def _price_cells(price: Price, sign: str = "+") -> tuple[str, str, str]:
+    usd = "unknown" if price.usd is None else format(price.usd, f"{sign}.6f")
+    return format(price.calls, f"{sign}.1f"), format(price.tokens, f"{sign}.0f"), usd

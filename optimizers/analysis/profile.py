@@ -12,12 +12,13 @@ import pydantic
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.answering import in_threads
+from moa_dspy.evaluation.runs import Price, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Metric, Run, measure
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
-from moa_dspy.trace import STAGES, Stage, Step
+from moa_dspy.trace import STAGES, Stage
 
 __all__ = ["Profile", "StageRow", "profile"]
 
@@ -139,19 +140,12 @@ def profile(
     measured = measure(
         program, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
     )
-    runs = _attributed(program, measured.runs, metric, concurrency)
-    return _profile(program, measured, runs, seed)
-
-
-def _attributed(program: AttentionMoA, runs: Sequence[Run], metric: Metric, concurrency: int) -> list[StageScores]:
-    traced = [(run.trace, run.example) for run in runs if run.trace is not None]
-    return in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
-
-
-def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageScores], seed: int) -> Profile:
-    unit, whole = _unit([step for run in runs for step in run.trace.steps])
+    traced = [(run.trace, run.example) for run in measured.runs if run.trace is not None]
+    runs = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
+    whole = sum((price_of(run.trace) for run in runs), start=Price())
+    unit = "usd" if whole.usd else "tokens" if whole.tokens else "calls"
     rows = [
-        _row(runs, layer, stage, agent, unit, whole, seed)
+        _row(runs, (layer, stage, agent), unit, getattr(whole, unit), seed)
         for layer in range(1, max(run.trace.layers for run in runs) + 1)
         for stage in STAGES
         for agent in _agents(runs, layer, stage)
@@ -164,7 +158,7 @@ def _profile(program: AttentionMoA, measured: Measurement, runs: Sequence[StageS
         examples=len(measured.runs),
         failed=sum(run.prediction is None for run in measured.runs),
         unjudged=sum(len(run.unjudged) for run in runs),
-        shares_of=f"share of {unit}",
+        shares_of=f"share of {'cost' if unit == 'usd' else unit}",
     )
 
 
@@ -176,68 +170,45 @@ def _agents(runs: Iterable[StageScores], layer: int, stage: Stage) -> list[str |
 
 
 def _row(
-    runs: Sequence[StageScores], layer: int, stage: Stage, agent: str | None, unit: str, whole: float, seed: int
+    runs: Sequence[StageScores], place: tuple[int, Stage, str | None], unit: str, whole: float, seed: int
 ) -> StageRow:
+    layer, stage, agent = place
     steps = [step for run in runs for step in run.trace.select(layer=layer, stage=stage) if agent in (None, step.agent)]
-    scores = [mean for run in runs if (mean := run.mean(layer, stage, agent)) is not None]
-    pairs = [pair for run in runs for pair in run.pairs(layer, stage, agent)]
+    scores = [mean for run in runs if (mean := run.mean(*place)) is not None]
+    pairs = [pair for run in runs for pair in run.pairs(*place)]
+    price = price_of_steps(steps)
     return StageRow(
         layer=layer,
         stage=stage,
         agent=agent,
         score=Score.of(scores, seed=seed) if scores else None,
-        gain=_gain(runs, layer, stage, agent, seed),
+        gain=_gain(runs, place, seed),
         lost=sum(after < before for before, after in pairs),
         won=sum(after > before for before, after in pairs),
         steps=len(steps),
-        calls=sum(step.calls for step in steps),
-        tokens=sum(_tokens(step) for step in steps),
-        share=sum(_amount(step, unit) for step in steps) / whole if whole else 0.0,
+        calls=int(price.calls),
+        tokens=int(price.tokens),
+        share=getattr(price, unit) / whole if whole else 0.0,
     )
 
 
-def _gain(runs: Sequence[StageScores], layer: int, stage: Stage, agent: str | None, seed: int) -> Gain | None:
+def _gain(runs: Sequence[StageScores], place: tuple[int, Stage, str | None], seed: int) -> Gain | None:
     before, after = [], []
     for run in runs:
-        made = [(run.given(scored.step), scored.score) for scored in run.select(layer, stage, agent)]
-        made = [(given, score) for given, score in made if given]
+        made = [(starts, scored.score) for scored in run.select(*place) if (starts := run.given(scored.step))]
         if made:
-            before.append(statistics.fmean(statistics.fmean(given) for given, _ in made))
+            before.append(statistics.fmean(statistics.fmean(starts) for starts, _ in made))
             after.append(statistics.fmean(score for _, score in made))
     return Gain.of(before, after, seed=seed) if before else None
 
 
-def _unit(steps: Sequence[Step]) -> tuple[str, float]:
-    """Return the unit of cost shares, and the total amount in that unit."""
-    if all(step.cost_usd is not None and step.saved_usd is not None for step in steps):
-        dollars = sum(_amount(step, "cost") for step in steps)
-        if dollars:
-            return "cost", dollars
-    for unit in ("tokens", "calls"):
-        whole = sum(_amount(step, unit) for step in steps)
-        if whole:
-            return unit, whole
-    return "calls", 0.0
-
-
-def _amount(step: Step, unit: str) -> float:
-    if unit == "cost":
-        return (step.cost_usd or 0.0) + (step.saved_usd or 0.0)
-    return _tokens(step) if unit == "tokens" else step.calls
-
-
-def _tokens(step: Step) -> int:
-    return step.tokens.total + step.saved_tokens.total
-
-
 def _cells(row: StageRow) -> tuple[str, ...]:
+    whole, gain = row.agent is None, row.gain
     return (
-        str(row.layer) if row.agent is None else "",
-        row.stage if row.agent is None else f"  {row.agent}",
+        str(row.layer) if whole else "",
+        row.stage if whole else f"  {row.agent}",
         "" if row.score is None else str(row.score),
-        "" if row.gain is None else str(row.gain),
-        "" if row.gain is None else str(row.lost),
-        "" if row.gain is None else str(row.won),
+        *(("", "", "") if gain is None else (str(gain), str(row.lost), str(row.won))),
         str(row.calls),
         str(row.tokens),
         f"{row.share:.0%}",

@@ -5,16 +5,15 @@ Proposals, refinements, aggregates and syntheses have the output fields of the t
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import dspy
 
-from moa_dspy.evaluation.scoring import Judgement, Metric, judge
-from moa_dspy.optimizers.stop_fitting.rescoring import prediction_of
+from moa_dspy.evaluation.scoring import Metric
+from moa_dspy.optimizers.stop_fitting.rescoring import AnswerJudge
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
@@ -61,7 +60,7 @@ class StageScores:
                 yield scored
 
     def mean(self, layer: int, stage: Stage, agent: str | None = None) -> float | None:
-        """Return the mean score of a layer and stage, or None if there is not an answer."""
+        """Return the mean score of a layer and stage, or None if there is no answer."""
         scores = [scored.score for scored in self.select(layer, stage, agent)]
         return statistics.fmean(scores) if scores else None
 
@@ -110,20 +109,11 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
     Raises:
         ConfigurationError: if the metric returns no score.
     """
-    known: dict[str, Judgement] = {}
-    fields = program.signature.output_fields
-
-    def score(outputs: dict[str, Any]) -> float:
-        answer = {name: outputs[name] for name in fields}
-        key = json.dumps(answer, sort_keys=True)
-        if key not in known:
-            known[key] = judge(metric, example, prediction_of(program, answer, trace))
-        return known[key].score
-
+    answers = AnswerJudge(program, trace, example, metric)
     answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
     return StageScores(
         trace=trace,
-        steps=tuple(StageScore(step, score(step.outputs)) for step in answering),
-        layers=tuple(score(outputs) for outputs in trace.outputs),
-        unjudged=tuple(one.failure.message for one in known.values() if one.failure is not None),
+        steps=tuple(StageScore(step, answers.score(step.outputs)) for step in answering),
+        layers=tuple(answers.score(outputs) for outputs in trace.outputs),
+        unjudged=answers.errors,
     )

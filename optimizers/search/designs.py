@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.agents import Agent, AgentLike, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Residual
@@ -26,11 +27,10 @@ from moa_dspy.optimizers.stop_fitting.replay import StopRule, grade, stop_rules
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature, task_signature
 
-__all__ = ["ENUMERABLE", "BoundSpace", "Design", "Params", "Suggest", "values_of"]
+__all__ = ["ENUMERABLE", "BoundSpace", "Design", "Params"]
 
 Params: TypeAlias = dict[str, Any]
 """Values of Optuna parameters by name."""
-Suggest: TypeAlias = Callable[[str, BaseDistribution], Any]
 
 ENUMERABLE: Final = 4096
 """Spaces with at most this many combinations of parameters are listed in full."""
@@ -86,7 +86,9 @@ class BoundSpace:
     Attributes:
         names: names of the agents.
         aggregators: the names of the agents whose model may aggregate.
-        distributions: Optuna's parameters.
+        models: all agents and the models that only aggregate, by name.
+        choices: the choices of every setting, fixed ones included.
+        distributions: Optuna's parameters, which are the settings with several choices.
 
     Raises:
         ConfigurationError: if the space does not fit the agents, or if the search itself chooses an option.
@@ -105,26 +107,25 @@ class BoundSpace:
         if chosen:
             raise ConfigurationError(f"the search chooses {chosen[0]}; list its choices in SearchSpace instead")
         if isinstance(agents, str) or not agents:
-            raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
+            raise ConfigurationError(f"agents={agents!r} must list at least one model, for example agents=['local']")
         named = slots_of([agent_of(agent) for agent in (*agents, *aggregators)])
         self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
-        self.names = tuple(one.name for one in named[: len(agents)])
-        self.agents = tuple(replace(one.agent, name=one.name) for one in named[: len(agents)])
-        self._models = {one.name: one.agent for one in named}
-        self.aggregators = space.aggregators or tuple(self._models)
-        _check_names("aggregators", self.aggregators, tuple(self._models))
+        self.models = {one.name: replace(one.agent, name=one.name) for one in named}
+        self.names = tuple(self.models)[: len(agents)]
+        self._samples = [f"samples.{name}" for name in self.names]
+        shared = space.shared_temperature
+        self._temperatures = ["temperature" if shared else f"temperature.{name}" for name in self.names]
+        self.aggregators = space.aggregators or tuple(self.models)
+        _check_names("aggregators", self.aggregators, tuple(self.models))
         if isinstance(space.temperatures, Mapping):
             _check_names("temperatures", tuple(space.temperatures), self.names)
-        typed = all(field.annotation is not str for field in self.task.output_fields.values())
-        default: tuple[Aggregation, ...] = ("synthesis", "vote") if typed else ("synthesis",)
-        self.aggregations = space.aggregation or default
-        self._shared_prompts = space.shared_prompts or (True,)
-        self.distributions = self._distributions()
-
-    @property
-    def models(self) -> tuple[Agent, ...]:
-        """Return all agents and the models that only aggregate."""
-        return tuple(self._models.values())
+        self.choices = self._choices()
+        self.distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(values[0], values[-1]) if name in self._samples else CategoricalDistribution(values)
+            for name, values in self.choices.items()
+            if len(values) > 1
+        }
+        self._designs: dict[Design, Params] | None = None
 
     @property
     def layers(self) -> int:
@@ -134,31 +135,30 @@ class BoundSpace:
     @property
     def size(self) -> int:
         """Return the number of combinations of parameters. Several may give the same design."""
-        return math.prod(len(values_of(distribution)) for distribution in self.distributions.values())
+        return math.prod(len(values) for values in self.choices.values())
 
-    def suggest(self, ask: Suggest) -> Params:
+    def suggest(self, ask: Callable[[str], Any]) -> Params:
         """Return the parameters that ``ask`` gives. Only parameters that affect the design are requested.
 
         Args:
-            ask: returns a value for a parameter's name and distribution.
+            ask: returns a value for a parameter of ``distributions``.
         """
         params: Params = {}
 
         def take(name: str) -> Any:
             if name in self.distributions:
-                params[name] = ask(name, self.distributions[name])
-            return params.get(name)
+                params[name] = ask(name)
+            return self._value(params, name)
 
-        counts = [take(f"samples.{name}") for name in self.names]
-        for name, count in zip(self.names, counts, strict=True):
-            if count != 0:
-                take(f"temperature.{name}")
-        take("temperature")
-        if sum(1 if count is None else count for count in counts) > 1:
-            take("aggregation")
-        for name in ("attention", "residual", "shared_prompts"):
+        counts = [take(name) for name in self._samples]
+        used = [name for name, count in zip(self._temperatures, counts, strict=True) if count]
+        for name in ["temperature"] if self.space.shared_temperature else used:
             take(name)
-        if self._needs_aggregator(self._design(params)):
+        aggregation: Aggregation = take("aggregation") if sum(counts) > 1 else "none"
+        take("attention")
+        residual = take("residual")
+        take("shared_prompts")
+        if self._needs_aggregator(aggregation, residual):
             take("aggregator")
         return params
 
@@ -168,19 +168,47 @@ class BoundSpace:
         Raises:
             KeyError: if a required parameter is missing.
         """
-        design = self._design(params)
-        if not 1 <= sum(design.samples) <= self.space.max_agents or self._has_equal_samples(design):
+        counts = tuple(self._value(params, name) for name in self._samples)
+        agents = sum(counts)
+        if not 1 <= agents <= self.space.max_agents:
             return None
-        if self._needs_aggregator(design):
-            name = params["aggregator"] if "aggregator" in self.distributions else self.aggregators[0]
-            design = replace(design, aggregator=name)
-        return design
+        temperatures = tuple(
+            self._value(params, name) if count else None for name, count in zip(self._temperatures, counts, strict=True)
+        )
+        if self._has_equal_samples(counts, temperatures):
+            return None
+        aggregation: Aggregation = self._value(params, "aggregation") if agents > 1 else "none"
+        residual = self._value(params, "residual")
+        aggregates = self._needs_aggregator(aggregation, residual)
+        return Design(
+            samples=counts,
+            temperatures=temperatures,
+            attention=_simplest(self._value(params, "attention"), agents),
+            residual=residual,
+            aggregation=aggregation,
+            aggregator=self._value(params, "aggregator") if aggregates else None,
+            shared_prompts=self._value(params, "shared_prompts"),
+        )
+
+    def design_of(self, trial: FrozenTrial) -> Design | None:
+        """Return the design of a trial, or None if the trial failed permanently or has no parameters yet.
+
+        A trial whose runs all failed still counts, because its design is tried again later.
+        """
+        if trial.state == TrialState.FAIL and not trial.user_attrs.get("failing"):
+            return None
+        try:
+            return self.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        except KeyError:
+            return None
 
     def designs(self) -> dict[Design, Params]:
         """Return every design with its parameters. Only for spaces of at most ``ENUMERABLE`` combinations."""
-        names = list(self.distributions)
-        combinations = itertools.product(*(values_of(self.distributions[name]) for name in names))
-        return self.unique(dict(zip(names, values, strict=True)) for values in combinations)
+        if self._designs is None:
+            names = list(self.distributions)
+            combinations = itertools.product(*(self.choices[name] for name in names))
+            self._designs = self.unique(dict(zip(names, values, strict=True)) for values in combinations)
+        return dict(self._designs)
 
     def unique(self, candidates: Iterable[Params]) -> dict[Design, Params]:
         """Return the distinct designs of ``candidates``, each with its first parameters."""
@@ -193,15 +221,19 @@ class BoundSpace:
 
     def draw(self, generator: np.random.Generator) -> Params:
         """Return random parameters, uniformly drawn. The number of agents is drawn first."""
-        choices = {name: values_of(distribution) for name, distribution in self.distributions.items()}
-        params = {name: values[int(generator.integers(len(values)))] for name, values in choices.items()}
-        counted = [name for name in self.names if f"samples.{name}" in choices]
+        params = {name: self.pick(name, generator) for name in self.distributions}
+        counted = [name for name in self._samples if name in self.distributions]
         samples = [name for name in counted for _ in range(self.space.samples)]
         if samples:
             agents = int(generator.integers(1, min(self.space.max_agents, len(samples)) + 1))
             chosen = Counter(samples[index] for index in generator.permutation(len(samples))[:agents])
-            params.update({f"samples.{name}": chosen[name] for name in counted})
+            params.update({name: chosen[name] for name in counted})
         return params
+
+    def pick(self, name: str, generator: np.random.Generator) -> Any:
+        """Return a random value of one parameter."""
+        values = self.choices[name]
+        return values[int(generator.integers(len(values)))]
 
     def rules(self, design: Design) -> tuple[StopRule, ...]:
         """Return the stop rules of a design. Without residual synthesis there is no early stopping."""
@@ -247,87 +279,56 @@ class BoundSpace:
             (every, "full", "synthesis"),
             *((counts, own, plain) for counts in alone),
         ]
-        params = (self._params(counts, {"attention": att, "residual": res}) for counts, att, res in wanted)
-        return list(self.unique(one for one in params if one is not None).values())
+
+        def params_of(counts: tuple[int, ...], attention: str, residual: str) -> Params | None:
+            settings = {**dict(zip(self._samples, counts, strict=True)), "attention": attention}
+            if self.layers > 1:
+                settings["residual"] = residual
+            if any(value not in self.choices[name] for name, value in settings.items()):
+                return None
+            return self.suggest(lambda name: settings.get(name, self._default(name)))
+
+        return list(self.unique(one for one in itertools.starmap(params_of, wanted) if one is not None).values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return space, agents and options as JSON values. They are equal if trials are comparable."""
-        specs = {name: agent.spec(name).model_dump(mode="json") for name, agent in self._models.items()}
+        specs = {name: agent.spec(name).model_dump(mode="json") for name, agent in self.models.items()}
         return {
             "space": self.space.to_dict(),
-            "agents": [
-                agent.spec(name).model_dump(mode="json") for agent, name in zip(self.agents, self.names, strict=True)
-            ],
+            "agents": [specs[name] for name in self.names],
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
             "aggregators": [spec for name, spec in specs.items() if name not in self.names],
             "prompts": [digest_of(prompts) for prompts in self.prompts],
         }
 
-    def _distributions(self) -> dict[str, BaseDistribution]:
+    def _choices(self) -> dict[str, Sequence[Any]]:
         space = self.space
+        typed = all(field.annotation is not str for field in self.task.output_fields.values())
         least = int(len(self.names) == 1)
-        distributions: dict[str, BaseDistribution] = {}
-        if space.samples > least:
-            distributions = {f"samples.{name}": IntDistribution(least, space.samples) for name in self.names}
-        choices: dict[str, Sequence[Any]] = (
-            {"temperature": space.temperatures_of(self.names[0])}
-            if space.shared_temperature
-            else {f"temperature.{name}": space.temperatures_of(name) for name in self.names}
-        )
-        choices["attention"] = [str(pattern) for pattern in space.attention]
-        if self.layers > 1:
-            choices["residual"] = space.residual
-        choices |= {
-            "aggregation": self.aggregations,
+        shared = {"temperature": space.temperatures_of(self.names[0])}
+        apart = {f"temperature.{name}": space.temperatures_of(name) for name in self.names}
+        return {
+            **dict.fromkeys(self._samples, range(least, space.samples + 1)),
+            **(shared if space.shared_temperature else apart),
+            "attention": tuple(str(pattern) for pattern in space.attention),
+            "residual": space.residual if self.layers > 1 else ("synthesis",),
+            "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
             "aggregator": self.aggregators,
-            "shared_prompts": self._shared_prompts,
+            "shared_prompts": space.shared_prompts or (True,),
         }
-        categorical = {name: CategoricalDistribution(tuple(one)) for name, one in choices.items() if len(one) > 1}
-        return {**distributions, **categorical}
 
-    def _design(self, params: Mapping[str, Any]) -> Design:
-        """Return the design without its aggregator."""
+    def _value(self, params: Mapping[str, Any], name: str) -> Any:
+        return params[name] if name in self.distributions else self.choices[name][0]
 
-        def value(name: str, only: Any) -> Any:
-            return params[name] if name in self.distributions else only
-
-        space = self.space
-        samples = tuple(value(f"samples.{name}", 1) for name in self.names)
-        parameters = ["temperature" if space.shared_temperature else f"temperature.{name}" for name in self.names]
-        temperatures = tuple(
-            value(parameter, space.temperatures_of(name)[0]) if count else None
-            for parameter, name, count in zip(parameters, self.names, samples, strict=True)
-        )
-        total = sum(samples)
-        return Design(
-            samples=samples,
-            temperatures=temperatures,
-            attention=_simplest(value("attention", str(space.attention[0])), max(total, 1)),
-            residual=value("residual", space.residual[0]) if self.layers > 1 else "synthesis",
-            aggregation=value("aggregation", self.aggregations[0]) if total > 1 else "none",
-            aggregator=None,
-            shared_prompts=value("shared_prompts", self._shared_prompts[0]),
-        )
-
-    def _params(self, counts: tuple[int, ...], wanted: Mapping[str, Any]) -> Params | None:
-        """Return parameters with these samples, ``wanted`` values and defaults; None if the space forbids them."""
-        samples = {f"samples.{name}": count for name, count in zip(self.names, counts, strict=True)}
-        wanted = {**wanted, **samples}
-        fixed: Params = {"attention": str(self.space.attention[0]), **dict.fromkeys(samples, 1)}
-        if self.layers > 1:
-            fixed["residual"] = self.space.residual[0]
-        for name, value in wanted.items():
-            distribution = self.distributions.get(name)
-            allowed = [fixed.get(name, value)] if distribution is None else values_of(distribution)
-            if value not in allowed:
-                return None
-        return self.suggest(lambda name, distribution: wanted.get(name, _default(name, distribution)))
+    def _default(self, name: str) -> Any:
+        """Return the middle temperature, and the first choice of everything else."""
+        values = self.choices[name]
+        return values[(len(values) - 1) // 2] if name.startswith("temperature") else values[0]
 
     def _ensemble(self, design: Design) -> list[Agent]:
         members = []
-        for agent, name, count, temperature in zip(
-            self.agents, self.names, design.samples, design.temperatures, strict=True
-        ):
+        for name, count, temperature in zip(self.names, design.samples, design.temperatures, strict=True):
+            agent = self.models[name]
             chosen = agent if temperature is None else replace(agent, temperature=temperature)
             members += [replace(chosen, name=self._sample_name(name, k)) for k in range(1, count + 1)]
         return members
@@ -340,7 +341,7 @@ class BoundSpace:
         return plain if plain not in self.names else f"{name}-sample-{number}"
 
     def _aggregator(self, name: str) -> Agent:
-        agent = self._models[name]
+        agent = self.models[name]
         if name not in self.names:
             return replace(agent, name="aggregator")
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
@@ -351,25 +352,15 @@ class BoundSpace:
         counted = zip(self.names, design.samples, strict=True)
         return [known.index(name) if name in known else None for name, count in counted for _ in range(count)]
 
-    def _needs_aggregator(self, design: Design) -> bool:
-        return design.aggregation == "synthesis" or (design.residual == "synthesis" and self.layers > 1)
+    def _needs_aggregator(self, aggregation: Aggregation, residual: Residual) -> bool:
+        return aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)
 
-    def _has_equal_samples(self, design: Design) -> bool:
+    def _has_equal_samples(self, counts: Sequence[int], temperatures: Sequence[float | None]) -> bool:
         """Return whether an agent has several samples at temperature 0. They would be equal."""
-        own = [agent.spec("-").temperature for agent in self.agents]
         return any(
-            count > 1 and (default if chosen is None else chosen) == 0
-            for count, chosen, default in zip(design.samples, design.temperatures, own, strict=True)
+            count > 1 and (self.models[name].spec("-").temperature if chosen is None else chosen) == 0
+            for name, count, chosen in zip(self.names, counts, temperatures, strict=True)
         )
-
-
-def values_of(distribution: BaseDistribution) -> Sequence[Any]:
-    """Return the possible values of a parameter."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1)
-    raise TypeError(f"{type(distribution).__name__} is not used here")
 
 
 def _check_names(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -386,9 +377,3 @@ def _simplest(pattern: Any, agents: int) -> Attention:
     if agents == 1:
         return "self" if pattern in ("full", "self") else "none"
     return cast("Attention", pattern)
-
-
-def _default(name: str, distribution: BaseDistribution) -> Any:
-    """Return the middle temperature, and the first choice of everything else."""
-    values = values_of(distribution)
-    return values[(len(values) - 1) // 2] if name.startswith("temperature") else values[0]

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
+from scipy.special import ndtr
 
 __all__ = ["Array", "GaussianProcess", "Observation", "expected_improvement"]
 
@@ -75,7 +77,7 @@ class GaussianProcess:
     def predict(self, features: Sequence[Features]) -> tuple[Array, Array]:
         """Return means and standard deviations of the predicted values; shape (designs,) each."""
         kernel = _kernel(self._apart(features), self._weights, self._amplitude)
-        whitened = np.linalg.solve(self._factor, kernel)
+        whitened = solve_triangular(self._factor, kernel, lower=True)
         mean = whitened.T @ self._whitened
         deviation = np.sqrt(np.maximum(self._amplitude - np.sum(whitened**2, axis=0), _LEAST**2))
         return self._mean + self._deviation * mean, self._deviation * deviation
@@ -88,9 +90,7 @@ class GaussianProcess:
     def _apart(self, features: Sequence[Features]) -> Array:
         """Return the distances to the observed designs by choice; shape (choices, observations, designs)."""
         seen = zip(*(one.features for one in self._seen), strict=True)
-        return np.stack(
-            [_distances(ours, theirs) for ours, theirs in zip(seen, zip(*features, strict=True), strict=True)]
-        )
+        return np.stack([_distances(*pair) for pair in zip(seen, zip(*features, strict=True), strict=True)])
 
     def _fit(self) -> None:
         """Choose weights and amplitude by coordinate ascent on the marginal likelihood and a prior."""
@@ -118,25 +118,17 @@ class GaussianProcess:
         return -0.5 * (float(whitened @ whitened) + determinant) - prior
 
     def _factored(self, weights: Array, amplitude: float) -> tuple[Array, Array]:
-        """Return the Cholesky factor L of the covariance, and L⁻¹y.
-
-        The values y are an extra row of the factored matrix. This is faster than a separate solve.
-        """
-        size = len(self._values)
-        bordered = np.empty((size + 1, size + 1))
-        bordered[:size, :size] = _kernel(self._distances, weights, amplitude) + np.diag(self._noise)
-        bordered[size, :size] = bordered[:size, size] = self._values
-        bordered[size, size] = 1 + self._values @ self._values / _JITTER  # enough to be positive definite
-        factor: Array = np.asarray(np.linalg.cholesky(bordered), dtype=np.float64)
-        return factor[:size, :size], factor[size, :size]
+        """Return the Cholesky factor L of the covariance, and L⁻¹y."""
+        covariance = _kernel(self._distances, weights, amplitude) + np.diag(self._noise)
+        factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+        return factor, solve_triangular(factor, self._values, lower=True, check_finite=False)
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     """Return the expected improvement over ``best``; shape as ``mean``."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-    below = 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
-    return (mean - best) * below + deviation * density
+    return np.asarray((mean - best) * ndtr(z) + deviation * density)
 
 
 def _kernel(distances: Array, weights: Array, amplitude: float) -> Array:
@@ -152,8 +144,5 @@ def _distances(ours: Sequence[Any], theirs: Sequence[Any]) -> Array:
 
 
 def _numbers(values: Sequence[Any]) -> Array:
-    return np.array([float(value) if _is_number(value) else math.nan for value in values])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return numbers as they are, and other values, booleans among them, as NaN."""
+    return np.array([value if type(value) in (int, float) else math.nan for value in values], dtype=float)

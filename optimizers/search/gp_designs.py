@@ -1,6 +1,7 @@
 """The default design sampler: expected improvement of a Gaussian process, divided by the square root of the price.
 
-It learns from all trials, including pruned trials and running trials of other processes.
+It learns from all trials, including pruned trials and running trials of other processes. Requests that designs share
+are paid only once, because the response cache answers them.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, Params, values_of
+from moa_dspy.attention import critics_of
+from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, Params
 from moa_dspy.optimizers.search.gaussian_process import Array, GaussianProcess, Observation, expected_improvement
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import scores_of
-from moa_dspy.optimizers.search.sampler import SpaceExhaustedError, design_of
-from moa_dspy.optimizers.search.scores import ExampleScores, StopRuleScores
-from moa_dspy.optimizers.search.sharing import Request, requests_of, unpaid
+from moa_dspy.optimizers.search.samplers import SpaceExhaustedError
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
-__all__ = ["GaussianProcessDesigns", "Tried", "observations"]
+__all__ = ["GaussianProcessDesigns", "Request", "Tried", "observations", "requests_of", "unpaid"]
+
+Request: TypeAlias = int
+"""A hash of an agent, its role, and the requests whose answers it reads; equal for equal requests."""
 
 _STARTUP: Final = 6
 """Number of scored trials before the process is fitted. Until then designs are random."""
@@ -73,7 +77,7 @@ class GaussianProcessDesigns:
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
-        """Return the parameters of a design that has no trial; see ``DesignSampler``.
+        """Return the parameters of a design that has no trial.
 
         Raises:
             SpaceExhaustedError: if every design has a trial.
@@ -81,7 +85,7 @@ class GaussianProcessDesigns:
         others = [
             Tried(design, other.params, scores_of(other))
             for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and (design := design_of(space, other)) is not None
+            if other.number != trial.number and (design := space.design_of(other)) is not None
         ]
         candidates = _candidates(space, others, generator)
         if not candidates:
@@ -90,19 +94,15 @@ class GaussianProcessDesigns:
             return space.draw(generator)
         if sum(other.scored for other in others) < _STARTUP:
             return next(iter(candidates.values()))
-        return candidates[self._most_promising(space, list(candidates), others, generator)]
-
-    def _most_promising(
-        self, space: BoundSpace, candidates: Sequence[Design], others: Sequence[Tried], generator: np.random.Generator
-    ) -> Design:
         scored = [other for other in others if other.scored]
         running = [other.design.features for other in others if not other.scores]
         process = GaussianProcess(observations(scored, self._objective, generator))
         if running:
             process = process.believing(running)
-        gain = expected_improvement(*process.predict([design.features for design in candidates]), process.best)
-        prices = _unpaid_calls(candidates, others, space.layers)
-        return candidates[int(np.argmax(gain / prices**_PRICE_EXPONENT))]
+        designs = list(candidates)
+        gain = expected_improvement(*process.predict([design.features for design in designs]), process.best)
+        prices = _unpaid_calls(designs, others, space.layers)
+        return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]
 
 
 def _candidates(space: BoundSpace, others: Sequence[Tried], generator: np.random.Generator) -> dict[Design, Params]:
@@ -120,8 +120,8 @@ def _draws(space: BoundSpace, others: Sequence[Tried], generator: np.random.Gene
         yield space.draw(generator)
     for centre in sorted(others, key=lambda other: -other.score)[:_CENTRES]:
         drawn = {**space.draw(generator), **centre.params}
-        for name, distribution in space.distributions.items():
-            yield from ({**drawn, name: value} for value in values_of(distribution))
+        for name in space.distributions:
+            yield from ({**drawn, name: value} for value in space.choices[name])
 
 
 def _unpaid_calls(candidates: Sequence[Design], others: Sequence[Tried], layers: int) -> Array:
@@ -134,21 +134,42 @@ def _unpaid_calls(candidates: Sequence[Design], others: Sequence[Tried], layers:
     return np.array([max(1.0, unpaid(requests_of(design, layers), paid)) for design in candidates])
 
 
-@dataclass(frozen=True)
-class _Point:
-    """A design under one stop rule.
+def requests_of(design: Design, layers: int) -> frozenset[Request]:
+    """Return the requests of one run of ``design`` at ``layers`` layers, without early stopping."""
+    made: set[Request] = set()
 
-    Attributes:
-        score: estimated score over all examples.
-        variance: variance of that score; 0 if all examples were run.
-        cost: mean cost of an example, in the objective's unit.
-        affordable: whether it is within the price limit.
+    def ask(role: str, member: object, *read: Request) -> Request:
+        made.add(request := hash((role, member, *read)))
+        return request
+
+    counted = enumerate(zip(design.samples, design.temperatures, strict=True))
+    members = [(agent, sample, warmth) for agent, (count, warmth) in counted for sample in range(count)]
+    stack: list[Request] = []
+    for layer in range(1, layers + 1):
+        proposals = [ask("propose", member, stack[-1] if stack else 0) for member in members]
+        answers = []
+        for j, own in enumerate(proposals):
+            critics = critics_of(j, design.attention, len(members), layer)
+            critiques = [ask("critique", members[i], proposals[i], own) for i in critics]
+            answers.append(ask("refine", members[j], own, *critiques) if critiques else own)
+        if design.aggregation == "synthesis":
+            output = ask("aggregate", design.aggregator, *answers)
+        else:
+            output = hash((design.aggregation, *answers))
+        if stack and design.residual == "synthesis":
+            output = ask("synthesize", design.aggregator, *stack, output)
+        stack.append(output)
+    return frozenset(made)
+
+
+def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float:
+    """Return the number of requests that are not paid yet.
+
+    Args:
+        requests: the requests of one run.
+        paid: for each request, the share of the examples on which it was made.
     """
-
-    score: float
-    variance: float
-    cost: float
-    affordable: bool
+    return sum(1 - paid.get(request, 0.0) for request in requests)
 
 
 def observations(scored: Sequence[Tried], objective: Objective, generator: np.random.Generator) -> list[Observation]:
@@ -162,35 +183,36 @@ def observations(scored: Sequence[Tried], objective: Objective, generator: np.ra
         objective: objective of the search.
         generator: draws the weights.
     """
-    offsets = _offsets(scored)
-    points = [[_point(one, objective, offsets) for one in trial.scores.values() if one.prices] for trial in scored]
-    every = [point for of_trial in points for point in of_trial]
-    weight = float(generator.random()) if objective.two else 0.0
-    lowest = min(point.score for point in every)
-    highest_cost = max(point.cost for point in every) or 1.0
+    offsets, two = _offsets(scored), objective.two
+    answered = [[one for one in trial.scores.values() if one.prices] for trial in scored]
+    every = [one for rules in answered for one in rules]
+    weight = float(generator.random()) if two else 0.0
+    lowest = min(_estimated(one, offsets) for one in every)
+    highest_cost = (max(objective.cost(one.mean_price) for one in every) if two else 0.0) or 1.0
 
-    def value(point: _Point) -> float:
-        if objective.two:
-            missing, spent = 1 - point.score, point.cost / highest_cost
+    def value(one: ExampleScores) -> float:
+        score, price = _estimated(one, offsets), one.mean_price
+        if two:
+            missing, spent = 1 - score, objective.cost(price) / highest_cost
             return -max(weight * missing, (1 - weight) * spent) - _BOTH * (missing + spent)
-        return point.score if point.affordable else lowest
+        return score if objective.excess(price) <= 0 else lowest
 
-    best = [max(of_trial, key=value) for of_trial in points]
+    best = [max(rules, key=value) for rules in answered]
     return [
-        Observation(trial.design.features, value(point), point.variance)
-        for trial, point in zip(scored, best, strict=True)
+        Observation(trial.design.features, value(one), _variance(one, max(offsets)))
+        for trial, one in zip(scored, best, strict=True)
     ]
 
 
-def _point(one: ExampleScores, objective: Objective, offsets: Mapping[int, float]) -> _Point:
-    count, examples, price = len(one.scores), max(offsets), one.mean_price
-    variance = statistics.pvariance(one.scores)
-    return _Point(
-        score=one.score + offsets[count],
-        variance=max(variance, _LEAST_VARIANCE) / count * (1 - count / examples),
-        cost=objective.cost(price) if objective.two and price is not None else 0.0,
-        affordable=objective.excess(price) <= 0,
-    )
+def _estimated(one: ExampleScores, offsets: Mapping[int, float]) -> float:
+    """Return the estimated score on all examples."""
+    return one.score + offsets[len(one.scores)]
+
+
+def _variance(one: ExampleScores, examples: int) -> float:
+    """Return the variance of the estimated score; 0 if all examples were run."""
+    count = len(one.scores)
+    return max(statistics.pvariance(one.scores), _LEAST_VARIANCE) / count * (1 - count / examples)
 
 
 def _offsets(scored: Sequence[Tried]) -> dict[int, float]:

@@ -11,13 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.designs import BoundSpace
-from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.sampler import design_of
-from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, pick_rule
+from moa_dspy.optimizers.search.objective import Incumbent, Objective, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import Depth, Price
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
 __all__ = [
     "FrontPoint",
@@ -70,6 +69,11 @@ class FrontPoint:
     price: Price
     cost: float
 
+    @property
+    def score(self) -> Score:
+        """Return the score with its interval."""
+        return Score.of(self.scores.scores)
+
 
 def scores_of(trial: FrozenTrial) -> StopRuleScores:
     """Return the scores of a trial so far."""
@@ -98,8 +102,7 @@ def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
     def merit(trial: FrozenTrial) -> tuple[float, ...]:
         one = scores_of(trial)[rule_of(trial, objective)]
         price = one.mean_price
-        excess = max(objective.excess(price), 0.0)
-        return (-excess, one.score, -objective.cost(price or Price()), -trial.number)
+        return (-max(objective.excess(price), 0.0), one.score, -objective.cost(price), -trial.number)
 
     complete = finished(study)
     if complete:
@@ -139,19 +142,16 @@ def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
 
 def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
     """Return the front with architectures; see ``front_of``."""
-    points = []
-    for point in front_of(study, objective):
-        design = design_of(bound, point.trial)
-        if design is not None:
-            architecture = bound.program(design, point.rule).architecture
-            points.append(Point(architecture, Score.of(point.scores.scores), point.price, point.trial.number))
-    return tuple(points)
+    return tuple(
+        Point(bound.program(design, point.rule).architecture, point.score, point.price, point.trial.number)
+        for point in front_of(study, objective)
+        if (design := bound.design_of(point.trial)) is not None
+    )
 
 
 def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
     """Return the depth curve of a trial: every stop rule with its score and the price of an example."""
-    rows = scores_of(trial).items()
-    return [Depth(rule, Score.of(one.scores), one.mean_price or Price()).to_dict() for rule, one in rows]
+    return [depth.to_dict() for depth in scores_of(trial).depths]
 
 
 def summary_of(trial: FrozenTrial) -> dict[str, Any]:

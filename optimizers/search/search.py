@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 
 from moa_dspy.agents import AgentLike
 from moa_dspy.cost.budget import Budget, BudgetGuard
-from moa_dspy.cost.meter import UsageMeter, metered
+from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, ConfigurationError, RunError
@@ -49,11 +49,10 @@ from moa_dspy.optimizers.search.results import (
     rule_of,
     scores_of,
 )
-from moa_dspy.optimizers.search.sampler import DesignSampler, OptunaDesigns, UniqueSampler
+from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
-from moa_dspy.optimizers.search.workers import Watch
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
@@ -179,8 +178,6 @@ def check_trials(n_trials: Any) -> None:
 
 @dataclass(frozen=True)
 class _Search:
-    """The arguments of one call of ``search``."""
-
     bound: BoundSpace
     objective: Objective
     trainset: Sequence[dspy.Example]
@@ -201,6 +198,10 @@ class _Search:
         check_budget(self.budget, self._lms)
         check_unit(self.objective, self._lms)
 
+    @property
+    def _lms(self) -> list[str | dspy.BaseLM | None]:
+        return [agent.lm for agent in self.bound.models.values()]
+
     def run(
         self,
         storage: str | Path | BaseStorage | None,
@@ -209,44 +210,30 @@ class _Search:
         seed: int,
     ) -> SearchResult:
         """Open the study, run trials, and return the result."""
-        bound = self.bound
-        with (
-            silenced(output=False),
-            metered([lm for lm in self._lms if isinstance(lm, dspy.BaseLM)]) as meter,
-        ):
+        lms = [lm for lm in self._lms if isinstance(lm, dspy.BaseLM)]
+        with silenced(output=False), metered(lms) as meter:
             study = open_study(open_storage(storage), study_name, self.objective.directions, self._about())
-            seed = _seed_of(study, seed)
-            designs = (
-                OptunaDesigns(sampler)
-                if isinstance(sampler, BaseSampler)
-                else sampler or GaussianProcessDesigns(self.objective)
-            )
-            study.sampler = UniqueSampler(bound, designs, seed)
-            loop = TrialLoop(study, bound, self.n_trials, Watch(study))
-            loop.enqueue()
+            seed = study.user_attrs.get("seed", seed)  # all trials see the examples in one order
+            study.set_user_attr("seed", seed)
+            if isinstance(sampler, BaseSampler):
+                sampler = OptunaDesigns(sampler)
+            study.sampler = UniqueSampler(self.bound, sampler or GaussianProcessDesigns(self.objective), seed)
             runner = TrialRunner(
-                bound=bound,
+                study=study,
+                bound=self.bound,
                 examples=sample(self.trainset, seed=seed),
                 metric=self.metric,
                 objective=self.objective,
                 pruning=self.pruning,
                 guard=BudgetGuard(self.budget, meter=meter),
                 concurrency=self.concurrency,
-                on_batch=lambda trial, examples: self._tell(study, trial, examples, meter),
+                on_batch=lambda trial, examples: self._tell(study, trial, examples, meter.usage),
             )
-            ended_by = loop.run(runner)
-            return self._result(loop, seed, ended_by, meter.usage)
+            loop = TrialLoop(runner, self.n_trials)
+            ended_by = loop.run()
+            return self._result(study, ended_by, loop.failures, meter.usage)
 
-    def _designs(self, sampler: DesignSampler | BaseSampler | None) -> DesignSampler:
-        if isinstance(sampler, BaseSampler):
-            return OptunaDesigns(sampler)
-        return sampler or GaussianProcessDesigns(self.objective)
-
-    @property
-    def _lms(self) -> list[str | dspy.BaseLM | None]:
-        return [agent.lm for agent in self.bound.models]
-
-    def _tell(self, study: Study, trial: Trial, examples: int, meter: UsageMeter) -> None:
+    def _tell(self, study: Study, trial: Trial, examples: int, cost: Usage) -> None:
         if self.progress is None:
             return
         best = best_trial(study, self.objective)
@@ -258,7 +245,7 @@ class _Search:
                 examples=examples,
                 of=len(self.trainset),
                 best=None if best is None else best.user_attrs.get("score"),
-                cost=meter.usage,
+                cost=cost,
             )
         )
 
@@ -277,17 +264,17 @@ class _Search:
         }
         return json.loads(json.dumps(about))
 
-    def _result(self, loop: TrialLoop, seed: int, ended_by: EndedBy, cost: Usage) -> SearchResult:
-        study, bound, objective = loop.study, self.bound, self.objective
+    def _result(self, study: Study, ended_by: EndedBy, failures: Sequence[str], cost: Usage) -> SearchResult:
+        bound, objective, seed = self.bound, self.objective, study.user_attrs["seed"]
         best = best_trial(study, objective)
-        if best is None and loop.failures:
-            raise AllRunsFailedError(f"the search has scored nothing: {loop.failures[0]}; the same call tries again")
+        if best is None and failures:
+            raise AllRunsFailedError(f"the search has scored nothing: {failures[0]}; the same call tries again")
         if best is None:
             raise BudgetTooSmallError("the search ended before a trial was scored; give it a larger budget")
+        rule = rule_of(best, objective)
         design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
         if design is None:
             raise RunError(f"trial {best.number} has parameters that this space does not have")
-        rule = rule_of(best, objective)
         program, score = bound.program(design, rule), Score.of(scores_of(best)[rule].scores, seed=seed)
         front = pareto_of(study, bound, objective)
         facts = {
@@ -296,7 +283,7 @@ class _Search:
             "objective": objective.to_dict(),
             "seed": seed,
             "ended_by": ended_by,
-            "failure": loop.failures[-1] if ended_by == "failures" else None,
+            "failure": failures[-1] if ended_by == "failures" else None,
             "score": score.model_dump(),
             "cost": cost.model_dump(),
             "depth_curve": depth_points(best),
@@ -304,12 +291,3 @@ class _Search:
         }
         report = report_of(study, best, program.architecture.model_dump(mode="json"), facts)
         return SearchResult(program, score, cost, report, study, front)
-
-
-def _seed_of(study: Study, seed: int) -> int:
-    """Return the seed of the study, so that all its trials see the examples in one order."""
-    known = study.user_attrs.get("seed")
-    if known is None:
-        study.set_user_attr("seed", seed)
-        return seed
-    return int(known)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias, cast
+from typing import Any, Final, Self, TypeAlias, cast, get_args
 
 from moa_dspy.architecture import Aggregation, Residual
-from moa_dspy.attention import Attention, check_attention
+from moa_dspy.attention import PATTERN_NAMES, Attention, check_attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, stop_rules
 
@@ -19,7 +19,7 @@ Temperatures: TypeAlias = tuple[float | None, ...]
 _OPTIONAL: Final = ("aggregation", "aggregators", "shared_prompts")
 _CHOICES: Final = ("attention", "residual", *_OPTIONAL, "layers", "early_stop")
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "residual": ("synthesis", "none"),
+    "residual": get_args(Residual),
     "aggregation": ("synthesis", "vote"),
     "shared_prompts": (True, False),
     "early_stop": (True, False),
@@ -55,8 +55,8 @@ class SearchSpace:
     max_agents: int = 5
     temperatures: Temperatures | Mapping[str, Temperatures] = (0.3, 0.7, 1.0)
     shared_temperature: bool = False
-    attention: tuple[Attention, ...] = ("full", "cross", "self", "none")
-    residual: tuple[Residual, ...] = ("synthesis", "none")
+    attention: tuple[Attention, ...] = PATTERN_NAMES
+    residual: tuple[Residual, ...] = get_args(Residual)
     aggregation: tuple[Aggregation, ...] | None = None
     aggregators: tuple[str, ...] | None = None
     shared_prompts: tuple[bool, ...] | None = None
@@ -106,7 +106,7 @@ class SearchSpace:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise ConfigurationError(f"a search space has no {unknown[0]!r}; it has: {', '.join(known)}")
+            raise ConfigurationError(f"a search space has no {unknown[0]!r}; use some of: {', '.join(known)}")
         return cls(**values)
 
 

@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.runs import Price
 from moa_dspy.optimizers.measuring import Metric, Run, run_examples
 from moa_dspy.optimizers.search.designs import BoundSpace, Design
-from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.optimizers.search.objective import Objective, cannot_win, pick_rule
 from moa_dspy.optimizers.search.results import front_of, incumbents_of
-from moa_dspy.optimizers.search.scores import StopRuleScores, cannot_win, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import Price, RuleScores, score_rules
+from moa_dspy.optimizers.stop_fitting.rescoring import Rescored, StopRuleScores, score_rules
 
 __all__ = ["Pruning", "TrialRunner"]
 
@@ -55,9 +55,10 @@ class Pruning:
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Runs trials one at a time.
+    """Runs the trials of a study, one at a time.
 
     Attributes:
+        study: the study.
         bound: the space.
         examples: the examples, in the order in which every trial runs them.
         metric: metric of the task.
@@ -68,6 +69,7 @@ class TrialRunner:
         on_batch: called with the number of examples that the trial has run.
     """
 
+    study: Study
     bound: BoundSpace
     examples: Sequence[dspy.Example]
     metric: Metric
@@ -77,7 +79,7 @@ class TrialRunner:
     concurrency: int
     on_batch: Callable[[Trial, int], None]
 
-    def run(self, study: Study, trial: Trial, design: Design) -> tuple[TrialState, list[float] | None]:
+    def run(self, trial: Trial, design: Design) -> tuple[TrialState, list[float] | None]:
         """Run ``trial``, record it in its attributes, and return its state and values for Optuna.
 
         A pruned trial has no values. Otherwise Optuna would treat them as a point of its front.
@@ -87,8 +89,8 @@ class TrialRunner:
             AllRunsFailedError: if every run of a batch failed, or if the metric never judged an answer.
         """
         program, rules = self.bound.program(design), self.bound.rules(design)
-        scores, unjudged = StopRuleScores.of(rules), list[str]()
-        rule, state = rules[-1], TrialState.COMPLETE
+        scores, unjudged = StopRuleScores(), list[str]()
+        rule, pruned = rules[-1], False
         for size in self.pruning.sizes(len(self.examples)):
             runs = run_examples(
                 program,
@@ -99,28 +101,39 @@ class TrialRunner:
                 keep_traces=True,
                 succeeded=scores.examples > 0,
             ).runs
-            scored = score_rules(program, runs, rules, self.metric, concurrency=self.concurrency)
-            unjudged += [error for one in scored for error in one.errors]
-            _check_judged(study, trial, runs, scored)
-            for one in scored:
-                scores.add(one.scores, one.prices)
-            rule = self._record(study, trial, scores)
+            batch = score_rules(program, runs, rules, self.metric, concurrency=self.concurrency)
+            self._check_judged(trial, runs, batch)
+            unjudged += batch.errors
+            scores.extend(batch.scores)
+            rule = self._record(trial, scores)
             self.on_batch(trial, size)
-            if size < len(self.examples) and self._cannot_win(study, scores):
+            pruned = size < len(self.examples) and self._cannot_win(scores)
+            if pruned:
                 trial.set_user_attr("pruned_after", size)
-                state = TrialState.PRUNED
                 break
         self._conclude(trial, design, scores, rule, unjudged)
+        if pruned:
+            return TrialState.PRUNED, None
         price = scores[rule].mean_price
-        if state is TrialState.PRUNED:
-            return state, None
         if self.objective.price is not None:
             trial.set_constraint("price", self.objective.excess(price))
-        return state, self.objective.values(scores[rule].score, price)
+        return TrialState.COMPLETE, self.objective.values(scores[rule].score, price)
 
-    def _record(self, study: Study, trial: Trial, scores: StopRuleScores) -> StopRule:
+    def _check_judged(self, trial: Trial, runs: Sequence[Run], batch: Rescored) -> None:
+        """Check that the metric judged an answer of this batch, or of the study so far.
+
+        Raises:
+            AllRunsFailedError: if it judged none. The metric is then probably broken.
+        """
+        if batch.judged:
+            trial.set_user_attr("judged", True)
+        elif not any(other.user_attrs.get("judged") for other in self.study.get_trials(deepcopy=False)):
+            reasons = [*batch.errors, *(run.error for run in runs if run.error)]
+            raise AllRunsFailedError(f"no answer could be judged: {reasons[0]}")
+
+    def _record(self, trial: Trial, scores: StopRuleScores) -> StopRule:
         """Record the scores so far in as few writes as possible, because databases are slow."""
-        front = front_of(study, self.objective) if self.objective.two else []
+        front = front_of(self.study, self.objective) if self.objective.two else []
         rule = pick_rule(scores, self.objective, [(point.scores.score, point.cost) for point in front])
         trial.set_user_attr("rules", scores.to_attrs())
         if not self.objective.two:
@@ -141,19 +154,6 @@ class TrialRunner:
         for name, value in attrs.items():
             trial.set_user_attr(name, value)
 
-    def _cannot_win(self, study: Study, scores: StopRuleScores) -> bool:
+    def _cannot_win(self, scores: StopRuleScores) -> bool:
         level = self.pruning.level
-        return level > 0 and cannot_win(scores, incumbents_of(study, self.objective), self.objective, level)
-
-
-def _check_judged(study: Study, trial: Trial, runs: Sequence[Run], scored: Sequence[RuleScores]) -> None:
-    """Check that the metric judged an answer of this batch, or of the study so far.
-
-    Raises:
-        AllRunsFailedError: if it judged none. The metric is then probably broken.
-    """
-    if any(one.judged for one in scored):
-        trial.set_user_attr("judged", True)
-    elif not any(other.user_attrs.get("judged") for other in study.get_trials(deepcopy=False)):
-        reasons = [*(error for one in scored for error in one.errors), *(run.error for run in runs if run.error)]
-        raise AllRunsFailedError(f"no answer could be judged: {reasons[0]}")
+        return level > 0 and cannot_win(scores, incumbents_of(self.study, self.objective), self.objective, level)

@@ -30,15 +30,18 @@ class StopFit:
         program: the program with the chosen rule.
         before: the program's previous rule.
         chosen: the chosen rule, with score and price on the examples.
-        graded: whether the synthesis is asked for the probability of an improvement instead of yes or no.
         curve: all rules that were tried.
     """
 
     program: AttentionMoA
     before: StopRule
     chosen: Depth
-    graded: bool
     curve: tuple[Depth, ...]
+
+    @property
+    def graded(self) -> bool:
+        """Return whether the synthesis is asked for the probability of an improvement instead of yes or no."""
+        return self.chosen.rule.threshold is not None
 
     @property
     def report(self) -> dict[str, Any]:
@@ -88,15 +91,17 @@ def fit_stop_rule(
         raise ConfigurationError(
             f"stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"
         )
-    depths, stops = _allowed(program, space)
+    depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers] or [shape.layers]
+    stops = (False,) if not shape.synthesizes else (False, True) if space is None else space.early_stop
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 
     def runs_of(one: AttentionMoA) -> Sequence[Run]:
-        options = {"guard": guard, "concurrency": concurrency, "on_run": progress}
-        return run_examples(one, trainset, None, keep_traces=True, **options).runs  # type: ignore[arg-type]
+        return run_examples(
+            one, trainset, None, guard=guard, concurrency=concurrency, on_run=progress, keep_traces=True
+        ).runs
 
     deep = program.replace(early_stop=False)
-    curve = [(depth, False) for depth in depth_curve(deep, runs_of(deep), metric, stop_rules(depths, stops))]
+    curve = depth_curve(deep, runs_of(deep), metric, stop_rules(depths, stops))
     if True in stops:
         graded = program.replace(early_stop=False)
         grade(graded)
@@ -104,39 +109,28 @@ def fit_stop_rule(
         recorded = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
         thresholds = recorded if space is None else space.thresholds or recorded
         rules = [rule for rule in stop_rules(depths, stops, thresholds) if rule.threshold is not None]
-        curve += [(depth, True) for depth in depth_curve(graded, runs, metric, rules)] if rules else []
-    chosen, with_probability = _best(curve, before, affordable)
-    return StopFit(
-        program=_with_rule(program, chosen.rule, graded=with_probability),
-        before=before,
-        chosen=chosen,
-        graded=with_probability,
-        curve=tuple(depth for depth, _ in curve),
-    )
+        curve += depth_curve(graded, runs, metric, rules) if rules else []
+    chosen = _best(curve, before, affordable)
+    return StopFit(_with_rule(program, chosen.rule), before, chosen, tuple(curve))
 
 
-def _best(
-    curve: Sequence[tuple[Depth, bool]], before: StopRule, affordable: Callable[[Price], bool]
-) -> tuple[Depth, bool]:
-    cheapest = min(curve, key=lambda item: (item[0].price.calls, item[0].price.tokens))
+def _best(curve: Sequence[Depth], before: StopRule, affordable: Callable[[Price], bool]) -> Depth:
+    cheapest = min(curve, key=lambda depth: (depth.price.calls, depth.price.tokens))
     return max(
-        [item for item in curve if affordable(item[0].price)] or [cheapest],
-        key=lambda item: (item[0].score.value, -item[0].price.calls, item[0].rule == before, not item[1]),
+        [depth for depth in curve if affordable(depth.price)] or [cheapest],
+        key=lambda depth: (
+            depth.score.value,
+            -depth.price.calls,
+            depth.rule == before,
+            depth.rule.threshold is None,
+        ),
     )
 
 
-def _allowed(program: AttentionMoA, space: SearchSpace | None) -> tuple[Sequence[int], Sequence[bool]]:
-    """Return the allowed depths (the program's own if the space has none), and whether to stop early."""
-    shape = program.architecture
-    depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers]
-    stops = (False, True) if space is None else tuple(space.early_stop)
-    return depths or [shape.layers], stops if shape.synthesizes else (False,)
-
-
-def _with_rule(program: AttentionMoA, rule: StopRule, *, graded: bool) -> AttentionMoA:
+def _with_rule(program: AttentionMoA, rule: StopRule) -> AttentionMoA:
     residual = program.architecture.residual if rule.layers > 1 else "synthesis"
     stop = rule.early_stop if rule.layers > 1 else True
     fitted = program.replace(layers=rule.layers, early_stop=stop, residual=residual)
-    if graded and fitted.architecture.synthesizes:
+    if rule.threshold is not None and fitted.architecture.synthesizes:
         grade(fitted, rule.threshold)
     return fitted

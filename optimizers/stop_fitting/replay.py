@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
-from moa_dspy.trace import Step, Trace
+from moa_dspy.trace import Trace
 
 __all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "grade", "stop_rules", "thresholds_of"]
 
@@ -34,7 +35,7 @@ class StopRule:
 
     def __post_init__(self) -> None:
         if self.layers < 1:
-            raise ConfigurationError(f"layers={self.layers} is no depth; it must be at least 1")
+            raise ConfigurationError(f"layers={self.layers} must be at least 1")
 
     def __str__(self) -> str:
         stop = "" if not self.early_stop else "+stop" if self.threshold is None else f"+stop@{self.threshold!r}"
@@ -66,8 +67,7 @@ class Decision:
         return self.probability >= threshold
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """The end of a run under a rule: the layer whose output is the answer, and the last layer that is paid for."""
 
     answer: int
@@ -76,10 +76,12 @@ class End:
 
 def decisions_of(trace: Trace) -> tuple[Decision, ...]:
     """Return the decisions of a run, from layer 2 on, with their recorded probabilities."""
-    by_layer = {step.layer: step for step in trace.select(stage="synthesize") if step.status == "ok"}
-    return tuple(
-        Decision(improved, _probability(by_layer.get(layer))) for layer, improved in enumerate(trace.improved, start=2)
-    )
+    recorded = {
+        step.layer: next((step.probabilities[name] for name in step.outputs if name in step.probabilities), None)
+        for step in trace.select(stage="synthesize")
+        if step.status == "ok"
+    }
+    return tuple(Decision(improved, recorded.get(layer)) for layer, improved in enumerate(trace.improved, start=2))
 
 
 def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
@@ -138,9 +140,3 @@ def thresholds_of(runs: Iterable[Sequence[Decision]], most: int = 9) -> tuple[fl
     if len(middles) <= most:
         return tuple(middles)
     return tuple(middles[round(i * (len(middles) - 1) / (most - 1))] for i in range(most))
-
-
-def _probability(step: Step | None) -> float | None:
-    """Return the recorded probability of the decision: the first output that has one."""
-    graded = () if step is None else [step.probabilities[name] for name in step.outputs if name in step.probabilities]
-    return graded[0] if graded else None

@@ -1,16 +1,18 @@
 """Scores of all depths and stop rules, computed from recorded runs of one deep program without LM calls.
 
 A layer's prompts do not depend on the number of layers. A shallower program, or one that stops early, therefore makes
-exactly the calls of the deep run's first layers, and returns the output that the deep run recorded there. Its cost is
-the sum over the steps of those layers.
+exactly the calls of the deep run's first layers, and returns the output that the deep run recorded there.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
+import dspy
 import pydantic
 
 from moa_dspy.errors import MetricError
@@ -23,47 +25,17 @@ from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.trace import Trace
 
 __all__ = [
+    "AnswerJudge",
     "Depth",
+    "ExampleScores",
     "Price",
-    "Reading",
-    "RuleScores",
+    "Rescored",
+    "StopRuleScores",
     "depth_curve",
     "fit_stop",
-    "prediction_of",
-    "price_of",
     "readings_of",
     "score_rules",
 ]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The result of a recorded run under a stop rule.
-
-    Attributes:
-        outputs: the program's answer under the rule, as JSON values.
-        price: the price of the run under the rule.
-    """
-
-    outputs: dict[str, Any]
-    price: Price
-
-
-@dataclass(frozen=True)
-class RuleScores:
-    """A run's score and price under every stop rule.
-
-    Attributes:
-        scores: score by rule; 0 if the run failed or the metric raised.
-        prices: price by rule; None if the run failed.
-        errors: the metric's error for each answer on which it raised.
-        judged: whether the metric judged any answer.
-    """
-
-    scores: Mapping[StopRule, float]
-    prices: Mapping[StopRule, Price] | None
-    errors: tuple[str, ...] = ()
-    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +58,131 @@ class Depth:
         return {**stop, "score": self.score.model_dump(), "price": self.price.model_dump()}
 
 
+@dataclass
+class ExampleScores:
+    """Scores and costs of examples under one stop rule.
+
+    Attributes:
+        scores: one per example, in order; 0 if the run failed or the metric raised.
+        prices: costs without the response cache of the examples whose run did not fail.
+    """
+
+    scores: list[float] = field(default_factory=list)
+    prices: list[Price] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """Return the mean score."""
+        return math.fsum(self.scores) / len(self.scores)
+
+    @property
+    def mean_price(self) -> Price | None:
+        """Return the mean cost of an example; None if every run failed."""
+        return sum(self.prices, start=Price()).per(len(self.prices)) if self.prices else None
+
+
+class StopRuleScores(dict[StopRule, ExampleScores]):
+    """Scores of one program by stop rule."""
+
+    @property
+    def examples(self) -> int:
+        """Return the number of examples so far."""
+        return min((len(one.scores) for one in self.values()), default=0)
+
+    @property
+    def depths(self) -> list[Depth]:
+        """Return score, interval and mean price of each rule."""
+        return [Depth(rule, Score.of(one.scores), one.mean_price or Price()) for rule, one in self.items()]
+
+    def extend(self, other: StopRuleScores) -> None:
+        """Add further examples."""
+        for rule, one in other.items():
+            known = self.setdefault(rule, ExampleScores())
+            known.scores += one.scores
+            known.prices += one.prices
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Return the scores as an attribute of a trial, with the depth curve."""
+        prices = {rule: one.mean_price or Price() for rule, one in self.items()}
+        return {
+            "examples": self.examples,
+            "failed": max((len(one.scores) - len(one.prices) for one in self.values()), default=0),
+            "depths": {str(rule): {"score": one.score, **prices[rule].model_dump()} for rule, one in self.items()},
+            "scores": {str(rule): list(one.scores) for rule, one in self.items()},
+        }
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
+        """Read the output of ``to_attrs``. Every price is then the mean price."""
+        read = cls()
+        for text, scores in attrs.get("scores", {}).items():
+            price = Price(**{name: attrs["depths"][text][name] for name in Price.model_fields})
+            answered = len(scores) - attrs.get("failed", 0)
+            read[StopRule.parse(text)] = ExampleScores([float(score) for score in scores], [price] * answered)
+        return read
+
+
+class Rescored(NamedTuple):
+    """Recorded runs, scored under every stop rule.
+
+    Attributes:
+        scores: scores and prices by rule.
+        errors: the metric's error for each answer on which it raised.
+        judged: whether the metric judged any answer.
+    """
+
+    scores: StopRuleScores
+    errors: list[str]
+    judged: bool
+
+
+class Reading(NamedTuple):
+    """The outputs of a recorded run under a stop rule, as JSON values, and its price under the rule."""
+
+    outputs: dict[str, Any]
+    price: Price
+
+
+class AnswerJudge:
+    """Scores the recorded answers of one run. Equal answers are scored once.
+
+    Args:
+        program: the program of the run, which defines the types of the task's fields.
+        trace: the run.
+        example: its example.
+        metric: the task's metric.
+    """
+
+    def __init__(self, program: AttentionMoA, trace: Trace, example: dspy.Example, metric: Metric) -> None:
+        self._fields = program.signature.output_fields
+        self._trace, self._example, self._metric = trace, example, metric
+        self._known: dict[str, Judgement] = {}
+
+    def score(self, outputs: Mapping[str, Any]) -> float:
+        """Return the score of an answer, given as JSON values; 0 if the metric raises.
+
+        Raises:
+            ConfigurationError: if the metric returns something that is not a score.
+        """
+        answer = {name: outputs[name] for name in self._fields}
+        key = json.dumps(answer, sort_keys=True)
+        if key not in self._known:
+            types = {name: pydantic.TypeAdapter[Any](self._fields[name].annotation) for name in answer}
+            typed = {name: types[name].validate_python(value) for name, value in answer.items()}
+            self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
+        return self._known[key].score
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Return the metric's error for each distinct answer on which it raised."""
+        return tuple(one.failure.message for one in self._known.values() if one.failure is not None)
+
+    @property
+    def judged(self) -> bool:
+        """Return whether the metric judged any answer."""
+        return any(one.failure is None for one in self._known.values())
+
+
 def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Reading]:
     """Return the result of a run under each of ``rules``.
 
@@ -99,18 +196,10 @@ def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Readi
     return {rule: Reading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
 
 
-def prediction_of(program: AttentionMoA, outputs: dict[str, Any], trace: Trace) -> Prediction:
-    """Return recorded outputs as a prediction of the program."""
-    fields = program.signature.output_fields
-    types: dict[str, Any] = {name: fields[name].annotation for name in outputs}
-    typed = {name: pydantic.TypeAdapter(types[name]).validate_python(outputs[name]) for name in outputs}
-    return Prediction(**typed, trace=trace)
-
-
 def score_rules(
     program: AttentionMoA, runs: Sequence[Run], rules: Sequence[StopRule], metric: Metric, *, concurrency: int = 1
-) -> list[RuleScores]:
-    """Score recorded runs under every stop rule. Equal answers of a run are scored once. No LM call is made.
+) -> Rescored:
+    """Score recorded runs under every stop rule. No LM call is made.
 
     Args:
         program: the program that made the runs, without early stopping.
@@ -122,7 +211,20 @@ def score_rules(
     Raises:
         ConfigurationError: if the metric returns something that is not a score.
     """
-    return in_threads(lambda run: _score(program, run, rules, metric), runs, concurrency)
+
+    def rescore(run: Run) -> Rescored:
+        if run.trace is None:
+            return Rescored(StopRuleScores({rule: ExampleScores([0.0]) for rule in rules}), [], judged=False)
+        answers = AnswerJudge(program, run.trace, run.example, metric)
+        readings = readings_of(run.trace, rules)
+        scores = {rule: ExampleScores([answers.score(one.outputs)], [one.price]) for rule, one in readings.items()}
+        return Rescored(StopRuleScores(scores), list(answers.errors), answers.judged)
+
+    rescored = in_threads(rescore, runs, concurrency)
+    scores = StopRuleScores()
+    for one in rescored:
+        scores.extend(one.scores)
+    return Rescored(scores, [error for one in rescored for error in one.errors], any(one.judged for one in rescored))
 
 
 def depth_curve(
@@ -139,21 +241,10 @@ def depth_curve(
     Raises:
         MetricError: if the metric raises on every answer.
     """
-    stops = (False, True) if program.architecture.synthesizes else (False,)
-    rules = rules or stop_rules(range(1, program.architecture.layers + 1), stops)
-    scored = score_rules(program, runs, rules, metric)
-    prices = [one.prices for one in scored if one.prices is not None]
-    errors = [error for one in scored for error in one.errors]
-    if errors and not any(one.judged for one in scored):
+    scores, errors, judged = score_rules(program, runs, rules or _rules_of(program), metric)
+    if errors and not judged:
         raise MetricError(f"no answer could be judged: {errors[0]}")
-    return [
-        Depth(
-            rule,
-            Score.of([one.scores[rule] for one in scored]),
-            sum((price[rule] for price in prices), start=Price()).per(max(1, len(prices))),
-        )
-        for rule in rules
-    ]
+    return scores.depths
 
 
 def fit_stop(program: AttentionMoA, runs: Sequence[Run], metric: Metric) -> Depth:
@@ -166,25 +257,12 @@ def fit_stop(program: AttentionMoA, runs: Sequence[Run], metric: Metric) -> Dept
         runs: at least one, with traces.
         metric: the task's metric.
     """
-    depths = range(1, program.architecture.layers + 1)
     thresholds = thresholds_of(decisions_of(run.trace) for run in runs if run.trace is not None)
-    stops = (False, True) if program.architecture.synthesizes else (False,)
-    curve = depth_curve(program, runs, metric, stop_rules(depths, stops, thresholds))
+    curve = depth_curve(program, runs, metric, _rules_of(program, thresholds))
     return max(curve, key=lambda depth: (depth.score.value, -depth.price.calls))
 
 
-def _score(program: AttentionMoA, run: Run, rules: Sequence[StopRule], metric: Metric) -> RuleScores:
-    if run.trace is None:
-        return RuleScores(dict.fromkeys(rules, 0.0), None, judged=False)
-    readings = readings_of(run.trace, rules)
-    judgements: list[tuple[dict[str, Any], Judgement]] = []
-    scores: dict[StopRule, float] = {}
-    for rule, reading in readings.items():
-        judgement = next((judgement for outputs, judgement in judgements if outputs == reading.outputs), None)
-        if judgement is None:
-            judgement = judge(metric, run.example, prediction_of(program, reading.outputs, run.trace))
-            judgements.append((reading.outputs, judgement))
-        scores[rule] = judgement.score
-    errors = tuple(one.failure.message for _, one in judgements if one.failure is not None)
-    prices = {rule: reading.price for rule, reading in readings.items()}
-    return RuleScores(scores, prices, errors, len(errors) < len(judgements))
+def _rules_of(program: AttentionMoA, thresholds: Sequence[float] = ()) -> tuple[StopRule, ...]:
+    """Return every depth without early stopping and, if layers are joined by synthesis, with it."""
+    stops = (False, True) if program.architecture.synthesizes else (False,)
+    return stop_rules(range(1, program.architecture.layers + 1), stops, thresholds)

@@ -53,7 +53,7 @@ def test_it_prints_as_a_table_and_as_json() -> None:
     assert text.index("strong") < text.index("useless")
     assert "adds to the score" in text
     assert json.loads(result.to_json()) == result.report
-    with pytest.raises(LookupError, match="there are: "):
+    with pytest.raises(LookupError, match="use one of: "):
         result.row("nobody")
 
 

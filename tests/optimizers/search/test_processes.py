@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,23 +11,22 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import optuna
 import pytest
 import sqlalchemy
 import sqlalchemy.event
 from optuna.trial import TrialState
+from support.search_worker import work
 
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.search.workers import Watch, give_up, this_process, working_on
 
-pytestmark = pytest.mark.slow
-
-WORKER = Path(__file__).parents[2] / "support" / "search_worker.py"
 # Servers on which a user may create databases, such as postgresql+psycopg2://me@127.0.0.1/postgres; none by default.
 SERVERS = os.environ.get("MOA_DSPY_TEST_SERVERS", "").split()
 STORAGES = ["sqlite:///{}/study.db", "journal:///{}/study.log", *SERVERS]
@@ -45,31 +45,42 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.set(database=name).render_as_string(hide_password=False)
 
 
-class Start(Protocol):
-    """Begins a search in a process of its own."""
+Start: TypeAlias = Callable[[str, float], BaseProcess]
+"""Begins a search in a process of its own, given its name and the latency of its models in seconds."""
 
-    def __call__(self, name: str, *, latency: float = 0.0) -> subprocess.Popen[str]: ...
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that are forked from one that has imported everything, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.search_worker"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture
-def start(tmp_path: Path, storage: str) -> Iterator[Start]:
+def start(tmp_path: Path, storage: str, processes: ForkServerContext) -> Iterator[Start]:
     """Processes that end with the test, whatever becomes of it."""
-    with ExitStack() as stack:
+    begun: list[BaseProcess] = []
 
-        def begun(name: str, *, latency: float = 0.0) -> subprocess.Popen[str]:
-            command = [sys.executable, "-W", "error", str(WORKER), str(tmp_path), storage, name, str(latency)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
+    def begin(name: str, latency: float) -> BaseProcess:
+        process = processes.Process(target=work, args=(tmp_path, storage, name, latency))
+        process.start()
+        begun.append(process)
+        return process
 
-        yield begun
+    yield begin
+    for process in begun:
+        process.kill()
+        process.join()
 
 
-def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
+def result(folder: Path, name: str, process: BaseProcess) -> dict[str, Any]:
+    process.join(timeout=240)
+    assert process.exitcode == 0
+    return json.loads((folder / f"result-{name}.json").read_text())
 
 
 def study_of(storage: str) -> optuna.Study:
@@ -81,7 +92,7 @@ def calls_in(folder: Path) -> Counter[str]:
     return Counter(line for file in folder.glob("calls-*.txt") for line in file.read_text().splitlines())
 
 
-def running(storage: str, pid: int) -> bool:
+def running(storage: str, pid: int | None) -> bool:
     try:
         trials = study_of(storage).get_trials(states=(TrialState.RUNNING,))
     except (KeyError, ValueError, optuna.exceptions.OptunaError):
@@ -99,31 +110,34 @@ def architectures(study: optuna.Study) -> list[str]:
     return [json.dumps(t.params, sort_keys=True) for t in done(study)]
 
 
-def test_two_processes_run_every_trial_once_and_agree_on_the_best(storage: str, start: Start) -> None:
-    pair = [start(name, latency=0.01) for name in ("one", "two")]
-    first, second = (result(process) for process in pair)
+@pytest.mark.slow
+def test_two_processes_run_every_trial_once_and_agree_on_the_best(tmp_path: Path, storage: str, start: Start) -> None:
+    pair = {name: start(name, 0.02) for name in ("one", "two")}
+    first, second = (result(tmp_path, name, process) for name, process in pair.items())
     study = study_of(storage)
     assert len(done(study)) == first["n_trials"]
     assert len(set(architectures(study))) == len(architectures(study))
     assert not study.get_trials(states=(TrialState.RUNNING,))
     workers = {t.user_attrs["worker"]["pid"] for t in done(study)}
-    assert workers == {process.pid for process in pair}
+    assert workers == {process.pid for process in pair.values()}
     best = max(t.user_attrs["score"] for t in study.get_trials(states=(TrialState.COMPLETE,)))
     assert first["score"] == second["score"] == best
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(
     tmp_path: Path, storage: str, start: Start
 ) -> None:
-    victim = start("victim", latency=0.05)
+    victim = start("victim", 0.1)
     deadline = time.monotonic() + 120
     while not running(storage, victim.pid) and time.monotonic() < deadline:
-        assert victim.poll() is None, victim.communicate()
-        time.sleep(0.05)
-    other = start("other")
+        assert victim.is_alive()
+        time.sleep(0.02)
+    other = start("other", 0.0)
+    assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
-    victim.communicate()
-    ended = result(other)
+    victim.join()
+    ended = result(tmp_path, "other", other)
     study = study_of(storage)
     assert len(done(study)) == ended["n_trials"]
     assert len(set(architectures(study))) == len(architectures(study))

@@ -16,10 +16,9 @@ from support.simulated_tasks import ANSWERS, exact, examples, simulated
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, search
 from moa_dspy.optimizers.search.designs import BoundSpace
-from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.scores import ExampleScores, Incumbent, StopRuleScores, cannot_win, pick_rule
+from moa_dspy.optimizers.search.objective import Incumbent, Objective, cannot_win, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import Price, score_rules
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, Price, StopRuleScores, score_rules
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 TASK = "question -> answer"
@@ -50,8 +49,7 @@ def found(lms: list[SimulatedLM], **options: Any) -> Any:
 
 
 def test_equal_scores_are_equal_when_they_are_read_back() -> None:
-    scores = StopRuleScores.of([StopRule(1)])
-    scores.add({StopRule(1): 2 / 3}, {StopRule(1): Price(calls=1)})
+    scores = StopRuleScores({StopRule(1): ExampleScores([2 / 3], [Price(calls=1)])})
     assert (
         StopRuleScores.from_attrs(json.loads(json.dumps(scores.to_attrs())))[StopRule(1)].score
         == scores[StopRule(1)].score
@@ -178,9 +176,9 @@ class TestObjectives:
             found(agents(), objective=("score", "cost"), unit="usd")
 
     def test_a_rule_is_picked_by_score_then_by_price(self) -> None:
-        scores = StopRuleScores.of([StopRule(1), StopRule(2), StopRule(3)])
-        for rule, values in zip(scores, ([0, 1], [1, 1], [1, 1]), strict=True):
-            scores[rule] = ExampleScores([float(value) for value in values])
+        scores = StopRuleScores()
+        for layers, values in enumerate(([0.0, 1.0], [1.0, 1.0], [1.0, 1.0]), start=1):
+            scores[StopRule(layers)] = ExampleScores(values)
         assert pick_rule(scores, Objective("score")) == StopRule(2)
         assert StopRuleScores.from_attrs(json.loads(json.dumps(scores.to_attrs()))) == scores
 
@@ -297,9 +295,9 @@ class TestMetrics:
         assert run.trace is not None
         outputs = [{"answer": "7"}, {"answer": "no number"}]
         deep = run.trace.model_copy(update={"outputs": tuple(outputs), "improved": (True,), "layers": 2})
-        (scored,) = score_rules(program, [replace(run, trace=deep)], [StopRule(1), StopRule(2)], number)
-        assert scored.scores == {StopRule(1): 1.0, StopRule(2): 0.0}
-        assert len(scored.errors) == 1
+        rescored = score_rules(program, [replace(run, trace=deep)], [StopRule(1), StopRule(2)], number)
+        assert {rule: one.scores for rule, one in rescored.scores.items()} == {StopRule(1): [1.0], StopRule(2): [0.0]}
+        assert len(rescored.errors) == 1
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -426,8 +424,11 @@ class TestSpace:
         assert {(d.samples, d.temperatures) for d in designs} == {((1,), (0.0,)), ((1,), (1.0,)), ((2,), (1.0,))}
 
     def test_typed_outputs_may_vote(self) -> None:
-        assert BoundSpace(SearchSpace(), "question -> n: int", agents(), {}).aggregations == ("synthesis", "vote")
-        assert BoundSpace(SearchSpace(), TASK, agents(), {}).aggregations == ("synthesis",)
+        assert BoundSpace(SearchSpace(), "question -> n: int", agents(), {}).choices["aggregation"] == (
+            "synthesis",
+            "vote",
+        )
+        assert BoundSpace(SearchSpace(), TASK, agents(), {}).choices["aggregation"] == ("synthesis",)
 
     def test_a_space_is_json(self) -> None:
         space = SearchSpace(temperatures={"a": (0.1, None)}, attention=("full", 2), layers=(1, 3))

@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, values_of
+from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace
 
 __all__ = [
     "DesignSampler",
@@ -23,7 +23,6 @@ __all__ = [
     "SpaceExhaustedError",
     "TPEDesigns",
     "UniqueSampler",
-    "design_of",
 ]
 
 _ATTEMPTS: Final = 50
@@ -58,17 +57,13 @@ class RandomDesigns:
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
-        """Return random parameters; see ``DesignSampler``."""
+        """Return random parameters."""
         del study, trial
         return space.draw(generator)
 
 
 class OptunaDesigns:
-    """Proposes the samples of an Optuna sampler.
-
-    Args:
-        sampler: any Optuna sampler. It keeps its own seed.
-    """
+    """Proposes the samples of an Optuna sampler, which keeps its own seed."""
 
     def __init__(self, sampler: BaseSampler) -> None:
         self.sampler = sampler
@@ -76,17 +71,16 @@ class OptunaDesigns:
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
-        """Return sampled parameters; see ``DesignSampler``."""
+        """Return sampled parameters."""
         del generator
         sampler, current = self.sampler, copy.copy(trial)
         relative = sampler.sample_relative(study, current, sampler.infer_relative_search_space(study, current))
 
-        def ask(name: str, distribution: BaseDistribution) -> Any:
-            value = (
-                relative[name] if name in relative else sampler.sample_independent(study, current, name, distribution)
-            )
+        def ask(name: str) -> Any:
+            one = space.distributions[name]
+            value = relative[name] if name in relative else sampler.sample_independent(study, current, name, one)
             current.params = {**current.params, name: value}
-            current.distributions = {**current.distributions, name: distribution}
+            current.distributions = {**current.distributions, name: one}
             return value
 
         return space.suggest(ask)
@@ -98,7 +92,7 @@ class TPEDesigns:
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
-        """Return sampled parameters; see ``DesignSampler``."""
+        """Return sampled parameters."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # group=True
             sampler = TPESampler(multivariate=True, group=True, constant_liar=True, seed=int(generator.integers(2**31)))
@@ -139,25 +133,29 @@ class UniqueSampler(BaseSampler):
         del search_space
         if "fixed_params" in trial.system_attrs:
             return {}
-        trials = study.get_trials(deepcopy=False)
-        known = {design_of(self._space, other) for other in trials if other.number != trial.number}
+        space = self._space
+        others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
+        known = {None, *map(space.design_of, others)}
         for attempt in range(_ATTEMPTS):
             generator = np.random.default_rng([self._seed, trial.number, attempt])
-            proposed = self._designs.propose(self._space, study, trial, generator)
-            params = {**self._space.draw(generator), **proposed}
-            design = self._space.design(params)
-            if design is not None and design not in known:
+            proposed = self._designs.propose(space, study, trial, generator)
+            params = {**space.draw(generator), **proposed}
+            if space.design(params) not in known:
                 return params
-        return self._any_other_than(known, np.random.default_rng([self._seed, trial.number]))
+        generator = np.random.default_rng([self._seed, trial.number])
+        listed = space.size <= ENUMERABLE
+        candidates = space.designs() if listed else space.unique(space.draw(generator) for _ in range(_DRAWS))
+        unknown = [params for design, params in candidates.items() if design not in known]
+        if not unknown:
+            raise SpaceExhaustedError
+        return unknown[int(generator.integers(len(unknown)))]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw a parameter that an enqueued trial leaves open."""
-        del study
-        generator = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
-        values = values_of(param_distribution)
-        return values[int(generator.integers(len(values)))]
+        del study, param_distribution
+        return self._space.pick(param_name, np.random.default_rng([self._seed, trial.number, *param_name.encode()]))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Call the hook of the user's Optuna sampler."""
@@ -168,28 +166,3 @@ class UniqueSampler(BaseSampler):
         """Call the hook of the user's Optuna sampler."""
         if isinstance(self._designs, OptunaDesigns):
             self._designs.sampler.after_trial(study, trial, state, values)
-
-    def _any_other_than(self, known: set[Design | None], generator: np.random.Generator) -> dict[str, Any]:
-        """Return the parameters of a random design that is not in ``known``."""
-        space = self._space
-        if space.size <= ENUMERABLE:
-            unknown = [params for design, params in space.designs().items() if design not in known]
-        else:
-            drawn = (space.draw(generator) for _ in range(_DRAWS))
-            unknown = [params for params in drawn if space.design(params) not in {*known, None}]
-        if not unknown:
-            raise SpaceExhaustedError
-        return unknown[int(generator.integers(len(unknown)))]
-
-
-def design_of(space: BoundSpace, trial: FrozenTrial) -> Design | None:
-    """Return the design of a trial, or None if the trial failed permanently or has no parameters yet.
-
-    A trial whose runs all failed still counts, because its design is tried again later.
-    """
-    if trial.state == TrialState.FAIL and not trial.user_attrs.get("failing"):
-        return None
-    try:
-        return space.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
-    except KeyError:
-        return None

@@ -21,10 +21,9 @@ from moa_dspy.optimizers import (
     search,
 )
 from moa_dspy.optimizers.search.designs import BoundSpace
-from moa_dspy.optimizers.search.sampler import OptunaDesigns, SpaceExhaustedError, UniqueSampler
-from moa_dspy.optimizers.search.scores import ExampleScores, StopRuleScores
+from moa_dspy.optimizers.search.samplers import OptunaDesigns, SpaceExhaustedError, UniqueSampler
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, Price, StopRuleScores
 
 SMALL = replace(SPACE, attention=("full", "none"), residual=("none",))
 BUILT_IN = [GaussianProcessDesigns(), TPEDesigns(), RandomDesigns()]
@@ -49,7 +48,7 @@ def study_of(space: BoundSpace, designs: DesignSampler, seed: int = 0) -> optuna
 
 def ask(study: optuna.Study, space: BoundSpace) -> optuna.Trial:
     trial = study.ask()
-    space.suggest(lambda name, distribution: trial._suggest(name, distribution))
+    space.suggest(lambda name: trial._suggest(name, space.distributions[name]))
     return trial
 
 
@@ -114,7 +113,8 @@ class TestDesignSamplers:
         agents = [simulated(name, knows=0.5, finds=0.5) for name in "abcdefghijklmnop"]
         space = BoundSpace(SearchSpace(samples=2, layers=(1, 2)), TASK, agents, {})
         generator = np.random.default_rng(0)
-        sizes = {sum(space._design(space.draw(generator)).samples) for _ in range(200)}
+        drawn = [space.draw(generator) for _ in range(200)]
+        sizes = {sum(value for name, value in params.items() if name.startswith("samples.")) for params in drawn}
         assert sizes == {1, 2, 3, 4, 5}
         study = study_of(space, GaussianProcessDesigns())
         for _ in range(9):
