@@ -242,11 +242,12 @@ class BoundSpace:
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
         """Return the program of a design; without a rule, with the largest depth and without early stopping."""
         rule = rule or StopRule(self.layers)
+        owners = [name for name, count in zip(self.names, design.samples, strict=True) for _ in range(count)]
         program = AttentionMoA(
             self.task,
             self._ensemble(design),
             layers=rule.layers,
-            aggregator=None if design.aggregator is None else self._aggregator(design.aggregator),
+            aggregator=self._aggregator(design.aggregator),
             attention=design.attention,
             residual=design.residual if rule.layers > 1 else "synthesis",
             early_stop=rule.early_stop,
@@ -255,7 +256,8 @@ class BoundSpace:
             **self.options,
         )
         for prompts in self.prompts:
-            program.take_prompts(prompts, self._agents_in(prompts, design))
+            known = [spec.name for spec in prompts.architecture.agents]
+            program.take_prompts(prompts, [known.index(name) if name in known else None for name in owners])
         if self.space.thresholds and program.architecture.synthesizes:
             grade(program, rule.threshold)
         return program
@@ -326,31 +328,24 @@ class BoundSpace:
         return values[(len(values) - 1) // 2] if name.startswith("temperature") else values[0]
 
     def _ensemble(self, design: Design) -> list[Agent]:
+        """Return the samples of all agents. Their names differ from those of all agents."""
         members = []
         for name, count, temperature in zip(self.names, design.samples, design.temperatures, strict=True):
             agent = self.models[name]
             chosen = agent if temperature is None else replace(agent, temperature=temperature)
-            members += [replace(chosen, name=self._sample_name(name, k)) for k in range(1, count + 1)]
+            for number in range(1, count + 1):
+                plain = name if number == 1 else f"{name}-{number}"
+                taken = number > 1 and plain in self.names
+                members.append(replace(chosen, name=f"{name}-sample-{number}" if taken else plain))
         return members
 
-    def _sample_name(self, name: str, number: int) -> str:
-        """Return the name of an agent's sample, different from those of all agents."""
-        if number == 1:
-            return name
-        plain = f"{name}-{number}"
-        return plain if plain not in self.names else f"{name}-sample-{number}"
-
-    def _aggregator(self, name: str) -> Agent:
+    def _aggregator(self, name: str | None) -> Agent | None:
+        if name is None:
+            return None
         agent = self.models[name]
         if name not in self.names:
             return replace(agent, name="aggregator")
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
-
-    def _agents_in(self, prompts: AttentionMoA, design: Design) -> list[int | None]:
-        """Return, for each member of the ensemble, its index among the agents of ``prompts``, or None."""
-        known = [spec.name for spec in prompts.architecture.agents]
-        counted = zip(self.names, design.samples, strict=True)
-        return [known.index(name) if name in known else None for name, count in counted for _ in range(count)]
 
     def _needs_aggregator(self, aggregation: Aggregation, residual: Residual) -> bool:
         return aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)

@@ -34,13 +34,7 @@ _SPREAD_OF_WEIGHTS: Final = 1.5
 
 @dataclass(frozen=True)
 class Observation:
-    """The value of one design.
-
-    Attributes:
-        features: its choices. Numbers are compared by distance, anything else by equality.
-        value: more is better.
-        variance: variance of the value; 0 if all examples were run.
-    """
+    """The value of one design, more is better. Of its choices, numbers are compared by distance, others by equality."""
 
     features: Features
     value: float
@@ -48,11 +42,9 @@ class Observation:
 
 
 class GaussianProcess:
-    """A Gaussian process with an exponential kernel, fitted to observations.
+    """A Gaussian process with an exponential kernel, fitted to at least one observation.
 
-    Args:
-        observations: at least one.
-        like: a process whose kernel is reused; without it, the kernel is fitted.
+    If ``like`` is given, its kernel is reused instead of fitted.
     """
 
     def __init__(self, observations: Sequence[Observation], like: GaussianProcess | None = None) -> None:

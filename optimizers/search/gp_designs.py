@@ -41,13 +41,7 @@ _LEAST_VARIANCE: Final = 0.02
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial with a design.
-
-    Attributes:
-        design: design of the trial.
-        params: its parameters so far.
-        scores: its scores so far.
-    """
+    """A trial with a design: its parameters and scores so far."""
 
     design: Design
     params: Mapping[str, Any]
@@ -65,11 +59,7 @@ class Tried:
 
 
 class GaussianProcessDesigns:
-    """Proposes the design with the highest expected improvement for its price. This is the default.
-
-    Args:
-        objective: objective of the search.
-    """
+    """Proposes the design with the highest expected improvement for its price. This is the default."""
 
     def __init__(self, objective: Objective | None = None) -> None:
         self._objective = objective or Objective()
@@ -163,12 +153,7 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
 
 
 def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float:
-    """Return the number of requests that are not paid yet.
-
-    Args:
-        requests: the requests of one run.
-        paid: for each request, the share of the examples on which it was made.
-    """
+    """Return the number of unpaid requests of a run, given the share of the examples on which each was made."""
     return sum(1 - paid.get(request, 0.0) for request in requests)
 
 

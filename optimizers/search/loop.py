@@ -27,11 +27,7 @@ _OUTAGE: Final = 3
 
 
 class TrialLoop:
-    """Runs trials until a study has enough.
-
-    Args:
-        runner: runs one trial. Its study may be shared by several processes.
-        n_trials: number of trials of the study; failed ones do not count.
+    """Runs trials until a study, which several processes may share, has enough. Failed ones do not count.
 
     Attributes:
         failures: the causes of the last consecutive trials whose runs all failed.

@@ -121,12 +121,7 @@ def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) ->
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A finished trial that a new one is compared with.
-
-    Attributes:
-        scores: scores of all examples, under the trial's stop rule.
-        cost: mean cost of an example.
-    """
+    """A finished trial to compare with: its scores on all examples, and the mean cost of an example."""
 
     scores: Sequence[float]
     cost: float
@@ -136,12 +131,7 @@ def pick_rule(scores: StopRuleScores, objective: Objective, front: Sequence[tupl
     """Return the best stop rule of a trial: highest score, then fewest calls, then smallest depth.
 
     With a price limit, only rules within it count; if there are none, the cheapest is returned. With two objectives,
-    return the rule that adds the most area to ``front``.
-
-    Args:
-        scores: scores of the trial.
-        objective: objective of the search.
-        front: scores and costs of finished trials.
+    return the rule that adds the most area to ``front``, the scores and costs of finished trials.
     """
 
     def merit(rule: StopRule) -> tuple[float, ...]:
@@ -158,11 +148,8 @@ def pick_rule(scores: StopRuleScores, objective: Objective, front: Sequence[tupl
 def cannot_win(scores: StopRuleScores, incumbents: Sequence[Incumbent], objective: Objective, level: float) -> bool:
     """Return whether, under every stop rule, the trial is significantly too expensive or worse than an incumbent.
 
-    Args:
-        scores: scores of the trial, on the first examples.
-        incumbents: scored on the same examples, in the same order.
-        objective: objective of the search.
-        level: level of the one-sided paired tests.
+    The trial has run the first examples. Incumbents are scored on the same examples, in the same order. ``level`` is
+    that of the one-sided paired tests.
     """
 
     def above_zero(differences: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
@@ -33,8 +34,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(pydantic.BaseModel):
     """An architecture on the front.
 
     Attributes:
@@ -44,19 +44,12 @@ class Point:
         trial: number of the trial.
     """
 
+    model_config = pydantic.ConfigDict(frozen=True)
+
     architecture: Architecture
     score: Score
     price: Price
     trial: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the point as JSON values."""
-        return {
-            "architecture": self.architecture.model_dump(mode="json"),
-            "score": self.score.model_dump(),
-            "price": self.price.model_dump(),
-            "trial": self.trial,
-        }
 
 
 @dataclass(frozen=True)
@@ -143,7 +136,12 @@ def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
 def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
     """Return the front with architectures; see ``front_of``."""
     return tuple(
-        Point(bound.program(design, point.rule).architecture, point.score, point.price, point.trial.number)
+        Point(
+            architecture=bound.program(design, point.rule).architecture,
+            score=point.score,
+            price=point.price,
+            trial=point.trial.number,
+        )
         for point in front_of(study, objective)
         if (design := bound.design_of(point.trial)) is not None
     )
@@ -156,8 +154,7 @@ def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
 
 def summary_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as JSON values."""
-    attrs, rule = trial.user_attrs, trial.user_attrs.get("rule")
-    scores = scores_of(trial)
+    attrs, scores, rule = trial.user_attrs, scores_of(trial), trial.user_attrs.get("rule")
     interval = Score.of(scores[StopRule.parse(rule)].scores).model_dump() if rule is not None and scores else None
     return {
         "number": trial.number,
@@ -176,12 +173,12 @@ def summary_of(trial: FrozenTrial) -> dict[str, Any]:
 def report_of(study: Study, best: FrozenTrial | None, architecture: Any, facts: dict[str, Any]) -> dict[str, Any]:
     """Return a report: ``facts``, the best trial, all trials, and the best score after each trial."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-    complete = {trial.number for trial in finished(study)}
+    complete = {trial.number: trial.user_attrs["score"] for trial in finished(study)}
     history: list[dict[str, Any]] = []
     reached: float | None = None
     for trial in trials:
-        if trial.number in complete:
-            score = trial.user_attrs["score"]
+        score = complete.get(trial.number)
+        if score is not None:
             reached = score if reached is None else max(reached, score)
         history.append({"trial": trial.number, "best": reached})
     report = {

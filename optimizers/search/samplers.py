@@ -107,11 +107,6 @@ class UniqueSampler(BaseSampler):
     """An Optuna sampler of designs that have no trial yet.
 
     Random numbers depend only on the seed and the trial's number, so a study continues identically in another process.
-
-    Args:
-        space: the space.
-        designs: proposes designs.
-        seed: seed of the search.
     """
 
     def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int) -> None:

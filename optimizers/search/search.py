@@ -287,7 +287,7 @@ class _Search:
             "score": score.model_dump(),
             "cost": cost.model_dump(),
             "depth_curve": depth_points(best),
-            "pareto": [point.to_dict() for point in front],
+            "pareto": [point.model_dump(mode="json") for point in front],
         }
         report = report_of(study, best, program.architecture.model_dump(mode="json"), facts)
         return SearchResult(program, score, cost, report, study, front)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,15 @@ class _Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append log entries, one per line."""
-        self._mend()
-        super().append_logs(logs)
-
-    def _mend(self) -> None:
         path = Path(self._file_path)
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            if end == 0 or (file.seek(end - 1) >= 0 and file.read(1) == b"\n"):
-                return
+            complete = end == 0 or (file.seek(end - 1) >= 0 and file.read(1) == b"\n")
+        if not complete:
+            self._remove_last_line(path)
+        super().append_logs(logs)
+
+    def _remove_last_line(self, path: Path) -> None:
         acquired = self._lock.acquire()
         try:
             content = path.read_bytes()
@@ -65,11 +64,14 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
         return storage
     check_storage(storage)
     url = _url_of(storage)
-    if url.startswith("journal://"):
-        return _opened(url, lambda: JournalStorage(_Journal(_path_in(url))))
-    patient = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
-    engine: dict[str, Any] = patient if url.startswith("sqlite") else {"pool_pre_ping": True}
-    return _opened(url, lambda: _database(url, engine))
+    shown = without_password(url)
+    try:
+        return JournalStorage(_Journal(_path_in(url))) if url.startswith("journal://") else _database(url)
+    except ImportError as error:
+        raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
+    except Exception as error:
+        message = str(error).splitlines()[0].replace(url, shown)
+        raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error
 
 
 def check_storage(storage: str | Path | BaseStorage | None) -> None:
@@ -84,7 +86,7 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
     folder = Path(_path_in(url)).parent
     if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
         shown = without_password(url)
-        raise ConfigurationError(f"storage {shown!r}: there is no folder {str(folder)!r}; create it first")
+        raise ConfigurationError(f"storage {shown!r}: folder {str(folder)!r} does not exist; create it first")
 
 
 def open_study(
@@ -111,8 +113,8 @@ def open_study(
     differing = sorted(key for key in about if known is None or known.get(key) != about[key])
     if differing:
         raise ConfigurationError(
-            f"study {name!r} was begun with another {', '.join(differing)}; its trials cannot be compared with new "
-            "ones: use another study_name, or begin anew in another file"
+            f"study {name!r} was begun with another {', '.join(differing)}, so its trials cannot be compared with new "
+            "ones; use another study_name or another storage"
         )
     return study
 
@@ -122,24 +124,21 @@ def without_password(storage: str) -> str:
     return storage if storage.startswith(("sqlite:", "journal:")) else re.sub(r"://.*@", "://", storage)
 
 
-def _database(url: str, engine: dict[str, Any]) -> RDBStorage:
-    """Open a database, even if another process is creating Optuna's tables."""
+def _database(url: str) -> RDBStorage:
+    """Open a database, even if another process is creating Optuna's tables.
+
+    SQLite and MySQL then raise an OperationalError, PostgreSQL a ProgrammingError or an IntegrityError.
+    """
+    patient: dict[str, Any] = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
     deadline = time.monotonic() + _SECONDS_FOR_TABLES
     while True:
         try:
-            return RDBStorage(url, engine_kwargs=engine)
+            return RDBStorage(url, engine_kwargs=patient if url.startswith("sqlite") else {"pool_pre_ping": True})
         except DBAPIError as error:
-            if not _created_meanwhile(error) or time.monotonic() > deadline:
+            created_meanwhile = isinstance(error, IntegrityError) or "already exists" in str(error.orig)
+            if not created_meanwhile or time.monotonic() > deadline:
                 raise
             time.sleep(_POLL)
-
-
-def _created_meanwhile(error: DBAPIError) -> bool:
-    """Return whether another process created a table or its version row in the meantime.
-
-    SQLite and MySQL raise an OperationalError, PostgreSQL a ProgrammingError or an IntegrityError.
-    """
-    return isinstance(error, IntegrityError) or "already exists" in str(error.orig)
 
 
 def _url_of(storage: str | Path) -> str:
@@ -150,14 +149,3 @@ def _url_of(storage: str | Path) -> str:
 def _path_in(url: str) -> str:
     """Return the file in a URL of SQLite or a journal."""
     return url.removeprefix("sqlite:///").removeprefix("journal:///")
-
-
-def _opened(url: str, make: Callable[[], BaseStorage]) -> BaseStorage:
-    shown = without_password(url)
-    try:
-        return make()
-    except ImportError as error:
-        raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
-    except Exception as error:
-        message = str(error).splitlines()[0].replace(url, shown)
-        raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error

@@ -55,18 +55,9 @@ class Pruning:
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Runs the trials of a study, one at a time.
+    """Runs the trials of a study, one at a time. Every trial runs the examples in their order.
 
-    Attributes:
-        study: the study.
-        bound: the space.
-        examples: the examples, in the order in which every trial runs them.
-        metric: metric of the task.
-        objective: objective of the search.
-        pruning: when a trial ends early.
-        guard: the budget.
-        concurrency: maximum number of concurrent runs.
-        on_batch: called with the number of examples that the trial has run.
+    ``on_batch`` is called with the number of examples that a trial has run.
     """
 
     study: Study

@@ -55,19 +55,14 @@ def working_on(trial: Trial) -> Iterator[None]:
 
 
 class Watch:
-    """Finds running trials whose process is dead.
-
-    Args:
-        study: the study.
-        grace: seconds without a heartbeat.
-    """
+    """Finds running trials whose process is dead, or has no heartbeat for ``grace`` seconds."""
 
     def __init__(self, study: Study, grace: float = GRACE) -> None:
         self._study, self._grace = study, grace
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def revive(self) -> list[int]:
-        """Fail the trials of dead processes and queue each again; return their numbers."""
+        """Fail the trials of dead processes, queue each again, and return their numbers."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         stale = [trial for trial in running if self._is_stale(trial)]
         return [trial.number for trial in stale if give_up(self._study, trial, "its process died", died=True)]
@@ -87,18 +82,9 @@ class Watch:
 
 
 def give_up(study: Study, trial: FrozenTrial | Trial, why: str, *, again: bool = True, died: bool = False) -> bool:
-    """Fail a running trial, and queue it again.
+    """Fail a running trial and, if ``again``, queue it again. Return False if the trial had already ended.
 
-    Args:
-        study: the study.
-        trial: one of its trials.
-        why: the reason, for the record.
-        again: whether it is queued again.
-        died: whether its process died. A trial whose processes die repeatedly may be the cause, and is not queued
-            again.
-
-    Returns:
-        Whether this process failed it; False if the trial had already ended.
+    A trial whose processes died (``died``) several times may be the cause, and is not queued again.
     """
     known = next(other for other in study.get_trials(deepcopy=False) if other.number == trial.number)
     deaths = int(known.user_attrs.get("deaths", 0)) + died
@@ -134,13 +120,10 @@ def _alive(pid: int) -> bool:
     if os.name == "nt":
         return True  # there is no safe check; the heartbeat decides
     with contextlib.suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
-        )
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -60,12 +60,6 @@ class Decision:
     improved: bool | None
     probability: float | None = None
 
-    def continues(self, threshold: float | None) -> bool:
-        """Return whether a run continues after this decision."""
-        if threshold is None or self.probability is None:
-            return bool(self.improved)
-        return self.probability >= threshold
-
 
 class End(NamedTuple):
     """The end of a run under a rule: the layer whose output is the answer, and the last layer that is paid for."""
@@ -95,8 +89,14 @@ def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
     for layer in range(2, rule.layers + 1):
         if layer > outputs:
             return End(outputs, layer)
-        if rule.early_stop and layer - 2 < len(decisions) and not decisions[layer - 2].continues(rule.threshold):
-            return End(layer - 1, layer)
+        if rule.early_stop and layer - 2 < len(decisions):
+            decision, least = decisions[layer - 2], rule.threshold
+            if least is None or decision.probability is None:
+                continues = bool(decision.improved)
+            else:
+                continues = decision.probability >= least
+            if not continues:
+                return End(layer - 1, layer)
     return End(rule.layers, rule.layers)
 
 

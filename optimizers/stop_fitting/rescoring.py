@@ -123,13 +123,7 @@ class StopRuleScores(dict[StopRule, ExampleScores]):
 
 
 class Rescored(NamedTuple):
-    """Recorded runs, scored under every stop rule.
-
-    Attributes:
-        scores: scores and prices by rule.
-        errors: the metric's error for each answer on which it raised.
-        judged: whether the metric judged any answer.
-    """
+    """Recorded runs, scored under every stop rule; the metric's errors; and whether it judged any answer."""
 
     scores: StopRuleScores
     errors: list[str]
@@ -144,14 +138,7 @@ class Reading(NamedTuple):
 
 
 class AnswerJudge:
-    """Scores the recorded answers of one run. Equal answers are scored once.
-
-    Args:
-        program: the program of the run, which defines the types of the task's fields.
-        trace: the run.
-        example: its example.
-        metric: the task's metric.
-    """
+    """Scores the recorded answers of one run of ``program``. Equal answers are scored once."""
 
     def __init__(self, program: AttentionMoA, trace: Trace, example: dspy.Example, metric: Metric) -> None:
         self._fields = program.signature.output_fields
@@ -167,8 +154,8 @@ class AnswerJudge:
         answer = {name: outputs[name] for name in self._fields}
         key = json.dumps(answer, sort_keys=True)
         if key not in self._known:
-            types = {name: pydantic.TypeAdapter[Any](self._fields[name].annotation) for name in answer}
-            typed = {name: types[name].validate_python(value) for name, value in answer.items()}
+            types: dict[str, Any] = {name: field.annotation for name, field in self._fields.items()}
+            typed = {name: pydantic.TypeAdapter(types[name]).validate_python(answer[name]) for name in answer}
             self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
         return self._known[key].score
 
@@ -184,12 +171,7 @@ class AnswerJudge:
 
 
 def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Reading]:
-    """Return the result of a run under each of ``rules``.
-
-    Args:
-        trace: a run without early stopping, at least as deep as the deepest rule.
-        rules: see ``moa_dspy.optimizers.stop_fitting.replay``.
-    """
+    """Return the result under each rule of a run without early stopping, at least as deep as the deepest rule."""
     decisions = decisions_of(trace)
     ends = {rule: end_of(rule, decisions, len(trace.outputs)) for rule in rules}
     prices = {paid: price_of(trace, paid) for paid in {end.paid for end in ends.values()}}

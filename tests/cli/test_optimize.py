@@ -201,7 +201,7 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
         (["--out", "no/where.json"], "--out no/where.json cannot be written: its folder does not exist"),
         (["--record", "no/where.json"], "--record no/where.json"),
         (["--record", "./program.json"], "is named by another option too"),
-        (["--storage", "no/where.db"], "there is no folder 'no'"),
+        (["--storage", "no/where.db"], "folder 'no' does not exist"),
         (["--max-usd", "0"], "--max-usd 0.0 is too small"),
         (["--valset", "items.jsonl"], "48 of 48 held-out examples are among those"),
         (["--valset", "absent.jsonl"], "absent.jsonl"),

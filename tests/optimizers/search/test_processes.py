@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -56,7 +57,7 @@ def processes() -> ForkServerContext:
     context.set_forkserver_preload(["support.search_worker"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        multiprocessing.forkserver.ensure_running()
+        forkserver.ensure_running()
     return context
 
 

@@ -90,7 +90,7 @@ class TestDesignSamplers:
         assert params(3) == params(3) != params(4)
 
     @pytest.mark.parametrize(
-        ("designs", "trials"), [(GaussianProcessDesigns(), 14), (TPEDesigns(), 24)], ids=["GP", "TPE"]
+        ("designs", "trials"), [(GaussianProcessDesigns(), 14), (TPEDesigns(), 16)], ids=["GP", "TPE"]
     )
     def test_the_best_is_found_in_a_few_trials(self, designs: DesignSampler, trials: int) -> None:
         space, reached = bound(), []
