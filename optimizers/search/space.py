@@ -55,7 +55,7 @@ class SearchSpace:
     max_agents: int = 5
     temperatures: Temperatures | Mapping[str, Temperatures] = (0.3, 0.7, 1.0)
     shared_temperature: bool = False
-    attention: tuple[Attention, ...] = PATTERN_NAMES
+    attention: tuple[Attention, ...] = cast("tuple[Attention, ...]", PATTERN_NAMES)
     residual: tuple[Residual, ...] = get_args(Residual)
     aggregation: tuple[Aggregation, ...] | None = None
     aggregators: tuple[str, ...] | None = None
