@@ -20,7 +20,6 @@ from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, P
 from moa_dspy.optimizers.search.gaussian_process import Array, GaussianProcess, Observation, expected_improvement
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import scores_of
-from moa_dspy.optimizers.search.samplers import SpaceExhaustedError
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
 __all__ = ["GaussianProcessDesigns", "Request", "Tried", "observations", "requests_of", "unpaid"]
@@ -67,11 +66,7 @@ class GaussianProcessDesigns:
     def propose(
         self, space: BoundSpace, study: Study, trial: FrozenTrial, generator: np.random.Generator
     ) -> Mapping[str, Any]:
-        """Return the parameters of a design that has no trial.
-
-        Raises:
-            SpaceExhaustedError: if every design has a trial.
-        """
+        """Return the parameters of a design that has no trial, if one is found."""
         others = [
             Tried(design, other.params, scores_of(other))
             for other in study.get_trials(deepcopy=False)
@@ -79,12 +74,10 @@ class GaussianProcessDesigns:
         ]
         candidates = _candidates(space, others, generator)
         if not candidates:
-            if space.size <= ENUMERABLE:
-                raise SpaceExhaustedError
             return space.draw(generator)
-        if sum(other.scored for other in others) < _STARTUP:
-            return next(iter(candidates.values()))
         scored = [other for other in others if other.scored]
+        if len(scored) < _STARTUP:
+            return next(iter(candidates.values()))
         running = [other.design.features for other in others if not other.scores]
         process = GaussianProcess(observations(scored, self._objective, generator))
         if running:

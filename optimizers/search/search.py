@@ -284,10 +284,10 @@ class _Search:
             "seed": seed,
             "ended_by": ended_by,
             "failure": failures[-1] if ended_by == "failures" else None,
-            "score": score.model_dump(),
-            "cost": cost.model_dump(),
+            "score": score,
+            "cost": cost,
             "depth_curve": depth_points(best),
-            "pareto": [point.model_dump(mode="json") for point in front],
+            "pareto": front,
         }
-        report = report_of(study, best, program.architecture.model_dump(mode="json"), facts)
+        report = report_of(study, best, program.architecture, facts)
         return SearchResult(program, score, cost, report, study, front)
