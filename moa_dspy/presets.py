@@ -8,7 +8,6 @@ from typing import Any
 
 from moa_dspy.agents import AgentLike, agent_of
 from moa_dspy.architecture import Aggregation
-from moa_dspy.attention import Attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature, derive_roles
@@ -28,7 +27,7 @@ def single_model(signature: str | TaskSignature, agent: AgentLike, **options: An
 
 
 def self_consistency(
-    signature: str | TaskSignature, agent: AgentLike, samples: int = 5, **options: Any
+    signature: str | TaskSignature, agent: AgentLike, *, samples: int = 5, **options: Any
 ) -> AttentionMoA:
     """Return self-consistency (arXiv 2203.11171): several samples of one model.
 
@@ -50,60 +49,50 @@ def self_consistency(
     return AttentionMoA(signature, agents, layers=1, attention="none", aggregation=aggregation, **options)
 
 
-def mixture_of_agents(
-    signature: str | TaskSignature,
-    agents: Sequence[AgentLike],
-    layers: int = 2,
-    aggregator: AgentLike | None = None,
-    **options: Any,
-) -> AttentionMoA:
-    """Return MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis."""
-    return AttentionMoA(
-        signature, agents, layers=layers, aggregator=aggregator, attention="none", residual="none", **options
-    )
+def mixture_of_agents(signature: str | TaskSignature, agents: Sequence[AgentLike], **options: Any) -> AttentionMoA:
+    """Return MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis.
+
+    Args:
+        signature: the task.
+        agents: the models.
+        **options: further arguments of ``AttentionMoA``, such as ``layers`` and ``aggregator``.
+    """
+    return AttentionMoA(signature, agents, attention="none", residual="none", **options)
 
 
 def self_moa(
-    signature: str | TaskSignature,
-    agent: AgentLike,
-    samples: int = 5,
-    layers: int = 1,
-    aggregator: AgentLike | None = None,
-    **options: Any,
+    signature: str | TaskSignature, agent: AgentLike, *, samples: int = 5, layers: int = 1, **options: Any
 ) -> AttentionMoA:
-    """Return Self-MoA (arXiv 2502.00674): MoA over several samples of one model.
+    """Return Self-MoA (arXiv 2502.00674): MoA over several samples of one model, which also aggregates.
 
     Args:
         signature: the task.
         agent: the model; its temperature must not be 0.
         samples: number of samples in each layer, at least 2.
-        layers: number of layers, as for ``AttentionMoA``.
-        aggregator: the aggregator. Default: the same model.
-        **options: further arguments of ``AttentionMoA``.
+        layers: number of layers.
+        **options: further arguments of ``AttentionMoA``, such as another ``aggregator``.
 
     Raises:
         ConfigurationError: if there are fewer than 2 samples, or the temperature is 0.
     """
-    agents = _samples(agent, samples)
-    return mixture_of_agents(signature, agents, layers=layers, aggregator=aggregator, **options)
+    return mixture_of_agents(signature, _samples(agent, samples), layers=layers, **options)
 
 
-def attention_moa(
-    signature: str | TaskSignature,
-    agents: Sequence[AgentLike],
-    layers: int = 2,
-    aggregator: AgentLike | None = None,
-    attention: Attention = "full",
-    **options: Any,
-) -> AttentionMoA:
-    """Return Attention-MoA (arXiv 2601.16596) with every part switched on."""
-    return AttentionMoA(signature, agents, layers=layers, aggregator=aggregator, attention=attention, **options)
+def attention_moa(signature: str | TaskSignature, agents: Sequence[AgentLike], **options: Any) -> AttentionMoA:
+    """Return Attention-MoA (arXiv 2601.16596) with every part switched on.
+
+    Args:
+        signature: the task.
+        agents: the models.
+        **options: further arguments of ``AttentionMoA``, such as ``layers`` and ``attention``.
+    """
+    return AttentionMoA(signature, agents, **options)
 
 
 def _samples(agent: AgentLike, samples: int) -> list[AgentLike]:
     if samples < 2:
-        raise ConfigurationError(f"samples={samples}: several samples are at least 2; for one, use single_model")
+        raise ConfigurationError(f"samples={samples} is too few; give at least 2, or use single_model")
     one = agent_of(agent)
     if one.spec("-").temperature == 0:
-        raise ConfigurationError("samples at temperature 0 would all be the same; give the agent a higher temperature")
+        raise ConfigurationError("samples at temperature 0 are all the same; give the agent a higher temperature")
     return [replace(one, name=f"{one.name}-{number}" if one.name else None) for number in range(1, samples + 1)]

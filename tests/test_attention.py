@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import get_args
 
 import pytest
 from hypothesis import given, strategies as st
 
-from moa_dspy.attention import check_attention, critics_of
+from moa_dspy.attention import PATTERN_NAMES, Attention, check_attention, critics_of
 from moa_dspy.errors import ConfigurationError
 
 
@@ -56,6 +57,10 @@ def test_with_k_peers_every_pair_meets_in_time(agents: int, data: st.DataObject)
 def test_full_is_k_with_all_peers(agents: int, layer: int) -> None:
     for target in range(agents):
         assert critics_of(target, "full", agents, layer) == critics_of(target, agents - 1, agents, layer)
+
+
+def test_the_names_are_those_of_the_type() -> None:
+    assert get_args(get_args(Attention)[0]) == PATTERN_NAMES
 
 
 @pytest.mark.parametrize("wrong", ["most", "", "²", "1.5", None, True, 1.5, ["full"]])

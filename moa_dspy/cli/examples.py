@@ -152,8 +152,8 @@ def shaped(
     number = samples or _SAMPLES
     builders: Mapping[str, Callable[[], AttentionMoA]] = {
         "single": lambda: presets.single_model(task, agents[0], **common),
-        "self-consistency": lambda: presets.self_consistency(task, agents[0], number, **common),
-        "self-moa": lambda: presets.self_moa(task, agents[0], number, **layered),
+        "self-consistency": lambda: presets.self_consistency(task, agents[0], samples=number, **common),
+        "self-moa": lambda: presets.self_moa(task, agents[0], samples=number, **layered),
         "moa": lambda: presets.mixture_of_agents(task, agents, **layered),
         "attention-moa": lambda: presets.attention_moa(task, agents, early_stop=shape.early_stop, **layered),
     }
