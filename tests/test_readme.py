@@ -16,11 +16,16 @@ def blocks(page: str) -> list[str]:
 
 @pytest.mark.xdist_group("local")
 @pytest.mark.slow
-def test_the_readmes_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_python_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     for code in blocks("README.md"):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert (tmp_path / "program.json").exists()
+    said = re.search(r"# (The candidate is accepted: it gains) \.\.\. (on .*)", (ROOT / "README.md").read_text())
+    assert said is not None
+    assert re.search(f"{said[1]} .* {said[2]}", capsys.readouterr().out)
 
 
 def test_every_page_that_a_page_points_to_is_there() -> None:
