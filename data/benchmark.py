@@ -119,7 +119,7 @@ class Benchmark(ABC):
             prompts: folder with the official judge prompts. None means our own judge.
         """
         if self.scorer is None:
-            raise NotImplementedError(f"{type(self).__name__} sets no scorer and does not implement metric()")
+            raise NotImplementedError(f"{type(self).__name__} must set `scorer` or implement `metric`")
         return self.scorer
 
     def category(self, example: dspy.Example) -> str | None:
@@ -171,7 +171,7 @@ class Benchmark(ABC):
         Args:
             split: name of the split; None means the first of `splits`.
             limit: maximum number of examples.
-            seed: draw a random sample. A larger limit contains the smaller sample. None takes the first examples.
+            seed: draw a random sample; a larger limit contains the smaller sample. None takes the first examples.
             path: folder with the files, or with a folder of this benchmark's name. None means the folder in the
                 environment variable `MOA_DSPY_DATA`, then the hub or its local cache.
 
@@ -224,7 +224,7 @@ class Benchmark(ABC):
             return [Path(path) / self.name, Path(path)]
         root = os.environ.get(DATA_VARIABLE)
         if root and not Path(root).is_dir():
-            raise ConfigurationError(f"there is no folder {root}, which the environment variable {DATA_VARIABLE} names")
+            raise ConfigurationError(f"{DATA_VARIABLE} must name an existing folder, got {root}; correct or unset it")
         return [Path(root) / self.name] if root else []
 
     def _example(self, row: Row, part: str, position: int) -> dspy.Example:

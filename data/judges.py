@@ -24,21 +24,7 @@ from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse
 from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
 from moa_dspy.signatures.quoting import quote
 
-__all__ = [
-    "OFFICIAL",
-    "OWN",
-    "GradeJudge",
-    "JudgeMetric",
-    "PairJudge",
-    "SkillJudge",
-    "UnparsedVerdictError",
-    "fill",
-    "fill_known",
-    "official_file",
-    "pair_result",
-    "protocols_of",
-    "send",
-]
+__all__ = ["GradeJudge", "JudgeMetric", "PairJudge", "SkillJudge", "UnparsedVerdictError"]
 
 OWN = "own"
 """Protocol with our own signature."""

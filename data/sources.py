@@ -73,7 +73,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    content = _json(path.read_text(encoding="utf-8-sig"), path.name, "; one object a line belongs in a .jsonl file")
+    content = _json(path.read_bytes(), path.name, "; one object a line belongs in a .jsonl file")
     rows = content
     if isinstance(content, dict):
         lists = [v for v in content.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
@@ -83,7 +83,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     yield from (_object(row, f"{path.name}, entry {number}") for number, row in enumerate(rows, start=1))
 
 
-def _json(text: str, where: str, advice: str = "") -> Any:
+def _json(text: str | bytes, where: str, advice: str = "") -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

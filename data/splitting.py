@@ -89,7 +89,7 @@ def first_or_sampled(examples: Iterator[dspy.Example], limit: int | None, seed: 
 
 def _check_limit(limit: int | None) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise ConfigurationError(f"limit is 0 or more, a whole number, not {limit!r}")
+        raise ConfigurationError(f"limit must be a whole number from 0, got {limit!r}")
 
 
 def unit_hash(example: dspy.Example, seed: int = 0) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 
@@ -23,19 +22,15 @@ __all__ = ["ByKind", "Starter"]
 _FILE = Path(__file__).with_name("starter.jsonl")
 
 
-def _metrics() -> Mapping[str, Metric]:
-    return {"fact": Stated(), "choice": ChoiceLetter(), "arithmetic": ShortNumber(), "instruction": Instructions()}
-
-
-@dataclass(frozen=True)
 class ByKind(Metric):
-    """Scores an item by the metric of its `kind`. An output that repeats the question is always wrong.
+    """Scores an item by the metric of its `kind`. An output that repeats the question is always wrong."""
 
-    Attributes:
-        metrics: the metric of each kind.
-    """
-
-    metrics: Mapping[str, Metric] = field(default_factory=_metrics)
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "fact": Stated(),
+        "choice": ChoiceLetter(),
+        "arithmetic": ShortNumber(),
+        "instruction": Instructions(),
+    }
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the verdict of the kind's metric."""

@@ -265,7 +265,7 @@ class OfficialSkillJudge(SkillJudge):
 def _meaning(skill: str) -> str:
     name = skill_name(skill)
     if name is None:
-        raise ConfigurationError(f"{skill!r} is none of FLASK's skills: {', '.join(SKILLS)}")
+        raise ConfigurationError(f"unknown FLASK skill {skill!r}; there are: {', '.join(SKILLS)}")
     return RUBRIC[name]
 
 

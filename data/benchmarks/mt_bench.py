@@ -83,7 +83,7 @@ def judge_prompt(
         ConfigurationError: if a template, an answer or a needed reference is missing.
     """
     if turn not in (1, 2):
-        raise ConfigurationError(f"MT-Bench has turns 1 and 2, not {turn!r}")
+        raise ConfigurationError(f"turn must be 1 or 2, got {turn!r}")
     category = question.get("category")
     with_reference = category in WITH_REFERENCE if category else reference is not None
     if with_reference and reference is None:

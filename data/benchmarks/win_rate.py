@@ -114,7 +114,7 @@ def _win(preference: float | None) -> float:
         return math.nan
     value = float(preference) or 1.5
     if not 1 <= value <= 2:
-        raise ConfigurationError(f"a preference is 0 (tie) or from 1 to 2, not {preference!r}")
+        raise ConfigurationError(f"a preference must be 0 (tie) or from 1 to 2, got {preference!r}")
     return value - 1
 
 

@@ -354,7 +354,7 @@ def test_mt_bench_average_leaves_out_what_was_not_parsed():
 
 def test_mt_bench_prompt_errors():
     question = {"turns": ["a", "b"], "category": "writing"}
-    with pytest.raises(ConfigurationError, match="turns 1 and 2"):
+    with pytest.raises(ConfigurationError, match="turn must be 1 or 2"):
         mt_bench.judge_prompt(PROMPTS, question, ["x"], 3)
     with pytest.raises(ConfigurationError, match="turn 2 needs 2"):
         mt_bench.judge_prompt(PROMPTS, question, ["x"], 2)
@@ -532,7 +532,7 @@ def test_a_reply_without_any_score_is_counted_as_such():
 
 
 def test_a_skill_without_a_meaning_is_refused_before_anything_is_asked():
-    with pytest.raises(ConfigurationError, match="'Wit' is none of FLASK's skills: logical robustness"):
+    with pytest.raises(ConfigurationError, match="unknown FLASK skill 'Wit'; there are: logical robustness"):
         get_benchmark("flask").metric().check_examples([flask_example("Factuality", "Wit")])
 
 

@@ -78,7 +78,7 @@ def test_a_folder_with_a_file_for_each_split(tmp_path):
 def test_a_limit_is_a_whole_number(tmp_path, limit):
     file = write(tmp_path / "set.jsonl", [{"question": "a"}])
     for where in (file, "starter"):
-        with pytest.raises(ConfigurationError, match="limit is 0 or more, a whole number, not "):
+        with pytest.raises(ConfigurationError, match="limit must be a whole number from 0, got "):
             load(where, limit=limit)
 
 
@@ -120,7 +120,7 @@ def test_limit_and_seed(tmp_path):
     assert load(file, limit=5, seed=4) == few
     assert load(file, limit=5, seed=5) != few
     assert load(file, limit=0) == []
-    with pytest.raises(ConfigurationError, match="limit is 0 or more"):
+    with pytest.raises(ConfigurationError, match="limit must be a whole number from 0"):
         load(file, limit=-1)
 
 
@@ -156,6 +156,12 @@ def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         load(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_json_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[\xff]")
+    with pytest.raises(ConfigurationError, match=r"a\.json: not JSON"):
+        load(tmp_path / "a.json")
 
 
 def test_missing_columns_name_those_there_are(tmp_path):
@@ -436,7 +442,7 @@ def test_the_environment_variable(tmp_path, monkeypatch, hub):
 
 def test_a_folder_of_the_environment_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setenv("MOA_DSPY_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigurationError, match=r"no folder .*nowhere, which the environment variable MOA"):
+    with pytest.raises(ConfigurationError, match=r"MOA_DSPY_DATA must name an existing folder, got .*nowhere"):
         load("gsm8k")
 
 
