@@ -56,7 +56,7 @@ def _row(preset: str, result: dict[str, Any]) -> str:
     against = "" if compared is None else f"{100 * compared['difference']:+.1f} (p = {compared['p_value']:.2f})"
     cells = [
         PRESETS[preset],
-        f"{100 * score['value']:.1f} % ({100 * score['low']:.1f} to {100 * score['high']:.1f}), n = {score['items']}",
+        f"{100 * score['value']:.1f} % ({100 * score['low']:.1f} to {100 * score['high']:.1f}), n = {result['scored']}",
         against,
         str(result["calls"]),
         f"{result['tokens']['total']:,}",

@@ -6,14 +6,16 @@ import asyncio
 import json
 from typing import Any, cast
 
+import dspy
 import pytest
 from dspy.lm15 import request_from_openai_chat
 
-from benchmarks import cpu, imports, latency, memory, prefix
+from benchmarks import cpu, eval_local, imports, latency, memory, prefix
 from benchmarks.common import moa_at, provider
 from benchmarks.schedules import Schedule
-from moa_dspy import AttentionMoA
+from moa_dspy import AttentionMoA, evaluate, single_model
 from moa_dspy.run.adapters import _as_request
+from moa_dspy.testing import ScriptedLM
 
 SMALL = ["--agents", "2", "--layers", "2"]
 SCHEDULES = {"dataflow", "barriers", "authors'"}
@@ -106,3 +108,14 @@ def test_the_short_way_to_a_request_leads_to_the_same_request(options: dict[str,
     ]
     expected = request_from_openai_chat({**options, "model": "openai/m", "messages": messages})
     assert repr(_as_request("openai/m", options, messages)) == repr(expected)
+
+
+def test_a_row_of_the_evaluation_on_the_embedded_model_is_read_from_the_json_of_eval() -> None:
+    lm = ScriptedLM("four")
+    devset = [dspy.Example(question="2 + 2?", answer="four").with_inputs("question")]
+    result = evaluate(
+        single_model("question -> answer", lm), devset, lambda example, pred: example.answer == pred.answer
+    )
+    row = eval_local._row("single", json.loads(result.to_json()))
+    assert row.startswith("| single model | 100.0 % (")
+    assert "n = 1 |  | 1 |" in row
