@@ -3,6 +3,7 @@
 instructions    the instructions of each role
 roles           the signature and the inputs of each role
 quoting         one agent's text shown to another, as data
+special_tokens  what a chat template may read as a special token, by its shape
 """
 
 from moa_dspy.signatures.quoting import clean, quote
