@@ -150,7 +150,7 @@ class _Compilation:
             self._before = self._measure(self._program)
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
-                f"the budget ends before the program as it is has been run on {len(self._job.valset)} examples; "
+                f"the budget does not cover the runs of the original program on {len(self._job.valset)} examples; "
                 "raise it, or give fewer examples"
             ) from None
         try:
@@ -216,7 +216,7 @@ def _counted(
 
 
 def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
-    before, after, given = instructions_of(program), instructions_of(tuned), dict(program.named_predictors())
+    before, after, original = instructions_of(program), instructions_of(tuned), dict(program.named_predictors())
     report: dict[str, Any] = {}
     for name, predictor in tuned.named_predictors():
         own = [bool(demo.get("augmented")) for demo in predictor.demos]
@@ -224,7 +224,7 @@ def _predictors(program: AttentionMoA, tuned: AttentionMoA) -> dict[str, Any]:
         report[name] = {
             "instructions": {"before": before[name], "after": after[name]},
             "demos": {
-                "before": len(given[name].demos),
+                "before": len(original[name].demos),
                 "bootstrapped": sum(own),
                 "labeled": len(own) - sum(own),
                 "shown": nearest and nearest.k,
@@ -244,7 +244,7 @@ def _check(
 ) -> None:
     """Raise ConfigurationError if an argument does not fit."""
     if not isinstance(program, AttentionMoA):
-        raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
+        raise ConfigurationError(f"program is of type {type(program).__name__}; it must be an AttentionMoA")
     check_metric(metric)
     check_effort(effort)
     check_concurrency(concurrency)
@@ -265,7 +265,9 @@ def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Ex
     known = [question_of(example) for example in examples]
     questions = list(dict.fromkeys(known))
     if len(questions) < 2:
-        raise ConfigurationError(f"{len(examples)} examples that all ask the same cannot be learnt from and judge")
+        raise ConfigurationError(
+            f"all {len(examples)} examples have equal inputs, so none can be held back; give different ones"
+        )
     held = set(random.Random(seed).sample(questions, max(1, len(questions) // 3)))  # noqa: S311
     learn = [example for example, what in zip(examples, known, strict=True) if what not in held]
     return learn, [example for example, what in zip(examples, known, strict=True) if what in held]

@@ -49,15 +49,15 @@ class StageFeedback:
             return score_of(call_metric(self._metric, example, prediction, trace))
         extra = (trace, pred_name, pred_trace) if accepts(self._metric, 5) else ()
         verdict = call_metric(self._metric, example, prediction, *extra)
-        said, score = getattr(verdict, "feedback", None) if extra else None, score_of(verdict)
-        said = f"About the final answer: {said}" if said else ""
+        score, comment = score_of(verdict), getattr(verdict, "feedback", None) if extra else None
+        comment = f"About the final answer: {comment}" if comment else ""
         record = getattr(prediction, "trace", None)
         if not isinstance(record, Trace):
-            return dspy.Prediction(score=score, feedback=said or f"The answer scored {score:g}.")
+            return dspy.Prediction(score=score, feedback=comment or f"The answer scored {score:g}.")
         scores = attribute(record, example, self._metric, self._program)
         step = _step_of(record, pred_name, pred_trace, trace, self._program)
-        told = feedback_on(scores, step) if step is not None else _story(scores, record.layers)
-        return dspy.Prediction(score=score, feedback=" ".join(part for part in (told, said) if part))
+        about_step = feedback_on(scores, step) if step is not None else _story(scores, record.layers)
+        return dspy.Prediction(score=score, feedback=" ".join(part for part in (about_step, comment) if part))
 
 
 def feedback_on(scores: StageScores, step: Step) -> str:
@@ -155,8 +155,8 @@ def _story(scores: StageScores, layer: int) -> str:
         sentences.append(change and f"the refinement of agent {refined.step.agent} {change}")
     aggregate = next(scores.select(layer, "aggregate"), None)
     sentences.append("" if aggregate is None else f"the aggregate {_was(scores, aggregate.score)}")
-    told = "; ".join(sentence for sentence in sentences if sentence)
-    return f"In layer {layer}, {told}. The final answer {_was(scores, scores.answer)}."
+    summary = "; ".join(sentence for sentence in sentences if sentence)
+    return f"In layer {layer}, {summary}. The final answer {_was(scores, scores.answer)}."
 
 
 def _change(scores: StageScores, refinement: Step, answer: str) -> str:
@@ -186,8 +186,8 @@ def _suggests(critique: Step, refinement: Step, proposal: Step) -> bool:
 
 
 def _critiques_of(scores: StageScores, refinement: Step) -> list[Step]:
-    found = scores.trace.select(layer=refinement.layer, stage="critique", target=refinement.agent)
-    return [step for step in found if step.status == "ok"]
+    steps = scores.trace.select(layer=refinement.layer, stage="critique", target=refinement.agent)
+    return [step for step in steps if step.status == "ok"]
 
 
 def _core(step: Step) -> str:

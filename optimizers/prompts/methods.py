@@ -102,10 +102,7 @@ class BootstrapRandom(BuiltInMethod):
 
     Attributes:
         candidates: the number of sets, besides no demos, labelled demos and the unshuffled set; None: by effort.
-        bootstrapped_demos: as in ``Bootstrap``.
-        labeled_demos: as in ``Bootstrap``.
-        rounds: as in ``Bootstrap``.
-        threshold: as in ``Bootstrap``.
+        bootstrapped_demos, labeled_demos, rounds, threshold: as in ``Bootstrap``.
     """
 
     efforts: ClassVar = {"candidates": (3, 8, 16)}
@@ -142,8 +139,7 @@ class Knn(BuiltInMethod):
     Attributes:
         k: the number of demos shown with a question.
         vectorizer: how questions are compared; see ``Nearest``.
-        rounds: as in ``Bootstrap``.
-        threshold: as in ``Bootstrap``.
+        rounds, threshold: as in ``Bootstrap``.
     """
 
     k: int = 3
@@ -213,8 +209,7 @@ class Mipro(BuiltInMethod):
     Attributes:
         candidates: instructions and sets of demos to choose from, at least 3; None: by effort.
         trials: combinations to try; None: by DSPy's rule, from the number of candidates and predictors.
-        bootstrapped_demos: as in ``Bootstrap``. If both numbers of demos are 0, only instructions are tuned.
-        labeled_demos: as in ``Bootstrap``.
+        bootstrapped_demos, labeled_demos: as in ``Bootstrap``. If both are 0, only instructions are tuned.
         minibatch: examples on which a trial is scored first; None: 35 if the validation set has more than 50, else all.
         temperature: the temperature at which instructions are written.
         threshold: as in ``Bootstrap``.
@@ -444,7 +439,7 @@ def resolve_method(method: str | PromptMethod, options: Mapping[str, Any] | None
             raise ConfigurationError(f"options {', '.join(options)} go with a method's name; set them on {method!r}")
         return method
     if method not in METHODS:
-        raise ConfigurationError(f"there is no method {method!r}; the methods are {', '.join(METHODS)}")
+        raise ConfigurationError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
     known = [option.name for option in fields(METHODS[method])]  # type: ignore[arg-type]
     unknown = [option for option in options if option not in known]
     if unknown:

@@ -176,26 +176,30 @@ def bars(label: str, rows: Sequence[Bar], *, legend: str = "", empty: str = "The
     drawn = [row for row in rows if all(map(_drawable, (row.value, row.low, row.high)))]
     if not drawn:
         return _MISSING.format(empty)
-    bottom = _ROW * len(drawn)
     axis = Axis.over([0.0, *(value for row in drawn for value in (row.value, row.low, row.high))], 24, _WIDTH - 24)
-    body = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
-    body.append(_rule("axis", axis.at(0.0), 0, axis.at(0.0), bottom))
-    body += [_bar(row, axis, _ROW * number) for number, row in enumerate(drawn)]
-    return _figure(label, bottom + 26, body, legend)
+    zero = _rule("axis", axis.at(0.0), 0, axis.at(0.0), _ROW * len(drawn))
+    body = [zero, *(_bar(row, axis, _ROW * number) for number, row in enumerate(drawn))]
+    return _rows_figure(label, len(drawn), axis, body, legend)
 
 
 def timeline(label: str, rows: Mapping[str, Sequence[Span]], *, legend: str = "") -> Markup:
     """Return one row of spans for each name, over a horizontal axis in seconds."""
     ends = [end for spans in rows.values() for _, end, _, _ in spans if _drawable(end)]
-    axis, bottom = Axis.over([0.0, *ends], 24, _WIDTH - 24), _ROW * len(rows)
-    body = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
+    axis, body = Axis.over([0.0, *ends], 24, _WIDTH - 24), []
     for number, (name, spans) in enumerate(rows.items()):
         body.append(_words(_fitting(name, _WIDTH - 8), 4, _ROW * number + 15, "start"))
         for start, end, look, title in spans:
             if _drawable(start) and _drawable(end):
                 left, width = axis.at(start), max(axis.at(end) - axis.at(start), 1.0)
                 body.append(_SPAN.format(look, left, _ROW * number + 22, width, title))
-    return _figure(label, bottom + 26, body, legend)
+    return _rows_figure(label, len(rows), axis, body, legend)
+
+
+def _rows_figure(label: str, rows: int, axis: Axis, body: Iterable[Markup], legend: str) -> Markup:
+    """Return a figure of rows, with the axis below them."""
+    bottom = _ROW * rows
+    grid = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
+    return _figure(label, bottom + 26, [*grid, *body], legend)
 
 
 def _bar(row: Bar, axis: Axis, top: float) -> Markup:

@@ -18,7 +18,7 @@ from moa_dspy.optimizers.report.records import (
     SearchRecord,
     TrialRow,
 )
-from moa_dspy.optimizers.report.text import shown
+from moa_dspy.optimizers.report.text import as_text
 from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Trace
 
@@ -72,7 +72,7 @@ def front(record: SearchRecord) -> Markup:
     for number, point in enumerate(record.pareto, 1):
         price, score = _amount(point.price, unit), point.score
         if price is not None and score is not None:
-            title = f"{number}: {shown(score)} at {price:g} {unit}"
+            title = f"{number}: {as_text(score)} at {price:g} {unit}"
             best.append(Mark(price, score.value, title, "best", score.low, score.high, str(number)))
     line = Line([(mark.x, mark.y) for mark in best if mark.y is not None], steps=True)
     across = f"{_UNITS[unit]} per example, nothing cached"
@@ -92,7 +92,7 @@ def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
             continue
         look, offset = _series(point)
         is_chosen = point.rule == chosen
-        title = f"{point.rule}{' (chosen)' if is_chosen else ''}: {shown(point.score)}"
+        title = f"{point.rule}{' (chosen)' if is_chosen else ''}: {as_text(point.score)}"
         x, y, low, high = point.layers + offset, point.score.value, point.score.low, point.score.high
         marks.append(Mark(x, y, title, "best" if is_chosen else look, low, high, "chosen" if is_chosen else ""))
         if look != "third":
@@ -116,7 +116,7 @@ def scores(
     empty: str = "No score is on record.",
 ) -> Markup:
     """Return scores or gains as bars; rows without a value are left out."""
-    drawn = [Bar(name, one.value, one.low, one.high, shown(one)) for name, one, *_ in rows if one is not None]
+    drawn = [Bar(name, one.value, one.low, one.high, as_text(one)) for name, one, *_ in rows if one is not None]
     return bars(label, drawn, legend=f"{about}{_INTERVALS}", empty=empty)
 
 
@@ -145,7 +145,7 @@ def contenders(record: CompareRecord) -> Markup:
     rows = []
     for row in record.contenders or ():
         name = f"{row.name} (to use)" if row.name == record.use else row.name
-        figures = f"{shown(row.score)} x{row.ratio:.2f}"
+        figures = f"{as_text(row.score)} x{row.ratio:.2f}"
         rows.append(Bar(name, row.score.value, row.score.low, row.score.high, figures))
     return bars("Score of each contender", rows, legend=_INTERVALS, empty="No contender is on record.")
 

@@ -17,7 +17,7 @@ import jinja2
 import moa_dspy
 from moa_dspy.optimizers.report import figures
 from moa_dspy.optimizers.report.records import DamagedRecord, OptimizeRecord, ReportRecord, parse
-from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, printable, prompt_changes, shown
+from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, as_text, printable, prompt_changes
 
 __all__ = ["render"]
 
@@ -72,7 +72,7 @@ def _sections(record: ReportRecord | DamagedRecord) -> Iterator[_Section]:
     else:
         name = getattr(record, {"search": "study", "compile": "method"}.get(record.kind, "name"))
         kind = "Prompts" if record.kind == "compile" else record.kind.capitalize()
-        yield _Section(f"{kind}: {shown(name)}", record.kind, record)
+        yield _Section(f"{kind}: {as_text(name)}", record.kind, record)
 
 
 def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
@@ -83,7 +83,7 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
         method = done.prompts.method if done.prompts else None
         parts = [
             ("optimization history and Pareto front", "search", done.search, "architecture"),
-            (f"prompts, by {shown(method)}", "compile", done.prompts, "prompts"),
+            (f"prompts, by {as_text(method)}", "compile", done.prompts, "prompts"),
             ("depth curve and stop rule", "stop", done.stop, "depth and stop rule"),
         ]
         sections = [_Section(title, body, part) for title, body, part, _ in parts if part is not None]
@@ -106,11 +106,11 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("moa_dspy.optimizers.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=shown,
+        finalize=as_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters["as_text"] = as_text
     environment.globals.update(
         charts=figures,
         architecture_rows=architecture_rows,

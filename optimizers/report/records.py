@@ -379,17 +379,17 @@ def records_in(value: Any) -> list[Mapping[str, Any]]:
 
     Records inside a record are part of it and are not returned.
     """
-    found, rest = [], [value]
+    records, rest = [], [value]
     while rest:
         item = rest.pop()
         if isinstance(item, Mapping):
             if item.get("kind") in KINDS:
-                found.append(item)
+                records.append(item)
             else:
                 rest.extend(reversed(list(item.values())))
         elif isinstance(item, Sequence) and not isinstance(item, str):
             rest.extend(reversed(item))
-    return found
+    return records
 
 
 def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | DamagedRecord:

@@ -60,7 +60,7 @@ def records_of_file(path: str) -> list[Mapping[str, Any]]:
     records = records_in(content)
     if not records:
         raise ConfigurationError(
-            f"{path} holds no record that a report can show; give a result's .report as JSON, or a file that --out, "
+            f"{path} has no record that a report can show; give a result's .report as JSON, or a file that --out, "
             f"--trace, --record or --json wrote (kinds: {', '.join(KINDS)})"
         )
     return records
@@ -107,13 +107,13 @@ def study_in(source: str, name: str | None = None) -> Study:
         name = names[0] if name is None and len(names) == 1 else name
         if name in names:
             return _copy(name, storage)
-    except ConfigurationError as error:
-        raise ConfigurationError(str(error).replace(source, shown)) from None
+    except ConfigurationError:
+        raise
     except Exception as error:
         problem = (str(error).splitlines() or [""])[0].replace(source, shown)
         raise ConfigurationError(f"{shown} cannot be read: {type(error).__name__}: {problem}") from error
     if not names:
-        raise ConfigurationError(f"{shown} holds no study")
+        raise ConfigurationError(f"{shown} has no study; give the storage that the search used")
     problem = "several studies, none named" if name is None else f"no study {name!r}"
     raise ConfigurationError(f"{shown}: {problem}; name one of: {', '.join(names)}")
 
@@ -127,7 +127,7 @@ def study_record(study: Study) -> dict[str, Any]:
     about = study.user_attrs.get("about") or {}
     trials = study.get_trials(deepcopy=False)
     if not about and trials:
-        raise ConfigurationError(f"study {study.study_name!r} was not written by moa-dspy; try optuna-dashboard")
+        raise ConfigurationError(f"study {study.study_name!r} was not written by moa-dspy; use optuna-dashboard")
     objective = Objective(**about["objective"]) if "objective" in about else Objective(unit="calls")
     states = [trial.state for trial in trials]
     running, waiting = states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
@@ -156,8 +156,8 @@ def study_record(study: Study) -> dict[str, Any]:
 
 def _check(source: str) -> None:
     """Raise ConfigurationError for a missing or foreign file. Opening it would create or change it."""
-    kind, found, rest = source.partition(":///")
-    path = Path(rest.partition("?")[0] if found else source)
+    kind, is_url, rest = source.partition(":///")
+    path = Path(rest.partition("?")[0] if is_url else source)
     if kind not in ("sqlite", "journal") and "://" in source:
         return
     if not path.is_file():
@@ -172,7 +172,7 @@ def _check(source: str) -> None:
     except sqlite3.Error as error:
         raise ConfigurationError(f"{path} is damaged or not a SQLite database: {error}") from None
     if not tables:
-        raise ConfigurationError(f"{path} holds no Optuna study; give the file that the search used as its storage")
+        raise ConfigurationError(f"{path} has no Optuna study; give the file that the search used as its storage")
 
 
 def _copy(name: str, storage: BaseStorage) -> Study:

@@ -14,7 +14,7 @@ from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.report.records import CompileRecord, OptimizeRecord, PredictorChange
 from moa_dspy.optimizers.search.objective import Objective
 
-__all__ = ["Change", "architecture_rows", "architecture_text", "differences", "printable", "prompt_changes", "shown"]
+__all__ = ["Change", "architecture_rows", "architecture_text", "as_text", "differences", "printable", "prompt_changes"]
 
 _UNKNOWN: Final = "not on record"
 _FORBIDDEN: Final = (*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)
@@ -31,7 +31,7 @@ Pieces: TypeAlias = list[tuple[bool, str]]
 """A text in parts, each with a flag that says whether it differs from the other text."""
 
 
-def shown(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Return a value as the page prints it: None, estimates, costs and objectives in words, containers as JSON."""
     if value is None:
         return _UNKNOWN
@@ -133,7 +133,7 @@ def _notes(entry: PredictorChange) -> Iterator[str]:
     if nearest := entry.demos.get("shown"):
         yield f"Each question is shown the {nearest} nearest of them."
     if entry.decisions:
-        yield f"Decisions: {shown(entry.decisions)}."
+        yield f"Decisions: {as_text(entry.decisions)}."
 
 
 def differences(before: str, after: str) -> tuple[Pieces, Pieces]:

@@ -99,7 +99,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force(folder: Path, capsys: py
         (["broken.json"], "broken.json is damaged or not JSON"),
         (["deep.json"], "deep.json is damaged or not JSON"),
         (["bytes.json"], "bytes.json is damaged or not JSON"),
-        (["empty.json"], "empty.json holds no record that a report can show"),
+        (["empty.json"], "empty.json has no record that a report can show"),
         (["foreign.json"], "foreign.json is not a moa-dspy program"),
         (["newer.json"], "newer.json has format 99"),
         (["record.json", "half.json"], "half.json is damaged"),
@@ -170,7 +170,7 @@ def test_another_database_is_left_as_it_is(folder: Path, capsys: pytest.CaptureF
     before = Path("mine.db").read_bytes()
     capsys.readouterr()
     assert main(["report", "mine.db"]) == 2
-    assert "mine.db holds no Optuna study" in said(capsys)
+    assert "mine.db has no Optuna study" in said(capsys)
     assert Path("mine.db").read_bytes() == before
 
 

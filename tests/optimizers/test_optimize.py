@@ -263,7 +263,7 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"parts": ["prompt"]}, "must be some of architecture, prompts, stop"),
         ({"parts": "prompts"}, "must be some of"),
         ({"rounds": 0}, "rounds=0"),
-        ({"method": "magic"}, "no method 'magic'"),
+        ({"method": "magic"}, "method='magic' is unknown"),
         ({"method": print}, "neither a name nor an object with a method tune"),
         (
             {"trainset": [dspy.Example(question=str(n), answer="x") for n in range(9)]},
