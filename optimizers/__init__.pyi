@@ -22,12 +22,15 @@ from .comparison.compare import (
     Contender as Contender,
     compare as compare,
 )
-from .errors import (
+from .exports import (
     AllRunsFailedError as AllRunsFailedError,
     BudgetExhaustedError as BudgetExhaustedError,
     BudgetTooSmallError as BudgetTooSmallError,
     DeclinedError as DeclinedError,
+    Gain as Gain,
     MetricError as MetricError,
+    Price as Price,
+    Score as Score,
 )
 from .measuring import (
     Measurement as Measurement,
@@ -89,11 +92,6 @@ from .report.records import (
     StopRecord as StopRecord,
     TraceRecord as TraceRecord,
     records_in as records_in,
-)
-from .results import (
-    Gain as Gain,
-    Price as Price,
-    Score as Score,
 )
 from .search.designs import (
     BoundSpace as BoundSpace,

@@ -7,15 +7,17 @@ is then more likely the set-up than the program.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import unit_hash
-from moa_dspy.errors import BudgetExhaustedError, ConfigurationError
+from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, check_concurrency
 from moa_dspy.evaluation.runs import Price, Run, mean_price
 from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
@@ -28,14 +30,21 @@ __all__ = [
     "Measurement",
     "Metric",
     "Run",
+    "Unit",
+    "check_budget",
     "check_concurrency",
     "check_metric",
+    "check_program",
     "guard_of",
     "measure",
     "metric_name",
     "models_of",
+    "models_without_price",
     "run_examples",
 ]
+
+Unit: TypeAlias = Literal["calls", "tokens", "usd"]
+"""A unit of prices."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,17 @@ class Measurement:
         """Return the mean price of an example without the response cache; None if the program keeps no traces."""
         return mean_price(self.runs)
 
+    @property
+    def known_price(self) -> Price:
+        """Return ``price``.
+
+        Raises:
+            RunError: if no run has a price.
+        """
+        if self.price is None:
+            raise RunError(f"every run failed; the first one: {self.runs[0].error}")
+        return self.price
+
     def score(self, seed: int = 0) -> Score:
         """Return the mean score with its interval."""
         return Score.of(self.scores, seed=seed)
@@ -92,19 +112,15 @@ def measure(
         keep_traces: whether runs keep their trace. A trace takes much more memory than the answer.
 
     Raises:
-        ConfigurationError: if there are no examples, or program, inputs and metric do not fit together.
+        ConfigurationError: if there are no examples; if program, inputs and metric do not fit together; or if the
+            budget is in dollars and the price of a model is unknown.
         AllRunsFailedError: if the first ten runs, or all, failed or could not be judged.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
     check_metric(metric)
+    guard = guard_of(budget, program)
     return run_examples(
-        program,
-        devset,
-        metric,
-        concurrency=concurrency,
-        guard=guard_of(budget),
-        on_run=progress,
-        keep_traces=keep_traces,
+        program, devset, metric, guard=guard, concurrency=concurrency, on_run=progress, keep_traces=keep_traces
     )
 
 
@@ -125,7 +141,7 @@ def run_examples(
     Args:
         program: see ``measure``.
         devset: see ``measure``.
-        metric: see ``measure``; None for runs without scores.
+        metric: None for runs without scores.
         guard: the budget.
         concurrency: see ``measure``.
         on_run: called with each run as it ends.
@@ -163,9 +179,49 @@ def run_examples(
     return Measurement(tuple(runs[index] for index in range(len(devset))), cost)
 
 
-def guard_of(budget: Budget | BudgetGuard | None) -> BudgetGuard:
-    """Return a guard as it is, and a new guard for a budget."""
-    return budget if isinstance(budget, BudgetGuard) else BudgetGuard(budget)
+def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> BudgetGuard:
+    """Return a guard as it is, and a new guard for a budget of the program.
+
+    Raises:
+        ConfigurationError: if the budget is in dollars and the price of a model is unknown.
+    """
+    if isinstance(budget, BudgetGuard):
+        return budget
+    check_budget(budget, models_of(program))
+    return BudgetGuard(budget)
+
+
+def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
+    """Raise ConfigurationError if a budget in dollars cannot be enforced. Calls of unknown price would count as free.
+
+    Args:
+        budget: the budget.
+        lms: all models that may be called; None is DSPy's configured model.
+
+    Raises:
+        ConfigurationError: if the budget limits dollars and the price of a model is unknown.
+    """
+    if budget is None or budget.usd is None:
+        return
+    if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
+        raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
+    unknown = models_without_price(lms)
+    if unknown:
+        raise ConfigurationError(
+            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; limit calls, tokens "
+            "or seconds instead"
+        )
+
+
+def check_program(program: object, name: str = "program") -> AttentionMoA:
+    """Return ``program`` if it is an ``AttentionMoA``.
+
+    Raises:
+        ConfigurationError: if it is not.
+    """
+    if not isinstance(program, AttentionMoA):
+        raise ConfigurationError(f"{name} must be an AttentionMoA, not {type(program).__name__}")
+    return program
 
 
 def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
@@ -175,3 +231,11 @@ def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
     agents = [*program.agents, *([] if program.aggregator is None else [program.aggregator])]
     lms = [agent.lm or dspy.settings.lm for agent in agents]
     return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
+
+
+def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
+    """Return the distinct models whose price per token is unknown; None is DSPy's configured model."""
+    configured = [lm or dspy.settings.lm for lm in lms]
+    prices = PriceTable()
+    with offline_prices():
+        return sorted({lm.model for lm in configured if isinstance(lm, dspy.BaseLM) and prices.price(lm) is None})

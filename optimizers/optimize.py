@@ -9,33 +9,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import dspy
-from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import DeclinedError
-from moa_dspy.evaluation.fingerprint import content_of, digest
-from moa_dspy.evaluation.statistics import Score, check_alpha
+from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
-from moa_dspy.optimizers.estimating import Work, estimate
-from moa_dspy.optimizers.measuring import Metric, check_concurrency, metric_name
-from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, Part, SearchOptions, make_plan
+from moa_dspy.optimizers.measuring import Metric
+from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, Part, SearchOptions, estimate
 from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, OptimizeRun
 from moa_dspy.optimizers.prompts.compile import CompileResult
 from moa_dspy.optimizers.prompts.method import Effort, PromptMethod
-from moa_dspy.optimizers.prompts.methods import MethodName, method_name
+from moa_dspy.optimizers.prompts.methods import MethodName, method_name, resolve_method
 from moa_dspy.optimizers.prompts.student import instructions_of
-from moa_dspy.optimizers.provenance import provenance_of, stamp
+from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
 from moa_dspy.optimizers.search.search import SearchResult
-from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stop_fitting.fit import StopFit
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
@@ -132,59 +129,42 @@ def optimize(
         ConfigurationError: if an argument is invalid, or ``before`` returned False. Nothing was paid for.
         AllRunsFailedError: if every run fails. With ``storage`` and the response cache, the same call continues.
     """
-    check_alpha(alpha)
-    check_concurrency(concurrency)
-    plan = make_plan(
-        program, trainset=trainset, metric=metric, valset=valset, parts=parts, rounds=rounds, method=method,
-        effort=effort, prompt_lm=prompt_lm, budget=budget, explain=explain, seed=seed, **search,
+    plan = OptimizePlan(
+        program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
+        explain, seed, concurrency, search,
     )  # fmt: skip
-    if before is not None and not before(_estimate(plan)):
+    if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
     with metered(plan.lms) as meter:
-        run = OptimizeRun(plan, meter, concurrency, progress)
-        run.run(alpha)
-        return _result(run, alpha, data_names or {})
+        run = OptimizeRun(plan, meter, progress)
+        run.run()
+        return _result(run, data_names or {})
 
 
-def forecast(
-    program: AttentionMoA,
-    *,
-    trainset: Sequence[dspy.Example],
-    metric: Metric,
-    valset: Sequence[dspy.Example] | None = None,
-    parts: Sequence[Part] = PARTS,
-    rounds: int = 1,
-    method: MethodName | PromptMethod = "gepa",
-    effort: Effort = "light",
-    prompt_lm: dspy.BaseLM | None = None,
-    budget: Budget | None = None,
-    explain: bool = True,
-    seed: int = 0,
-    **search: Unpack[SearchOptions],
-) -> WorkEstimate:
+def forecast(program: AttentionMoA, **arguments: Any) -> WorkEstimate:
     """Estimate the maximum and the expected cost of ``optimize`` with the same arguments. No model is called.
+
+    Args:
+        program: see ``optimize``.
+        **arguments: the arguments of ``optimize``, except ``before``.
 
     Raises:
         ConfigurationError: if ``optimize`` would reject the arguments.
     """
-    plan = make_plan(
-        program, trainset=trainset, metric=metric, valset=valset, parts=parts, rounds=rounds, method=method,
-        effort=effort, prompt_lm=prompt_lm, budget=budget, explain=explain, seed=seed, **search,
-    )  # fmt: skip
-    return _estimate(plan)
+    estimates: list[WorkEstimate] = []
+
+    def decline(cost: WorkEstimate) -> bool:
+        estimates.append(cost)
+        return False
+
+    with contextlib.suppress(DeclinedError):
+        optimize(program, before=decline, **arguments)
+    return estimates[0]
 
 
-def _estimate(plan: OptimizePlan) -> WorkEstimate:
-    space = plan.bound or plan.search.space or SearchSpace()
-    work = Work(
-        plan.parts, plan.rounds, plan.search.n_trials, space, plan.method, plan.effort, plan.explain, plan.budget
-    )
-    return estimate(plan.program, plan.tune, plan.held, plan.metric, work)
-
-
-def _result(run: OptimizeRun, alpha: float, data_names: Mapping[str, str]) -> OptimizeResult:
+def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
     """Return the result. The program to use gets its provenance."""
-    plan, cost, chosen, score = run.plan, run.cost, run.chosen, run.score
+    plan, chosen, score = run.plan, run.chosen, run.score
     found = "+".join(dict.fromkeys(run.adopted)) or "nothing"
     record = provenance_of(
         chosen,
@@ -192,10 +172,10 @@ def _result(run: OptimizeRun, alpha: float, data_names: Mapping[str, str]) -> Op
         metric=plan.metric,
         data={"tuning": plan.tune, "held-out": plan.held},
         seeds={"optimize": plan.seed},
-        settings=plan.settings(alpha),
+        settings=plan.settings,
         scores=None if run.acceptance is not None or score is None else {"the program, held-out": score},
         outcome=run.acceptance,
-        cost=cost,
+        cost=run.cost,
         names=data_names,
     )
     return OptimizeResult(
@@ -203,47 +183,45 @@ def _result(run: OptimizeRun, alpha: float, data_names: Mapping[str, str]) -> Op
         candidate=run.candidate,
         acceptance=run.acceptance,
         score=score,
-        cost=cost,
+        cost=run.cost,
         searched=tuple(run.searched),
         compiled=tuple(run.compiled),
         stop=tuple(run.stops),
         profile=run.profile,
         contributions=run.contributions,
-        report=_report(run, alpha, cost),
+        report=_report(run, record),
         ended_by=run.ended_by,
     )
 
 
-def _report(run: OptimizeRun, alpha: float, cost: Usage) -> dict[str, Any]:
+def _report(run: OptimizeRun, record: Provenance) -> dict[str, Any]:
     """Return the record of an optimization, as JSON values."""
     plan, method = run.plan, method_name(run.plan.method)
     done = dict.fromkeys(method if part == "prompts" else part for part in plan.stages if part in PARTS)
     return {
         "kind": "optimize",
         "task": plan.program.task.signature,
-        "metric": metric_name(plan.metric),
+        "metric": record.metric,
         "method": "+".join(done),
-        "settings": to_jsonable_python(plan.settings(alpha), fallback=str),
+        "settings": record.settings,
         "seed": plan.seed,
         "verdict": run.verdict,
         "score": None if run.score is None else run.score.model_dump(),
-        "data": {"tuning": _data(plan.tune), "held-out": _data(plan.held)},
+        "data": {data.use: data.model_dump(include={"examples", "digest"}) for data in record.data},
         "rounds": run.rounds,
         "acceptance": None if run.acceptance is None else run.acceptance.report,
         "profile": None if run.profile is None else run.profile.report,
         "contributions": None if run.contributions is None else run.contributions.report,
         "baseline": _program(plan.program),
         "candidate": _program(run.candidate),
-        "cost": cost.model_dump(),
+        "cost": run.cost.model_dump(),
         "spent": [{"stage": part, "cost": spent.model_dump()} for part, spent in run.spent],
         "ended_by": run.ended_by,
         "notes": run.notes,
     }
 
 
-def _data(examples: Sequence[dspy.Example]) -> dict[str, Any]:
-    return {"examples": len(examples), "digest": digest(list(map(content_of, examples)))}
-
-
 def _program(program: AttentionMoA) -> dict[str, Any]:
-    return {"architecture": program.architecture.model_dump(mode="json"), "prompts": instructions_of(program)}
+    shape = program.architecture
+    architecture = None if shape.custom_parts else shape.model_dump(mode="json")  # a record holds no custom objects
+    return {"architecture": architecture, "prompts": instructions_of(program)}

@@ -1,11 +1,13 @@
-"""The plan of an optimization, checked before anything is paid for."""
+"""What an optimization does: its checked arguments, its examples, and the cost of its parts before they are paid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 import dspy
 from optuna.storages import BaseStorage
@@ -14,31 +16,42 @@ from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.comparison.matching import check_budget
+from moa_dspy.evaluation.statistics import check_alpha
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Metric, check_metric, models_of
-from moa_dspy.optimizers.prompts.method import Effort, PromptMethod, check_effort
-from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, resolve_method
-from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.measuring import (
+    Metric,
+    check_budget,
+    check_concurrency,
+    check_metric,
+    check_program,
+    models_of,
+)
+from moa_dspy.optimizers.prompts.compile import split_off
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
+from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, most_runs
+from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
+from moa_dspy.optimizers.search.designs import BoundSpace, Suggest, values_of
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.search import check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
+from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
+from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = [
-    "PARTS",
-    "OptimizePlan",
-    "Part",
-    "SearchOptions",
-    "bind_space",
-    "make_plan",
-    "search_defaults",
-    "search_space",
-]
+__all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "search_arguments"]
 
 Part: TypeAlias = Literal["architecture", "prompts", "stop"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+_PLANNED: Final = 3
+"""Number of examples that are planned."""
+_DESIGN: Final = 0.5
+"""Guess: the cost of a usual design as a share of the most expensive one's."""
+_RUN: Final = 0.5
+"""Guess: the share of the examples that a trial runs before it is pruned."""
+_TRIED: Final = 0.5
+"""Guess: the runs of a prompt optimizer as a share of its maximum."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -65,45 +78,36 @@ class SearchOptions(TypedDict, total=False):
     study_name: str
 
 
-@dataclass(frozen=True)
-class SearchSettings:
-    """``SearchOptions`` with their defaults."""
-
-    space: SearchSpace | None = None
-    n_trials: int = 40
-    objective: Wanted = "score"
-    price: float | None = None
-    unit: Unit = "usd"
-    storage: str | Path | BaseStorage | None = None
-    study_name: str = "moa-dspy"
+_DEFAULTS: Final[SearchOptions] = {
+    "space": None,
+    "n_trials": 40,
+    "objective": "score",
+    "price": None,
+    "unit": "usd",
+    "storage": None,
+    "study_name": "moa-dspy",
+}
 
 
-@dataclass(frozen=True)
+@dataclass
 class OptimizePlan:
-    """A checked optimization.
+    """The arguments of ``optimize``, checked, with the examples split.
 
     Attributes:
-        program: the original program.
+        search: the options of the search, with their defaults.
         tune: the examples to tune on.
         held: the held-out examples for the final test.
         notes: remarks on the examples.
-        metric: the caller's metric.
-        parts: the parts to tune.
-        rounds: number of rounds.
-        method: the prompt method.
-        effort: effort of the method.
-        prompt_lm: the model that writes prompts; None for the aggregator's model.
-        budget: limits of the whole call.
-        explain: whether the result is explained.
-        seed: seed of everything random.
-        search: the options of the search.
         bound: the space of the search; None if the architecture is not searched.
+
+    Raises:
+        ConfigurationError: if an argument is invalid.
+        TypeError: if an option of the search is unknown.
     """
 
     program: AttentionMoA
-    tune: list[dspy.Example]
-    held: list[dspy.Example]
-    notes: list[str]
+    trainset: Sequence[dspy.Example]
+    valset: Sequence[dspy.Example] | None
     metric: Metric
     parts: Sequence[Part]
     rounds: int
@@ -111,10 +115,44 @@ class OptimizePlan:
     effort: Effort
     prompt_lm: dspy.BaseLM | None
     budget: Budget | None
+    alpha: float
     explain: bool
     seed: int
-    search: SearchSettings
-    bound: SearchSpace | None
+    concurrency: int
+    search: SearchOptions
+    tune: list[dspy.Example] = field(init=False)
+    held: list[dspy.Example] = field(init=False)
+    notes: list[str] = field(init=False)
+    bound: BoundSpace | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        for name in self.search.keys() - _DEFAULTS.keys():
+            raise TypeError(f"optimize() got an unexpected keyword argument {name!r}")
+        self.search = {**_DEFAULTS, **self.search}
+        check_program(self.program)
+        check_metric(self.metric)
+        check_alpha(self.alpha)
+        check_concurrency(self.concurrency)
+        if isinstance(self.parts, str) or not self.parts or not set(self.parts) <= set(PARTS):
+            raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}")
+        if self.rounds < 1:
+            raise ConfigurationError(f"rounds={self.rounds!r} must be at least 1")
+        check_effort(self.effort)
+        self.tune, self.held, self.notes = _split(self.program, self.trainset, self.valset, self.seed)
+        custom = self.program.architecture.custom_parts
+        if custom:
+            self.notes.append(
+                f"{', '.join(custom)} of the program is an object of your own: a search tries the built-in variants "
+                "only, and neither the report nor a program file can hold it"
+            )
+        if "prompts" in self.parts:
+            check_method(self.method, self.program, final="architecture" not in self.parts)
+        check_storage(self.search["storage"])
+        if "architecture" in self.parts:
+            check_trials(self.search["n_trials"])
+            self.bound = bind_space(self.program, self.search["space"])
+        check_budget(self.budget, self.lms)
+        check_unit(self.objective, self.lms)
 
     @property
     def stages(self) -> list[str]:
@@ -125,24 +163,26 @@ class OptimizePlan:
     @property
     def objective(self) -> Objective:
         """Return the objective of the search."""
-        return Objective(self.search.objective, self.search.price, self.search.unit)
+        return Objective(self.search["objective"], self.search["price"], self.search["unit"])
 
     @property
     def lms(self) -> list[dspy.BaseLM]:
         """Return all models that may be called."""
         return [*models_of(self.program), self.program.get_lm(), *([] if self.prompt_lm is None else [self.prompt_lm])]
 
-    def settings(self, alpha: float) -> dict[str, Any]:
-        """Return the settings for the record."""
+    @property
+    def limits(self) -> dict[str, float]:
+        """Return the limits of the budget, by name."""
         limits = {} if self.budget is None else asdict(self.budget)
-        settings: dict[str, Any] = {
-            "parts": list(self.parts),
-            "rounds": self.rounds,
-            "alpha": alpha,
-            "budget": {name: value for name, value in limits.items() if value is not None},
-        }
+        return {name: value for name, value in limits.items() if value is not None}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings for the record."""
+        settings: dict[str, Any] = {"parts": list(self.parts), "rounds": self.rounds, "alpha": self.alpha}
+        settings["budget"] = self.limits
         if "architecture" in self.parts:
-            settings |= {"trials": self.search.n_trials, "objective": self.objective.to_dict()}
+            settings |= {"trials": self.search["n_trials"], "objective": self.objective.to_dict()}
         if "prompts" in self.parts:
             writer = self.prompt_lm or self.program.get_lm()
             settings |= {"effort": self.effort, "prompt model": writer.model}
@@ -150,90 +190,37 @@ class OptimizePlan:
         return settings
 
 
-def make_plan(
-    program: AttentionMoA,
-    *,
-    trainset: Sequence[dspy.Example],
-    metric: Metric,
-    valset: Sequence[dspy.Example] | None,
-    parts: Sequence[Part],
-    rounds: int,
-    method: str | PromptMethod,
-    effort: Effort,
-    prompt_lm: dspy.BaseLM | None,
-    budget: Budget | None,
-    explain: bool,
-    seed: int,
-    **search: Unpack[SearchOptions],
-) -> OptimizePlan:
-    """Check the arguments of ``optimize``, split the examples, and return the plan.
+def bind_space(program: AttentionMoA, space: SearchSpace | None) -> BoundSpace:
+    """Return a search space for the program's task, agents and prompts.
 
-    Raises:
-        ConfigurationError: if an argument is invalid.
-        TypeError: if an option of the search is unknown.
-    """
-    _check(program, metric, parts, rounds, effort)
-    settings = SearchSettings(**search)
-    tuner = resolve_method(method)
-    tune, held, notes = _split(program, trainset, valset, seed)
-    if "prompts" in parts:
-        check_method(tuner, program, final="architecture" not in parts)
-    check_storage(settings.storage)
-    if "architecture" in parts:
-        check_trials(settings.n_trials)
-    bound = search_space(program, settings.space) if "architecture" in parts else None
-    plan = OptimizePlan(
-        program, tune, held, notes, metric, parts, rounds, tuner, effort, prompt_lm, budget, explain, seed, settings,
-        bound,
-    )  # fmt: skip
-    check_budget(budget, plan.lms)
-    check_unit(plan.objective, plan.lms)
-    return plan
-
-
-def bind_space(program: AttentionMoA, space: SearchSpace) -> BoundSpace:
-    """Return the space for the program's task, agents, prompts and demos.
+    If the space does not set ``shared_prompts``, the program's setting is used. The program's aggregator is a further
+    choice, unless it equals an agent, which may aggregate anyway.
 
     Raises:
         ConfigurationError: if the space and the program do not fit.
     """
-    options = search_defaults(program)
-    aggregators = options.pop("aggregators")
+    space, shape, aggregator = space or SearchSpace(), program.architecture, program.aggregator
+    if space.shared_prompts is None:
+        space = replace(space, shared_prompts=(shape.shared_prompts,))
+    aggregators: list[Agent] = []
+    if aggregator is not None and not any(_are_equal(aggregator, agent) for agent in program.agents):
+        taken = aggregator.name in [spec.name for spec in shape.agents]
+        aggregators = [replace(aggregator, name="aggregator") if taken else aggregator]
+    options = {"reasoning": shape.reasoning, "tolerance": program.tolerance}
     return BoundSpace(space, program.task, program.named_agents, options, aggregators, [program])
 
 
-def search_defaults(program: AttentionMoA) -> dict[str, Any]:
-    """Return the arguments of a search that come from the program, except its task and its agents."""
-    return {
-        "aggregators": _further_aggregators(program),
-        "reasoning": program.architecture.reasoning,
-        "tolerance": program.tolerance,
-    }
+def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[str, Any]:
+    """Return the arguments of ``search`` for a program's task and agents, except prompts; see ``bind_space``."""
+    bound = bind_space(program, space)
+    further = bound.models[len(bound.agents) :]
+    return {"task": bound.task, "agents": bound.agents, "space": bound.space, "aggregators": further, **bound.options}
 
 
-def _check(program: AttentionMoA, metric: Metric, parts: Sequence[Part], rounds: int, effort: Effort) -> None:
-    if not isinstance(program, AttentionMoA):
-        raise ConfigurationError(f"program is an AttentionMoA, not {type(program).__name__}")
-    check_metric(metric)
-    unknown = [part for part in parts if part not in PARTS]
-    if isinstance(parts, str) or unknown or not parts:
-        raise ConfigurationError(f"parts={parts!r} must be some of {', '.join(PARTS)}")
-    if rounds < 1:
-        raise ConfigurationError(f"rounds={rounds!r} must be at least 1")
-    check_effort(effort)
-
-
-def search_space(program: AttentionMoA, space: SearchSpace | None) -> SearchSpace:
-    """Return the space of a search. If it does not set ``shared_prompts``, the program's setting is used.
-
-    Raises:
-        ConfigurationError: if the space and the program do not fit.
-    """
-    space = space or SearchSpace()
-    if space.shared_prompts is None:
-        space = replace(space, shared_prompts=(program.architecture.shared_prompts,))
-    bind_space(program, space)
-    return space
+def _are_equal(one: Agent, other: Agent) -> bool:
+    """Return whether two agents have the same model, address and settings. Names may differ."""
+    addresses = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
+    return one.spec("-") == other.spec("-") and addresses[0] == addresses[1]
 
 
 def _split(
@@ -265,15 +252,113 @@ def _split(
     return tune, held, notes
 
 
-def _further_aggregators(program: AttentionMoA) -> tuple[Agent, ...]:
-    """Return the program's aggregator, unless it equals one of its agents, which may aggregate anyway."""
-    aggregator, names = program.aggregator, [spec.name for spec in program.architecture.agents]
-    if aggregator is None or any(_are_equal(aggregator, agent) for agent in program.agents):
-        return ()
-    return (replace(aggregator, name="aggregator") if aggregator.name in names else aggregator,)
+class _Prices(NamedTuple):
+    """The cost of one example with the original program, the most expensive possible result, and a usual result."""
+
+    own: CostEstimate
+    largest: CostEstimate
+    usual: CostEstimate
 
 
-def _are_equal(one: Agent, other: Agent) -> bool:
-    """Return whether two agents have the same model, address and settings. Names may differ."""
-    addresses = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
-    return one.spec("-") == other.spec("-") and addresses[0] == addresses[1]
+def estimate(plan: OptimizePlan) -> WorkEstimate:
+    """Return the estimated cost of an optimization: an upper bound on its calls, and a guess. No LM is called.
+
+    Programs are planned on a few examples, and multiplied by the number of runs of each part. The response cache, which
+    answers calls that parts have in common, is not considered.
+    """
+    prices = _prices(plan)
+    work = {"architecture": _architecture, "prompts": _prompts, "stop": _stop}
+    later = prices._replace(own=prices.largest)
+    rounds = [prices, *[later] * (plan.rounds - 1)]
+    costs: list[tuple[str, tuple[CostEstimate, CostEstimate]]] = [
+        (part, work[part](plan, at)) for at in rounds for part in PARTS if part in plan.parts
+    ]
+    costs += [("acceptance", _acceptance(plan, prices))]
+    costs += [("explanation", _explanation(plan, prices))] if plan.explain else []
+    parts = [PartEstimate(part=part, most=most, expected=expected) for part, (most, expected) in costs]
+    notes = ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
+    if "prompts" in plan.parts:
+        notes.append("the model that writes prompts comes on top: some calls for each new prompt")
+        notes.append("demos and longer instructions make later prompts longer than estimated")
+    if plan.budget is not None:
+        limits = ", ".join(f"{value:g} {name}" for name, value in plan.limits.items())
+        notes.append(f"the budget ends it at {limits}")
+    return WorkEstimate(parts=tuple(parts), notes=tuple(notes))
+
+
+def _architecture(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
+    """The program and each trial run on all examples."""
+    tuning = len(plan.tune)
+    itself, trials = prices.own.times(tuning), prices.largest.times(plan.search["n_trials"] * tuning)
+    return itself + trials, itself + trials.times(_DESIGN * _RUN)
+
+
+def _prompts(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
+    """The program is measured before and after, and the method states its maximum number of runs."""
+    program, (learn, hold) = plan.program, split_off(plan.tune, 0)
+    lm, ambient = program.get_lm(), ambient_lm(program)
+    job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
+    measured, tried = 2 * len(hold), most_runs(plan.method, job)
+    return prices.largest.times(measured + tried), prices.usual.times(measured + tried * _TRIED)
+
+
+def _stop(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
+    """One pass over the examples, and a second one that repeats the syntheses and what follows them."""
+    if plan.program.architecture.layers < 2 and plan.bound is None:
+        return CostEstimate(), CostEstimate()
+    return prices.largest.times(2 * len(plan.tune)), prices.usual.times(1.5 * len(plan.tune))
+
+
+def _acceptance(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
+    """The original program and the candidate run on the held-out examples."""
+    held = len(plan.held)
+    return (prices.own + prices.largest).times(held), (prices.own + prices.usual).times(held)
+
+
+def _explanation(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
+    """The result runs twice, and once without each of its agents. The cache holds the runs of the acceptance test."""
+    own, held = len(plan.program.agents), len(plan.held)
+    most = own if plan.bound is None else max(own, plan.bound.space.max_agents)
+    return prices.largest.times(held * (most + 2)), prices.usual.times(held * own)
+
+
+def _prices(plan: OptimizePlan) -> _Prices:
+    sample = evenly_spaced(plan.tune, _PLANNED)
+    own = _price(plan.program, sample)
+    if plan.bound is None:
+        return _Prices(own, own, own)
+    designs = (_price(design, sample) for design in _largest_designs(plan.program, plan.bound.space, sample[0]))
+    largest = reduce(CostEstimate.largest, designs, own)
+    return _Prices(own, largest, own.largest(largest.times(_DESIGN)))
+
+
+def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEstimate:
+    """Return the mean cost of an example."""
+    return total(program.plan(example).full for example in sample).times(1 / len(sample))
+
+
+def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Example) -> Iterator[AttentionMoA]:
+    """Yield the largest designs of a space: as many as possible of the most expensive agents, in every shape.
+
+    The agents with the most dollars and those with the most tokens may differ, so both are taken. Temperatures do not
+    change the cost. At a temperature above 0 an agent may occur several times.
+    """
+    bound = bind_space(program, replace(space, temperatures=(1.0,)))
+    alone = [_price(single_model(bound.task, agent), [example]) for agent in bound.agents]
+    prices = dict(zip(bound.names, alone, strict=True))
+    by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
+    by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
+    for order, aggregator, attention, residual in itertools.product(
+        sorted({tuple(by_usd), tuple(by_tokens)}), bound.aggregators, space.attention, space.residual
+    ):
+        choices: dict[str, Any] = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
+        for place, name in enumerate(order):  # the first agents as often as possible
+            choices[f"samples.{name}"] = min(space.samples, max(0, space.max_agents - space.samples * place))
+        design = bound.design(bound.suggest(_chooser(choices)))
+        if design is not None:
+            yield bound.program(design)
+
+
+def _chooser(choices: Mapping[str, Any]) -> Suggest:
+    """Return a function that suggests ``choices``, and the first value of every other parameter."""
+    return lambda name, distribution: choices.get(name, values_of(distribution)[0])

@@ -16,9 +16,8 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
-from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
-from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_defaults
+from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
@@ -70,11 +69,9 @@ class OptimizeRun:
     Args:
         plan: the plan.
         meter: counts the amounts paid.
-        concurrency: maximum number of concurrent runs.
         progress: called with the progress.
 
     Attributes:
-        plan: the plan.
         candidate: the best program so far; at first the original one.
         adopted: the parts whose result is in the candidate.
         rounds: a report of each part of each round.
@@ -83,11 +80,7 @@ class OptimizeRun:
     """
 
     def __init__(
-        self,
-        plan: OptimizePlan,
-        meter: UsageMeter,
-        concurrency: int,
-        progress: Callable[[OptimizeProgress], None] | None,
+        self, plan: OptimizePlan, meter: UsageMeter, progress: Callable[[OptimizeProgress], None] | None
     ) -> None:
         self.plan, self.candidate, self.notes = plan, plan.program, list(plan.notes)
         self.searched: list[SearchResult] = []
@@ -100,9 +93,8 @@ class OptimizeRun:
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
-        self._guard, self._meter = BudgetGuard(plan.budget, meter=meter), meter
-        self._storage = open_storage(plan.search.storage)
-        self._concurrency, self._progress = concurrency, progress
+        self._guard, self._meter, self._progress = BudgetGuard(plan.budget, meter=meter), meter, progress
+        self._storage = open_storage(plan.search["storage"])
         self._best: float | None = None
         # Prompts may hold demos. The examples that they were learnt from say nothing about later parts.
         self._unlearnt = plan.tune
@@ -129,70 +121,58 @@ class OptimizeRun:
         """Return the outcome in one sentence."""
         if self.acceptance is not None:
             return self.acceptance.reason
-        if not self._changed:
-            if self.searched or self.compiled or self.stops:
-                end = " before the budget ended" if self.ended_by == "budget" else ""
-                return f"The program is kept: nothing better was found on the training examples{end}."
-            more = "with a larger one, the same call goes on from here out of the cache"
-            nothing = f"the budget covers no part; {more}" if self.ended_by == "budget" else "there was nothing to tune"
-            return f"The program is kept: {nothing}."
-        if self.ended_by == "budget":
-            return (
-                "The program is kept: the budget ended before its candidate could be tested on held-out examples; with "
-                "a larger one, the same call goes on from here out of the cache."
-            )
-        return "The program is kept: its candidate could not be tested on held-out examples."
+        cut, tuned = self.ended_by == "budget", self.searched or self.compiled or self.stops
+        more = "with a larger one, the same call goes on from here out of the cache"
+        if self._changed:
+            why = "its candidate could not be tested on held-out examples"
+            if cut:
+                why = f"the budget ended before its candidate could be tested on held-out examples; {more}"
+        elif tuned:
+            end = " before the budget ended" if cut else ""
+            why = f"nothing better was found on the training examples{end}"
+        else:
+            why = f"the budget covers no part; {more}" if cut else "there was nothing to tune"
+        return f"The program is kept: {why}."
 
-    def run(self, alpha: float) -> None:
+    def run(self) -> None:
         """Tune the program, test the candidate on the held-out examples, and explain the program to use."""
-        work: dict[str, Callable[[BudgetGuard | None], None]] = {
-            "architecture": self._search,
-            "prompts": self._compile,
-            "stop": self._fit_stop,
-        }
+        work = {"architecture": self._search, "prompts": self._compile, "stop": self._fit_stop}
         for _ in range(self.plan.rounds):
             self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
             for part, tune in work.items():
                 if part in self.plan.parts:
                     self._do(part, tune)
-        self._do("acceptance", lambda _: self._accept(alpha))
+        self._do("acceptance", self._accept)
         if self.plan.explain:
-            self._do("explanation", lambda _: self._explain())
-
-    @property
-    def _is_limited(self) -> bool:
-        return self.plan.budget is not None
+            self._do("explanation", self._explain)
 
     @property
     def _changed(self) -> bool:
         return digest_of(self.candidate) != digest_of(self.plan.program)
 
     def _search(self, share: BudgetGuard | None) -> None:
-        plan, program = self.plan, self.plan.program
+        plan, program, number = self.plan, self.plan.program, len(self.rounds)
 
         def report(at: SearchProgress) -> None:
             where = f"trial {at.trials + 1} of {at.n_trials}, {at.examples} of {at.of} examples"
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
-        own = self._own(share)
+        name = plan.search["study_name"]
+        own = self._measure_own(share)
+        arguments: dict[str, Any] = plan.search | search_arguments(program, plan.search["space"])
+        arguments |= {
+            "storage": self._storage,
+            "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
+            "prompts": [program] if self.candidate is program else [program, self.candidate],
+        }
         searched = search(
-            program.task,
-            program.named_agents,
             trainset=self._unlearnt,
             metric=plan.metric,
             budget=None if share is None else share.share().budget,
             seed=plan.seed,
-            concurrency=self._concurrency,
+            concurrency=plan.concurrency,
             progress=report,
-            prompts=[program] if self.candidate is program else [program, self.candidate],
-            **search_defaults(program),
-            space=plan.bound,
-            n_trials=plan.search.n_trials,
-            objective=plan.search.objective,
-            price=plan.search.price,
-            unit=plan.search.unit,
-            storage=self._storage,
-            study_name=self._study_name,
+            **arguments,
         )
         self.searched.append(searched)
         self.rounds[-1]["search"] = searched.report
@@ -203,22 +183,18 @@ class OptimizeRun:
             self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
         self._adopt(searched, own)
 
-    @property
-    def _study_name(self) -> str:
-        name, number = self.plan.search.study_name, len(self.rounds)
-        return name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}"
-
-    def _own(self, share: BudgetGuard | None) -> Measurement:
+    def _measure_own(self, share: BudgetGuard | None) -> Measurement:
         """Measure the score that the trials must exceed, before any trial is paid for."""
         examples = self._unlearnt
+        count = self._counter(len(examples), "runs of the program itself")
         try:
             return measure(
                 self.candidate,
                 examples,
                 self.plan.metric,
-                concurrency=self._concurrency,
+                concurrency=self.plan.concurrency,
                 budget=share,
-                progress=self._counter(len(examples), "runs of the program itself"),
+                progress=count,
             )
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
@@ -228,21 +204,19 @@ class OptimizeRun:
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Make the found program the candidate if it scores higher than the original on the same examples."""
-        objective = self.plan.objective
-        examples = sample(self._unlearnt, seed=searched.report["seed"])[: searched.score.examples]
-        runs = {id(run.example): run for run in own.runs}
-        score, best = Score.of([runs[id(example)].score for example in examples]), searched.report["best"]["trial"]
+        objective, report, own_price = self.plan.objective, searched.report, own.known_price
+        examples = sample(self._unlearnt, seed=report["seed"])[: searched.score.examples]
+        scores = {id(run.example): run.score for run in own.runs}
+        score = Score.of([scores[id(example)] for example in examples])
         self._best = max(score.value, searched.score.value)
-        known = next(trial["price"] for trial in searched.report["trials"] if trial["number"] == best)
-        price = Price(**known) if known else None  # None if the budget ended the trial
-        own_price = mean_price(own.runs)
+        best = next(trial for trial in report["trials"] if trial["number"] == report["best"]["trial"])
         too_expensive = not objective.affords(own_price)
         if too_expensive:
             self.notes.append(
                 f"architecture: the program itself costs {objective.cost(own_price):g} {objective.unit} "
                 "an example, which is above the price; the test on held-out examples is of scores alone"
             )
-        if price is not None and not objective.affords(price):
+        if best["price"] and not objective.affords(Price(**best["price"])):  # no price if the budget ended the trial
             self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
         if searched.score.value > score.value or too_expensive:
             self.candidate = searched.program
@@ -267,7 +241,7 @@ class OptimizeRun:
             prompt_lm=plan.prompt_lm,
             budget=None if share is None else share.budget,
             seed=plan.seed,
-            concurrency=self._concurrency,
+            concurrency=plan.concurrency,
             progress=lambda at: self._say(at.done, f"{method}: {at.cost.paid_calls} of at most {at.of} calls"),
         )
         self.compiled.append(tuned)
@@ -294,11 +268,11 @@ class OptimizeRun:
         fit = fit_stop_rule(
             self.candidate,
             trainset=self._unlearnt,
-            metric=self.plan.metric,
-            concurrency=self._concurrency,
+            metric=plan.metric,
+            concurrency=plan.concurrency,
             budget=share,
             affordable=plan.objective.affords,
-            space=plan.search.space,
+            space=plan.search["space"],
             progress=self._counter(runs, "runs"),
         )
         self.stops.append(fit)
@@ -308,38 +282,37 @@ class OptimizeRun:
             self.candidate = fit.program
             self.adopted.append("stop")
 
-    def _accept(self, alpha: float) -> None:
+    def _accept(self, _: BudgetGuard | None) -> None:
         if not self._changed:
             return
-        count = self._counter(2 * len(self.plan.held), "held-out runs")
+        plan = self.plan
+        count = self._counter(2 * len(plan.held), "held-out runs")
         self.acceptance = accept(
-            self.plan.program,
+            plan.program,
             self.candidate,
-            valset=self.plan.held,
-            metric=self.plan.metric,
-            tuned_on=self.plan.tune,
-            alpha=alpha,
-            seed=self.plan.seed,
-            concurrency=self._concurrency,
+            valset=plan.held,
+            metric=plan.metric,
+            tuned_on=plan.tune,
+            alpha=plan.alpha,
+            seed=plan.seed,
+            concurrency=plan.concurrency,
             budget=self._guard,
             progress=lambda _, run: count(run),
         )
 
-    def _explain(self) -> None:
-        chosen, agents = self.chosen, len(self.chosen.agents)
-        given: dict[str, Any] = {"concurrency": self._concurrency, "seed": self.plan.seed, "budget": self._guard}
+    def _explain(self, _: BudgetGuard | None) -> None:
+        plan, chosen, agents = self.plan, self.chosen, len(self.chosen.agents)
+        options: dict[str, Any] = {"concurrency": plan.concurrency, "seed": plan.seed, "budget": self._guard}
         self._say(0.0, "stages")
-        self.profile = profile(chosen, self.plan.held, self.plan.metric, **given)
+        self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:
             self._check_left(self.profile, agents)
-            parts = iter(range(agents + 1))
-            self.contributions = contributions(
-                chosen,
-                self.plan.held,
-                self.plan.metric,
-                progress=lambda what: self._say((1 + next(parts)) / (agents + 2), what),
-                **given,
-            )
+            parts = iter(range(1, agents + 2))
+
+            def tell(what: str) -> None:
+                self._say(next(parts) / (agents + 2), what)
+
+            self.contributions = contributions(chosen, plan.held, plan.metric, progress=tell, **options)
 
     def _check_left(self, one: Profile, programs: int) -> None:
         """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget.
@@ -347,15 +320,13 @@ class OptimizeRun:
         Raises:
             BudgetExhaustedError: if the remaining budget is below the estimate.
         """
-        if not self._is_limited:
-            return
         left, stages = self._guard.share().left, [row for row in one.rows if row.agent is None]
-        takes = (
+        needs = (
             (left.calls, sum(row.calls for row in stages)),
             (left.tokens, sum(row.tokens for row in stages)),
             (left.usd, one.cost.cost_usd or 0.0),
         )
-        if any(needed * programs > available for available, needed in takes):
+        if any(needed * programs > available for available, needed in needs):
             raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
@@ -364,11 +335,12 @@ class OptimizeRun:
         If a part fails, the results of earlier parts are kept. If there are none, or if every run failed, the error is
         raised.
         """
-        before, number = self.cost, len(self.spent)
-        weights = [_WEIGHTS[name] for name in self.plan.stages[number:]]
+        before = self.cost
+        weights = [_WEIGHTS[name] for name in self.plan.stages[len(self.spent) :]]
+        limited = self.plan.budget is not None and weights[0]
         self._say(0.0, "")
         try:
-            work(self._guard.share(weights[0] / sum(weights)) if self._is_limited and weights[0] else None)
+            work(self._guard.share(weights[0] / sum(weights)) if limited else None)
         except BudgetExhaustedError:
             self._cut(f"{part}: left out, since the budget does not cover it")
         except BudgetTooSmallError as error:

@@ -63,8 +63,8 @@ def provenance_of(
         ),
         seeds=dict(seeds or {}),
         settings=to_jsonable_python(dict(settings or {}), fallback=str),
-        scores=tuple(_figure(what, value) for what, value in figures.items()),
-        verdict=None if outcome is None else _verdict(outcome),
+        scores=tuple(Figure(what=what, **value.model_dump()) for what, value in figures.items()),
+        verdict=None if outcome is None else outcome.reason if isinstance(outcome, Acceptance) else outcome.verdict,
         cost=None if spent is None else _cost_record(spent),
         versions={"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
         date=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
@@ -95,11 +95,3 @@ def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gai
 
 def _cost_record(used: Usage) -> CostRecord:
     return CostRecord(calls=used.paid_calls, tokens=used.tokens.total, usd=used.cost_usd, seconds=used.seconds)
-
-
-def _verdict(outcome: Acceptance | Comparison) -> str:
-    return outcome.reason if isinstance(outcome, Acceptance) else outcome.verdict
-
-
-def _figure(what: str, value: Score | Gain) -> Figure:
-    return Figure(what=what, **value.model_dump())

@@ -8,11 +8,6 @@ models. So no rule of the algorithm is implemented twice, and no LM is called.
     plan = moa.plan(question="...", budget=Budget(calls=40))
     plan.full.calls, plan.minimum.calls, plan.full.usd
     print(plan.to_table())
-
-Plan            calls, tokens and dollars of a run, by stage and by model
-Lengths         assumed lengths of texts that no model has written yet
-CostEstimate    calls, tokens and dollars
-WorkEstimate    the cost of an optimization, by part
 """
 
 from __future__ import annotations
@@ -21,8 +16,17 @@ from moa_dspy.cost.prices import ModelPrice
 from moa_dspy.cost.tokens import Counter
 from moa_dspy.planning.estimate import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.planning.lengths import Lengths, assumed_inputs
-from moa_dspy.planning.plan import ModelEstimate, Plan, RunEstimate, StageEstimate, inputs_of, make_plan
-from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
+from moa_dspy.planning.plan import (
+    ModelEstimate,
+    Plan,
+    RunEstimate,
+    StageEstimate,
+    inputs_of,
+    make_plan,
+    model_rows,
+    stage_rows,
+    summary_lines,
+)
 
 __all__ = [
     "CostEstimate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -38,11 +39,11 @@ class CostEstimate(_Record):
 
     def __add__(self, other: CostEstimate) -> CostEstimate:
         """Return the sum. Its ``usd`` is None if either one is."""
-        return self._combined(other, lambda mine, others: mine + others)
+        return self._combined(other, operator.add)
 
     def __sub__(self, other: CostEstimate) -> CostEstimate:
         """Return the difference. Its ``usd`` is None if either one is."""
-        return self._combined(other, lambda mine, others: mine - others)
+        return self._combined(other, operator.sub)
 
     def largest(self, other: CostEstimate) -> CostEstimate:
         """Return the larger value of each figure."""
@@ -71,13 +72,9 @@ class CostEstimate(_Record):
         return f"at least {_dollars(self.usd_at_least)}" if self.usd_at_least else "unknown"
 
     def _combined(self, other: CostEstimate, join: Callable[[Any, Any], Any]) -> CostEstimate:
-        return CostEstimate(
-            calls=join(self.calls, other.calls),
-            prompt_tokens=join(self.prompt_tokens, other.prompt_tokens),
-            completion_tokens=join(self.completion_tokens, other.completion_tokens),
-            usd=None if self.usd is None or other.usd is None else join(self.usd, other.usd),
-            usd_at_least=join(self.usd_at_least, other.usd_at_least),
-        )
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in CostEstimate.model_fields}
+        values: dict[str, Any] = {name: None if None in pair else join(*pair) for name, pair in pairs.items()}
+        return CostEstimate(**values)
 
 
 class PartEstimate(_Record):
@@ -121,13 +118,8 @@ class WorkEstimate(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
-        return {
-            "kind": "estimate",
-            "parts": [
-                {"part": row.part, "most": _values(row.most), "expected": _values(row.expected)} for row in self._rows
-            ],
-            "notes": list(self.notes),
-        }
+        parts = [{"part": row.part, "most": _values(row.most), "expected": _values(row.expected)} for row in self._rows]
+        return {"kind": "estimate", "parts": parts, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")

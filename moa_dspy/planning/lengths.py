@@ -7,7 +7,7 @@ import enum
 import functools
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final, Literal, Self, get_args, get_origin
@@ -67,7 +67,9 @@ class Lengths:
             raise ConfigurationError("the trace contains no text of a model, so it has no lengths; give those instead")
         measured = _measured(steps, TokenCounter())
         means = {name: max(1, round(statistics.mean(counts))) for name, counts in measured.items() if counts}
-        thinking = _hidden(measured["billed"], measured["visible"])
+        billed, visible = sum(measured["billed"]), sum(measured["visible"])
+        is_hidden = billed - visible > _TOKENIZER_DIFFERENCE * visible
+        thinking = round((billed - visible) / len(measured["billed"])) if is_hidden else 0
         known = {name: means[name] for name in ("answer", "critique", "reasoning") if name in means}
         return cls(**known, thinking=thinking)
 
@@ -114,20 +116,12 @@ def _measured(steps: Iterable[Step], counter: TokenCounter) -> dict[str, list[in
     lengths: dict[str, list[int]] = {name: [] for name in ("answer", "critique", "reasoning", "billed", "visible")}
     for step in steps:
         count = functools.partial(counter.count, step.model or "")
-        texts = {name: _text(value) for name, value in step.outputs.items() if isinstance(value, (str, list, dict))}
-        for name, text in texts.items():
+        texts = {name: value for name, value in step.outputs.items() if isinstance(value, (str, list, dict))}
+        for name, value in texts.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             answer = "reasoning" if name == "reasoning" else "answer"
             lengths["critique" if step.stage == "critique" else answer].append(count(text))
         if len(step.outputs) == len(texts) == 1 and step.calls == 1 and not step.cached:
             lengths["billed"].append(step.tokens.completion)
             lengths["visible"].append(count(step.text))
     return lengths
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _hidden(billed: Sequence[int], visible: Sequence[int]) -> int:
-    hidden = sum(billed) - sum(visible)
-    return round(hidden / len(billed)) if hidden > _TOKENIZER_DIFFERENCE * sum(visible) else 0

@@ -17,12 +17,21 @@ from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.planning.estimate import CostEstimate
 from moa_dspy.planning.lengths import Lengths, check_whole
 from moa_dspy.planning.rehearsal import Rehearsal
-from moa_dspy.planning.summary import model_rows, stage_rows, summary_lines
 from moa_dspy.run.layers import RunParts
 from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage, Step, StoppedBy
 
-__all__ = ["ModelEstimate", "Plan", "RunEstimate", "StageEstimate", "inputs_of", "make_plan"]
+__all__ = [
+    "ModelEstimate",
+    "Plan",
+    "RunEstimate",
+    "StageEstimate",
+    "inputs_of",
+    "make_plan",
+    "model_rows",
+    "stage_rows",
+    "summary_lines",
+]
 
 _COUNTED_WITH: Final[Mapping[Counter, str]] = {
     "anthropic": "an older tokenizer of Anthropic's, the one that LiteLLM carries",
@@ -205,30 +214,30 @@ def _run_estimate(
     steps: Sequence[Step], stopped_by: StoppedBy, rehearsal: Rehearsal, seconds_per_call: float | None
 ) -> RunEstimate:
     called = [step for step in steps if step.calls]
-    stages = sorted({(step.layer, STAGES.index(step.stage)) for step in called})
-    models = dict.fromkeys(step.model for step in called if step.model is not None)
+    by_stage: dict[tuple[int, int], list[Step]] = {}
+    by_model: dict[str, list[Step]] = {}
+    for step in called:
+        by_stage.setdefault((step.layer, STAGES.index(step.stage)), []).append(step)
+        if step.model is not None:
+            by_model.setdefault(step.model, []).append(step)
+    prices, kind = rehearsal.prices, rehearsal.counter.kind
+    # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical path.
+    depth = len(by_stage)
     return RunEstimate(
         **_sums(called),
-        layers=max(layer for layer, _ in stages),
-        # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical
-        # path.
-        depth=len(stages),
+        layers=max(layer for layer, _ in by_stage),
+        depth=depth,
         stopped_by=stopped_by,
-        seconds=None if seconds_per_call is None else len(stages) * seconds_per_call,
-        stages=tuple(_stage_estimate(called, layer, STAGES[number]) for layer, number in stages),
-        models=tuple(_model_estimate(called, model, rehearsal) for model in models),
+        seconds=None if seconds_per_call is None else depth * seconds_per_call,
+        stages=tuple(
+            StageEstimate(**_sums(own), layer=layer, stage=STAGES[number])
+            for (layer, number), own in sorted(by_stage.items())
+        ),
+        models=tuple(
+            ModelEstimate(**_sums(own), model=model, price=prices.price_of(model), counter=kind(model))
+            for model, own in by_model.items()
+        ),
     )
-
-
-def _stage_estimate(steps: Sequence[Step], layer: int, stage: Stage) -> StageEstimate:
-    own = [step for step in steps if (step.layer, step.stage) == (layer, stage)]
-    return StageEstimate(**_sums(own), layer=layer, stage=stage)
-
-
-def _model_estimate(steps: Sequence[Step], model: str, rehearsal: Rehearsal) -> ModelEstimate:
-    own = [step for step in steps if step.model == model]
-    price, counter = rehearsal.prices.price_of(model), rehearsal.counter.kind(model)
-    return ModelEstimate(**_sums(own), model=model, price=price, counter=counter)
 
 
 def _sums(steps: Sequence[Step]) -> dict[str, Any]:
@@ -272,15 +281,71 @@ def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[
         yield f"the budget's {budget.seconds:g} s are not considered without the seconds of a call"
     elif budget.seconds is not None and full.seconds is not None and full.seconds > budget.seconds:
         yield f"a full run takes about {full.seconds:g} s, more than the budget's {budget.seconds:g} s: it is cut short"
-    numbers = sorted({choice.k for choice in rehearsal.unknown_choices()})
-    if numbers:
-        shown = " or ".join(str(number) for number in numbers)
-        if rehearsal.assumed:
-            why = "no input is given"
-        else:
-            why = "their vectorizer may be a model, which a plan does not call"
+    if rehearsal.unknown_demos:
+        shown = " or ".join(map(str, sorted(rehearsal.unknown_demos)))
+        why = (
+            "no input is given" if rehearsal.assumed else "their vectorizer may be a model, which a plan does not call"
+        )
         yield f"the demos nearest to the input are not known, since {why}: the {shown} of median length are assumed"
 
 
 def _list(names: Sequence[str]) -> str:
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+
+
+def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the header and the rows of the stage table, for one question and a full run."""
+    rows = [(str(share.layer), share.stage, *_cells(share)) for share in plan.full.stages]
+    return [("layer", "stage", "calls", "prompt", "completion", "cost"), *rows, ("all", "", *_cells(plan.full))]
+
+
+def model_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the header and the rows of the model table, for one question and a full run."""
+    rows = [(share.model, *_cells(share), *_prices(share.price)) for share in plan.full.models]
+    return [("model", "calls", "prompt", "completion", "cost", "$/M prompt", "$/M completion"), *rows]
+
+
+def summary_lines(plan: Plan) -> list[str]:
+    """Return the lines below the tables: totals, assumptions and notes."""
+    lines = [f"full run: {_run_line(plan.full)}"]
+    if plan.minimum.calls != plan.full.calls:
+        lines.append(f"early stop after layer {plan.minimum.layers}: {_run_line(plan.minimum)}")
+    if plan.times > 1:
+        least, most = plan.total_minimum, plan.total
+        calls = f"{most.calls:,}" if least.calls == most.calls else f"{least.calls:,} to {most.calls:,}"
+        cost = most.dollars if least.dollars == most.dollars else f"{least.dollars} to {most.dollars}"
+        lines.append(f"{plan.times:,} times: {calls} calls, cost {cost}")
+    if plan.left_out:
+        lines.append(f"left out for the budget: {', '.join(_omissions(plan))}")
+    assumed = plan.lengths
+    thinking = f", {assumed.thinking} of hidden thinking in each call" if assumed.thinking else ""
+    lines.append(
+        f"assumed tokens: {assumed.answer} in an answer, {assumed.critique} in a critique, "
+        f"{assumed.reasoning} in a reasoning field{thinking}; no call fails, nothing is cached"
+    )
+    return [*lines, *(f"note: {note}" for note in plan.notes)]
+
+
+def _omissions(plan: Plan) -> Iterator[str]:
+    for layer in sorted({share.layer for share in plan.left_out}):
+        parts = [share for share in plan.left_out if share.layer == layer]
+        if layer > plan.full.layers:
+            yield f"layer {layer} ({sum(share.calls for share in parts):,} calls)"
+        else:
+            yield from (f"{share.calls:,} to {share.stage} in layer {layer}" for share in parts)
+
+
+def _run_line(run: RunEstimate) -> str:
+    seconds = "" if run.seconds is None else f", about {run.seconds:g} s"
+    tokens = f"{run.prompt_tokens:,} prompt and {run.completion_tokens:,} completion tokens"
+    return f"{run.calls:,} calls, {run.depth} of them in sequence{seconds}, {tokens}, cost {run.dollars}"
+
+
+def _cells(cost: CostEstimate) -> tuple[str, ...]:
+    return f"{cost.calls:,}", f"{cost.prompt_tokens:,}", f"{cost.completion_tokens:,}", cost.dollars
+
+
+def _prices(price: ModelPrice | None) -> tuple[str, str]:
+    if price is None:
+        return "unknown", "unknown"
+    return ("free", "free") if price.source == "free" else (f"{price.input:g}", f"{price.output:g}")

@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
 from moa_dspy.run.adapters import adapters_for
 from moa_dspy.run.knn_demos import WORDS, Nearest
-from moa_dspy.run.layers import Predictors, RunParts, run_layers
+from moa_dspy.run.layers import ROLES, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature
@@ -36,18 +36,21 @@ __all__ = ["Rehearsal"]
 _QUIET_TURNS: Final = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rehearsal:
     """Rehearse a program on one set of inputs. The program is not changed.
 
-    Attributes:
+    Args:
         parts: the parts of the program.
         inputs: all inputs of its task.
         lengths: assumed lengths of texts.
         assumed: whether the inputs are placeholders.
+
+    Attributes:
         prices: prices of the models.
         counter: counts tokens.
         cut_at: by model, each ``max_tokens`` that shortened an assumed text.
+        unknown_demos: the numbers of nearest demos that are unknown before a run.
     """
 
     parts: RunParts
@@ -57,6 +60,7 @@ class Rehearsal:
     prices: PriceTable = field(default_factory=PriceTable)
     counter: TokenCounter = field(default_factory=TokenCounter)
     cut_at: dict[str, set[int]] = field(default_factory=dict)
+    unknown_demos: set[int] = field(default_factory=set)
 
     def run(self, budget: Budget, *, improved: bool = True) -> tuple[tuple[Step, ...], StoppedBy]:
         """Return the steps of a run without models, and why it ended.
@@ -70,15 +74,19 @@ class Rehearsal:
                 proposal.
         """
         adapter = _StandIns(self, dspy.settings.adapter, improved=improved)
-        agents = tuple(adapter.replace_lm(agent) for agent in self.parts.agents)
-        aggregator = adapter.replace_lm(self.parts.aggregator)
-        predictors = _each(self.parts.predictors, self._with_known_demos)
-        limits = dataclasses.replace(budget, seconds=None)
+        parts = dataclasses.replace(
+            self.parts,
+            predictors=self._with_known_demos(self.parts.predictors),
+            agents=tuple(adapter.replace_lm(agent) for agent in self.parts.agents),
+            aggregator=adapter.replace_lm(self.parts.aggregator),
+        )
 
         async def perform() -> tuple[tuple[Step, ...], StoppedBy]:
-            with dspy.context(**_settings(adapter)):
-                session = Session(limits, Tolerance(timeout=None, retries=0, strict=True))
-                parts = dataclasses.replace(self.parts, predictors=predictors, agents=agents, aggregator=aggregator)
+            unseen: dict[str, Any] = {"callbacks": [], "caller_modules": [], "trace": None, "send_stream": None}
+            unseen |= {"usage_tracker": None, "track_usage": False, "warn_on_type_mismatch": False}
+            with dspy.context(lm=None, adapter=adapter, **unseen):
+                tolerance = Tolerance(timeout=None, retries=0, strict=True)
+                session = Session(dataclasses.replace(budget, seconds=None), tolerance)
                 outcome = await run_layers(parts, self.inputs, session)
             return session.steps, outcome.stopped_by
 
@@ -90,24 +98,28 @@ class Rehearsal:
         except StepFailedError as error:
             raise ConfigurationError(f"the prompt to {error.stage} by {error.agent} cannot be made: {error}") from error
 
-    def unknown_choices(self) -> list[Nearest]:
-        """Return the distinct selections of nearest demos whose result is unknown before the run."""
-        choices = [_choice(predictor) for predictor in _all(self.parts.predictors)]
-        return list(dict.fromkeys(nearest for nearest in choices if nearest is not None and not self._knows(nearest)))
+    def _with_known_demos(self, predictors: Predictors) -> Predictors:
+        """Return ``predictors``. Where the nearest demos are unknown, a copy has demos of median length."""
 
-    def _with_known_demos(self, predictor: dspy.Predict) -> dspy.Predict:
-        """Return ``predictor``, or a copy with demos of median length if the nearest demos are unknown."""
-        nearest = _choice(predictor)
-        if nearest is None or self._knows(nearest):
-            return predictor
-        typical = copy.copy(predictor)
-        typical.demos = _of_median_length(predictor, nearest.k)
-        Nearest.set_on(typical, None)
-        return typical
+        def known(predictor: dspy.Predict) -> dspy.Predict:
+            nearest = Nearest.of(predictor)
+            if nearest is None or len(predictor.demos) <= nearest.k:
+                return predictor
+            # A placeholder has no nearest demos, and a custom vectorizer may be a model.
+            if nearest.vectorizer == WORDS and not self.assumed:
+                return predictor
+            self.unknown_demos.add(nearest.k)
+            typical = copy.copy(predictor)
+            typical.demos = _of_median_length(predictor, nearest.k)
+            Nearest.set_on(typical, None)
+            return typical
 
-    def _knows(self, nearest: Nearest) -> bool:
-        # A placeholder has no nearest demos, and a custom vectorizer may be a model.
-        return nearest.vectorizer == WORDS and not self.assumed
+        changed: dict[str, Any] = {}
+        for role in ROLES:
+            part = getattr(predictors, role)
+            if part is not None:
+                changed[role] = [known(one) for one in part] if isinstance(part, list) else known(part)
+        return Predictors(**changed)
 
 
 class _StandIns(dspy.Adapter):
@@ -218,44 +230,6 @@ class _StandIns(dspy.Adapter):
             started = self._started
         self._gate = None
         gate.set_result(None)
-
-
-def _settings(adapter: dspy.Adapter) -> dict[str, Any]:
-    """Return DSPy settings without callbacks, traces or usage tracking."""
-    return {
-        "lm": None,
-        "adapter": adapter,
-        "callbacks": [],
-        "caller_modules": [],
-        "trace": None,
-        "usage_tracker": None,
-        "track_usage": False,
-        "send_stream": None,
-        "warn_on_type_mismatch": False,
-    }
-
-
-def _parts(predictors: Predictors) -> dict[str, Any]:
-    return {role.name: getattr(predictors, role.name) for role in dataclasses.fields(predictors)}
-
-
-def _all(predictors: Predictors) -> Iterator[dspy.Predict]:
-    for part in _parts(predictors).values():
-        yield from part if isinstance(part, list) else [] if part is None else [part]
-
-
-def _each(predictors: Predictors, change: Callable[[dspy.Predict], dspy.Predict]) -> Predictors:
-    parts = _parts(predictors)
-    for name, part in parts.items():
-        if part is not None:
-            parts[name] = [change(one) for one in part] if isinstance(part, list) else change(part)
-    return Predictors(**parts)
-
-
-def _choice(predictor: dspy.Predict) -> Nearest | None:
-    """Return the selection of ``predictor``, or None if it shows all its demos."""
-    nearest = Nearest.of(predictor)
-    return nearest if nearest is not None and len(predictor.demos) > nearest.k else None
 
 
 def _of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:

@@ -14,7 +14,6 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, holm
-from moa_dspy.optimizers.comparison.matching import mean_price
 from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -129,9 +128,11 @@ def contributions(
         AllRunsFailedError: if every run of the whole program, or every run without one agent, fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
-    specs, guard = program.architecture.agents, guard_of(budget)
+    specs = program.architecture.agents
     if len(specs) < 2:
         raise ConfigurationError("the program has one agent, and nothing is left without it; give two or more agents")
+
+    guard = guard_of(budget, program)
 
     def measured(what: str, one: AttentionMoA) -> Measurement:
         if progress is not None:
@@ -142,7 +143,7 @@ def contributions(
             raise AllRunsFailedError(f"{what}: {error}") from None
 
     whole = measured("the whole program", program)
-    price = mean_price(whole.runs)
+    price = whole.known_price
     parts = [measured(f"without {spec.name}", without(program, index)) for index, spec in enumerate(specs)]
     gains = [Gain.of(part.scores, whole.scores, seed=seed) for part in parts]
     rows = [
@@ -152,7 +153,7 @@ def contributions(
             score=part.score(seed),
             adds=gain,
             p=p,
-            price=price - mean_price(part.runs),
+            price=price - part.known_price,
             failed=part.errors,
         )
         for spec, part, gain, p in zip(specs, parts, gains, holm([gain.p for gain in gains]), strict=True)

@@ -6,7 +6,7 @@ ensemble, not of tuning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -14,11 +14,12 @@ from moa_dspy.agents import Agent
 from moa_dspy.presets import mixture_of_agents, self_moa, single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "ensemble_of", "singles_of"]
+__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "singles_of"]
 
 BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa"]
 NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
+_TITLES: Final[Mapping[str, str]] = {"self-consistency": "self-consistency", "self-moa": "Self-MoA", "moa": "MoA"}
 _WARM: Final = 0.7
 """The temperature of samples of an agent at 0. At 0 all samples would be equal."""
 
@@ -40,23 +41,6 @@ class Single:
     program: AttentionMoA
 
 
-@dataclass(frozen=True)
-class Ensemble:
-    """A baseline that can be made larger.
-
-    Attributes:
-        name: the name of the baseline.
-        smallest: its smallest size.
-        build: returns the program of a size.
-        describe: describes a size.
-    """
-
-    name: BaselineName
-    smallest: int
-    build: Callable[[int], AttentionMoA]
-    describe: Callable[[int], str]
-
-
 def singles_of(program: AttentionMoA) -> list[Single]:
     """Return each agent and the aggregator as a single model. Agents that differ only in name count once."""
     agents = [(agent.name or "", agent) for agent in program.named_agents]
@@ -73,53 +57,58 @@ def singles_of(program: AttentionMoA) -> list[Single]:
     return list(found.values())
 
 
-def ensemble_of(name: BaselineName, program: AttentionMoA, single: Single) -> Ensemble:
-    """Return a baseline of several calls.
+@dataclass(frozen=True)
+class Ensemble:
+    """A baseline of several calls, in any size.
 
     Args:
         name: any name except ``single``.
-        program: provides agents and prompts.
-        single: the best single agent, which is sampled.
+        whole: the program that provides agents and prompts.
+        single: the best single agent, which is sampled. ``moa`` does not use it.
     """
-    if name == "moa":
-        names = ", ".join(spec.name for spec in program.architecture.agents)
-        return Ensemble(name, 1, lambda size: _mixture(program, size), lambda size: f"{_layers(size)} of {names}")
-    vote = name == "self-consistency"
-    warmth = f" at temperature {_WARM}" if single.agent.spec("-").temperature == 0 else ""
-    return Ensemble(
-        name,
-        2,
-        lambda size: _samples(program, single, size, vote=vote),
-        lambda size: f"{size} samples of {single.name}{warmth}{', vote' if vote else ''}",
-    )
+
+    name: BaselineName
+    whole: AttentionMoA
+    single: Single
+
+    @property
+    def title(self) -> str:
+        """Return the name for people."""
+        return _TITLES[self.name]
+
+    @property
+    def smallest(self) -> int:
+        """Return the smallest size: one layer, or two samples."""
+        return 1 if self.name == "moa" else 2
+
+    def build(self, size: int) -> AttentionMoA:
+        """Return the program with this number of layers or samples."""
+        program, task, options = self.whole, self.whole.task, _options(self.whole)
+        if self.name == "moa":
+            agents, shared = program.named_agents, program.architecture.shared_prompts
+            made = mixture_of_agents(task, agents, size, program.aggregator, shared_prompts=shared, **options)
+            made.take_prompts(program, list(range(len(agents))))
+            return made
+        agent = replace(self.single.agent, temperature=_WARM) if self._is_cold else self.single.agent
+        made = self_moa(task, agent, samples=size, **options)
+        if self.name == "self-consistency":
+            made = AttentionMoA(task, made.agents, layers=1, attention="none", aggregation="vote", **options)
+        made.take_prompts(program, [self.single.place] * size)
+        return made
+
+    def describe(self, size: int) -> str:
+        """Return the size in words."""
+        if self.name == "moa":
+            names = ", ".join(spec.name for spec in self.whole.architecture.agents)
+            return f"{size} layer{'' if size == 1 else 's'} of {names}"
+        warmth = f" at temperature {_WARM}" if self._is_cold else ""
+        vote = ", vote" if self.name == "self-consistency" else ""
+        return f"{size} samples of {self.single.name}{warmth}{vote}"
+
+    @property
+    def _is_cold(self) -> bool:
+        return self.single.agent.spec("-").temperature == 0
 
 
 def _options(program: AttentionMoA) -> dict[str, Any]:
     return {"reasoning": program.architecture.reasoning, "tolerance": program.tolerance}
-
-
-def _mixture(program: AttentionMoA, layers: int) -> AttentionMoA:
-    shared = program.architecture.shared_prompts
-    agents = program.named_agents
-    made = mixture_of_agents(
-        program.task, agents, layers=layers, aggregator=program.aggregator, shared_prompts=shared, **_options(program)
-    )
-    made.take_prompts(program, list(range(len(agents))))
-    return made
-
-
-def _samples(program: AttentionMoA, single: Single, samples: int, *, vote: bool) -> AttentionMoA:
-    agent = single.agent
-    if agent.spec("-").temperature == 0:
-        agent = replace(agent, temperature=_WARM)
-    made = self_moa(program.task, agent, samples=samples, **_options(program))
-    if vote:
-        made = AttentionMoA(
-            program.task, made.agents, layers=1, attention="none", aggregation="vote", **_options(program)
-        )
-    made.take_prompts(program, [single.place] * samples)
-    return made
-
-
-def _layers(size: int) -> str:
-    return f"{size} layer{'' if size == 1 else 's'}"

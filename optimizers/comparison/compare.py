@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import dspy
 import pydantic
@@ -21,14 +21,21 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
+from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
-from moa_dspy.optimizers.comparison.contenders import ComparisonRun
-from moa_dspy.optimizers.comparison.matching import Unit, amount, check_budget, check_price
+from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun, amount
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Verdict, judge
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, models_of
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
+from moa_dspy.optimizers.measuring import (
+    Metric,
+    Unit,
+    check_budget,
+    check_concurrency,
+    check_metric,
+    models_of,
+    models_without_price,
+)
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -197,9 +204,9 @@ def compare(
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
-    if match == "usd":
-        check_price(program, own.values(), test[0])
     lms = [lm for one in (program, *own.values()) for lm in models_of(one)]
+    if match == "usd":
+        _check_price(program, lms, test[0])
     check_budget(budget, lms)
     with metered(lms) as meter:
         guard = BudgetGuard(budget, meter=meter)
@@ -238,9 +245,8 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alph
         for name, entry in entries.items()
     }
     verdict = judge(scores, alpha, seed, run.tolerance, margin)
-    notes = list(run.notes)
     if 2 / 2**examples * (len(entries) - 1) > alpha:
-        notes.append(f"{examples} examples are too few to show any difference at alpha = {alpha:g}")
+        run.notes.append(f"{examples} examples are too few to show any difference at alpha = {alpha:g}")
     return Comparison(
         verdict=verdict.sentence,
         use=verdict.use,
@@ -253,7 +259,7 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alph
         seed=seed,
         examples=examples,
         pilot=pilot,
-        notes=tuple(notes),
+        notes=tuple(run.notes),
         programs={name: entry.program for name, entry in entries.items()},
         cost=cost,
     )
@@ -279,12 +285,21 @@ def _contender(run: ComparisonRun, name: str, verdict: Verdict, seed: int) -> Co
 def _check(metric: Metric, match: str, tolerance: float, margin: float, alpha: float, concurrency: int) -> None:
     check_metric(metric)
     check_concurrency(concurrency)
-    if match not in ("calls", "tokens", "usd"):
-        raise ConfigurationError(f"match={match!r} is not 'calls', 'tokens' or 'usd'")
+    if match not in get_args(Unit):
+        raise ConfigurationError(f"match={match!r} is unknown; use 'calls', 'tokens' or 'usd'")
     for name, value in (("tolerance", tolerance), ("margin", margin)):
         if not 0 <= value < float("inf"):
             raise ConfigurationError(f"{name}={value!r} is out of range; it must be at least 0")
     check_alpha(alpha)
+
+
+def _check_price(program: AttentionMoA, lms: Sequence[dspy.BaseLM], example: dspy.Example) -> None:
+    """Raise ConfigurationError if dollars cannot be matched: a price is unknown, or the program's models are free."""
+    unknown = models_without_price(lms)
+    if unknown:
+        raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
+    if not program.plan(example).full.usd:
+        raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
 
 
 def _baselines(
@@ -293,15 +308,18 @@ def _baselines(
     """Return the names of the baselines to build, and the caller's programs by name."""
     if isinstance(baselines, Mapping):
         if not baselines or PROGRAM in baselines:
-            raise ConfigurationError(f"baselines are programs by name, at least one, and none is called {PROGRAM!r}")
+            raise ConfigurationError(
+                f"baselines={list(baselines)} must be programs by name, at least one, and none called {PROGRAM!r}"
+            )
         return [], dict(baselines)
     if isinstance(baselines, str):
-        raise ConfigurationError(f"baselines is a list of names, not {baselines!r}; write baselines=[...]")
+        raise ConfigurationError(f"baselines={baselines!r} must be a list of names; write baselines=[{baselines!r}]")
+    for name in baselines or ():
+        if name not in NAMES:
+            raise ConfigurationError(f"baselines={name!r} is unknown; use some of {', '.join(NAMES)}")
     names: list[BaselineName] = [name for name in NAMES if baselines is None or name in baselines]
-    unknown = [] if baselines is None else [name for name in baselines if name not in NAMES]
-    if unknown or not names:
-        problem = f"no baseline {', '.join(map(repr, unknown))}" if unknown else "there is no baseline"
-        raise ConfigurationError(f"{problem}; there are: {', '.join(NAMES)}")
+    if not names:
+        raise ConfigurationError(f"baselines={baselines!r} is empty; use some of {', '.join(NAMES)}")
     return names, {}
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import dspy
 
 from moa_dspy.cost.budget import BudgetGuard
-from moa_dspy.errors import AllRunsFailedError
-from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, ensemble_of, singles_of
-from moa_dspy.optimizers.comparison.matching import LARGEST, Unit, amount, mean_price, nearest_size
+from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.runs import Price
+from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
-from moa_dspy.optimizers.measuring import Measurement, Metric, run_examples
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
+from moa_dspy.optimizers.measuring import Measurement, Metric, Unit, run_examples
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["ComparisonRun", "Entry"]
+__all__ = ["LARGEST", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "amount", "nearest_size"]
+
+LARGEST: Final = 64
+"""Maximum number of samples or layers of a baseline."""
+
+UNKNOWN_PRICE: Final = "dollars cannot be matched: {why}; use match='tokens' or match='calls'"
 
 _PROBE: Final = 8
 """Number of test examples that measure the cost of a size. Their runs are not scored, and are reused."""
-
-_TITLES: Final[Mapping[str, str]] = {"self-consistency": "self-consistency", "self-moa": "Self-MoA", "moa": "MoA"}
 
 
 @dataclass
@@ -33,15 +35,18 @@ class Entry:
         what: a description.
         program: the program.
         measured: its runs.
-        price: the mean price of an example.
         size: the number of samples or layers, if it was chosen.
     """
 
     what: str
     program: AttentionMoA
     measured: Measurement
-    price: Price
     size: int | None = None
+
+    @property
+    def price(self) -> Price:
+        """Return the mean price of an example."""
+        return self.measured.known_price
 
 
 @dataclass
@@ -99,8 +104,7 @@ class ComparisonRun:
 
     def enter(self, name: str, what: str, program: AttentionMoA, size: int | None = None) -> None:
         """Run a contender on the test examples."""
-        measured = self.run(what, program, self.test, self.metric)
-        self.entries[name] = Entry(what, program, measured, mean_price(measured.runs), size)
+        self.entries[name] = Entry(what, program, self.run(what, program, self.test, self.metric), size)
 
     def enter_baselines(
         self,
@@ -122,7 +126,7 @@ class ComparisonRun:
             if name == "single":
                 self.enter(name, f"the single model {best.name}", best.program)
             else:
-                self._enter_matched(ensemble_of(name, program, best))
+                self._enter_matched(Ensemble(name, program, best))
 
     def _best_single(self, singles: Sequence[Single], pilot: Sequence[dspy.Example]) -> Single:
         """Return the single model with the highest score on the pilot examples, and the cheapest on a tie."""
@@ -135,7 +139,7 @@ class ComparisonRun:
             except AllRunsFailedError as error:
                 self.notes.append(f"it takes no part: {error}")
                 continue
-            ranks.append((-measured.score().value, amount(mean_price(measured.runs), self.unit), number))
+            ranks.append((-measured.score().value, amount(measured.known_price, self.unit), number))
         if not ranks:
             raise AllRunsFailedError("none of the single models answers a pilot example")
         chosen = singles[min(ranks)[-1]]
@@ -147,12 +151,10 @@ class ComparisonRun:
 
     def _enter_matched(self, ensemble: Ensemble) -> None:
         """Run a baseline at the size whose spend is nearest to the program's. Scores do not influence the size."""
-        title = _TITLES[ensemble.name]
-        target = self.target
+        title, target = ensemble.title, self.target
         size = nearest_size(lambda size: self._spend(ensemble, size), target, self.tolerance, ensemble.smallest)
         while size is not None:
-            words = f"{title} ({ensemble.describe(size)})"
-            self.enter(ensemble.name, words, ensemble.build(size), size)
+            self.enter(ensemble.name, f"{title} ({ensemble.describe(size)})", ensemble.build(size), size)
             spent = amount(self.entries[ensemble.name].price, self.unit)
             if spent <= target * (1 + self.tolerance) + 1e-9:
                 if spent < target * (1 - self.tolerance):
@@ -168,6 +170,50 @@ class ComparisonRun:
         made = ensemble.build(size)
         if self.unit == "calls":
             return made.architecture.max_calls
-        what = f"size of {_TITLES[ensemble.name]} ({ensemble.describe(size)})"
+        what = f"size of {ensemble.title} ({ensemble.describe(size)})"
         probe = self.test[:: max(1, len(self.test) // _PROBE)][:_PROBE]
-        return amount(mean_price(self.run(what, made, probe, None).runs), self.unit)
+        return amount(self.run(what, made, probe, None).known_price, self.unit)
+
+
+def amount(price: Price, unit: Unit) -> float:
+    """Return a price in one unit.
+
+    Raises:
+        ConfigurationError: if ``unit`` is dollars and the price is unknown.
+    """
+    value = getattr(price, unit)
+    if value is None:
+        raise ConfigurationError(UNKNOWN_PRICE.format(why="the price of a model is not known"))
+    return float(value)
+
+
+def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
+    """Return the size whose price is nearest to a target, without exceeding it by more than a tolerance.
+
+    Prices grow approximately linearly with the size. Each next size comes from a line through two known prices, so few
+    prices are needed.
+
+    Args:
+        price: returns the price of a size. A call may cost something.
+        target: the target price.
+        tolerance: the share of the target by which it may be exceeded.
+        smallest: the smallest size.
+
+    Returns:
+        The size, or None if the smallest size already exceeds the target.
+    """
+    limit = target * (1 + tolerance) + 1e-9
+    known = {smallest: price(smallest)}
+    if known[smallest] > limit:
+        return None
+    known[smallest + 1] = price(smallest + 1)
+    while True:
+        near = min((size for size in known if known[size] <= limit), key=lambda size: abs(known[size] - target))
+        over = min((size for size in known if known[size] > limit), default=LARGEST + 1)
+        other = min((size for size in known if size != near), key=lambda size: abs(size - near))
+        slope = (known[other] - known[near]) / (other - near)
+        guess = near + round((target - known[near]) / slope) if slope > 0 else near
+        guess = max(smallest, min(guess, over - 1))
+        if guess in known:
+            return near
+        known[guess] = price(guess)

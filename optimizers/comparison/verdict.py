@@ -84,7 +84,8 @@ def judge(
     if better:
         sentence = f"use {contenders[use].words}: it is better than the program"
     elif len(left) == 1:
-        sentence = f"use the program: it is better than {_all(contenders, beaten)}"
+        all_beaten = contenders[beaten[0]].words if len(beaten) == 1 else "every baseline"
+        sentence = f"use the program: it is better than {all_beaten}"
     else:
         sentence = _undecided(left, use, best, margin) + _too_few(left, use, alpha)
     return Verdict(use, sentence, gains, adjusted)
@@ -95,10 +96,6 @@ def _cheapest_near(left: Mapping[str, ContenderScores], best: str, tolerance: fl
     least, most = left[best].mean - margin, left[best].cost[0] * (1 - tolerance)
     cheaper = [name for name, one in left.items() if one.cost[0] < most and one.mean >= least - _ROUNDING]
     return min([best, *cheaper], key=lambda name: left[name].cost)
-
-
-def _all(contenders: Mapping[str, ContenderScores], beaten: Sequence[str]) -> str:
-    return contenders[beaten[0]].words if len(beaten) == 1 else "every baseline"
 
 
 def _undecided(left: Mapping[str, ContenderScores], use: str, best: str, margin: float) -> str:

@@ -16,9 +16,16 @@ from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetInterruptError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.comparison.matching import check_budget, mean_price
 from moa_dspy.optimizers.leakage import question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Measurement, Metric, check_concurrency, check_metric, measure, models_of
+from moa_dspy.optimizers.measuring import (
+    Measurement,
+    Metric,
+    check_budget,
+    check_concurrency,
+    check_metric,
+    measure,
+    models_of,
+)
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
 from moa_dspy.optimizers.prompts.methods import (
     MethodName,
@@ -181,7 +188,7 @@ class _Compilation:
             "predictors": _predictors(self._program, self._tuned),
         }
         values = to_jsonable_python(report, fallback=str)
-        return CompileResult(self._tuned, new, old, gain, mean_price(after.runs), cost, values)
+        return CompileResult(self._tuned, new, old, gain, after.known_price, cost, values)
 
     def _measure(self, program: AttentionMoA) -> Measurement:
         job = self._job

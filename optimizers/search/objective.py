@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import one_sided, sign_flip_p_value
-from moa_dspy.optimizers.comparison.matching import Unit, models_without_price
+from moa_dspy.optimizers.measuring import Unit, models_without_price
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 

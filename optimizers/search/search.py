@@ -32,9 +32,8 @@ from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import describe, digest
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.comparison.matching import check_budget
 from moa_dspy.optimizers.leakage import check_examples
-from moa_dspy.optimizers.measuring import Metric, check_concurrency, check_metric, metric_name
+from moa_dspy.optimizers.measuring import Metric, check_budget, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.prompts.silence import silenced
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns

@@ -79,6 +79,10 @@ class SearchSpace:
                     listed = ", ".join(map(repr, allowed))
                     raise ConfigurationError(f"{name}={value!r} cannot be searched; use some of {listed}")
         for pattern in self.attention:
+            if not isinstance(pattern, (str, int)):
+                raise ConfigurationError(
+                    f"attention={pattern!r} cannot be searched; use built-in patterns, such as 'full'"
+                )
             check_attention(pattern, max(self.max_agents, 2))
 
     @property

@@ -86,7 +86,7 @@ def fit_stop_rule(
         BudgetExhaustedError: if the budget does not cover all runs.
         ConfigurationError: if the program has a stop condition of its own.
     """
-    shape, guard = program.architecture, guard_of(budget)
+    shape, guard = program.architecture, guard_of(budget, program)
     if not isinstance(shape.early_stop, bool):
         raise ConfigurationError(
             f"stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"

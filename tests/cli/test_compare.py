@@ -157,7 +157,7 @@ def test_wrong_usage_is_one_line(
     [
         (["--match", "euros"], "--match euros is not 'calls', 'tokens' or 'usd'"),
         (["--match", "usd"], "use --match tokens or --match calls"),
-        (["--baseline", "best"], "no baseline 'best'"),
+        (["--baseline", "best"], "--baseline best is unknown"),
         (["--tolerance", "-1"], "--tolerance -1.0"),
         (["--alpha", "0"], "--alpha 0.0"),
         (["--limit", "3"], "too few"),

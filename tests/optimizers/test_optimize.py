@@ -14,7 +14,19 @@ from support.simulated_tasks import ANSWERS, exact, examples, simulated
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Usage
 from moa_dspy.files.program_file import digest_of
-from moa_dspy.optimizers import Copro, OptimizeProgress, SearchSpace, fit_stop_rule, forecast, measure, optimize, search
+from moa_dspy.optimizers import (
+    Copro,
+    OptimizeProgress,
+    SearchSpace,
+    contributions,
+    fit_stop_rule,
+    forecast,
+    measure,
+    optimize,
+    profile,
+    render,
+    search,
+)
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -272,7 +284,7 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"n_trials": 0}, "n_trials=0 must be"),
         ({"objective": "speed"}, "objective='speed' is unknown"),
         ({"objective": "score_at_price"}, "needs price="),
-        ({"program": dspy.Predict("a -> b")}, "program is an AttentionMoA"),
+        ({"program": dspy.Predict("a -> b")}, "program must be an AttentionMoA, not Predict"),
         ({"concurrency": 0}, "lets nothing run"),
         ({"alpha": 2}, "alpha"),
         ({"budget": Budget(usd=1.0)}, "the price of simulated/a is not known; limit calls"),
@@ -467,6 +479,19 @@ class TestPrices:
                 objective="score_at_price", price=1.0,
             )  # fmt: skip
 
+    @pytest.mark.parametrize("function", [measure, profile, contributions])
+    def test_dollars_of_a_measurement_that_cannot_be_counted_are_refused(self, function: Any) -> None:
+        lms = [ScriptedLM("x", "scripted/a"), ScriptedLM("x", "scripted/b")]
+        program = AttentionMoA("question -> answer", lms, layers=2)
+        refused = pytest.raises(
+            ConfigurationError, match="the price of scripted/a, scripted/b is not known; limit calls"
+        )
+        with refused:
+            function(program, examples(4), exact, budget=Budget(usd=1.0))
+        with refused:
+            fit_stop_rule(program, trainset=examples(4), metric=exact, budget=Budget(usd=1.0))
+        assert not any(lm.requests for lm in lms)
+
 
 class TestTheEnd:
     def test_the_explanation_keeps_to_the_budget(self) -> None:
@@ -534,6 +559,42 @@ class TestOutages:
                 method="labeled",
                 parts=["prompts", "stop"],
             )
+
+
+class Ring:
+    """Each agent is criticised by the next one."""
+
+    def critics(self, target: int, agents: int, layer: int) -> list[int]:
+        return [(target + 1) % agents]
+
+
+class TestCustomAttention:
+    def program(self) -> AttentionMoA:
+        lms = [simulated(name, knows=0.5, finds=0.7, adopts=0.9, seed=seed) for seed, name in enumerate("abc")]
+        return AttentionMoA("question -> answer", lms, layers=2, attention=Ring())
+
+    @pytest.mark.parametrize("parts", [["architecture"], ["prompts", "stop"]])
+    def test_it_is_kept_and_its_record_says_why_it_has_no_architecture(self, parts: Any, tmp_path: Path) -> None:
+        program = self.program()
+        result = optimize(program, trainset=examples(24), metric=exact, parts=parts, method="labeled", **SEARCH)
+        assert isinstance(program.architecture.attention, Ring)
+        assert result.report["baseline"]["architecture"] is None
+        assert any(
+            note.startswith("attention of the program is an object of your own") for note in result.report["notes"]
+        )
+        assert "No architecture is on record" in render([result.report])
+        if parts == ["architecture"]:
+            assert result.searched[0].program.architecture.custom_parts == ()
+        else:
+            assert isinstance(result.candidate.architecture.attention, Ring)
+            critiques = result.candidate(question="task 001").trace.select(layer=1, stage="critique")
+            assert {(step.agent, step.target) for step in critiques} == {("b", "a"), ("c", "b"), ("a", "c")}
+            with pytest.raises(ConfigurationError, match="attention is an object of your own"):
+                result.candidate.save(tmp_path / "program.json")
+
+    def test_it_is_no_choice_of_a_search(self) -> None:
+        with pytest.raises(ConfigurationError, match="cannot be searched; use built-in patterns"):
+            SearchSpace(attention=("full", cast("Any", Ring())))
 
 
 class TestWhatIsHeldOut:

@@ -83,9 +83,9 @@ def test_held_out_examples_may_be_given_and_options_set_for_one_call() -> None:
 
 @pytest.mark.parametrize("optimizer", [ArchitectureSearch(exact, space=SPACE), MoAOptimizer(exact)])
 def test_students_and_teachers_that_do_not_fit_are_refused(optimizer: Any) -> None:
-    with pytest.raises(ConfigurationError, match="student is an AttentionMoA, not Predict"):
+    with pytest.raises(ConfigurationError, match="student must be an AttentionMoA, not Predict"):
         optimizer.compile(dspy.Predict("question -> answer"), trainset=examples(20))
-    with pytest.raises(ConfigurationError, match="teacher= is not used"):
+    with pytest.raises(ConfigurationError, match="teacher=AttentionMoA is not used"):
         optimizer.compile(two_agents(), trainset=examples(20), teacher=two_agents())
 
 

@@ -9,12 +9,10 @@ from moa_dspy.cli.options import Profile
 from moa_dspy.cli.output import note, settings, write_json, write_parts
 from moa_dspy.cli.programs import budget_of
 from moa_dspy.cli.views.progress import ExampleCounter
-from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.errors import BudgetExhaustedError, RunError
 from moa_dspy.optimizers.analysis.contributions import contributions
 from moa_dspy.optimizers.analysis.profile import profile
-from moa_dspy.optimizers.comparison.matching import check_budget
-from moa_dspy.optimizers.measuring import models_of
+from moa_dspy.optimizers.measuring import guard_of
 
 __all__ = ["run"]
 
@@ -23,10 +21,8 @@ def run(options: Profile) -> None:
     """Profile the program, and write the table of its stages, and of its agents if wanted."""
     budget = budget_of(options)
     job = tuning_job(options)
-    check_budget(budget, models_of(job.program))
-    shared: dict[str, Any] = {
-        "concurrency": options.concurrency, "seed": options.seed, "budget": BudgetGuard(budget)
-    }  # fmt: skip
+    guard = guard_of(budget, job.program)
+    shared: dict[str, Any] = {"concurrency": options.concurrency, "seed": options.seed, "budget": guard}
     counter = None if settings.quiet else ExampleCounter(len(job.examples))
     progress, agents = None if settings.quiet else note, None
     try:

@@ -13,8 +13,8 @@ from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Tolerance, load, single_model
 from moa_dspy.optimizers import Comparison, compare
-from moa_dspy.optimizers.comparison.baselines import ensemble_of, singles_of
-from moa_dspy.optimizers.comparison.matching import LARGEST, nearest_size
+from moa_dspy.optimizers.comparison.baselines import Ensemble, singles_of
+from moa_dspy.optimizers.comparison.contenders import LARGEST, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, ContenderScores, judge
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -243,10 +243,10 @@ def test_baselines_take_over_the_program_s_prompts_and_leave_it_as_it_is() -> No
     program.aggregate.signature = program.roles.aggregate.with_instructions("Unite.")
     singles = singles_of(program)
     assert [one.program.propose.signature.instructions for one in singles] == ["Tuned 0.", "Tuned 1.", "Tuned 2."]  # type: ignore[union-attr]
-    sampled = ensemble_of("self-moa", program, singles[1]).build(3)
+    sampled = Ensemble("self-moa", program, singles[1]).build(3)
     assert sampled.propose.signature.instructions == "Tuned 1."  # type: ignore[union-attr]
     assert sampled.aggregate.signature.instructions == "Unite."  # type: ignore[attr-defined]
-    mixed = ensemble_of("moa", program, singles[1]).build(2)
+    mixed = Ensemble("moa", program, singles[1]).build(2)
     assert [one.signature.instructions for one in mixed.propose] == ["Tuned 0.", "Tuned 1.", "Tuned 2."]  # type: ignore[union-attr]
     sampled.propose.demos.append(dspy.Example(question="q", answer="a"))  # type: ignore[union-attr]
     assert not program.propose[1].demos  # type: ignore[index]
@@ -260,7 +260,7 @@ def test_equal_agents_are_one_single_model_and_the_aggregator_is_one_too() -> No
 
 def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() -> None:
     program = AttentionMoA("question -> answer", [Agent(simulated("a"), temperature=0.0)], layers=1)
-    sampled = ensemble_of("self-consistency", program, singles_of(program)[0])
+    sampled = Ensemble("self-consistency", program, singles_of(program)[0])
     assert {agent.temperature for agent in sampled.build(3).agents} == {0.7}
     assert sampled.describe(3) == "3 samples of a at temperature 0.7, vote"
 
@@ -269,15 +269,15 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
     ("options", "message"),
     [
         ({"metric": None}, "there is no metric"),
-        ({"match": "euros"}, "'euros' is not 'calls', 'tokens' or 'usd'"),
+        ({"match": "euros"}, "match='euros' is unknown; use 'calls', 'tokens' or 'usd'"),
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),
         ({"margin": -1}, "margin=-1"),
         ({"devset": []}, "0 test examples are too few"),
         ({"devset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
-        ({"baselines": ["best"]}, "no baseline 'best'; there are: single"),
-        ({"baselines": "single"}, "baselines is a list of names"),
-        ({"baselines": []}, "there is no baseline"),
+        ({"baselines": ["best"]}, "baselines='best' is unknown; use some of single, "),
+        ({"baselines": "single"}, "must be a list of names"),
+        ({"baselines": []}, r"baselines=\[\] is empty; use some of"),
         ({"baselines": {}}, "at least one"),
         ({"pilot": TASKS[:3]}, "3 of 3 pilot examples are among those that judge"),
         ({"pilot": []}, "there are no pilot examples"),
