@@ -17,21 +17,13 @@ __all__ = ["check_examples", "deduplicate", "demo_questions", "question_of", "re
 
 
 def check_examples(examples: Iterable[dspy.Example]) -> None:
-    """Raise ConfigurationError unless the inputs of all examples are set.
-
-    Raises:
-        ConfigurationError: if the inputs of an example are not set.
-    """
+    """Raise ConfigurationError unless the inputs of all examples are set."""
     if any(not has_input_keys(example) for example in examples):
         raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
 
 
 def question_of(example: dspy.Example) -> str:
-    """Return a digest of an example's inputs that ignores letter case and spacing.
-
-    Raises:
-        ConfigurationError: if its inputs are not set.
-    """
+    """Return a digest of an example's inputs that ignores letter case and spacing; see ``check_examples``."""
     check_examples([example])
     return _digest(example.inputs().toDict())
 
@@ -62,9 +54,6 @@ def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: 
         seen: digests of the questions that were seen; see ``question_of``.
         what: a name of ``examples``, for the message.
         where: where the questions were seen, for the message.
-
-    Raises:
-        ConfigurationError: if some were seen; says how many.
     """
     known = set(seen)
     shared = [example for example in examples if question_of(example) in known]

@@ -7,7 +7,8 @@ is then more likely the set-up than the program.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,7 +18,7 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import unit_hash
-from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, RunError
+from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, check_concurrency
 from moa_dspy.evaluation.runs import Price, Run, mean_price
 from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
@@ -35,6 +36,7 @@ __all__ = [
     "check_concurrency",
     "check_metric",
     "check_program",
+    "failures_of",
     "guard_of",
     "measure",
     "metric_name",
@@ -179,12 +181,17 @@ def run_examples(
     return Measurement(tuple(runs[index] for index in range(len(devset))), cost)
 
 
-def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> BudgetGuard:
-    """Return a guard as it is, and a new guard for a budget of the program.
+@contextmanager
+def failures_of(what: str) -> Iterator[None]:
+    """Put ``what`` in front of the message if every run fails within the block."""
+    try:
+        yield
+    except AllRunsFailedError as error:
+        raise AllRunsFailedError(f"{what}: {error}") from None
 
-    Raises:
-        ConfigurationError: if the budget is in dollars and the price of a model is unknown.
-    """
+
+def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> BudgetGuard:
+    """Return a guard as it is, and a new guard for a budget of the program; see ``check_budget``."""
     if isinstance(budget, BudgetGuard):
         return budget
     check_budget(budget, models_of(program))
@@ -197,9 +204,6 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
     Args:
         budget: the budget.
         lms: all models that may be called; None is DSPy's configured model.
-
-    Raises:
-        ConfigurationError: if the budget limits dollars and the price of a model is unknown.
     """
     if budget is None or budget.usd is None:
         return
@@ -214,11 +218,7 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
 
 
 def check_program(program: object, name: str = "program") -> AttentionMoA:
-    """Return ``program`` if it is an ``AttentionMoA``.
-
-    Raises:
-        ConfigurationError: if it is not.
-    """
+    """Return ``program``, or raise ConfigurationError if it is not an ``AttentionMoA``."""
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"{name} must be an AttentionMoA, not {type(program).__name__}")
     return program

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 import dspy
 
@@ -38,6 +39,9 @@ from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["OptimizeProgress", "OptimizeResult", "Part", "SearchOptions", "forecast", "optimize"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,24 @@ def optimize(
         return _result(run, data_names or {})
 
 
+def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Give a function the arguments of another one, for type checkers and for ``inspect``."""
+
+    def decorated(wrapper: Callable[..., T]) -> Callable[P, T]:
+        signature = inspect.signature(function).replace(return_annotation=wrapper.__annotations__["return"])
+        vars(wrapper)["__signature__"] = signature
+        return wrapper
+
+    return decorated
+
+
+@_with_arguments_of(optimize)
 def forecast(program: AttentionMoA, **arguments: Any) -> WorkEstimate:
     """Estimate the maximum and the expected cost of ``optimize`` with the same arguments. No model is called.
 
     Args:
         program: see ``optimize``.
-        **arguments: the arguments of ``optimize``, except ``before``.
+        **arguments: the arguments of ``optimize``. ``before`` is not called.
 
     Raises:
         ConfigurationError: if ``optimize`` would reject the arguments.
@@ -157,8 +173,9 @@ def forecast(program: AttentionMoA, **arguments: Any) -> WorkEstimate:
         estimates.append(cost)
         return False
 
+    arguments["before"] = decline
     with contextlib.suppress(DeclinedError):
-        optimize(program, before=decline, **arguments)
+        optimize(program, **arguments)
     return estimates[0]
 
 

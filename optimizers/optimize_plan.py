@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import dspy
 from optuna.storages import BaseStorage
@@ -30,7 +30,7 @@ from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
 from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, most_runs
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
-from moa_dspy.optimizers.search.designs import BoundSpace, Suggest, values_of
+from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.search import check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
@@ -119,7 +119,7 @@ class OptimizePlan:
     explain: bool
     seed: int
     concurrency: int
-    search: SearchOptions
+    search: Mapping[str, Any]
     tune: list[dspy.Example] = field(init=False)
     held: list[dspy.Example] = field(init=False)
     notes: list[str] = field(init=False)
@@ -213,8 +213,9 @@ def bind_space(program: AttentionMoA, space: SearchSpace | None) -> BoundSpace:
 def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[str, Any]:
     """Return the arguments of ``search`` for a program's task and agents, except prompts; see ``bind_space``."""
     bound = bind_space(program, space)
-    further = bound.models[len(bound.agents) :]
-    return {"task": bound.task, "agents": bound.agents, "space": bound.space, "aggregators": further, **bound.options}
+    models, count = list(bound.models.values()), len(bound.names)
+    agents, further = models[:count], models[count:]
+    return {"task": bound.task, "agents": agents, "space": bound.space, "aggregators": further, **bound.options}
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
@@ -252,30 +253,13 @@ def _split(
     return tune, held, notes
 
 
-class _Prices(NamedTuple):
-    """The cost of one example with the original program, the most expensive possible result, and a usual result."""
-
-    own: CostEstimate
-    largest: CostEstimate
-    usual: CostEstimate
-
-
 def estimate(plan: OptimizePlan) -> WorkEstimate:
     """Return the estimated cost of an optimization: an upper bound on its calls, and a guess. No LM is called.
 
     Programs are planned on a few examples, and multiplied by the number of runs of each part. The response cache, which
     answers calls that parts have in common, is not considered.
     """
-    prices = _prices(plan)
-    work = {"architecture": _architecture, "prompts": _prompts, "stop": _stop}
-    later = prices._replace(own=prices.largest)
-    rounds = [prices, *[later] * (plan.rounds - 1)]
-    costs: list[tuple[str, tuple[CostEstimate, CostEstimate]]] = [
-        (part, work[part](plan, at)) for at in rounds for part in PARTS if part in plan.parts
-    ]
-    costs += [("acceptance", _acceptance(plan, prices))]
-    costs += [("explanation", _explanation(plan, prices))] if plan.explain else []
-    parts = [PartEstimate(part=part, most=most, expected=expected) for part, (most, expected) in costs]
+    parts = [PartEstimate(part=part, most=most, expected=expected) for part, most, expected in _costs(plan)]
     notes = ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in plan.parts:
         notes.append("the model that writes prompts comes on top: some calls for each new prompt")
@@ -286,50 +270,39 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     return WorkEstimate(parts=tuple(parts), notes=tuple(notes))
 
 
-def _architecture(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
-    """The program and each trial run on all examples."""
-    tuning = len(plan.tune)
-    itself, trials = prices.own.times(tuning), prices.largest.times(plan.search["n_trials"] * tuning)
-    return itself + trials, itself + trials.times(_DESIGN * _RUN)
+def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate]]:
+    """Yield each part with the upper bound and the guess."""
+    program, tuning, held = plan.program, len(plan.tune), len(plan.held)
+    own, largest, usual = _prices(plan)
+    for start in [own, *[largest] * (plan.rounds - 1)]:
+        if "architecture" in plan.parts:  # the program so far and each trial run on all examples
+            itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)
+            yield "architecture", itself + trials, itself + trials.times(_DESIGN * _RUN)
+        if "prompts" in plan.parts:  # measured before and after; the method states its maximum number of runs
+            learn, hold = split_off(plan.tune, 0)
+            lm, ambient = program.get_lm(), ambient_lm(program)
+            job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
+            measured, tried = 2 * len(hold), most_runs(plan.method, job)
+            yield "prompts", largest.times(measured + tried), usual.times(measured + tried * _TRIED)
+        if "stop" in plan.parts:  # a pass over the examples, and one that repeats the syntheses and what follows them
+            passes = 2 * tuning if program.architecture.layers > 1 or plan.bound is not None else 0
+            yield "stop", largest.times(passes), usual.times(0.75 * passes)
+    yield "acceptance", (own + largest).times(held), (own + usual).times(held)
+    if plan.explain:  # the result runs twice, and once without each agent; the cache holds the runs of the acceptance
+        agents = len(program.agents)
+        most = agents if plan.bound is None else max(agents, plan.bound.space.max_agents)
+        yield "explanation", largest.times(held * (most + 2)), usual.times(held * agents)
 
 
-def _prompts(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
-    """The program is measured before and after, and the method states its maximum number of runs."""
-    program, (learn, hold) = plan.program, split_off(plan.tune, 0)
-    lm, ambient = program.get_lm(), ambient_lm(program)
-    job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
-    measured, tried = 2 * len(hold), most_runs(plan.method, job)
-    return prices.largest.times(measured + tried), prices.usual.times(measured + tried * _TRIED)
-
-
-def _stop(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
-    """One pass over the examples, and a second one that repeats the syntheses and what follows them."""
-    if plan.program.architecture.layers < 2 and plan.bound is None:
-        return CostEstimate(), CostEstimate()
-    return prices.largest.times(2 * len(plan.tune)), prices.usual.times(1.5 * len(plan.tune))
-
-
-def _acceptance(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
-    """The original program and the candidate run on the held-out examples."""
-    held = len(plan.held)
-    return (prices.own + prices.largest).times(held), (prices.own + prices.usual).times(held)
-
-
-def _explanation(plan: OptimizePlan, prices: _Prices) -> tuple[CostEstimate, CostEstimate]:
-    """The result runs twice, and once without each of its agents. The cache holds the runs of the acceptance test."""
-    own, held = len(plan.program.agents), len(plan.held)
-    most = own if plan.bound is None else max(own, plan.bound.space.max_agents)
-    return prices.largest.times(held * (most + 2)), prices.usual.times(held * own)
-
-
-def _prices(plan: OptimizePlan) -> _Prices:
+def _prices(plan: OptimizePlan) -> tuple[CostEstimate, CostEstimate, CostEstimate]:
+    """Return the cost of one example with the program, the most expensive possible result, and a usual result."""
     sample = evenly_spaced(plan.tune, _PLANNED)
     own = _price(plan.program, sample)
     if plan.bound is None:
-        return _Prices(own, own, own)
+        return own, own, own
     designs = (_price(design, sample) for design in _largest_designs(plan.program, plan.bound.space, sample[0]))
     largest = reduce(CostEstimate.largest, designs, own)
-    return _Prices(own, largest, own.largest(largest.times(_DESIGN)))
+    return own, largest, own.largest(largest.times(_DESIGN))
 
 
 def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEstimate:
@@ -344,8 +317,7 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
     change the cost. At a temperature above 0 an agent may occur several times.
     """
     bound = bind_space(program, replace(space, temperatures=(1.0,)))
-    alone = [_price(single_model(bound.task, agent), [example]) for agent in bound.agents]
-    prices = dict(zip(bound.names, alone, strict=True))
+    prices = {name: _price(single_model(bound.task, bound.models[name]), [example]) for name in bound.names}
     by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
     by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
     for order, aggregator, attention, residual in itertools.product(
@@ -354,11 +326,6 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
         choices: dict[str, Any] = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
         for place, name in enumerate(order):  # the first agents as often as possible
             choices[f"samples.{name}"] = min(space.samples, max(0, space.max_agents - space.samples * place))
-        design = bound.design(bound.suggest(_chooser(choices)))
+        design = bound.design({name: choices.get(name, values[0]) for name, values in bound.choices.items()})
         if design is not None:
             yield bound.program(design)
-
-
-def _chooser(choices: Mapping[str, Any]) -> Suggest:
-    """Return a function that suggests ``choices``, and the first value of every other parameter."""
-    return lambda name, distribution: choices.get(name, values_of(distribution)[0])

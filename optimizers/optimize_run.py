@@ -66,11 +66,6 @@ class OptimizeProgress:
 class OptimizeRun:
     """The state of an optimization: results, tests and costs so far.
 
-    Args:
-        plan: the plan.
-        meter: counts the amounts paid.
-        progress: called with the progress.
-
     Attributes:
         candidate: the best program so far; at first the original one.
         adopted: the parts whose result is in the candidate.
@@ -159,7 +154,7 @@ class OptimizeRun:
 
         name = plan.search["study_name"]
         own = self._measure_own(share)
-        arguments: dict[str, Any] = plan.search | search_arguments(program, plan.search["space"])
+        arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.search["space"])}
         arguments |= {
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
@@ -315,11 +310,7 @@ class OptimizeRun:
             self.contributions = contributions(chosen, plan.held, plan.metric, progress=tell, **options)
 
     def _check_left(self, one: Profile, programs: int) -> None:
-        """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget.
-
-        Raises:
-            BudgetExhaustedError: if the remaining budget is below the estimate.
-        """
+        """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget."""
         left, stages = self._guard.share().left, [row for row in one.rows if row.agent is None]
         needs = (
             (left.calls, sum(row.calls for row in stages)),

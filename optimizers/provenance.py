@@ -21,7 +21,7 @@ from moa_dspy.optimizers.comparison.compare import Comparison
 from moa_dspy.optimizers.measuring import Metric, metric_name
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Provenance", "figures_of", "provenance_of", "stamp"]
+__all__ = ["Provenance", "provenance_of", "stamp"]
 
 
 def provenance_of(
@@ -51,7 +51,7 @@ def provenance_of(
         cost: of this call; default: the cost of the outcome.
         names: names of the data, by use.
     """
-    figures = {**(scores or {}), **figures_of(outcome)}
+    figures = {**(scores or {}), **_figures_of(outcome)}
     spent = outcome.cost if cost is None and outcome is not None else cost
     names = names or {}
     return Provenance(
@@ -79,8 +79,7 @@ def stamp(program: AttentionMoA, record: Provenance) -> AttentionMoA:
     return copy
 
 
-def figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gain]:
-    """Return the scores and gains of an outcome, by what they are of."""
+def _figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Gain]:
     if outcome is None:
         return {}
     if isinstance(outcome, Acceptance):

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import copy
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -138,11 +139,7 @@ class _StandIns(dspy.Adapter):
         self._opening: asyncio.Task[None] | None = None
 
     def replace_lm(self, agent: AgentSlot) -> AgentSlot:
-        """Return ``agent`` with an LM that reports the usage of a call instead of making it.
-
-        Raises:
-            ConfigurationError: if the agent has no LM.
-        """
+        """Return ``agent`` with an LM that reports the usage of a call instead of making it."""
         lm = agent.lm()
 
         async def report(usage: dict[str, int], usd: float | None) -> None:
@@ -187,32 +184,23 @@ class _StandIns(dspy.Adapter):
         return [outputs]
 
     def _reply(
-        self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int | None
+        self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int
     ) -> tuple[dict[str, Any], int]:
         """Return the outputs and their tokens, including the format around them."""
-        fields = signature.output_fields
-        wanted = {name: self._length(name) for name in fields}
-        lengths = {name: length if limit is None else min(length, limit) for name, length in wanted.items()}
-        outputs = {name: self._output(name, field.annotation, lengths[name]) for name, field in fields.items()}
+        fields, names, assumed = signature.output_fields, self._roles.names, self._lengths
+        kinds = {names["critique"]: assumed.critique, "reasoning": assumed.reasoning}
+        wanted = {name: kinds.get(name, assumed.answer) for name in fields}
+        lengths = {name: min(length, limit) for name, length in wanted.items()}
+        outputs = {name: placeholder(field.annotation, words(lengths[name])) for name, field in fields.items()}
+        if names["improved"] in outputs:
+            outputs[names["improved"]] = self._improved
         texts = [name for name in fields if outputs[name] == words(lengths[name])]
         frame = _formatted(writer, signature, {**outputs, **dict.fromkeys(texts, "")})
         around = self._rehearsal.counter.count(model, frame)
-        completion = around + sum(lengths[name] for name in texts) + self._lengths.thinking
-        if limit is None:
-            return outputs, completion
+        completion = around + sum(lengths[name] for name in texts) + assumed.thinking
         if completion > limit or any(lengths[name] < wanted[name] for name in texts):
             self._rehearsal.cut_at.setdefault(model, set()).add(limit)
         return outputs, min(completion, limit)
-
-    def _output(self, name: str, annotation: Any, length: int) -> Any:
-        if name == self._roles.names["improved"]:
-            return self._improved
-        return placeholder(annotation, words(length))
-
-    def _length(self, name: str) -> int:
-        if name == self._roles.names["critique"]:
-            return self._lengths.critique
-        return self._lengths.reasoning if name == "reasoning" else self._lengths.answer
 
     async def _all_started(self) -> None:
         """Wait until no further call starts."""
@@ -243,9 +231,9 @@ def _of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
     return by_length[start : start + k]
 
 
-def _max_tokens(options: Mapping[str, Any]) -> int | None:
+def _max_tokens(options: Mapping[str, Any]) -> int:
     limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
-    return min(limits, default=None)
+    return min(limits, default=sys.maxsize)
 
 
 def _formatted(adapter: dspy.Adapter, signature: TaskSignature, outputs: Mapping[str, Any]) -> str:

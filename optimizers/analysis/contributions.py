@@ -11,10 +11,10 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
-from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, holm
-from moa_dspy.optimizers.measuring import Measurement, Metric, guard_of, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -137,10 +137,8 @@ def contributions(
     def measured(what: str, one: AttentionMoA) -> Measurement:
         if progress is not None:
             progress(f"{what}: {len(devset)} examples")
-        try:
+        with failures_of(what):
             return measure(one, devset, metric, concurrency=concurrency, budget=guard)
-        except AllRunsFailedError as error:
-            raise AllRunsFailedError(f"{what}: {error}") from None
 
     whole = measured("the whole program", program)
     price = whole.known_price

@@ -11,10 +11,9 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
-from moa_dspy.errors import AllRunsFailedError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_share, examples_needed, one_sided
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, failures_of, measure
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Acceptance", "Scores", "accept", "decide"]
@@ -133,10 +132,8 @@ def accept(
 
     def measured(side: Side, program: AttentionMoA) -> Measurement:
         tell = None if progress is None else functools.partial(progress, side)
-        try:
+        with failures_of(f"the {side} fails on the held-out examples"):
             return measure(program, questions, metric, concurrency=concurrency, progress=tell, budget=budget)
-        except AllRunsFailedError as error:
-            raise AllRunsFailedError(f"the {side} fails on the held-out examples: {error}") from None
 
     old = measured("baseline", baseline)
     new = measured("candidate", candidate)

@@ -86,7 +86,9 @@ class Ensemble:
         program, task, options = self.whole, self.whole.task, _options(self.whole)
         if self.name == "moa":
             agents, shared = program.named_agents, program.architecture.shared_prompts
-            made = mixture_of_agents(task, agents, size, program.aggregator, shared_prompts=shared, **options)
+            made = mixture_of_agents(
+                task, agents, layers=size, aggregator=program.aggregator, shared_prompts=shared, **options
+            )
             made.take_prompts(program, list(range(len(agents))))
             return made
         agent = replace(self.single.agent, temperature=_WARM) if self._is_cold else self.single.agent

@@ -24,7 +24,7 @@ from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, Configura
 from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
-from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun, amount
+from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Verdict, judge
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
@@ -241,8 +241,8 @@ def _run_all(
 def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alpha: float, seed: int) -> Comparison:
     entries, examples = run.entries, len(run.test)
     scores = {
-        name: ContenderScores(entry.what, entry.measured.scores, (amount(entry.price, run.unit), entry.price.tokens))
-        for name, entry in entries.items()
+        name: ContenderScores(one.what, one.measured.scores, (run.spend(one.measured), one.measured.known_price.tokens))
+        for name, one in entries.items()
     }
     verdict = judge(scores, alpha, seed, run.tolerance, margin)
     if 2 / 2**examples * (len(entries) - 1) > alpha:
@@ -267,14 +267,14 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alph
 
 def _contender(run: ComparisonRun, name: str, verdict: Verdict, seed: int) -> Contender:
     entry, target = run.entries[name], run.target
-    ratio = amount(entry.price, run.unit) / target if target else 1.0
+    ratio = run.spend(entry.measured) / target if target else 1.0
     return Contender(
         name=name,
         what=entry.what,
         size=entry.size,
         score=entry.measured.score(seed),
         failed=entry.measured.errors,
-        spent=entry.price,
+        spent=entry.measured.known_price,
         ratio=ratio,
         matched=entry.size is not None and abs(ratio - 1) <= run.tolerance + 1e-9,
         gain=verdict.gains.get(name),

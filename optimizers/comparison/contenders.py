@@ -10,13 +10,12 @@ import dspy
 
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
-from moa_dspy.optimizers.measuring import Measurement, Metric, Unit, run_examples
+from moa_dspy.optimizers.measuring import Measurement, Metric, Unit, failures_of, run_examples
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["LARGEST", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "amount", "nearest_size"]
+__all__ = ["LARGEST", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "nearest_size"]
 
 LARGEST: Final = 64
 """Maximum number of samples or layers of a baseline."""
@@ -29,38 +28,20 @@ _PROBE: Final = 8
 
 @dataclass
 class Entry:
-    """A contender that has run on the test examples.
-
-    Attributes:
-        what: a description.
-        program: the program.
-        measured: its runs.
-        size: the number of samples or layers, if it was chosen.
-    """
+    """A contender that has run on the test examples; ``size`` if its number of samples or layers was chosen."""
 
     what: str
     program: AttentionMoA
     measured: Measurement
     size: int | None = None
 
-    @property
-    def price(self) -> Price:
-        """Return the mean price of an example."""
-        return self.measured.known_price
-
 
 @dataclass
 class ComparisonRun:
-    """The state of a comparison.
+    """The state of a comparison; see the arguments of ``compare``.
 
     Attributes:
         test: the examples that are scored.
-        metric: the caller's metric.
-        unit: the unit of the matched spend.
-        tolerance: the share by which a baseline may exceed the program's spend.
-        concurrency: maximum number of concurrent examples.
-        progress: called with a description of the next run.
-        guard: the budget.
         notes: remarks for the reader.
         entries: the contenders that have run, by name.
     """
@@ -78,7 +59,18 @@ class ComparisonRun:
     @property
     def target(self) -> float:
         """Return the program's spend per example."""
-        return amount(self.entries[PROGRAM].price, self.unit)
+        return self.spend(self.entries[PROGRAM].measured)
+
+    def spend(self, measured: Measurement) -> float:
+        """Return the mean spend on an example, in the unit of the comparison.
+
+        Raises:
+            ConfigurationError: if the unit is dollars and the price of a model is unknown.
+        """
+        value = getattr(measured.known_price, self.unit)
+        if value is None:
+            raise ConfigurationError(UNKNOWN_PRICE.format(why="the price of a model is not known"))
+        return float(value)
 
     def run(
         self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric | None
@@ -90,17 +82,11 @@ class ComparisonRun:
         """
         if self.progress is not None:
             self.progress(f"{what}: {len(examples)} examples")
-        try:
+        judged = bool(self.entries)  # the metric has judged the program, which runs first
+        with failures_of(what):
             return run_examples(
-                program,
-                examples,
-                metric,
-                guard=self.guard,
-                concurrency=self.concurrency,
-                metric_may_fail=bool(self.entries),  # the metric has judged the program, which runs first
+                program, examples, metric, guard=self.guard, concurrency=self.concurrency, metric_may_fail=judged
             )
-        except AllRunsFailedError as error:
-            raise AllRunsFailedError(f"{what}: {error}") from None
 
     def enter(self, name: str, what: str, program: AttentionMoA, size: int | None = None) -> None:
         """Run a contender on the test examples."""
@@ -139,7 +125,7 @@ class ComparisonRun:
             except AllRunsFailedError as error:
                 self.notes.append(f"it takes no part: {error}")
                 continue
-            ranks.append((-measured.score().value, amount(measured.known_price, self.unit), number))
+            ranks.append((-measured.score().value, self.spend(measured), number))
         if not ranks:
             raise AllRunsFailedError("none of the single models answers a pilot example")
         chosen = singles[min(ranks)[-1]]
@@ -155,7 +141,7 @@ class ComparisonRun:
         size = nearest_size(lambda size: self._spend(ensemble, size), target, self.tolerance, ensemble.smallest)
         while size is not None:
             self.enter(ensemble.name, f"{title} ({ensemble.describe(size)})", ensemble.build(size), size)
-            spent = amount(self.entries[ensemble.name].price, self.unit)
+            spent = self.spend(self.entries[ensemble.name].measured)
             if spent <= target * (1 + self.tolerance) + 1e-9:
                 if spent < target * (1 - self.tolerance):
                     why = f"{LARGEST} is the largest size tried" if size == LARGEST else "no size comes nearer"
@@ -172,19 +158,7 @@ class ComparisonRun:
             return made.architecture.max_calls
         what = f"size of {ensemble.title} ({ensemble.describe(size)})"
         probe = self.test[:: max(1, len(self.test) // _PROBE)][:_PROBE]
-        return amount(self.run(what, made, probe, None).known_price, self.unit)
-
-
-def amount(price: Price, unit: Unit) -> float:
-    """Return a price in one unit.
-
-    Raises:
-        ConfigurationError: if ``unit`` is dollars and the price is unknown.
-    """
-    value = getattr(price, unit)
-    if value is None:
-        raise ConfigurationError(UNKNOWN_PRICE.format(why="the price of a model is not known"))
-    return float(value)
+        return self.spend(self.run(what, made, probe, None))
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:

@@ -25,11 +25,9 @@ _ROUNDING: Final = 1e-9
 
 @dataclass(frozen=True)
 class ContenderScores:
-    """The scores and the price of a contender.
+    """The scores of a contender, one for each example, and its name in a sentence.
 
     Attributes:
-        words: its name in a sentence.
-        scores: one score for each example.
         cost: the spend on an example in the matched unit, then in tokens. Contenders are ordered by it.
     """
 
@@ -45,11 +43,9 @@ class ContenderScores:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which contender to use, and why.
+    """The name of the contender to use, and why.
 
     Attributes:
-        use: the name of the contender.
-        sentence: the reason.
         gains: paired gain of the program over each baseline.
         adjusted: the p values of the gains, adjusted by Holm's method.
     """

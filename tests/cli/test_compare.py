@@ -155,7 +155,7 @@ def test_wrong_usage_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--match", "euros"], "--match euros is not 'calls', 'tokens' or 'usd'"),
+        (["--match", "euros"], "--match euros is unknown; use 'calls', 'tokens' or 'usd'"),
         (["--match", "usd"], "use --match tokens or --match calls"),
         (["--baseline", "best"], "--baseline best is unknown"),
         (["--tolerance", "-1"], "--tolerance -1.0"),
