@@ -192,7 +192,7 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
         (["--candidate", "./program.json"], "is named by another option too"),
         (["--only", "prompt"], "must be some of architecture, prompts, stop"),
         (["--only", ""], "must be some of"),
-        (["--method", "magic"], "'magic' is unknown; use one of labeled"),
+        (["--method", "magic"], "--method magic is unknown; use one of labeled"),
         (["--effort", "huge"], "--effort huge"),
         (["--objective", "speed"], "--objective speed"),
         (["--objective", "score_at_price"], "needs --price"),
