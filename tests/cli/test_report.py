@@ -59,7 +59,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_several_sources_become_one_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    sources = ["record.json", "program.json", "studies.db", "--study-name", "second"]
+    sources = ["record.json", str(folder / "program.json"), "studies.db", "--study-name", "second"]
     assert main(["report", *sources, "--title", "All of it"]) == 0
     assert said(capsys) == "written to report.html: 3 records\n"
     page = Path("report.html").read_text(encoding="utf-8")
@@ -78,6 +78,7 @@ def test_several_sources_become_one_page(folder: Path, capsys: pytest.CaptureFix
         f"moa-dspy {__version__}",
     ):
         assert words in page, words
+    assert str(folder) not in page, "files are named without their folders"
     assert "<nav" in page
     assert not list(folder.glob(".report*")), "nothing else is left behind"
 

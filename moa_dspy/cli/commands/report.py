@@ -46,11 +46,7 @@ def _records(source: str, study: str | None) -> list[Mapping[str, Any]]:
 
 def _program(path: str) -> dict[str, Any]:
     """Return the record of a program: what ``moa-dspy show`` prints, with prompts and demos in full."""
-    saved = SavedProgram.read(path)
-    parts = [section._asdict() for section in sections(saved, prompts=False)]
-    return {
-        "kind": "program",
-        "name": Path(path).name,
-        "sections": parts,
-        "predictors": described(saved)["predictors"],
-    }
+    saved, name = SavedProgram.read(path), Path(path).name
+    about, *others = sections(saved, prompts=False)
+    parts = [section._asdict() for section in (about._replace(title=name), *others)]
+    return {"kind": "program", "name": name, "sections": parts, "predictors": described(saved)["predictors"]}
