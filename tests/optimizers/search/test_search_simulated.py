@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 
 import pytest
@@ -10,19 +9,22 @@ import pytest
 from benchmarks.search_simulated import exhaustive, real_search
 from benchmarks.search_worlds import SPACE, critic_and_writer
 
-pytestmark = pytest.mark.slow
-
-SEEDS = 8
+SEEDS = 6
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_search_comes_near_the_optimum_with_a_fifth_of_the_calls() -> None:
     plain = critic_and_writer()
     skills = {name: {**skill, "rounds": False} for name, skill in plain.skills.items()}
-    world = replace(plain, skills=skills, space=replace(SPACE, residual=("none",)), count=16)
+    temperatures = {"planner": (0.3, 0.9), "writer": (0.3, 0.9), "talker": (0.9,)}
+    space = replace(SPACE, residual=("none",), temperatures=temperatures)
+    world = replace(plain, skills=skills, space=space, count=10)
     record = exhaustive(world)
     rows = [record.search(seed, most=record.distinct // 5) for seed in range(SEEDS)]
-    assert statistics.median(row.score for row in rows) >= 0.98 * record.best
+    near = [row.score >= 0.98 * record.best for row in rows]
+    assert sum(near) >= SEEDS - 1, (
+        "three of the 34 designs are that good; random draws miss them in about half of the searches"
+    )
     assert max(row.calls for row in rows) <= 0.2 * record.calls
     few = record.search(0, n_trials=6)
     assert real_search(world, 0, n_trials=6) == (few.score, few.paid), "a replayed search equals a real one"
