@@ -116,11 +116,7 @@ def contributions(
 
     Args:
         program: a program of at least two agents.
-        devset: as for ``profile``.
-        metric: as for ``profile``.
-        concurrency: as for ``profile``.
-        seed: as for ``profile``.
-        budget: as for ``profile``.
+        devset, metric, concurrency, seed, budget: as for ``profile``.
         progress: called with a description of the next run.
 
     Raises:
