@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 import pydantic
 
+from moa_dspy.architecture import AgentSpec
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError
@@ -116,7 +117,11 @@ def contributions(
 
     Args:
         program: a program of at least two agents.
-        devset, metric, concurrency, seed, budget: as for ``profile``.
+        devset: as for ``profile``.
+        metric: as for ``profile``.
+        concurrency: as for ``profile``.
+        seed: as for ``profile``.
+        budget: as for ``profile``.
         progress: called with a description of the next run.
 
     Raises:
@@ -137,8 +142,19 @@ def contributions(
             return measure(one, devset, metric, concurrency=concurrency, budget=guard)
 
     whole = measured("the whole program", program)
-    price = whole.known_price
     parts = [measured(f"without {spec.name}", without(program, index)) for index, spec in enumerate(specs)]
+    return Contributions(
+        rows=_rows(specs, whole, parts, seed),
+        score=whole.score(seed),
+        price=whole.known_price,
+        examples=len(devset),
+        cost=sum((part.cost for part in parts), start=whole.cost),
+    )
+
+
+def _rows(
+    specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measurement], seed: int
+) -> tuple[Contribution, ...]:
     gains = [Gain.of(part.scores, whole.scores, seed=seed) for part in parts]
     rows = [
         Contribution(
@@ -147,18 +163,12 @@ def contributions(
             score=part.score(seed),
             adds=gain,
             p=p,
-            price=price - part.known_price,
+            price=whole.known_price - part.known_price,
             failed=part.errors,
         )
         for spec, part, gain, p in zip(specs, parts, gains, holm([gain.p for gain in gains]), strict=True)
     ]
-    return Contributions(
-        rows=tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens))),
-        score=whole.score(seed),
-        price=price,
-        examples=len(devset),
-        cost=sum((part.cost for part in parts), start=whole.cost),
-    )
+    return tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens)))
 
 
 def without(program: AttentionMoA, index: int) -> AttentionMoA:
