@@ -1,5 +1,6 @@
 """Names of other packages that this package's functions return or raise, so that they can be imported from here."""
 
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import (
     AllRunsFailedError,
     BudgetExhaustedError,
@@ -7,7 +8,6 @@ from moa_dspy.errors import (
     DeclinedError,
     MetricError,
 )
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score
 
 __all__ = [

@@ -16,11 +16,10 @@ import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.prices import PriceTable, offline_prices
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
-from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, check_concurrency
-from moa_dspy.evaluation.runs import Price, Run, mean_price
+from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
 from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
@@ -63,8 +62,8 @@ class Measurement:
 
     @property
     def scores(self) -> list[float]:
-        """Return the score of each example."""
-        return [run.score for run in self.runs]
+        """Return the score of each example; 0 without a score."""
+        return [run.score or 0.0 for run in self.runs]
 
     @property
     def errors(self) -> int:
@@ -166,7 +165,7 @@ def run_examples(
         program,
         metric,
         concurrency=concurrency,
-        guard=guard,
+        guard=BudgetGuard(parent=guard),
         keep_traces=keep_traces,
         patience=FIRST_FAILURES if succeeded else min(FIRST_FAILURES, len(devset)),
         metric_may_fail=metric_may_fail,

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, MoAError
 from moa_dspy.evaluation.statistics import Score
@@ -23,7 +23,6 @@ from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
@@ -201,7 +200,7 @@ class OptimizeRun:
         """Make the found program the candidate if it scores higher than the original on the same examples."""
         objective, report, own_price = self.plan.objective, searched.report, own.known_price
         examples = sample(self._unlearnt, seed=report["seed"])[: searched.score.examples]
-        scores = {id(run.example): run.score for run in own.runs}
+        scores = {id(run.example): run.score or 0.0 for run in own.runs}
         score = Score.of([scores[id(example)] for example in examples])
         self._best = max(score.value, searched.score.value)
         best = next(trial for trial in report["trials"] if trial["number"] == report["best"]["trial"])

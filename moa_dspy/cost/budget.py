@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import operator
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
@@ -71,7 +71,7 @@ class Budget:
         if value is None:
             return cls()
         if not isinstance(value, cls):
-            raise ConfigurationError(f"budget={value!r} is no Budget; write Budget(...), from moa_dspy")
+            raise ConfigurationError(f"budget={value!r} is no Budget; pass moa_dspy.Budget(...)")
         return value
 
     def within(self, other: Budget | None) -> Self:
@@ -80,14 +80,8 @@ class Budget:
         Raises:
             ConfigurationError: if ``other`` is not a budget.
         """
-        if other is None:
-            return self
-        other = self.of(other)
-        tighter = {}
-        for field in dataclasses.fields(self):
-            limits = [value for value in (getattr(self, field.name), getattr(other, field.name)) if value is not None]
-            tighter[field.name] = min(limits, default=None)
-        return type(self)(**tighter)
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(self.of(other)), strict=True)
+        return type(self)(*(min((limit for limit in pair if limit is not None), default=None) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -104,25 +98,21 @@ class Amounts:
         """Return a usage as amounts; an unknown price counts as 0."""
         return cls(used.paid_calls, used.tokens.total, used.cost_usd or 0.0, used.seconds)
 
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.calls, self.tokens, self.usd, self.seconds))
+
     def __add__(self, other: Amounts) -> Amounts:
-        return Amounts(
-            self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd, self.seconds + other.seconds
-        )
+        return Amounts(*map(operator.add, self, other))
 
     def __sub__(self, other: Amounts) -> Amounts:
-        return self + other * -1
+        return Amounts(*map(operator.sub, self, other))
 
     def __mul__(self, factor: float) -> Amounts:
-        return Amounts(self.calls * factor, self.tokens * factor, self.usd * factor, self.seconds * factor)
+        return Amounts(*(amount * factor for amount in self))
 
     def largest(self, other: Amounts) -> Amounts:
         """Return the larger amount of each measure."""
-        return Amounts(
-            max(self.calls, other.calls),
-            max(self.tokens, other.tokens),
-            max(self.usd, other.usd),
-            max(self.seconds, other.seconds),
-        )
+        return Amounts(*map(max, self, other))
 
 
 NOTHING: Final = Amounts()
@@ -141,10 +131,10 @@ class BudgetGuard:
     counted by a meter as it happens.
 
     Args:
-        budget: the limits; None for no limits.
+        budget: the limits; default: the parent's, or none.
         meter: counts the spending from now on. Without it, only usage passed to ``settle`` counts.
         clock: returns seconds; the budget's time starts now.
-        parent: a guard that must also admit all work.
+        parent: a guard that must also admit all work, and that counts its usage, too.
 
     Attributes:
         budget: the limits.
@@ -160,14 +150,14 @@ class BudgetGuard:
         clock: Callable[[], float] = time.monotonic,
         parent: BudgetGuard | None = None,
     ) -> None:
-        self.budget = Budget.of(budget)
+        self.budget: Budget = Budget.of(parent.budget if budget is None and parent is not None else budget)
         self.largest = NOTHING
         self.under_way = 0
+        self._limits = Amounts(*(math.inf if limit is None else limit for limit in dataclasses.astuple(self.budget)))
         self._meter, self._clock, self._parent = meter, clock, parent
         self._began = clock()
-        self._before = self._metered()
         self._reserved_calls = 0
-        self._settled = NOTHING
+        self._settled = NOTHING - self._metered()
         self._answered, self._answered_total = 0, NOTHING
         self._lock = threading.RLock()
 
@@ -176,32 +166,23 @@ class BudgetGuard:
         return self
 
     @property
-    def seconds(self) -> float:
-        """Return the seconds since the guard was created."""
-        return self._clock() - self._began
-
-    @property
     def seconds_left(self) -> float:
         """Return the seconds left; infinite without a limit."""
-        return math.inf if self.budget.seconds is None else self.budget.seconds - self.seconds
+        left = self._limits.seconds - (self._clock() - self._began)
+        return left if self._parent is None else min(left, self._parent.seconds_left)
 
     @property
     def spent(self) -> Amounts:
         """Return the spending so far. Seconds are wall time."""
         with self._lock:
-            spent = self._settled + self._metered() - self._before
-        return dataclasses.replace(spent, seconds=self.seconds)
+            spent = self._settled + self._metered()
+        return dataclasses.replace(spent, seconds=self._clock() - self._began)
 
     @property
     def left(self) -> Amounts:
         """Return what remains, minus reserved calls. Measures without a limit are infinite."""
-        budget, spent = self.budget, self.spent
-        return Amounts(
-            math.inf if budget.calls is None else budget.calls - spent.calls - self._reserved_calls,
-            math.inf if budget.tokens is None else budget.tokens - spent.tokens,
-            math.inf if budget.usd is None else budget.usd - spent.usd,
-            self.seconds_left,
-        )
+        left = self._limits - self.spent - Amounts(self._reserved_calls)
+        return left if self._parent is None else Amounts(*map(min, left, self._parent.left))
 
     @property
     def mean(self) -> Amounts:
@@ -211,12 +192,12 @@ class BudgetGuard:
 
     def has_room(self, calls: int = 1, *, own: Amounts = NOTHING, keep: Amounts = NOTHING) -> bool:
         """Return whether ``reserve`` with the same arguments would succeed."""
-        budget, spent = self.budget, self.spent
+        limits, before = self._limits, self.spent + keep
         return (
-            (budget.calls is None or spent.calls + self._reserved_calls + calls + keep.calls <= budget.calls)
-            and _fits(budget.tokens, spent.tokens + keep.tokens, own.tokens)
-            and _fits(budget.usd, spent.usd + keep.usd, own.usd)
-            and self.seconds_left > keep.seconds
+            before.calls + self._reserved_calls + calls <= limits.calls
+            and before.tokens < limits.tokens >= before.tokens + own.tokens
+            and before.usd < limits.usd >= before.usd + own.usd
+            and before.seconds < limits.seconds
             and (self._parent is None or self._parent.has_room(calls, own=own, keep=keep))
         )
 
@@ -274,21 +255,27 @@ class BudgetGuard:
         if pass_on and self._parent is not None:
             self._parent.spend(used)
 
-    @asynccontextmanager
-    async def admit(self, calls: int) -> AsyncIterator[None]:
-        """Wait until the budget covers a run of at most ``calls`` calls, and reserve them for the block.
+    async def admit(self, calls: int) -> bool:
+        """Wait until the budget covers another piece of work, and reserve its calls. ``settle`` ends the reservation.
 
-        Raises:
-            BudgetExhaustedError: if the budget does not cover them and no running work could release calls.
+        This work and all running work are expected to use as much as the largest so far. If tokens or dollars are
+        limited, no second work starts before the first has ended.
+
+        Args:
+            calls: the maximum number of paid calls of the work.
+
+        Returns:
+            Whether the calls are reserved. False if the budget does not cover them and no running work could release
+            any.
         """
-        while not self.reserve(calls):
+        unknown = min(self._limits.tokens, self._limits.usd) < math.inf
+        while (unknown and self.under_way and not self._answered) or not self.reserve(
+            calls, own=self.largest * (self.under_way + 1)
+        ):
             if not self.is_busy:
-                raise BudgetExhaustedError("the budget has no room for another run")
+                return False
             await asyncio.sleep(_POLL_SECONDS)
-        try:
-            yield
-        finally:
-            self.settle(calls=calls)
+        return True
 
     def share(self, part: float = 1.0) -> BudgetGuard:
         """Return a guard for a part of what is left. Its spending counts here, too.
@@ -300,13 +287,11 @@ class BudgetGuard:
             BudgetExhaustedError: if nothing is left.
         """
         left = self.left * part
-        if min(int(left.calls) if left.calls < math.inf else 1, left.tokens, left.usd, left.seconds) <= 0:
+        if min(left) <= 0 or left.calls < 1:
             raise BudgetExhaustedError("nothing is left of the budget")
+        calls, tokens, usd, seconds = (None if amount == math.inf else amount for amount in left)
         budget = Budget(
-            None if left.calls == math.inf else int(left.calls),
-            None if left.tokens == math.inf else max(int(left.tokens), 1),
-            None if left.usd == math.inf else left.usd,
-            None if left.seconds == math.inf else left.seconds,
+            None if calls is None else int(calls), None if tokens is None else max(int(tokens), 1), usd, seconds
         )
         return BudgetGuard(budget, meter=self._meter, clock=self._clock, parent=self)
 
@@ -320,8 +305,3 @@ class BudgetGuard:
             return NOTHING
         reading = self._meter.reading
         return Amounts(reading.paid_calls, reading.tokens, reading.known_usd)
-
-
-def _fits(limit: float | None, spent: float, own: float) -> bool:
-    """Return whether the limit is above ``spent`` and also covers ``own``."""
-    return limit is None or (spent < limit and spent + own <= limit)

@@ -25,6 +25,9 @@ __all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered", "tokens_of"]
 
 _LETTERS_PER_TOKEN: Final = 4
 _DRAIN_SECONDS: Final = 30.0
+_NO_TOKENS: Final = Tokens()
+_NO_USAGE: Final = Usage()
+_NO_READING: Final = Reading()
 
 
 class UsageMeter(UsageTracker):
@@ -45,7 +48,8 @@ class UsageMeter(UsageTracker):
     Attributes:
         history: receives DSPy's history entries without storing them.
         truncated: whether the last reply ended at the model's ``max_tokens``.
-        reading: the sums that a budget needs. They are cheaper to read than ``usage``.
+        reading: the sums so far. They are cheaper to read than ``usage``.
+        saved: original usage of the cached calls. Dollars are None if a price is unknown.
     """
 
     def __init__(
@@ -58,16 +62,12 @@ class UsageMeter(UsageTracker):
         super().__init__()
         self.history = _History(self)
         self.truncated = False
+        self.reading = _NO_READING
+        self.saved = _NO_USAGE
         self._outer, self._free, self._on_paid = outer, free, on_paid
         self._lock = threading.Lock()
-        self._reported = threading.local()
+        self._reported: dict[int, tuple[str, dict[str, Any]]] = {}  # by thread, until the price is known
         self._began = time.perf_counter()
-        self._paid = self._cached = self._unpriced = 0
-        self._prompt = self._provider_cached = self._completion = 0
-        self._usd = 0.0
-        self._estimated = False
-        self.reading = Reading()
-        self._saved = Usage.model_construct()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -75,40 +75,29 @@ class UsageMeter(UsageTracker):
     @property
     def usage(self) -> Usage:
         """Return the usage so far, with the seconds since the meter was created."""
-        with self._lock:
-            return Usage.model_construct(  # without validation: a run reads this after every step
-                calls=self._paid + self._cached,
-                cached_calls=self._cached,
-                tokens=Tokens(prompt=self._prompt, cached=self._provider_cached, completion=self._completion),
-                cost_usd=None if self._unpriced else self._usd,
-                estimated=self._estimated,
-                seconds=time.perf_counter() - self._began,
-            )
-
-    @property
-    def saved(self) -> Usage:
-        """Return the original usage of the cached calls. Dollars are None if a price is unknown."""
-        return self._saved
+        now = self.reading
+        return Usage(
+            calls=now.paid_calls + now.cached_calls,
+            cached_calls=now.cached_calls,
+            tokens=now.paid,
+            cost_usd=None if now.unpriced_calls else now.known_usd,
+            estimated=now.estimated,
+            seconds=time.perf_counter() - self._began,
+        )
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         """Count a paid call (called by DSPy)."""
-        tokens = tokens_of(usage_entry)
         with self._lock:
-            self._paid += 1
-            self._prompt += tokens.prompt
-            self._provider_cached += tokens.cached
-            self._completion += tokens.completion
-            self._unpriced += not self._is_free(lm)
-            self._read()
+            self._count(calls=1, tokens=tokens_of(usage_entry), unpriced=not self._is_free(lm))
             if self._outer is not None:
                 self._outer.add_usage(lm, usage_entry)
-        self._reported.call = lm, usage_entry
+        self._reported[threading.get_ident()] = lm, usage_entry
         if self._on_paid is not None:
             self._on_paid(self.usage)
 
     def add_entry(self, entry: Mapping[str, Any]) -> None:
         """Add the price of the call just reported, or count a cached call (called by DSPy)."""
-        reported, self._reported.call = getattr(self._reported, "call", None), None
+        reported = self._reported.pop(threading.get_ident(), None)
         model, usage = reported or (str(entry.get("model")), None)
         # A call that failed after its report has no entry. The next entry may belong to a cached call.
         paid = reported is not None and entry.get("usage", usage) == usage
@@ -117,38 +106,43 @@ class UsageMeter(UsageTracker):
         free = self._is_free(model)
         with self._lock:
             if not paid:
-                self._cached += 1
-                self._read()
-                self._saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=0.0 if free else cost)
+                self._count(cached=1)
+                self.saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=0.0 if free else cost)
                 return
-            self._paid += len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
-            if cost is not None and not free:
-                self._usd += cost
-                self._unpriced -= 1
-            self._read()
+            further = len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
+            usd = None if free else cost
+            self._count(calls=further, usd=usd or 0.0, unpriced=-(usd is not None))
 
     def add(self, used: Usage) -> None:
         """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""
         with self._lock:
-            self._paid += used.paid_calls
-            self._prompt += used.tokens.prompt
-            self._provider_cached += used.tokens.cached
-            self._completion += used.tokens.completion
-            self._usd += used.cost_usd or 0.0
-            self._unpriced += used.cost_usd is None
-            self._estimated |= used.estimated
-            self._read()
+            unpriced = used.cost_usd is None
+            self._count(used.paid_calls, used.tokens, used.cost_usd or 0.0, unpriced, estimated=used.estimated)
 
     def set_price(self, usd: float, calls: int) -> None:
         """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
         with self._lock:
-            self._usd += usd
-            self._unpriced -= calls
-            self._estimated = True
-            self._read()
+            self._count(usd=usd, unpriced=-calls, estimated=True)
 
-    def _read(self) -> None:
-        self.reading = Reading(self._paid, self._cached, self._prompt + self._completion, self._usd, self._unpriced)
+    def _count(
+        self,
+        calls: int = 0,
+        tokens: Tokens = _NO_TOKENS,
+        usd: float = 0.0,
+        unpriced: int = 0,
+        *,
+        cached: int = 0,
+        estimated: bool = False,
+    ) -> None:
+        now = self.reading
+        self.reading = Reading(
+            now.paid_calls + calls,
+            now.cached_calls + cached,
+            now.paid + tokens,
+            now.known_usd + usd,
+            now.unpriced_calls + unpriced,
+            now.estimated or estimated,
+        )
 
     def _is_free(self, model: str) -> bool:
         return model in self._free or _is_local(model)

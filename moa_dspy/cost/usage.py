@@ -1,20 +1,39 @@
-"""Usage of language model calls: calls, tokens, dollars, seconds."""
+"""Amounts of use: what calls took, what a run costs without a cache, and the sums of a meter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import pydantic
 
-__all__ = ["Reading", "Tokens", "Usage"]
+__all__ = ["Price", "Reading", "Tokens", "Usage"]
 
 
-class _Value(pydantic.BaseModel):
+class _Sum(pydantic.BaseModel):
+    """Numbers that are added and subtracted field by field. None is an unknown number, and so is a sum with it."""
+
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
+    def __add__(self, other: Self) -> Self:
+        return self._combined(other, operator.add)
 
-class Tokens(_Value):
+    def __sub__(self, other: Self) -> Self:
+        return self._combined(other, operator.sub)
+
+    def _combined(self, other: Self, combine: Callable[[Any, Any], Any]) -> Self:
+        theirs, values = other.__dict__, dict[str, Any]()
+        for name, one in self.__dict__.items():
+            two = theirs[name]
+            if isinstance(one, bool):
+                values[name] = one or two
+            else:
+                values[name] = None if one is None or two is None else combine(one, two)
+        return type(self)(**values)
+
+
+class Tokens(_Sum):
     """Token counts as the provider reports them.
 
     Attributes:
@@ -32,22 +51,8 @@ class Tokens(_Value):
         """Return prompt plus completion tokens."""
         return self.prompt + self.completion
 
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            prompt=self.prompt + other.prompt,
-            cached=self.cached + other.cached,
-            completion=self.completion + other.completion,
-        )
 
-    def __sub__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            prompt=self.prompt - other.prompt,
-            cached=self.cached - other.cached,
-            completion=self.completion - other.completion,
-        )
-
-
-class Usage(_Value):
+class Usage(_Sum):
     """The usage of some calls. Usages can be added and subtracted.
 
     Attributes:
@@ -84,29 +89,24 @@ class Usage(_Value):
         """Return the number of calls not answered by a cache."""
         return self.calls - self.cached_calls
 
-    def __add__(self, other: Usage) -> Usage:
-        known = self.cost_usd is not None and other.cost_usd is not None
-        return Usage(
-            calls=self.calls + other.calls,
-            cached_calls=self.cached_calls + other.cached_calls,
-            unanswered=self.unanswered + other.unanswered,
-            tokens=self.tokens + other.tokens,
-            cost_usd=(self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None,
-            estimated=self.estimated or other.estimated,
-            seconds=self.seconds + other.seconds,
-        )
 
-    def __sub__(self, other: Usage) -> Usage:
-        known = self.cost_usd is not None and other.cost_usd is not None
-        return Usage(
-            calls=self.calls - other.calls,
-            cached_calls=self.cached_calls - other.cached_calls,
-            unanswered=self.unanswered - other.unanswered,
-            tokens=self.tokens - other.tokens,
-            cost_usd=(self.cost_usd or 0.0) - (other.cost_usd or 0.0) if known else None,
-            estimated=self.estimated,
-            seconds=self.seconds - other.seconds,
-        )
+class Price(_Sum):
+    """The cost of a run without the response cache; for one example or as a total.
+
+    Attributes:
+        calls: LM calls.
+        tokens: prompt plus completion tokens.
+        usd: dollars; None if the price of a call is unknown.
+    """
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float | None = 0.0
+
+    def per(self, examples: int) -> Price:
+        """Return the mean over ``examples``."""
+        usd = None if self.usd is None else self.usd / examples
+        return Price(calls=self.calls / examples, tokens=self.tokens / examples, usd=usd)
 
 
 class Reading(NamedTuple):
@@ -115,13 +115,20 @@ class Reading(NamedTuple):
     Attributes:
         paid_calls: calls not answered by a cache.
         cached_calls: calls answered by DSPy's response cache.
-        tokens: paid tokens.
+        paid: paid tokens by kind.
         known_usd: dollars of the calls whose price is known.
         unpriced_calls: paid calls whose price is not yet known.
+        estimated: whether a part is estimated.
     """
 
     paid_calls: int = 0
     cached_calls: int = 0
-    tokens: int = 0
+    paid: Tokens = Tokens()
     known_usd: float = 0.0
     unpriced_calls: int = 0
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Return the paid tokens."""
+        return self.paid.total

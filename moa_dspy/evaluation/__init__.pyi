@@ -1,16 +1,16 @@
 from .evaluate import evaluate as evaluate
-from .paired import (
-    PairedDifference as PairedDifference,
-    compare_files as compare_files,
-    paired_difference as paired_difference,
-)
 from .progress import EvaluateProgress as EvaluateProgress
 from .records import (
     Record as Record,
     latest as latest,
     read_records as read_records,
 )
-from .results import EvaluateResult as EvaluateResult
+from .results import (
+    EvaluateResult as EvaluateResult,
+    PairedDifference as PairedDifference,
+    compare_files as compare_files,
+    paired_difference as paired_difference,
+)
 from .statistics import (
     Gain as Gain,
     Score as Score,

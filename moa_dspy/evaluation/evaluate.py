@@ -1,37 +1,40 @@
-"""``evaluate``: a program's score on a benchmark or on examples, with its interval."""
+"""``evaluate``: a program's score on a benchmark or on examples, with its interval; and what that will cost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
-from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
+from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
-from moa_dspy.data.benchmark import Benchmark
-from moa_dspy.errors import ConfigurationError, MoAError
-from moa_dspy.evaluation.answering import restored
+from moa_dspy.data.benchmark import Answered, Benchmark
+from moa_dspy.data.judges import JudgeMetric
+from moa_dspy.errors import ConfigurationError, MoAError, RunError
 from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified, label
-from moa_dspy.evaluation.outputs import check_outputs, write_outputs
-from moa_dspy.evaluation.paired import paired_difference, read_other
 from moa_dspy.evaluation.progress import EvaluateProgress, Totals, progress_display
-from moa_dspy.evaluation.records import Record, RecordFile, latest
-from moa_dspy.evaluation.results import EvaluateResult, by_category
-from moa_dspy.evaluation.runner import ExampleRunner, Item, calls_of_a_run, check_concurrency
-from moa_dspy.evaluation.runs import Run
-from moa_dspy.evaluation.scoring import Metric, check_metric, jsonable
+from moa_dspy.evaluation.records import Record, RecordFile, latest, outputs_of, restored
+from moa_dspy.evaluation.results import EvaluateResult, by_category, paired_difference, read_other
+from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run, check_concurrency
+from moa_dspy.evaluation.scoring import Metric, check_metric
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import Devset, remarks_of
+from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
+from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run import event_loop
 
-__all__ = ["check_inputs", "evaluate", "turns_of"]
+__all__ = ["check_inputs", "check_outputs", "estimate_cost", "evaluate", "turns_of"]
+
+_PLANNED: Final = 5  # number of examples planned for an estimate
+_REPLY: Final = 300  # assumed tokens of a judge's reply
+_ANSWER: Final = "word " * 450  # assumed answer in a conversation
 
 
 def evaluate(
@@ -79,9 +82,10 @@ def evaluate(
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
     check_metric(scorer)
     check_inputs(program, data.examples[0])
+    check_concurrency(concurrency)
     remarks = remarks_of(scorer, data.examples)
     job = _Job(program, data, scorer, identified(data.examples), name or label(program))
-    others = None if against is None else read_other(against, job.run)
+    others = {} if against is None else read_other(against, job.run)
     if outputs is not None:
         check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
@@ -89,11 +93,72 @@ def evaluate(
     result = _result(job, done, out)
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
-    if others is not None and against is not None:
+    if against is not None:
         result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=data.seed))
     if outputs is not None:
-        remarks += write_outputs(data.benchmark, job.examples, done, outputs, job.name)
+        remarks += _write_outputs(job, done, outputs)
     return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
+
+
+def turns_of(examples: Sequence[dspy.Example]) -> int:
+    """Return the number of calls of the program per item: the turns of the longest conversation, or 1."""
+    return max((len(example["turns"]) for example in examples if "turns" in example), default=1)
+
+
+def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
+    """Check that the data has the inputs of an ``AttentionMoA``.
+
+    Raises:
+        ConfigurationError: if an input is missing or unknown.
+    """
+    if not isinstance(program, AttentionMoA):
+        return
+    inputs, known = list(example.inputs().keys()), list(program.signature.input_fields)
+    unknown = [field for field in inputs if field not in known]
+    missing = [field for field in program.task.input_fields if field not in inputs]
+    if unknown or (missing and not inputs):
+        raise ConfigurationError(
+            f"the data's inputs ({', '.join(inputs)}) are not the program's ({', '.join(known)}); "
+            "map columns with fields={...}, or use a program with the benchmark's signature"
+        )
+
+
+def check_outputs(benchmark: Benchmark, path: str | Path) -> None:
+    """Check that answers can be written for the benchmark's official evaluator.
+
+    Raises:
+        ConfigurationError: if the benchmark has no official format, or the file has no folder.
+    """
+    if not benchmark.official_outputs:
+        raise ConfigurationError(f"{benchmark.name} has no official format of outputs; leave the file of outputs out")
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise ConfigurationError(f"cannot write {path}: it is a folder, or its folder does not exist")
+
+
+def estimate_cost(
+    program: AttentionMoA,
+    examples: Sequence[dspy.Example],
+    metric: Callable[..., Any],
+    judge: dspy.BaseLM | None,
+) -> tuple[CostEstimate, CostEstimate]:
+    """Return the estimated cost of the program's calls and of the judge's calls.
+
+    A few examples are planned, and their cost is scaled to all examples.
+
+    Args:
+        program: the program.
+        examples: all examples.
+        metric: scores the answers.
+        judge: the judge's model, or None without a judge.
+    """
+    chosen = evenly_spaced(examples, _PLANNED)
+
+    def scaled(cost_of: Callable[[dspy.Example], CostEstimate]) -> CostEstimate:
+        return total(map(cost_of, chosen)).times(len(examples) / len(chosen))
+
+    asked = scaled(lambda example: total(program.plan(turn).full for turn in (example, *_later_turns(example))))
+    judged = CostEstimate() if judge is None else scaled(lambda example: _verdicts(judge, example, metric))
+    return asked, judged
 
 
 @dataclass(frozen=True)
@@ -123,20 +188,20 @@ class _Job:
 
     def record(self, item: Item, run: Run, earlier: Record | None) -> Record:
         """Return the record of a run. Its usage includes earlier attempts."""
-        kept = earlier is not None and item.prediction is not None
+        answered = earlier if item.prediction is not None else None
         return Record(
             id=item.key,
             content=self.contents[item.key],
             category=self.data.benchmark.category(item.example),
             status=run.status,
-            score=run.score if run.status == "scored" else None,
+            score=run.score,
             feedback=run.feedback,
-            outputs=earlier.outputs if kept and earlier is not None else _outputs(run.prediction),
+            outputs=answered.outputs if answered else outputs_of(run.prediction),
             details=dict(run.details),
             error=run.failure if run.status == "error" else None,
-            program=run.program_usage + (earlier.program if earlier else Usage()),
-            judge=run.metric_usage + (earlier.judge if earlier else Usage()),
-            seconds=round(run.seconds + (earlier.seconds if kept and earlier is not None else 0.0), 3),
+            program=run.program_usage + earlier.program if earlier else run.program_usage,
+            judge=run.metric_usage + earlier.judge if earlier else run.metric_usage,
+            seconds=round(run.seconds + (answered.seconds if answered else 0.0), 3),
             finished=round(time.time(), 3),
         )
 
@@ -149,9 +214,7 @@ def _run(
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> dict[str, Record]:
     """Run the items without a record, and return the record of each item that has one."""
-    check_concurrency(concurrency)
-    calls = calls_of_a_run(job.program) * turns_of(list(job.examples.values()))
-    guard, largest = BudgetGuard(budget), None
+    calls, guard = calls_of_a_run(job.program) * turns_of(list(job.examples.values())), BudgetGuard(budget)
     if guard.budget.calls is not None and guard.budget.calls < calls:
         raise ConfigurationError(
             f"a budget of {guard.budget.calls} calls is too small for a single item, which takes {calls}"
@@ -161,7 +224,6 @@ def _run(
         done = {} if file is None else latest(file.records)
         for record in done.values():
             guard.spend(record.usage)
-            largest = Amounts.of(record.usage).largest(largest or Amounts())
         show = stack.enter_context(progress_display(progress))
         totals = Totals(len(job.examples), done.values())
         failed = {name: record for name, record in done.items() if record.status == "error"}
@@ -173,7 +235,6 @@ def _run(
             benchmark=job.data.benchmark,
             calls=calls,
             succeeded=len(failed) < len(done),
-            largest=largest,
         )
 
         def on_run(item: Item, run: Run) -> None:
@@ -181,36 +242,15 @@ def _run(
             record = done[item.key] = job.record(item, run, earlier)
             if file is not None:
                 file.append(record)
-            totals.add(record, earlier)
-            show(totals.progress(record))
+            if show is not None:
+                totals.add(record, earlier)
+                show(totals.progress(record))
 
-        show(totals.progress())
+        if show is not None:
+            show(totals.progress())
         items = [job.item(name, done.get(name)) for name in job.examples if name in failed or name not in done]
         event_loop.run(lambda: runner.run(items, on_run))
     return done
-
-
-def turns_of(examples: Sequence[dspy.Example]) -> int:
-    """Return the number of calls of the program per item: the turns of the longest conversation, or 1."""
-    return max((len(example["turns"]) for example in examples if "turns" in example), default=1)
-
-
-def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
-    """Check that the data has the inputs of an ``AttentionMoA``.
-
-    Raises:
-        ConfigurationError: if an input is missing or unknown.
-    """
-    if not isinstance(program, AttentionMoA):
-        return
-    inputs, known = list(example.inputs().keys()), list(program.signature.input_fields)
-    unknown = [field for field in inputs if field not in known]
-    missing = [field for field in program.task.input_fields if field not in inputs]
-    if unknown or (missing and not inputs):
-        raise ConfigurationError(
-            f"the data's inputs ({', '.join(inputs)}) are not the program's ({', '.join(known)}); "
-            "map columns with fields={...}, or use a program with the benchmark's signature"
-        )
 
 
 def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> EvaluateResult:
@@ -231,7 +271,7 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
         ended_by="budget" if pending else "items",
         figures={},
         program_usage=sum((record.program for record in records), start=Usage()),
-        judge_usage=sum((record.judge for record in records), start=Usage()),
+        judge_usage=sum((record.judge for record in records if record.judge.calls), start=Usage()),
         seconds=0.0,
         records=tuple(records),
         path=None if out is None else Path(out),
@@ -253,7 +293,37 @@ def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
     return figures
 
 
-def _outputs(prediction: Any) -> dict[str, Any]:
-    if prediction is None:
-        return {}
-    return jsonable(prediction.items() if isinstance(prediction, dspy.Prediction) else {"answer": prediction})
+def _write_outputs(job: _Job, records: Mapping[str, Record], path: str | Path) -> list[str]:
+    """Write the answers in the official format. Return a remark if some are missing, because an item has none.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
+    answered = [
+        Answered(example, records[key].outputs, records[key].finished)
+        for key, example in job.examples.items()
+        if key in records and records[key].outputs
+    ]
+    try:
+        Path(path).write_text(job.data.benchmark.format_outputs(answered, job.name), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
+    if len(answered) == len(job.examples):
+        return []
+    return [f"{path} holds {len(answered)} of {len(job.examples)} answers: the others failed or were not run"]
+
+
+def _later_turns(example: dspy.Example) -> Iterator[dict[str, Any]]:
+    """Yield the inputs of all turns after the first, with the conversation so far."""
+    turns = example.get("turns", [])
+    messages = [{"question": question, "answer": _ANSWER} for question in turns]
+    for number in range(1, len(turns)):
+        yield {"history": dspy.History(messages=messages[:number]), "question": turns[number]}
+
+
+def _verdicts(judge: dspy.BaseLM, example: dspy.Example, metric: Callable[..., Any]) -> CostEstimate:
+    """Return the cost of judging one example. The judge reads the example and an answer in each of its calls."""
+    calls, reply = (metric.calls, metric.reply_tokens) if isinstance(metric, JudgeMetric) else (1, _REPLY)
+    reader = single_model("material -> verdict", judge, reasoning=False)
+    material = " ".join(str(value) for value in example.toDict().values()) + " word" * 900
+    return reader.plan(material=material, lengths=Lengths(answer=reply)).full.times(turns_of([example]) * calls)

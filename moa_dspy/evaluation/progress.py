@@ -100,12 +100,10 @@ class Totals:
 @contextmanager
 def progress_display(
     progress: Callable[[EvaluateProgress], None] | bool,
-) -> Iterator[Callable[[EvaluateProgress], None]]:
-    """Yield the function that shows progress: the caller's, none, a bar on a terminal, or lines."""
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda _: None
+) -> Iterator[Callable[[EvaluateProgress], None] | None]:
+    """Yield the function that shows progress: the caller's, None, a bar on a terminal, or lines."""
+    if callable(progress) or not progress:
+        yield progress or None
     elif sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar() as show:
             yield show

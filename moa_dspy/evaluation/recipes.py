@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,12 @@ ENDPOINT_VARIABLE: Final = "HOSTED_VLLM_API_BASE"
 
 _FOLDER: Final = Path(__file__).resolve().parents[1] / "recipes"
 
-_JUDGES: Final = {
-    "alpaca_eval": "openai/gpt-4-1106-preview",
-    "mt_bench": "openai/gpt-4-0613",
-    "flask": "openai/gpt-4-0613",
+# Of each benchmark: the split that the authors' script runs (FLASK's is the hard set), and the official judge.
+_BENCHMARKS: Final = {
+    "alpaca_eval": ("eval", "openai/gpt-4-1106-preview"),
+    "mt_bench": ("test", "openai/gpt-4-0613"),
+    "flask": ("hard", "openai/gpt-4-0613"),
 }
-_SPLITS: Final = {"alpaca_eval": "eval", "mt_bench": "test", "flask": "hard"}
 _AGGREGATORS: Final = {
     "large": {"alpaca_eval": "claude", "mt_bench": "qwen", "flask": "gpt"},
     "small": {"alpaca_eval": "qwen", "mt_bench": "qwen", "flask": "qwen"},
@@ -43,9 +43,9 @@ class Recipe:
         ensemble: ``large`` or ``small``.
         layers: 1 as in the authors' scripts, or 3, which is our setting.
         benchmark: name of the benchmark.
-        split: split that the authors' script runs; FLASK's is the hard set.
-        aggregator: name of the agent whose model aggregates.
+        split: split of the benchmark.
         judge: the official judge's model.
+        aggregator: name of the agent whose model aggregates.
         published: the paper's figures, by the names of the benchmark's official figures.
     """
 
@@ -54,9 +54,9 @@ class Recipe:
     layers: int
     benchmark: str
     split: str
-    aggregator: str
     judge: str
-    published: Mapping[str, float] = field(default_factory=dict)
+    aggregator: str
+    published: Mapping[str, float]
 
     @property
     def file(self) -> Path:
@@ -77,26 +77,20 @@ class Recipe:
         return config.overridden(aggregator=chosen.model_copy(update={"name": None}))
 
 
-def _all() -> dict[str, Recipe]:
-    found = [
-        Recipe(
-            name=f"{benchmark}-{ensemble}{suffix}",
-            ensemble=ensemble,
-            layers=layers,
-            benchmark=benchmark,
-            split=_SPLITS[benchmark],
-            aggregator=_AGGREGATORS[ensemble][benchmark],
-            judge=_JUDGES[benchmark],
-            published=_PUBLISHED.get((ensemble, benchmark), {}),
-        )
-        for benchmark in _JUDGES
-        for ensemble in _AGGREGATORS
-        for layers, suffix in ((1, ""), (3, "-3-layers"))
-    ]
-    return {each.name: each for each in found}
-
-
-RECIPES: Final = _all()
+RECIPES: Final = {
+    (name := f"{benchmark}-{ensemble}{suffix}"): Recipe(
+        name,
+        ensemble,
+        layers,
+        benchmark,
+        *of_benchmark,
+        aggregators[benchmark],
+        _PUBLISHED.get((ensemble, benchmark), {}),
+    )
+    for benchmark, of_benchmark in _BENCHMARKS.items()
+    for ensemble, aggregators in _AGGREGATORS.items()
+    for layers, suffix in ((1, ""), (3, "-3-layers"))
+}
 """All recipes by name."""
 
 
@@ -107,5 +101,5 @@ def recipe(name: str) -> Recipe:
         ConfigurationError: if there is no recipe of that name.
     """
     if name not in RECIPES:
-        raise ConfigurationError(f"no recipe named {name!r}; there are: {', '.join(RECIPES)}")
+        raise ConfigurationError(f"no recipe named {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -11,20 +11,21 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
+import dspy
 import pydantic
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.evaluation.scoring import Status
+from moa_dspy.evaluation.scoring import Status, jsonable
 from moa_dspy.trace import Failure
 
-__all__ = ["FORMAT", "Record", "RecordFile", "latest", "read_records"]
+__all__ = ["FORMAT", "Record", "RecordFile", "difference", "latest", "outputs_of", "read_records", "restored"]
 
 FORMAT: Final = "moa-dspy-evaluation"
 _VERSION: Final = 1
+_HEADER: Final = json.dumps({"format": FORMAT}).encode()[:-1]  # what every file begins with
 
 
 class Record(pydantic.BaseModel):
@@ -69,6 +70,44 @@ class Record(pydantic.BaseModel):
         return self.program + self.judge
 
 
+def outputs_of(prediction: Any) -> dict[str, Any]:
+    """Return the outputs of a prediction as JSON values; empty without a prediction."""
+    if prediction is None:
+        return {}
+    return jsonable(prediction.items() if isinstance(prediction, dspy.Prediction) else {"answer": prediction})
+
+
+def restored(program: dspy.Module, outputs: Mapping[str, Any]) -> dspy.Prediction | None:
+    """Return a prediction from its recorded outputs, with values of the types in the program's signature.
+
+    Args:
+        program: the program that gave the prediction. If it has no signature, its only predictor has one.
+        outputs: its fields as JSON values.
+
+    Returns:
+        The prediction; None if a type is unknown and the value may have been an object.
+    """
+    signature, predictors = getattr(program, "signature", None), program.predictors()
+    if signature is None and len(predictors) == 1:
+        signature = predictors[0].signature
+    types = {name: field.annotation for name, field in (getattr(signature, "output_fields", None) or {}).items()}
+    values: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if name not in types and not _is_plain(value):
+            return None
+        try:
+            values[name] = pydantic.TypeAdapter(types[name]).validate_python(value) if name in types else value
+        except (pydantic.ValidationError, pydantic.errors.PydanticUserError):
+            return None
+    return dspy.Prediction(**values)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
+
+
 def latest(records: Iterable[Record]) -> dict[str, Record]:
     """Return the last record of each item. A failed item may have several records."""
     return {record.id: record for record in records}
@@ -84,11 +123,18 @@ def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
         ConfigurationError: if the file cannot be read, is damaged, or does not contain records.
     """
     if not Path(path).is_file():
-        raise ConfigurationError(f"cannot read {path}: there is no such file")
+        raise ConfigurationError(f"cannot read {path}: no such file")
     run, records, _ = _read(Path(path))
     if run is None:
-        raise ConfigurationError(f"{path} is empty; it should hold the records of an evaluation")
+        raise ConfigurationError(f"{path} is empty; it must contain the records of an evaluation")
     return run, records
+
+
+def difference(name: str, recorded: Any, current: Any) -> str:
+    """Return in words how a part of a run's fingerprint differs from that of another run. Digests are not shown."""
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        recorded, current = recorded.get("name"), current.get("name")
+    return f"its {name} differs" if recorded == current else f"its {name} is {recorded}, not {current}"
 
 
 class RecordFile:
@@ -109,16 +155,15 @@ class RecordFile:
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
         self.path = Path(path)
-        recorded, self.records, length = _read(self.path)
-        if recorded is not None:
-            _check_run(self.path, recorded, run)
-            _check_examples(self.path, latest(self.records), contents)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
         try:
             _lock(self._file, self.path)
+            recorded, self.records, length = _read(self.path)
+            if recorded is not None:
+                _check_run(self.path, recorded, run, latest(self.records), contents)
             os.ftruncate(self._file, length)
             if recorded is None:
                 self._write({"format": FORMAT, "format_version": _VERSION, "run": dict(run)})
@@ -146,9 +191,7 @@ class RecordFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
 
@@ -156,34 +199,20 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:
     """Return the run's fingerprint (None if not yet written), the records, and the length of all complete lines."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        return None, [], 0
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     length = content.rfind(b"\n") + 1
-    first, *lines = content[:length].split(b"\n")
-    if not length:
-        if content and not content.startswith(b'{"format"'[: len(content)]):
-            raise _not_records(path)
+    if not length and content.startswith(_HEADER[: len(content)]):
         return None, [], 0
-    run = _run(first, path)
-    return run, [_record(line, number, path) for number, line in enumerate(lines, 2) if line], length
-
-
-def _run(line: bytes, path: Path) -> dict[str, Any]:
+    first, *lines = content[:length].split(b"\n")
     header: Any = None
     with contextlib.suppress(ValueError, RecursionError):
-        header = json.loads(line)
+        header = json.loads(first)
     if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("run"), dict):
-        raise _not_records(path)
+        raise ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
     if header.get("format_version") != _VERSION:
         raise ConfigurationError(f"{path} has format {header.get('format_version')!r}, this version reads {_VERSION}")
-    run: dict[str, Any] = header["run"]
-    return run
-
-
-def _not_records(path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
+    return header["run"], [_record(line, number, path) for number, line in enumerate(lines, 2) if line], length
 
 
 def _record(line: bytes, number: int, path: Path) -> Record:
@@ -193,29 +222,23 @@ def _record(line: bytes, number: int, path: Path) -> Record:
         raise ConfigurationError(f"{path} is damaged in line {number}; remove that line to go on") from None
 
 
-def _check_run(path: Path, recorded: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    differences = [_difference(name, recorded.get(name), run[name]) for name in run if run[name] != recorded.get(name)]
-    if differences:
-        raise ConfigurationError(
-            f"{path} is of another run: {'; '.join(differences)}. Give another file, or the options of that run"
-        )
-
-
-def _check_examples(path: Path, records: Mapping[str, Record], contents: Mapping[str, str]) -> None:
-    """Check that each record belongs to an example. A run may get more examples, but no other ones."""
+def _check_run(
+    path: Path,
+    recorded: Mapping[str, Any],
+    run: Mapping[str, Any],
+    records: Mapping[str, Record],
+    contents: Mapping[str, str],
+) -> None:
+    """Check that a file belongs to this run. A run may get more examples, but no other ones."""
+    reasons = [difference(name, recorded.get(name), run[name]) for name in run if run[name] != recorded.get(name)]
     foreign = [name for name, record in records.items() if contents.get(name) != record.content]
-    if foreign:
+    if foreign and not reasons:
+        count = f"{len(foreign)} of its {len(records)} items"
+        reasons = [f"{count} are not among these examples, or have another content here (the first is {foreign[0]})"]
+    if reasons:
         raise ConfigurationError(
-            f"{path} is of another run: {len(foreign)} of its {len(records)} items are not among these examples, or "
-            f"have another content here (the first is {foreign[0]}). Give another file, or the options of that run"
+            f"{path} is of another run: {'; '.join(reasons)}. Give another file, or the options of that run"
         )
-
-
-def _difference(name: str, recorded: Any, current: Any) -> str:
-    """Return a difference in words; digests are not shown."""
-    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
-        recorded, current = recorded.get("name"), current.get("name")
-    return f"its {name} differs" if recorded == current else f"its {name} is {recorded}, not {current}"
 
 
 def _lock(file: int, path: Path) -> None:

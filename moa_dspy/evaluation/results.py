@@ -1,4 +1,4 @@
-"""The result of an evaluation."""
+"""The result of an evaluation, and two evaluations of the same items compared item by item."""
 
 from __future__ import annotations
 
@@ -6,16 +6,51 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from moa_dspy.cost.usage import Tokens, Usage
-from moa_dspy.evaluation.paired import PairedDifference
-from moa_dspy.evaluation.records import Record
-from moa_dspy.evaluation.statistics import Score
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.records import Record, difference, latest, read_records
+from moa_dspy.evaluation.statistics import Gain, Score
 
-__all__ = ["EvaluateResult", "by_category"]
+__all__ = ["EvaluateResult", "PairedDifference", "by_category", "compare_files", "paired_difference", "read_other"]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference between two evaluations, over the items scored in both.
+
+    Attributes:
+        other: name of the other evaluation.
+        matched: number of items scored in both.
+        only_here: number of items scored in this evaluation only.
+        only_there: number of items scored in the other evaluation only.
+        difference: mean score of this evaluation minus that of the other, over the matched items.
+        low: lower end of the 95 % paired bootstrap interval.
+        high: upper end.
+        p_value: two-sided p value of the sign-flip permutation test.
+        better: number of items with a higher score here.
+        worse: number of items with a lower score here.
+        equal: number of items with equal scores.
+    """
+
+    other: str
+    matched: int
+    only_here: int
+    only_there: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    better: int
+    worse: int
+    equal: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -108,8 +143,8 @@ class EvaluateResult:
             "errors_as_wrong", "calls", "cost_usd", "seconds_per_item",
         )  # fmt: skip
         values = {name: getattr(self, name) for name in names} | {
-            "score": _values(self.score),
-            "categories": {name: _values(score) for name, score in self.categories.items()},
+            "score": self.score and self.score.model_dump(),
+            "categories": {name: score and score.model_dump() for name, score in self.categories.items()},
             "figures": dict(self.figures),
             "cached_calls": self.usage.cached_calls,
             "tokens": {**self.tokens.model_dump(), "total": self.tokens.total},
@@ -119,8 +154,8 @@ class EvaluateResult:
                 "cost_usd": self.judge_usage.cost_usd,
             },
             "seconds": round(self.seconds, 3),
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
-            "records": None if self.path is None else str(self.path),
+            "comparison": self.comparison and self.comparison.to_dict(),
+            "records": self.path and str(self.path),
             "remarks": list(self.remarks),
         }
         content: dict[str, Any] = _finite(values)
@@ -142,8 +177,77 @@ def by_category(records: Sequence[Record], seed: int) -> dict[str, Score | None]
     return {name: Score.of(scores[name], seed=seed) if scores[name] else None for name in sorted(scores)}
 
 
-def _values(score: Score | None) -> dict[str, Any] | None:
-    return None if score is None else score.model_dump()
+def paired_difference(
+    records: Mapping[str, Record], other_records: Mapping[str, Record], *, other: str = "other", seed: int = 0
+) -> PairedDifference:
+    """Compare two evaluations on the items scored in both.
+
+    Args:
+        records: records by id.
+        other_records: records of the other evaluation by id.
+        other: name of the other evaluation.
+        seed: seed of the resampling.
+
+    Raises:
+        ConfigurationError: if no item is scored in both, or if an id has different content in the two.
+    """
+    mine, others = (
+        {name: record.score for name, record in some.items() if record.score is not None}
+        for some in (records, other_records)
+    )
+    common = [name for name in mine if name in others]
+    changed = [name for name in common if records[name].content != other_records[name].content]
+    if not common or changed:
+        why = f"{len(changed)} of {len(common)} items have another content there" if changed else "no item is in both"
+        raise ConfigurationError(f"{other} cannot be compared: {why}; both evaluations must be on the same data")
+    before, after = [others[name] for name in common], [mine[name] for name in common]
+    gain = Gain.of(before, after, seed=seed)
+    pairs = list(zip(before, after, strict=True))
+    return PairedDifference(
+        other=other,
+        matched=len(common),
+        only_here=len(mine) - len(common),
+        only_there=len(others) - len(common),
+        difference=gain.value,
+        low=gain.low,
+        high=gain.high,
+        p_value=gain.p,
+        better=sum(new > old for old, new in pairs),
+        worse=sum(new < old for old, new in pairs),
+        equal=sum(new == old for old, new in pairs),
+    )
+
+
+def compare_files(path: str | Path, other: str | Path, *, seed: int = 0) -> PairedDifference:
+    """Compare two files of evaluation records.
+
+    Args:
+        path: records of one evaluation.
+        other: records of the other evaluation.
+        seed: seed of the resampling.
+
+    Raises:
+        ConfigurationError: if a file cannot be read, or if the two evaluations differ in benchmark, metric or items.
+    """
+    run, records = read_records(path)
+    return paired_difference(latest(records), read_other(other, run), other=Path(other).name, seed=seed)
+
+
+def read_other(path: str | Path, run: Mapping[str, Any]) -> dict[str, Record]:
+    """Read the records that a run is compared with.
+
+    Args:
+        path: records of the other evaluation.
+        run: fingerprint of this run.
+
+    Raises:
+        ConfigurationError: if the file cannot be read, or has another benchmark or metric.
+    """
+    other, records = read_records(path)
+    for part in ("benchmark", "metric"):
+        if other.get(part) != run.get(part):
+            raise ConfigurationError(f"{path} cannot be compared: {difference(part, other.get(part), run.get(part))}")
+    return latest(records)
 
 
 def _finite(value: Any) -> Any:

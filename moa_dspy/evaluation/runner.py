@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 import dspy
 
+from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import metered
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError
-from moa_dspy.evaluation.answering import Asker, in_thread
-from moa_dspy.evaluation.runs import Run, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Step, StepStarted, Trace, watch
 
-__all__ = ["FIRST_FAILURES", "ExampleRunner", "Item", "calls_of_a_run", "check_concurrency", "usage_of"]
+__all__ = [
+    "FIRST_FAILURES",
+    "ExampleRunner",
+    "Item",
+    "Run",
+    "calls_of_a_run",
+    "check_concurrency",
+    "in_threads",
+    "mean_price",
+    "price_of",
+    "price_of_steps",
+]
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 
 FIRST_FAILURES: Final = 10
 """The loop ends if this many examples fail before any has succeeded, because they probably have one cause."""
 
-_POLL_SECONDS: Final = 0.02
+_NO_USAGE: Final = Usage()
+_AGENT_FIELDS: Final = frozenset({"temperature", "max_tokens"})
 
 
 @dataclass(frozen=True)
@@ -47,27 +66,54 @@ class Item:
     prediction: Any = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run(Judgement):
+    """The run of a program on one example, with the metric's judgement of its answer.
+
+    Attributes:
+        example: the example.
+        prediction: the answer; None if the program failed.
+        trace: the trace of the run, if traces are kept and the program makes one.
+        program_usage: usage of the program's calls.
+        metric_usage: usage of the metric's calls.
+        price: cost of the run without the response cache; None without a trace.
+        seconds: wall time of program and metric.
+    """
+
+    example: dspy.Example
+    prediction: dspy.Prediction | None = None
+    trace: Trace | None = None
+    program_usage: Usage = field(default_factory=Usage)
+    metric_usage: Usage = field(default_factory=Usage)
+    price: Price | None = None
+    seconds: float = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        """Return the usage of program and metric together."""
+        return self.program_usage + self.metric_usage
+
+
 @dataclass
 class ExampleRunner:
     """Runs a program on examples and scores the answers.
 
     An exception of the program or the metric becomes a failed run, except a ``ConfigurationError``. An item starts only
-    if the budget has room for it and for the running items. Each item is expected to use as much as the largest so far.
-    If tokens or dollars are limited, no second item starts before the first has ended. At the end of the budget's
-    seconds the running items are cancelled.
+    if the budget has room for it and for the running items, see ``BudgetGuard.admit``. At the end of the budget's
+    seconds the running items are cancelled. A benchmark may prescribe settings per example, such as MT-Bench's
+    temperatures. They apply to the program's models.
 
     Args:
         program: any DSPy module.
         metric: scores the answers; None for no scores.
         concurrency: maximum number of concurrent items.
-        guard: the budget.
+        guard: the budget of these items. It knows the largest item.
         benchmark: runs the program on an example.
         calls: maximum number of LM calls of one item; default: that of one run of the program.
         keep_traces: whether runs keep their trace.
         patience: number of failures before any success that end the loop; None for no limit.
         metric_may_fail: whether an answer counts as a success although the metric raises on it.
         succeeded: whether an item has succeeded before.
-        largest: usage of the largest item so far.
     """
 
     program: dspy.Module
@@ -80,12 +126,10 @@ class ExampleRunner:
     patience: int | None = FIRST_FAILURES
     metric_may_fail: bool = False
     succeeded: bool = False
-    largest: Amounts | None = None
 
     def __post_init__(self) -> None:
-        self._asker = Asker(self.program, self.benchmark)
         self._calls = calls_of_a_run(self.program) if self.calls is None else self.calls
-        self._under_way = 0
+        self._programs: dict[str, dspy.Module] = {}  # by the settings of its models
         self._failures: list[str | None] = []
         self._complete, self._total = True, 0
 
@@ -116,44 +160,27 @@ class ExampleRunner:
 
     async def _work(self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None]) -> None:
         for item in waiting:
-            calls = max(self._calls, int(self.largest.calls) if self.largest else 0)
-            if not await self._admitted(calls):
+            calls = max(self._calls, int(self.guard.largest.calls))
+            if not await self.guard.admit(calls):
                 self._complete = False
                 return
-            used: list[Usage] = []
+            used = {"program": _NO_USAGE, "metric": _NO_USAGE}
             try:
                 run = await self._run(item, used)
             finally:
-                self._under_way -= 1
-                self.guard.settle(sum(used, start=Usage()), calls=calls)
+                self.guard.settle(Amounts.of(used["program"]) + Amounts.of(used["metric"]), calls=calls)
             if run is None:
                 self._complete = False
                 return
-            self.largest = Amounts.of(run.usage).largest(self.largest or Amounts())
             on_run(item, run)
             self._check_failures(run)
 
-    async def _admitted(self, calls: int) -> bool:
-        """Wait for room in the budget and reserve it. Return False if no running work could make room."""
-        while not self._has_room(calls):
-            if not self._under_way and not self.guard.is_busy:
-                return False
-            await asyncio.sleep(_POLL_SECONDS)
-        self._under_way += 1
-        return True
-
-    def _has_room(self, calls: int) -> bool:
-        budget = self.guard.budget
-        if self.largest is None and self._under_way and (budget.tokens or budget.usd):
-            return False
-        return self.guard.reserve(calls, own=(self.largest or Amounts()) * (self._under_way + 1))
-
-    async def _run(self, item: Item, used: list[Usage]) -> Run | None:
-        """Return the run of an item; None if the budget's time ended first. Append its usage to ``used``."""
+    async def _run(self, item: Item, used: dict[str, Usage]) -> Run | None:
+        """Return the run of an item; None if the budget's time ended first. Set its usage in ``used``."""
         began = time.perf_counter()
         prediction, judgement = item.prediction, None
         if prediction is None:
-            with usage_of(self.program) as program_usage:
+            with _usage_of(self.program) as program_usage:
                 try:
                     prediction = await self._answer(item.example)
                 except (ConfigurationError, BudgetExhaustedError):
@@ -163,53 +190,61 @@ class ExampleRunner:
                         return None
                     judgement = Judgement("error", failure=failure_of(error))
                 finally:
-                    used.append(program_usage())
-        used += [Usage()] * (1 - len(used))  # for an answer that was recorded before
+                    used["program"] = program_usage()
         if judgement is None:
             judgement = await self._judge(item.example, prediction, used)
-        seconds = time.perf_counter() - began
-        return self._finished(item.example, prediction, judgement, [*used, Usage()][:2], seconds)
-
-    async def _judge(self, example: dspy.Example, prediction: Any, used: list[Usage]) -> Judgement:
-        metric = self.metric
-        if metric is None:
-            return Judgement("scored")
-        with metered() as meter:
-            try:
-                return await in_thread(self._threads, lambda: judge(metric, example, prediction))
-            finally:
-                if meter.usage.calls:
-                    used.append(meter.usage)
-
-    async def _answer(self, example: dspy.Example) -> Any:
-        left = self.guard.seconds_left
-        if left == float("inf"):
-            return await self._asker.ask(example, self._threads)
-        async with asyncio.timeout(max(left, 0.0)):
-            return await self._asker.ask(example, self._threads)
-
-    def _finished(
-        self, example: dspy.Example, prediction: Any, judgement: Judgement, used: list[Usage], seconds: float
-    ) -> Run:
         trace = getattr(prediction, "trace", None)
         trace = trace if isinstance(trace, Trace) else None
+        price = None if trace is None else price_of(trace)
         if trace is not None and not self.keep_traces:
-            prediction = dspy.Prediction(**dict(prediction.items()))
+            prediction, trace = dspy.Prediction(**dict(prediction.items())), None
         return Run(
-            example=example,
-            score=judgement.score,
+            **vars(judgement),
+            example=item.example,
             prediction=prediction,
-            trace=trace if self.keep_traces else None,
-            error=None if judgement.failure is None else judgement.failure.message,
-            status=judgement.status,
-            failure=judgement.failure,
-            feedback=judgement.feedback,
-            details=judgement.details,
-            program_usage=used[0],
-            metric_usage=used[1],
-            price=None if trace is None else price_of(trace),
-            seconds=seconds,
+            trace=trace,
+            program_usage=used["program"],
+            metric_usage=used["metric"],
+            price=price,
+            seconds=time.perf_counter() - began,
         )
+
+    async def _answer(self, example: dspy.Example) -> Any:
+        """Return the program's prediction. A program without ``aforward`` runs in a thread."""
+        left = self.guard.seconds_left
+        settings = self.benchmark.generation(example)
+        lm = dspy.settings.lm if settings else None
+        ambient = dspy.context(lm=lm.copy(**settings)) if isinstance(lm, dspy.BaseLM) else nullcontext()
+        program = self._with(settings)
+        async with asyncio.timeout(None if left == math.inf else max(left, 0.0)):
+            with ambient:
+                if hasattr(program, "aforward"):
+                    return await self.benchmark.arun(program, example)
+                return await self._in_thread(self.benchmark.run, program, example)
+
+    async def _judge(self, example: dspy.Example, prediction: Any, used: dict[str, Usage]) -> Judgement:
+        if self.metric is None:
+            return Judgement("unscored")
+        with metered() as meter:
+            try:
+                return await self._in_thread(judge, self.metric, example, prediction)
+            finally:
+                if meter.reading.paid_calls or meter.reading.cached_calls:
+                    used["metric"] = meter.usage
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Run blocking work in a thread that ``run`` waits for, in the caller's context."""
+        work = partial(contextvars.copy_context().run, function, *args, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _with(self, settings: Mapping[str, Any]) -> dspy.Module:
+        """Return the program with these settings on its LMs. It has the same prompts, demos and connections."""
+        if not settings:
+            return self.program
+        key = json.dumps(dict(settings), sort_keys=True)
+        if key not in self._programs:
+            self._programs[key] = _program_with(self.program, settings)
+        return self._programs[key]
 
     def _check_failures(self, run: Run) -> None:
         if run.status != "error" or (self.metric_may_fail and run.prediction is not None):
@@ -223,8 +258,59 @@ class ExampleRunner:
             raise AllRunsFailedError(f"the {who} fails on {which}; the first one: {self._failures[0]}")
 
 
+def price_of(trace: Trace, layers: int | None = None) -> Price:
+    """Return the cost of the first ``layers`` layers of a run without the response cache; default: all layers."""
+    return price_of_steps(step for step in trace.steps if layers is None or step.layer <= layers)
+
+
+def price_of_steps(steps: Iterable[Step]) -> Price:
+    """Return the total cost of steps without the response cache."""
+    steps = list(steps)
+    dollars = [
+        None if step.cost_usd is None or step.saved_usd is None else step.cost_usd + step.saved_usd for step in steps
+    ]
+    return Price(
+        calls=sum(step.calls for step in steps),
+        tokens=sum(step.tokens.total + step.saved_tokens.total for step in steps),
+        usd=None if None in dollars else sum(usd for usd in dollars if usd is not None),
+    )
+
+
+def mean_price(runs: Iterable[Run]) -> Price | None:
+    """Return the mean price of the runs that have one; None if no run has one."""
+    prices = [run.price for run in runs if run.price is not None]
+    return sum(prices, start=Price()).per(len(prices)) if prices else None
+
+
+def in_threads(work: Callable[[S], T], items: Sequence[S], concurrency: int) -> list[T]:
+    """Run blocking work on items in threads, in the caller's context. Return the results in the items' order."""
+    if concurrency == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(concurrency) as threads:
+        futures = [threads.submit(contextvars.copy_context().run, work, item) for item in items]
+        return [future.result() for future in futures]
+
+
+def calls_of_a_run(program: dspy.Module) -> int:
+    """Return the maximum number of LM calls of one run; 1 if it is unknown (no ``AttentionMoA``)."""
+    if not isinstance(program, AttentionMoA):
+        return 1
+    most, allowed = program.architecture.max_calls, program.budget.calls
+    return most if allowed is None else min(most, allowed)
+
+
+def check_concurrency(concurrency: Any) -> None:
+    """Check the maximum number of concurrent examples.
+
+    Raises:
+        ConfigurationError: if it is not a whole number of at least 1.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency!r} is invalid; it must be a whole number of at least 1")
+
+
 @contextmanager
-def usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
+def _usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
     """Measure a program's runs within the block: by the traces of an ``AttentionMoA``, else by the LM calls.
 
     Traces also include failed calls, and estimate usage that a provider does not report.
@@ -243,19 +329,22 @@ def usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
         yield lambda: sum(usages, start=Usage())
 
 
-def calls_of_a_run(program: dspy.Module) -> int:
-    """Return the maximum number of LM calls of one run; 1 if it is unknown (no ``AttentionMoA``)."""
-    if not isinstance(program, AttentionMoA):
-        return 1
-    most, allowed = program.architecture.max_calls, program.budget.calls
-    return most if allowed is None else min(most, allowed)
+def _program_with(program: dspy.Module, settings: Mapping[str, Any]) -> dspy.Module:
+    if isinstance(program, AttentionMoA):
+        aggregator = program.aggregator
+        return program.replace(
+            agents=[_agent_with(agent, settings) for agent in program.agents],
+            aggregator=None if aggregator is None else _agent_with(aggregator, settings),
+        )
+    copy: dspy.Module = program.deepcopy()
+    for _, predictor in copy.named_predictors():
+        if isinstance(predictor.lm, dspy.BaseLM):
+            predictor.lm = predictor.lm.copy(**settings)
+    return copy
 
 
-def check_concurrency(concurrency: Any) -> None:
-    """Check the maximum number of concurrent examples.
-
-    Raises:
-        ConfigurationError: if it is not a whole number of at least 1.
-    """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency!r} lets nothing run; it must be a whole number from 1")
+def _agent_with(agent: Agent, settings: Mapping[str, Any]) -> Agent:
+    own = {name: value for name, value in settings.items() if name in _AGENT_FIELDS}
+    others = {name: value for name, value in settings.items() if name not in _AGENT_FIELDS}
+    lm = agent.lm.copy(**others) if others and isinstance(agent.lm, dspy.BaseLM) else agent.lm
+    return replace(agent, lm=lm, **own)

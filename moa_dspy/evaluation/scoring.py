@@ -32,7 +32,7 @@ Metric: TypeAlias = Callable[..., Any]
 """A metric as in DSPy: ``metric(example, prediction, trace=None)``. It returns a bool, a number from 0 to 1, or an
 object with a ``score``, such as ``dspy.Prediction(score=, feedback=)``."""
 
-Status: TypeAlias = Literal["scored", "unparsed", "error"]
+Status: TypeAlias = Literal["scored", "unparsed", "error", "unscored"]
 
 _ROUNDING: Final = 1e-9
 _LONGEST: Final = 500  # maximum length of an error message
@@ -43,18 +43,24 @@ class Judgement:
     """A metric's verdict on one answer.
 
     Attributes:
-        status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the metric raised.
-        score: from 0 to 1; 0 unless scored.
+        status: ``scored``; ``unparsed`` if a judge's verdict could not be read; ``error`` if the program or the metric
+            failed; ``unscored`` without a metric.
+        score: from 0 to 1; None unless scored.
         feedback: the metric's reason.
         details: further values from the metric, as JSON values.
-        failure: reason for a missing score.
+        failure: why there is no score; None if scored or unscored.
     """
 
     status: Status
-    score: float = 0.0
+    score: float | None = None
     feedback: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Return the failure in words."""
+        return None if self.failure is None else self.failure.message
 
 
 def judge(metric: Metric, example: dspy.Example, prediction: Any) -> Judgement:
@@ -65,19 +71,16 @@ def judge(metric: Metric, example: dspy.Example, prediction: Any) -> Judgement:
         AssertionError: if the metric raises it, because it signals an error in the metric's code.
     """
     try:
-        assess = metric.assess if isinstance(metric, RichMetric) else metric
-        value = assess(example, prediction)
+        value = (metric.assess if isinstance(metric, RichMetric) else metric)(example, prediction)
     except (ConfigurationError, BudgetExhaustedError, AssertionError):
         raise
     except UnparsedVerdictError as error:
         return Judgement("unparsed", feedback=str(error), details=jsonable(error.details), failure=failure_of(error))
-    except MoAError as error:
-        return Judgement("error", failure=failure_of(error))
     except Exception as error:  # noqa: BLE001 - a metric is the caller's code and may raise anything
-        return Judgement("error", failure=failure_of(error, f"the metric raised {type(error).__name__}: "))
-    score = score_of(value, metric)
+        prefix = "" if isinstance(error, MoAError) else f"the metric raised {type(error).__name__}: "
+        return Judgement("error", failure=failure_of(error, prefix))
     feedback = str(getattr(value, "feedback", "") or "")
-    return Judgement("scored", score, feedback, jsonable(getattr(value, "details", {})))
+    return Judgement("scored", score_of(value, metric), feedback, jsonable(getattr(value, "details", {})))
 
 
 def score_of(value: Any, metric: Metric | None = None) -> float:
@@ -94,9 +97,7 @@ def score_of(value: Any, metric: Metric | None = None) -> float:
     try:
         score = float(getattr(value, "score", value))
     except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"{name} returned {value!r}, which is no score; return a bool or a number from 0 to 1"
-        ) from None
+        raise ConfigurationError(f"{name} returned {value!r}; it must return a bool or a number from 0 to 1") from None
     if not -_ROUNDING <= score <= 1 + _ROUNDING:
         raise ConfigurationError(f"{name} returned {score!r}; scores are from 0 (a failed run) to 1: scale them")
     return min(max(score, 0.0), 1.0)
@@ -129,12 +130,10 @@ def check_metric(metric: Any) -> None:
     """Check that a metric can be called.
 
     Raises:
-        ConfigurationError: if it is None or not callable.
+        ConfigurationError: if it is not callable.
     """
-    if metric is None:
-        raise ConfigurationError("there is no metric; pass metric=, a function of an example and a prediction")
     if not callable(metric):
-        raise ConfigurationError(f"metric={metric!r} is no function of an example and a prediction")
+        raise ConfigurationError(f"metric={metric!r} is invalid; pass a function of an example and a prediction")
 
 
 def metric_name(metric: Metric) -> str:

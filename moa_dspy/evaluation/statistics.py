@@ -237,12 +237,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Rejecting adjusted values of at most alpha keeps the probability of any false rejection at or below alpha.
     """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    values = np.asarray(p_values, dtype=float)
+    order, adjusted = np.argsort(values, kind="stable"), np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    return list(map(float, adjusted))
 
 
 def examples_needed(differences: Sequence[float], alpha: float, power: float) -> int | None:

@@ -11,9 +11,8 @@ import pydantic
 
 from moa_dspy.architecture import AgentSpec
 from moa_dspy.cost.budget import Budget, BudgetGuard
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, holm
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
 from moa_dspy.program import AttentionMoA

@@ -10,9 +10,8 @@ import dspy
 import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
-from moa_dspy.cost.usage import Usage
-from moa_dspy.evaluation.answering import in_threads
-from moa_dspy.evaluation.runs import Price, price_of, price_of_steps
+from moa_dspy.cost.usage import Price, Usage
+from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Metric, Run, measure

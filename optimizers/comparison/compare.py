@@ -19,9 +19,8 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import metered
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun

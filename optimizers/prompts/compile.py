@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetInterruptError, BudgetTooSmallError, ConfigurationError
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.leakage import question_of, refuse_overlap
@@ -37,7 +37,6 @@ from moa_dspy.optimizers.prompts.methods import (
 )
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run.knn_demos import Nearest
 

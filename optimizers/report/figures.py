@@ -7,6 +7,7 @@ from typing import Final
 
 from markupsafe import Markup
 
+from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.report.charts import Bar, Line, Look, Mark, Span, bars, plot, timeline as timeline_chart
 from moa_dspy.optimizers.report.records import (
@@ -19,7 +20,6 @@ from moa_dspy.optimizers.report.records import (
     TrialRow,
 )
 from moa_dspy.optimizers.report.text import as_text
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Trace
 
 __all__ = ["contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]

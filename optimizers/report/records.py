@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 import pydantic
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.statistics import Gain, Score
@@ -24,7 +24,6 @@ from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import Price
 from moa_dspy.trace import Trace
 
 __all__ = [

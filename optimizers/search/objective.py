@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import dspy
 from optuna.study import StudyDirection
 
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.evaluation.statistics import one_sided, sign_flip_p_value
 from moa_dspy.optimizers.measuring import Unit, models_without_price
 from moa_dspy.optimizers.stop_fitting.replay import StopRule

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.evaluation.runs import Price
+from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, pick_rule

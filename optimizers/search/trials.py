@@ -12,8 +12,8 @@ from optuna import Study, Trial
 from optuna.trial import TrialState
 
 from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
-from moa_dspy.evaluation.runs import Price
 from moa_dspy.optimizers.measuring import Metric, Run, run_examples
 from moa_dspy.optimizers.search.designs import BoundSpace, Design
 from moa_dspy.optimizers.search.objective import Objective, cannot_win, pick_rule

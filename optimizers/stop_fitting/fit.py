@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.runs import Price, Run
+from moa_dspy.evaluation.runner import Run
 from moa_dspy.optimizers.measuring import Metric, guard_of, run_examples
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, grade, stop_rules, thresholds_of
 from moa_dspy.optimizers.stop_fitting.rescoring import Depth, depth_curve

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Self
 import dspy
 import pydantic
 
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import MetricError
-from moa_dspy.evaluation.answering import in_threads
-from moa_dspy.evaluation.runs import Price, Run, price_of
+from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, end_of, stop_rules, thresholds_of
@@ -28,7 +28,6 @@ __all__ = [
     "AnswerJudge",
     "Depth",
     "ExampleScores",
-    "Price",
     "Rescored",
     "StopRuleScores",
     "depth_curve",
@@ -157,12 +156,12 @@ class AnswerJudge:
             types: dict[str, Any] = {name: field.annotation for name, field in self._fields.items()}
             typed = {name: pydantic.TypeAdapter(types[name]).validate_python(answer[name]) for name in answer}
             self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
-        return self._known[key].score
+        return self._known[key].score or 0.0
 
     @property
     def errors(self) -> tuple[str, ...]:
         """Return the metric's error for each distinct answer on which it raised."""
-        return tuple(one.failure.message for one in self._known.values() if one.failure is not None)
+        return tuple(one.error for one in self._known.values() if one.error is not None)
 
     @property
     def judged(self) -> bool:

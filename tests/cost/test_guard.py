@@ -114,18 +114,53 @@ def test_a_meter_counts_while_work_goes_on() -> None:
 def test_a_run_waits_for_room_while_others_are_under_way() -> None:
     guard = BudgetGuard(Budget(calls=4))
 
-    async def run(seconds: float) -> None:
-        async with guard.admit(3):
-            await asyncio.sleep(seconds)
-            guard.spend(used(1))
+    async def run(seconds: float) -> bool:
+        if not await guard.admit(3):
+            return False
+        await asyncio.sleep(seconds)
+        guard.settle(used(1), calls=3)
+        return True
 
     async def both() -> None:
-        await asyncio.gather(run(0.1), run(0))
-        with pytest.raises(BudgetExhaustedError, match="no room for another run"):
-            await run(0)
+        assert await asyncio.gather(run(0.1), run(0)) == [True, True]
+        assert not await run(0)
 
     asyncio.run(both())
     assert guard.spent.calls == 2
+
+
+def test_no_second_run_starts_before_the_size_of_the_first_is_known() -> None:
+    guard = BudgetGuard(Budget(tokens=100))
+
+    async def start(order: list[str], name: str) -> None:
+        assert await guard.admit(1)
+        order.append(f"{name} starts")
+        await asyncio.sleep(0.05)
+        order.append(f"{name} ends")
+        guard.settle(used(tokens=40))
+
+    async def both() -> list[str]:
+        order: list[str] = []
+        await asyncio.gather(start(order, "first"), start(order, "second"))
+        assert not await guard.admit(1), "20 tokens are left, and a run takes 40"
+        return order
+
+    assert asyncio.run(both()) == ["first starts", "first ends", "second starts", "second ends"]
+
+
+def test_a_guard_within_another_has_its_limits_and_counts_for_both() -> None:
+    clock = Clock()
+    whole = BudgetGuard(Budget(calls=5, seconds=10), clock=clock)
+    clock.now = 4.0
+    part = BudgetGuard(parent=whole)
+    assert part.seconds_left == 6
+    assert whole.reserve(3)
+    assert part.reserve(2)
+    assert not part.reserve(1)
+    whole.settle(used(1), calls=3)
+    part.settle(used(2), calls=2)
+    assert (whole.spent.calls, part.spent.calls, part.left.calls) == (3, 2, 2)
+    assert part.largest.calls == 2
 
 
 def test_dspys_own_optimizers_are_stopped_call_by_call() -> None:

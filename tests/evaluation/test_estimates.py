@@ -8,7 +8,7 @@ import dspy
 
 from moa_dspy import single_model
 from moa_dspy.data import get_benchmark
-from moa_dspy.evaluation.estimates import estimate_cost
+from moa_dspy.evaluation.evaluate import estimate_cost
 from moa_dspy.planning import CostEstimate
 from moa_dspy.testing import ScriptedLM
 

@@ -269,7 +269,7 @@ def test_progress_has_an_end_in_sight() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metric": None}, "there is no metric"),
+        ({"metric": None}, "metric=None is invalid"),
         ({"trainset": []}, "0 examples to tune on"),
         ({"valset": examples(30)[:4]}, "4 of 4 held-out examples are among those"),
         ({"parts": ["prompt"]}, "must be some of architecture, prompts, stop"),
@@ -285,7 +285,7 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"objective": "speed"}, "objective='speed' is unknown"),
         ({"objective": "score_at_price"}, "needs price="),
         ({"program": dspy.Predict("a -> b")}, "program must be an AttentionMoA, not Predict"),
-        ({"concurrency": 0}, "lets nothing run"),
+        ({"concurrency": 0}, "concurrency=0 is invalid"),
         ({"alpha": 2}, "alpha"),
         ({"budget": Budget(usd=1.0)}, "the price of simulated/a is not known; limit calls"),
     ],

@@ -18,9 +18,8 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation import EvaluateResult, evaluate
-from moa_dspy.evaluation.estimates import estimate_cost
+from moa_dspy.evaluation.evaluate import check_outputs, estimate_cost
 from moa_dspy.evaluation.fingerprint import identified
-from moa_dspy.evaluation.outputs import check_outputs
 from moa_dspy.evaluation.recipes import Recipe, recipe
 from moa_dspy.evaluation.records import latest, read_records
 from moa_dspy.evaluation.scoring import Metric

@@ -268,7 +268,7 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": None}, "there is no metric"),
+        ({"metric": None}, "metric=None is invalid"),
         ({"match": "euros"}, "match='euros' is unknown; use 'calls', 'tokens' or 'usd'"),
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),

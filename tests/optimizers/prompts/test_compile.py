@@ -533,7 +533,7 @@ def test_metrics_of_any_usual_kind_will_do():
         ({"method": "copro", "breadth": 1}, "breadth=1 is too small"),
         ({"method": "mipro", "candidates": 2}, "candidates=2 is too small"),
         ({"effort": "much"}, "effort='much'"),
-        ({"metric": None}, "there is no metric"),
+        ({"metric": None}, "metric=None is invalid"),
         ({"trainset": []}, "0 training examples and 4 for validation are too few"),
         ({"valset": []}, "6 training examples and 0 for validation are too few"),
         ({"valset": None, "trainset": TRAIN[:2]}, "2 training examples are too few; give at least 3"),

@@ -13,13 +13,14 @@ from support.simulated_tasks import simulated
 
 from benchmarks.search_simulated import exhaustive
 from benchmarks.search_worlds import SPACE, TASK, critic_and_writer
+from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.optimizers.search.designs import BoundSpace, Design
 from moa_dspy.optimizers.search.gaussian_process import GaussianProcess, Observation, expected_improvement
 from moa_dspy.optimizers.search.gp_designs import Tried, observations, requests_of, unpaid
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, Price, StopRuleScores
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
 ONE = StopRule(1)
 

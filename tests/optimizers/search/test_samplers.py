@@ -12,6 +12,7 @@ import pytest
 from support.simulated_tasks import exact, examples, simulated
 
 from benchmarks.search_worlds import SPACE, TASK
+from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import (
     DesignSampler,
     GaussianProcessDesigns,
@@ -23,7 +24,7 @@ from moa_dspy.optimizers import (
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.samplers import OptunaDesigns, SpaceExhaustedError, UniqueSampler
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, Price, StopRuleScores
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
 SMALL = replace(SPACE, attention=("full", "none"), residual=("none",))
 BUILT_IN = [GaussianProcessDesigns(), TPEDesigns(), RandomDesigns()]

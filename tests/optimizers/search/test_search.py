@@ -14,11 +14,12 @@ import pytest
 from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
+from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, search
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, cannot_win, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, Price, StopRuleScores, score_rules
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores, score_rules
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 TASK = "question -> answer"
@@ -302,7 +303,7 @@ class TestMetrics:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"metric": None}, "there is no metric"),
+            ({"metric": None}, "metric=None is invalid"),
             ({"trainset": [dspy.Example(question="a", answer="b")]}, "use example.with_inputs"),
         ],
     )

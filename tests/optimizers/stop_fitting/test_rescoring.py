@@ -9,9 +9,10 @@ import pytest
 from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import AttentionMoA, ConfigurationError
+from moa_dspy.evaluation.runner import price_of
 from moa_dspy.optimizers import Price, StopRule, depth_curve, fit_stop, fit_stop_rule, measure
 from moa_dspy.optimizers.stop_fitting.replay import Decision, decisions_of, end_of, stop_rules, thresholds_of
-from moa_dspy.optimizers.stop_fitting.rescoring import price_of, readings_of
+from moa_dspy.optimizers.stop_fitting.rescoring import readings_of
 from moa_dspy.testing import ScriptedLM
 
 
