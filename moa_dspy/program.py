@@ -110,7 +110,7 @@ class AttentionMoA(dspy.Module):
         if isinstance(agents, (str, dspy.BaseLM, Agent)) or not isinstance(agents, Sequence):
             raise ConfigurationError(f"agents is a list of models, not {agents!r}; write agents=[...]")
         if not agents:
-            raise ConfigurationError("there is no agent; give at least one model, for example agents=['local']")
+            raise ConfigurationError("agents is empty; give at least one model, for example agents=['local']")
         self.agents = tuple(agent_of(agent) for agent in agents)
         self.aggregator = None if aggregator is None else agent_of(aggregator)
         self._slots = slots_of(self.agents)
@@ -284,7 +284,7 @@ class AttentionMoA(dspy.Module):
         known = ", ".join(fields)
         unknown = [name for name in inputs if name not in fields]
         if unknown:
-            raise InputError(f"{', '.join(unknown)} is no input of this task; its inputs are: {known}")
+            raise InputError(f"unknown input {', '.join(unknown)}; the task's inputs are: {known}")
         missing = [name for name in self._needed if inputs.get(name) is None]
         if missing:
             raise InputError(f"input {', '.join(missing)} is missing or None; the task's inputs are: {known}")

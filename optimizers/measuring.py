@@ -151,7 +151,7 @@ def run_examples(
         succeeded: whether runs of this program have succeeded before, so that all of a few may fail.
     """
     if not devset:
-        raise ConfigurationError("there are no examples to run the program on")
+        raise ConfigurationError("no examples to run the program on; pass at least one")
     check_examples(devset)
     check_concurrency(concurrency)
     runs: dict[int, Run] = {}

@@ -101,7 +101,7 @@ def find_benchmark(options: ExampleOptions) -> Benchmark:
     if options.benchmark is not None and options.data is not None:
         raise ConfigurationError("--benchmark and --data are both the examples; leave one of them out")
     if not options.source:
-        raise ConfigurationError("there are no examples; give --data FILE or --benchmark NAME")
+        raise ConfigurationError("no examples are given; give --data FILE or --benchmark NAME")
     benchmark = open_benchmark(options.source)
     if options.benchmark is not None and isinstance(benchmark, OwnData):
         raise ConfigurationError(

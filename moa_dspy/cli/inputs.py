@@ -59,7 +59,7 @@ def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--input {pair!r} is not NAME=VALUE")
         if name not in task.input_fields:
             known = ", ".join(task.input_fields)
-            raise InputError(f"--input {name} is no input of this task; its inputs are: {known}")
+            raise InputError(f"--input {name} is not an input of this task; its inputs are: {known}")
         if name in texts:
             raise InputError(f"--input {name} is given twice")
         texts[name] = text

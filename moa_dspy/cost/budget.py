@@ -71,7 +71,7 @@ class Budget:
         if value is None:
             return cls()
         if not isinstance(value, cls):
-            raise ConfigurationError(f"budget={value!r} is no Budget; pass moa_dspy.Budget(...)")
+            raise ConfigurationError(f"budget={value!r} is not a Budget; pass moa_dspy.Budget(...)")
         return value
 
     def within(self, other: Budget | None) -> Self:

@@ -95,8 +95,7 @@ def evaluate(
         result = replace(result, figures=_figures(data, result.records))
     if against is not None:
         result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=data.seed))
-    if outputs is not None:
-        remarks += _write_outputs(job, done, outputs)
+    remarks += [] if outputs is None else _write_outputs(job, done, outputs)
     return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
 
 

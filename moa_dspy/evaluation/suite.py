@@ -90,7 +90,7 @@ class Devset:
 
     def __post_init__(self) -> None:
         if not self.examples:
-            raise ConfigurationError("there are no examples to evaluate on")
+            raise ConfigurationError("no examples to evaluate on; pass at least one")
 
     @classmethod
     def of(
@@ -168,7 +168,7 @@ def open_benchmark(name: str | Path) -> Benchmark:
     if _IN_MODULE.fullmatch(str(name)):
         kind = _attribute(str(name))
         if not (isinstance(kind, type) and issubclass(kind, Benchmark)):
-            raise ConfigurationError(f"{name} is no subclass of moa_dspy.data.Benchmark")
+            raise ConfigurationError(f"{name} is not a subclass of moa_dspy.data.Benchmark")
         return kind()
     return get_benchmark(str(name)) if is_benchmark(name) else OwnData(Path(name).name)
 
@@ -195,7 +195,7 @@ def named_metric(name: str) -> Callable[..., Any]:
     value = _attribute(name)
     metric = value() if isinstance(value, type) else value
     if not callable(metric):
-        raise ConfigurationError(f"{name} is no Metric and no function (example, prediction) -> score")
+        raise ConfigurationError(f"{name} is neither a Metric nor a function (example, prediction) -> score")
     return metric
 
 

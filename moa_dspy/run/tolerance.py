@@ -59,7 +59,7 @@ class Tolerance:
         if value is None:
             return cls()
         if not isinstance(value, cls):
-            raise ConfigurationError(f"tolerance={value!r} is no Tolerance; write Tolerance(...), from moa_dspy")
+            raise ConfigurationError(f"tolerance={value!r} is not a Tolerance; pass moa_dspy.Tolerance(...)")
         return value
 
     def _check(
@@ -70,6 +70,6 @@ class Tolerance:
             return
         expected = f"from {least}" if above is None else f"above {above}"
         if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
-            raise ConfigurationError(f"{name}={value!r} is no {'whole ' * whole}number; it must be one {expected}")
+            raise ConfigurationError(f"{name}={value!r} must be a {'whole ' * whole}number {expected}")
         if not (value >= least if above is None else value > above):
             raise ConfigurationError(f"{name}={value!r} is out of range; it must be {expected}")

@@ -344,7 +344,7 @@ def _split(
     if pilot is not None:
         refuse_overlap(pilot, map(question_of, test), "pilot", "that judge")
         if not pilot and singles > 1:
-            raise ConfigurationError("there are no pilot examples; without pilot= some test examples are set aside")
+            raise ConfigurationError("pilot is empty; give examples, or leave it out to set test examples aside")
     elif singles > 1:
         number = min(max(_LEAST_PILOT, round(len(test) * _PILOT_SHARE)), len(test))
         chosen = set(random.Random(seed).sample(range(len(test)), number))  # noqa: S311

@@ -485,7 +485,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         ("question -> answer", ["x", "--input", "question=y"], "leaves no field for QUESTION"),
         ("question -> answer", ["--input", "question"], "is not NAME=VALUE"),
         ("question -> answer", ["--input", "=x"], "is not NAME=VALUE"),
-        ("question -> answer", ["--input", "other=x"], "other is no input of this task; its inputs are: question"),
+        ("question -> answer", ["--input", "other=x"], "other is not an input of this task; its inputs are: question"),
         ("question -> answer", ["--input", "question=a", "--input", "question=b"], "question is given twice"),
         ("a, b -> answer", ["x"], "the task has several inputs (a, b)"),
         ("a, b -> answer", ["--input", "a=x"], "input b is missing; give it with --input b=VALUE"),

@@ -136,7 +136,7 @@ def test_profile_shows_stages_and_agents(folder: Path, capsys: pytest.CaptureFix
     ("arguments", "says"),
     [
         (["--data", "items.jsonl"], "there is no program"),
-        (["--config", "moa.toml"], "there are no examples"),
+        (["--config", "moa.toml"], "no examples are given"),
         ([*COMMON], "brings no metric"),
         ([*COMMON, "--metric", "best"], "no metric 'best'"),
         ([*COMMON, "--metric", "own_metric:wrong"], "has no 'wrong'"),

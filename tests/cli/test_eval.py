@@ -193,7 +193,7 @@ def test_a_budget_that_ends_it_is_said(
 
 
 WRONG = {
-    "there are no examples": ["--config", "{config}"],
+    "no examples are given": ["--config", "{config}"],
     "neither a benchmark": ["--data", "nosuch"],
     "no such file": ["--data", "nosuch.jsonl", "--metric", "exact"],
     "names no metric|brings no metric": ["--data", "{items}", "--fields", "question=prompt,answer=label"],
@@ -302,7 +302,7 @@ def test_a_benchmark_of_ones_own(
         result = json.loads(capsys.readouterr().out)
         assert (result["benchmark"], result["score"]["value"]) == ("mine_from_a_module", 1.0)
         assert main(["eval", "--benchmark", "json:dumps", "--config", str(config)]) == 2
-        assert "json:dumps is no subclass of moa_dspy.data.Benchmark" in capsys.readouterr().err
+        assert "json:dumps is not a subclass of moa_dspy.data.Benchmark" in capsys.readouterr().err
     finally:
         registry._REGISTRY.pop("minefromamodule", None)
 

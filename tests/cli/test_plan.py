@@ -142,7 +142,7 @@ def test_the_embedded_model_is_free(plan: Run) -> None:
     [
         (("Why?", "-a", "nosuch/model"), "names no provider"),
         (("Why?", *AGENTS, "--signature", "context, question -> answer"), "context is missing"),
-        (("Why?", *AGENTS, "--input", "other=1"), "no input of this task"),
+        (("Why?", *AGENTS, "--input", "other=1"), "not an input of this task"),
         (("Why?", *AGENTS, "--attention", "9"), "--attention 9"),
         (("Why?", *AGENTS, "--max-calls", "few"), "--max-calls"),
         (("Why?", *AGENTS, "--max-usd", "0"), "--max-usd 0.0 is too small"),

@@ -280,7 +280,7 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
         ({"baselines": []}, r"baselines=\[\] is empty; use some of"),
         ({"baselines": {}}, "at least one"),
         ({"pilot": TASKS[:3]}, "3 of 3 pilot examples are among those that judge"),
-        ({"pilot": []}, "there are no pilot examples"),
+        ({"pilot": []}, "pilot is empty"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_paid(options: dict[str, Any], message: str) -> None:
