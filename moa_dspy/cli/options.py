@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, Final, get_type_hints
 
@@ -235,7 +234,7 @@ class Report(Command):
     """
 
     sources: list[str] = _argument(
-        "FILE...",
+        "FILE",
         "Reports as JSON, evaluation records, traces, saved programs, or Optuna storages (FILE.db, sqlite:///, "
         "journal:///, ...).",
     )
@@ -258,14 +257,16 @@ class Show(Command):
 COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show)
 
 
-def parameters(command: type[Command]) -> Iterator[inspect.Parameter]:
-    """Yield the options of a command as Typer's parameters: its own before those that it shares."""
+def parameters(command: type[Command]) -> tuple[inspect.Parameter, ...]:
+    """Return the options of a command as Typer's parameters: its own before those that it shares."""
     hints, options = get_type_hints(command), {field.name: field for field in dataclasses.fields(command)}
-    for name in dict.fromkeys(name for kind in command.__mro__ for name in inspect.get_annotations(kind)):
-        default = options[name].default
-        yield inspect.Parameter(
+    names = dict.fromkeys(name for kind in command.__mro__ for name in inspect.get_annotations(kind))
+    return tuple(
+        inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is MISSING else default,
+            default=inspect.Parameter.empty if options[name].default is MISSING else options[name].default,
             annotation=Annotated[hints[name], options[name].metadata[_TYPER]],
         )
+        for name in names
+    )

@@ -92,7 +92,7 @@ def write_parts(*parts: RenderableType) -> None:
     with console.capture() as capture:
         for part in parts:
             console.print(Text(printable(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
-    write_result("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    write_result("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()))
 
 
 def table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> Table:

@@ -301,7 +301,7 @@ def _checked_state(
 
 
 class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True)
+    model_config = pydantic.ConfigDict(strict=True, defer_build=True)
 
 
 class _FieldSettings(_Part):

@@ -34,7 +34,7 @@ Settings: TypeAlias = Annotated[dict[str, pydantic.JsonValue], pydantic.AfterVal
 
 
 class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, defer_build=True)
 
 
 class Data(_Record):

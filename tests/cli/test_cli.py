@@ -669,6 +669,7 @@ def test_show_tells_a_reader_what_is_in_the_file(moa: Run, tmp_path: Path) -> No
     outcome = moa("show", path)
     assert (outcome.code, outcome.err) == (0, "")
     text = outcome.out
+    assert text == text.rstrip() + "\n"
     for expected in (
         path,
         f"moa-dspy {moa_dspy.__version__}",

@@ -121,7 +121,7 @@ def test_a_question_may_come_from_standard_input(plan: Run, monkeypatch: pytest.
 
 
 def test_on_a_terminal_the_tables_are_styled(plan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa_dspy.cli.output.is_terminal", lambda stream: True)
+    monkeypatch.setattr("moa_dspy.cli.commands.plan.is_terminal", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = plan("Why?", *AGENTS)
     assert code == 0

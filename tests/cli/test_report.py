@@ -148,6 +148,9 @@ def test_a_damaged_record_is_named_and_the_others_are_shown(folder: Path, capsys
         capsys
     )
     assert "It is better." in Path("report.html").read_text()
+    assert main(["report", "record.json", "search.json", "--force", "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert (content["page"], content["records"], len(content["damaged"])) == ("report.html", 2, 1)
 
 
 def test_what_the_command_line_writes_can_be_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

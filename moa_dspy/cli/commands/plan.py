@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from moa_dspy.cli.inputs import gather_inputs
 from moa_dspy.cli.options import Plan
-from moa_dspy.cli.output import table, write_parts, write_result
+from moa_dspy.cli.output import is_terminal, printable, table, write_parts, write_result
 from moa_dspy.cli.programs import budget_of, build_program, note_default_agents
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.planning import Lengths, model_rows, stage_rows, summary_lines
@@ -28,6 +29,8 @@ def run(options: Plan) -> None:
     )
     if options.json:
         write_result(plan.to_json(indent=2))
+    elif not is_terminal(sys.stdout):
+        write_result(printable(plan.to_table()))  # without rich, which takes a tenth of a second to import
     else:
         tables = table(stage_rows(plan), left=(1,)), "", table(model_rows(plan)), ""
         write_parts(*tables, *summary_lines(plan))

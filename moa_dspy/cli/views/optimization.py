@@ -125,7 +125,8 @@ def _described(shape: Architecture) -> str:
     )
     layers = f"{shape.layers} layer{'' if shape.layers == 1 else 's'}"
     stop = ", stops early" if shape.synthesizes and shape.early_stop else ""
-    return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {shape.max_calls} calls a question"
+    calls = f"{shape.max_calls} call{'' if shape.max_calls == 1 else 's'}"
+    return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {calls} a question"
 
 
 def _front(search: SearchResult) -> Iterator[str]:
