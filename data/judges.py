@@ -22,6 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse_verdict
 from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
+from moa_dspy.identity import at_its_server
 from moa_dspy.signatures.quoting import quote
 
 __all__ = ["GradeJudge", "JudgeMetric", "PairJudge", "SkillJudge", "UnparsedVerdictError"]
@@ -92,7 +93,7 @@ class _Judge(dspy.Module):
         lm = self.lm or predictor.lm or dspy.settings.lm
         if lm is None:
             raise ConfigurationError("a judge needs a language model: pass lm=, or call dspy.configure(lm=...)")
-        return lm
+        return at_its_server(lm)
 
     def _ask(self, predictor: dspy.Predict, **inputs: Any) -> dspy.Prediction | None:
         """Return the reply to our own signature, or None if its fields cannot be read."""
@@ -226,7 +227,9 @@ def send(lm: dspy.BaseLM, prompt: str, system: str | None, **config: Any) -> Any
         **config: settings of `dspy.lm15.Config`. By default, the temperature is 0 and a reply has up to 2048 tokens.
     """
     settings = Config(**{"temperature": 0.0, "max_tokens": 2048, **config})
-    return lm(Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=settings))
+    request = Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=settings)
+    rollout = lm.kwargs.get("rollout_id")
+    return lm(request) if rollout is None else lm(request, rollout_id=rollout)
 
 
 def official_file(folder: Path | str, benchmark: str, names: Sequence[str], origin: str) -> Path:

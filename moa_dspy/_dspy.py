@@ -33,6 +33,7 @@ __all__ = [
     "USAGE_TRACKER",
     "annotation_allows_none",
     "decision_evidence",
+    "declared_address",
     "default_instructions",
     "field_header_pattern",
     "format_field_value",
@@ -152,6 +153,21 @@ def native_route(lm: dspy.BaseLM) -> tuple[str | None, bool]:
     selection = select_backend(lm)
     resolution = selection.resolution if selection.native else None
     return None if resolution is None else resolution.provider, "api_key" in selection.clients
+
+
+def declared_address(lm: dspy.BaseLM) -> str | None:
+    """Return the address of the provider that the user declared for ``lm``; None if DSPy knows the provider itself."""
+    providers = getattr(lm, "_providers", ())
+    if not providers:
+        return None
+    from dspy.lm15 import _binding_for
+
+    try:
+        route = resolve(lm)
+    except LM15Error:
+        return None
+    binding = _binding_for(providers, route.provider) if route.declared else None
+    return None if binding is None else binding.definition.access.base_url
 
 
 def missing_native_keys(provider: str, policies: Collection[str]) -> tuple[str, ...]:

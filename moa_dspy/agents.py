@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,7 @@ from moa_dspy._dspy import get_litellm, resolve
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.identity import connection_of, rollout_of, server_of
 from moa_dspy.local import is_local, local_lm
 
 __all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "slots_of"]
@@ -85,6 +86,14 @@ class Agent:
         }
         return validated(AgentSpec, values)
 
+    @property
+    def identity(self) -> str:
+        """Return the model as text: its name, server, settings and persona, without the agent's own name.
+
+        Two agents with the same identity are samples of one model.
+        """
+        return json.dumps([self.spec("-").model_dump(mode="json"), connection_of(self.lm)], sort_keys=True)
+
     @classmethod
     def of_spec(cls, spec: AgentSpec, lm: dspy.BaseLM | None = None) -> Self:
         """Return the agent that ``spec`` describes, on ``lm`` if one is given."""
@@ -103,7 +112,7 @@ class AgentSlot:
     Attributes:
         name: the agent's name in this program.
         agent: the agent.
-        sample: number of earlier agents with the same model and settings. It makes their samples differ.
+        sample: number of earlier agents with the same model, server and settings. It makes their samples differ.
     """
 
     name: str
@@ -127,7 +136,8 @@ class AgentSlot:
         DSPy's cache key is the request, so agents with the same model and prompt would all get one completion. The
         ``rollout_id`` keeps them apart. It is a hash of the agent's sample number, the LM's own rollout and the ambient
         LM's rollout, which optimizers change to draw new samples. For a critique it also includes the target: two equal
-        answers make two equal requests at the same time, and they must not overwrite each other.
+        answers make two equal requests at the same time, and they must not overwrite each other. It includes the
+        address of the server, which DSPy leaves out of the key.
 
         Args:
             lm: the LM that will be called.
@@ -143,11 +153,11 @@ class AgentSlot:
         rollouts: tuple[int | None, int | None] = None, None
         if config.get("temperature", own.get("temperature")) != 0:  # at 0 all samples are equal
             rollouts = own.get("rollout_id"), None if ambient is lm else other.get("rollout_id")
-        if rollouts == (None, None) and target is None:
+        server = server_of(lm)
+        if rollouts == (None, None) and target is None and server is None:
             rollout = self.sample or None
         else:
-            key = repr((*rollouts, self.sample, target)).encode()
-            rollout = int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big")
+            rollout = rollout_of(*rollouts, self.sample, target, *(() if server is None else (server,)))
         return config if rollout is None else {**config, "rollout_id": rollout}
 
 
@@ -172,7 +182,7 @@ def slots_of(agents: Sequence[Agent], ambient: dspy.BaseLM | None = None) -> tup
     slots = []
     for name, agent in zip(names, agents, strict=True):
         asked = replace(agent, lm=ambient if agent.lm is None else agent.lm, persona=None)
-        key = asked.spec("-").model_dump_json()
+        key = asked.identity
         slots.append(AgentSlot(name, agent, seen[key]))
         seen[key] += 1
     return tuple(slots)

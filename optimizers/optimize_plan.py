@@ -219,9 +219,8 @@ def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[s
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
-    """Return whether two agents have the same model, address and settings. Names may differ."""
-    addresses = [getattr(agent.lm, "kwargs", {}).get("api_base") for agent in (one, other)]
-    return one.spec("-") == other.spec("-") and addresses[0] == addresses[1]
+    """Return whether two agents have the same model, server and settings. Names may differ."""
+    return one.identity == other.identity
 
 
 def _split(

@@ -1,6 +1,7 @@
-"""Digests that identify a run: its program, data and metric.
+"""Digests that identify a run: its program, its models, data and metric.
 
-Addresses and keys are not included, so that a run can continue with another connection.
+A model is its name, its server and its settings. Servers have a digest of their own, because records of older versions
+have none. Keys are not included, so that a run can continue with another key.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ import inspect
 import json
 import types
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Final
 
 import dspy
 import pydantic
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.agents import Agent
+from moa_dspy.identity import connection_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["content_of", "describe", "digest", "fingerprint", "identified"]
+__all__ = ["CONNECTION", "connection_digest", "content_of", "describe", "digest", "fingerprint", "identified"]
+
+CONNECTION: Final = "connection"
+"""The part of a fingerprint, and of what identifies a study, that older versions did not record."""
+
 
 _COUNTERS = frozenset({"judged", "unparsed", "history", "callbacks"})
 _CONSTANTS = (str, bytes, int, float, type, functools.partial)
 _EMPTY_CELL = types.CellType()
+_connections: ContextVar[list[Any] | None] = ContextVar("moa_dspy_connections", default=None)
 
 
 def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, metric: Any) -> dict[str, Any]:
@@ -47,7 +55,20 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
         "split": split,
         "seed": seed,
         "metric": {"name": _name(metric), "digest": digest(describe(metric))},
+        CONNECTION: connection_digest(program, metric, dspy.settings.lm),
     }
+
+
+def connection_digest(*values: Any) -> str | None:
+    """Return a digest of the servers and further settings of all models in the values; None if there are none."""
+    found: list[Any] = []
+    token = _connections.set(found)
+    try:
+        for value in values:
+            describe(value)
+    finally:
+        _connections.reset(token)
+    return digest(found) if any(found) else None
 
 
 def label(program: dspy.Module) -> str:
@@ -97,6 +118,7 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dspy.BaseLM):
+        _note_connection(value)
         return Agent(value).spec("-").model_dump(mode="json")
     if isinstance(value, dspy.Module):
         return _module(value)
@@ -120,12 +142,20 @@ def describe(value: Any) -> Any:
 def _module(module: dspy.Module) -> dict[str, Any]:
     predictors = {name: _predictor(predictor) for name, predictor in module.named_predictors()}
     if isinstance(module, AttentionMoA):
+        for agent in (*module.agents, module.aggregator):
+            _note_connection(None if agent is None else agent.lm)
         own = {"architecture": describe(module.architecture), "budget": describe(module.budget)}
     elif isinstance(module, dspy.Predict):
         own = {"config": describe(module.config)}
     else:
         own = _attributes(module, without=(dspy.Module,))
     return {"is": _name(module), "predictors": predictors, **own}
+
+
+def _note_connection(lm: Any) -> None:
+    found = _connections.get()
+    if found is not None:
+        found.append(connection_of(lm))
 
 
 def _predictor(predictor: dspy.Predict) -> dict[str, Any]:

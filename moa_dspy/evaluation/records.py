@@ -18,6 +18,7 @@ import pydantic
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
 from moa_dspy.trace import Failure
 
@@ -132,6 +133,8 @@ def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
 
 def difference(name: str, recorded: Any, current: Any) -> str:
     """Return in words how a part of a run's fingerprint differs from that of another run. Digests are not shown."""
+    if name == CONNECTION:
+        return "its models are on other servers (api_base), or have other settings"
     if isinstance(recorded, Mapping) and isinstance(current, Mapping):
         recorded, current = recorded.get("name"), current.get("name")
     return f"its {name} differs" if recorded == current else f"its {name} is {recorded}, not {current}"
@@ -230,7 +233,9 @@ def _check_run(
     contents: Mapping[str, str],
 ) -> None:
     """Check that a file belongs to this run. A run may get more examples, but no other ones."""
-    reasons = [difference(name, recorded.get(name), run[name]) for name in run if run[name] != recorded.get(name)]
+    # Records of an older version do not say which servers answered.
+    known = [name for name in run if name != CONNECTION or name in recorded]
+    reasons = [difference(name, recorded.get(name), run[name]) for name in known if run[name] != recorded.get(name)]
     foreign = [name for name, record in records.items() if contents.get(name) != record.content]
     if foreign and not reasons:
         count = f"{len(foreign)} of its {len(records)} items"

@@ -19,6 +19,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
+from moa_dspy.identity import server_of
 from moa_dspy.protocols import Answer
 from moa_dspy.run.aggregation import rule_of
 from moa_dspy.run.call import ask, write_prompt
@@ -383,7 +384,7 @@ class _Layer:
 
 def _server_of(agent: AgentSlot) -> tuple[str, Any]:
     lm = agent.lm()
-    return lm.model, getattr(lm, "kwargs", {}).get("api_base")
+    return lm.model, server_of(lm)
 
 
 def _of_agent(predictor: dspy.Predict | list[dspy.Predict] | None, agent: int) -> dspy.Predict:

@@ -48,7 +48,7 @@ def singles_of(program: AttentionMoA) -> list[Single]:
         agents.append((program.aggregator.name or "aggregator", replace(program.aggregator, name=None)))
     found: dict[str, Single] = {}
     for number, (name, agent) in enumerate(agents):
-        key = agent.spec("-").model_dump_json()
+        key = agent.identity
         if key not in found:
             place = number if number < len(program.agents) else 0
             made = single_model(program.task, agent, **_options(program))

@@ -30,7 +30,7 @@ from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, ConfigurationError, RunError
-from moa_dspy.evaluation.fingerprint import describe, digest
+from moa_dspy.evaluation.fingerprint import CONNECTION, connection_digest, describe, digest
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.optimizers.measuring import Metric, check_budget, check_concurrency, check_metric, metric_name
@@ -260,6 +260,7 @@ class _Search:
             "data": content[:16],
             "metric": {"name": metric_name(self.metric), "digest": digest(describe(self.metric))},
             "objective": self.objective.to_dict(),
+            CONNECTION: connection_digest(*(agent.lm for agent in self.bound.models.values()), self.metric),
         }
         return json.loads(json.dumps(about))
 

@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.fingerprint import CONNECTION
 
 __all__ = ["check_storage", "open_storage", "open_study", "without_password"]
 
@@ -110,7 +111,8 @@ def open_study(
     if known is None and not study.get_trials(deepcopy=False):
         study.set_user_attr("about", about)
         return study
-    differing = sorted(key for key in about if known is None or known.get(key) != about[key])
+    compared = [key for key in about if known is None or key != CONNECTION or key in known]  # older studies lack it
+    differing = sorted(key for key in compared if known is None or known.get(key) != about[key])
     if differing:
         raise ConfigurationError(
             f"study {name!r} was begun with another {', '.join(differing)}, so its trials cannot be compared with new "
