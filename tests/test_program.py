@@ -21,7 +21,7 @@ ONE = ScriptedLM("yes", model="scripted/one")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"agents": []}, "no agent"),
+        ({"agents": []}, "agents is empty"),
         ({"agents": "openai/gpt-4.1"}, r"agents=\[...\]"),
         ({"agents": [5]}, "a model string, a dspy.LM or an Agent"),
         ({"agents": ["gpt"]}, "provider/model"),
@@ -55,7 +55,7 @@ def test_a_missing_input_is_named_with_the_inputs_there_are() -> None:
     moa = AttentionMoA("context, question -> answer", [ONE])
     with pytest.raises(InputError, match=r"question is missing.*context, question"):
         moa(context="c")
-    with pytest.raises(InputError, match=r"query is no input.*context, question"):
+    with pytest.raises(InputError, match=r"unknown input query.*context, question"):
         moa(context="c", query="q")
 
 

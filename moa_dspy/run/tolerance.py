@@ -70,6 +70,6 @@ class Tolerance:
             return
         expected = f"from {least}" if above is None else f"above {above}"
         if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
-            raise ConfigurationError(f"{name}={value!r} must be a {'whole ' * whole}number {expected}")
+            raise ConfigurationError(f"{name}={value!r} is invalid; it must be a {'whole ' * whole}number {expected}")
         if not (value >= least if above is None else value > above):
             raise ConfigurationError(f"{name}={value!r} is out of range; it must be {expected}")

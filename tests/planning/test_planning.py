@@ -574,7 +574,7 @@ def test_inputs_come_as_an_example_a_mapping_or_by_name() -> None:
     ("arguments", "inputs", "message"),
     [
         ((), {"context": "c"}, "question is missing"),
-        ((), {"question": "q", "context": "c", "other": 1}, "other is no input"),
+        ((), {"question": "q", "context": "c", "other": 1}, "unknown input other"),
         (({"question": "q"},), {"question": "q", "context": "c"}, "given twice"),
         ((["q"],), {}, "not list"),
     ],
