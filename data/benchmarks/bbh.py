@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.answers import final_answer, plain
-from moa_dspy.data.metrics.choices import leading_choice
-from moa_dspy.data.metrics.metric import Checked
+from moa_dspy.data.metrics.answers import final_answer
+from moa_dspy.data.metrics.hard_tasks import HardTaskAnswer, read_as
 from moa_dspy.data.sources import Row
 
 __all__ = ["TASKS", "BigBenchHard", "final_answer", "is_correct"]
@@ -44,24 +41,19 @@ TASKS = (
     "word_sorting",
 )
 
-_TARGET_CHOICE = re.compile(r"\(([A-Z])\)")
-
 
 def is_correct(prediction: str, target: str) -> bool:
     """Return whether a prediction matches the target.
 
-    The answer is the text after the last "the answer is", else the last box, else the whole prediction. It must equal
-    the target; case, outer white space, emphasis marks and one final full stop are ignored. If the target is a choice
-    such as `(B)`, only the letter counts: `B`, `(b)`, `option (B)` and `(B) 12/02/1990` are equal, and `(A) or (B)`
-    never matches. This rule reproduces the published accuracy of code-davinci-002 on all 27 tasks.
+    `read_as` reads both, in the form of the target. Case, outer white space, emphasis marks and one final full stop are
+    ignored. This rule reproduces the published accuracy of code-davinci-002 on all 27 tasks.
 
     Args:
         prediction: a model's whole answer.
         target: the data set's answer.
     """
-    answer, expected = final_answer(prediction), plain(target)
-    choice = _TARGET_CHOICE.fullmatch(expected)
-    return leading_choice(answer) == choice[1] if choice else answer.casefold() == expected.casefold()
+    answer = read_as(prediction, target)
+    return answer is not None and answer == read_as(target, target)
 
 
 class AnswerHardTask(dspy.Signature):
@@ -82,7 +74,7 @@ class BigBenchHard(Benchmark):
     source = "arXiv 2210.09261, suzgunmirac/BIG-Bench-Hard"
     licence = "MIT"
     signature = AnswerHardTask
-    scorer = Checked(check=is_correct, reading=final_answer)
+    scorer = HardTaskAnswer()
     hub = Hub("SaylorTwift/bbh", configs=TASKS)
     files = {"test": ("bbh/*.json", "*.json")}
 

@@ -3,17 +3,111 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["TEXT_MAX", "after_last", "final_answer", "final_expression", "last_boxed", "plain", "without_latex"]
+__all__ = [
+    "TEXT_MAX",
+    "Claim",
+    "claims",
+    "final_answer",
+    "final_expression",
+    "last_boxed",
+    "plain",
+    "without_latex",
+]
 
-TEXT_MAX = 100_000
+TEXT_MAX = 20_000
 """Only this many characters at the end of a text are searched for an answer."""
 
+_CLAIMS_MAX = 100
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed) ?\{([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
-_MARKER = re.compile(r"\banswer(?: is\b|:)[ \t]*:?", re.IGNORECASE)
 _MARKED_LINE = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
+
+_NOT_YET = r"(?:wrong|incorrect|initial|first|tempting|another|other|alternative|previous|possible|common|opposite)"
+_BETWEEN = r"(?:(?!\b(?:not|wrong|incorrect|if|unless|answers?|is|are)\b)[^.\n:;=?!]){0,80}?"
+_MARKER = re.compile(
+    rf"""
+    (?<![A-Za-z0-9/])(?P<before>{_NOT_YET}[ ]|final[ _]?)?answers?\b[*_"'`]{{0,3}}
+    (?:
+        \s{{0,3}}(?P<sign>[:=>\uff1a])
+        | {_BETWEEN}\b(?:is|are|must\ be|should\ be|will\ be|has\ to\ be|equals|(?P<would>would\ be))\b\s{{0,3}}:?
+    )
+    [ \t*_]{{0,8}}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CONDITION_BEFORE = re.compile(
+    r"\b(?:if|whether|unless|hope|suppose|assuming|why|how|when|until)\b[^,.!?\n]{0,60}\Z", re.IGNORECASE
+)
+_CONDITION = re.compile(r"\b(?:if|for|were|had|in case)\b", re.IGNORECASE)
+_REMARK = re.compile(
+    r"(?:un)?(?:clear|helpful|useful|correct|right|wrong|sure|certain|reasonable|consistent|above|below|as follows)\b"
+    r"|(?:based|obtained|given|derived|found|explained|shown|supported|confirmed|verified|provided|rounded)\b"
+    r"|(?:in|on|from|by|not)\b",
+    re.IGNORECASE,
+)
+
+
+class Claim(NamedTuple):
+    """What a text says its answer is.
+
+    Attributes:
+        answer: the rest of the line after the marker, or the next line with text.
+        start: position of the marker.
+        formal: whether the marker is a label ("Answer: B") and not part of a sentence ("the answer is B").
+        final: whether it is called the final answer.
+    """
+
+    answer: str
+    start: int
+    formal: bool
+    final: bool
+
+
+def claims(text: str) -> list[Claim]:
+    """Return what a text says its answer is, in order; of more than 100 markers, only the last 100 are read.
+
+    | counts | does not count |
+    |---|---|
+    | `Answer: B`, `**Answer**: B`, `answer = B`, `<answer>B</answer>`, `{"answer": "B"}` | `wrong answer: B` |
+    | `the answer is B`, `The most appropriate answer here is B` | `if the answer is unclear`, `the answer is not B` |
+    | `the answer would be B` | `the answer would be B if ...`, `answer B would be right for ...` |
+    | `Answer:`, and B in the next line with text | `the answer is based on ...` |
+    """
+    last = deque(_MARKER.finditer(text), _CLAIMS_MAX)
+    found = (_claim(text, match) for match in last)
+    return [claim for claim in found if claim is not None]
+
+
+def _claim(text: str, match: re.Match[str]) -> Claim | None:
+    before = (match["before"] or "").strip(" _").casefold()
+    if before not in ("", "final"):
+        return None
+    answer = _line_after(text, match.end())
+    formal = match["sign"] is not None
+    sentence_so_far = text[max(0, match.start() - 100) : match.start()]
+    if not answer or (
+        not formal
+        and (
+            _CONDITION_BEFORE.search(sentence_so_far)
+            or _REMARK.match(answer)
+            or (match["would"] and (_CONDITION.search(answer) or _CONDITION.search(sentence_so_far.rpartition(".")[2])))
+        )
+    ):
+        return None
+    return Claim(answer, match.start(), formal, before == "final")
+
+
+def _line_after(text: str, position: int) -> str:
+    """Return the first line with text from a position on, of at most 500 characters, or the quoted text there."""
+    line = text[position : position + 500].lstrip().partition("\n")[0].partition("</")[0].strip()
+    if line[:1] in ('"', "'") and (quoted := line[1:].partition(line[0])[0].strip()):
+        return quoted
+    return line
 
 
 def last_boxed(text: str) -> str | None:
@@ -38,20 +132,20 @@ def without_latex(text: str) -> str:
     return " ".join(_LATEX_SPACE.sub(" ", _WRAPPER.sub(r"\1", text)).split())
 
 
-def after_last(text: str, *markers: re.Pattern[str]) -> str | None:
-    """Return the text after the last match of the first marker that occurs, or None."""
-    for marker in markers:
-        if ends := [match.end() for match in marker.finditer(text)]:
-            return text[ends[-1] :]
-    return None
+def final_answer(text: str, accepts: Callable[[str], object] | None = None) -> str:
+    """Return the answer of a text, without markup (BBH).
 
+    It is the last claim that is accepted, else the last claim, else the last box, else the whole text.
 
-def final_answer(text: str) -> str:
-    """Return the line after the last "answer is", else the last box, else the whole text, without markup (BBH)."""
-    marked = after_last(text, _MARKER)
-    if marked is None:
+    Args:
+        text: a model's whole answer.
+        accepts: tells whether a claim has the form of an answer.
+    """
+    found = [plain(claim.answer) for claim in claims(text[-TEXT_MAX:])]
+    if not found:
         return plain(last_boxed(text) or text)
-    return plain((marked.strip().splitlines() or [""])[0])
+    fitting = [answer for answer in found if accepts is None or accepts(answer)]
+    return (fitting or found)[-1]
 
 
 def plain(text: str) -> str:

@@ -30,14 +30,31 @@ UNPARSED = -1.0
 _REPLY_MAX = 100
 _LITERAL_MAX = 4000
 _DEPTH_MAX = 20
+_ROUNDING = 1e-3
 
 _MARKS = r"[\s*_`'\"()\[\].:]*"
-_VERDICT = re.compile(rf"{_MARKS}(?:(?:the\s+)?(?:answer|verdict))?{_MARKS}(a|b|tie){_MARKS}", re.IGNORECASE)
-_GRADE = re.compile(
-    rf"{_MARKS}(?:score|grade|rating)?{_MARKS}(\d{{1,2}}(?:\.\d{{1,9}})?)(?:\s*(?:/|out of)\s*10)?{_MARKS}",
+_VERDICT = re.compile(
+    rf"{_MARKS}(?:(?:the|my|final|better|best)\s+)*(?:(?:answer|verdict|winner)\b(?:\s+is\b)?)?"
+    rf"{_MARKS}(?:answer[\s_]+|assistant\s+)?(a|b|(?:a\s+)?(?:tie|draw)){_MARKS}",
     re.IGNORECASE,
 )
-_BRACKETED = (re.compile(r"\[\[(\d{1,9}(?:\.\d*)?)\]\]"), re.compile(r"\[(\d{1,9}(?:\.\d*)?)\]"))
+_NUMBER = (
+    r"(?<![\w.,/+\u2212-])(?<![-\u2013] )(\d{1,9}(?:\.\d{1,9})?)"
+    r"(?![\w%]|[.,]\d|\s?/(?!\s?10(?!\d|\.\d))|\s?[-\u2013]\s?\d)"
+)
+_OF_TEN = r"(?:\s?(?:/|out of)\s?10(?!\d|\.\d))"
+_GRADE = re.compile(rf"{_MARKS}(?:score|grade|rating)?{_MARKS}{_NUMBER}{_OF_TEN}?{_MARKS}", re.IGNORECASE)
+_GRADES = (
+    re.compile(rf"\[\[\s*{_NUMBER}{_OF_TEN}?\s*\]\]"),
+    re.compile(rf"\b(?:score|grade|rating)\b{_MARKS}(?:(?:is|of|would be){_MARKS})?{_NUMBER}{_OF_TEN}?", re.IGNORECASE),
+    re.compile(rf"{_NUMBER}{_OF_TEN}", re.IGNORECASE),
+    re.compile(_NUMBER),
+)
+_RATED = (
+    re.compile(r"\[\[\s*([+\u2212-]?\d[^\[\]\n]{0,40})\]\]"),
+    re.compile(r"\[\s*([+\u2212-]?\d[^\[\]\n]{0,40})\](?!\()"),
+)
+_RATING = re.compile(r"\d{1,2}(?:\.\d*)?")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
 _NOT_APPLICABLE = frozenset({"na", "n/a", "n.a.", "not applicable", "none", "null"})
@@ -45,22 +62,47 @@ _OF_FIVE = re.compile(r"\s*/\s*5\s*\Z")
 
 
 def parse_verdict(reply: str) -> float | None:
-    """Return 1 for A, 0 for B, 0.5 for a tie, whatever decorates the word (`**A**`); None for any other reply."""
+    """Return 1 for A, 0 for B, 0.5 for a tie; None for any other reply.
+
+    | read | not read |
+    |---|---|
+    | `A`, `**A**`, `[[A]]`, `answer_a`, `The better answer is A` | `A or B`, `A > B`, `not A` |
+    | `tie`, `Verdict: tie`, `a draw` | `C`, `neither` |
+    """
     match = _VERDICT.fullmatch(reply[:_REPLY_MAX])
-    return {"a": 1.0, "b": 0.0, "tie": 0.5}[match[1].casefold()] if match else None
+    return {"a": 1.0, "b": 0.0}.get(match[1].casefold(), 0.5) if match else None
 
 
 def parse_grade(reply: str) -> float | None:
-    """Return a grade from 1 to 10, whatever decorates the number (`8/10`, `**8**`); None for any other reply."""
-    match = _GRADE.fullmatch(reply[:_REPLY_MAX])
-    grade = float(match[1]) if match else 0.0
+    """Return a grade from 1 to 10; None for any other reply.
+
+    | read | not read |
+    |---|---|
+    | `8`, `**8**`, `8.5`, `8/10`, `8 out of 10`, `[[8]]` | `0`, `11`, `-8`, `8/5`, `80/100`, `80%`, `7-8` |
+    | `Rating: 8. It has 2 errors.`, `It has 2 errors, so 8/10` | `7 or 8`, `Score: 7. Score: 8` |
+    """
+    whole = _GRADE.fullmatch(reply[:_REPLY_MAX])
+    found = [[whole[1]]] if whole else [form.findall(reply[-_LITERAL_MAX:]) for form in _GRADES]
+    grades = {float(text) for text in next(filter(None, found), ())}
+    grade = grades.pop() if len(grades) == 1 else math.nan
     return grade if 1 <= grade <= 10 else None
 
 
 def parse_score(judgment: str) -> float:
-    """Return the score of an MT-Bench judgment: the first `[[7]]` or `[[7.5]]`, else the first `[7]`, else -1."""
-    match = next(filter(None, (form.search(judgment) for form in _BRACKETED)), None)
-    return float(match[1]) if match else UNPARSED
+    """Return the score of an MT-Bench judgment, from 1 to 10; -1 if it cannot be read.
+
+    | read | not read |
+    |---|---|
+    | `[[7]]`, `[[7.5]]`, and without double brackets `[7]` | `7`, `7/10`, `[[7/10]]` (as in the official code) |
+    | `[[7]]` twice | `[[7]]` and `[[8]]` |
+    | `[[1]]`, `[[10]]` | `[[0]]`, `[[11]]`, `[[100]]`, `[[-7]]`: values out of range are not clipped |
+    """
+    for form in _RATED:
+        if written := {match[1].strip() for match in form.finditer(judgment)}:
+            scores = {float(text) if _RATING.fullmatch(text) else UNPARSED for text in written}
+            score = scores.pop() if len(scores) == 1 else UNPARSED
+            return score if 1 <= score <= 10 else UNPARSED
+    return UNPARSED
 
 
 def parse_scores(review: str) -> dict[str, float | None]:
@@ -113,14 +155,15 @@ def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float 
 
     Returns:
         P(first) / (P(first) + P(second)) at the last position with one of the two tokens; None if there is no such
-        position. A token that is not among the reported alternatives has probability 0.
+        position. A token that is not among the reported alternatives has probability 0, and so has one whose
+        log-probability is no finite number from 0 down (null, NaN, a text).
     """
     for token in reversed(list(tokens)):
-        if _get(token, "token").strip() in (first, second):
+        if _text(token) in (first, second):
             logprobs: dict[str, float] = {}
             for one in [token, *(_get(token, "top") or _get(token, "top_logprobs") or ())]:
-                text = _get(one, "token").strip()
-                logprobs[text] = max(logprobs.get(text, -math.inf), _get(one, "logprob"))
+                text = _text(one)
+                logprobs[text] = max(logprobs.get(text, -math.inf), _logprob(_get(one, "logprob")))
             return _share(logprobs, first, second)
     return None
 
@@ -140,13 +183,29 @@ def probability_of_first(reply: Any) -> float | None:
 
 
 def alternatives(reply: Any) -> dict[str, float]:
-    """Return the log-probabilities of the alternatives to a reply's first token."""
-    return {token.token: token.logprob for token in (reply.logprobs[0].top or ())} if reply.logprobs else {}
+    """Return the log-probabilities of the alternatives to a reply's first token; -inf for an impossible token."""
+    reported = (reply.logprobs[0].top or ()) if reply.logprobs else ()
+    return {str(token.token): _logprob(token.logprob) for token in reported}
+
+
+def _logprob(value: object) -> float:
+    """Return a log-probability; -inf for anything that is not a finite number of at most 0, up to rounding."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < _ROUNDING:
+        return -math.inf
+    return min(float(value), 0.0)
 
 
 def _share(logprobs: Mapping[str, float], first: str, second: str) -> float | None:
-    one, other = (math.exp(logprobs.get(name, -math.inf)) for name in (first, second))
-    return one / (one + other) if one + other else None
+    one, other = (logprobs.get(name, -math.inf) for name in (first, second))
+    highest = max(one, other)
+    if highest == -math.inf:
+        return None
+    weights = math.exp(one - highest), math.exp(other - highest)
+    return weights[0] / sum(weights)
+
+
+def _text(token: Any) -> str:
+    return str(_get(token, "token") or "").strip()
 
 
 def _get(token: Any, name: str) -> Any:

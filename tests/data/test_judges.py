@@ -219,7 +219,7 @@ class Chat(dspy.Module):
 
 
 def test_mt_bench_runs_two_turns_with_the_official_prompts(mt_folder):
-    lm, engine = scripted(lambda request: "Rating: [[8]]" if "turn" in user(request) else "so [[4.5]] and [[9]]")
+    lm, engine = scripted(lambda request: "Rating: [[8]]" if "turn" in user(request) else "not [9], so [[4.5]]")
     benchmark = get_benchmark("mt_bench")
     metric = benchmark.metric(lm, prompts=mt_folder)
     writing, maths = load("mt_bench", path=mt_folder)
@@ -339,7 +339,7 @@ def test_without_auxiliary_rows_the_reason_is_given(tmp_path):
         ("7", -1),
         ("", -1),
         ("[[x]]", -1),
-        ("[[9]] [[2]]", 9),
+        ("[[9]] [[2]]", -1),
     ],
 )
 def test_mt_bench_scores(judgment, score):
