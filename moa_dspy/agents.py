@@ -18,7 +18,9 @@ from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import connection_of, rollout_of, server_of
+from moa_dspy.json_safe import json_safe
 from moa_dspy.local import is_local, local_lm
+from moa_dspy.redaction import remember
 
 __all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "slots_of"]
 
@@ -61,6 +63,9 @@ class Agent:
     persona: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("name", "persona"):
+            object.__setattr__(self, name, json_safe(getattr(self, name)))
+        remember(getattr(self.lm, "kwargs", None) or {})
         if isinstance(self.lm, str):
             object.__setattr__(self, "lm", make_lm(self.lm))
         elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
@@ -78,7 +83,7 @@ class Agent:
         lm_max_tokens = settings.get("max_tokens") or settings.get("max_completion_tokens")
         values = {
             "name": name,
-            "model": getattr(self.lm, "model", None),
+            "model": json_safe(getattr(self.lm, "model", None)),
             "temperature": settings.get("temperature") if self.temperature is None else self.temperature,
             "max_tokens": lm_max_tokens if self.max_tokens is None else self.max_tokens,
             "persona": self.persona,
@@ -235,7 +240,7 @@ def _unique_names(agents: Iterable[Agent]) -> list[str]:
     names = []
     for agent in agents:
         model = getattr(agent.lm, "model", None) or "default"
-        base = model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        base = json_safe(model).rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
         free = (name for name in chain([base], (f"{base}-{n}" for n in count(2))) if name not in taken)
         names.append(agent.name or next(free))
         taken.add(names[-1])

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moa_dspy.redaction import redacted
+
 __all__ = [
     "AllProposalsFailedError",
     "AllRunsFailedError",
@@ -29,13 +31,17 @@ __all__ = [
 
 
 class MoAError(Exception):
-    """Base class of all errors of this package.
+    """Base class of all errors of this package. Their messages contain no credentials.
 
     Attributes:
         exit_code: the exit code of the command line for this error.
     """
 
     exit_code: int = 1
+
+    def __init__(self, *args: Any) -> None:
+        # Messages quote providers, and a provider may repeat the key that it refuses.
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in args))
 
 
 class ConfigurationError(MoAError, ValueError):

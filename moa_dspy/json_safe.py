@@ -1,11 +1,19 @@
-"""Make model output storable: it can contain text and numbers that JSON and UTF-8 cannot represent."""
+"""Text that JSON, files and terminals can hold: models and files can contain text and numbers that they cannot."""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any
+import re
+from typing import Any, Final
 
-__all__ = ["json_safe"]
+__all__ = ["json_safe", "json_text", "printable"]
+
+# Controls of terminals (C0 but tab and newline, DEL, C1), the characters that reorder a line (bidirectional embeddings,
+# overrides and isolates), line separators, invisible tags, and lone surrogates.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff\U000e0000\U000e0001]"
+)
 
 
 def json_safe(value: Any) -> Any:
@@ -21,3 +29,21 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, dict):
         return {json_safe(key): json_safe(part) for key, part in value.items()}
     return [json_safe(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without characters that change how a terminal or a page shows other text; see ``json_safe``.
+
+    These are control characters except newlines and tabs, and those that reorder a line.
+    """
+    return _UNPRINTABLE.sub("", json_safe(text))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """Return ``value`` as JSON that can be printed anywhere. What ``printable`` removes is escaped instead."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]  # one escape, or a pair of them beyond U+FFFF

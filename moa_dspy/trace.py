@@ -18,6 +18,7 @@ import pydantic
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.json_safe import json_safe
+from moa_dspy.redaction import redacted
 from moa_dspy.text_table import text_table
 
 __all__ = [
@@ -55,7 +56,7 @@ class _Record(pydantic.BaseModel):
 
 
 class Failure(_Record):
-    """The cause of a failed step or try.
+    """The cause of a failed step or try. Its message contains no credentials.
 
     Attributes:
         kind: stable name of the cause, such as ``timeout`` or ``rate_limit``.
@@ -64,7 +65,7 @@ class Failure(_Record):
     """
 
     kind: _Text
-    message: _Text
+    message: Annotated[_Text, pydantic.AfterValidator(redacted)]
     retry_after: float | None = None
 
 
@@ -103,9 +104,9 @@ class Step(_Record):
 
     layer: int
     stage: Stage
-    agent: str
-    target: str | None = None
-    model: str | None = None
+    agent: _Text
+    target: _Text | None = None
+    model: _Text | None = None
     status: Status = "ok"
     text: _Text = ""
     outputs: _Outputs = pydantic.Field(default_factory=dict)

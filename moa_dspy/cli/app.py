@@ -25,6 +25,7 @@ import moa_dspy
 from moa_dspy.cli.options import COMMANDS, Command, parameters
 from moa_dspy.cli.output import error, quiet_libraries, settings
 from moa_dspy.errors import MoAError
+from moa_dspy.redaction import redacted
 
 __all__ = ["app", "run"]
 
@@ -133,7 +134,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         code = _INTERRUPTED
     except Exception as problem:  # noqa: BLE001 (whatever it is, the user gets one line)
         if settings.debug:
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr)
         return _report(problem)
     if code == _INTERRUPTED:
         error("interrupted")

@@ -5,10 +5,8 @@ Standard output is for the result. Notes, warnings, errors and progress go to st
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.files.atomic_write import check_writable, replace_file
+from moa_dspy.json_safe import json_text, printable
+from moa_dspy.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,7 +41,6 @@ __all__ = [
     "write_result",
 ]
 
-_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _UNLIMITED: Final = 10_000  # columns
 
 
@@ -78,9 +77,8 @@ def write_result(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write the result as one JSON value; see ``write_result``."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    write_result(printable(text) if is_terminal(sys.stdout) else text)
+    """Write the result as one JSON value; see ``write_result``. Characters that a terminal obeys are escaped."""
+    write_result(json_text(value))
 
 
 def write_parts(*parts: RenderableType) -> None:
@@ -148,11 +146,6 @@ def is_terminal(stream: object) -> bool:
     return bool(callable(isatty) and isatty()) and os.environ.get("TERM") != "dumb"
 
 
-def printable(text: str) -> str:
-    """Return ``text`` without control characters, except newlines and tabs."""
-    return _CONTROL.sub("", text)
-
-
 def check_files(files: Mapping[str, str | None], *, replace: bool) -> None:
     """Check that the files can be written, and differ from each other. Nothing is changed.
 
@@ -218,4 +211,4 @@ def _line(text: str) -> None:
     """Write a line to standard error. A failed write does not stop the work."""
     if sys.stderr is not None:  # None if closed before the start
         with suppress(OSError):
-            print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
+            print(printable(redacted(" ".join(text.splitlines()))), file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run,
 from moa_dspy.evaluation.scoring import Metric, check_metric
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import Devset, remarks_of
+from moa_dspy.files.atomic_write import replace_file
 from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
@@ -304,7 +305,7 @@ def _write_outputs(job: _Job, records: Mapping[str, Record], path: str | Path) -
         if key in records and records[key].outputs
     ]
     try:
-        Path(path).write_text(job.data.benchmark.format_outputs(answered, job.name), encoding="utf-8")
+        replace_file(Path(path), job.data.benchmark.format_outputs(answered, job.name).encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
     if len(answered) == len(job.examples):

@@ -13,6 +13,7 @@ from typing import Final
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.records import Record
+from moa_dspy.json_safe import printable
 
 __all__ = ["EvaluateProgress", "Totals", "progress_display"]
 
@@ -121,7 +122,7 @@ def _print_line(progress: EvaluateProgress) -> None:
         text += f"; item {progress.record.id} failed: {failure.message[:200]}"
     if sys.stderr is not None:  # None if it was closed; print would then write to standard output
         with suppress(OSError):
-            print(text.replace("\n", " "), file=sys.stderr, flush=True)
+            print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
 
 
 @contextmanager

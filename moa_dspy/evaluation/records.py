@@ -20,6 +20,7 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
+from moa_dspy.files.atomic_write import PRIVATE
 from moa_dspy.trace import Failure
 
 __all__ = ["FORMAT", "Record", "RecordFile", "difference", "latest", "outputs_of", "read_records", "restored"]
@@ -159,7 +160,7 @@ class RecordFile:
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
         self.path = Path(path)
         try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
         except OSError as error:
             raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
         try:

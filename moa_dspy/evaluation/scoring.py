@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.metrics.metric import Metric as RichMetric
 from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, MoAError, UnparsedVerdictError
+from moa_dspy.redaction import redacted
 from moa_dspy.trace import Failure
 
 __all__ = [
@@ -147,7 +148,7 @@ def metric_name(metric: Metric) -> str:
 def failure_of(error: Exception, prefix: str = "") -> Failure:
     """Return an exception as a record with its kind, and its message on one line."""
     kind = str(getattr(error, "code", None) or type(error).__name__)
-    return Failure(kind=kind, message=(prefix + " ".join(str(error).split()))[:_LONGEST])
+    return Failure(kind=kind, message=redacted(prefix + " ".join(str(error).split()))[:_LONGEST])
 
 
 def jsonable(values: Any) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from moa_dspy._dspy import FIELD_KIND, get_dependency_versions
 from moa_dspy.agents import SAMPLING_OPTIONS, Agent
 from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
+from moa_dspy.files.addresses import check_model_name, check_options
 from moa_dspy.files.atomic_write import replace_file
+from moa_dspy.files.limits import check_size
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.files.types import decode_type, encode_type
 from moa_dspy.run.knn_demos import Nearest
@@ -58,6 +60,8 @@ def save(program: AttentionMoA, path: str | Path) -> None:
             **({} if program.provenance is None else {"provenance": program.provenance.model_dump(mode="json")}),
             **_parts(program),
         }
+        check_size(content)
+        _check_names(program.architecture)
         encoded = (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
     except MoAError:
         raise
@@ -117,7 +121,13 @@ class SavedProgram:
                 "upgrade"
             )
         with _refusing_damage(path):
+            check_size(content)
             checked = _Content.model_validate(content)
+        try:
+            _check_names(checked.architecture)
+        except ConfigurationError as error:
+            raise ProgramFileError(f"{path} is refused: {_one_line(error)}") from None
+        with _refusing_damage(path):
             return cls(path, content, checked.architecture, _task(content["task"]), checked.provenance)
 
     @property
@@ -133,7 +143,7 @@ class SavedProgram:
             ProgramFileError: if an agent is damaged.
         """
         shape = self.architecture
-        specs = [*shape.agents, *([] if shape.aggregator is None else [shape.aggregator])]
+        specs = _specs(shape)
         unknown = sorted(map(str, lms.keys() - {name for spec in specs for name in (spec.name, spec.model)}))
         if unknown:
             names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)
@@ -143,11 +153,6 @@ class SavedProgram:
         return agents, aggregator
 
     def _agent(self, spec: AgentSpec, lms: Mapping[str, dspy.BaseLM]) -> Agent:
-        foreign = sorted(spec.options.keys() - SAMPLING_OPTIONS)
-        if foreign:
-            raise ProgramFileError(
-                f"{self.path} is damaged: agent {spec.name!r} has unknown options {', '.join(foreign)}"
-            )
         lm = lms.get(spec.name) or (lms.get(spec.model) if spec.model is not None else None)
         if isinstance(lm, dspy.BaseLM) and spec.options:
             lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
@@ -197,6 +202,26 @@ class SavedProgram:
             ProgramFileError: if anything is raised inside.
         """
         return _refusing_damage(self.path)
+
+
+def _specs(shape: Architecture) -> list[AgentSpec]:
+    return [*shape.agents, *([] if shape.aggregator is None else [shape.aggregator])]
+
+
+def _check_names(shape: Architecture) -> None:
+    """Check that neither the models nor the options of the agents hold an address.
+
+    Raises:
+        ConfigurationError: if one does.
+    """
+    for spec in _specs(shape):
+        owner = f"agent {spec.name!r:.80}"
+        foreign = sorted(spec.options.keys() - SAMPLING_OPTIONS)
+        if foreign:
+            raise ConfigurationError(f"{owner} has unknown options {', '.join(foreign)[:200]}")
+        check_options(spec.options, owner)
+        if spec.model is not None:
+            check_model_name(spec.model, owner)
 
 
 @contextlib.contextmanager

@@ -202,6 +202,7 @@ def decode_type(data: Any) -> Any:
 
 def _decode(data: Mapping[str, Any]) -> Any:
     name = data["type"]
+    _refuse_references(data)
     if name in _SIMPLE:
         return _SIMPLE[name]
     if name in _GENERIC:
@@ -256,6 +257,26 @@ def _decode_default(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     value = entry[key] if entry[key] is None else pydantic.TypeAdapter(kind).validate_python(entry[key])
     return {"default": value} if key == "default" else {"default_factory": lambda: copy.deepcopy(value)}
+
+
+def _refuse_references(data: Mapping[str, Any]) -> None:
+    """Refuse an address as the name of a type, and references of a JSON schema to anything outside it."""
+    if "://" in str(data.get("name", "")):
+        raise TypeError("the name of a type is no address")
+    settings = [data.get("limits"), data.get("config"), *_values(data.get("fields"))]
+    level: list[Any] = [part["json_schema_extra"] for part in settings if part and "json_schema_extra" in part]
+    while level:
+        value = level.pop()
+        if isinstance(value, Mapping):
+            if any(str(key).startswith("$") and not str(part).startswith("#") for key, part in value.items()):
+                raise TypeError("a schema refers to nothing outside it")
+            level += value.values()
+        elif isinstance(value, list):
+            level += value
+
+
+def _values(fields: Any) -> list[Any]:
+    return list(fields.values()) if isinstance(fields, Mapping) else []
 
 
 def _only(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:

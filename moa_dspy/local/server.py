@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -17,9 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 from moa_dspy.errors import LocalModelError
 from moa_dspy.local.files import EMBEDDED
@@ -28,7 +30,17 @@ __all__ = ["LocalServer", "LocalSettings"]
 
 # Threads that wait by spinning block each other if other programs use the same CPUs: on two busy cores a token then
 # takes more than ten times as long.
-_PASSIVE_WAIT = {"OMP_WAIT_POLICY": "passive"}
+_PASSIVE_WAIT: Final = {"OMP_WAIT_POLICY": "passive"}
+# What the child inherits of the environment: what an interpreter, its libraries and the drivers of processors read. It
+# parses files of others, so it gets nothing else, and nothing that may be a secret.
+_INHERITED: Final = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|TMP|TEMP|TMPDIR|SYSTEMROOT|SYSTEMDRIVE|WINDIR|USERPROFILE|"
+    r"(?:LOCAL)?APPDATA|PROGRAMDATA|NUMBER_OF_PROCESSORS|PROCESSOR_.*|VIRTUAL_ENV|XDG_RUNTIME_DIR|"
+    r"(?:LD|DYLD|PYTHON|COVERAGE|OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|GGML|LLAMA|CUDA|NVIDIA|HIP|HSA|ROCM?|ROCR|AMD|VK|"
+    r"VULKAN|MESA|SYCL|ONEAPI|ZE|ZES|MTL|METAL|CANN|ASCEND|MUSA)_?.*",
+    re.IGNORECASE,
+)
+_SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,7 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**_PASSIVE_WAIT, **os.environ, "PYTHONPATH": search_path},
+                env={**_PASSIVE_WAIT, **_inherited(os.environ), "PYTHONPATH": search_path},
             )
         except OSError as error:
             raise LocalModelError(f"the local model's process could not be started: {error}") from error
@@ -182,6 +194,13 @@ class LocalServer:
             f"llama.cpp could not load {self.path} ({reason}): check that the file is complete, that llama.cpp "
             "supports its architecture, and that there is enough memory"
         )
+
+
+def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the child gets: none of them holds a key of a provider."""
+    return {
+        name: value for name, value in environment.items() if _INHERITED.fullmatch(name) and not _SECRET.search(name)
+    }
 
 
 def _serve() -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from dspy.utils.exceptions import LMError, LMTimeoutError, LMTransportError, is_retryable_lm_error
 
+from moa_dspy.redaction import redacted
 from moa_dspy.trace import Failure
 
 __all__ = ["OVERFLOW", "REFUSED", "TRANSIENT", "failure_of", "is_transient", "is_unanswered", "programming_error"]
@@ -33,6 +34,7 @@ _TOO_LONG: Final = re.compile(
 _PAYLOAD_TOO_LARGE: Final = 413
 _PROGRAMMING_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
 _LONGEST: Final = 500  # characters of a message
+_READ: Final = 8 * _LONGEST  # before it is cut, so that no half of a key is left at its end
 
 
 def failure_of(error: Exception) -> Failure:
@@ -40,7 +42,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, TimeoutError):
         return Failure(kind="timeout", message="no reply in time")
     kind = str(getattr(error, "code", None) or type(error).__name__)
-    message = " ".join(str(error).split())[:_LONGEST]
+    message = redacted(" ".join(str(error).split())[:_READ])[:_LONGEST]
     hint = getattr(error, "retry_after", None)
     return Failure(
         kind=OVERFLOW if _says_too_long(error, kind) else kind,

@@ -24,7 +24,7 @@ from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.report.records import KINDS, records_in
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import best_trial, depth_points, front_of, report_of, rule_of, scores_of
-from moa_dspy.optimizers.search.storage import open_storage, without_password
+from moa_dspy.optimizers.search.storage import open_storage, path_in, without_password
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 
 __all__ = ["is_program", "is_storage", "records_of_file", "study_in", "study_record"]
@@ -156,8 +156,8 @@ def study_record(study: Study) -> dict[str, Any]:
 
 def _check(source: str) -> None:
     """Raise ConfigurationError for a missing or foreign file. Opening it would create or change it."""
-    kind, is_url, rest = source.partition(":///")
-    path = Path(rest.partition("?")[0] if is_url else source)
+    kind, is_url, _ = source.partition(":///")
+    path = Path(path_in(source) if is_url else source)
     if kind not in ("sqlite", "journal") and "://" in source:
         return
     if not path.is_file():

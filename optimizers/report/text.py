@@ -18,10 +18,11 @@ __all__ = ["Change", "architecture_rows", "architecture_text", "as_text", "diffe
 
 _UNKNOWN: Final = "not on record"
 _FORBIDDEN: Final = (*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)
+_REORDERING: Final = (*range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC), 0xE0000, 0xE0001)
 _SIGNS: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: "\u2421",
-    **dict.fromkeys(_FORBIDDEN, "\ufffd"),
+    **dict.fromkeys((*_FORBIDDEN, *_REORDERING), "\ufffd"),
 }
 _WORD: Final = re.compile(r"\s+|\S+\s*")
 _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
@@ -49,7 +50,10 @@ def as_text(value: Any) -> Any:
 
 
 def printable(page: str) -> str:
-    r"""Return ``page`` with a visible sign for every character that HTML forbids; ``\r\n`` becomes ``\n``."""
+    r"""Return ``page`` with visible signs for characters that HTML forbids or that reorder a line.
+
+    ``\r\n`` becomes ``\n``.
+    """
     return page.replace("\r\n", "\n").translate(_SIGNS)
 
 

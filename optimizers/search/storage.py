@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import CONNECTION
+from moa_dspy.files.atomic_write import create_private
 
-__all__ = ["check_storage", "open_storage", "open_study", "without_password"]
+__all__ = ["check_storage", "open_storage", "open_study", "path_in", "without_password"]
 
 _SECONDS_FOR_A_LOCK = 60
 _SECONDS_FOR_TABLES = 30
@@ -25,7 +29,37 @@ _POLL = 0.1
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal file. An incomplete last line, left by a killed process, is removed."""
+    """Optuna's journal file. Blank lines are skipped. An incomplete last line, left by a killed process, is removed."""
+
+    def __init__(self, path: str) -> None:
+        create_private(Path(path))
+        super().__init__(path)
+        self._offsets = {0: 0}  # of each log entry, in bytes
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the log entries from a number on. An incomplete last line may still be written by another process."""
+        number = log_number_from if log_number_from in self._offsets else 0
+        position, damaged = self._offsets[number], False
+        with Path(self._file_path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(position)
+            for line in file:
+                position += len(line)
+                if position > size or not line.endswith(b"\n"):
+                    return
+                if not line.strip():
+                    continue
+                if damaged:
+                    raise ConfigurationError(f"{self._file_path} is damaged in entry {number + 1}; remove that line")
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    damaged = True
+                    continue
+                number += 1
+                self._offsets[number] = position
+                if number > log_number_from:
+                    yield entry
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append log entries, one per line."""
@@ -67,7 +101,11 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
     url = _url_of(storage)
     shown = without_password(url)
     try:
-        return JournalStorage(_Journal(_path_in(url))) if url.startswith("journal://") else _database(url)
+        if url.startswith("journal://"):
+            return JournalStorage(_Journal(path_in(url)))
+        if url.startswith("sqlite:///") and "?" not in url and path_in(url) not in ("", ":memory:"):
+            create_private(Path(path_in(url)))
+        return _database(url)
     except ImportError as error:
         raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
     except Exception as error:
@@ -84,8 +122,10 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
     if storage is None or isinstance(storage, BaseStorage):
         return
     url = _url_of(storage)
-    folder = Path(_path_in(url)).parent
-    if url.startswith(("journal", "sqlite")) and ":memory:" not in url and not folder.is_dir():
+    if not url.startswith(("journal:///", "sqlite:///")) or ":memory:" in url:
+        return
+    folder = Path(path_in(url).removeprefix("file:")).parent
+    if not folder.is_dir():
         shown = without_password(url)
         raise ConfigurationError(f"storage {shown!r}: folder {str(folder)!r} does not exist; create it first")
 
@@ -144,10 +184,17 @@ def _database(url: str) -> RDBStorage:
 
 
 def _url_of(storage: str | Path) -> str:
-    url = str(storage)
-    return url if "://" in url else f"sqlite:///{url}"
+    name = str(storage)
+    if "://" in name:
+        return name
+    url = URL.create("sqlite", database=name).render_as_string()
+    if make_url(url).database != name:  # SQLAlchemy before 2.1 does not escape it
+        raise ConfigurationError(f"storage {name!r} has a character that a database URL uses; give another name")
+    return url
 
 
-def _path_in(url: str) -> str:
+def path_in(url: str) -> str:
     """Return the file in a URL of SQLite or a journal."""
-    return url.removeprefix("sqlite:///").removeprefix("journal:///")
+    if url.startswith("journal:///"):
+        return url.removeprefix("journal:///")
+    return make_url(url).database or ""

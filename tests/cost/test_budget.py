@@ -268,7 +268,9 @@ def test_a_budget_too_small_for_one_proposal_is_refused_before_anything_is_spent
 )  # fmt: skip
 def test_what_is_no_limit_is_refused_where_it_is_written(make: Any, options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
-    with pytest.raises(ConfigurationError, match=rf"{name}={re.escape(repr(value))} is (no|not|invalid|out of range|too small)"):
+    with pytest.raises(
+        ConfigurationError, match=rf"{name}={re.escape(repr(value))} is (no|not|invalid|out of range|too small)"
+    ):
         make(**options)
 
 

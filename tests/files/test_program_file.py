@@ -505,12 +505,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path):
     assert [found.name for found in tmp_path.glob("*program*")] == ["program.json"]
 
 
-def test_the_file_has_ordinary_rights_and_a_replaced_one_keeps_its_own(tmp_path: Path):
+def test_a_new_file_is_private_and_a_replaced_one_keeps_its_rights(tmp_path: Path):
     program, path = plain_program(models()), tmp_path / "program.json"
-    ordinary = tmp_path / "ordinary"
-    ordinary.touch()
     program.save(path)
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o640)
     program.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640

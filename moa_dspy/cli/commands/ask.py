@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any, cast
 
 from moa_dspy.cli.inputs import gather_inputs
 from moa_dspy.cli.options import Ask
 from moa_dspy.cli.output import (
     check_files,
-    is_terminal,
     printable,
     settings,
     warning,
@@ -46,7 +44,7 @@ def run(options: Ask) -> None:
             write_json(_as_json(program, prediction))
         else:
             text = _as_text(program, prediction)
-            write_result(printable(text) if is_terminal(sys.stdout) else text)
+            write_result(printable(text))
 
 
 def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Prediction:

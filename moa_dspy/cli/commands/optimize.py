@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import dspy
@@ -14,6 +13,7 @@ from moa_dspy.cli.programs import budget_of, check_lms, model_named
 from moa_dspy.cli.views.optimization import result_parts, watching
 from moa_dspy.config import load_config
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.json_safe import json_text
 from moa_dspy.optimizers.optimize import OptimizeResult, forecast, optimize
 from moa_dspy.optimizers.optimize_plan import PARTS
 from moa_dspy.optimizers.report.page import render
@@ -87,7 +87,7 @@ def _write(result: OptimizeResult, options: Optimize) -> None:
     result.program.save(options.out)
     if options.candidate is not None:
         result.candidate.save(options.candidate)
-    write_file(options.record, json.dumps(result.report, ensure_ascii=False, indent=2) + "\n")
+    write_file(options.record, json_text(result.report) + "\n")
     if options.report is not None:
         write_file(options.report, render([result.report]))
     note(f"saved in {options.out}: {'the candidate' if result.accepted else 'the program as it was given'}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moa_dspy.cli.inputs import gather_inputs
 from moa_dspy.cli.options import Plan
-from moa_dspy.cli.output import is_terminal, printable, table, write_parts, write_result
+from moa_dspy.cli.output import is_terminal, printable, table, write_json, write_parts, write_result
 from moa_dspy.cli.programs import budget_of, build_program, note_default_agents
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.planning import Lengths, model_rows, stage_rows, summary_lines
@@ -28,7 +28,7 @@ def run(options: Plan) -> None:
         values, budget=budget, lengths=lengths, times=options.times, seconds_per_call=options.seconds_per_call
     )
     if options.json:
-        write_result(plan.to_json(indent=2))
+        write_json(plan.model_dump(mode="json"))
     elif not is_terminal(sys.stdout):
         write_result(printable(plan.to_table()))  # without rich, which takes a tenth of a second to import
     else:

@@ -1,0 +1,72 @@
+"""Files of studies: any name, blank lines, and private."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import optuna
+import pytest
+
+from moa_dspy.cli import main
+from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.report.sources import study_in
+from moa_dspy.optimizers.search.storage import open_storage
+
+NAMES = ["why?.db", "a#b.db", "a b.db", "a%20b.db", "100%.db", "a&b=c.db", "q?mode=memory.db", "ü.db", "a;b.db",
+         "a:b@c.db", "[x].db", "+.db", "what??.db", "a'b.db", '"a".db', "a,b.db", "~x.db",
+         "$x.db", "(x).db", "!.db"]  # fmt: skip
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if "dspy-cache" not in path.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["{}", "journal:///{}"])
+def test_a_study_is_in_the_file_that_was_named(name: str, kind: str, tmp_path: Path):
+    storage = open_storage(kind.format(tmp_path / name))
+    optuna.create_study(storage=storage, study_name="s").add_trial(optuna.create_trial(value=1.0))
+    assert files(tmp_path) == [name]
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    again = optuna.load_study(storage=open_storage(kind.format(tmp_path / name)), study_name="s")
+    assert len(again.trials) == 1
+    assert study_in(kind.format(tmp_path / name)).study_name == "s"
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\n\n\n", b"  \n", b"\r\n", b"\t\n \n"])
+@pytest.mark.parametrize("at", ["start", "middle", "end"])
+def test_blank_lines_of_a_journal_are_skipped(blank: bytes, at: str, tmp_path: Path):
+    path = tmp_path / "study.log"
+    study = optuna.create_study(storage=open_storage(f"journal:///{path}"), study_name="s")
+    study.add_trial(optuna.create_trial(value=1.0))
+    content = path.read_bytes()
+    middle = content.index(b"\n") + 1
+    cut = {"start": 0, "middle": middle, "end": len(content)}[at]
+    path.write_bytes(content[:cut] + blank + content[cut:])
+    again = optuna.load_study(storage=open_storage(f"journal:///{path}"), study_name="s")
+    again.add_trial(optuna.create_trial(value=2.0))
+    with path.open("ab") as file:
+        file.write(blank)
+    assert [trial.value for trial in again.trials] == [1.0, 2.0]
+    third = optuna.load_study(storage=open_storage(f"journal:///{path}"), study_name="s")
+    third.add_trial(optuna.create_trial(value=3.0))
+    assert [trial.value for trial in again.trials] == [1.0, 2.0, 3.0]
+
+
+def test_a_damaged_line_is_told_with_its_place(tmp_path: Path):
+    path = tmp_path / "study.log"
+    optuna.create_study(storage=open_storage(f"journal:///{path}"), study_name="s")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, b"{half\n", *lines[-1:]]))
+    with pytest.raises(ConfigurationError, match=r"damaged in entry \d+; remove that line"):
+        open_storage(f"journal:///{path}").get_all_studies()
+
+
+def test_a_storage_that_cannot_be_written_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "study.db"
+    optuna.create_study(storage=open_storage(path), study_name="s")
+    path.chmod(0o400)
+    assert study_in(str(path)).study_name == "s"
+    assert main(["report", str(path), "--out", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().err
