@@ -10,7 +10,9 @@ import math
 import re
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -80,6 +82,19 @@ class ScoreSkills(dspy.Signature):
     scores: dict[str, Any] = dspy.OutputField(desc="every listed skill with its score, a whole number or null")
 
 
+_ASKED_AGAIN: ContextVar[bool] = ContextVar("asked again", default=False)
+
+
+@contextmanager
+def asked_again(again: bool = True) -> Iterator[None]:
+    """Let judges bypass the response cache within the block, because the reply in it could not be read."""
+    token = _ASKED_AGAIN.set(again)
+    try:
+        yield
+    finally:
+        _ASKED_AGAIN.reset(token)
+
+
 class _Judge(dspy.Module):
     """Base of all judges. Without its own language model, a judge uses the ambient one."""
 
@@ -93,7 +108,7 @@ class _Judge(dspy.Module):
         lm = self.lm or predictor.lm or dspy.settings.lm
         if lm is None:
             raise ConfigurationError("a judge needs a language model: pass lm=, or call dspy.configure(lm=...)")
-        return at_its_server(lm)
+        return at_its_server(lm.copy(cache=False) if _ASKED_AGAIN.get() else lm)
 
     def _ask(self, predictor: dspy.Predict, **inputs: Any) -> dspy.Prediction | None:
         """Return the reply to our own signature, or None if its fields cannot be read."""
@@ -286,20 +301,26 @@ class JudgeMetric(Metric):
 
     @abstractmethod
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Return score (None if no reply can be read), feedback, and details with `protocol` and `unparsed`."""
+        """Return score, feedback, and details with `protocol` and `unparsed`.
+
+        The score is None if a reply that the item needs cannot be read.
+        """
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the judge's verdict.
 
         Raises:
-            UnparsedVerdictError: if no reply for this item can be read.
+            UnparsedVerdictError: if a reply that this item needs cannot be read. A half-judged item has no score.
         """
         score, feedback, details = self.judge(example, prediction)
         with self._lock:
             self.items += 1
             self.unparsed += int(details["unparsed"])
         if score is None:
-            raise UnparsedVerdictError(f"the judge gave no readable score for item {example.get('id', '?')}", details)
+            raise UnparsedVerdictError(
+                f"{details['unparsed']} of the judge's verdicts on item {example.get('id', '?')} could not be read",
+                details,
+            )
         return Verdict(score, feedback, details)
 
     def __deepcopy__(self, memo: Any) -> JudgeMetric:

@@ -41,7 +41,11 @@ WITHOUT_PROBABILITIES = "official prompt, no token probabilities"
 """Protocol without token probabilities from the judge's server: each verdict is then 0 or 1."""
 
 _AUXILIARY_URL = f"hf://datasets/tatsu-lab/alpaca_eval/{AUXILIARY_FILE}"
-_PROMPT_FILES = ("alpaca_eval_clf.txt", "basic_prompt.txt")
+_PROMPT_FILES = (
+    "alpaca_eval_clf.txt",
+    "basic_prompt.txt",
+    "src/alpaca_eval/evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt",
+)
 _PROMPT_ORIGIN = "tatsu-lab/alpaca_eval, src/alpaca_eval/evaluators_configs"
 
 
@@ -178,11 +182,12 @@ class WinMetric(JudgeMetric):
         self.reply_tokens = 1 if isinstance(pair, OfficialPairJudge) else 30
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Return the win probability. The details are an annotation for `score_annotations`."""
+        """Return the win probability; None if an order cannot be read. The details are an annotation."""
         answer = str(field_of(prediction, "answer", "prediction"))
         reply = self.pair(instruction=example.instruction, baseline=example.baseline, answer=answer)
+        win = None if reply.unparsed else reply.win
         details = {
-            "preference": None if reply.win is None else 1 + reply.win,
+            "preference": None if win is None else 1 + win,
             "index": example.index,
             "len_baseline": len(example.baseline),
             "len_model": len(answer),
@@ -190,6 +195,6 @@ class WinMetric(JudgeMetric):
             "protocol": reply.protocol,
             "unparsed": reply.unparsed,
         }
-        verdict = "no verdict" if reply.win is None else f"a win probability of {reply.win:.2f}"
+        verdict = "no verdict" if win is None else f"a win probability of {win:.2f}"
         feedback = f"Against the baseline's answer the judge gave {verdict}. The baseline's: {example.baseline}"
-        return reply.win, feedback, details
+        return win, feedback, details

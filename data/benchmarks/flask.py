@@ -40,8 +40,13 @@ SKILLS = tuple(RUBRIC)
 HIGHEST = 5
 
 _ORIGIN = "kaistAI/FLASK"
-_PROMPT_FILES = ("judge_prompts.jsonl", "src/ver3/prompt.jsonl")
-_RUBRIC_FILES = ("skillset.json", "skillset_label/src/skillset.json")
+_PROMPT_FILES = ("judge_prompts.jsonl", "gpt_review/src/prompt.jsonl", "src/prompt.jsonl", "src/ver3/prompt.jsonl")
+_RUBRIC_FILES = (
+    "skillset.json",
+    "skillset_description.json",
+    "metadata_annotation/skillset/src/skillset_description.json",
+    "skillset_label/src/skillset.json",
+)
 WITH_SAMPLE_ANSWER = 2
 """`prompt_id` of the official prompt that shows the reference answer to the judge."""
 
@@ -206,8 +211,8 @@ class Flask(Benchmark):
     splits = ("test", "hard")
     sizes = {"test": 1740, "hard": 89}
     files = {
-        "test": ("flask_evaluation.jsonl", "evaluation.jsonl"),
-        "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl"),
+        "test": ("flask_evaluation.jsonl", "evaluation.jsonl", "evaluation_set/flask_evaluation.jsonl"),
+        "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl", "evaluation_set/flask_hard_evaluation.jsonl"),
     }
     needs_judge = True
     official_outputs = "<name>.jsonl"
@@ -225,7 +230,7 @@ class Flask(Benchmark):
         ).with_inputs("instruction")
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> JudgeMetric:
-        """Return the mean of the scores over 5. `prompts` is the folder with the judge prompts and `skillset.json`."""
+        """Return the mean of the scores over 5. `prompts` has the judge prompts and the rubric; a clone fits."""
         return ScoredSkills(SkillJudge(lm) if prompts is None else OfficialSkillJudge(lm, prompts))
 
     def summarize(self, details: Iterable[Mapping[str, Any]], path: Path | str | None = None) -> dict[str, Any]:  # noqa: ARG002
@@ -289,7 +294,7 @@ class ScoredSkills(JudgeMetric):
         return []
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Return the mean over the scored skills, divided by 5."""
+        """Return the mean over the scored skills, divided by 5; no score if a skill is missing or invalid."""
         reply = self.scorer(
             instruction=example.instruction,
             answer=str(field_of(prediction, "answer", "prediction")),
@@ -302,12 +307,14 @@ class ScoredSkills(JudgeMetric):
         }
         wanted = _skills(example.skills)
         valid = {k: score for k, score in scores.items() if isinstance(score, float) and skill_name(k) in wanted}
+        judged = {skill_name(label) for label, score in scores.items() if score != "invalid"}
+        incomplete = not valid or not wanted <= judged
         details = {
             "scores": scores,
             "skills": list(example.skills),
             "protocol": reply.protocol,
-            "unparsed": int(not valid),
+            "unparsed": int(incomplete),
         }
         listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in valid.items())
-        mean = math.fsum(valid.values()) / len(valid) / HIGHEST if valid else None
+        mean = None if incomplete else math.fsum(valid.values()) / len(valid) / HIGHEST
         return mean, f"{listed}. {reply.reasons}", details

@@ -27,8 +27,10 @@ TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 
 HIGHEST = 10
 
+_CLONED = "fastchat/llm_judge/data"
 _REFERENCES = "reference_answer_gpt-4.jsonl"
-_PROMPTS = "judge_prompts.jsonl"
+_REFERENCE_FOLDERS = ("", "mt_bench", f"{_CLONED}/mt_bench")
+_PROMPTS = ("judge_prompts.jsonl", f"{_CLONED}/judge_prompts.jsonl")
 _TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 
 
@@ -146,7 +148,7 @@ class MtBench(Benchmark):
     signature = ContinueConversation
     sizes = {"test": 80}
     hub = Hub("HuggingFaceH4/mt_bench_prompts", splits={"test": "train"})
-    files = {"test": ("question.jsonl", "mt_bench/question.jsonl")}
+    files = {"test": ("question.jsonl", "mt_bench/question.jsonl", f"{_CLONED}/mt_bench/question.jsonl")}
     needs_judge = True
     official_outputs = "model_answer/<name>.jsonl"
 
@@ -231,7 +233,10 @@ def _conversation(history: Sequence[Mapping[str, str]]) -> dspy.Prediction:
 def _references(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Return GPT-4's reference answers by question, from the first folder that has them."""
     for folder in folders:
-        for file in (folder / _REFERENCES, folder / "reference_answer" / "gpt-4.jsonl"):
+        for file in (
+            folder / _REFERENCES,
+            *(folder / base / "reference_answer/gpt-4.jsonl" for base in _REFERENCE_FOLDERS),
+        ):
             if file.is_file():
                 return {str(row["question_id"]): _turns(row) for row in read_file(file)}
     return {}
@@ -249,10 +254,10 @@ class OfficialGradeJudge(GradeJudge):
 
     def __init__(self, lm: dspy.BaseLM | None, prompts: Path | str) -> None:
         super().__init__(lm)
-        file = official_file(prompts, "mt_bench", [_PROMPTS], "lm-sys/FastChat, fastchat/llm_judge/data")
+        file = official_file(prompts, "mt_bench", _PROMPTS, "lm-sys/FastChat, fastchat/llm_judge/data")
         rows = [row for row in read_file(file) if {"name", "prompt_template", "system_prompt"} <= row.keys()]
         self.templates = {name: dict(_template(rows, name)) for name in _TEMPLATES}
-        self.references = _references([file.parent])
+        self.references = _references([file.parent, file.parent / "mt_bench"])
 
     def forward(
         self,
@@ -294,7 +299,7 @@ class GradedTurns(JudgeMetric):
         ]
 
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
-        """Return the mean over the readable turns, divided by 10."""
+        """Return the mean over the turns, divided by 10; no score if a turn cannot be read."""
         answers = [str(a) for a in prediction.get("answers") or [field_of(prediction, "answer", "prediction")]]
         protocol, references = self._material(example)
         turns: dict[str, Any] = {"reference": references, "category": example.category}
@@ -311,8 +316,7 @@ class GradedTurns(JudgeMetric):
         feedback = "\n\n".join(
             f"Turn {n}: {s:g} of 10. {r.reasons}" for n, (s, r) in enumerate(zip(scores, replies, strict=True), 1)
         )
-        mean = average(scores)
-        return (None if math.isnan(mean) else mean / HIGHEST), feedback, details
+        return (None if UNPARSED in scores else average(scores) / HIGHEST), feedback, details
 
     def _material(self, example: dspy.Example) -> tuple[str, list[str]]:
         """Return the protocol of an example, and its reference answers: one for each turn, or none at all."""

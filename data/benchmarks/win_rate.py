@@ -42,6 +42,24 @@ class WinRate(NamedTuple):
     standard_error: float
 
 
+class LengthControlledWinRate(WinRate):
+    """A length-controlled win rate and its standard error, with the leaderboard's error as an attribute.
+
+    Attributes:
+        leaderboard_error: the `lc_standard_error` of the official leaderboard, in percent: the standard error of the
+            mean of the predictions at equal length. It takes the regression as known: it only contains how much the
+            predictions differ between instructions, and not how much the fit would vary with other instructions.
+    """
+
+    leaderboard_error: float
+
+    def __new__(cls, value: float, standard_error: float, *, leaderboard_error: float) -> LengthControlledWinRate:
+        """Create a win rate with both errors."""
+        rate = super().__new__(cls, value, standard_error)
+        rate.leaderboard_error = leaderboard_error
+        return rate
+
+
 @dataclass(frozen=True)
 class Auxiliary:
     """The auxiliary rows of the official regression (`df_gamed.csv`): annotations of a longer or shorter baseline.
@@ -126,7 +144,7 @@ def length_controlled_win_rate(
     auxiliary: Any,
     *,
     C: float | None = None,  # noqa: N803 - the regression's own name for it
-) -> WinRate:
+) -> LengthControlledWinRate:
     """Return the win rate that the model would have at the baseline's length (arXiv 2404.04475, section 3).
 
     It fits a logistic regression without intercept (L1, liblinear) on three features: the tanh of the standardised
@@ -143,19 +161,32 @@ def length_controlled_win_rate(
         C: inverse regularisation strength; None chooses one of ten by cross validation.
 
     Returns:
-        Value and standard error, in percent. The error is that of sampling instructions: the delta method on the
-        regression's influence functions, at fixed C.
+        Value and both errors, in percent. `standard_error` is that of sampling instructions: the delta method on the
+        regression's influence functions, at fixed C. `leaderboard_error` is the official `lc_standard_error`.
 
     Raises:
-        ConfigurationError: if lengths differ, there are fewer than 30 preferences, an index is unknown, or scikit-learn
-            is missing.
+        ConfigurationError: if lengths differ, there are fewer than 30 preferences, a row has no finite length, two rows
+            have one index, an index is unknown, or scikit-learn is missing.
     """
+    if len({len(preferences), len(len_baseline), len(len_model), len(index)}) != 1:
+        raise ConfigurationError("preferences, both lengths and index must have one entry for each row")
+    _check_rows(index, len_baseline, len_model)
+    return controlled_win_rate(preferences, len_baseline, len_model, index, auxiliary, C)
+
+
+def controlled_win_rate(
+    preferences: Sequence[float | None],
+    len_baseline: Sequence[float],
+    len_model: Sequence[float],
+    index: Sequence[int],
+    auxiliary: Any,
+    c: float | None,
+) -> LengthControlledWinRate:
+    """Return `length_controlled_win_rate` of checked rows. An instruction may occur twice, as in a bootstrap."""
     import numpy as np
 
     if find_spec("sklearn") is None:
         raise ConfigurationError("the length-controlled win rate needs scikit-learn: install moa-dspy[eval]")
-    if len({len(preferences), len(len_baseline), len(len_model), len(index)}) != 1:
-        raise ConfigurationError("preferences, both lengths and index must have one entry for each row")
     extra = Auxiliary.of(auxiliary)
     wins = np.array([_win(preference) for preference in preferences], dtype=float)
     present = ~np.isnan(wins)
@@ -176,7 +207,7 @@ def length_controlled_win_rate(
         wins=np.concatenate([extra.preference, wins[present]]),
         weights=np.repeat([AUXILIARY_WEIGHT, 1.0], [len(of_extra), present.sum()]),
     )
-    coefficients = problem.fit(problem.best_c() if C is None else C)
+    coefficients = problem.fit(problem.best_c() if c is None else c)
     return _win_rate_at_equal_length(coefficients, features, wins, problem)
 
 
@@ -233,7 +264,9 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.exp(-np.logaddexp(0, -x)), dtype=float)
 
 
-def _win_rate_at_equal_length(coefficients: Array, features: Array, wins: Array, problem: _Problem) -> WinRate:
+def _win_rate_at_equal_length(
+    coefficients: Array, features: Array, wins: Array, problem: _Problem
+) -> LengthControlledWinRate:
     import numpy as np
 
     at_equal_length = features.copy()
@@ -246,7 +279,11 @@ def _win_rate_at_equal_length(coefficients: Array, features: Array, wins: Array,
     residual = np.where(np.isnan(wins), 0.0, wins - _sigmoid(features @ coefficients))
     through_fit = (features * residual[:, None]) @ np.linalg.pinv(curvature) @ gradient
     influence = (predicted - value) / n + through_fit
-    return WinRate(100 * value, 100 * float(np.sqrt(n / (n - 1) * np.sum((influence - influence.mean()) ** 2))))
+    return LengthControlledWinRate(
+        value=100 * value,
+        standard_error=100 * float(np.sqrt(n / (n - 1) * np.sum((influence - influence.mean()) ** 2))),
+        leaderboard_error=100 * float(predicted.std(ddof=1) / np.sqrt(n)),
+    )
 
 
 def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any = None) -> dict[str, Any]:
@@ -260,11 +297,21 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
 
     Returns:
         `win_rate`, `standard_error`, `annotated` (number of rows with a preference) and `rows`. With the auxiliary rows
-        also `length_controlled_win_rate` and `length_controlled_standard_error`, or the reason `not_length_controlled`.
+        also `length_controlled_win_rate`, `length_controlled_standard_error` and `lc_standard_error` (the official
+        leaderboard's, see `WinRate`), or the reason `not_length_controlled`.
+
+    Raises:
+        ConfigurationError: if a row cannot be read or has no finite length, or two rows have one index.
     """
     rows = list(annotations)
-    read = [row.get("preference") for row in rows]
-    preferences = [None if value in (None, "") or math.isnan(float(value)) else float(value) for value in read]
+    preferences = [_preference(row, position) for position, row in enumerate(rows)]
+    index = [_index(row, position) for position, row in enumerate(rows)]
+    lengths = [
+        [_length(row, position, *names) for position, row in enumerate(rows)]
+        for names in (("len_baseline", "output_1"), ("len_model", "output_2"))
+        if auxiliary is not None or any(names[0] in row or names[1] in row for row in rows)
+    ]
+    _check_rows(index, *lengths)
     raw = raw_win_rate(preferences)
     figures: dict[str, Any] = {
         "win_rate": raw.value,
@@ -274,17 +321,71 @@ def score_annotations(annotations: Iterable[Mapping[str, Any]], auxiliary: Any =
     }
     if auxiliary is None:
         return figures
-    baseline = [_length(row, "len_baseline", "output_1") for row in rows]
-    model = [_length(row, "len_model", "output_2") for row in rows]
-    index = [int(row.get("index", position)) for position, row in enumerate(rows)]
     try:
-        controlled = length_controlled_win_rate(preferences, baseline, model, index, auxiliary)
+        controlled = length_controlled_win_rate(preferences, lengths[0], lengths[1], index, auxiliary)
     except ConfigurationError as error:
         return {**figures, "not_length_controlled": str(error)}
     figures["length_controlled_win_rate"] = controlled.value
     figures["length_controlled_standard_error"] = controlled.standard_error
+    figures["lc_standard_error"] = controlled.leaderboard_error
     return figures
 
 
-def _length(row: Mapping[str, Any], length: str, output: str) -> float:
-    return float(row[length]) if length in row else float(len(str(row[output] or "")))
+def _preference(row: Mapping[str, Any], position: int) -> float | None:
+    value = row.get("preference")
+    if value in (None, ""):
+        return None
+    number = _number(value, position, "preference")
+    if math.isnan(number):
+        return None
+    if number != 0 and not 1 <= number <= 2:
+        raise ConfigurationError(
+            f"annotation row {position} has preference={value!r}; it must be 0 (tie) or from 1 to 2"
+        )
+    return number
+
+
+def _index(row: Mapping[str, Any], position: int) -> int:
+    number = _number(row.get("index", position), position, "index")
+    if not number.is_integer():
+        raise ConfigurationError(f"annotation row {position} has the index {row['index']!r}; it must be a whole number")
+    return int(number)
+
+
+def _length(row: Mapping[str, Any], position: int, length: str, output: str) -> float:
+    if length in row:
+        return _number(row[length], position, length)
+    if output not in row:
+        raise ConfigurationError(f"annotation row {position} has neither {length!r} nor {output!r}; give one of them")
+    text = row[output]
+    if text is not None and not isinstance(text, str):
+        raise ConfigurationError(f"annotation row {position} has {output}={text!r}; it must be a text")
+    return float(len(text or ""))
+
+
+def _number(value: Any, position: int, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"annotation row {position} has {name}={value!r}; it must be a number") from None
+
+
+def _check_rows(index: Sequence[int], *lengths: Sequence[float]) -> None:
+    """Check that the rows are of different instructions, and that all lengths are finite.
+
+    Raises:
+        ConfigurationError: with the first row that is not so. Left in, it would spoil the figures of all rows.
+    """
+    first: dict[int, int] = {}
+    for position, row in enumerate(index):
+        if (earlier := first.setdefault(int(row), position)) != position:
+            raise ConfigurationError(
+                f"annotation rows {earlier} and {position} are both of instruction {row}; leave one of them out"
+            )
+    for position, row in enumerate(index):
+        for column in lengths:
+            if not 0 <= float(column[position]) < math.inf:
+                raise ConfigurationError(
+                    f"annotation row {position} (instruction {row}) has the length {column[position]!r}; "
+                    "it must be a finite number of characters"
+                )

@@ -19,7 +19,10 @@ import dspy
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Checked", "Metric", "TextMetric", "Verdict", "Vote", "VoteMatch", "field_of", "vote", "vote_key"]
+__all__ = ["UNREAD", "Checked", "Metric", "TextMetric", "Verdict", "Vote", "VoteMatch", "field_of", "vote", "vote_key"]
+
+UNREAD = "unread"
+"""The name in the details of a verdict that tells that no answer could be read from the output."""
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION_AROUND = "\"'`*_.,;:!?()[]{}\u2018\u2019\u201c\u201d"
@@ -121,12 +124,16 @@ class TextMetric(Metric):
         return []
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
-        """Return the best score over the accepted answers."""
+        """Return the best score over the accepted answers.
+
+        An output without a readable answer scores 0, as in the published protocols. The details mark it as unread.
+        """
         output = output_of(prediction, self.field)
         target = field_of(example, self.target, "example")
         accepted = [str(answer) for answer in (target if isinstance(target, list | tuple | set) else [target])]
         score = max((self.compare(output, answer, example) for answer in accepted), default=False)
-        return Verdict(score, self._feedback(score, output, accepted, example))
+        unread = not score and not self.read(output, example).strip()
+        return Verdict(score, self._feedback(score, output, accepted, example), {UNREAD: True} if unread else {})
 
     def _feedback(self, score: bool | float, output: str, accepted: Sequence[str], example: dspy.Example) -> str:
         expected = " or ".join(_shorten(answer) for answer in accepted)
@@ -231,7 +238,7 @@ class VoteMatch(Metric):
         """Score the winner. The feedback includes the share of votes."""
         result = vote(self._answers(prediction), key=self.key or (lambda output: self.metric.key(output, example)))
         verdict = self.metric.assess(example, result.answer or "")
-        details = {"votes": result.votes, "total": result.total}
+        details = {**verdict.details, "votes": result.votes, "total": result.total}
         return Verdict(verdict.score, f"{verdict.feedback} ({result.votes} of {result.total} votes.)", details)
 
     def _answers(self, prediction: Any) -> list[str]:

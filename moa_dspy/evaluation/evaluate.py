@@ -67,7 +67,8 @@ def evaluate(
         judge: the judge's LM, if the benchmark's metric has a judge.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
         official: compute the benchmark's official figures; default: if the benchmark's own metric is used.
-        out: JSONL file of records. Items with a record are not run again, except failed items.
+        out: JSONL file of records. Items with a record are not run again, except failed items
+            and those whose answer or verdict could not be read.
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format.
         name: the program's name in the result and in official files.
@@ -183,8 +184,10 @@ class _Job:
 
     def item(self, name: str, record: Record | None) -> Item:
         """Return the item to run. If only the metric failed on the recorded answer, only the metric is called."""
-        answer = restored(self.program, record.outputs) if record is not None and record.outputs else None
-        return Item(name, self.examples[name], answer)
+        if record is None:
+            return Item(name, self.examples[name])
+        answer = restored(self.program, record.outputs) if record.outputs and not record.unread else None
+        return Item(name, self.examples[name], answer, again=record.unread or record.status == "unparsed")
 
     def record(self, item: Item, run: Run, earlier: Record | None) -> Record:
         """Return the record of a run. Its usage includes earlier attempts."""
@@ -248,7 +251,7 @@ def _run(
 
         if show is not None:
             show(totals.progress())
-        items = [job.item(name, done.get(name)) for name in job.examples if name in failed or name not in done]
+        items = [job.item(name, done.get(name)) for name in job.examples if name not in done or not done[name].complete]
         event_loop.run(lambda: runner.run(items, on_run))
     return done
 
@@ -267,6 +270,7 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
         categories=by_category(records, job.data.seed),
         errors=sum(record.status == "error" for record in records),
         unparsed=sum(record.status == "unparsed" for record in records),
+        unread=sum(record.unread for record in records),
         pending=pending,
         ended_by="budget" if pending else "items",
         figures={},
@@ -280,7 +284,8 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
 
 def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
     """Return the official figures, or the reason why they cannot be computed. The records are kept in both cases."""
-    details = [record.details for record in records if record.status != "error" and record.details]
+    judged = (record for record in records if record.status != "error" and not record.unread)
+    details = [record.details for record in judged if record.details]
     if not details:
         return {}
     try:

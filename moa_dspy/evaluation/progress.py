@@ -29,7 +29,8 @@ class EvaluateProgress:
         done: number of items with a record, including those of earlier starts.
         scored: number of items with a score.
         errors: number of failed items.
-        unparsed: number of items whose verdict could not be read.
+        unparsed: number of items of which a verdict could not be read.
+        unread: number of scored items whose answer could not be read.
         mean: mean score so far; None without a score.
         usage: usage of all items.
         seconds: seconds since this start.
@@ -41,6 +42,7 @@ class EvaluateProgress:
     scored: int
     errors: int
     unparsed: int
+    unread: int
     mean: float | None
     usage: Usage
     seconds: float
@@ -52,6 +54,7 @@ class EvaluateProgress:
         parts = ["no score yet" if self.mean is None else f"score {100 * self.mean:.1f} %"]
         parts += [f"{self.errors} errors"] if self.errors else []
         parts += [f"{self.unparsed} unparsed"] if self.unparsed else []
+        parts += [f"{self.unread} unread"] if self.unread else []
         calls, cost = self.usage.calls, self.usage.cost_usd
         parts += [f"{calls} call{'' if calls == 1 else 's'}"]
         parts += ["cost unknown" if cost is None else f"${cost:.4f}" if cost else "$0"]
@@ -69,7 +72,7 @@ class Totals:
     def __init__(self, total: int, records: Iterable[Record]) -> None:
         self._total, self._began = total, time.perf_counter()
         self._by_status: Counter[str] = Counter()
-        self._score, self._usage = 0.0, Usage()
+        self._score, self._usage, self._unread = 0.0, Usage(), 0
         for record in records:
             self.add(record)
 
@@ -77,10 +80,13 @@ class Totals:
         """Add an item's record. It replaces the item's earlier record."""
         if earlier is not None:
             self._by_status[earlier.status] -= 1
+            self._score -= earlier.score or 0.0
             self._usage -= earlier.usage
+            self._unread -= earlier.unread
         self._by_status[record.status] += 1
         self._score += record.score or 0.0
         self._usage += record.usage
+        self._unread += record.unread
 
     def progress(self, record: Record | None = None) -> EvaluateProgress:
         """Return the state after ``record``."""
@@ -91,6 +97,7 @@ class Totals:
             scored=scored,
             errors=self._by_status["error"],
             unparsed=self._by_status["unparsed"],
+            unread=self._unread,
             mean=self._score / scored if scored else None,
             usage=self._usage,
             seconds=time.perf_counter() - self._began,

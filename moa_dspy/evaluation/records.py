@@ -17,6 +17,7 @@ import dspy
 import pydantic
 
 from moa_dspy.cost.usage import Usage
+from moa_dspy.data.metrics.metric import UNREAD
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
@@ -65,6 +66,16 @@ class Record(pydantic.BaseModel):
     judge: Usage = Usage()
     seconds: float = 0.0
     finished: float = 0.0
+
+    @property
+    def unread(self) -> bool:
+        """Return whether the metric could not read an answer from the outputs."""
+        return bool(self.details.get(UNREAD))
+
+    @property
+    def complete(self) -> bool:
+        """Return whether a resumed evaluation keeps the item: it did not fail, and all of it could be read."""
+        return self.status in ("scored", "unscored") and not self.unread
 
     @property
     def usage(self) -> Usage:

@@ -66,7 +66,8 @@ class EvaluateResult:
         score: mean over the scored items, with its 95 % interval; None without a scored item.
         categories: score by category, if there are several.
         errors: number of failed items. They count in no score.
-        unparsed: number of items whose verdict could not be read. They count in no score.
+        unparsed: number of items of which a verdict could not be read. They count in no score.
+        unread: number of scored items whose answer the metric could not read. They count as wrong.
         pending: number of items not run because of the budget.
         ended_by: ``items`` (all were run) or ``budget``.
         figures: the benchmark's official figures, if there are any.
@@ -88,6 +89,7 @@ class EvaluateResult:
     categories: Mapping[str, Score | None]
     errors: int
     unparsed: int
+    unread: int
     pending: int
     ended_by: Literal["items", "budget"]
     figures: Mapping[str, Any]
@@ -139,8 +141,8 @@ class EvaluateResult:
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the records, as JSON values. NaN becomes None."""
         names = (
-            "benchmark", "split", "program", "metric", "items", "scored", "errors", "unparsed", "pending", "ended_by",
-            "errors_as_wrong", "calls", "cost_usd", "seconds_per_item",
+            "benchmark", "split", "program", "metric", "items", "scored", "errors", "unparsed", "unread", "pending",
+            "ended_by", "errors_as_wrong", "calls", "cost_usd", "seconds_per_item",
         )  # fmt: skip
         values = {name: getattr(self, name) for name in names} | {
             "score": self.score and self.score.model_dump(),

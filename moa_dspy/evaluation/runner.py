@@ -21,6 +21,7 @@ from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.benchmark import Benchmark
+from moa_dspy.data.judges import asked_again
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
@@ -59,11 +60,13 @@ class Item:
         key: identifies the item.
         example: the example.
         prediction: the answer, if only the metric is to be called.
+        again: whether what was read before could not be used, so that the response cache is bypassed.
     """
 
     key: Any
     example: dspy.Example
     prediction: Any = None
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,7 @@ class ExampleRunner:
         if prediction is None:
             with _usage_of(self.program) as program_usage:
                 try:
-                    prediction = await self._answer(item.example)
+                    prediction = await self._answer(item)
                 except (ConfigurationError, BudgetExhaustedError):
                     raise
                 except Exception as error:  # noqa: BLE001 - a program may raise anything; that is a failed run
@@ -192,7 +195,7 @@ class ExampleRunner:
                 finally:
                     used["program"] = program_usage()
         if judgement is None:
-            judgement = await self._judge(item.example, prediction, used)
+            judgement = await self._judge(item, prediction, used)
         trace = getattr(prediction, "trace", None)
         trace = trace if isinstance(trace, Trace) else None
         price = None if trace is None else price_of(trace)
@@ -209,10 +212,11 @@ class ExampleRunner:
             seconds=time.perf_counter() - began,
         )
 
-    async def _answer(self, example: dspy.Example) -> Any:
+    async def _answer(self, item: Item) -> Any:
         """Return the program's prediction. A program without ``aforward`` runs in a thread."""
         left = self.guard.seconds_left
-        settings = self.benchmark.generation(example)
+        example = item.example
+        settings = {**self.benchmark.generation(example), **({"cache": False} if item.again else {})}
         lm = dspy.settings.lm if settings else None
         ambient = dspy.context(lm=lm.copy(**settings)) if isinstance(lm, dspy.BaseLM) else nullcontext()
         program = self._with(settings)
@@ -222,12 +226,12 @@ class ExampleRunner:
                     return await self.benchmark.arun(program, example)
                 return await self._in_thread(self.benchmark.run, program, example)
 
-    async def _judge(self, example: dspy.Example, prediction: Any, used: dict[str, Usage]) -> Judgement:
+    async def _judge(self, item: Item, prediction: Any, used: dict[str, Usage]) -> Judgement:
         if self.metric is None:
             return Judgement("unscored")
-        with metered() as meter:
+        with metered() as meter, asked_again(item.again):
             try:
-                return await self._in_thread(judge, self.metric, example, prediction)
+                return await self._in_thread(judge, self.metric, item.example, prediction)
             finally:
                 if meter.reading.paid_calls or meter.reading.cached_calls:
                     used["metric"] = meter.usage

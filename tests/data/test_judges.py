@@ -9,7 +9,12 @@ import pytest
 from dspy.lm15 import Message, Request, Response, TokenLogprob, TopLogprob, Usage
 
 from moa_dspy.data import GradeJudge, PairJudge, SkillJudge, UnparsedVerdictError, flask, get_benchmark, load, mt_bench
-from moa_dspy.data.benchmarks.alpaca_eval import OfficialPairJudge, judge_prompt as pair_prompt, score_annotations
+from moa_dspy.data.benchmarks.alpaca_eval import (
+    OfficialPairJudge,
+    WinMetric,
+    judge_prompt as pair_prompt,
+    score_annotations,
+)
 from moa_dspy.data.metrics.ratings import letter_probability, probability_of_first
 from moa_dspy.errors import ConfigurationError
 
@@ -305,25 +310,27 @@ def test_a_missing_official_prompt_is_refused_at_once(mt_folder):
         get_benchmark("mt_bench").metric(prompts=mt_folder)
 
 
-def test_unreadable_turns_are_counted_and_an_unreadable_item_is_no_score(mt_folder):
-    lm, _ = scripted(lambda request: "[[6]]" if "turn" in user(request) else "no score")
+@pytest.mark.parametrize("first", ["no score", "[[100]]", "[[11]]", "[[0]]", "[[5]] or [[6]]"])
+def test_an_item_of_which_a_turn_cannot_be_read_has_no_score(mt_folder, first):
+    lm, _ = scripted(lambda request: "[[6]]" if "turn" in user(request) else first)
     benchmark = mt_bench.MtBench()
     metric = benchmark.metric(lm, prompts=mt_folder)
     writing = load("mt_bench", path=mt_folder)[0]
-    verdict = metric.assess(writing, dspy.Prediction(answers=["a", "b"], answer="b"))
-    assert verdict.details["scores"] == [-1.0, 6.0]
-    assert verdict.score == 0.6
-    with pytest.raises(UnparsedVerdictError, match="no readable score for item 81") as caught:
+    with pytest.raises(UnparsedVerdictError, match="1 of the judge's verdicts on item 81 could not be read") as half:
+        metric.assess(writing, dspy.Prediction(answers=["a", "b"], answer="b"))
+    assert half.value.details["scores"] == [-1.0, 6.0]
+    with pytest.raises(UnparsedVerdictError) as caught:
         metric(writing, dspy.Prediction(answer="a"))
     assert caught.value.details["unparsed"] == 1
     assert (metric.items, metric.unparsed) == (2, 2)
-    summary = benchmark.summarize([verdict.details, caught.value.details])
+    summary = benchmark.summarize([half.value.details, caught.value.details])
     assert (summary["average"], summary["unparsed"]) == (6.0, 2)
 
 
 def test_without_auxiliary_rows_the_reason_is_given(tmp_path):
-    details = {"preference": 1.5, "index": 0, "len_baseline": 1, "len_model": 1, "unparsed": 0, "protocol": "own"}
-    summary = get_benchmark("alpaca_eval").summarize([details] * 9, path=tmp_path)
+    details = {"preference": 1.5, "len_baseline": 1, "len_model": 1, "unparsed": 0, "protocol": "own"}
+    rows = [details | {"index": row} for row in range(9)]
+    summary = get_benchmark("alpaca_eval").summarize(rows, path=tmp_path)
     assert summary["win_rate"] == 50
     assert "df_gamed.csv cannot be fetched without a network" in summary["not_length_controlled"]
     assert "length_controlled_win_rate" not in summary
@@ -509,9 +516,9 @@ def flask_example(*skills):
 @pytest.mark.parametrize(
     ("scores", "score"),
     [
-        ('{"factuality": 2, "harmlessness": 5, "overall": 5}', 0.4),
+        ('{"factuality": 2, "completeness": "N/A", "harmlessness": 5, "overall": 5}', 0.4),
         ('{"Factuality": 4.5, "Completeness": "N/A"}', 0.9),
-        ('{"Factuality": "4", "Completeness": 9}', 0.8),
+        ('{"Factuality": "4", "Completeness": 4}', 0.8),
         ("{'Factuality': 4, 'Completeness': None}", 0.8),
     ],
 )
@@ -521,6 +528,44 @@ def test_an_item_is_scored_by_the_skills_that_were_asked_for(scores, score):
     verdict = metric.assess(flask_example("Factuality", "Completeness"), dspy.Prediction(answer="x"))
     assert verdict.score == pytest.approx(score)
     assert get_benchmark("flask").summarize([verdict.details])["unknown"] == ({"overall": 1} if score == 0.4 else {})
+
+
+@pytest.mark.parametrize("scores", ['{"factuality": 2, "overall": 5}', '{"Factuality": "4", "Completeness": 9}'])
+def test_an_item_of_which_a_skill_cannot_be_read_has_no_score(scores):
+    lm, _ = scripted(fields(reasons="ok", scores=scores))
+    metric = get_benchmark("flask").metric(lm)
+    with pytest.raises(UnparsedVerdictError) as caught:
+        metric.assess(flask_example("Factuality", "Completeness"), dspy.Prediction(answer="x"))
+    assert caught.value.details["unparsed"] == 1
+    assert len(get_benchmark("flask").summarize([caught.value.details])["skills"]) == 1
+
+
+def test_a_pair_of_which_an_order_cannot_be_read_has_no_score():
+    replies = iter([fields(verdict="A"), fields(verdict="none")])
+    lm, _ = scripted(lambda request: next(replies))
+    metric = WinMetric(PairJudge(lm, logprobs=False))
+    example = dspy.Example(id="7", index=7, instruction="do", baseline="b")
+    with pytest.raises(UnparsedVerdictError, match="item 7") as caught:
+        metric.assess(example, dspy.Prediction(answer="x"))
+    assert caught.value.details["preference"] is None
+
+
+def test_a_clone_of_the_authors_repository_has_the_official_flask_files(tmp_path):
+    prompts = tmp_path / "gpt_review" / "src"
+    rubric = tmp_path / "metadata_annotation" / "skillset" / "src"
+    for folder in (prompts, rubric, tmp_path / "evaluation_set"):
+        folder.mkdir(parents=True)
+    template = {"prompt_id": 2, "system_prompt": "s", "prompt_template": "{question}{skills}{response}", "defaults": {}}
+    jsonl(prompts / "prompt.jsonl", [template])
+    entry = {"Skill": "Factuality", "Criteria": "c", "Scoring": {str(n): f"level {n}" for n in range(1, 6)}}
+    (rubric / "skillset_description.json").write_text(json.dumps([entry]))
+    row = {"idx": 1, "instruction": "do", "answer": "ref", "skill": ["Factuality"], "difficulty": "1"}
+    jsonl(tmp_path / "evaluation_set" / "flask_evaluation.jsonl", [row])
+    lm, engine = scripted("{'Factuality': 4}")
+    metric = get_benchmark("flask").metric(lm, prompts=tmp_path)
+    (example,) = load("flask", path=tmp_path)
+    assert metric(example, dspy.Prediction(answer="x")) == 0.8
+    assert "level 5" in user(engine.requests[0])
 
 
 def test_a_reply_without_any_score_is_counted_as_such():

@@ -122,7 +122,7 @@ def _waiting(job: Job, out: str | None) -> list[dspy.Example]:
     """Return the examples that have no record yet."""
     if out is None or not Path(out).is_file() or not Path(out).stat().st_size:
         return list(job.examples)
-    done = {name for name, record in latest(read_records(out)[1]).items() if record.status != "error"}
+    done = {name for name, record in latest(read_records(out)[1]).items() if record.complete}
     return [example for name, example in identified(job.examples).items() if name not in done]
 
 
@@ -172,7 +172,11 @@ def _warn_of_gaps(result: EvaluateResult, remarks: Sequence[str]) -> None:
         how = "the same command tries them again" if result.path else "with --out they could be tried again"
         warning(f"{result.errors} of {result.items} items failed and are in no score; {how}")
     if result.unparsed:
-        warning(f"{result.unparsed} verdicts of the judge could not be read; these items are in no score")
+        how = "the same command asks again" if result.path else "with --out they could be asked for again"
+        warning(f"verdicts on {result.unparsed} of {result.items} items could not be read; they are in no score; {how}")
+    if result.unread:
+        how = "the same command asks again" if result.path else "with --out they could be asked for again"
+        warning(f"{result.unread} of {result.items} answers could not be read and count as wrong; {how}")
     if result.pending:
         how = "the same command with a larger budget goes on" if result.path else "with --out it could go on"
         warning(f"the budget ended it: {result.pending} of {result.items} items were not run; {how}")

@@ -64,13 +64,31 @@ def recipe_values() -> list[dict[str, Any]]:
 
 
 def _scores(result: EvaluateResult) -> Iterator[tuple[str, ...]]:
-    yield ("", "score", "95 % interval", "scored", "errors", "unparsed", "not run")
-    yield ("all", *_score(result.score), str(result.errors), str(result.unparsed), str(result.pending))
+    yield ("", "score", "95 % interval", "scored", "errors", "unparsed", "unread", "not run")
+    yield (
+        "all",
+        *_score(result.score),
+        str(result.errors),
+        str(result.unparsed),
+        str(result.unread),
+        str(result.pending),
+    )
     if result.errors and result.errors_as_wrong is not None:
-        yield ("errors as wrong", _percent(result.errors_as_wrong), "", str(result.scored + result.errors), "", "", "")
+        yield (
+            "errors as wrong",
+            _percent(result.errors_as_wrong),
+            "",
+            str(result.scored + result.errors),
+            "",
+            "",
+            "",
+            "",
+        )
     for name, part in result.categories.items():
-        failed = [record.status for record in result.records if record.category == name]
-        yield (name, *_score(part), str(failed.count("error")), str(failed.count("unparsed")), "")
+        records = [record for record in result.records if record.category == name]
+        failed = [record.status for record in records]
+        unread = sum(record.unread for record in records)
+        yield (name, *_score(part), str(failed.count("error")), str(failed.count("unparsed")), str(unread), "")
 
 
 def _score(part: Score | None) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from moa_dspy.data import alpaca_eval, bbh, flask, gsm8k, load, mt_bench
+from moa_dspy.data.benchmarks import win_rate
+from moa_dspy.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
@@ -185,8 +188,55 @@ def test_alpaca_standard_error_agrees_with_the_bootstrap(shared_data, annotation
     for _ in range(120):
         rows = draw.integers(0, 805, 805)
         resampled = {name: [column[row] for row in rows] for name, column in columns.items()}
-        values.append(alpaca_eval.length_controlled_win_rate(**resampled, auxiliary=auxiliary, C=1.0).value)
+        values.append(win_rate.controlled_win_rate(**resampled, auxiliary=auxiliary, c=1.0).value)
     assert claimed == pytest.approx(np.std(values, ddof=1), rel=0.25)
+
+
+@pytest.mark.parametrize(("model", "error"), [("claude-2", 0.877908), ("gpt-3.5-turbo-1106", 0.768291)])
+def test_alpaca_leaderboard_error(shared_data, annotations, model, error):
+    """The expected values follow from the coefficients that tatsu-lab/alpaca_eval publishes in its weights."""
+    rate = alpaca_eval.length_controlled_win_rate(**annotations[model], auxiliary=shared_data / "alpaca_eval")
+    assert rate.leaderboard_error == pytest.approx(error, rel=0.01)
+    assert rate.standard_error > rate.leaderboard_error
+
+
+def spoiled(columns, **changes):
+    rows = [
+        {"preference": p, "len_baseline": b, "len_model": m, "index": i}
+        for p, b, m, i in zip(*(columns[n] for n in ("preferences", "len_baseline", "len_model", "index")), strict=True)
+    ]
+    rows[5] |= changes
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"len_model": math.nan}, "row 5 .*length nan"),
+        ({"len_model": None}, "row 5 .*len_model=None"),
+        ({"len_baseline": math.inf}, "row 5 .*length inf"),
+        ({"len_baseline": -1}, "row 5 .*length -1"),
+        ({"len_model": "long"}, "row 5 .*'long'"),
+        ({"index": 3}, "rows 3 and 5 are both of instruction 3"),
+        ({"index": math.nan}, "row 5 .*index nan"),
+        ({"index": 1.5}, "row 5 .*index 1.5"),
+        ({"preference": "m"}, "row 5 .*preference='m'"),
+        ({"preference": 3}, "row 5 .*preference=3"),
+    ],
+)
+def test_alpaca_rows_that_would_spoil_the_others_are_refused(shared_data, annotations, changes, said):
+    rows = spoiled(annotations["claude-2"], **changes)
+    for auxiliary in (None, shared_data / "alpaca_eval"):
+        with pytest.raises(ConfigurationError, match=said):
+            win_rate.score_annotations(rows, auxiliary)
+
+
+def test_alpaca_figures_have_both_errors(shared_data, annotations):
+    figures = win_rate.score_annotations(spoiled(annotations["claude-2"]), shared_data / "alpaca_eval")
+    assert figures["length_controlled_win_rate"] == pytest.approx(28.155, abs=0.2)
+    assert figures["lc_standard_error"] < figures["length_controlled_standard_error"]
+    with pytest.raises(ConfigurationError, match="rows 0 and 1"):
+        alpaca_eval.length_controlled_win_rate([1, 2], [1, 1], [1, 1], [4, 4], shared_data / "alpaca_eval")
 
 
 def test_alpaca_missing_preferences_do_not_train(shared_data, annotations):
