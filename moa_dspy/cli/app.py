@@ -15,14 +15,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any, Final
 
 import typer
 
 import moa_dspy
-from moa_dspy.cli.options import COMMANDS, Command, parameters
+from moa_dspy.cli.options import COMMANDS, CallingOptions, Command, parameters
 from moa_dspy.cli.output import error, quiet_libraries, settings
 from moa_dspy.errors import MoAError
 from moa_dspy.redaction import redacted
@@ -85,13 +85,30 @@ def _function(command: type[Command]) -> Callable[..., None]:
         options = command(**values)
         settings.quiet = options.quiet
         with quiet_libraries():
-            _implementation(command).run(options)
+            implementation = _implementation(command)
+            with _without_cache() if isinstance(options, CallingOptions) and options.no_cache else nullcontext():
+                implementation.run(options)
 
     function.__doc__ = command.__doc__
     given = _PARAMETERS[command]
     function.__signature__ = inspect.Signature(list(given.values()))  # type: ignore[attr-defined]
     function.__annotations__ = {name: parameter.annotation for name, parameter in given.items()}
     return function
+
+
+@contextmanager
+def _without_cache() -> Iterator[None]:
+    """Turn DSPy's response cache off within the block, for every model: agents, judges and those that write prompts."""
+    import dspy  # only now: --help does not pay for it
+
+    before = vars(dspy).get("cache")  # DSPy creates its cache, and a folder, when it is first read
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False, disk_cache_dir=None)
+    try:
+        yield
+    finally:
+        del dspy.cache
+        if before is not None:
+            dspy.cache = before
 
 
 def _implementation(command: type[Command]) -> Any:

@@ -16,6 +16,7 @@ import typer
 __all__ = [
     "COMMANDS",
     "Ask",
+    "CallingOptions",
     "Command",
     "Compare",
     "Eval",
@@ -57,6 +58,13 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallingOptions(Command):
+    """The options of every command that calls models."""
+
+    no_cache: bool = _flag("Ask every model anew; the response cache is neither read nor written.", "--no-cache")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProgramOptions(Command):
     """A program, and limits on what the command may spend."""
 
@@ -85,7 +93,7 @@ class QuestionOptions(ProgramOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleOptions(ProgramOptions):
+class ExampleOptions(ProgramOptions, CallingOptions):
     """A program, examples, and how its answers are scored."""
 
     program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
@@ -113,7 +121,7 @@ class ExampleOptions(ProgramOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask(QuestionOptions):
+class Ask(QuestionOptions, CallingOptions):
     """Ask a question.
 
     Several models answer, criticise each other, refine and combine their answers. Without --agent, --config or
