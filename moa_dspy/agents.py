@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any, Final, Self, TypeAlias
@@ -15,6 +15,7 @@ from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
 from moa_dspy._dspy import get_litellm, resolve
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
+from moa_dspy.cost.own_price import OwnPrice, with_price
 from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import connection_of, rollout_of, server_of
@@ -51,9 +52,11 @@ class Agent:
         temperature: overrides the LM's own, 0 to 2.
         max_tokens: overrides the LM's own, at least 1.
         persona: text put before the agent's instructions; other agents never see it.
+        price: the model's price in dollars per million tokens, as ``{"prompt": 0.5, "completion": 1.5}``. Default: the
+            price in the lists of DSPy and LiteLLM. ``lm`` is then a copy with this price. Program files have no prices.
 
     Raises:
-        ConfigurationError: if ``lm`` has another type, or the model string is unknown.
+        ConfigurationError: if ``lm`` or ``price`` has another type, or the model string is unknown.
     """
 
     lm: str | dspy.BaseLM | None = None
@@ -61,17 +64,22 @@ class Agent:
     temperature: float | None = None
     max_tokens: int | None = None
     persona: str | None = None
+    price: OwnPrice | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "persona"):
             object.__setattr__(self, name, json_safe(getattr(self, name)))
         remember(getattr(self.lm, "kwargs", None) or {})
+        price = OwnPrice.of(self.price)
+        object.__setattr__(self, "price", price)
         if isinstance(self.lm, str):
             object.__setattr__(self, "lm", make_lm(self.lm))
         elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
             raise ConfigurationError(
                 f"an agent must be a model string, a dspy.LM or an Agent, not {type(self.lm).__name__} ({self.lm!r})"
             )
+        if self.lm is not None and price is not None:
+            object.__setattr__(self, "lm", with_price(self.lm, price))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the agent itself, so that copied programs share its connection."""
@@ -133,7 +141,8 @@ class AgentSlot:
         lm = self.agent.lm if self.agent.lm is not None else dspy.settings.lm
         if not isinstance(lm, dspy.BaseLM):
             raise ConfigurationError(f"agent {self.name!r} has no model; give it one, or call dspy.configure(lm=...)")
-        return lm
+        price = OwnPrice.of(self.agent.price)
+        return lm if price is None else with_price(lm, price)
 
     def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
         """Return the options of one of this agent's calls.

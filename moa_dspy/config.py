@@ -22,6 +22,7 @@ from pydantic_core import core_schema
 from moa_dspy.architecture import Aggregation, Architecture
 from moa_dspy.attention import PATTERN_NAMES
 from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.own_price import OwnPrice, with_price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.tolerance import Tolerance
 
@@ -74,6 +75,11 @@ def _safe_options(options: dict[str, Any]) -> dict[str, Any]:
     for name in options:
         if name in _OWN_KEYS - {"api_key"}:
             raise ValueError(f"{name} does not belong in options; it is a key of the agent itself, or has no use there")
+        if name.endswith(("_cost_per_token", "_cost_per_second")):
+            raise ValueError(
+                f"{name} does not belong in options; give the agent price = {{ prompt = 0.5, completion = 1.5 }}, "
+                "in dollars per million tokens"
+            )
         if _SECRET.search(name.lower()):
             raise ValueError(f"{name} may hold a secret, which has no place in this file; use api_key_env for the key")
     return options
@@ -98,6 +104,7 @@ class AgentConfig(_Section):
         temperature: from 0 to 2. Default: the model's.
         max_tokens: longest completion, in tokens. Default: the model's.
         persona: text before the agent's instructions.
+        price: the model's price in dollars per million tokens. Default: the price in the lists of DSPy and LiteLLM.
         options: further options of ``dspy.LM``, such as ``top_p``, ``seed``, ``timeout`` or ``num_retries``.
     """
 
@@ -108,6 +115,7 @@ class AgentConfig(_Section):
     temperature: float | None = pydantic.Field(default=None, ge=0, le=2)
     max_tokens: int | None = pydantic.Field(default=None, ge=1)
     persona: str | None = None
+    price: OwnPrice | None = None
     options: Annotated[dict[str, Any], pydantic.AfterValidator(_safe_options)] = pydantic.Field(default_factory=dict)
 
     def agent(self) -> Agent:
@@ -118,7 +126,7 @@ class AgentConfig(_Section):
         """
         from moa_dspy.agents import Agent
 
-        return Agent(self.lm(), self.name, persona=self.persona)
+        return Agent(self.lm(), self.name, persona=self.persona, price=self.price)
 
     def lm(self) -> dspy.BaseLM:
         """Return the agent's LM, with its connection.
@@ -143,7 +151,8 @@ class AgentConfig(_Section):
         from moa_dspy.agents import make_lm
 
         try:
-            return make_lm(self.model, **options, **self._connection())
+            lm = make_lm(self.model, **options, **self._connection())
+            return lm if self.price is None else with_price(lm, self.price)
         except ConfigurationError:
             raise
         except (LMError, ValueError, TypeError) as error:

@@ -172,7 +172,7 @@ class AttentionMoA(dspy.Module):
         agent = self.aggregator
         if agent is None:
             first = self.agents[0]
-            agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens)
+            agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens, price=first.price)
         return replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
 
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:

@@ -35,6 +35,7 @@ __all__ = [
     "Trace",
     "Watcher",
     "current_watchers",
+    "model_names",
     "usage_of",
     "watch",
 ]
@@ -78,6 +79,7 @@ class Step(_Record):
         agent: the agent that acted; the aggregator's name for aggregate and synthesize.
         target: the agent whose answer was criticised or refined; None for other stages.
         model: the model that was asked; None for a vote or for answers used without a call.
+        server: address of its server, without user, password and query; None for the provider's usual one.
         status: ``ok``, ``failed``, ``skipped`` (no call: the budget did not allow it, or the provider had already
             rejected the model's key or account) or ``cancelled`` (unfinished when the run ended or continued without
             it).
@@ -107,6 +109,7 @@ class Step(_Record):
     agent: _Text
     target: _Text | None = None
     model: _Text | None = None
+    server: _Text | None = None
     status: Status = "ok"
     text: _Text = ""
     outputs: _Outputs = pydantic.Field(default_factory=dict)
@@ -190,7 +193,8 @@ class Trace(_Record):
         """Return the usage of each agent, stage, layer or model, in order of first appearance.
 
         Args:
-            grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"``. A vote has no model.
+            grouping: ``"agent"``, ``"stage"``, ``"layer"`` or ``"model"``. A vote has no model. Models of one name on
+                several servers are apart, as ``model at server``.
 
         Raises:
             ConfigurationError: if ``grouping`` has another value.
@@ -198,8 +202,9 @@ class Trace(_Record):
         if grouping not in get_args(Grouping):
             raise ConfigurationError(f"steps are grouped by {', '.join(get_args(Grouping))}, not by {grouping!r}")
         groups: defaultdict[Any, list[Step]] = defaultdict(list)
+        names = model_names((step.model, step.server) for step in self.steps)
         for step in self.steps:
-            groups[getattr(step, grouping)].append(step)
+            groups[names[step.model, step.server] if grouping == "model" else getattr(step, grouping)].append(step)
         groups.pop(None, None)
         return tuple(GroupUsage.of(str(key), steps) for key, steps in groups.items())
 
@@ -307,6 +312,16 @@ class GroupUsage(_Record):
         counts = used.calls, used.cached_calls, tokens.prompt, tokens.cached, tokens.completion
         cost = self.dollars.replace("at least", ">=")
         return *map(str, counts), cost, f"{used.seconds:.2f}", f"{self.queued:.2f}"
+
+
+def model_names(models: Iterable[tuple[str | None, str | None]]) -> dict[tuple[str | None, str | None], str | None]:
+    """Return the names of models in tables, by model and server. A server is named only if several share a model."""
+    distinct = dict.fromkeys(models)
+    servers = Counter(model for model, _ in distinct)
+    return {
+        (model, server): model if model is None or servers[model] == 1 else f"{model} at {server or 'its provider'}"
+        for model, server in distinct
+    }
 
 
 def usage_of(steps: Iterable[Step]) -> Usage:

@@ -76,6 +76,26 @@ def test_agents_on_two_servers_in_one_program_each_ask_their_own() -> None:
         assert [step.text for step in trace.steps if step.stage == "propose"] == ["one", "two"]
 
 
+def test_plans_and_traces_name_servers_that_share_a_model() -> None:
+    with server("one") as first, server("two") as second:
+        agents: list[Any] = [
+            Agent(at(first.url), price={"prompt": 1, "completion": 1}),
+            Agent(at(second.url), price={"prompt": 100, "completion": 100}),
+        ]
+        program = AttentionMoA("question -> answer", agents, layers=1, attention="none", aggregation="vote")
+        plan, trace = program.plan(question="?"), program(question="?").trace
+        assert [share.server for share in plan.full.models] == [first.url, second.url]
+        cheap, dear = plan.full.models
+        assert (cheap.usd or 0) * 90 < (dear.usd or 0)
+        assert f"openai/model at {second.url}" in plan.to_table()
+        assert [step.server for step in trace.steps if step.model] == [first.url, second.url]
+        names = [f"openai/model at {there.url}" for there in (first, second)]
+        assert [group.name for group in trace.by("model")] == names
+        one = AttentionMoA("question -> answer", agents[:1], layers=1)
+        assert [group.name for group in one(question="?").trace.by("model")] == ["openai/model"]
+        assert "openai/model at" not in one.plan(question="?").to_table()
+
+
 def test_an_optimizer_asks_the_server_that_the_program_has_now() -> None:
     trainset = [dspy.Example(question=str(n), answer="x").with_inputs("question") for n in range(2)]
     with server("one") as first, server("two") as second:

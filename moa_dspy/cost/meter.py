@@ -17,11 +17,12 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, usage_dict
 from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.own_price import own_price
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered", "tokens_of"]
+__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered", "tokens_of", "tokens_when_made"]
 
 _LETTERS_PER_TOKEN: Final = 4
 _DRAIN_SECONDS: Final = 30.0
@@ -107,11 +108,11 @@ class UsageMeter(UsageTracker):
         with self._lock:
             if not paid:
                 self._count(cached=1)
-                self.saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=0.0 if free else cost)
+                self.saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=cost or 0.0 if free else cost)
                 return
             further = len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
-            usd = None if free else cost
-            self._count(calls=further, usd=usd or 0.0, unpriced=-(usd is not None))
+            usd = None if free and not cost else cost  # a model on this machine may have a price of the user's
+            self._count(calls=further, usd=usd or 0.0, unpriced=-(usd is not None and not free))
 
     def add(self, used: Usage) -> None:
         """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""
@@ -217,8 +218,8 @@ class BudgetCallback(BaseCallback):
 
 
 def is_free(lm: Any) -> bool:
-    """Return whether calls of ``lm`` cost nothing, because it runs on this machine."""
-    return bool(getattr(getattr(lm, "engine", None), "free", False))
+    """Return whether calls of ``lm`` cost nothing, because it runs on this machine and the user gave it no price."""
+    return own_price(lm) is None and bool(getattr(getattr(lm, "engine", None), "free", False))
 
 
 def tokens_of(usage: Mapping[str, Any]) -> Tokens:
@@ -230,6 +231,17 @@ def tokens_of(usage: Mapping[str, Any]) -> Tokens:
         cached=_count(cached),
         completion=_count(usage.get("completion_tokens")),
     )
+
+
+def tokens_when_made(entry: Mapping[str, Any]) -> Tokens | None:
+    """Return the reported usage of a call in DSPy's history, also if it was cached; None if there is none."""
+    usage, model = entry.get("usage"), str(entry.get("model"))
+    responses = entry.get("response")
+    responses = responses if isinstance(responses, tuple) else (responses,)
+    made = tokens_of(usage) if usage else None
+    if made is None and all(isinstance(one, Response) for one in responses):
+        made = _tokens_when_made(entry, model)
+    return made if made is not None and made.total else None
 
 
 def _count(value: Any) -> int:

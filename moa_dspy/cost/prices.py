@@ -20,10 +20,12 @@ import pydantic
 
 from moa_dspy._dspy import price_call
 from moa_dspy.cost.meter import is_free
+from moa_dspy.cost.own_price import OwnPrice, own_price
+from moa_dspy.identity import server_of
 
 __all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]
 
-Source: TypeAlias = Literal["dspy", "litellm", "free"]
+Source: TypeAlias = Literal["own", "dspy", "litellm", "free"]
 
 _MILLION: Final = 1_000_000
 _OFFLINE_VARIABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
@@ -38,8 +40,8 @@ class ModelPrice(pydantic.BaseModel):
     Attributes:
         input: dollars per million prompt tokens.
         output: dollars per million completion tokens.
-        source: ``dspy`` (DSPy's copy of LiteLLM's list, which prices recorded calls), ``litellm`` (the list of the
-            installed LiteLLM) or ``free`` (the model runs on this machine).
+        source: ``own`` (the user's own price of an agent), ``dspy`` (DSPy's copy of LiteLLM's list, which prices
+            recorded calls), ``litellm`` (the list of the installed LiteLLM) or ``free`` (the model runs on this machine).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +55,7 @@ class PriceTable:
     """Prices of models. Each model is looked up once."""
 
     def __init__(self) -> None:
-        self._rates: dict[str, _Rates] = {}
+        self._rates: dict[tuple[str, str | None, OwnPrice | None], _Rates] = {}
 
     def price(self, lm: dspy.BaseLM) -> ModelPrice | None:
         """Return the price of ``lm``'s model, or None if it is unknown."""
@@ -63,18 +65,22 @@ class PriceTable:
         """Return the dollars of a call with these tokens, or None if the price is unknown."""
         return self._rates_of(lm).cost(prompt, completion)
 
-    def price_of(self, model: str) -> ModelPrice | None:
-        """Return the price of a model that was looked up before.
+    def price_of(self, model: str, server: str | None = None) -> ModelPrice | None:
+        """Return the price of a model that was looked up before, and of its server.
 
         Raises:
             KeyError: if it was not looked up.
         """
-        return self._rates[model].price
+        for (name, address, _), rates in self._rates.items():
+            if (name, address) == (model, server):
+                return rates.price
+        raise KeyError(model)
 
     def _rates_of(self, lm: dspy.BaseLM) -> _Rates:
-        if lm.model not in self._rates:
-            self._rates[lm.model] = _rates_of(lm)
-        return self._rates[lm.model]
+        key = lm.model, server_of(lm), own_price(lm)
+        if key not in self._rates:
+            self._rates[key] = _rates_of(lm)
+        return self._rates[key]
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,9 @@ class _Rates:
 
 
 def _rates_of(lm: dspy.BaseLM) -> _Rates:
+    own = own_price(lm)
+    if own is not None:
+        return _Rates("own", own.cost)
     if is_free(lm):
         return _Rates("free", lambda _prompt, _completion: 0.0)
     recorded = _Rates("dspy", lambda prompt, completion: price_call(lm, prompt, completion))

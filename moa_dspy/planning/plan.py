@@ -19,7 +19,7 @@ from moa_dspy.planning.lengths import Lengths, check_whole
 from moa_dspy.planning.rehearsal import Rehearsal
 from moa_dspy.run.layers import RunParts
 from moa_dspy.text_table import text_table
-from moa_dspy.trace import STAGES, Stage, Step, StoppedBy
+from moa_dspy.trace import STAGES, Stage, Step, StoppedBy, model_names
 
 __all__ = [
     "ModelEstimate",
@@ -46,12 +46,14 @@ class ModelEstimate(CostEstimate):
 
     Attributes:
         model: its name.
+        server: address of its server; None for the provider's usual one.
         price: None if unknown.
         counter: how its tokens are counted: ``tiktoken`` (its own tokenizer), ``anthropic`` (an older one of
             Anthropic's), ``stand-in`` (another model's) or ``characters`` (four characters a token).
     """
 
     model: str
+    server: str | None = None
     price: ModelPrice | None
     counter: Counter
 
@@ -215,11 +217,11 @@ def _run_estimate(
 ) -> RunEstimate:
     called = [step for step in steps if step.calls]
     by_stage: dict[tuple[int, int], list[Step]] = {}
-    by_model: dict[str, list[Step]] = {}
+    by_model: dict[tuple[str, str | None], list[Step]] = {}
     for step in called:
         by_stage.setdefault((step.layer, STAGES.index(step.stage)), []).append(step)
         if step.model is not None:
-            by_model.setdefault(step.model, []).append(step)
+            by_model.setdefault((step.model, step.server), []).append(step)
     prices, kind = rehearsal.prices, rehearsal.counter.kind
     # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical path.
     depth = len(by_stage)
@@ -234,8 +236,10 @@ def _run_estimate(
             for (layer, number), own in sorted(by_stage.items())
         ),
         models=tuple(
-            ModelEstimate(**_sums(own), model=model, price=prices.price_of(model), counter=kind(model))
-            for model, own in by_model.items()
+            ModelEstimate(
+                **_sums(own), model=model, server=server, price=prices.price_of(model, server), counter=kind(model)
+            )
+            for (model, server), own in by_model.items()
         ),
     )
 
@@ -264,9 +268,9 @@ def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[
     """Yield the assumptions and limits of the figures."""
     if rehearsal.assumed:
         yield f"no input was given: each input field is assumed to have {rehearsal.lengths.input} tokens"
-    unpriced = [share.model for share in full.models if share.price is None]
+    unpriced = list(dict.fromkeys(share.model for share in full.models if share.price is None))
     if unpriced:
-        yield f"the price of {_list(unpriced)} is unknown, and in no sum of dollars"
+        yield f"the price of {_list(unpriced)} is unknown, and in no sum of dollars; an agent may have its own price"
     for counter, how in _COUNTED_WITH.items():
         models = [share.model for share in full.models if share.counter == counter]
         if models:
@@ -301,7 +305,10 @@ def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 def model_rows(plan: Plan) -> list[tuple[str, ...]]:
     """Return the header and the rows of the model table, for one question and a full run."""
-    rows = [(share.model, *_cells(share), *_prices(share.price)) for share in plan.full.models]
+    names = model_names((share.model, share.server) for share in plan.full.models)
+    rows = [
+        (names[share.model, share.server] or "", *_cells(share), *_prices(share.price)) for share in plan.full.models
+    ]
     return [("model", "calls", "prompt", "completion", "cost", "$/M prompt", "$/M completion"), *rows]
 
 

@@ -24,10 +24,12 @@ from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, needs_thre
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.cost.meter import UsageMeter, is_free
+from moa_dspy.cost.own_price import own_price
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
+from moa_dspy.identity import server_of
 from moa_dspy.run import concurrency
 from moa_dspy.run.adapters import PlainTextAdapter, default_adapters, enforces_schema
 from moa_dspy.run.event_loop import in_thread
@@ -363,7 +365,7 @@ class _Call:
                     meter.add(Usage(calls=1, cost_usd=0.0 if is_free(lm) else None))
                     after = meter.reading
                 unpriced = after.unpriced_calls - before.unpriced_calls
-                priced = self._session.budget.limits.usd is not None and unpriced > 0
+                priced = unpriced > 0 and (self._session.budget.limits.usd is not None or own_price(lm) is not None)
                 unmetered = after.tokens == before.tokens
                 text = "".join(texts_in(reply)) if unmetered or priced else ""
                 if text:  # without a completion there is most likely no bill
@@ -411,6 +413,7 @@ class _Call:
             agent=step_id.agent_name,
             target=step_id.target_name,
             model=self._lm.model,
+            server=server_of(self._lm),
             status=status,
             text=self.text,
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),

@@ -53,7 +53,7 @@ def _check_prices(prices: PriceTable, lms: Iterable[dspy.BaseLM]) -> None:
     if unknown:
         raise ConfigurationError(
             f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; "
-            "limit calls or tokens instead"
+            "limit calls or tokens instead, or give the agent a price of its own"
         )
 
 

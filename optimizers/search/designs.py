@@ -345,7 +345,7 @@ class BoundSpace:
         agent = self.models[name]
         if name not in self.names:
             return replace(agent, name="aggregator")
-        return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens)
+        return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens, price=agent.price)
 
     def _needs_aggregator(self, aggregation: Aggregation, residual: Residual) -> bool:
         return aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)
