@@ -101,14 +101,15 @@ def _without_cache() -> Iterator[None]:
     """Turn DSPy's response cache off within the block, for every model: agents, judges and those that write prompts."""
     import dspy  # only now: --help does not pay for it
 
-    before = vars(dspy).get("cache")  # DSPy creates its cache, and a folder, when it is first read
+    module = vars(dspy)
+    before = module.get("cache")  # DSPy creates its cache, and a folder, when it is first read
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False, disk_cache_dir=None)
     try:
         yield
     finally:
-        del dspy.cache
+        del module["cache"]
         if before is not None:
-            dspy.cache = before
+            module["cache"] = before
 
 
 def _implementation(command: type[Command]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,20 +10,19 @@ from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import dspy
-from dspy.lm15 import Response
 from dspy.utils.callback import BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, usage_dict
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.own_price import own_price
+from moa_dspy.cost.reported import original_tokens, tokens_of
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered", "tokens_of", "tokens_when_made"]
+__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered"]
 
-_LETTERS_PER_TOKEN: Final = 4
 _DRAIN_SECONDS: Final = 30.0
 _NO_TOKENS: Final = Tokens()
 _NO_USAGE: Final = Usage()
@@ -108,7 +106,7 @@ class UsageMeter(UsageTracker):
         with self._lock:
             if not paid:
                 self._count(cached=1)
-                self.saved += Usage(tokens=_tokens_when_made(entry, model), cost_usd=cost or 0.0 if free else cost)
+                self.saved += Usage(tokens=original_tokens(entry, model), cost_usd=cost or 0.0 if free else cost)
                 return
             further = len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
             usd = None if free and not cost else cost  # a model on this machine may have a price of the user's
@@ -222,47 +220,4 @@ def is_free(lm: Any) -> bool:
     return own_price(lm) is None and bool(getattr(getattr(lm, "engine", None), "free", False))
 
 
-def tokens_of(usage: Mapping[str, Any]) -> Tokens:
-    """Return the tokens in a provider's usage report. An invalid count is 0."""
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
-    return Tokens(
-        prompt=_count(usage.get("prompt_tokens")),
-        cached=_count(cached),
-        completion=_count(usage.get("completion_tokens")),
-    )
-
-
-def tokens_when_made(entry: Mapping[str, Any]) -> Tokens | None:
-    """Return the reported usage of a call in DSPy's history, also if it was cached; None if there is none."""
-    usage, model = entry.get("usage"), str(entry.get("model"))
-    responses = entry.get("response")
-    responses = responses if isinstance(responses, tuple) else (responses,)
-    made = tokens_of(usage) if usage else None
-    if made is None and all(isinstance(one, Response) for one in responses):
-        made = _tokens_when_made(entry, model)
-    return made if made is not None and made.total else None
-
-
-def _count(value: Any) -> int:
-    if type(value) is int:
-        return max(value, 0)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return 0
-    return int(number) if math.isfinite(number) and number > 0 else 0
-
-
 _is_local = functools.lru_cache(maxsize=256)(is_local)
-
-
-def _tokens_when_made(entry: Mapping[str, Any], model: str) -> Tokens:
-    """Return the original usage of a cached call, estimated from its texts if the entry does not contain it."""
-    response = entry.get("response")
-    responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
-    if all(isinstance(one, Response) for one in responses):
-        provider = model.partition("/")[0]
-        return sum((tokens_of(usage_dict(one, provider)) for one in responses), start=Tokens())
-    letters = sum(len(str(message.get("content"))) for message in entry.get("messages") or ())
-    return Tokens(prompt=letters // _LETTERS_PER_TOKEN, completion=len(str(entry.get("outputs"))) // _LETTERS_PER_TOKEN)

@@ -79,7 +79,8 @@ def with_price(lm: Any, price: OwnPrice) -> Any:
         copies = _copies.setdefault(lm, copies)
     if price not in copies:
         copied: Any = copy.copy(lm)
-        copied.__class__ = _priced(type(lm))
+        kind: Any = type(lm)
+        copied.__class__ = _priced(kind)
         setattr(copied, _ATTRIBUTE, price)
         copies[price] = copied
     return copies[price]
@@ -104,7 +105,7 @@ def _priced(kind: Any) -> Any:
 
 def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:
     """Return the cost of a call, or None if the server did not report its usage."""
-    from moa_dspy.cost.meter import tokens_when_made  # imports DSPy, which a configuration does not need
+    from moa_dspy.cost.reported import reported_tokens  # imports DSPy, which a configuration does not need
 
-    tokens = tokens_when_made(entry)
+    tokens = reported_tokens(entry)
     return None if tokens is None else price.cost(tokens.prompt, tokens.completion)

@@ -40,8 +40,8 @@ class ModelPrice(pydantic.BaseModel):
     Attributes:
         input: dollars per million prompt tokens.
         output: dollars per million completion tokens.
-        source: ``own`` (the user's own price of an agent), ``dspy`` (DSPy's copy of LiteLLM's list, which prices
-            recorded calls), ``litellm`` (the list of the installed LiteLLM) or ``free`` (the model runs on this machine).
+        source: ``own`` (the user's price of an agent), ``dspy`` (DSPy's copy of LiteLLM's list, which prices recorded
+            calls), ``litellm`` (the list of the installed LiteLLM) or ``free`` (the model runs on this machine).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")

@@ -270,7 +270,7 @@ def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[
         yield f"no input was given: each input field is assumed to have {rehearsal.lengths.input} tokens"
     unpriced = list(dict.fromkeys(share.model for share in full.models if share.price is None))
     if unpriced:
-        yield f"the price of {_list(unpriced)} is unknown, and in no sum of dollars; an agent may have its own price"
+        yield f"the price of {_list(unpriced)} is unknown, and in no sum of dollars"
     for counter, how in _COUNTED_WITH.items():
         models = [share.model for share in full.models if share.counter == counter]
         if models:
