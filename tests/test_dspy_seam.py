@@ -11,7 +11,15 @@ from typing import Any, Optional
 
 import dspy
 import pytest
-from dspy.lm15 import Response
+from dspy.lm15 import (
+    AccessPolicy,
+    EndpointSupport,
+    OpenAIChatCompat,
+    ProviderDefinition,
+    Response,
+    register_provider,
+    unregister_provider,
+)
 
 from moa_dspy import _dspy
 from moa_dspy.cli.programs import _KEY_POLICIES
@@ -186,3 +194,19 @@ def test_versions_are_known_or_program_files_do_not_say_them() -> None:
 def test_sizes_of_optimizers_are_known_or_their_cost_cannot_be_estimated() -> None:
     assert set(_dspy.gepa_sizes()) == {"light", "medium", "heavy"}
     assert _dspy.reanchor_candidates() > 1
+
+
+def test_a_declared_provider_is_at_its_declared_address() -> None:
+    access = AccessPolicy(
+        provider="moa-test-server",
+        supports=EndpointSupport(complete=True, stream=True),
+        auth_modes=("bearer",),
+        base_url="http://h:7/v1",
+    )
+    definition = ProviderDefinition.chat(access, compat=OpenAIChatCompat.preset("vllm"))
+    register_provider(definition)
+    try:
+        assert _dspy.declared_address(dspy.LM("moa-test-server/model")) == "http://h:7/v1"
+        assert _dspy.declared_address(dspy.LM("openai/model")) is None
+    finally:
+        unregister_provider("moa-test-server")

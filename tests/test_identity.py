@@ -8,14 +8,6 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import (
-    AccessPolicy,
-    EndpointSupport,
-    OpenAIChatCompat,
-    ProviderDefinition,
-    register_provider,
-    unregister_provider,
-)
 from support.loopback import Loopback
 
 from moa_dspy import Agent, AttentionMoA, ConfigurationError, evaluate, single_model
@@ -235,19 +227,3 @@ def test_a_study_of_one_server_is_not_continued_on_another(tmp_path: Path) -> No
     found.study.set_user_attr("about", {name: value for name, value in about.items() if name != "connection"})
     with server("one") as third:  # a study of an older version does not say which server it asked
         searched(third.url)
-
-
-def test_a_declared_provider_is_at_its_declared_address() -> None:
-    access = AccessPolicy(
-        provider="moa-test-server",
-        supports=EndpointSupport(complete=True, stream=True),
-        auth_modes=("bearer",),
-        base_url="http://h:7/v1",
-    )
-    definition = ProviderDefinition.chat(access, compat=OpenAIChatCompat.preset("vllm"))
-    register_provider(definition)
-    try:
-        assert server_of(dspy.LM("moa-test-server/model")) == "http://h:7/v1"
-        assert server_of(dspy.LM("openai/model")) is None
-    finally:
-        unregister_provider("moa-test-server")

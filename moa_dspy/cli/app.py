@@ -101,7 +101,7 @@ def _without_cache() -> Iterator[None]:
     """Turn DSPy's response cache off within the block, for every model: agents, judges and those that write prompts."""
     import dspy  # only now: --help does not pay for it
 
-    module = vars(dspy)
+    module = dspy.__dict__
     before = module.get("cache")  # DSPy creates its cache, and a folder, when it is first read
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False, disk_cache_dir=None)
     try:
