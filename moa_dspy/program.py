@@ -24,6 +24,7 @@ from moa_dspy.files.provenance import Provenance
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.run import event_loop
+from moa_dspy.run.concurrency import nested_run
 from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
@@ -206,7 +207,8 @@ class AttentionMoA(dspy.Module):
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
         try:
-            outcome = await run_layers(parts, values, session)
+            async with nested_run():
+                outcome = await run_layers(parts, values, session)
             stopped_by = outcome.stopped_by
             answer = outcome.answer
         except asyncio.CancelledError:

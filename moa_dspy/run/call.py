@@ -314,8 +314,12 @@ class _Call:
         """Make one call of ``lm``.
 
         An LM without asynchronous calls is called in its own thread. It keeps its concurrency slot until that thread
-        ends.
+        ends. An LM that calls a program of its own gets the adapter that the caller configured, not this step's.
         """
+        with dspy.context(adapter=self._session.adapter, trace=None):
+            return await self._sent(lm, args, options)
+
+    async def _sent(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if "acall" in vars(lm):
             return await lm.acall(*args, **options)
         kind, proxy, in_threads = type(lm), self._proxies[id(lm)], self._session.in_threads

@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import math
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator
+from dataclasses import dataclass, field
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "current_slot", "limit_concurrency"]
+__all__ = ["admitted", "blocking_run", "current_slot", "limit_concurrency", "nested_run"]
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
@@ -32,6 +31,8 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     When calls wait for a model, those that share the beginning of their prompt with the call that just ended start
     first. A server that caches prompts (llama.cpp, vLLM) then reads a critic's own answer once, not once for every
     peer. This costs no time if the limit equals the number of requests that the server handles at once.
+
+    A call of a model that itself calls a program does not count while the calls of that program are under way.
 
     Args:
         calls: at least 1; None removes the limit.
@@ -42,46 +43,141 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     """
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
-    with _lock:
-        gate = limiters.setdefault(model, _Limiter())
-    gate.resize(math.inf if calls is None else calls)
+    _queue.resize(limiters.setdefault(model, _Limit()), math.inf if calls is None else calls)
 
 
 @contextlib.asynccontextmanager
 async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
     """Wait until a call of ``model`` may start, and hold its slot until the block ends.
 
+    Nested calls (of a program that a model's ``forward`` calls) are admitted before others.
+
     Args:
         model: the model string.
         group: equal for calls whose prompts begin alike, so different for different runs.
     """
-    gates = [gate for key in (model, None) if (gate := limiters.get(key)) is not None]
-    place = _Slot()
+    limits = tuple(limit for key in (model, None) if (limit := limiters.get(key)) is not None)
+    slot = _Slot(_Claim(limits, group, asyncio.get_running_loop()))
     try:
-        for gate in gates:
-            await gate.enter(group)
-            place.leaving.append(functools.partial(gate.leave, group))
-        token = _current.set(place)
+        await slot.enter(nested=_current.get() is not None or _waited_for.get())
+        token = _current.set(slot)
         try:
             yield
         finally:
             _current.reset(token)
     finally:
-        place.release()
+        slot.release()
 
 
 def current_slot() -> _Slot:
     """Return the current call's slot, or an empty slot outside a call."""
-    return _current.get() or _Slot()
+    return _current.get() or _Slot(_Claim())
+
+
+@contextlib.asynccontextmanager
+async def nested_run() -> AsyncIterator[None]:
+    """Run a program within the block. If a call is under way here, it gives up its places until the block ends.
+
+    The call waits for the program, so the program's calls must not wait for the call.
+    """
+    caller = _current.get()
+    if caller is None:
+        yield
+        return
+    caller.suspend()
+    patient = False
+    try:
+        yield
+        patient = True
+    except Exception:
+        patient = True
+        raise
+    finally:
+        await caller.resume(patient=patient)
+
+
+@contextlib.contextmanager
+def blocking_run() -> Iterator[None]:
+    """Do as ``nested_run``, in a thread that waits for the program. It may be the thread of a running event loop.
+
+    The calls under way on a blocked loop cannot end. If they have all places of a limit, a call that the loop may wait
+    for exceeds the limit by one.
+    """
+    caller, loop = _current.get(), _running_loop()
+    if caller is not None:
+        caller.suspend()
+    token = _waited_for.set(_waited_for.get() or loop is not None)
+    if loop is not None:
+        _queue.block(loop)
+    patient = False
+    try:
+        yield
+        patient = True
+    except Exception:
+        patient = True
+        raise
+    finally:
+        _waited_for.reset(token)
+        try:
+            if caller is not None:
+                caller.resume_in_thread(patient=patient)
+        finally:
+            if loop is not None:
+                _queue.unblock(loop)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@dataclass(eq=False)
+class _Limit:
+    """A limit: its number of places, and how many are taken by calls of each event loop."""
+
+    places: float = math.inf
+    taken: Counter[asyncio.AbstractEventLoop | None] = field(default_factory=Counter)
+
+    def has_room(self, blocked: Collection[asyncio.AbstractEventLoop]) -> bool:
+        """Return whether a place is free, or all are taken by calls of blocked loops."""
+        taken = self.taken.total()
+        return taken < self.places or (bool(blocked) and taken == sum(self.taken[loop] for loop in blocked))
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One place in each of several limits.
+
+    Attributes:
+        limits: the limits.
+        group: equal for calls whose prompts begin alike.
+        loop: the event loop of the call.
+    """
+
+    limits: tuple[_Limit, ...] = ()
+    group: Hashable = None
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 class _Slot:
-    """A call's place in every limiter. It is free once every holder has released it, from any thread."""
+    """A call's places. They are free once every holder has released the slot, from any thread.
 
-    def __init__(self) -> None:
-        self.leaving: list[Callable[[], None]] = []
+    While a program runs within the call, the call only waits for it, so it holds no place.
+    """
+
+    def __init__(self, claim: _Claim) -> None:
+        self._claim = claim
+        self._held = self._resuming = False
         self._holders = 1
+        self._nested = 0  # programs that run within the call
         self._lock = threading.Lock()
+
+    async def enter(self, *, nested: bool) -> None:
+        """Wait for the places."""
+        await _queue.enter(self._claim, nested=nested)
+        self._held = True
 
     def hold(self) -> None:
         with self._lock:
@@ -90,84 +186,196 @@ class _Slot:
     def release(self) -> None:
         with self._lock:
             self._holders -= 1
-            left = not self._holders
-        if left:
-            for leave in reversed(self.leaving):
-                leave()
+            held = not self._holders and self._give_up()
+        if held:
+            _queue.leave(self._claim)
 
+    def suspend(self) -> None:
+        """Give up the places, because a nested program begins."""
+        with self._lock:
+            self._nested += 1
+            held = self._give_up()
+        if held:
+            _queue.leave(self._claim)
 
-_current: contextvars.ContextVar[_Slot | None] = contextvars.ContextVar("moa_dspy_current_slot", default=None)
+    async def resume(self, *, patient: bool) -> None:
+        """Note the end of a nested program. After the last one, take the places again.
+
+        Args:
+            patient: whether to wait until they are free. If not, or if the wait is cancelled, the limits are exceeded
+                until another call ends.
+        """
+        with self._resumed() as missing:
+            if missing and patient:
+                await _queue.enter(self._claim, nested=True)
+            elif missing:
+                _queue.enter_now(self._claim)
+
+    def resume_in_thread(self, *, patient: bool) -> None:
+        """Do as ``resume``, and block the thread."""
+        with self._resumed() as missing:
+            if missing and patient:
+                _queue.enter_in_thread(self._claim)
+            elif missing:
+                _queue.enter_now(self._claim)
+
+    @contextlib.contextmanager
+    def _resumed(self) -> Iterator[bool]:
+        """Yield whether the places must be taken again. After that, hold them unless the call has ended meanwhile."""
+        with self._lock:
+            self._nested -= 1
+            missing = self._holders > 0 and not (self._nested or self._resuming)
+            self._resuming |= missing
+        try:
+            yield missing
+        except BaseException:
+            if missing:
+                _queue.enter_now(self._claim)
+            raise
+        finally:
+            if missing and not self._keep():
+                _queue.leave(self._claim)
+
+    def _keep(self) -> bool:
+        with self._lock:
+            self._resuming = False
+            self._held = self._holders > 0 and not self._nested
+            return self._held
+
+    def _give_up(self) -> bool:
+        held, self._held = self._held, False
+        return held
 
 
 @dataclass(eq=False)
 class _Waiter:
-    group: Hashable
-    loop: asyncio.AbstractEventLoop
-    admitted: asyncio.Future[None]
+    """A call that waits for places.
 
-
-class _Limiter:
-    """A counting semaphore that works across event loops and prefers calls of the same group.
-
-    A released place goes to the same group, else to a group without a running call. Two concurrent calls of a group
-    would make the server read their common prompt twice.
+    Attributes:
+        claim: the places.
+        nested: whether another call, or a blocked loop, may be waiting for this one.
+        loop: the event loop on which it waits; None if it blocks a thread.
+        admit: called when it has its places; from any thread, and raises RuntimeError if the loop is closed.
     """
 
-    def __init__(self, places: float = math.inf) -> None:
-        self.places = places
-        self._busy = 0
-        self._waiting: deque[_Waiter] = deque()
-        self._under_way: Counter[Hashable] = Counter()
-        self._lock = threading.Lock()
+    claim: _Claim
+    nested: bool
+    loop: asyncio.AbstractEventLoop | None
+    admit: Callable[[], object]
 
-    def resize(self, places: float) -> None:
+
+class _Queue:
+    """The calls that wait for places. A call takes all its places at once, so no call holds one while it waits.
+
+    Nested calls go first, the newest before the others. Released places go to calls of the same group, else to those
+    of a group without a running call. Two concurrent calls of a group would make the server read their common prompt
+    twice.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiter] = deque()  # nested calls at the front
+        self._under_way: Counter[Hashable] = Counter()  # by group
+        self._blocked: Counter[asyncio.AbstractEventLoop] = Counter()
+        self._lock = threading.RLock()
+
+    def resize(self, limit: _Limit, places: float) -> None:
         """Set the number of places. Running calls above it may finish."""
         with self._lock:
-            self.places = places
-            self._let_in(None)
+            limit.places = places
+            self._let_in()
 
-    async def enter(self, group: Hashable) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(group, loop, loop.create_future())
+    def block(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._busy < self.places:
-                self._busy += 1
-                self._under_way[group] += 1
-                return
-            self._waiting.append(waiter)
+            self._blocked[loop] += 1
+            self._let_in()
+
+    def unblock(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._blocked -= Counter([loop])
+            self._let_in()
+
+    async def enter(self, claim: _Claim, *, nested: bool) -> None:
+        """Wait for the places."""
+        loop = asyncio.get_running_loop()
+        admitted: asyncio.Future[None] = loop.create_future()
+        waiter = _Waiter(claim, nested, loop, lambda: loop.call_soon_threadsafe(_admit, admitted))
+        if self._enters(waiter):
+            return
         try:
-            await waiter.admitted
+            await admitted
         except asyncio.CancelledError:
-            with self._lock:
-                still_waiting = waiter in self._waiting
-                if still_waiting:
-                    self._waiting.remove(waiter)
-            if not still_waiting:
-                self.leave(group)  # it was already admitted: pass the place on
+            self._withdraw(waiter)
             raise
 
-    def leave(self, group: Hashable) -> None:
+    def enter_in_thread(self, claim: _Claim) -> None:
+        """Wait for the places of a call after its nested program, and block the thread."""
+        admitted = threading.Event()
+        waiter = _Waiter(claim, True, None, admitted.set)
+        if self._enters(waiter):
+            return
+        try:
+            admitted.wait()
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+
+    def enter_now(self, claim: _Claim) -> None:
+        """Take the places, even if none is free."""
         with self._lock:
-            self._under_way[group] -= 1
-            if not self._under_way[group]:
-                del self._under_way[group]
-            self._busy -= 1
-            self._let_in(group)
+            self._take(claim)
 
-    def _let_in(self, group: Hashable) -> None:
+    def leave(self, claim: _Claim) -> None:
+        with self._lock:
+            for limit in claim.limits:
+                limit.taken -= Counter([claim.loop])
+            self._under_way -= Counter([claim.group])
+            self._let_in(claim.group)
+
+    def _enters(self, waiter: _Waiter) -> bool:
+        """Take the places of ``waiter`` if they are free, or else put it in the queue."""
+        with self._lock:
+            is_free = self._fits(waiter)
+            if is_free:
+                self._take(waiter.claim)
+            elif waiter.nested:
+                self._waiting.appendleft(waiter)
+            else:
+                self._waiting.append(waiter)
+            return is_free
+
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """Take a call that no longer waits out of the queue. If it was already admitted, pass its places on."""
+        with self._lock:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            else:
+                self.leave(waiter.claim)
+
+    def _let_in(self, group: Hashable = None) -> None:
         """Give free places to waiting calls, first to calls of ``group``."""
-        while self._waiting and self._busy < self.places:
-            following = self._following(group)
-            self._waiting.remove(following)
+        while (waiter := self._following(group)) is not None:
+            self._waiting.remove(waiter)
             with contextlib.suppress(RuntimeError):  # its loop is closed, so it no longer waits
-                following.loop.call_soon_threadsafe(_admit, following.admitted)
-                self._under_way[following.group] += 1
-                self._busy += 1
+                waiter.admit()
+                self._take(waiter.claim)
 
-    def _following(self, group: Hashable) -> _Waiter:
-        same = (waiter for waiter in self._waiting if waiter.group == group)
-        fresh = (waiter for waiter in self._waiting if waiter.group not in self._under_way)
-        return next(same, None) or next(fresh, None) or self._waiting[0]
+    def _following(self, group: Hashable) -> _Waiter | None:
+        """Return the next waiting call for which there is room."""
+        fitting = [waiter for waiter in self._waiting if waiter.loop not in self._blocked and self._fits(waiter)]
+        if not fitting:
+            return None
+        nested = fitting[0].nested
+        same = (waiter for waiter in fitting if waiter.nested == nested and waiter.claim.group == group)
+        fresh = (waiter for waiter in fitting if waiter.nested == nested and waiter.claim.group not in self._under_way)
+        return next(same, None) or next(fresh, None) or fitting[0]
+
+    def _fits(self, waiter: _Waiter) -> bool:
+        return all(limit.has_room(self._blocked if waiter.nested else ()) for limit in waiter.claim.limits)
+
+    def _take(self, claim: _Claim) -> None:
+        for limit in claim.limits:
+            limit.taken[claim.loop] += 1
+        self._under_way[claim.group] += 1
 
 
 def _admit(future: asyncio.Future[None]) -> None:
@@ -175,16 +383,18 @@ def _admit(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-_lock = threading.Lock()
-limiters: dict[str | None, _Limiter] = {}
+_current: contextvars.ContextVar[_Slot | None] = contextvars.ContextVar("moa_dspy_current_slot", default=None)
+_waited_for: contextvars.ContextVar[bool] = contextvars.ContextVar("moa_dspy_loop_waits", default=False)
+_queue = _Queue()
+limiters: dict[str | None, _Limit] = {}
 
 
 def _renew() -> None:
-    """Reset the limiters in a forked child, where the parent's calls never end and its threads may hold the lock."""
-    global _lock
-    _lock = threading.Lock()
-    for model, gate in list(limiters.items()):
-        limiters[model] = _Limiter(gate.places)
+    """Reset the limits in a forked child, where the parent's calls never end and its threads may hold the lock."""
+    global _queue
+    _queue = _Queue()
+    for model, limit in list(limiters.items()):
+        limiters[model] = _Limit(limit.places)
 
 
 if hasattr(os, "register_at_fork"):  # not available on Windows

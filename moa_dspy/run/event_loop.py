@@ -21,6 +21,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import dspy
 
+from moa_dspy.run.concurrency import blocking_run
+
 __all__ = ["in_thread", "run"]
 
 P = ParamSpec("P")
@@ -80,16 +82,17 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             ended.set()
 
     # A stream opened by dspy.streamify belongs to the caller's loop. Sending to it from another loop blocks forever.
-    with dspy.context(send_stream=None):
-        future = _loop(_depth.get()).submit(watched)
-    try:
-        return future.result()
-    except BaseException:
-        if not future.done():
-            future.cancel()
-            if began.is_set():
-                ended.wait(_UNWIND_SECONDS)
-        raise
+    with blocking_run():
+        with dspy.context(send_stream=None):
+            future = _loop(_depth.get()).submit(watched)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                if began.is_set():
+                    ended.wait(_UNWIND_SECONDS)
+            raise
 
 
 def _loop(depth: int) -> _Loop:
@@ -137,12 +140,21 @@ async def in_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs
         try:
             outcome: Any = context.run(function, *args, **options)
         except BaseException as error:  # noqa: BLE001 (it is raised in the waiting task)
-            settle, outcome = done.set_exception, error
+            settle, outcome = done.set_exception, _awaitable(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for the result
             loop.call_soon_threadsafe(_unless_done, done, settle, outcome)
 
     threading.Thread(target=work, name=f"moa-dspy {getattr(function, '__name__', 'call')}", daemon=True).start()
     return await done
+
+
+def _awaitable(error: BaseException) -> BaseException:
+    """Return an exception that a future can hold. It cannot hold a StopIteration."""
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"StopIteration was raised: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _unless_done(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:
