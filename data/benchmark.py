@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import dspy
@@ -50,11 +51,15 @@ class Hub:
 
 
 class Answered(NamedTuple):
-    """An example with a program's outputs by field, and the time of the answer in seconds since 1970."""
+    """An example with a program's outputs by field, and the time of the answer in seconds since 1970.
+
+    `details` are those of the verdict on it.
+    """
 
     example: dspy.Example
     outputs: Mapping[str, Any]
     finished: float = 0.0
+    details: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def number(self) -> int | str:
@@ -79,7 +84,9 @@ class Benchmark(ABC):
             always works.
         csv_columns: column names of CSV files without a header.
         needs_judge: whether scoring uses a language model.
-        official_outputs: file name of answers for the official evaluator; empty if there is no such file.
+        official_outputs: file name of answers for the official evaluator; empty if there is none. `<name>` stands for
+            the program's name.
+        official_judgments: file name of judgments in the official format, likewise; `<judge>` stands for its model.
     """
 
     name: ClassVar[str]
@@ -95,6 +102,7 @@ class Benchmark(ABC):
     csv_columns: ClassVar[tuple[str, ...] | None] = None
     needs_judge: ClassVar[bool] = False
     official_outputs: ClassVar[str] = ""
+    official_judgments: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -157,6 +165,16 @@ class Benchmark(ABC):
             ConfigurationError: if the benchmark has no official evaluator.
         """
         raise ConfigurationError(f"{self.name} has no official format of outputs")
+
+    def format_judgments(self, answers: Iterable[Answered], name: str, judge: str) -> str:  # noqa: ARG002
+        """Return the judgments, in the order of the examples, as the file that the official scripts aggregate.
+
+        `name` is the program's name in the file, `judge` the judge's.
+
+        Raises:
+            ConfigurationError: if the benchmark has no official format of judgments.
+        """
+        raise ConfigurationError(f"{self.name} has no official format of judgments")
 
     def load(
         self,

@@ -299,6 +299,13 @@ class JudgeMetric(Metric):
         self.unparsed = 0
         self._lock = threading.Lock()
 
+    @property
+    def judge_name(self) -> str:
+        """Return the name of the judge's model without its provider; "judge" without a model."""
+        judges = (value for value in vars(self).values() if isinstance(value, _Judge))
+        lm = next((judge.lm for judge in judges if judge.lm is not None), dspy.settings.lm)
+        return str(getattr(lm, "model", "judge")).rpartition("/")[2]
+
     @abstractmethod
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:
         """Return score, feedback, and details with `protocol` and `unparsed`.

@@ -70,6 +70,7 @@ class AlpacaEval(Benchmark):
     files = {"eval": ("alpaca_eval_gpt4_baseline.json", "gpt4_baseline.json")}
     needs_judge = True
     official_outputs = "model_outputs.json"
+    official_judgments = "annotations.json"
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Return an example. Its `index` is the row in the official data, which determines the difficulty."""
@@ -107,7 +108,25 @@ class AlpacaEval(Benchmark):
                 "output": str(outputs["answer"]),
                 "generator": name,
             }
-            for example, outputs, _ in answers
+            for example, outputs, *_ in answers
+        ]
+        return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+
+    def format_judgments(self, answers: Iterable[Answered], name: str, judge: str) -> str:
+        """Return the text of `annotations.json`, which the official `get_length_controlled_winrate` reads."""
+        rows = [
+            {
+                "instruction": example.instruction,
+                "output_1": example.baseline,
+                "generator_1": "gpt4_1106_preview",
+                "output_2": str(outputs["answer"]),
+                "generator_2": name,
+                "dataset": example.category,
+                "annotator": judge,
+                "preference": details["preference"],
+                "index": example.index,
+            }
+            for example, outputs, _, details in answers
         ]
         return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
 

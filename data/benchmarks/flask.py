@@ -215,7 +215,8 @@ class Flask(Benchmark):
         "hard": ("flask_hard_evaluation.jsonl", "hard.jsonl", "evaluation_set/flask_hard_evaluation.jsonl"),
     }
     needs_judge = True
-    official_outputs = "<name>.jsonl"
+    official_outputs = "model_output/outputs/<name>.jsonl"
+    official_judgments = "gpt_review/outputs/<name>_review.jsonl"
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Return an example. The authors' older names (`question_id`, `text`, `metrics`) are also read."""
@@ -247,6 +248,33 @@ class Flask(Benchmark):
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no name
         """Return the authors' `model_output` lines: `question_id` and `text`."""
         return json_lines({"question_id": item.number, "text": str(item.outputs["answer"])} for item in answers)
+
+    def format_judgments(self, answers: Iterable[Answered], name: str, judge: str) -> str:
+        """Return the authors' review lines, which their `aggregate_skill.py` reads. Invalid values are left out."""
+        return json_lines(
+            {
+                "idx": item.number,
+                "question_id": item.number,
+                "instruction": item.example.instruction,
+                "answer": item.example.answer,
+                "task": item.example.get("task"),
+                "skill": list(item.example.skills),
+                "domain": list(item.example.get("domains") or ()),
+                "domain_labeled": list(item.example.get("domains") or ()),
+                "difficulty": item.example.category,
+                "difficulty_labeled": item.example.category,
+                "model": name,
+                "judge": judge,
+                "target_txt": str(item.outputs["answer"]),
+                "review": item.details.get("review", ""),
+                "score": {
+                    label.lower().replace("_", " "): "N/A" if score is None else score
+                    for label, score in item.details["scores"].items()
+                    if score != "invalid"
+                },
+            }
+            for item in answers
+        )
 
 
 class OfficialSkillJudge(SkillJudge):
@@ -314,6 +342,7 @@ class ScoredSkills(JudgeMetric):
             "skills": list(example.skills),
             "protocol": reply.protocol,
             "unparsed": int(incomplete),
+            "review": str(reply.reasons),
         }
         listed = ", ".join(f"{skill} {score:g} of 5" for skill, score in valid.items())
         mean = None if incomplete else math.fsum(valid.values()) / len(valid) / HIGHEST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ class MtBench(Benchmark):
     files = {"test": ("question.jsonl", "mt_bench/question.jsonl", f"{_CLONED}/mt_bench/question.jsonl")}
     needs_judge = True
     official_outputs = "model_answer/<name>.jsonl"
+    official_judgments = "model_judgment/<judge>_single.jsonl"
 
     def rows(self, split: str, path: Path | str | None, *, streaming: bool) -> Iterator[tuple[str, Row]]:
         """Yield the questions, with GPT-4's reference answers if the folder has them."""
@@ -225,6 +227,24 @@ class MtBench(Benchmark):
             for item in answers
         )
 
+    def format_judgments(self, answers: Iterable[Answered], name: str, judge: str) -> str:
+        """Return FastChat's `model_judgment` lines, one per turn, which `show_result.py` aggregates."""
+        return json_lines(
+            {
+                "question_id": item.number,
+                "model": name,
+                "judge": [judge, prompt],
+                "judgment": reply,
+                "score": score,
+                "turn": turn,
+                "tstamp": item.finished,
+            }
+            for item in answers
+            for turn, (score, prompt, reply) in enumerate(
+                zip_longest(*(item.details.get(name, ()) for name in ("scores", "prompts", "replies")), fillvalue=""), 1
+            )  # records of earlier versions have scores only
+        )
+
 
 def _conversation(history: Sequence[Mapping[str, str]]) -> dspy.Prediction:
     return dspy.Prediction(answers=[turn["answer"] for turn in history], answer=history[-1]["answer"])
@@ -271,7 +291,8 @@ class OfficialGradeJudge(GradeJudge):
         prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
         reply = str(send(self._lm(self.grade), prompt, prompt.system).text or "")
         score = parse_score(reply)
-        return dspy.Prediction(score=None if score == UNPARSED else score, reasons=reply, protocol=self.protocol)
+        read = None if score == UNPARSED else score
+        return dspy.Prediction(score=read, reasons=reply, prompt=prompt.name, protocol=self.protocol)
 
 
 class GradedTurns(JudgeMetric):
@@ -312,6 +333,8 @@ class GradedTurns(JudgeMetric):
             "category": example.category,
             "protocol": protocol,
             "unparsed": scores.count(UNPARSED),
+            "prompts": [reply.get("prompt") or reply.protocol for reply in replies],
+            "replies": [str(reply.reasons) for reply in replies],
         }
         feedback = "\n\n".join(
             f"Turn {n}: {s:g} of 10. {r.reasons}" for n, (s, r) in enumerate(zip(scores, replies, strict=True), 1)

@@ -163,7 +163,7 @@ class Eval(ExampleOptions):
     judge_prompts: str | None = _option("FOLDER", "The official judge prompts.  [default: our own]")
     out: str | None = _option("FILE", "Records, a line for each item. Resumes if it exists.", "--out", "-o")
     against: str | None = _option("FILE", "Records of another run, compared item by item.")
-    outputs: str | None = _option("FILE", "Write the answers in the benchmark's official format.")
+    outputs: str | None = _option("PATH", "Write answers in the official format; a folder also gets the judgments.")
     name: str | None = _option("TEXT", "The program's name in these files.")
     recipe: str | None = _option("NAME", "One of the paper's experiments.")
     recipes: bool = _flag("List the recipes and exit.", "--recipes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -70,7 +71,7 @@ def evaluate(
         out: JSONL file of records. Items with a record are not run again, except failed items
             and those whose answer or verdict could not be read.
         against: records of another evaluation of the same data, to compare with.
-        outputs: file for answers in the official format.
+        outputs: file for answers in the official format, or a folder for answers and judgments in the official layout.
         name: the program's name in the result and in official files.
         concurrency: maximum number of concurrent items.
         budget: limits of the evaluation, including the judge and earlier starts (seconds: this start only).
@@ -125,15 +126,15 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
 
 
 def check_outputs(benchmark: Benchmark, path: str | Path) -> None:
-    """Check that answers can be written for the benchmark's official evaluator.
+    """Check that answers can be written for the benchmark's official evaluator, in a file or an existing folder.
 
     Raises:
         ConfigurationError: if the benchmark has no official format, or the file has no folder.
     """
     if not benchmark.official_outputs:
         raise ConfigurationError(f"{benchmark.name} has no official format of outputs; leave the file of outputs out")
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise ConfigurationError(f"cannot write {path}: it is a folder, or its folder does not exist")
+    if not Path(path).is_dir() and not Path(path).parent.is_dir():
+        raise ConfigurationError(f"cannot write {path}: its folder does not exist")
 
 
 def estimate_cost(
@@ -299,23 +300,52 @@ def _figures(data: Devset, records: Sequence[Record]) -> Mapping[str, Any]:
 
 
 def _write_outputs(job: _Job, records: Mapping[str, Record], path: str | Path) -> list[str]:
-    """Write the answers in the official format. Return a remark if some are missing, because an item has none.
+    """Write the answers in the official format, and into a folder also the judgments.
+
+    Returns:
+        A remark if some answers are missing, because an item has none.
 
     Raises:
-        RunError: if the file cannot be written.
+        RunError: if a file cannot be written.
     """
-    answered = [
-        Answered(example, records[key].outputs, records[key].finished)
-        for key, example in job.examples.items()
-        if key in records and records[key].outputs
-    ]
+    benchmark, answered = job.data.benchmark, _answered(job, records)
+    files = {Path(path): benchmark.format_outputs(answered, job.name)}
+    if Path(path).is_dir():
+        judge = job.metric.judge_name if isinstance(job.metric, JudgeMetric) else "judge"
+        names = {"<name>": _safe_name(job.name), "<judge>": _safe_name(judge)}
+        files = {Path(path) / _filled(benchmark.official_outputs, names): files[Path(path)]}
+        if benchmark.official_judgments and isinstance(job.metric, JudgeMetric):
+            judged = [item for item in answered if item.details]
+            judgments = benchmark.format_judgments(judged, job.name, judge)
+            files[Path(path) / _filled(benchmark.official_judgments, names)] = judgments
     try:
-        replace_file(Path(path), job.data.benchmark.format_outputs(answered, job.name).encode())
+        for file, text in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, text.encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from None
     if len(answered) == len(job.examples):
         return []
     return [f"{path} holds {len(answered)} of {len(job.examples)} answers: the others failed or were not run"]
+
+
+def _answered(job: _Job, records: Mapping[str, Record]) -> list[Answered]:
+    return [
+        Answered(example, records[key].outputs, records[key].finished, records[key].details)
+        for key, example in job.examples.items()
+        if key in records and records[key].outputs
+    ]
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    for mark, value in values.items():
+        name = name.replace(mark, value)
+    return name
+
+
+def _safe_name(name: str) -> str:
+    """Return a name as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "program"
 
 
 def _later_turns(example: dspy.Example) -> Iterator[dict[str, Any]]:

@@ -233,7 +233,14 @@ def test_mt_bench_runs_two_turns_with_the_official_prompts(mt_folder):
     assert asyncio.run(benchmark.arun(Chat(), maths)).answers == prediction.answers
     verdict = metric.assess(maths, prediction)
     assert verdict.score == pytest.approx((4.5 + 8) / 2 / 10)
-    assert verdict.details == {"scores": [4.5, 8.0], "category": "math", "protocol": "official", "unparsed": 0}
+    assert verdict.details == {
+        "scores": [4.5, 8.0],
+        "category": "math",
+        "protocol": "official",
+        "unparsed": 0,
+        "prompts": ["single-math-v1", "single-math-v1-multi-turn"],
+        "replies": ["not [9], so [[4.5]]", "Rating: [[8]]"],
+    }
     assert [user(request) for request in engine.requests] == [
         "single-math-v1\nQ m1 R r1 A 0:m1",
         "single-math-v1-multi-turn\nm1r1m2r20:m11:m2",

@@ -85,7 +85,8 @@ def _prepare(options: Eval, chosen: Recipe | None) -> Job:
         raise ConfigurationError("--samples is for --preset self-consistency and self-moa")
     if options.program is not None:
         refuse_beside("a saved program", options, ["preset"])
-    check_files({"--out": options.out, "--outputs": options.outputs}, replace=True)
+    outputs = None if options.outputs is None or Path(options.outputs).is_dir() else options.outputs
+    check_files({"--out": options.out, "--outputs": outputs}, replace=True)
     benchmark = find_benchmark(options)
     if options.outputs is not None:
         check_outputs(benchmark, options.outputs)
