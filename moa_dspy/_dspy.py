@@ -10,11 +10,13 @@ What DSPy documents is used directly: what ``dspy``, ``dspy.lm15``, ``dspy.utils
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
+from dspy._vendor.lm15.providers.base import HttpResponse
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
 from dspy.adapters.utils import annotation_allows_none, format_field_value, get_annotation_name
@@ -50,6 +52,7 @@ __all__ = [
     "preprocess",
     "price_call",
     "reanchor_candidates",
+    "repair_bodies",
     "resolve",
     "set_input_keys",
     "usage_dict",
@@ -126,6 +129,22 @@ def needs_thread(lm: Any) -> bool:
         return kind.aforward is base.aforward and "aforward" not in vars(lm)
     engine = getattr(lm, "_engine_spec", "auto")
     return not isinstance(engine, str) and lm._async_engine_spec is None
+
+
+def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
+    """Let DSPy's engine read ``repair(body, raw)`` in place of a response's decoded body. A second call has no effect.
+
+    All of its dialects decode bodies with this one method, before they validate them.
+    """
+    decode: Any = HttpResponse.json
+    if hasattr(decode, "__wrapped__"):
+        return
+
+    @functools.wraps(decode)
+    def json(self: HttpResponse) -> Any:
+        return repair(decode(self), self.body)
+
+    HttpResponse.json = json
 
 
 def has_input_keys(example: Any) -> bool:

@@ -46,7 +46,7 @@ class UsageMeter(UsageTracker):
 
     Attributes:
         history: receives DSPy's history entries without storing them.
-        truncated: whether the last reply ended at the model's ``max_tokens``.
+        response: the last whole response, in the form that DSPy keeps; None if DSPy keeps no history.
         reading: the sums so far. They are cheaper to read than ``usage``.
         saved: original usage of the cached calls. Dollars are None if a price is unknown.
     """
@@ -60,7 +60,7 @@ class UsageMeter(UsageTracker):
     ) -> None:
         super().__init__()
         self.history = _History(self)
-        self.truncated = False
+        self.response: Any = None
         self.reading = _NO_READING
         self.saved = _NO_USAGE
         self._outer, self._free, self._on_paid = outer, free, on_paid
@@ -101,7 +101,7 @@ class UsageMeter(UsageTracker):
         # A call that failed after its report has no entry. The next entry may belong to a cached call.
         paid = reported is not None and entry.get("usage", usage) == usage
         response, cost = entry.get("response"), entry.get("cost")
-        self.truncated = getattr(response, "finish_reason", None) == "length"
+        self.response = response
         free = self._is_free(model)
         with self._lock:
             if not paid:

@@ -8,8 +8,9 @@ used everywhere.
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -18,22 +19,29 @@ from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
 from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
-from moa_dspy._dspy import format_field_value, postprocess
+from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
+from moa_dspy.parsing import split_reasoning
 from moa_dspy.run.reading import is_visible
 from moa_dspy.signatures import TaskSignature, is_free_text
 
-__all__ = ["PlainTextAdapter", "adapters_for", "default_adapters", "enforces_schema"]
+__all__ = [
+    "PlainTextAdapter",
+    "adapters_for",
+    "default_adapters",
+    "enforces_schema",
+    "fields_in_tags",
+    "refuse_endless_repair",
+    "unusable",
+]
 
-# Matches reasoning before the answer. The closing tag is missing if the completion was cut off. The opening tag is
-# missing if the chat template wrote it. Then a closing tag counts only at the start or end of a line, where models put
-# it, so that a sentence about such tags does not match.
-_THINKING = re.compile(
-    r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>\s*|\Z)"
-    r"|\A(?:(?!<think).)*?(?:^[ \t]*</think(?:ing)?>|</think(?:ing)?>[ \t]*$(?=\s*\S))\s*",
-    re.DOTALL | re.IGNORECASE | re.MULTILINE,
-)
 _MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
 _COMPLETED = "[[ ## completed ## ]]"
+# Of a text to be repaired by json_repair. Measured with thousands of patterns: within these limits the slowest repair
+# took half a second.
+_LONGEST: Final = 20_000  # characters
+_EFFORT: Final = 500_000  # characters times characters that json_repair searches for
+_LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\\u2018\u2019\u201c\u201d]")
+_FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*?\n(.*)\n\s*```\s*\Z", re.DOTALL)
 # Matches a pair of prompt tags around the whole completion. Models may copy them from the prompt.
 _COPIED_TAGS = re.compile(
     r'\A<(answer|critique)(?: (?:number|round)="\d+")?>((?:(?!</?\1\b).)*)</\1>\Z', re.DOTALL | re.IGNORECASE
@@ -49,9 +57,9 @@ _NOT_SENT = frozenset(
 class PlainTextAdapter(dspy.Adapter):
     """Send instructions as system message, inputs as labelled user message; read the completion as the value.
 
-    For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion: a
-    leading ``<think>`` block, which servers of open models often leave in; a leading DSPy field marker, which tuned
-    models may write; and our own tags around the whole.
+    For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion:
+    reasoning, which servers of open models often leave in; a leading DSPy field marker, which tuned models may write;
+    and our own tags around the whole.
     """
 
     async def acall(
@@ -128,7 +136,7 @@ class PlainTextAdapter(dspy.Adapter):
             AdapterParseError: if no visible text remains.
         """
         (name,) = signature.output_fields
-        text = _THINKING.sub("", completion, count=1).strip()
+        text = split_reasoning(completion).text
         marked = _MARKER.match(text)
         if marked and marked.group(1) == name:
             text = text[marked.end() :].removesuffix(_COMPLETED).strip()
@@ -184,6 +192,79 @@ def default_adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
     Each attempt is one LM call. The JSON fallback inside ChatAdapter is off, so that calls can be counted.
     """
     return (_PLAIN,) if is_free_text(signature) else (_CHAT, _JSON)
+
+
+def fields_in_tags(adapter: dspy.Adapter, signature: TaskSignature) -> tuple[str, ...]:
+    """Return the output fields that ``adapter`` may expect between tags of their names, as DSPy's XMLAdapter does."""
+    plain = (PlainTextAdapter, dspy.JSONAdapter, dspy.TwoStepAdapter)
+    return () if isinstance(adapter, plain) or type(adapter) is dspy.ChatAdapter else tuple(signature.output_fields)
+
+
+def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
+    """Return the error for a reply that cannot be parsed into outputs."""
+    declared: Any = signature  # declared as an instance, but it is a class
+    return AdapterParseError(type(adapter).__name__, declared, text, why)
+
+
+def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
+    """Check that a reply needs no long repair.
+
+    Args:
+        adapter: the adapter that will parse it.
+        signature: the signature of the outputs.
+        text: the reply.
+        first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
+
+    Raises:
+        AdapterParseError: if it is broken JSON and too long or too nested to repair.
+    """
+    if isinstance(adapter, PlainTextAdapter):
+        return  # plain text is not repaired
+    for part in _to_repair(adapter, signature, text, first):
+        if not (_is_short(part) or _is_json(part)):
+            raise unusable(
+                adapter, signature, text[:_LONGEST], f"broken JSON of {len(part)} characters, too much to repair"
+            )
+
+
+def _to_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, first: bool) -> Iterator[str]:
+    """Yield the parts of ``text`` that DSPy's adapters would repair: all of JSON, else the values of typed fields."""
+    if isinstance(adapter, dspy.TwoStepAdapter) and first:
+        return  # prose; the next request extracts the fields
+    typed = {name for name, field in signature.output_fields.items() if field.annotation is not str}
+    if isinstance(adapter, dspy.JSONAdapter) or (isinstance(adapter, dspy.ChatAdapter) and not first):
+        yield text
+    elif typed:
+        sections = list(_sections(text))
+        yield from (value for name, value in sections if name in typed) if sections else (text,)
+
+
+def _sections(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the fields in ``text``, as DSPy's ChatAdapter finds them."""
+    name, lines = "", list[str]()
+    for line in text.splitlines():
+        header = field_header_pattern.match(line.strip())
+        if header is None:
+            lines.append(line)
+            continue
+        if name:
+            yield name, "\n".join(lines)
+        name, lines = header.group(1), [line[header.end() :]]
+    if name:
+        yield name, "\n".join(lines)
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _LONGEST and len(text) * len(_LOOKED_FOR.findall(text)) <= _EFFORT
+
+
+def _is_json(text: str) -> bool:
+    fenced = _FENCE.match(text)
+    try:
+        json.loads(fenced.group(1) if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 _PLAIN = PlainTextAdapter()

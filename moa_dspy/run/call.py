@@ -31,12 +31,18 @@ from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.identity import server_of
 from moa_dspy.run import concurrency
-from moa_dspy.run.adapters import PlainTextAdapter, default_adapters, enforces_schema
+from moa_dspy.run.adapters import (
+    PlainTextAdapter,
+    adapters_for,
+    fields_in_tags,
+    refuse_endless_repair,
+    unusable,
+)
 from moa_dspy.run.event_loop import in_thread
-from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error
+from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
-from moa_dspy.run.reading import Text, any_visible, prompt_in, refuse_endless_repair, texts_in, unusable
+from moa_dspy.run.reading import Text, any_visible, prompt_in, read, texts_in, with_texts
 from moa_dspy.run.session import Session, StepId
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
@@ -45,6 +51,7 @@ __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 # How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
 _ESTIMATE_SECONDS: Final = 2.0
+_SHOWN: Final = 2000  # characters of a reply in an error
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ class _Call:
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
         self._calls = self._cached_calls = self._unanswered = 0
+        self._truncated = False  # whether the last reply ended at max_tokens
         self._calls_before = 0  # of the current attempt
         self._queued = 0.0
         self._start = session.clock() - session.began
@@ -205,7 +213,7 @@ class _Call:
                 if draw < _REDRAWS and self._calls - self._cached_calls == paid:
                     draw += 1
                     continue
-                self.fail(failure_of(error))
+                self.fail(self._cut(failure_of(error)))
                 adapter, retry, draw = next(adapters, None), 0, 0
             except Exception as error:  # noqa: BLE001 (any error of a model or its adapter fails the step)
                 self.fail(failure_of(error))
@@ -213,17 +221,23 @@ class _Call:
                 if delay is None:
                     return
                 await asyncio.sleep(delay)
-                retry, draw = retry + 1, 0
+                # The cache may have kept an error that came as a successful response.
+                retry, draw = retry + 1, draw + 1 if self._meter.response is not None else 0
             else:
                 self.failure = None
                 return
 
+    def _cut(self, failure: Failure) -> Failure:
+        """Return the failure of an unreadable reply. If the reply was cut at ``max_tokens``, it says so."""
+        if not self._truncated:
+            return failure
+        return failure.model_copy(
+            update={"message": f"the reply was cut at max_tokens; raise max_tokens: {failure.message}"}
+        )
+
     def _adapters(self) -> Sequence[dspy.Adapter]:
         """Return the adapters to try, in order."""
-        if self._session.adapter is not None:
-            return (self._session.adapter,)
-        adapters = default_adapters(self._signature)
-        return adapters if len(adapters) == 1 or not enforces_schema(self._lm) else adapters[::-1]
+        return adapters_for(self._signature, self._lm, self._session.adapter)
 
     def fail(self, failure: Failure) -> None:
         """Record a failed attempt."""
@@ -287,6 +301,7 @@ class _Call:
             async with whole, turn:
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
+                    self._meter.response = None
                     # In its own task, so that the transport does not wake all layers of the run at each step.
                     reply = await asyncio.create_task(self._send(lm, args, options))
                 answered = clock()
@@ -304,11 +319,33 @@ class _Call:
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
             await self._settle(lm, args, options, reply, seconds, sent=sent is not None)
+        return self._answer_in(lm, reply)
+
+    def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:
+        """Return the reply with its answer only, as the adapter gets it.
+
+        Raises:
+            LMError: if the model refused, or the reply did not finish.
+            AdapterParseError: if it ended in its reasoning, or is broken JSON and too long to repair.
+        """
         adapter = self._adapter
-        if adapter is not None and not isinstance(adapter, PlainTextAdapter):  # plain text is not repaired
-            for text in texts_in(reply):
-                refuse_endless_repair(adapter, self._signature, text, first=self._calls - self._calls_before <= 1)
-        return reply
+        keep = () if adapter is None else fields_in_tags(adapter, self._signature)
+        completions = read(reply, self._meter.response, keep)
+        for completion in completions:
+            self._truncated = completion.end == "truncated"
+            if completion.usage_doubtful:
+                self._meter.add(Usage(estimated=True))
+            error = unfinished(completion, lm.model)
+            if error is not None:
+                raise error
+            if adapter is None:
+                continue
+            if not completion.answered:
+                text = completion.reasoning[:_SHOWN]
+                raise unusable(adapter, self._signature, text, "the reply ended while the model was still reasoning")
+            first = self._calls - self._calls_before <= 1
+            refuse_endless_repair(adapter, self._signature, completion.text, first=first)
+        return with_texts(reply, completions) if completions else reply
 
     async def _send(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Make one call of ``lm``.
@@ -429,7 +466,7 @@ class _Call:
             tokens=used.tokens,
             cost_usd=used.cost_usd,
             estimated=used.estimated,
-            truncated=self._meter.truncated,
+            truncated=self._truncated,
             saved_tokens=saved.tokens,
             saved_usd=saved.cost_usd,
             start=self._start,

@@ -9,12 +9,32 @@ import traceback
 from types import FrameType
 from typing import Final
 
-from dspy.utils.exceptions import LMError, LMTimeoutError, LMTransportError, is_retryable_lm_error
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMBillingError,
+    LMError,
+    LMProviderError,
+    LMRateLimitError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+    is_retryable_lm_error,
+)
 
 from moa_dspy.redaction import redacted
+from moa_dspy.run.reading import Completion
 from moa_dspy.trace import Failure
 
-__all__ = ["OVERFLOW", "REFUSED", "TRANSIENT", "failure_of", "is_transient", "is_unanswered", "programming_error"]
+__all__ = [
+    "OVERFLOW",
+    "REFUSED",
+    "TRANSIENT",
+    "failure_of",
+    "is_transient",
+    "is_unanswered",
+    "programming_error",
+    "unfinished",
+]
 
 # Kinds of failures that a retry may cure, as in DSPy's ``is_retryable_lm_error``.
 TRANSIENT: Final = frozenset({"rate_limit", "timeout", "server", "transport", "lock_timeout"})
@@ -32,6 +52,25 @@ _TOO_LONG: Final = re.compile(
     re.IGNORECASE,
 )
 _PAYLOAD_TOO_LARGE: Final = 413
+# Errors inside a successful response, by HTTP status or by the words of their code.
+_BY_STATUS: Final = {
+    401: LMAuthError,
+    402: LMBillingError,
+    403: LMAuthError,
+    408: LMTimeoutError,
+    429: LMRateLimitError,
+}
+_BY_WORD: Final = (
+    (re.compile(r"rate.?limit|too.?many|throttl", re.IGNORECASE), LMRateLimitError),
+    (re.compile(r"quota|billing|credit|balance|payment", re.IGNORECASE), LMBillingError),
+    (re.compile(r"api.?key|auth|permission|forbidden", re.IGNORECASE), LMAuthError),
+    (re.compile(r"time.?out|timed.?out|deadline", re.IGNORECASE), LMTimeoutError),
+    (
+        re.compile(r"server|overload|unavailable|internal|upstream|gateway|network|abort|insufficient", re.IGNORECASE),
+        LMServerError,
+    ),
+)
+_SERVER_ERROR: Final = 500
 _PROGRAMMING_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
 _LONGEST: Final = 500  # characters of a message
 _READ: Final = 8 * _LONGEST  # before it is cut, so that no half of a key is left at its end
@@ -49,6 +88,42 @@ def failure_of(error: Exception) -> Failure:
         message=message,
         retry_after=float(hint) if hint is not None and math.isfinite(float(hint)) else None,
     )
+
+
+def unfinished(completion: Completion, model: str) -> LMError | None:
+    """Return the error for a reply that did not finish, with the provider's words; None if it has an answer.
+
+    A reply that was cut off at ``max_tokens`` in its answer has one. It is marked, and not an error.
+    """
+    said = f": {completion.words}" if completion.words else ""
+    match completion.end:
+        case "refused":
+            return LMProviderError(f"the model refused to answer{said}", code="refusal", model=model)
+        case "filtered":
+            return LMProviderError(
+                f"the provider's content filter ended the reply{said}", code="content_filter", model=model
+            )
+        case "failed":
+            return _provider_error(completion, model)
+        case "truncated" if not completion.answered:
+            where = "while still reasoning" if completion.reasoning else "before there was any text"
+            return LMProviderError(
+                f"the reply was cut at max_tokens {where}; raise max_tokens", code="truncated", model=model
+            )
+    return None
+
+
+def _provider_error(completion: Completion, model: str) -> LMError:
+    """Return the error that a successful response contains, as if the provider had sent its code as HTTP status."""
+    code, words = completion.code, completion.words or "the provider ended the reply with an error"
+    status = int(code) if code.isascii() and code.isdigit() and len(code) <= 3 else None
+    kind: type[LMError]
+    if status is not None:
+        kind = LMServerError if status >= _SERVER_ERROR else _BY_STATUS.get(status, LMProviderError)
+    else:
+        named = (kind for form, kind in _BY_WORD if form.search(f"{code} {words}"))
+        kind = next(named, LMServerError if not code else LMProviderError)
+    return kind(words, model=model, provider_code=code or None, status=status)
 
 
 def is_transient(error: Exception) -> bool:

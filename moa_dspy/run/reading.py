@@ -1,36 +1,117 @@
-"""Check replies of models before DSPy parses them.
+"""The reader: turns a model's whole response into reasoning, text, end, usage and probabilities.
 
-DSPy repairs broken JSON with json_repair, whose time grows at least with the square of the text. 25,000 opening braces
-take seconds and block the event loop, with all runs and deadlines. So a reply is parsed only if it needs no repair, or
-if any repair of it is short.
+It stands in front of every adapter. DSPy passes only texts to adapters. Whether a text is an answer depends on the
+rest of the response: the finish reason, a refusal, an error inside a successful response, and reasoning fields.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
 
-import dspy
-from dspy.lm15 import Request, Response
-from dspy.utils.exceptions import AdapterParseError
+from dspy.lm15 import DataPart, Message, RefusalPart, Request, Response, TextPart, ThinkingPart
 
-from moa_dspy._dspy import field_header_pattern
-from moa_dspy.signatures import TaskSignature
+from moa_dspy._dspy import repair_bodies
+from moa_dspy.json_safe import json_safe
+from moa_dspy.parsing import split_reasoning
+from moa_dspy.parsing.marks import has_cognition
+from moa_dspy.run.bodies import MARKER, counts_are_doubtful, repair_body
 
-__all__ = ["Text", "any_visible", "prompt_in", "refuse_endless_repair", "texts_in", "unusable"]
+__all__ = [
+    "Completion",
+    "End",
+    "Text",
+    "any_visible",
+    "is_visible",
+    "prompt_in",
+    "read",
+    "texts_in",
+    "with_texts",
+]
 
 Text: TypeAlias = str | Sequence[Mapping[str, Any]]
+End: TypeAlias = Literal["finished", "truncated", "filtered", "refused", "failed"]
 
-# Measured with thousands of patterns: within these limits the slowest repair took half a second.
-_LONGEST: Final = 20_000  # characters
-_EFFORT: Final = 500_000  # characters times characters that json_repair searches for
-_LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\\u2018\u2019\u201c\u201d]")
 # Letters and symbols in Unicode that are invisible: Hangul fillers, and Braille without dots.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-_FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*?\n(.*)\n\s*```\s*\Z", re.DOTALL)
+# Where providers say why a reply ended, and the parts of those words by which it did not finish.
+_REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "finishReason", "done_reason")
+_ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
+    ("refused", ("refus",)),
+    ("filtered", ("filter", "safety", "sensitiv", "prohibit", "block", "recitation", "spii", "guardrail", "moderat")),
+    ("truncated", ("length", "max_", "maxtoken", "token_limit", "truncat", "context_window")),
+    ("failed", ("error", "abort", "cancel", "fail", "timeout", "unavailable", "insufficient", "overload", "malformed")),
+)
+_MESSAGE_MAX: Final = 500
+
+repair_bodies(repair_body)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a response contains.
+
+    Attributes:
+        text: the answer, without reasoning and without marks of the chat template.
+        reasoning: the reasoning, from fields of the response and from its text.
+        end: how the reply ended.
+        answered: whether the answer was begun. If not, the reply ended during the reasoning.
+        words: the provider's words for a refusal or an error.
+        code: the provider's code for an error: an HTTP status or a name.
+        usage_doubtful: whether the provider's usage is no usage and was repaired, or must be estimated.
+        logprobs: tokens with log-probabilities; empty if the provider gave none.
+    """
+
+    text: str
+    reasoning: str = ""
+    end: End = "finished"
+    answered: bool = True
+    words: str = ""
+    code: str = ""
+    usage_doubtful: bool = False
+    logprobs: tuple[Any, ...] = ()
+
+
+def read(reply: Any, response: Any = None, keep: Collection[str] = ()) -> list[Completion]:
+    """Read an LM's return value; one completion for each of its texts.
+
+    Args:
+        reply: what the LM returned: a ``dspy.lm15.Response``, or texts or dictionaries of one response.
+        response: the whole response, if ``reply`` is only part of it: a ``Response``, or an object or dictionary in
+            OpenAI's format.
+        keep: names of tags in the text that are output fields.
+    """
+    if isinstance(reply, Response):
+        return [_completion(_of_response(reply), keep)]
+    outputs = list(reply) if isinstance(reply, Sequence) and not isinstance(reply, str) else []
+    wholes = list(response) if isinstance(response, tuple) else [response]
+    completions = []
+    for number, output in enumerate(outputs):
+        whole = wholes[number] if number < len(wholes) else wholes[0]
+        raw = _of_response(whole) if isinstance(whole, Response) else _of_body(whole, number)
+        text = output.get("text") if isinstance(output, Mapping) else output
+        reasoning = output.get("reasoning_content") if isinstance(output, Mapping) else None
+        raw = replace(raw, text=str(text or "") or raw.text, reasoning=raw.reasoning or str(reasoning or ""))
+        completions.append(_completion(raw, keep))
+    return completions
+
+
+def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
+    """Return an LM's return value with the texts of its completions."""
+    if isinstance(reply, Response):
+        (completion,) = completions
+        return reply if reply.text == completion.text else _with_text(reply, completion.text)
+    outputs: list[Any] = []
+    for output, completion in zip(reply, completions, strict=True):
+        if isinstance(output, Mapping):
+            changed = output.copy() if hasattr(output, "copy") else dict(output)
+            changed["text"] = completion.text or None
+            outputs.append(changed)
+        else:
+            outputs.append(completion.text or None)
+    return outputs
 
 
 def texts_in(reply: Any) -> list[str]:
@@ -60,66 +141,135 @@ def is_visible(text: str) -> bool:
     return any(unicodedata.category(letter)[0] not in "CMZ" and letter not in _BLANK for letter in text)
 
 
-def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
-    """Return the error for a reply that cannot be parsed into outputs."""
-    declared: Any = signature  # declared as an instance, but it is a class
-    return AdapterParseError(type(adapter).__name__, declared, text, why)
+def _completion(raw: Completion, keep: Collection[str]) -> Completion:
+    """Return a completion whose text is only the answer."""
+    split = split_reasoning(json_safe(raw.text), keep)
+    reasoning, text, answered = [json_safe(raw.reasoning), split.reasoning], split.text, split.ended
+    if not is_visible(text) and is_visible(raw.reasoning):
+        # Some servers put the whole reply into the reasoning field, with the answer after a closing tag.
+        inner = split_reasoning(reasoning[0], keep)
+        text, answered = (inner.text, True) if inner.reasoning and inner.ended else ("", False)
+    if raw.end == "truncated" and not is_visible(text):
+        answered = False
+    joined = "\n\n".join(part for part in reasoning if part.strip())
+    return replace(raw, text=text, reasoning=joined, answered=answered)
 
 
-def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
-    """Check that a reply needs no long repair.
-
-    Args:
-        adapter: the adapter that will parse it.
-        signature: the signature of the outputs.
-        text: the reply.
-        first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
-
-    Raises:
-        AdapterParseError: if it is broken JSON and too long or too nested to repair.
-    """
-    for part in _to_repair(adapter, signature, text, first):
-        if not (_is_short(part) or _is_json(part)):
-            raise unusable(
-                adapter, signature, text[:_LONGEST], f"broken JSON of {len(part)} characters, too much to repair"
-            )
-
-
-def _to_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, first: bool) -> Iterator[str]:
-    """Yield the parts of ``text`` that DSPy's adapters would repair: all of JSON, else the values of typed fields."""
-    if isinstance(adapter, dspy.TwoStepAdapter) and first:
-        return  # prose; the next request extracts the fields
-    typed = {name for name, field in signature.output_fields.items() if field.annotation is not str}
-    if isinstance(adapter, dspy.JSONAdapter) or (isinstance(adapter, dspy.ChatAdapter) and not first):
-        yield text
-    elif typed:
-        sections = list(_sections(text))
-        yield from (value for name, value in sections if name in typed) if sections else (text,)
+def _of_response(response: Response) -> Completion:
+    """Return the parts of a canonical response. What DSPy has no place for is in the provider's body."""
+    parts = response.message.parts
+    text = response.text
+    if text is None:
+        data = [part for part in parts if isinstance(part, (TextPart, DataPart))]
+        text = "\n".join(part.text for part in data if isinstance(part, TextPart))
+    raw = _of_body(response.provider_data, 0)
+    refusal = "\n".join(part.text for part in parts if isinstance(part, RefusalPart))
+    thinking = "\n\n".join(part.text for part in parts if isinstance(part, ThinkingPart))
+    end: End = raw.end
+    if end == "finished" and response.finish_reason in ("length", "content_filter"):
+        end = "truncated" if response.finish_reason == "length" else "filtered"
+    if end == "finished" and refusal and not is_visible(text):
+        end = "refused"
+    return Completion(
+        text=text or raw.text,
+        reasoning=thinking or raw.reasoning,
+        end=end,
+        words=raw.words or refusal,
+        code=raw.code,
+        usage_doubtful=raw.usage_doubtful,
+        logprobs=tuple(response.logprobs or ()),
+    )
 
 
-def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the fields in ``text``, as DSPy's ChatAdapter finds them."""
-    name, lines = "", list[str]()
-    for line in text.splitlines():
-        header = field_header_pattern.match(line.strip())
-        if header is None:
-            lines.append(line)
-            continue
-        if name:
-            yield name, "\n".join(lines)
-        name, lines = header.group(1), [line[header.end() :]]
-    if name:
-        yield name, "\n".join(lines)
+def _of_body(body: Any, number: int) -> Completion:
+    """Return the parts of a response in a provider's own format, as far as they can be found."""
+    choices = _get(body, "choices") or _get(body, "candidates")
+    choice = choices[number] if isinstance(choices, Sequence) and len(choices) > number else None
+    message = _get(choice, "message") or _get(body, "message")
+    content = _get(message, "content") if message is not None else _get(choice, "text")
+    texts, reasoning, refusals = list[str](), list[str](), list[str]()
+    _read_content(content, texts, reasoning, refusals)
+    reasoning += _reasoning_fields(message)
+    refusal = _words(_get(message, "refusal")) or "\n".join(refusals)
+    error = next(
+        (found for found in (_get(choice, "error"), _get(message, "error"), _get(body, "error")) if found), None
+    )
+    if error is None and choices is None and str(_get(body, "object")) == "error":
+        error = body
+    text, end, code = "".join(texts), _end_of(body, choice, message), ""
+    words = refusal
+    if error is not None:
+        end, code, words = "failed", str(_get(error, "code") or _get(error, "type") or ""), _words(error)
+    elif refusal and not is_visible(text):
+        end = "refused"
+    elif end == "failed":
+        code = code or "server"
+    usage = _get(body, "usage")
+    return Completion(
+        text=text,
+        reasoning="\n\n".join(dict.fromkeys(part for part in reasoning if part.strip())),
+        end=end,
+        words=json_safe(words)[:_MESSAGE_MAX],
+        code=code,
+        usage_doubtful=bool(_get(body, MARKER)) or (isinstance(usage, Mapping) and counts_are_doubtful(usage)),
+    )
 
 
-def _is_short(text: str) -> bool:
-    return len(text) <= _LONGEST and len(text) * len(_LOOKED_FOR.findall(text)) <= _EFFORT
+def _end_of(body: Any, choice: Any, message: Any) -> End:
+    """Return how a reply ended, by the words of its provider."""
+    details = _get(body, "incomplete_details")
+    words = [_get(part, name) for part in (choice, message, body) for name in _REASONS]
+    words += [_get(details, "reason"), _get(_get(body, "promptFeedback"), "blockReason")]
+    said = " ".join(word.lower() for word in words if isinstance(word, str))
+    return next((end for end, parts in _ENDS if any(part in said for part in parts)), "finished")
 
 
-def _is_json(text: str) -> bool:
-    fenced = _FENCE.match(text)
-    try:
-        json.loads(fenced.group(1) if fenced else text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _read_content(content: Any, texts: list[str], reasoning: list[str], refusals: list[str]) -> None:
+    """Sort the parts of a message's content: a text, or parts with a type, nested or not."""
+    if isinstance(content, str):
+        texts.append(content)
+    elif isinstance(content, Sequence) and not isinstance(content, bytes):
+        for part in content:
+            _read_content(part, texts, reasoning, refusals)
+    elif content is not None:
+        kind = str(_get(content, "type") or "")
+        if has_cognition(kind) or _get(content, "thought") is True:
+            reasoning.append(_words(content))
+        elif "refus" in kind:
+            refusals.append(_words(_get(content, "refusal") or content))
+        else:
+            inner = _get(content, "text")
+            _read_content(inner if isinstance(inner, str) else _get(content, "parts"), texts, reasoning, refusals)
+
+
+def _reasoning_fields(message: Any) -> list[str]:
+    """Return the contents of a message's fields whose names speak of reasoning."""
+    fields = message if isinstance(message, Mapping) else getattr(message, "__dict__", None) or {}
+    return [_words(value) for name, value in fields.items() if isinstance(name, str) and value and has_cognition(name)]
+
+
+def _words(value: Any) -> str:
+    """Return the text in a value of unknown form: a text, a list, or an object with a message."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return "\n".join(part for part in map(_words, value) if part)
+    for name in ("message", "text", "thinking", "reasoning", "summary", "content", "refusal", "detail", "error"):
+        found = _get(value, name)
+        if found:
+            return _words(found)
+    return ""
+
+
+def _get(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(name)
+    return None if value is None or isinstance(value, (str, Sequence)) else getattr(value, name, None)
+
+
+def _with_text(response: Response, text: str) -> Response:
+    """Return a response with another text. Its other parts stay."""
+    others = [part for part in response.message.parts if not isinstance(part, TextPart)]
+    parts = [*(part for part in others if isinstance(part, ThinkingPart)), TextPart(text=text)]
+    parts += [part for part in others if not isinstance(part, ThinkingPart)]
+    return replace(response, message=Message(role="assistant", parts=tuple(parts)))

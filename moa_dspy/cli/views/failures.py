@@ -27,6 +27,9 @@ _REMEDIES: Final = {
     "transport": "check the address (api_base) and the network",
     "server": "try again later",
     "context_window_exceeded": "shorten the input, or use a model with a larger context",
+    "refusal": "ask differently, or use another model",
+    "content_filter": "change the input, or the provider's filter settings",
+    "truncated": "raise max_tokens of the agent",
     "adapter_parse_error": "the model did not write the asked-for format; use a larger one, or a text output",
 }
 
