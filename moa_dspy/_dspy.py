@@ -19,7 +19,13 @@ import dspy
 from dspy._vendor.lm15.providers.base import HttpResponse
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
-from dspy.adapters.utils import annotation_allows_none, format_field_value, get_annotation_name
+from dspy.adapters.utils import (
+    annotation_allows_none,
+    apply_output_field_defaults,
+    format_field_value,
+    get_annotation_name,
+    parse_value as parse_dspy_value,
+)
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
@@ -34,6 +40,7 @@ __all__ = [
     "FIELD_KIND",
     "USAGE_TRACKER",
     "annotation_allows_none",
+    "apply_output_field_defaults",
     "decision_evidence",
     "declared_address",
     "default_instructions",
@@ -48,6 +55,7 @@ __all__ = [
     "missing_native_keys",
     "native_route",
     "needs_thread",
+    "parse_dspy_value",
     "postprocess",
     "preprocess",
     "price_call",

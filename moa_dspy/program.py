@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import dspy
-import pydantic
 from pydantic_core import PydanticUndefined
 
 from moa_dspy._dspy import needs_thread
@@ -21,10 +20,12 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.files.program_file import SavedProgram, save
 from moa_dspy.files.provenance import Provenance
+from moa_dspy.json_safe import json_safe
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.run import event_loop
 from moa_dspy.run.concurrency import nested_run
+from moa_dspy.run.conversation import check_history
 from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
@@ -290,10 +291,10 @@ class AttentionMoA(dspy.Module):
         missing = [name for name in self._needed if inputs.get(name) is None]
         if missing:
             raise InputError(f"input {', '.join(missing)} is missing or None; the task's inputs are: {known}")
-        values = dict(inputs)
+        values = {name: json_safe(value) if isinstance(value, str) else value for name, value in inputs.items()}
         for name, field in fields.items():
             if field.annotation is dspy.History:
-                values[name] = _history(name, values.get(name))
+                values[name] = check_history(name, values.get(name), self.task)
             elif name not in values and field.default is not PydanticUndefined:
                 values[name] = field.default
         return values
@@ -436,14 +437,3 @@ def _without_reserved_names(task: TaskSignature) -> TaskSignature:
         if taken:
             raise ConfigurationError(f"a task cannot have an {kind} called {taken[0]!r}; rename the field")
     return task
-
-
-def _history(name: str, value: object) -> dspy.History:
-    if value is None:
-        return dspy.History(messages=[])
-    try:
-        return dspy.History.model_validate(value)
-    except pydantic.ValidationError:
-        raise InputError(
-            f"input {name} is no conversation but {value!r:.80}; give dspy.History(messages=[...]), a dictionary a turn"
-        ) from None

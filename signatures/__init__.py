@@ -7,9 +7,18 @@ special_tokens  what a chat template may read as a special token, by its shape
 """
 
 from moa_dspy.signatures.quoting import clean, quote
-from moa_dspy.signatures.roles import Roles, TaskSignature, derive_roles, is_free_text, needed_inputs, task_signature
+from moa_dspy.signatures.roles import (
+    ADDED,
+    Roles,
+    TaskSignature,
+    derive_roles,
+    is_free_text,
+    needed_inputs,
+    task_signature,
+)
 
 __all__ = [
+    "ADDED",
     "Roles",
     "TaskSignature",
     "clean",

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import dspy
 from pydantic_core import PydanticUndefined, to_jsonable_python
@@ -21,9 +21,12 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.signatures import instructions as texts
 from moa_dspy.signatures.quoting import quote, quote_each
 
-__all__ = ["Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
+__all__ = ["ADDED", "Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
 
 TaskSignature: TypeAlias = type[dspy.Signature]
+
+ADDED: Final = "moa_added"
+"""The key that marks an output field as added by the program. A reply may lack it."""
 
 _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
@@ -203,7 +206,9 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
     lead = _own_reasoning(task)
     if reasoning and typed and _REASONING not in task.output_fields:
         lead = _free_name(_REASONING, task)
-        task = task.prepend(lead, dspy.OutputField(desc="the steps that lead to the answer, briefly"), str)
+        field: Any = dspy.OutputField(desc="the steps that lead to the answer, briefly")
+        field.json_schema_extra[ADDED] = True
+        task = task.prepend(lead, field, str)
     names = {name: _free_name(name, task) for name in _NAMES}
     make = _RoleMaker(task, history, lead, names, described)
     return Roles(
@@ -287,7 +292,13 @@ def _as_text(value: Any) -> str:
 def _conversation(history: dspy.History | None) -> str:
     if history is None or not history.messages:
         return "(this is the first turn)"
-    turns = "\n\n".join(
-        "\n".join(f"{key}: {_as_text(value)}" for key, value in turn.items()) for turn in history.messages
-    )
-    return quote("conversation", turns)
+    turns = [
+        "\n".join(f"{key}: {_as_text(value)}" for key, value in _shown(turn).items() if value not in (None, ""))
+        for turn in history.messages
+    ]
+    return quote("conversation", "\n\n".join(turn for turn in turns if turn))
+
+
+def _shown(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a turn by the names that readers see: its role, or the task's fields."""
+    return {str(turn["role"]): turn.get("content")} if "role" in turn else turn

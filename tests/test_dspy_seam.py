@@ -14,12 +14,15 @@ import pytest
 from dspy.lm15 import (
     AccessPolicy,
     EndpointSupport,
+    Message,
     OpenAIChatCompat,
     ProviderDefinition,
+    Request,
     Response,
     register_provider,
     unregister_provider,
 )
+from support.loopback import Http, Loopback
 
 from moa_dspy import _dspy
 from moa_dspy.cli.programs import _KEY_POLICIES
@@ -210,3 +213,17 @@ def test_a_declared_provider_is_at_its_declared_address() -> None:
         assert _dspy.declared_address(dspy.LM("openai/model")) is None
     finally:
         unregister_provider("moa-test-server")
+
+
+def test_bodies_are_decoded_in_one_place_or_bookkeeping_costs_answers() -> None:
+    from moa_dspy.run import reading  # noqa: F401 (installs the repair)
+
+    token = {"token": "A", "logprob": None, "top_logprobs": [{"token": "B", "logprob": None}]}
+    choice = {"message": {"content": "Paris"}, "logprobs": {"content": [token]}}
+    body = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 1.5, "completion_tokens": "2"}}
+    with Loopback(lambda _: Http(200, body)) as server:
+        lm = server.lm()
+        request = Request(model=lm.model, messages=(Message.user("?"),))
+        response: Any = lm(request)
+    assert (response.text, response.usage.input_tokens, response.usage.output_tokens) == ("Paris", 2, 2)
+    assert response.logprobs[0].logprob == response.logprobs[0].top[0].logprob == -9999.0

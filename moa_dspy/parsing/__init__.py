@@ -3,10 +3,28 @@
     marks        tags and tokens, by shape and position
     turns        what chat templates put around an answer
     reasoning    reasoning and the answer after it
+    fields       named fields in any notation
+    values       values of any type: numbers, choices, structures
+    phrases      what surrounds a value
 
 Nothing here knows DSPy. Replies of agents, judges and metrics are read by the same rules.
 """
 
+from moa_dspy.parsing.choices import read_bool, read_choice
+from moa_dspy.parsing.fields import find_fields, marked_text
+from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.reasoning import Split, split_reasoning
+from moa_dspy.parsing.values import UnreadableError, is_closed, parse_value
 
-__all__ = ["Split", "split_reasoning"]
+__all__ = [
+    "Split",
+    "UnreadableError",
+    "find_fields",
+    "is_closed",
+    "marked_text",
+    "parse_value",
+    "read_bool",
+    "read_choice",
+    "read_number",
+    "split_reasoning",
+]

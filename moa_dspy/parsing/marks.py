@@ -7,6 +7,7 @@ surroundings: quotes, code, or a sentence that goes on.
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections import deque
@@ -110,7 +111,7 @@ class Mark:
     thinks: bool = True
     token: bool = False
 
-    @property
+    @functools.cached_property
     def core(self) -> tuple[str, ...]:
         """Return the words without those for begin and end. A pair of marks has the same."""
         return tuple(word for word in self.words if word not in _FRAMING)

@@ -16,11 +16,12 @@ from typing import Any, Final, cast
 
 import dspy
 from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
-from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
 from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
-from moa_dspy.parsing import split_reasoning
+from moa_dspy.parsing import marked_text, split_reasoning
+from moa_dspy.run.conversation import alternating, has_tool_calls, history_messages, without_history
+from moa_dspy.run.outputs import read_outputs, unusable
 from moa_dspy.run.reading import is_visible
 from moa_dspy.signatures import TaskSignature, is_free_text
 
@@ -30,12 +31,11 @@ __all__ = [
     "default_adapters",
     "enforces_schema",
     "fields_in_tags",
+    "lenient",
+    "reads_leniently",
     "refuse_endless_repair",
-    "unusable",
 ]
 
-_MARKER = re.compile(r"\[\[ ## (\w+) ## \]\]")
-_COMPLETED = "[[ ## completed ## ]]"
 # Of a text to be repaired by json_repair. Measured with thousands of patterns: within these limits the slowest repair
 # took half a second.
 _LONGEST: Final = 20_000  # characters
@@ -54,7 +54,56 @@ _NOT_SENT = frozenset(
 )
 
 
-class PlainTextAdapter(dspy.Adapter):
+class _Conversational(dspy.Adapter):
+    """Formats conversations and demos by the rules of ``run/conversation.py``. Other prompts are DSPy's."""
+
+    def format(
+        self, signature: TaskSignature, demos: list[dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the messages of a call."""
+        messages = dspy.Adapter.format(self, signature, demos, inputs)
+        return messages if without_history(signature) is signature else alternating(messages)
+
+    def format_demos(self, signature: TaskSignature, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the demos as turns, without conversations."""
+        return super().format_demos(without_history(signature), demos)
+
+    def format_conversation_history(
+        self, signature: TaskSignature, history_field_name: str, inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the earlier turns, and remove the conversation from ``inputs``."""
+        history = inputs.get(history_field_name)
+        if history is None or has_tool_calls(history.messages):
+            return super().format_conversation_history(signature, history_field_name, inputs)
+        del inputs[history_field_name]
+        return history_messages(
+            signature,
+            history.messages,
+            lambda task, turn: self.format_user_message_content(task, turn, main_request=True),
+            self.format_assistant_message_content,
+        )
+
+
+class _ChatAdapter(_Conversational, dspy.ChatAdapter):
+    """DSPy's adapter, which reads replies leniently."""
+
+    def parse(self, signature: TaskSignature, completion: str) -> dict[str, Any]:
+        """Return the outputs in a completion."""
+        return read_outputs("ChatAdapter", signature, completion)
+
+    def _make_json_adapter_fallback(self) -> dspy.JSONAdapter:
+        return lenient(super()._make_json_adapter_fallback())
+
+
+class _JSONAdapter(_Conversational, dspy.JSONAdapter):
+    """DSPy's adapter, which reads replies leniently."""
+
+    def parse(self, signature: TaskSignature, completion: str) -> dict[str, Any]:
+        """Return the outputs in a completion."""
+        return read_outputs("JSONAdapter", signature, completion, json_first=True)
+
+
+class PlainTextAdapter(_Conversational):
     """Send instructions as system message, inputs as labelled user message; read the completion as the value.
 
     For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion:
@@ -136,18 +185,10 @@ class PlainTextAdapter(dspy.Adapter):
             AdapterParseError: if no visible text remains.
         """
         (name,) = signature.output_fields
-        text = split_reasoning(completion).text
-        marked = _MARKER.match(text)
-        if marked and marked.group(1) == name:
-            text = text[marked.end() :].removesuffix(_COMPLETED).strip()
+        text = marked_text(split_reasoning(completion).text, name)
         text = _COPIED_TAGS.sub(r"\2", text).strip()
         if not is_visible(text):
-            raise AdapterParseError(
-                adapter_name="PlainTextAdapter",
-                signature=cast("Any", signature),  # declared as an instance, but it is a class
-                lm_response=completion,
-                message="the completion is empty",
-            )
+            raise unusable("PlainTextAdapter", signature, completion, "the completion is empty")
         return {name: text}
 
     def _request(
@@ -196,14 +237,8 @@ def default_adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
 
 def fields_in_tags(adapter: dspy.Adapter, signature: TaskSignature) -> tuple[str, ...]:
     """Return the output fields that ``adapter`` may expect between tags of their names, as DSPy's XMLAdapter does."""
-    plain = (PlainTextAdapter, dspy.JSONAdapter, dspy.TwoStepAdapter)
-    return () if isinstance(adapter, plain) or type(adapter) is dspy.ChatAdapter else tuple(signature.output_fields)
-
-
-def unusable(adapter: dspy.Adapter, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
-    """Return the error for a reply that cannot be parsed into outputs."""
-    declared: Any = signature  # declared as an instance, but it is a class
-    return AdapterParseError(type(adapter).__name__, declared, text, why)
+    plain = (dspy.JSONAdapter, dspy.TwoStepAdapter)
+    return () if reads_leniently(adapter) or isinstance(adapter, plain) else tuple(signature.output_fields)
 
 
 def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
@@ -218,12 +253,12 @@ def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text:
     Raises:
         AdapterParseError: if it is broken JSON and too long or too nested to repair.
     """
-    if isinstance(adapter, PlainTextAdapter):
-        return  # plain text is not repaired
+    if reads_leniently(adapter):
+        return
     for part in _to_repair(adapter, signature, text, first):
         if not (_is_short(part) or _is_json(part)):
             raise unusable(
-                adapter, signature, text[:_LONGEST], f"broken JSON of {len(part)} characters, too much to repair"
+                type(adapter).__name__, signature, text, f"broken JSON of {len(part)} characters, too much to repair"
             )
 
 
@@ -267,9 +302,27 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def lenient(adapter: Any) -> Any:
+    """Return an adapter that writes the same prompts and reads replies leniently, if it is one of DSPy's two.
+
+    It shares the state of ``adapter``. Adapters with code of their own are returned as they are.
+    """
+    kind = {dspy.ChatAdapter: _ChatAdapter, dspy.JSONAdapter: _JSONAdapter}.get(type(adapter))
+    if kind is None:
+        return adapter
+    changed = object.__new__(kind)
+    changed.__dict__ = adapter.__dict__
+    return changed
+
+
+def reads_leniently(adapter: dspy.Adapter) -> bool:
+    """Return whether an adapter reads replies by our own rules, which need no repair without limits."""
+    return isinstance(adapter, (PlainTextAdapter, _ChatAdapter, _JSONAdapter))
+
+
 _PLAIN = PlainTextAdapter()
-_CHAT = dspy.ChatAdapter(use_json_adapter_fallback=False)
-_JSON = dspy.JSONAdapter()
+_CHAT = _ChatAdapter(use_json_adapter_fallback=False)
+_JSON = _JSONAdapter()
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

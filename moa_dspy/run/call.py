@@ -35,13 +35,14 @@ from moa_dspy.run.adapters import (
     PlainTextAdapter,
     adapters_for,
     fields_in_tags,
+    lenient,
     refuse_endless_repair,
-    unusable,
 )
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
+from moa_dspy.run.outputs import unusable
 from moa_dspy.run.reading import Text, any_visible, prompt_in, read, texts_in, with_texts
 from moa_dspy.run.session import Session, StepId
 from moa_dspy.trace import Failure, Status, Step, StepStarted
@@ -51,7 +52,6 @@ __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 # How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
 _ESTIMATE_SECONDS: Final = 2.0
-_SHOWN: Final = 2000  # characters of a reply in an error
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Call:
 
     def _adapters(self) -> Sequence[dspy.Adapter]:
         """Return the adapters to try, in order."""
-        return adapters_for(self._signature, self._lm, self._session.adapter)
+        return [lenient(adapter) for adapter in adapters_for(self._signature, self._lm, self._session.adapter)]
 
     def fail(self, failure: Failure) -> None:
         """Record a failed attempt."""
@@ -271,7 +271,9 @@ class _Call:
             )
         outputs = dict(prediction)
         if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, self._visible):
-            raise unusable(adapter, self._signature, str(outputs), "there is nothing in it that can be seen")
+            raise unusable(
+                type(adapter).__name__, self._signature, str(outputs), "there is nothing in it that can be seen"
+            )
         self.outputs, self.text = outputs, self._text_of(outputs)
 
     def _counted(self, adapter: dspy.Adapter) -> dspy.Adapter:
@@ -341,8 +343,10 @@ class _Call:
             if adapter is None:
                 continue
             if not completion.answered:
-                text = completion.reasoning[:_SHOWN]
-                raise unusable(adapter, self._signature, text, "the reply ended while the model was still reasoning")
+                text = completion.reasoning
+                raise unusable(
+                    type(adapter).__name__, self._signature, text, "the reply ended while the model was still reasoning"
+                )
             first = self._calls - self._calls_before <= 1
             refuse_endless_repair(adapter, self._signature, completion.text, first=first)
         return with_texts(reply, completions) if completions else reply

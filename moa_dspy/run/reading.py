@@ -44,7 +44,7 @@ _ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
     ("truncated", ("length", "max_", "maxtoken", "token_limit", "truncat", "context_window")),
     ("failed", ("error", "abort", "cancel", "fail", "timeout", "unavailable", "insufficient", "overload", "malformed")),
 )
-_MESSAGE_MAX: Final = 500
+_MESSAGE_MAX: Final = 4000  # cut again after credentials are redacted
 
 repair_bodies(repair_body)
 

@@ -1,0 +1,169 @@
+"""Named fields in a model's text, in any notation that models use for them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from moa_dspy.parsing.structures import read_structures
+
+__all__ = ["FieldValues", "find_fields", "marked_text"]
+
+FieldValues = dict[str, list[Any]]
+"""The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
+
+_ANY_MARKER: Final = re.compile(
+    r"[*_`>]{0,3}\\?\[\\?\[[ \t]{0,3}\\?#{1,3}[ \t]{0,3}\w{1,60}[ \t]{0,3}#{0,3}[ \t]{0,3}\\?\]"
+)
+_COMPLETED: Final = "completed"
+_REPEATS: Final = 20  # values of one field
+
+
+def find_fields(text: str, names: Sequence[str], required: Collection[str], *, json_first: bool = False) -> FieldValues:
+    """Return the fields in a text by the first notation that has all required ones; empty if none has them.
+
+    The notations are DSPy's markers at the start of lines, then anywhere; JSON; tags; and lines such as ``Answer: 42``.
+
+    Args:
+        text: the answer of a reply.
+        names: all fields.
+        required: the fields that must be there; at least one.
+        json_first: whether JSON was asked for.
+    """
+    notations = [_markers_on_lines, _markers_anywhere, _json, _tags, _labels]
+    if json_first:
+        notations = [_json, _markers_on_lines, _markers_anywhere, _tags, _labels]
+    for notation in notations:
+        found = notation(text, tuple(names), required)
+        if found.keys() >= set(required):
+            return found
+    return {}
+
+
+def marked_text(text: str, name: str) -> str:
+    """Return the text of the one field ``name`` if the reply begins with markers of fields, else the whole text.
+
+    A marker that ends the reply is removed.
+    """
+    if _ANY_MARKER.match(text):
+        found = _sections(text, list(_marker((name,)).finditer(text)), (name,))
+        return found[name][0] if name in found else text
+    return _without_end(text)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _spelt(names: tuple[str, ...]) -> str:
+    """Return a pattern of the names, with spaces or hyphens in place of underscores."""
+    ordered = sorted(names, key=len, reverse=True)
+    return "|".join(
+        r"[ _\\-]{1,2}".join(re.escape(part) for part in name.strip("_").split("_")) + "_{0,3}" for name in ordered
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _marker(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(
+        rf"[*_`>]{{0,3}}\\?\[\\?\[?[ \t]{{0,3}}\\?#{{1,3}}[ \t]{{0,3}}(?P<name>{_spelt((*names, _COMPLETED))})"
+        rf"[ \t]{{0,3}}(?:\\?#){{0,3}}[ \t]{{0,3}}\\?\]?\\?\][*_`]{{0,3}}:?",
+        re.IGNORECASE,
+    )
+
+
+def _markers_on_lines(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    del required
+    found = [match for match in _marker(names).finditer(text) if _begins_line(text, match.start())]
+    return _sections(text, found, names)
+
+
+def _markers_anywhere(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    del required
+    return _sections(text, list(_marker(names).finditer(text)), names)
+
+
+def _begins_line(text: str, at: int) -> bool:
+    return not text[max(0, at - 40) : at].rpartition("\n")[2].strip(" \t#>-")
+
+
+def _sections(text: str, found: Sequence[re.Match[str]], names: tuple[str, ...]) -> FieldValues:
+    """Return the texts between markers, up to the marker that ends the reply."""
+    by_name = {_plain(name): name for name in names}
+    values: FieldValues = {}
+    if not found:
+        return values
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        name = by_name.get(_plain(match["name"]))
+        if name is None:
+            if values:
+                break
+            continue
+        end = len(text) if following is None else following.start()
+        _add(values, name, _without_end(text[match.end() : end]))
+    if values:
+        _add(values, "", text[: found[0].start()].strip())
+    return values
+
+
+_END: Final = re.compile(
+    r"\s*[*_`]{0,3}\\?\[\\?\[?[ \t]{0,3}#{1,3}[ \t]{0,3}completed\b[^\n]{0,12}\s*\Z", re.IGNORECASE
+)
+
+
+def _without_end(text: str) -> str:
+    return _END.sub("", text).strip()
+
+
+def _add(values: FieldValues, name: str, value: Any) -> None:
+    kept = values.setdefault(name, [])
+    if len(kept) < _REPEATS:
+        kept.append(value)
+
+
+def _json(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    by_name = {_plain(name): name for name in names}
+    objects = read_structures(text, dict)
+    inner = [next(iter(found.values())) for found in objects if len(found) == 1]
+    for candidates in (objects, [found for found in inner if isinstance(found, dict)]):
+        values: FieldValues = {}
+        for found in candidates:
+            fields = {name: found[key] for key in found if (name := by_name.get(_plain(str(key)))) is not None}
+            if fields.keys() >= set(required):
+                for name, value in fields.items():
+                    _add(values, name, value)
+        if values:
+            return values
+    return {}
+
+
+def _tags(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    del required
+    values: FieldValues = {}
+    if "</" not in text:
+        return values
+    for name in names:
+        opening, closing = f"<{name.lower()}>", f"</{name.lower()}>"
+        lowered, position = text.lower(), 0
+        while (start := lowered.find(opening, position)) >= 0 and len(values.get(name, ())) < _REPEATS:
+            end = lowered.find(closing, start)
+            if end < 0:
+                break
+            _add(values, name, text[start + len(opening) : end].strip())
+            position = end
+    return values
+
+
+@functools.lru_cache(maxsize=256)
+def _label(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(
+        rf"^[ \t]*[#>*_`\-\"']{{0,6}}[ \t]*(?P<name>{_spelt(names)})[*_`\"']{{0,3}}[ \t]*(?::|=(?!=))[*_`]{{0,3}}",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+def _labels(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    del required
+    return _sections(text, list(_label(names).finditer(text)), names)

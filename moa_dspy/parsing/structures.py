@@ -1,0 +1,129 @@
+"""JSON and Python values in a model's text."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import json_repair
+
+__all__ = ["NOTHING", "read_structure", "read_structures"]
+
+NOTHING: Final = object()
+"""What is returned if a text contains no structure. None is a value in JSON."""
+
+_LITERAL_MAX: Final = 4000  # characters of a Python literal; more may exhaust the parser
+_REPAIR_MAX: Final = 6000  # characters of broken JSON
+_REPAIR_EFFORT: Final = 120_000  # characters times characters that json_repair looks for
+_DEPTH_MAX: Final = 40
+_STARTS: Final = 8  # places at which JSON is looked for in a text
+_LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\‘’“”]")
+_FENCED: Final = re.compile(
+    r"^[ \t]*(```+|~~~+)[ \t]*(?:jsonc?|python|js)?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL
+)
+# Texts and brackets. A text without an end goes on to the end, so that none is read twice.
+_PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+
+
+def read_structure(text: str, kind: type) -> Any:
+    """Return the object or list in a text; ``NOTHING`` if there is none, or if there are several different ones.
+
+    Args:
+        text: JSON or a Python literal, bare, in a code block or between sentences. Small faults are repaired.
+        kind: ``dict`` or ``list``.
+    """
+    found = read_structures(text, kind)
+    return found[0] if len(found) == 1 else NOTHING
+
+
+def read_structures(text: str, kind: type) -> list[Any]:
+    """Return the different objects or lists in a text, in order: a few at most."""
+    text = text.strip()
+    opening = "{" if kind is dict else "["
+    if opening not in text or _is_too_deep(text):
+        return []
+    found: list[Any] = []
+    for part in _parts(text, opening):
+        value = _decoded(part, opening, kind)
+        if value is NOTHING:
+            continue
+        if part == text:
+            return [value]
+        if value not in found:
+            found.append(value)
+    if found:
+        return found
+    value = _repaired(text, kind)
+    return [] if value is NOTHING else [value]
+
+
+def _is_too_deep(text: str) -> bool:
+    """Return whether brackets outside of texts are nested deeper than any answer is."""
+    depth = 0
+    for match in _PIECE.finditer(text):
+        if match[0] in "[{":
+            depth += 1
+            if depth > _DEPTH_MAX:
+                return True
+        elif match[0] in "]}":
+            depth = max(depth - 1, 0)
+    return False
+
+
+def _parts(text: str, opening: str) -> Iterator[str]:
+    """Yield what may be a structure: the whole text, blocks of code, and what begins with a bracket."""
+    if text.startswith(opening):
+        yield text
+    blocks = [match[2].strip() for match in _FENCED.finditer(text)][:_STARTS]
+    yield from blocks
+    if blocks:
+        return
+    position, starts = 0, 0
+    while starts < _STARTS and (at := text.find(opening, position)) >= 0:
+        end = _end_of(text, at)
+        yield text[at:end]
+        position, starts = max(end, at + 1), starts + 1
+
+
+def _end_of(text: str, start: int) -> int:
+    """Return the index after the structure that begins at ``start``; that of the text's end if it is not closed."""
+    depth = 0
+    for match in _PIECE.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if depth == 0 and match[0] in "]}":
+            return match.end()
+    return len(text)
+
+
+def _decoded(text: str, opening: str, kind: type) -> Any:
+    if not text.startswith(opening):
+        return NOTHING
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text, strict=False, parse_constant=_no_constant)
+        return value if isinstance(value, kind) else NOTHING
+    if len(text) <= _LITERAL_MAX:
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = ast.literal_eval(text)
+            return value if isinstance(value, kind) else NOTHING
+    return NOTHING
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _repaired(text: str, kind: type) -> Any:
+    """Return what json_repair makes of a short text. Its time grows with the square of the length."""
+    at = text.find("{" if kind is dict else "[")
+    part = text[at:]
+    if len(part) > _REPAIR_MAX or len(part) * len(_LOOKED_FOR.findall(part)) > _REPAIR_EFFORT:
+        return NOTHING
+    with contextlib.suppress(Exception):
+        value = json_repair.loads(part)
+        if isinstance(value, kind) and value:
+            return value
+    return NOTHING

@@ -1,0 +1,333 @@
+"""Values of fields in a model's text: lenient about form, strict about meaning.
+
+A value is read if it is clear what is meant: case, markup, quotes, punctuation, currency, separators, units, a label
+and surrounding words do not matter. If two values are possible, the text is unreadable. Outputs of programs, judges
+and metrics are read by these rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Final, Literal, Union
+
+import pydantic
+
+from moa_dspy.parsing.choices import read_bool, read_choice
+from moa_dspy.parsing.numbers import read_number
+from moa_dspy.parsing.phrases import undecorated, unlabelled
+from moa_dspy.parsing.reasoning import split_reasoning
+from moa_dspy.parsing.structures import NOTHING, read_structure
+
+__all__ = ["UnreadableError", "is_closed", "parse_value"]
+
+_NULLS: Final = frozenset({"null", "none", "nil", "n/a", "na", "not applicable", "undefined", ""})
+_SHOWN: Final = 80
+_PLAIN_NUMBER: Final = re.compile(r"[+-]?\d[\d.]{0,400}(?:[eE][+-]?\d{1,3})?")
+_DIGITS: Final = re.compile(r"\s*[+-]?[0-9]{1,15}\s*")
+_LONG: Final = 2000  # characters, more than any sentence that names a member
+_ITEM: Final = re.compile(r"^[ \t]*(?:[-*•+–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+(\S.*)$", re.MULTILINE)
+_LISTS: Final = (list, set, frozenset, tuple)
+
+
+class UnreadableError(ValueError):
+    """A text is no value of the type, or it is not clear which one."""
+
+
+def parse_value(value: Any, annotation: Any, *, prose: bool = True) -> Any:
+    """Return the value of type ``annotation`` that a model wrote.
+
+    Args:
+        value: a text, or a value that was decoded from JSON.
+        annotation: any type that pydantic knows.
+        prose: whether a sentence may state the value. If not, the text must be the value, or say that it is the answer.
+
+    Raises:
+        UnreadableError: if it is no such value, or if it is not clear which one.
+    """
+    try:
+        return _parse(value, annotation, prose)
+    except UnreadableError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise _unreadable(value, annotation) from error
+
+
+def is_closed(annotation: Any) -> bool:
+    """Return whether a type is short: a number, a boolean, or a member of a closed set, or None."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return is_closed(args[0])
+    if origin in (Union, types.UnionType):
+        return all(arg is type(None) or is_closed(arg) for arg in args)
+    return annotation in (int, float, bool) or origin is Literal or isinstance(annotation, enum.EnumMeta)
+
+
+def _parse(value: Any, annotation: Any, prose: bool) -> Any:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _adapter(annotation).validate_python(_parse(value, args[0], prose))
+    if origin in (Union, types.UnionType):
+        return _member_of_union(value, args, prose)
+    if annotation is str:
+        return _text(value)
+    if origin is Literal:
+        return _literal(value, args, annotation, prose)
+    if isinstance(annotation, enum.EnumMeta):
+        return _enum_member(value, annotation, prose)
+    if annotation is bool:
+        return _bool(value, annotation, prose)
+    if annotation in (int, float):
+        return _number(value, annotation, prose)
+    if annotation in _LISTS or origin in _LISTS or origin in (Sequence, Iterable):
+        return _list(value, annotation, args, prose)
+    if annotation is type(None):
+        if value is None or (isinstance(value, str) and _is_null(value)):
+            return None
+        raise _unreadable(value, annotation)
+    if annotation is dict or origin in (dict, Mapping) or _fields_of(annotation) is not None:
+        return _object(value, annotation)
+    return _other(value, annotation)
+
+
+def _unreadable(value: Any, annotation: Any) -> UnreadableError:
+    name = getattr(annotation, "__name__", None) if typing.get_origin(annotation) is None else None
+    shown = value[:_SHOWN] if isinstance(value, str) else value
+    return UnreadableError(f"{shown!r:.{_SHOWN}} is no {name or annotation}, or it is not clear which one")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        raise UnreadableError("null is no text")
+    return value if isinstance(value, str) else str(value)
+
+
+def _answer(text: str) -> str:
+    """Return a field's text without reasoning before it."""
+    split = split_reasoning(text)
+    if not split.ended:
+        raise UnreadableError("the text ended in its reasoning")
+    return split.text
+
+
+def _literal(value: Any, members: tuple[Any, ...], annotation: Any, prose: bool) -> Any:
+    for member in members:
+        if type(value) is type(member) and value == member:
+            return member
+    if not isinstance(value, str):
+        same = [member for member in members if not isinstance(value, bool) and member == value and value is not None]
+        texts = [member for member in members if isinstance(member, str) and str(value).casefold() == member.casefold()]
+        if len(same or texts) != 1:
+            raise _unreadable(value, annotation)
+        return (same or texts)[0]
+    if None in members and _is_null(value):
+        return None
+    by_label = {_label(member): member for member in members if member is not None}
+    found = read_choice(_answer(value), tuple(by_label), prose=prose)
+    if found is not None:
+        return by_label[found]
+    numbers = [member for member in members if type(member) is int]
+    if numbers and len(numbers) == len(members):
+        number = read_number(_answer(value), prose=prose, integer=True)
+        if number in numbers:
+            return next(member for member in numbers if member == number)
+    if set(members) <= {True, False}:
+        return _bool(value, annotation, prose)
+    raise _unreadable(value, annotation)
+
+
+def _label(member: Any) -> str:
+    return str(member.value) if isinstance(member, enum.Enum) else str(member)
+
+
+def _enum_member(value: Any, annotation: Any, prose: bool) -> Any:
+    for member in annotation:
+        if value is member or (type(member.value) is type(value) and member.value == value):
+            return member
+    by_value = {str(member.value): member for member in annotation}
+    by_name = {name: member for name, member in annotation.__members__.items() if name not in by_value}
+    if value is None or isinstance(value, (dict, list)):
+        raise _unreadable(value, annotation)
+    text = _answer(value) if isinstance(value, str) else str(value)
+    both = {**by_name, **by_value}
+    for labels, sentence in ((by_value, False), (by_name, False), (both, False), (both, prose), (by_value, prose)):
+        if sentence and labels is both and len({label.casefold() for label in labels}) < len(labels):
+            continue
+        found = read_choice(text, tuple(labels), prose=sentence)
+        if found is not None:
+            return labels[found]
+        if len(text) > _LONG:
+            break
+    raise _unreadable(value, annotation)
+
+
+def _bool(value: Any, annotation: Any, prose: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    found = read_bool(_answer(value), prose=prose) if isinstance(value, str) else None
+    if found is None:
+        raise _unreadable(value, annotation)
+    return found
+
+
+def _number(value: Any, annotation: Any, prose: bool) -> int | float:
+    number: Any = None
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return annotation(value)
+    if isinstance(value, str):
+        number = read_number(_answer(value), prose=prose, integer=annotation is int)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = value
+    if number is None or (isinstance(number, float) and math.isnan(number)):
+        raise _unreadable(value, annotation)
+    if annotation is float:
+        return float(number)
+    if isinstance(number, float) and not number.is_integer():
+        raise _unreadable(value, annotation)
+    if isinstance(number, Fraction) and number.denominator != 1:
+        raise _unreadable(value, annotation)
+    return int(number)
+
+
+def _is_null(text: str) -> bool:
+    return undecorated(text).casefold() in _NULLS
+
+
+def _member_of_union(value: Any, args: tuple[Any, ...], prose: bool) -> Any:
+    """Return the value of the first type that it fits. The text itself is the last choice."""
+    optional = type(None) in args
+    others = [arg for arg in args if arg is not type(None)]
+    if optional and (value is None or (isinstance(value, str) and _is_null(value))):
+        return None
+    if not isinstance(value, str):
+        exact = [arg for arg in others if inspect.isclass(arg) and type(value) is arg]
+        others = exact + [arg for arg in others if arg not in exact]
+    else:
+        others = [arg for arg in others if arg is not str] + [arg for arg in others if arg is str]
+    alone = len(others) == 1
+    if isinstance(value, str) and str in others and not _PLAIN_NUMBER.fullmatch(value.strip()):
+        others = [arg for arg in others if arg not in (int, float)]
+    for arg in others:
+        try:
+            return _parse(value, arg, prose and alone)
+        except (ValueError, TypeError):
+            continue
+    raise _unreadable(value, Union[tuple(args)])  # noqa: UP007 (made of a tuple)
+
+
+def _list(value: Any, annotation: Any, args: tuple[Any, ...], prose: bool) -> Any:
+    items = _items(value, args, prose) if isinstance(value, str) else value
+    if isinstance(items, Mapping) and len(items) == 1 and isinstance(next(iter(items.values())), list):
+        items = next(iter(items.values()))
+    if not isinstance(items, (list, tuple, set, frozenset)):
+        raise _unreadable(value, annotation)
+    kinds = [arg for arg in args if arg is not Ellipsis]
+    if typing.get_origin(annotation) is tuple and Ellipsis not in args and kinds:
+        if len(items) != len(kinds):
+            raise _unreadable(value, annotation)
+        items = [_parse(item, kind, False) for item, kind in zip(items, kinds, strict=True)]
+    elif kinds:
+        items = [_parse(item, kinds[0], False) for item in items]
+    return _adapter(annotation).validate_python(list(items))
+
+
+def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
+    """Return the items of a list in a text: JSON, lines with bullets or numbers, or short values with commas."""
+    text = _answer(text)
+    found = read_structure(text, list)
+    if found is not NOTHING:
+        return found
+    if text.lstrip().startswith(("{", "[")):
+        return read_structure(text, dict)
+    lines = [match[1].strip() for match in _ITEM.finditer(text)]
+    if len(lines) > 1 or (len(lines) == 1 and _ITEM.fullmatch(text.strip())):
+        return lines
+    kind = args[0] if args else str
+    parts = [part.strip() for part in re.split(r"[,;\n]|\sand\s", undecorated(unlabelled(text)))]
+    if not is_closed(kind) or not all(parts) or re.search(r"\d,\d{3}(?!\d)", text):
+        return None
+    parts[-1] = re.sub(r"\Aand\s+", "", parts[-1])
+    return parts if len(parts) > 1 or prose else None
+
+
+def _object(value: Any, annotation: Any) -> Any:
+    if isinstance(value, str):
+        value = read_structure(_answer(value), dict)
+    adapter = _adapter(annotation)
+    try:
+        return adapter.validate_python(value)
+    except pydantic.ValidationError:
+        if not isinstance(value, Mapping):
+            raise _unreadable(value if value is not NOTHING else "", annotation) from None
+    fields = _fields_of(annotation)
+    if fields is None:
+        args = typing.get_args(annotation)
+        if len(args) != 2:
+            raise _unreadable(value, annotation)
+        fitted = {_parse(key, args[0], False): _parse(part, args[1], False) for key, part in value.items()}
+    else:
+        names = {_plain_name(alias): (alias, kind) for alias, kind in fields.items()}
+        fitted = {}
+        for key, part in value.items():
+            alias, kind = names.get(_plain_name(str(key)), (key, None))
+            fitted[alias] = part if kind is None else _parse(part, kind, False)
+    return adapter.validate_python(fitted)
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _fields_of(annotation: Any) -> dict[str, Any] | None:
+    """Return the types of a class's fields by the names that JSON has for them; None for other types."""
+    if not inspect.isclass(annotation):
+        return None
+    if issubclass(annotation, pydantic.BaseModel) and not annotation.__module__.startswith("dspy."):
+        return {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+    if dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation):
+        return dict(typing.get_type_hints(annotation))
+    return None
+
+
+def _other(value: Any, annotation: Any) -> Any:
+    """Return a value of a type without rules of its own: a date, a decimal number, or a custom type."""
+    adapter = _adapter(annotation)
+    candidates: list[Callable[[], Any]] = [lambda: value]
+    if isinstance(value, str):
+        text = _answer(value)
+        plain = undecorated(unlabelled(undecorated(text)))
+        candidates = [lambda: read_structure(text, dict), lambda: read_structure(text, list)]
+        candidates += [lambda: text, lambda: plain, lambda: read_number(plain, prose=False)]
+        if annotation is Any:
+            return next((found for make in candidates[:2] if (found := make()) is not NOTHING), value)
+    for make in candidates:
+        candidate = make()
+        if candidate is NOTHING or candidate is None:
+            continue
+        try:
+            return adapter.validate_python(str(candidate) if isinstance(candidate, Fraction) else candidate)
+        except pydantic.ValidationError:
+            continue
+    raise _unreadable(value, annotation)
+
+
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    try:
+        return _cached_adapter(annotation)
+    except TypeError:  # not hashable
+        return pydantic.TypeAdapter(annotation)
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)

@@ -1,0 +1,156 @@
+"""Output fields as models write them, through whole programs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Optional
+
+import dspy
+import pytest
+
+import moa_dspy
+from moa_dspy.testing import ScriptedLM
+
+SENTIMENT = "question -> answer: Literal['positive', 'negative']"
+
+
+def outcome(task: Any, *replies: str, adapter: dspy.Adapter | None = None) -> Any:
+    """Return the prediction and the number of calls."""
+    lm = ScriptedLM(replies)
+    with dspy.context(adapter=adapter):
+        prediction = moa_dspy.single_model(task, lm)(question="?")
+    assert prediction.trace.calls == len(lm.requests)
+    return prediction
+
+
+POSITIVE = [
+    "[[ ## reasoning ## ]] nice [[ ## answer ## ]] positive [[ ## completed ## ]]",
+    "**[[ ## answer ## ]]**\npositive",
+    "[[##answer##]]\npositive",
+    "[[ ## answer ## ]] positive",
+    "[[ ## Answer ## ]]\nPositive",
+    "`[[ ## answer ## ]]`\n`positive`",
+    "\\[\\[ ## answer ## \\]\\]\npositive",
+    "[[ ## answer ## ]]: **positive**.",
+    "## [[ ## answer ## ]]\npositive",
+    "> [[ ## answer ## ]]\npositive",
+    "[[ # answer # ]]\npositive",
+    "[[ ## answer ]]\npositive",
+    "It praises.\n\n[[ ## answer ## ]]\npositive\n\n[[ ## completed ## ]]",
+    "<think>It praises.</think>\n[[ ## answer ## ]]\npositive",
+    "[[ ## answer ## ]]\n<think>negative?</think>positive",
+    "[[ ## reasoning ## ]]\nWe write [[ ## answer ## ]] as positive or negative.\n\n[[ ## answer ## ]]\npositive",
+    "[[ ## answer ## ]]\npositive\n\n[[ ## completed ## ]]\n\n[[ ## answer ## ]]\nnegative",
+    '{"reasoning": "r", "answer": "Positive"}',
+    '```json\n{"answer": "positive"}\n```',
+    "{'answer': 'positive',}",
+    "<reasoning>r</reasoning>\n<answer>positive</answer>",
+    "**Reasoning:** It praises.\n**Answer:** Positive",
+    "Answer: positive",
+    "positive",
+    "The answer is **positive**.",
+]
+
+
+@pytest.mark.parametrize("reply", POSITIVE)
+def test_a_field_is_read_in_any_notation_with_one_call(reply: str) -> None:
+    """R1, R2, R10, R11."""
+    prediction = outcome(SENTIMENT, reply, "never asked")
+    assert prediction.answer == "positive"
+    assert prediction.trace.calls == 1
+    assert "negative" not in prediction.trace.steps[0].text.replace("as positive or negative", "")
+
+
+@pytest.mark.parametrize("reply", POSITIVE)
+@pytest.mark.parametrize("kind", [dspy.ChatAdapter, dspy.JSONAdapter])
+def test_dspys_adapters_read_the_same_if_the_user_configures_them(kind: type[dspy.Adapter], reply: str) -> None:
+    assert outcome(SENTIMENT, reply, adapter=kind()).answer == "positive"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[[ ## answer ## ]]\nneutral",
+        "[[ ## answer ## ]]\npositive or negative",
+        "[[ ## answer ## ]]\nnot positive",
+        "[[ ## answer ## ]]\npositive\n\n[[ ## answer ## ]]\nnegative",
+        '{"answer": null}',
+        '{"answer": "positive"} or {"answer": "negative"}',
+        "This one is positive, I guess, in a way.",
+        "<think>[[ ## answer ## ]]\npositive",
+        "[[ ## answer ## ]]\n" + "-" * 16_000,
+    ],
+)
+def test_an_unclear_value_is_unreadable_and_the_next_format_is_tried(reply: str) -> None:
+    """R14 and ambiguous values."""
+    prediction = outcome(SENTIMENT, reply, '{"answer": "negative"}')
+    assert (prediction.answer, prediction.trace.calls) == ("negative", 2)
+    (step,) = prediction.trace.steps
+    assert [failure.kind for failure in step.failures] == ["adapter_parse_error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "value"),
+    [
+        ("int", "1,234", 1234),
+        ("int", "42 apples", 42),
+        ("int", "**42**", 42),
+        ("float", "$29.00", 29.0),
+        ("bool", "Yes.", True),
+        ("list[int]", "1, 2 and 3", [1, 2, 3]),
+        ("Optional[int]", "None", None),
+    ],
+)
+def test_typed_values_are_read_leniently(kind: str, written: str, value: Any) -> None:
+    """R12."""
+    for reply in (f"[[ ## answer ## ]]\n{written}", f'{{"answer": "{written}"}}'):
+        prediction = outcome(f"question -> answer: {kind}", reply)
+        assert prediction.answer == value
+        assert prediction.trace.calls == 1
+
+
+def test_null_is_no_text() -> None:
+    """R13."""
+
+    class Article(dspy.Signature):
+        question: str = dspy.InputField()
+        title: Optional[str] = dspy.OutputField()  # noqa: UP045
+        body: str = dspy.OutputField()
+
+    reply = '{"title": null, "body": "B"}'
+    assert outcome(Article, reply).title is None
+    prediction = outcome("question -> title, body", reply, '{"title": "T", "body": "B"}')
+    assert (prediction.title, prediction.trace.calls) == ("T", 2)
+    with pytest.raises(moa_dspy.AllProposalsFailedError):
+        outcome("question -> title, body", reply)
+
+
+def test_a_field_that_the_user_declared_must_be_there() -> None:
+    class Judged(dspy.Signature):
+        question: str = dspy.InputField()
+        reasoning: str = dspy.OutputField()
+        answer: Literal["positive", "negative"] = dspy.OutputField()
+
+    prediction = outcome(Judged, "[[ ## answer ## ]]\npositive", '{"reasoning": "r", "answer": "negative"}')
+    assert (prediction.answer, prediction.trace.calls) == ("negative", 2)
+
+
+def test_a_missing_added_field_is_no_none_in_any_prompt() -> None:
+    """R2: the program goes on without the field that it added."""
+    from moa_dspy.testing import prompt_of
+
+    lm = ScriptedLM("[[ ## answer ## ]]\npositive\n[[ ## improved ## ]]\nno\n[[ ## critique ## ]]\nGood.")
+    program = moa_dspy.AttentionMoA(SENTIMENT, [lm, moa_dspy.Agent(lm, name="b")], layers=2)
+    assert program(question="?").answer == "positive"
+    assert not any("None" in prompt_of(request) for request in lm.requests)
+
+
+def test_a_draft_in_a_decision_does_not_stop_the_run() -> None:
+    def reply(request: Any) -> str:
+        if "improved" in str(request.system):
+            return "<think>[[ ## improved ## ]]\nfalse</think>[[ ## improved ## ]]\ntrue\n[[ ## answer ## ]]\nParis"
+        return "<think>Rome</think>Paris"
+
+    program = moa_dspy.AttentionMoA("question -> answer", [ScriptedLM(reply)], layers=2)
+    prediction = program(question="?")
+    assert prediction.trace.improved == (True,)
+    assert prediction.answer == "Paris"
