@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from itertools import islice
 from typing import Final
 
 from moa_dspy.parsing.phrases import answer_phrases, is_negated, undecorated, unlabelled
@@ -11,6 +12,7 @@ from moa_dspy.parsing.phrases import answer_phrases, is_negated, undecorated, un
 __all__ = ["read_bool", "read_choice"]
 
 _SCANNED: Final = 200  # members in one text
+_INSPECTED: Final = 2000  # places where a member may be
 _TEXT_MAX: Final = 200_000
 _TRUE: Final = ("true", "yes")
 _FALSE: Final = ("false", "no")
@@ -110,7 +112,7 @@ def _named(text: str, members: tuple[str, ...]) -> str | None:
 def _found(text: str, members: tuple[str, ...]) -> list[re.Match[str]]:
     """Return the places where a text names members. A single letter must be marked, because it may be a word."""
     found: list[re.Match[str]] = []
-    for match in _pattern(members).finditer(text):
+    for match in islice(_pattern(members).finditer(text), _INSPECTED):
         if len(match[0]) > 1 or match[0].isdigit() or _is_marked(text, match):
             found.append(match)
         if len(found) >= _SCANNED:

@@ -108,13 +108,11 @@ def _sections(text: str, found: Sequence[re.Match[str]], names: tuple[str, ...])
     return values
 
 
-_END: Final = re.compile(
-    r"\s*[*_`]{0,3}\\?\[\\?\[?[ \t]{0,3}#{1,3}[ \t]{0,3}completed\b[^\n]{0,12}\s*\Z", re.IGNORECASE
-)
+_END: Final = re.compile(r"[*_`]{0,3}\\?\[\\?\[?[ \t]{0,3}#{1,3}[ \t]{0,3}completed\b[^\n]{0,12}\Z", re.IGNORECASE)
 
 
 def _without_end(text: str) -> str:
-    return _END.sub("", text).strip()
+    return _END.sub("", text.strip()).strip()
 
 
 def _add(values: FieldValues, name: str, value: Any) -> None:
@@ -159,7 +157,8 @@ def _tags(text: str, names: tuple[str, ...], required: Collection[str]) -> Field
 @functools.lru_cache(maxsize=256)
 def _label(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"^[ \t]*[#>*_`\-\"']{{0,6}}[ \t]*(?P<name>{_spelt(names)})[*_`\"']{{0,3}}[ \t]*(?::|=(?!=))[*_`]{{0,3}}",
+        rf"^[ \t]*+[#>*_`\-\"']{{0,6}}+[ \t]*+(?P<name>{_spelt(names)})[*_`\"']{{0,3}}"
+        r"[ \t]{0,4}(?::|=(?!=))[*_`]{0,3}",
         re.IGNORECASE | re.MULTILINE,
     )
 

@@ -14,7 +14,7 @@ _LATEX: Final = re.compile(
     r"\A(?:\\boxed|\\fbox|\\text|\\mathbf|\\mathrm|\\textbf)\s*\{(.*)\}\Z|\A\\[(\[](.*)\\[)\]]\Z|\A\$\$?(.*?)\$\$?\Z",
     re.DOTALL,
 )
-_FENCE: Final = re.compile(r"\A(```+|~~~+)[\w+-]{0,20}[ \t]*\n(.*?)\n?[ \t]*\1\s*\Z", re.DOTALL)
+_FENCE: Final = re.compile(r"\A(```+|~~~+)[\w+-]{0,20}[ \t]{0,4}\n")
 _WRAPPED: Final = re.compile(r"\A(?:Literal|str|int|float|bool|Optional)\s*[\[(](.*)[\])]\Z", re.DOTALL)
 _LABEL: Final = re.compile(
     r"\A\W{0,6}(?:(?:so|thus|therefore|hence)[, ]+)?(?:(?:the|my|our)\s+)?(?:final\s+|correct\s+|overall\s+)?"
@@ -24,7 +24,8 @@ _LABEL: Final = re.compile(
 _STATES: Final = re.compile(
     r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,200}\}){0,500})\}"
     r"|^[ \t]*####[ \t]*([^\n]{1,300})"
-    r"|\b(?:final\s+)?(?:answer|verdict|conclusion|classification)\W{0,6}(?:(?:is|would be|must be|=|:)[*_: \t]*)+"
+    r"|\b(?:final\s+)?(?:answer|verdict|conclusion|classification)\W{0,6}"
+    r"(?:(?:is|would be|must be|=|:)[*_: \t]{0,8}+){1,4}+"
     r"(?:\n\s{0,20})?([^\n]{1,300})",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -44,8 +45,8 @@ def undecorated(text: str) -> str:
         text = text.strip(_EDGES).rstrip(_END).strip(_EDGES)
         fenced = _FENCE.match(before.strip())
         latex = _LATEX.match(text)
-        if fenced:
-            text = fenced[2]
+        if fenced and before.rstrip().endswith(fenced[1]):
+            text = before.strip()[fenced.end() : -len(fenced[1])]
         elif latex:
             text = next(part for part in latex.groups() if part is not None)
         elif text[:1] in _PAIRS and text.endswith(_PAIRS[text[0]]) and text.count(text[0]) == 1:

@@ -25,7 +25,7 @@ from moa_dspy.parsing.turns import split_turns
 
 __all__ = ["Split", "split_reasoning"]
 
-_EDGE: Final = re.compile("\\A[\\s\ufeff\u200b\u2060]+|[\\s\ufeff\u200b\u2060]+\\Z")
+_EDGES: Final = " \t\n\r\x0b\x0c\x85\xa0\u200b\u2028\u2029\u202f\u2060\u3000\ufeff"
 _ANSWER_NAME: Final = r"(?:final[ _-]?)?(?:answer|response|output|solution|conclusion|result|final)"
 _ANSWER_TAG: Final = re.compile(rf"\A<({_ANSWER_NAME})>(.*)</\1>\Z", re.DOTALL | re.IGNORECASE)
 _ANSWER_OPEN: Final = re.compile(rf"\A<({_ANSWER_NAME})>(?!.*</\1>)", re.DOTALL | re.IGNORECASE)
@@ -86,8 +86,8 @@ def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
         text: the whole text of a reply.
         keep: names of tags that are fields of the reply and no reasoning.
     """
-    turns = split_turns(_EDGE.sub("", text))
-    reasoning, body, ended = list(turns.reasoning), _EDGE.sub("", turns.text), turns.ended
+    turns = split_turns(text.strip(_EDGES))
+    reasoning, body, ended = list(turns.reasoning), turns.text.strip(_EDGES), turns.ended
     headed = _split_headed(body)
     if headed is not None:
         reasoning.append(headed.reasoning)
@@ -98,8 +98,8 @@ def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
         reasoning.append(tagged.reasoning)
         body = tagged.text
     ended = ended and tagged.ended
-    body = _EDGE.sub("", body)
-    if reasoning or body != _EDGE.sub("", text):
+    body = body.strip(_EDGES)
+    if reasoning or body != text.strip(_EDGES):
         body = _unwrapped(body, kept)
     working = _WORKING.match(body)
     if working and working[1].lower() not in kept and _ANSWER_HEAD.match(body, working.end()):
@@ -114,7 +114,7 @@ def _unwrapped(text: str, kept: Collection[str]) -> str:
     wrapper = _ANSWER_TAG.match(text) or _ANSWER_OPEN.match(text)
     if wrapper is None or wrapper[1].lower() in kept:
         return text
-    return _EDGE.sub("", wrapper[2] if wrapper.lastindex == 2 else text[wrapper.end() :])
+    return (wrapper[2] if wrapper.lastindex == 2 else text[wrapper.end() :]).strip(_EDGES)
 
 
 def _split_headed(text: str) -> Split | None:

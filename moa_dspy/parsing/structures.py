@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import json_repair
 
+from moa_dspy.parsing.marks import fences
+
 __all__ = ["NOTHING", "read_structure", "read_structures"]
 
 NOTHING: Final = object()
@@ -22,9 +24,7 @@ _REPAIR_EFFORT: Final = 120_000  # characters times characters that json_repair 
 _DEPTH_MAX: Final = 40
 _STARTS: Final = 8  # places at which JSON is looked for in a text
 _LOOKED_FOR: Final = re.compile(r"[\[\]{}()\"'`\\‘’“”]")
-_FENCED: Final = re.compile(
-    r"^[ \t]*(```+|~~~+)[ \t]*(?:jsonc?|python|js)?[ \t]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL
-)
+_FENCE_LINE: Final = re.compile(r"[ \t]{0,8}(?:```+|~~~+)[^\n]*(?:\n|\Z)")
 # Texts and brackets. A text without an end goes on to the end, so that none is read twice.
 _PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
@@ -78,7 +78,7 @@ def _parts(text: str, opening: str) -> Iterator[str]:
     """Yield what may be a structure: the whole text, blocks of code, and what begins with a bracket."""
     if text.startswith(opening):
         yield text
-    blocks = [match[2].strip() for match in _FENCED.finditer(text)][:_STARTS]
+    blocks = [_inside(text[start:end]) for start, end in fences(text)][:_STARTS]
     yield from blocks
     if blocks:
         return
@@ -87,6 +87,12 @@ def _parts(text: str, opening: str) -> Iterator[str]:
         end = _end_of(text, at)
         yield text[at:end]
         position, starts = max(end, at + 1), starts + 1
+
+
+def _inside(block: str) -> str:
+    """Return a block of code without its first and last line."""
+    head = _FENCE_LINE.match(block)
+    return block[0 if head is None else head.end() : block.rstrip().rfind("\n")].strip()
 
 
 def _end_of(text: str, start: int) -> int:
