@@ -78,7 +78,12 @@ def split_turns(text: str) -> Turns:
         return Turns(reasoning, final[-1].body)
     if answers:
         return Turns(reasoning, answers[0].body)
-    return Turns(reasoning, "", ended=not reasoning)
+    return Turns(reasoning, "", ended=False) if reasoning else Turns((), text if _say_something(parts) else "")
+
+
+def _say_something(parts: list[_Part]) -> bool:
+    """Return whether a part of another turn contains text. A reply without an answer is then left as it is."""
+    return any(part.body.strip() for part in parts)
 
 
 def _structural(text: str) -> list[Mark]:

@@ -118,7 +118,7 @@ def test_outside_the_fences_no_prompt_is_changed_by_what_an_agent_says(attack: s
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("attack", ["order", "closing tag", "labels", "chatml", "control characters"])
+@pytest.mark.parametrize("attack", ["order", "closing tag", "labels", "format string", "control characters"])
 def test_such_an_agent_still_takes_part(attack: str, adapter: str) -> None:
     """It may well be right: what it says is shown, with its structure broken up."""
     trace, prompts = run(ATTACKS[attack], "free text", adapter)
@@ -170,7 +170,6 @@ def test_no_text_keeps_the_event_loop_busy_with_repairs(
     failed = prediction.trace.steps[0]
     assert failed.error is not None
     assert failed.error.kind == "adapter_parse_error"
-    assert all("too much to repair" in failure.message for failure in failed.failures)
     assert max(map(len, repaired), default=0) < 1000
 
 
