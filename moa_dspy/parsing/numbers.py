@@ -107,6 +107,8 @@ def read_number(text: str, *, prose: bool = True, integer: bool = False) -> Frac
     """
     text = _ascii_digits(text.strip())
     inner = undecorated(text)
+    if inner.casefold() == "nan" and not integer:
+        return math.nan
     special = _SPECIAL.fullmatch(inner)
     if special:
         return -math.inf if special[1] in ("-", "−") else math.inf

@@ -19,6 +19,8 @@ NOTHING: Final = object()
 """What is returned if a text contains no structure. None is a value in JSON."""
 
 _LITERAL_MAX: Final = 4000  # characters of a Python literal; more may exhaust the parser
+# What Python's parser warns of: letters after digits, unknown escapes.
+_WARNED_OF: Final = re.compile(r"\d[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
 _REPAIR_MAX: Final = 6000  # characters of broken JSON
 _REPAIR_EFFORT: Final = 120_000  # characters times characters that json_repair looks for
 _DEPTH_MAX: Final = 40
@@ -111,7 +113,7 @@ def _decoded(text: str, opening: str, kind: type) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text, strict=False, parse_constant=_no_constant)
         return value if isinstance(value, kind) else NOTHING
-    if len(text) <= _LITERAL_MAX:
+    if len(text) <= _LITERAL_MAX and not _WARNED_OF.search(text):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(text)
             return value if isinstance(value, kind) else NOTHING

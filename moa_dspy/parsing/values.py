@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import functools
 import inspect
-import math
 import re
 import types
 import typing
@@ -188,11 +187,11 @@ def _number(value: Any, annotation: Any, prose: bool) -> int | float:
         number = read_number(_answer(value), prose=prose, integer=annotation is int)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = value
-    if number is None or (isinstance(number, float) and math.isnan(number)):
+    if number is None:
         raise _unreadable(value, annotation)
     if annotation is float:
         return float(number)
-    if isinstance(number, float) and not number.is_integer():
+    if isinstance(number, float) and not number.is_integer():  # also NaN and infinities
         raise _unreadable(value, annotation)
     if isinstance(number, Fraction) and number.denominator != 1:
         raise _unreadable(value, annotation)

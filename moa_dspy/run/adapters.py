@@ -54,33 +54,36 @@ _NOT_SENT = frozenset(
 )
 
 
-class _Conversational(dspy.Adapter):
+class _Conversational:
     """Formats conversations and demos by the rules of ``run/conversation.py``. Other prompts are DSPy's."""
 
     def format(
         self, signature: TaskSignature, demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """Return the messages of a call."""
-        messages = dspy.Adapter.format(self, signature, demos, inputs)
+        adapter: Any = self
+        messages = dspy.Adapter.format(adapter, signature, demos, inputs)
         return messages if without_history(signature) is signature else alternating(messages)
 
     def format_demos(self, signature: TaskSignature, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the demos as turns, without conversations."""
-        return super().format_demos(without_history(signature), demos)
+        adapter: Any = self
+        return dspy.Adapter.format_demos(adapter, without_history(signature), demos)
 
     def format_conversation_history(
         self, signature: TaskSignature, history_field_name: str, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """Return the earlier turns, and remove the conversation from ``inputs``."""
+        adapter: Any = self
         history = inputs.get(history_field_name)
         if history is None or has_tool_calls(history.messages):
-            return super().format_conversation_history(signature, history_field_name, inputs)
+            return dspy.Adapter.format_conversation_history(adapter, signature, history_field_name, inputs)
         del inputs[history_field_name]
         return history_messages(
             signature,
             history.messages,
-            lambda task, turn: self.format_user_message_content(task, turn, main_request=True),
-            self.format_assistant_message_content,
+            lambda task, turn: adapter.format_user_message_content(task, turn, main_request=True),
+            adapter.format_assistant_message_content,
         )
 
 
@@ -103,7 +106,7 @@ class _JSONAdapter(_Conversational, dspy.JSONAdapter):
         return read_outputs("JSONAdapter", signature, completion, json_first=True)
 
 
-class PlainTextAdapter(_Conversational):
+class PlainTextAdapter(_Conversational, dspy.Adapter):
     """Send instructions as system message, inputs as labelled user message; read the completion as the value.
 
     For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion:

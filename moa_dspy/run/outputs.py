@@ -79,7 +79,7 @@ def _value(texts: list[Any], annotation: Any, prose: bool) -> Any:
         except (ValueError, MemoryError, RecursionError) as error:
             raise UnreadableError(str(error)[:200]) from error
     values = [_read(text, annotation, prose) for text in (texts[:1] if annotation is str else texts)]
-    if any(value != values[0] for value in values):
+    if any(value != values[0] for value in values[1:]):
         raise UnreadableError(f"the reply has different values: {values[:3]!r:.80}")
     return values[0]
 

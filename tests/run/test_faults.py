@@ -605,7 +605,7 @@ def test_runs_against_a_provider_that_fails_all_the_time() -> None:
 
 
 def test_typed_answers_survive_wrong_formats() -> None:
-    formats = {"m0": "no format at all", "m1": '{"answer": "three"}', "m2": None}
+    formats = {"m0": "no format at all", "m1": '{"answer": "many"}', "m2": None}
 
     def reply(body: Body) -> Reply:
         return formats[body["model"]] or in_role(body, "3", typed=True)
