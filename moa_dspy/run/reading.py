@@ -106,9 +106,7 @@ def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
     outputs: list[Any] = []
     for output, completion in zip(reply, completions, strict=True):
         if isinstance(output, Mapping):
-            changed = output.copy() if hasattr(output, "copy") else dict(output)
-            changed["text"] = completion.text or None
-            outputs.append(changed)
+            outputs.append({**output, "text": completion.text or None})
         else:
             outputs.append(completion.text or None)
     return outputs
@@ -221,7 +219,10 @@ def _end_of(body: Any, choice: Any, message: Any) -> End:
     words = [_get(part, name) for part in (choice, message, body) for name in _REASONS]
     words += [_get(details, "reason"), _get(_get(body, "promptFeedback"), "blockReason")]
     said = " ".join(word.lower() for word in words if isinstance(word, str))
-    return next((end for end, parts in _ENDS if any(part in said for part in parts)), "finished")
+    for end, parts in _ENDS:
+        if any(part in said for part in parts):
+            return end
+    return "finished"
 
 
 def _read_content(content: Any, texts: list[str], reasoning: list[str], refusals: list[str]) -> None:
