@@ -68,7 +68,7 @@ class Claim(NamedTuple):
     final: bool
 
 
-def claims(text: str) -> list[Claim]:
+def claims(text: str, *, remarks: bool = False) -> list[Claim]:
     """Return what a text says its answer is, in order; of more than 100 markers, only the last 100 are read.
 
     | counts | does not count |
@@ -77,13 +77,15 @@ def claims(text: str) -> list[Claim]:
     | `the answer is B`, `The most appropriate answer here is B` | `if the answer is unclear`, `the answer is not B` |
     | `the answer would be B` | `the answer would be B if ...`, `answer B would be right for ...` |
     | `Answer:`, and B in the next line with text | `the answer is based on ...` |
+
+    With `remarks`, sentences such as the last one count as well.
     """
     last = deque(_MARKER.finditer(text), _CLAIMS_MAX)
-    found = (_claim(text, match) for match in last)
+    found = (_claim(text, match, remarks) for match in last)
     return [claim for claim in found if claim is not None]
 
 
-def _claim(text: str, match: re.Match[str]) -> Claim | None:
+def _claim(text: str, match: re.Match[str], remarks: bool) -> Claim | None:
     before = (match["before"] or "").strip(" _").casefold()
     if before not in ("", "final"):
         return None
@@ -94,7 +96,7 @@ def _claim(text: str, match: re.Match[str]) -> Claim | None:
         not formal
         and (
             _CONDITION_BEFORE.search(sentence_so_far)
-            or _REMARK.match(answer)
+            or (_REMARK.match(answer) and not remarks)
             or (match["would"] and (_CONDITION.search(answer) or _CONDITION.search(sentence_so_far.rpartition(".")[2])))
         )
     ):
@@ -141,7 +143,8 @@ def final_answer(text: str, accepts: Callable[[str], object] | None = None) -> s
         text: a model's whole answer.
         accepts: tells whether a claim has the form of an answer.
     """
-    found = [plain(claim.answer) for claim in claims(text[-TEXT_MAX:])]
+    text = text[-TEXT_MAX:]
+    found = [plain(claim.answer) for claim in claims(text) or claims(text, remarks=True)]
     if not found:
         return plain(last_boxed(text) or text)
     fitting = [answer for answer in found if accepts is None or accepts(answer)]

@@ -192,6 +192,7 @@ HARD = [
     ("the answer is: **(C) Foo**", "(C)", True),
     ("The correct answer here is therefore (D).", "(D)", True),
     ("So the answer is (A) or (B).", "(A)", False),
+    ("So the answer is above big coexist.\nLet me know if the answer is unclear.", "above big coexist", True),
 ]
 
 
