@@ -21,9 +21,10 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import connection_of, rollout_of, server_of
 from moa_dspy.json_safe import json_safe
 from moa_dspy.local import is_local, local_lm
+from moa_dspy.model_limits import LEAST_REASONING_TOKENS, takes_temperature
 from moa_dspy.redaction import remember
 
-__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "slots_of"]
+__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "remarks_of", "slots_of"]
 
 # LM settings that a program file may store. They contain no address and no key.
 SAMPLING_OPTIONS: Final = frozenset(
@@ -100,6 +101,11 @@ class Agent:
         return validated(AgentSpec, values)
 
     @property
+    def is_cold(self) -> bool:
+        """Return whether the temperature is 0, so that all samples would be the same."""
+        return self.spec("-").temperature == 0 and takes_temperature(getattr(self.lm, "model", None))
+
+    @property
     def identity(self) -> str:
         """Return the model as text: its name, server, settings and persona, without the agent's own name.
 
@@ -160,7 +166,7 @@ class AgentSlot:
         """
         own, other = (getattr(one, "kwargs", {}) for one in (lm, ambient))
         config: dict[str, Any] = {}
-        if self.agent.temperature is not None:
+        if self.agent.temperature is not None and takes_temperature(lm.model):
             config["temperature"] = self.agent.temperature
         if self.agent.max_tokens is not None:
             config["max_completion_tokens" if "max_completion_tokens" in own else "max_tokens"] = self.agent.max_tokens
@@ -173,6 +179,16 @@ class AgentSlot:
         else:
             rollout = rollout_of(*rollouts, self.sample, target, *(() if server is None else (server,)))
         return config if rollout is None else {**config, "rollout_id": rollout}
+
+
+def remarks_of(slots: Iterable[AgentSlot]) -> list[str]:
+    """Return what of the agents' settings is not sent, because their models are known to reject it."""
+    remarks = []
+    for slot in slots:
+        model, temperature = getattr(slot.agent.lm, "model", None), slot.agent.temperature
+        if temperature is not None and not takes_temperature(model):
+            remarks.append(f"{model} takes no temperature: {temperature:g} of {slot.name} is not sent")
+    return remarks
 
 
 def agent_of(value: AgentLike) -> Agent:
@@ -207,7 +223,8 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
 
     Args:
         model: for example ``"openai/gpt-4.1"``, ``"local"`` or ``"local/<path.gguf>"``.
-        **options: passed to ``dspy.LM``, except those that are None.
+        **options: passed to ``dspy.LM``, except those that are None, and a temperature or a small ``max_tokens`` that
+            DSPy refuses for the model. An ``Agent`` may have such a ``max_tokens``.
 
     Raises:
         ConfigurationError: if the string is malformed, the provider is unknown, or the embedded model is not installed.
@@ -216,6 +233,11 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
     if is_local(model):
         return local_lm(model, **options)
     _check_model(model)
+    if not takes_temperature(model):  # DSPy refuses to build such a model with these
+        if options.get("temperature") != 1:
+            options.pop("temperature", None)
+        if options.get("max_tokens", LEAST_REASONING_TOKENS) < LEAST_REASONING_TOKENS:
+            options.pop("max_tokens")
     return dspy.LM(model, **options)
 
 

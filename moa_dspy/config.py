@@ -125,8 +125,13 @@ class AgentConfig(_Section):
             ConfigurationError: as for ``lm``.
         """
         from moa_dspy.agents import Agent
+        from moa_dspy.model_limits import takes_temperature
 
-        return Agent(self.lm(), self.name, persona=self.persona, price=self.price)
+        lm = self.lm()
+        if takes_temperature(self.model):
+            return Agent(lm, self.name, persona=self.persona, price=self.price)
+        # The LM has none of these: DSPy refuses to build it with them.
+        return Agent(lm, self.name, self.temperature, self.max_tokens, self.persona, self.price)
 
     def lm(self) -> dspy.BaseLM:
         """Return the agent's LM, with its connection.

@@ -93,6 +93,6 @@ def _samples(agent: AgentLike, samples: int) -> list[AgentLike]:
     if samples < 2:
         raise ConfigurationError(f"samples={samples} is too few; give at least 2, or use single_model")
     one = agent_of(agent)
-    if one.spec("-").temperature == 0:
+    if one.is_cold:
         raise ConfigurationError("samples at temperature 0 are all the same; give the agent a higher temperature")
     return [replace(one, name=f"{one.name}-{number}" if one.name else None) for number in range(1, samples + 1)]

@@ -151,6 +151,7 @@ class OptimizePlan:
         if "architecture" in self.parts:
             check_trials(self.search["n_trials"])
             self.bound = bind_space(self.program, self.search["space"])
+            self.notes += _not_varied(self.bound)
         check_budget(self.budget, self.lms)
         check_unit(self.objective, self.lms)
 
@@ -218,6 +219,11 @@ def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[s
     return {"task": bound.task, "agents": agents, "space": bound.space, "aggregators": further, **bound.options}
 
 
+def _not_varied(bound: BoundSpace) -> list[str]:
+    fixed = ", ".join(bound.fixed)
+    return [f"the temperature of {fixed} is not varied, because the model takes none"] if fixed else []
+
+
 def _are_equal(one: Agent, other: Agent) -> bool:
     """Return whether two agents have the same model, server and settings. Names may differ."""
     return one.identity == other.identity
@@ -259,7 +265,8 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     answers calls that parts have in common, is not considered.
     """
     parts = [PartEstimate(part=part, most=most, expected=expected) for part, most, expected in _costs(plan)]
-    notes = ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
+    notes = [] if plan.bound is None else _not_varied(plan.bound)
+    notes += ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in plan.parts:
         notes.append("the model that writes prompts comes on top: some calls for each new prompt")
         notes.append("demos and longer instructions make later prompts longer than estimated")

@@ -10,6 +10,7 @@ import dspy
 import pydantic
 
 from moa_dspy._dspy import has_input_keys
+from moa_dspy.agents import remarks_of
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import ModelPrice, offline_prices
 from moa_dspy.cost.tokens import Counter
@@ -208,7 +209,7 @@ def make_plan(
         lengths=lengths,
         budget=budget,
         left_out=tuple(_left_out(unlimited, full)),
-        notes=tuple(_notes(full, budget, rehearsal)),
+        notes=(*_notes(full, budget, rehearsal), *remarks_of((*parts.agents, parts.aggregator))),
     )
 
 

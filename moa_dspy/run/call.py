@@ -30,7 +30,7 @@ from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.identity import server_of
-from moa_dspy.run import concurrency
+from moa_dspy.run import accepted, concurrency
 from moa_dspy.run.adapters import (
     PlainTextAdapter,
     adapters_for,
@@ -171,6 +171,7 @@ class _Call:
         self._calls = self._cached_calls = self._unanswered = 0
         self._truncated = False  # whether the last reply ended at max_tokens
         self._calls_before = 0  # of the current attempt
+        self._adapts = False  # whether the same request, without what was just rejected, may succeed
         self._queued = 0.0
         self._start = session.clock() - session.began
 
@@ -217,6 +218,8 @@ class _Call:
                 adapter, retry, draw = next(adapters, None), 0, 0
             except Exception as error:  # noqa: BLE001 (any error of a model or its adapter fails the step)
                 self.fail(failure_of(error))
+                if self._adapts:
+                    continue
                 delay = self._delay(retry) if retry < retries and is_transient(error) else None
                 if delay is None:
                     return
@@ -251,7 +254,7 @@ class _Call:
             list(predictor.demos) if "nearest" not in vars(predictor) else await shown_demos(predictor, self._inputs)
         )
         config = self._config if not draw else {**self._config, "rollout_id": _redrawn(self._config, draw)}
-        self._adapter, self._calls_before = adapter, self._calls
+        self._adapter, self._calls_before, self._adapts = adapter, self._calls, False
         entries: list[Any] | None = None
         if session.traces is not None:
             entries = []
@@ -292,6 +295,7 @@ class _Call:
         """Admit, send, meter and check one request. Every request is counted, whichever adapter makes it."""
         session = self._session
         budget, clock = session.budget, session.clock
+        args, options = accepted.adapted(lm, args, options)
         if id(lm) in session.refused:
             raise _NotSentError(session.refused[id(lm)])
         if budget.limited and not budget.reserve(self._id.stage):
@@ -314,6 +318,7 @@ class _Call:
                 raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
             if isinstance(error, Exception):
                 self._note_error(lm, error)
+                self._adapts |= accepted.learn(lm, error, args, options)
             raise
         finally:
             self._queued += (clock() if sent is None else sent) - waiting

@@ -109,7 +109,7 @@ class Ensemble:
 
     @property
     def _is_cold(self) -> bool:
-        return self.single.agent.spec("-").temperature == 0
+        return self.single.agent.is_cold
 
 
 def _options(program: AttentionMoA) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, cast
 
+import dspy
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -22,6 +23,7 @@ from moa_dspy.architecture import Aggregation, Residual
 from moa_dspy.attention import Attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import digest_of
+from moa_dspy.model_limits import takes_temperature
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, grade, stop_rules
 from moa_dspy.program import AttentionMoA
@@ -173,7 +175,8 @@ class BoundSpace:
         if not 1 <= agents <= self.space.max_agents:
             return None
         temperatures = tuple(
-            self._value(params, name) if count else None for name, count in zip(self._temperatures, counts, strict=True)
+            self._value(params, name) if count and self._takes_temperature(agent) else None
+            for agent, name, count in zip(self.names, self._temperatures, counts, strict=True)
         )
         if self._has_equal_samples(counts, temperatures):
             return None
@@ -307,8 +310,11 @@ class BoundSpace:
         space = self.space
         typed = all(field.annotation is not str for field in self.task.output_fields.values())
         least = int(len(self.names) == 1)
-        shared = {"temperature": space.temperatures_of(self.names[0])}
-        apart = {f"temperature.{name}": space.temperatures_of(name) for name in self.names}
+        taking = [name for name in self.names if self._takes_temperature(name)]
+        shared = {"temperature": space.temperatures_of(taking[0]) if taking else (None,)}
+        apart = {
+            f"temperature.{name}": space.temperatures_of(name) if name in taking else (None,) for name in self.names
+        }
         return {
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
@@ -350,10 +356,18 @@ class BoundSpace:
     def _needs_aggregator(self, aggregation: Aggregation, residual: Residual) -> bool:
         return aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)
 
+    @property
+    def fixed(self) -> list[str]:
+        """Return the agents whose temperature is not varied, because their models take none."""
+        return [name for name in self.names if not self._takes_temperature(name)]
+
+    def _takes_temperature(self, name: str) -> bool:
+        return takes_temperature(getattr(self.models[name].lm or dspy.settings.lm, "model", None))
+
     def _has_equal_samples(self, counts: Sequence[int], temperatures: Sequence[float | None]) -> bool:
         """Return whether an agent has several samples at temperature 0. They would be equal."""
         return any(
-            count > 1 and (self.models[name].spec("-").temperature if chosen is None else chosen) == 0
+            count > 1 and (self.models[name].is_cold if chosen is None else chosen == 0)
             for name, count, chosen in zip(self.names, counts, temperatures, strict=True)
         )
 

@@ -14,6 +14,7 @@ from moa_dspy._dspy import get_annotation_name
 from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.cli.output import printable, table
 from moa_dspy.files.program_file import SavedProgram
+from moa_dspy.model_limits import takes_temperature
 
 __all__ = ["Section", "described", "rendered", "sections"]
 
@@ -124,6 +125,8 @@ def _agent(spec: AgentSpec) -> str:
         for name, value in settings.items()
         if value is not None
     ]
+    if spec.temperature is not None and not takes_temperature(spec.model):
+        parts.append("(the model takes no temperature: it is not sent)")
     persona = [f"persona {_shortened(spec.persona)!r}"] if spec.persona else []
     return ", ".join([spec.model or "the model DSPy is configured with", *parts, *persona])
 
