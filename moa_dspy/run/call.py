@@ -295,7 +295,6 @@ class _Call:
         """Admit, send, meter and check one request. Every request is counted, whichever adapter makes it."""
         session = self._session
         budget, clock = session.budget, session.clock
-        args, options = accepted.adapted(lm, args, options)
         if id(lm) in session.refused:
             raise _NotSentError(session.refused[id(lm)])
         if budget.limited and not budget.reserve(self._id.stage):
@@ -305,6 +304,7 @@ class _Call:
         turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else contextlib.nullcontext()
         try:
             async with whole, turn:
+                args, options = accepted.adapted(lm, args, options)
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
                     self._meter.response = None
