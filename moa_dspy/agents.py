@@ -181,13 +181,13 @@ class AgentSlot:
         return config if rollout is None else {**config, "rollout_id": rollout}
 
 
-def remarks_of(slots: Iterable[AgentSlot]) -> list[str]:
+def remarks_of(agents: Iterable[Agent]) -> list[str]:
     """Return what of the agents' settings is not sent, because their models are known to reject it."""
     remarks = []
-    for slot in slots:
-        model, temperature = getattr(slot.agent.lm, "model", None), slot.agent.temperature
+    for agent in agents:
+        model, temperature = getattr(agent.lm, "model", None), agent.temperature
         if temperature is not None and not takes_temperature(model):
-            remarks.append(f"{model} takes no temperature: {temperature:g} of {slot.name} is not sent")
+            remarks.append(f"{model} takes no temperature: {temperature:g} of {agent.name} is not sent")
     return remarks
 
 

@@ -11,7 +11,7 @@ import dspy
 import pydantic
 
 from moa_dspy._dspy import missing_native_keys, native_route
-from moa_dspy.agents import Agent
+from moa_dspy.agents import Agent, remarks_of
 from moa_dspy.cli.options import ProgramOptions
 from moa_dspy.cli.output import note
 from moa_dspy.config import AgentConfig, Config, load_config
@@ -127,7 +127,7 @@ def model_named(text: str, option: str) -> AgentConfig:
 
 
 def check_keys(program: AttentionMoA) -> None:
-    """Check that every agent has a model and a key for it.
+    """Check that every agent has a model and a key for it. Note which settings are not sent.
 
     Raises:
         ConfigurationError: if one is missing. The message names the agent, or the model and the environment variable
@@ -142,6 +142,8 @@ def check_keys(program: AttentionMoA) -> None:
                 f"agent {name!r} has no model; give it one in a --config file, under the same name"
             )
     check_lms((agent.lm for agent in agents.values()), "or name another one (api_key_env) in a --config file")
+    for remark in remarks_of(program.named_agents):
+        note(remark)
 
 
 def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -> None:

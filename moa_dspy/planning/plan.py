@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import dspy
@@ -209,7 +210,10 @@ def make_plan(
         lengths=lengths,
         budget=budget,
         left_out=tuple(_left_out(unlimited, full)),
-        notes=(*_notes(full, budget, rehearsal), *remarks_of((*parts.agents, parts.aggregator))),
+        notes=(
+            *_notes(full, budget, rehearsal),
+            *remarks_of(replace(slot.agent, name=slot.name) for slot in parts.agents),
+        ),
     )
 
 

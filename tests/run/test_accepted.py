@@ -276,6 +276,17 @@ def test_the_command_line_plans_such_a_model(capsys: pytest.CaptureFixture[str])
     assert "openai/gpt-5 takes no temperature: 0.7 of gpt-5 is not sent" in capsys.readouterr().out
 
 
+def test_a_command_says_what_is_not_sent_before_it_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with rejecting(strict, "Unsupported value: 'temperature' does not support 0.7 with this model") as served:
+        agent = f'[[agents]]\nmodel = "openai/gpt-5"\napi_base = "{served.url}"\ntemperature = 0.7\nmax_tokens = 300\n'
+        (tmp_path / "moa.toml").write_text(f"{agent}[architecture]\nlayers = 1\nattention = 'none'\n")
+        assert main(["ask", "?", "--config", str(tmp_path / "moa.toml")]) == 0
+        said = capsys.readouterr()
+        assert said.out == "7\n"
+        assert "openai/gpt-5 takes no temperature: 0.7 of gpt-5 is not sent" in said.err.splitlines()[0]
+        assert [call.body["max_completion_tokens"] for call in served.calls] == [300] * len(served.calls)
+
+
 def test_a_rejected_call_counts_in_the_budget() -> None:
     with rejecting(has_system, "System role not supported", 500) as served:
         program = single_model("question -> answer", served.lm(), budget=Budget(calls=1))
