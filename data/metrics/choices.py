@@ -56,6 +56,7 @@ _ASSERTED = tuple(
         rf"\b(?:correct|right|best|final|my) (?:option|choice|letter)\b[*_]{{0,3}}{_IS}{_LETTER}{_NEGATED}{_SEVERAL}",
         rf"\b{_SAYING}\b{_ADVERBS}{_KIND}{_CAPITAL}{_NEGATED}{_SEVERAL}",
         rf"(?<!\w){_CAPITAL}{_CLOSE} (?:is|must be|should be) (?:the )?(?:only )?(?:most )?{_RIGHT}\b",
+        rf"(?<!\w){_CAPITAL}{_CLOSE} remains\b",
         rf"\b{_SO}{_CHOSEN}{_KIND}{_CAPITAL}{_NEGATED}{_SEVERAL}{_END}",
         rf"\bnot{_KIND}{_OPEN}[A-Z]{_CLOSE},? (?:but|rather)\b(?: rather)?{_KIND}{_CAPITAL}",
         rf"(?:\A|\n)[\s#*_]{{0,8}}(?:my |final )?answer{_LETTER}{_NEGATED}{_SEVERAL}{_END}",
@@ -80,7 +81,7 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _CHANGED = re.compile(
-    r"\b(?:wait|actually|correction|no,|sorry|oops|mistaken?|instead|on second thought|re-?(?:consider|check|think|"
+    r"\b(?:wait|actually|correction|no(?=,)|sorry|oops|mistaken?|instead|on second thought|re-?(?:consider|check|think|"
     r"examin|evaluat|read)\w*|however|scratch that|hmm+|revis\w+|updat\w+|changed? my)\b|\bbut\b(?! not)",
     re.IGNORECASE,
 )

@@ -102,7 +102,7 @@ _STATEMENT_MAX = 500
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _LETTER_A = re.compile(r"^[ \t]*A:([^\n]+)", re.MULTILINE)
 _MARKUP = re.compile(r"\*\*(?!\d)|(?<!\d)\*\*|[`_]{1,3}(?!\d)|\\text(?:bf|it)?\b|\\mathrm\b|\\left\b|\\right\b|[{}]")
-_REMARK = re.compile(r"(?<=[^\s(])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
+_REMARK = re.compile(r"(?<=[^\s(#:=])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
 _SENTENCE_END = re.compile(r"(?<!\bapprox)(?<!\bca)[.!?;](?=\s|\Z)")
 _EQUALS = re.compile(r"=+>?|\u2248|\\approx\b|\\implies\b|\u21d2|->|\u2192")
 _QUALIFIERS = (
