@@ -23,7 +23,7 @@ from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
-from moa_dspy.run.adapters import adapters_for
+from moa_dspy.run.formats import adapters_for
 from moa_dspy.run.knn_demos import WORDS, Nearest
 from moa_dspy.run.layers import ROLES, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session

@@ -23,12 +23,10 @@ from moa_dspy.parsing import marked_text, split_reasoning
 from moa_dspy.run.conversation import alternating, has_tool_calls, history_messages, without_history
 from moa_dspy.run.outputs import read_outputs, unusable
 from moa_dspy.run.reading import is_visible
-from moa_dspy.signatures import TaskSignature, is_free_text
+from moa_dspy.signatures import TaskSignature
 
 __all__ = [
     "PlainTextAdapter",
-    "adapters_for",
-    "default_adapters",
     "enforces_schema",
     "fields_in_tags",
     "lenient",
@@ -213,29 +211,9 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
             return None
 
 
-def adapters_for(
-    signature: TaskSignature, lm: dspy.BaseLM, configured: dspy.Adapter | None
-) -> tuple[dspy.Adapter, ...]:
-    """Return the adapters to try for ``signature`` on ``lm``, in order, until a completion can be parsed."""
-    if configured is not None:
-        return (configured,)
-    hashable: Any = signature
-    adapters = default_adapters(hashable)
-    return adapters[::-1] if enforces_schema(lm) else adapters
-
-
 def enforces_schema(lm: dspy.BaseLM) -> bool:
     """Return whether the server of ``lm`` enforces a JSON schema, so that JSON should be tried first."""
     return bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
-
-
-@functools.lru_cache(maxsize=256)
-def default_adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
-    """Return the adapters to try for ``signature`` if the user configured none.
-
-    Each attempt is one LM call. The JSON fallback inside ChatAdapter is off, so that calls can be counted.
-    """
-    return (_PLAIN,) if is_free_text(signature) else (_CHAT, _JSON)
 
 
 def fields_in_tags(adapter: dspy.Adapter, signature: TaskSignature) -> tuple[str, ...]:
@@ -321,11 +299,6 @@ def lenient(adapter: Any) -> Any:
 def reads_leniently(adapter: dspy.Adapter) -> bool:
     """Return whether an adapter reads replies by our own rules, which need no repair without limits."""
     return isinstance(adapter, (PlainTextAdapter, _ChatAdapter, _JSONAdapter))
-
-
-_PLAIN = PlainTextAdapter()
-_CHAT = _ChatAdapter(use_json_adapter_fallback=False)
-_JSON = _JSONAdapter()
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

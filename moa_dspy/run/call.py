@@ -33,13 +33,14 @@ from moa_dspy.identity import server_of
 from moa_dspy.run import accepted, concurrency
 from moa_dspy.run.adapters import (
     PlainTextAdapter,
-    adapters_for,
     fields_in_tags,
     lenient,
     refuse_endless_repair,
 )
+from moa_dspy.run.answer_line import NoValueError
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
+from moa_dspy.run.formats import adapters_for
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
@@ -198,7 +199,7 @@ class _Call:
         retries = session.tolerance.retries
         if retries is None:
             retries = int(getattr(self._lm, "num_retries", 0))
-        adapters = iter(self._adapters())
+        adapters: Iterator[dspy.Adapter] = iter(self._adapters())
         adapter: dspy.Adapter | None = next(adapters)
         retry = draw = 0
         while adapter is not None:
@@ -211,10 +212,12 @@ class _Call:
                 self.failure = self.failure or error.failure
                 return
             except AdapterParseError as error:
-                if draw < _REDRAWS and self._calls - self._cached_calls == paid:
+                second = error.second if isinstance(error, NoValueError) else None
+                if second is None and draw < _REDRAWS and self._calls - self._cached_calls == paid:
                     draw += 1
                     continue
                 self.fail(self._cut(failure_of(error)))
+                adapters = adapters if second is None else iter((second,))
                 adapter, retry, draw = next(adapters, None), 0, 0
             except Exception as error:  # noqa: BLE001 (any error of a model or its adapter fails the step)
                 self.fail(failure_of(error))

@@ -14,7 +14,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 import moa_dspy
 from moa_dspy import Agent
-from moa_dspy.run.adapters import PlainTextAdapter, adapters_for
+from moa_dspy.run.adapters import PlainTextAdapter
+from moa_dspy.run.formats import adapters_for
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 
@@ -273,8 +274,8 @@ def test_dspys_own_dummy_is_still_asked():
     assert moa_dspy.single_model("question -> answer", lm)(question="Where?").answer == "Paris"
 
 
-@pytest.mark.parametrize("kind", ["int", "bool", "list[str]", "Literal['a', 'b']"])
-def test_typed_outputs_try_chat_then_json(kind: str):
+@pytest.mark.parametrize("kind", ["list[str]", "dict[str, int]", "int | str"])
+def test_long_typed_outputs_try_chat_then_json(kind: str):
     chat, json_ = adapters_for(signature(f"question -> answer: {kind}"), ScriptedLM("x"), None)
     assert isinstance(chat, dspy.ChatAdapter)
     assert not isinstance(chat, dspy.JSONAdapter)
@@ -294,14 +295,14 @@ def test_a_configured_adapter_is_used_alone_and_everywhere():
 
 
 def test_a_completion_that_cannot_be_parsed_costs_one_more_call_and_is_counted():
-    lm = ScriptedLM(["what?", '{"reasoning": "r", "count": 3}'])
-    prediction = moa_dspy.single_model("question -> count: int", lm)(question="How many?")
-    assert prediction.count == 3
+    lm = ScriptedLM(["what?", '{"reasoning": "r", "counts": [3]}'])
+    prediction = moa_dspy.single_model("question -> counts: list[int]", lm)(question="How many?")
+    assert prediction.counts == [3]
     (step,) = prediction.trace.steps
     assert (step.status, step.calls, prediction.trace.calls, len(lm.requests)) == ("ok", 2, 2, 2)
     assert step.tokens.completion == 1 + 4
-    assert "JSON" in prompt_of(lm.requests[1])
-    assert "JSON" not in prompt_of(lm.requests[0])
+    assert "Outputs will be a JSON object" in prompt_of(lm.requests[1])
+    assert "Outputs will be a JSON object" not in prompt_of(lm.requests[0])
 
 
 def test_where_neither_can_be_parsed_the_step_fails_after_two_calls():

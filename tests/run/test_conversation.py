@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import moa_dspy
 from moa_dspy import InputError
-from moa_dspy.run.adapters import adapters_for
+from moa_dspy.run.formats import adapters_for
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 TASK = "history: dspy.History, question -> answer"
@@ -75,7 +75,7 @@ def test_earlier_turns_have_no_added_field_and_no_none() -> None:
     text = "\n".join(content for _, content in turns_of(history, TYPED))
     assert "None" not in text
     assert "HELPER" not in text
-    assert "[[ ## answer ## ]]\n2" in text
+    assert "#### 2" in text
 
 
 def test_a_system_turn_joins_the_instructions() -> None:

@@ -1,0 +1,42 @@
+"""Which adapters a role's replies are asked for and read with, in which order."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.run.adapters import PlainTextAdapter, enforces_schema, lenient
+from moa_dspy.run.answer_line import AnswerLineAdapter, has_answer_line
+from moa_dspy.signatures import TaskSignature, is_free_text
+
+__all__ = ["adapters_for"]
+
+_PLAIN: Final = PlainTextAdapter()
+_LINE: Final = AnswerLineAdapter()
+# The JSON fallback inside ChatAdapter is off, so that calls can be counted.
+_CHAT: Final = lenient(dspy.ChatAdapter(use_json_adapter_fallback=False))
+_JSON: Final = lenient(dspy.JSONAdapter())
+
+
+def adapters_for(
+    signature: TaskSignature, lm: dspy.BaseLM, configured: dspy.Adapter | None
+) -> tuple[dspy.Adapter, ...]:
+    """Return the adapters to try for ``signature`` on ``lm``, in order, until a completion can be parsed.
+
+    An adapter that the user configured is the only one. Of the defaults, each attempt is one LM call, except the answer
+    line, which may ask a second time.
+    """
+    if configured is not None:
+        return (configured,)
+    hashable: Any = signature
+    adapters = _adapters(hashable)
+    return adapters[::-1] if adapters[0] is _CHAT and enforces_schema(lm) else adapters
+
+
+@functools.lru_cache(maxsize=256)
+def _adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
+    if is_free_text(signature):
+        return (_PLAIN,)
+    return (_LINE if has_answer_line(signature) else _CHAT, _JSON)
