@@ -312,9 +312,9 @@ def _core(text: str) -> str:
 
 def _formatted(request: Request, answer: str, probability: float | None) -> str:
     fields = _asked_fields(request)
-    if not fields:
-        return answer
     system = request.system if isinstance(request.system, str) else ""
+    if not fields:
+        return f"It follows from the task.\n#### {answer}" if "last line after ####" in system else answer
     values: dict[str, Any] = dict.fromkeys(fields, answer)
     if "reasoning" in fields:
         values["reasoning"] = "It follows from the task."

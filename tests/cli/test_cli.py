@@ -831,6 +831,7 @@ SHARED = {
     "The program": ("ask", "plan", "eval", "optimize", "compare", "profile"),
     "The examples": ("eval", "optimize", "compare", "profile"),
     "Limits": ("ask", "plan", "eval", "optimize", "compare", "profile"),
+    "Cache": ("ask", "eval", "optimize", "compare", "profile"),
 }
 GENERAL = {"--help", "--json", "--quiet"}
 
