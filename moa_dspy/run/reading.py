@@ -158,8 +158,7 @@ def _of_response(response: Response) -> Completion:
     parts = response.message.parts
     text = response.text
     if text is None:
-        data = [part for part in parts if isinstance(part, (TextPart, DataPart))]
-        text = "\n".join(part.text for part in data if isinstance(part, TextPart))
+        text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
     raw = _of_body(response.provider_data, 0)
     refusal = "\n".join(part.text for part in parts if isinstance(part, RefusalPart))
     thinking = "\n\n".join(part.text for part in parts if isinstance(part, ThinkingPart))
@@ -269,8 +268,8 @@ def _get(value: Any, name: str) -> Any:
 
 
 def _with_text(response: Response, text: str) -> Response:
-    """Return a response with another text. Its other parts stay."""
-    others = [part for part in response.message.parts if not isinstance(part, TextPart)]
+    """Return a response with another text. Its other parts stay, except decoded JSON, which the text replaces."""
+    others = [part for part in response.message.parts if not isinstance(part, (TextPart, DataPart))]
     parts = [*(part for part in others if isinstance(part, ThinkingPart)), TextPart(text=text)]
     parts += [part for part in others if not isinstance(part, ThinkingPart)]
     return replace(response, message=Message(role="assistant", parts=tuple(parts)))
