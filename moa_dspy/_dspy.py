@@ -10,6 +10,7 @@ What DSPy documents is used directly: what ``dspy``, ``dspy.lm15``, ``dspy.utils
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -51,6 +52,7 @@ __all__ = [
     "get_dependency_versions",
     "get_litellm",
     "has_input_keys",
+    "last_prefix",
     "mark_uncompiled",
     "missing_native_keys",
     "native_route",
@@ -64,6 +66,8 @@ __all__ = [
     "resolve",
     "set_input_keys",
     "usage_dict",
+    "with_distinct_instructions",
+    "with_postprocess",
 ]
 
 FIELD_KIND: Final = "__dspy_field_type"
@@ -86,6 +90,34 @@ def preprocess(
 
 postprocess = dspy.Adapter._call_postprocess
 """Return the outputs that an adapter makes of the texts of a reply."""
+
+
+def with_postprocess(adapter: dspy.Adapter, postprocess: Callable[..., Any]) -> dspy.Adapter:
+    """Return a copy of an adapter that makes outputs of the texts of a reply by another function."""
+    changed: Any = copy.copy(adapter)
+    changed._call_postprocess = postprocess
+    return changed
+
+
+def last_prefix(program: dspy.Module, instructions: str) -> str | None:
+    """Return the prefix of the last field of the first predictor with these instructions; None if there is none."""
+    for predictor in program.predictors():
+        signature: Any = predictor.signature
+        if signature.instructions == instructions:
+            return str(list(signature.fields.values())[-1].json_schema_extra["prefix"])
+    return None
+
+
+def with_distinct_instructions(optimizer: Any) -> Any:
+    """Let a ``MIPROv2`` try equal instructions of a predictor once."""
+    propose = optimizer._propose_instructions
+
+    def distinct(*args: Any, **options: Any) -> dict[int, list[str]]:
+        return {index: list(dict.fromkeys(texts)) for index, texts in propose(*args, **options).items()}
+
+    optimizer._propose_instructions = distinct
+    return optimizer
+
 
 USAGE_TRACKER, CALLERS = "usage_tracker", "caller_modules"
 """The settings by which DSPy reports each LM call.

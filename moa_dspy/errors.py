@@ -24,6 +24,7 @@ __all__ = [
     "MetricError",
     "MoAError",
     "ProgramFileError",
+    "PromptModelInterruptError",
     "RunError",
     "StepFailedError",
     "UnparsedVerdictError",
@@ -112,7 +113,7 @@ class BudgetTooSmallError(RunError):
 
 
 class MetricError(RunError):
-    """The metric raised on every answer."""
+    """The metric returned something that is no score, or it raised on every answer."""
 
 
 class UnparsedVerdictError(RunError):
@@ -145,3 +146,7 @@ class CommandError(RunError):
 
 class BudgetInterruptError(BaseException):
     """``BudgetExhaustedError`` for DSPy's optimizers, which take any ``Exception`` for a failed example and go on."""
+
+
+class PromptModelInterruptError(BaseException):
+    """Ends one of DSPy's optimizers, because no proposal of the model that writes prompts can be read."""

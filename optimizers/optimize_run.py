@@ -242,6 +242,11 @@ class OptimizeRun:
         self.rounds[-1]["prompts"] = tuned.report
         if tuned.report["ended_by"] == "budget":
             self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
+        elif tuned.report["ended_by"] == "prompt_lm":
+            model = tuned.report["prompt_lm"]
+            self.notes.append(
+                f"prompts: no proposal of {model} could be read, so they stay as they were; give another prompt_lm="
+            )
         elif tuned.gain.value <= 0:
             self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
         elif not plan.objective.affords(tuned.price):

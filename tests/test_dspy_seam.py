@@ -111,6 +111,27 @@ def test_an_adapter_prepares_and_finishes_calls_or_plans_and_plain_text_fail() -
     assert _dspy.postprocess(adapter, signature, signature, [CHAT], lm, {}) == [{"answer": "42"}]
 
 
+def test_an_adapter_makes_outputs_by_another_function_or_one_unreadable_proposal_ends_an_optimizer() -> None:
+    signature: Any = task("question -> answer")
+    changed = _dspy.with_postprocess(dspy.ChatAdapter(), lambda *_: [{"answer": "changed"}])
+    assert changed(ScriptedLM(CHAT), {}, signature, [], {"question": "?"}) == [{"answer": "changed"}]
+
+
+def test_the_prefix_of_the_last_field_is_known_or_copro_cannot_keep_it() -> None:
+    program = dspy.Predict(task("question -> answer").with_instructions("Do it."))
+    assert _dspy.last_prefix(program, "Do it.") == "Answer:"
+    assert _dspy.last_prefix(program, "Do not.") is None
+
+
+def test_mipro_proposes_in_a_method_or_it_tries_equal_instructions_twice() -> None:
+    optimizer: Any = dspy.MIPROv2(
+        metric=lambda *_: 1.0, prompt_model=ScriptedLM("x"), task_model=ScriptedLM("x"), auto=None, num_candidates=3
+    )
+    assert callable(optimizer._propose_instructions)
+    optimizer._propose_instructions = lambda: {0: ["a", "b", "a"]}
+    assert _dspy.with_distinct_instructions(optimizer)._propose_instructions() == {0: ["a", "b"]}
+
+
 def test_field_markers_are_found_or_long_replies_are_repaired_for_minutes() -> None:
     match = _dspy.field_header_pattern.match("[[ ## answer ## ]]")
     assert match is not None

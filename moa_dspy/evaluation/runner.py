@@ -22,7 +22,7 @@ from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.judges import asked_again
-from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError
+from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, MetricError
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
@@ -134,6 +134,7 @@ class ExampleRunner:
         self._calls = calls_of_a_run(self.program) if self.calls is None else self.calls
         self._programs: dict[str, dspy.Module] = {}  # by the settings of its models
         self._failures: list[str | None] = []
+        self._scoreless = 0
         self._complete, self._total = True, 0
 
     async def run(self, items: Sequence[Item], on_run: Callable[[Item, Run], None]) -> bool:
@@ -255,11 +256,16 @@ class ExampleRunner:
             self.succeeded = True
         else:
             self._failures.append(run.error)
+            self._scoreless += run.failure is not None and run.failure.kind == MetricError.__name__
         failed = len(self._failures)
-        if not self.succeeded and self.patience is not None and failed >= self.patience:
+        scoreless = failed == self._scoreless  # the metric returned something that is no score, whatever the answer
+        if self.succeeded or self.patience is None or not failed:
+            return
+        if failed >= self.patience or (scoreless and failed == self._total):
             who = "program" if run.prediction is None else "metric"
             which = "every example" if failed == self._total else f"the first {failed} examples"
-            raise AllRunsFailedError(f"the {who} fails on {which}; the first one: {self._failures[0]}")
+            kind = ConfigurationError if scoreless else AllRunsFailedError
+            raise kind(f"the {who} fails on {which}; the first one: {self._failures[0]}")
 
 
 def price_of(trace: Trace, layers: int | None = None) -> Price:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.data.metrics.metric import Metric as RichMetric
-from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, MoAError, UnparsedVerdictError
+from moa_dspy.errors import BudgetExhaustedError, ConfigurationError, MetricError, MoAError, UnparsedVerdictError
 from moa_dspy.redaction import redacted
 from moa_dspy.trace import Failure
 
@@ -25,6 +26,7 @@ __all__ = [
     "failure_of",
     "jsonable",
     "judge",
+    "judge_in_context",
     "metric_name",
     "score_of",
 ]
@@ -37,6 +39,7 @@ Status: TypeAlias = Literal["scored", "unparsed", "error", "unscored"]
 
 _ROUNDING: Final = 1e-9
 _LONGEST: Final = 500  # maximum length of an error message
+_LONGEST_VALUE: Final = 100  # of a value in an error message
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,33 @@ class Judgement:
 
 
 def judge(metric: Metric, example: dspy.Example, prediction: Any) -> Judgement:
-    """Score one prediction. An answer on which the metric raises has no score.
+    """Score one prediction. An answer on which the metric raises, or returns something that is no score, has none.
 
     Raises:
-        ConfigurationError: if the metric raises it, or returns something that is not a score.
-        AssertionError: if the metric raises it, because it signals an error in the metric's code.
+        ConfigurationError: if the metric raises it, because the metric and the data do not fit together.
     """
+    return _judgement(metric, metric.assess if isinstance(metric, RichMetric) else metric, example, prediction)
+
+
+def judge_in_context(metric: Metric, example: dspy.Example, prediction: Any, *context: Any) -> Judgement:
+    """Do as ``judge``, and pass DSPy's context to the metric; see ``call_metric``."""
+    return _judgement(metric, functools.partial(call_metric, metric), example, prediction, *context)
+
+
+def _judgement(metric: Metric, assess: Callable[..., Any], *args: Any) -> Judgement:
     try:
-        value = (metric.assess if isinstance(metric, RichMetric) else metric)(example, prediction)
-    except (ConfigurationError, BudgetExhaustedError, AssertionError):
+        value = assess(*args)
+        score = score_of(value, metric)
+        feedback = str(getattr(value, "feedback", "") or "")
+        return Judgement("scored", score, feedback, jsonable(getattr(value, "details", {})))
+    except (ConfigurationError, BudgetExhaustedError):
         raise
     except UnparsedVerdictError as error:
         return Judgement("unparsed", feedback=str(error), details=jsonable(error.details), failure=failure_of(error))
+    except MoAError as error:
+        return Judgement("error", failure=failure_of(error))
     except Exception as error:  # noqa: BLE001 - a metric is the caller's code and may raise anything
-        prefix = "" if isinstance(error, MoAError) else f"the metric raised {type(error).__name__}: "
-        return Judgement("error", failure=failure_of(error, prefix))
-    feedback = str(getattr(value, "feedback", "") or "")
-    return Judgement("scored", score_of(value, metric), feedback, jsonable(getattr(value, "details", {})))
+        return Judgement("error", failure=failure_of(error, f"the metric raised {type(error).__name__}: "))
 
 
 def score_of(value: Any, metric: Metric | None = None) -> float:
@@ -92,16 +105,29 @@ def score_of(value: Any, metric: Metric | None = None) -> float:
         metric: the metric, for the message.
 
     Raises:
-        ConfigurationError: if ``value`` is not a bool, a number from 0 to 1, or an object with such a ``score``.
+        MetricError: if ``value`` is not a bool, a number from 0 to 1, or an object with such a ``score``.
     """
     name = "the metric" if metric is None else f"the metric {metric_name(metric)}"
+    number = getattr(value, "score", value)
+    if isinstance(number, (str, bytes)):
+        number = None  # not a number, even if it reads like one
     try:
-        score = float(getattr(value, "score", value))
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} returned {value!r}; it must return a bool or a number from 0 to 1") from None
-    if not -_ROUNDING <= score <= 1 + _ROUNDING:
-        raise ConfigurationError(f"{name} returned {score!r}; scores are from 0 (a failed run) to 1: scale them")
+        score = float(number)
+    except Exception:  # noqa: BLE001 - the caller's object may raise anything
+        raise MetricError(
+            f"{name} returned {_shown(value)}, which is no score; return a bool or a number from 0 to 1"
+        ) from None
+    if not -_ROUNDING <= score <= 1 + _ROUNDING:  # also not a number (NaN)
+        raise MetricError(f"{name} returned {score!r}; scores are from 0 (a failed run) to 1: scale them")
     return min(max(score, 0.0), 1.0)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - the caller's object may raise anything
+        text = f"an object of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def call_metric(metric: Metric, example: dspy.Example, prediction: Any, *context: Any) -> Any:
@@ -148,7 +174,11 @@ def metric_name(metric: Metric) -> str:
 def failure_of(error: Exception, prefix: str = "") -> Failure:
     """Return an exception as a record with its kind, and its message on one line."""
     kind = str(getattr(error, "code", None) or type(error).__name__)
-    return Failure(kind=kind, message=redacted(prefix + " ".join(str(error).split()))[:_LONGEST])
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - the caller's exception may raise anything
+        words = "(it has no readable message)"
+    return Failure(kind=kind, message=redacted(prefix + " ".join(words.split()))[:_LONGEST])
 
 
 def jsonable(values: Any) -> dict[str, Any]:

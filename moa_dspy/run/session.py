@@ -87,8 +87,9 @@ class Session:
         settings = dspy.settings
         self.tolerance = tolerance
         self.ambient: dspy.BaseLM | None = settings.lm
-        self.adapter: dspy.Adapter | None = settings.adapter
-        adapter = settings.adapter
+        # While DSPy's optimizers run, the adapter is for the model that writes prompts.
+        adapter: dspy.Adapter | None = getattr(settings.adapter, "of_programs", settings.adapter)
+        self.adapter = adapter
         self.extractors = [adapter.extraction_model] if isinstance(adapter, dspy.TwoStepAdapter) else []
         self.callers: tuple[Any, ...] = tuple(settings.get(CALLERS) or ())
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)

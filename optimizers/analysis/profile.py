@@ -132,7 +132,7 @@ def profile(
         progress: called with each finished run.
 
     Raises:
-        ConfigurationError: if there are no examples, or if the metric returns no score.
+        ConfigurationError: if there are no examples.
         RunError: if every run fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """

@@ -98,16 +98,13 @@ class StageScores:
 def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA) -> StageScores:
     """Score every answer of a recorded run.
 
-    Equal answers are scored once. An answer on which the metric raises scores 0.
+    Equal answers are scored once. An answer on which the metric raises or returns no score scores 0.
 
     Args:
         trace: a run of ``program``.
         example: the example of the run.
         metric: the task's metric.
         program: the program, which defines the types of the task's fields.
-
-    Raises:
-        ConfigurationError: if the metric returns no score.
     """
     answers = AnswerJudge(program, trace, example, metric)
     answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]

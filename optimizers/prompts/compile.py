@@ -14,7 +14,13 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.usage import Price, Usage
-from moa_dspy.errors import BudgetExhaustedError, BudgetInterruptError, BudgetTooSmallError, ConfigurationError
+from moa_dspy.errors import (
+    BudgetExhaustedError,
+    BudgetInterruptError,
+    BudgetTooSmallError,
+    ConfigurationError,
+    PromptModelInterruptError,
+)
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.leakage import question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
@@ -42,7 +48,7 @@ from moa_dspy.run.knn_demos import Nearest
 
 __all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
 
-EndedBy: TypeAlias = Literal["done", "budget"]
+EndedBy: TypeAlias = Literal["done", "budget", "prompt_lm"]
 
 _NO_LIMIT: Final = 2**31
 
@@ -115,7 +121,8 @@ def compile(  # noqa: A001 (DSPy's word)
         effort: ``light``, ``medium`` or ``heavy``; sets the options that are not given.
         prompt_lm: the model that writes instructions; default: the aggregator's model.
         budget: limits of this call, the model that writes prompts included. Only running calls can exceed it. If it
-            ends early, the original program is returned, and the finished calls stay in DSPy's cache.
+            ends early, the original program is returned, and the finished calls stay in DSPy's cache. The same holds
+            if no proposal of ``prompt_lm`` can be read. ``report["ended_by"]`` says so.
         seed: the same seed, cache and arguments give the same result.
         concurrency: maximum number of concurrent examples.
         progress: called at every paid call, from any thread. ``cost`` does not yet include the price of that call.
@@ -165,13 +172,21 @@ class _Compilation:
         except (BudgetInterruptError, BudgetExhaustedError):
             if self._callback is not None:
                 self._callback.drain()
-            self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, "budget"
+            self._keep_program("budget")
+        except PromptModelInterruptError:
+            self._keep_program("prompt_lm")
+
+    def _keep_program(self, ended_by: EndedBy) -> None:
+        self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, ended_by
 
     def result(self, cost: Usage) -> CompileResult:
         """Return the result with its report."""
         job, before, after = self._job, self._before, self._after
         old, new = before.score(job.seed), after.score(job.seed)
         gain = Gain.of(before.scores, after.scores, seed=job.seed)
+        measured = [before] if after is before else [before, after]
+        failed = [run.error for one in measured for run in one.runs if run.error is not None]
+        errors = [*failed, *self._errors, *job.unscored, *job.unwritten]
         report = {
             "kind": "compile",
             "method": method_name(self._method),
@@ -183,7 +198,7 @@ class _Compilation:
             "score": {"before": old, "after": new, "gain": gain},
             "cost": cost,
             "ended_by": self._ended_by,
-            "errors": {"count": len(self._errors), "first": self._errors[:3]},
+            "errors": {"count": len(errors), "first": errors[:3]},
             "predictors": _predictors(self._program, self._tuned),
         }
         values = to_jsonable_python(report, fallback=str)
@@ -196,7 +211,7 @@ class _Compilation:
     def _tune(self) -> dspy.Module:
         job = replace(self._job, metric=audible(self._job.metric))
         callbacks = [*dspy.settings.callbacks, *([] if self._callback is None else [self._callback])]
-        settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks)
+        settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks, adapter=job.adapter())
         with settings, silenced() as self._errors:
             return self._method.tune(job)
 

@@ -8,13 +8,13 @@ worse, and whether the refinement followed its suggestion.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.evaluation.scoring import Metric, accepts, call_metric, score_of
+from moa_dspy.evaluation.scoring import Judgement, Metric, accepts, judge_in_context
 from moa_dspy.optimizers.analysis.stages import StageScore, StageScores, attribute
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
@@ -31,10 +31,13 @@ class StageFeedback:
     Args:
         metric: the task's metric. If it takes DSPy's five arguments, its own feedback is included.
         program: the program that is tuned.
+        note: called with each judgement.
     """
 
-    def __init__(self, metric: Metric, program: AttentionMoA) -> None:
-        self._metric, self._program = metric, program
+    def __init__(
+        self, metric: Metric, program: AttentionMoA, note: Callable[[Judgement], None] = lambda _: None
+    ) -> None:
+        self._metric, self._program, self._note = metric, program, note
 
     def __call__(
         self,
@@ -46,10 +49,12 @@ class StageFeedback:
     ) -> Any:
         """Return the score; with ``pred_name`` a ``dspy.Prediction(score=, feedback=)``."""
         if pred_name is None:
-            return score_of(call_metric(self._metric, example, prediction, trace))
+            judgement = judge_in_context(self._metric, example, prediction, trace)
+            self._note(judgement)
+            return judgement.score or 0.0
         extra = (trace, pred_name, pred_trace) if accepts(self._metric, 5) else ()
-        verdict = call_metric(self._metric, example, prediction, *extra)
-        score, comment = score_of(verdict), getattr(verdict, "feedback", None) if extra else None
+        judgement = judge_in_context(self._metric, example, prediction, *extra)
+        score, comment = judgement.score or 0.0, judgement.feedback if extra and judgement.failure is None else ""
         comment = f"About the final answer: {comment}" if comment else ""
         record = getattr(prediction, "trace", None)
         if not isinstance(record, Trace):

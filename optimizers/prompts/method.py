@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import dspy
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.scoring import Metric, call_metric, score_of
+from moa_dspy.evaluation.scoring import Judgement, Metric, judge_in_context
+from moa_dspy.optimizers.prompts.writing import PromptModelAdapter
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["BuiltInMethod", "Effort", "PromptJob", "PromptMethod", "check_effort"]
@@ -34,6 +35,8 @@ class PromptJob:
         ambient: the LM in DSPy's settings while the method runs. Its copies with other rollout ids make all agents
             resample.
         concurrency: maximum number of concurrent examples.
+        unscored: the reason for each answer that the metric did not score.
+        unwritten: the reason for each reply of ``prompt_lm`` that could not be used.
     """
 
     student: AttentionMoA
@@ -45,10 +48,34 @@ class PromptJob:
     prompt_lm: dspy.BaseLM
     ambient: dspy.BaseLM
     concurrency: int
+    unscored: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Return the metric's score as a number. Not every DSPy optimizer converts it."""
-        return score_of(call_metric(self.metric, example, prediction, trace))
+        """Return the metric's score as a number; 0 if it raises or returns no score, which ``unscored`` notes.
+
+        DSPy's optimizers differ in what they do with such a metric. Some end, and lose all scores so far.
+        """
+        judgement = judge_in_context(self.metric, example, prediction, trace)
+        self.note(judgement)
+        return judgement.score or 0.0
+
+    def note(self, judgement: Judgement) -> None:
+        """Add the reason to ``unscored`` if there is no score."""
+        if judgement.failure is not None:
+            self.unscored.append(judgement.failure.message)
+
+    def adapter(self, inner: dspy.Adapter | None = None) -> dspy.Adapter:
+        """Return the adapter for calls of ``prompt_lm``: one that leaves out replies that cannot be read.
+
+        Args:
+            inner: writes prompts and parses replies; default: the configured adapter, or ``dspy.ChatAdapter``.
+        """
+        configured = dspy.settings.adapter
+        configured = getattr(configured, "of_programs", configured)
+        return PromptModelAdapter(
+            inner or configured or dspy.ChatAdapter(), self.student, self.unwritten, of_programs=configured
+        )
 
     def shuffled(self) -> list[dspy.Example]:
         """Return the training examples in a random order, for DSPy optimizers that take no seed."""

@@ -11,7 +11,7 @@ import dspy
 from dspy import teleprompt
 from dspy.teleprompt.reanchor import ReAnchor
 
-from moa_dspy._dspy import gepa_sizes, reanchor_candidates
+from moa_dspy._dspy import gepa_sizes, reanchor_candidates, with_distinct_instructions
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
@@ -243,7 +243,7 @@ class Mipro(BuiltInMethod):
             track_stats=False,
             metric_threshold=self.threshold,
         )
-        return optimizer.compile(
+        return with_distinct_instructions(optimizer).compile(
             job.student,
             trainset=list(job.trainset),
             valset=list(job.valset),
@@ -337,9 +337,11 @@ class Gepa(BuiltInMethod):
         return int(self._optimizer(job).auto_budget(len(job.student.predictors()), candidates, len(job.valset)))
 
     def _optimizer(self, job: PromptJob) -> Any:
+        from dspy.teleprompt.gepa import InstructionProposer  # GEPA is slow to import
+
         budget: dict[str, Any] = {"auto": job.effort} if self.runs is None else {"max_metric_calls": self.runs}
         return teleprompt.GEPA(
-            metric=StageFeedback(job.metric, job.student),
+            metric=StageFeedback(job.metric, job.student, job.note),
             reflection_lm=cast("Any", job.prompt_lm),
             reflection_minibatch_size=self.minibatch,
             use_merge=self.merge,
@@ -347,6 +349,7 @@ class Gepa(BuiltInMethod):
             num_threads=job.concurrency,
             warn_on_score_mismatch=False,
             seed=job.seed,
+            instruction_proposer=InstructionProposer(adapter=job.adapter(dspy.JSONAdapter())),
             gepa_kwargs=dict(self.more),
             **budget,
         )

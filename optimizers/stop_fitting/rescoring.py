@@ -145,11 +145,7 @@ class AnswerJudge:
         self._known: dict[str, Judgement] = {}
 
     def score(self, outputs: Mapping[str, Any]) -> float:
-        """Return the score of an answer, given as JSON values; 0 if the metric raises.
-
-        Raises:
-            ConfigurationError: if the metric returns something that is not a score.
-        """
+        """Return the score of an answer, given as JSON values; 0 if the metric raises or returns no score."""
         answer = {name: outputs[name] for name in self._fields}
         key = json.dumps(answer, sort_keys=True)
         if key not in self._known:
@@ -188,9 +184,6 @@ def score_rules(
         rules: no deeper than the program.
         metric: the task's metric.
         concurrency: number of runs scored at once.
-
-    Raises:
-        ConfigurationError: if the metric returns something that is not a score.
     """
 
     def rescore(run: Run) -> Rescored:

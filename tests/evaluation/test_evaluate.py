@@ -363,8 +363,12 @@ def test_what_fails_for_every_item_ends_early() -> None:
 def test_a_metric_that_does_not_fit_ends_it_at_once() -> None:
     with pytest.raises(ConfigurationError, match="no field 'wrong'"):
         evaluate(single(model()), mine(items(5)), ExactMatch(field="wrong"))
-    with pytest.raises(ConfigurationError, match=r"returned 3\.0; scores are from 0"):
-        evaluate(single(model()), mine(items(5)), lambda example, prediction: 3)
+
+
+def test_a_metric_that_never_returns_a_score_ends_it_and_says_why() -> None:
+    for count in (5, 40):
+        with pytest.raises(ConfigurationError, match=r"returned 3\.0; scores are from 0"):
+            evaluate(single(model()), mine(items(count)), lambda example, prediction: 3)
 
 
 def test_inputs_that_are_not_the_programs_are_refused_before_the_first_call() -> None:
