@@ -63,7 +63,7 @@ def test_show_result_reads_our_mt_bench_judgments(tmp_path: Path, outputs: Path)
     assert [(row["question_id"], row["turn"], row["score"]) for row in read(file)][-2:] == [(83, 1, 9.0), (83, 2, -1)]
     assert read(file)[0]["judge"] == ["gpt-4", "single-v1"]
     assert read(file)[0]["judgment"] == "Rating: [[9]]"
-    frame = pd.read_json(file, lines=True)[["model", "score", "turn"]]  # from here on as in show_result.py
+    frame: Any = pd.read_json(file, lines=True)[["model", "score", "turn"]]  # from here on as in show_result.py
     frame = frame[frame["score"] != -1]
     by_turn = [frame[frame["turn"] == turn].groupby(["model", "turn"]).mean()["score"].item() for turn in (1, 2)]
     average = frame[["model", "score"]].groupby(["model"]).mean()["score"]
