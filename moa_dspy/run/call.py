@@ -22,12 +22,8 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, needs_thread, preprocess
 from moa_dspy.agents import AgentSlot
-from moa_dspy.cost.budget import Amounts
-from moa_dspy.cost.meter import UsageMeter, is_free
-from moa_dspy.cost.own_price import own_price
-from moa_dspy.cost.prices import PriceTable, offline_prices
-from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
-from moa_dspy.cost.usage import Reading, Tokens, Usage
+from moa_dspy.cost.meter import is_free
+from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.identity import server_of
 from moa_dspy.run import accepted, concurrency
@@ -44,15 +40,15 @@ from moa_dspy.run.formats import adapters_for
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
-from moa_dspy.run.reading import Text, any_visible, prompt_in, read, texts_in, with_texts
+from moa_dspy.run.reading import any_visible, prompt_in, read, with_texts
 from moa_dspy.run.session import Session, StepId
+from moa_dspy.run.step_meter import StepMeter
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
 __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 
 # How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
-_ESTIMATE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -162,14 +158,13 @@ class _Call:
         self._signature: Any = _with_persona(signature, agent.agent.persona)
         self._adapter: dspy.Adapter | None = None
         free = {lm.model, *session.free} if is_free(lm) else session.free
-        self._meter = UsageMeter(session.tracker, free=free)
-        self._reading = Reading()  # of the meter, before the current request
+        self._meter = StepMeter(session.budget, session.tracker, free=free)
         # Calls whose prompts begin alike: one agent's calls in one stage, except its critique of itself.
         self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
         self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
-        self._calls = self._cached_calls = self._unanswered = 0
+        self._calls = self._unanswered = 0
         self._truncated = False  # whether the last reply ended at max_tokens
         self._calls_before = 0  # of the current attempt
         self._adapts = False  # whether the same request, without what was just rejected, may succeed
@@ -203,7 +198,7 @@ class _Call:
         adapter: dspy.Adapter | None = next(adapters)
         retry = draw = 0
         while adapter is not None:
-            paid = self._calls - self._cached_calls
+            paid = self._calls - self._meter.from_cache
             try:
                 await self._attempt(adapter, draw)
             except ConfigurationError:
@@ -213,7 +208,7 @@ class _Call:
                 return
             except AdapterParseError as error:
                 second = error.second if isinstance(error, NoValueError) else None
-                if second is None and draw < _REDRAWS and self._calls - self._cached_calls == paid:
+                if second is None and draw < _REDRAWS and self._calls - self._meter.from_cache == paid:
                     draw += 1
                     continue
                 self.fail(self._cut(failure_of(error)))
@@ -328,7 +323,7 @@ class _Call:
             self._calls += sent is not None
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
-            await self._settle(lm, args, options, reply, seconds, sent=sent is not None)
+            await self._meter.settle(lm, prompt_in(args, options), reply, seconds, sent=sent is not None)
         return self._answer_in(lm, reply)
 
     def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:
@@ -387,54 +382,6 @@ class _Call:
 
         return await in_thread(to_its_end)
 
-    async def _settle(
-        self,
-        lm: dspy.BaseLM,
-        args: tuple[Any, ...],
-        options: Mapping[str, Any],
-        reply: Any,
-        seconds: float | None,
-        *,
-        sent: bool,
-    ) -> None:
-        """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
-
-        Args:
-            lm: the LM that was called.
-            args: its positional arguments.
-            options: its keyword arguments.
-            reply: its return value.
-            seconds: duration of the call; None if there was no answer.
-            sent: whether it was called at all.
-        """
-        meter, before = self._meter, self._reading
-        after = meter.reading
-        paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
-        from_cache = cached and not paid
-        self._cached_calls += from_cache
-        try:
-            if seconds is not None and not from_cache:
-                if not paid:
-                    meter.add(Usage(calls=1, cost_usd=0.0 if is_free(lm) else None))
-                    after = meter.reading
-                unpriced = after.unpriced_calls - before.unpriced_calls
-                priced = unpriced > 0 and (self._session.budget.limits.usd is not None or own_price(lm) is not None)
-                unmetered = after.tokens == before.tokens
-                text = "".join(texts_in(reply)) if unmetered or priced else ""
-                if text:  # without a completion there is most likely no bill
-                    estimate, price = await _estimated(lm, prompt_in(args, options), text, priced)
-                    if unmetered:
-                        meter.add(Usage(tokens=estimate, estimated=True))
-                    if price is not None:
-                        meter.set_price(price, unpriced)
-                    after = meter.reading
-        finally:
-            self._reading = after
-            if self._session.budget.limited:
-                paid = int(sent and not from_cache)
-                usd = after.known_usd - before.known_usd
-                self._session.budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
-
     def _note_error(self, lm: dspy.BaseLM, error: Exception) -> None:
         """Raise a programming error of a user's LM as ``_UserError``. Remember a rejected key or account."""
         bug = programming_error(error)
@@ -472,8 +419,8 @@ class _Call:
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),
             probabilities={} if outputs is None else dict(self._probabilities),
             calls=self._calls,
-            cached_calls=self._cached_calls,
-            cached=0 < self._calls == self._cached_calls,
+            cached_calls=self._meter.from_cache,
+            cached=0 < self._calls == self._meter.from_cache,
             unanswered=self._unanswered,
             tokens=used.tokens,
             cost_usd=used.cost_usd,
@@ -511,23 +458,6 @@ def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
     with decision_evidence() as evidence:
         yield
     found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
-
-
-async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
-    """Return the estimated usage of a call, and its list price if ``priced``. Never raise: the reply is paid."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_ESTIMATE_SECONDS):
-            return await in_thread(_counted_usage, lm, prompt, reply, priced)
-    return Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply)), None
-
-
-def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
-    counter = TokenCounter()
-    tokens = Tokens(prompt=counter.count(lm.model, prompt), completion=counter.count(lm.model, reply))
-    if not priced:
-        return tokens, None
-    with offline_prices():
-        return tokens, PriceTable().cost(lm, tokens.prompt, tokens.completion)
 
 
 def _over_budget(message: str) -> Failure:
