@@ -24,7 +24,17 @@ from moa_dspy.local import is_local, local_lm
 from moa_dspy.model_limits import LEAST_REASONING_TOKENS, takes_temperature
 from moa_dspy.redaction import remember
 
-__all__ = ["SAMPLING_OPTIONS", "Agent", "AgentLike", "AgentSlot", "agent_of", "make_lm", "remarks_of", "slots_of"]
+__all__ = [
+    "SAMPLING_OPTIONS",
+    "Agent",
+    "AgentLike",
+    "AgentSlot",
+    "agent_of",
+    "check_model",
+    "make_lm",
+    "remarks_of",
+    "slots_of",
+]
 
 # LM settings that a program file may store. They contain no address and no key.
 SAMPLING_OPTIONS: Final = frozenset(
@@ -232,7 +242,7 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
     options = {name: value for name, value in options.items() if value is not None}
     if is_local(model):
         return local_lm(model, **options)
-    _check_model(model)
+    check_model(model)
     if not takes_temperature(model):  # DSPy refuses to build such a model with these
         if options.get("temperature") != 1:
             options.pop("temperature", None)
@@ -241,8 +251,12 @@ def make_lm(model: str, **options: Any) -> dspy.BaseLM:
     return dspy.LM(model, **options)
 
 
-def _check_model(model: str) -> None:
-    """Check that DSPy or LiteLLM can route the model string."""
+def check_model(model: str) -> None:
+    """Check that DSPy or LiteLLM can route the model string.
+
+    Raises:
+        ConfigurationError: if it is malformed, or no provider is known.
+    """
     if not re.fullmatch(r"\S+", model) or model.startswith("/") or model.endswith("/"):
         raise ConfigurationError(f"model {model!r} is not a model name; write it as provider/model, or 'local'")
     try:

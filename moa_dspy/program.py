@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -332,16 +332,29 @@ class AttentionMoA(dspy.Module):
             )
         save(self, path)
 
-    def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
+    def load(
+        self,
+        path: str | Path,
+        allow_pickle: bool = False,
+        allow_unsafe_lm_state: bool = False,
+        *,
+        vectorizers: Collection[str] = (),
+    ) -> None:
         """Load prompts and demos from a program file into this program, which must have the same predictors.
 
         To rebuild a program from the file alone, use ``moa_dspy.load``.
+
+        Args:
+            path: the file.
+            allow_pickle: not used, because program files hold no code.
+            allow_unsafe_lm_state: not used, because program files hold no LM.
+            vectorizers: see ``moa_dspy.load``.
 
         Raises:
             ProgramFileError: if the file is damaged, foreign or of a newer format, or has other fields or predictors.
         """
         del allow_pickle, allow_unsafe_lm_state  # unused: program files hold no code and no LM
-        SavedProgram.read(path).set_prompts(self)
+        SavedProgram.read(path).set_prompts(self, vectorizers)
 
     def replace(self, **changes: Any) -> Self:
         """Return a changed copy of the program.
@@ -409,24 +422,29 @@ def _prompt(own: Any, other: Any, number: int | None) -> dspy.Predict:
     return other.deepcopy()
 
 
-def load(path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None) -> AttentionMoA:
+def load(
+    path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None, *, vectorizers: Collection[str] = ()
+) -> AttentionMoA:
     """Rebuild a program from its file alone.
 
     Args:
         path: a file that ``AttentionMoA.save`` wrote.
         lms: LMs with connections (address, key), by agent name or by model string. Other agents get the model that the
             file names, with the provider's usual environment variables.
+        vectorizers: names of embedding models that the program may ask to choose demos. They get the inputs and are
+            paid. A file that asks for another one is refused.
 
     Raises:
         ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
-        ConfigurationError: if ``lms`` names an agent or model that the program does not have.
+        ConfigurationError: if ``lms`` names an agent or model that the program does not have, or the file asks for an
+            embedding model that is not allowed.
     """
     saved = SavedProgram.read(path)
     shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {})
     options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
     with saved.refusing_damage():
         program = AttentionMoA(task, agents, aggregator=aggregator, **options)
-    saved.set_prompts(program)
+    saved.set_prompts(program, vectorizers)
     program.provenance = saved.provenance
     return program
 

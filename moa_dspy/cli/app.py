@@ -44,6 +44,7 @@ _OPTIONS: Final = {
     "devset": "--data",
     "parts": "--only",
     "baselines": "--baseline",
+    "vectorizers": "--vectorizer",
 }
 
 app = typer.Typer(

@@ -75,6 +75,7 @@ class ProgramOptions(Command):
     attention: str | None = _option("PATTERN", "full, cross, self, none, or a number of peers.  [default: full]")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
+    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
     max_calls: int | None = _option("N", "Limit of LM calls.", min=1)
     max_tokens: int | None = _option("N", "Limit of tokens.", min=1)
     max_usd: float | None = _option("DOLLARS", "Limit of dollars.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import dspy
@@ -61,7 +61,9 @@ def build_program(options: ProgramOptions) -> AttentionMoA:
     config = None if options.config is None else load_config(options.config)
     if options.program is not None:
         refuse_beside("a saved program", options, _SETTLED_BY_PROGRAM)
-        return _from_file(options.program, config)
+        return _from_file(options.program, config, options.vectorizer or ())
+    if options.vectorizer:
+        raise ConfigurationError(f"--vectorizer {options.vectorizer[0]} allows what a saved program asks for; name one")
     if not uses_default_agents(options):
         return _overridden(config or Config(), options).program()
     config = _overridden(Config(agents=DEFAULT_AGENTS), options)
@@ -177,11 +179,12 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
     )
 
 
-def _from_file(path: str, config: Config | None) -> AttentionMoA:
+def _from_file(path: str, config: Config | None, vectorizers: Collection[str]) -> AttentionMoA:
     if config is None:
-        return load(path)
+        return load(path, vectorizers=vectorizers)
     names_agents = bool(config.agents) or config.aggregator is not None
-    program = load(path, lms=_connections(path, config) if names_agents or not config.has_limits else None)
+    lms = _connections(path, config) if names_agents or not config.has_limits else None
+    program = load(path, lms=lms, vectorizers=vectorizers)
     config.limit(program)
     return program
 

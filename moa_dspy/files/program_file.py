@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 import moa_dspy
 from moa_dspy._dspy import FIELD_KIND, get_dependency_versions
-from moa_dspy.agents import SAMPLING_OPTIONS, Agent
+from moa_dspy.agents import SAMPLING_OPTIONS, Agent, check_model
 from moa_dspy.architecture import AgentSpec, Architecture
 from moa_dspy.errors import ConfigurationError, MoAError, ProgramFileError
 from moa_dspy.files.addresses import check_model_name, check_options
@@ -125,6 +125,9 @@ class SavedProgram:
             checked = _Content.model_validate(content)
         try:
             _check_names(checked.architecture)
+            for name, state in checked.predictors.items():
+                if state.nearest is not None:
+                    check_model_name(state.nearest.vectorizer, f"the demos of {name[:80]}")
         except ConfigurationError as error:
             raise ProgramFileError(f"{path} is refused: {_one_line(error)}") from None
         with _refusing_damage(path):
@@ -165,12 +168,31 @@ class SavedProgram:
                 f"agent {spec.name!r} of {self.path} cannot be set up: {_one_line(error)}"
             ) from error
 
-    def set_prompts(self, program: AttentionMoA) -> None:
+    @property
+    def embedding_models(self) -> dict[str, str]:
+        """Return the embedding model that chooses the demos of a predictor, by the predictor's name."""
+        states = self.content["predictors"]
+        found = {name: Nearest.of_content(state["nearest"]) for name, state in states.items() if state.get("nearest")}
+        return {name: model for name, nearest in found.items() if (model := nearest.embedding_model) is not None}
+
+    def set_prompts(self, program: AttentionMoA, vectorizers: Collection[str] = ()) -> None:
         """Set all prompts and demos of ``program`` to those of the file. On an error, none is set.
 
+        Args:
+            program: the program to change.
+            vectorizers: names of the embedding models that may be asked.
+
         Raises:
+            ConfigurationError: if the file asks for another embedding model.
             ProgramFileError: if the fields of the task or the predictors differ between file and program.
         """
+        for name, model in self.embedding_models.items():
+            if model not in vectorizers:
+                raise ConfigurationError(
+                    f"{self.path} chooses the demos of {name} by the embedding model {model!r}, which gets the inputs "
+                    f"and is paid for each question; give vectorizers=[{model!r}] to allow it"
+                )
+            check_model(model)
         fields, ours = self.content["task"], program.task
         for kind, names in (("inputs", list(ours.input_fields)), ("outputs", list(ours.output_fields))):
             if list(fields[kind]) != names:
@@ -285,7 +307,11 @@ def _predictor_content(predictor: dspy.Predict) -> dict[str, Any]:
     state = predictor.dump_state()
     content = {key: to_jsonable_python(state[key]) for key in _SAVED if key in state}
     nearest = Nearest.of(predictor)
-    return content if nearest is None else {**content, "nearest": nearest.content()}
+    if nearest is None:
+        return content
+    if nearest.embedding_model is not None:
+        check_model_name(nearest.embedding_model, "the demos")
+    return {**content, "nearest": nearest.content()}
 
 
 # Reading
@@ -318,7 +344,7 @@ def _checked_state(
     fields = state["signature"]["fields"]
     if len(fields) != len(signature.fields):
         raise ValueError(f"the prompt of {name} has {len(fields)} fields, not {len(signature.fields)}")
-    nearest = Nearest.of_content(state["nearest"]) if "nearest" in state else None
+    nearest = Nearest.of_content(state["nearest"]) if state.get("nearest") is not None else None
     return {"lm": None, **{key: state[key] for key in _SAVED if key in state}}, nearest
 
 

@@ -290,6 +290,9 @@ def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[
         yield f"the budget's {budget.seconds:g} s are not considered without the seconds of a call"
     elif budget.seconds is not None and full.seconds is not None and full.seconds > budget.seconds:
         yield f"a full run takes about {full.seconds:g} s, more than the budget's {budget.seconds:g} s: it is cut short"
+    if rehearsal.embedding_models:
+        names = _list(sorted(rehearsal.embedding_models))
+        yield f"demos are chosen by {names}: these calls are in the steps that ask for them, at most one a new text"
     if rehearsal.unknown_demos:
         shown = " or ".join(map(str, sorted(rehearsal.unknown_demos)))
         why = (

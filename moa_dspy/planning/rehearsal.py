@@ -23,8 +23,9 @@ from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
+from moa_dspy.run.embeddings import Embeddings
 from moa_dspy.run.formats import adapters_for
-from moa_dspy.run.knn_demos import WORDS, Nearest
+from moa_dspy.run.knn_demos import WORDS, Nearest, demos_of_median_length
 from moa_dspy.run.layers import ROLES, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
 from moa_dspy.run.tolerance import Tolerance
@@ -52,6 +53,7 @@ class Rehearsal:
         counter: counts tokens.
         cut_at: by model, each ``max_tokens`` that shortened an assumed text.
         unknown_demos: the numbers of nearest demos that are unknown before a run.
+        embedding_models: the models that choose demos.
     """
 
     parts: RunParts
@@ -62,6 +64,7 @@ class Rehearsal:
     counter: TokenCounter = field(default_factory=TokenCounter)
     cut_at: dict[str, set[int]] = field(default_factory=dict)
     unknown_demos: set[int] = field(default_factory=set)
+    embedding_models: set[str] = field(default_factory=set)
 
     def run(self, budget: Budget, *, improved: bool = True) -> tuple[tuple[Step, ...], StoppedBy]:
         """Return the steps of a run without models, and why it ended.
@@ -88,6 +91,7 @@ class Rehearsal:
             with dspy.context(lm=None, adapter=adapter, **unseen):
                 tolerance = Tolerance(timeout=None, retries=0, strict=True)
                 session = Session(dataclasses.replace(budget, seconds=None), tolerance)
+                session.embeddings = Embeddings(assumed=True, in_dollars=budget.usd is not None)
                 outcome = await run_layers(parts, self.inputs, session)
             return session.steps, outcome.stopped_by
 
@@ -110,8 +114,11 @@ class Rehearsal:
             if nearest.vectorizer == WORDS and not self.assumed:
                 return predictor
             self.unknown_demos.add(nearest.k)
+            if nearest.embedding_model is not None:  # its calls are rehearsed
+                self.embedding_models.add(nearest.embedding_model)
+                return predictor
             typical = copy.copy(predictor)
-            typical.demos = _of_median_length(predictor, nearest.k)
+            typical.demos = demos_of_median_length(predictor, nearest.k)
             Nearest.set_on(typical, None)
             return typical
 
@@ -218,17 +225,6 @@ class _StandIns(dspy.Adapter):
             started = self._started
         self._gate = None
         gate.set_result(None)
-
-
-def _of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
-    """Return the middle ``k`` demos by number of characters in the prompt."""
-    signature: Any = predictor.signature  # declared as an instance, but it is a class
-    by_length = sorted(
-        predictor.demos,
-        key=lambda demo: sum(len(str(value)) for name, value in demo.items() if name in signature.fields),
-    )
-    start = (len(by_length) - k) // 2
-    return by_length[start : start + k]
 
 
 def _max_tokens(options: Mapping[str, Any]) -> int:

@@ -248,9 +248,8 @@ class _Call:
     async def _attempt(self, adapter: dspy.Adapter, draw: int) -> None:
         """Call the predictor once. Its LM requests go through ``_request``."""
         predictor, session = self._predictor, self._session
-        demos = (
-            list(predictor.demos) if "nearest" not in vars(predictor) else await shown_demos(predictor, self._inputs)
-        )
+        is_choosing = "nearest" in vars(predictor)
+        demos = await shown_demos(predictor, self._inputs, self._embed) if is_choosing else list(predictor.demos)
         config = self._config if not draw else {**self._config, "rollout_id": _redrawn(self._config, draw)}
         self._adapter, self._calls_before, self._adapts = adapter, self._calls, False
         entries: list[Any] | None = None
@@ -276,6 +275,14 @@ class _Call:
                 type(adapter).__name__, self._signature, str(outputs), "there is nothing in it that can be seen"
             )
         self.outputs, self.text = outputs, self._text_of(outputs)
+
+    async def _embed(self, model: str, texts: Sequence[str]) -> Any:
+        """Return the vectors of texts by an embedding model. Its requests count as those of this step."""
+
+        async def request(embedder: Any, batch: Sequence[str]) -> Any:
+            return await self._request(embedder, batch, meter=self._meter)
+
+        return await self._session.embeddings.of(model, texts, request)
 
     def _counted(self, adapter: dspy.Adapter) -> dspy.Adapter:
         """Return the adapter. If it calls an LM of its own, count that LM's requests, too."""

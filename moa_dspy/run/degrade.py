@@ -77,14 +77,15 @@ class RunBudget:
             return math.inf
         return self._guard.seconds_left - self._held_from(stage) * _LONGER * self._guard.largest.seconds
 
-    def first_layer(self, critics: Sequence[int], finals: Sequence[Stage]) -> tuple[int, int]:
+    def first_layer(self, critics: Sequence[int], finals: Sequence[Stage], further: int = 0) -> tuple[int, int]:
         """Return the number of proposals and of refinements that the first layer can afford.
 
         Args:
             critics: the number of critiques of each agent's answer.
             finals: the stages that write the layer's answer.
+            further: the number of calls that choose demos before the first proposal.
         """
-        agents, left = len(critics), self._guard.left.calls if self.limited else math.inf
+        agents, left = len(critics), self._guard.left.calls - further if self.limited else math.inf
         proposals = int(max(1, min(agents, left - len(finals))))
         self._held = set(finals if left - proposals >= len(finals) else ())
         left, refined = left - len(self._held) - proposals, 0

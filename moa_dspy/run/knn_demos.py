@@ -2,8 +2,8 @@
 
 DSPy's KNNFewShot finds a question's nearest training examples and bootstraps demos from them inside ``forward``. So its
 result cannot be saved, and every question pays for the bootstrapping. Here the demos are made once and stay on their
-predictors. The same ``dspy.KNN`` chooses among them for each question. This needs no further LM call, and the program
-can be saved in one file.
+predictors. The same ``dspy.KNN`` chooses among them for each question. This needs no further call, unless the user asks
+for an embedding model, and the program can be saved in one file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import dspy
@@ -23,7 +23,7 @@ from moa_dspy.errors import ConfigurationError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["WORDS", "Nearest", "Vectorizer", "shown_demos"]
+__all__ = ["WORDS", "Embed", "Nearest", "Vectorizer", "demos_of_median_length", "embedding_models", "shown_demos"]
 
 WORDS: Final = "words"
 _DIMENSIONS: Final = 512
@@ -39,8 +39,9 @@ class Nearest:
     Attributes:
         k: number of demos to show, at least 1.
         fields: input fields to compare, among those of the task.
-        vectorizer: ``"words"`` (shared words and word beginnings; needs no model), the name of an embedding model, or
-            a function from texts to vectors. A program with a function cannot be saved.
+        vectorizer: ``"words"`` (shared words and word beginnings; needs no model), the name of an embedding model,
+            whose calls count as calls of the step, or a function from texts to vectors. A program with a function
+            cannot be saved.
     """
 
     k: int
@@ -88,21 +89,83 @@ class Nearest:
             raise TypeError("the choice of demos is not described by names")
         return cls(content["k"], tuple(fields), vectorizer)
 
-    def choose(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> list[Any]:
-        """Return the ``k`` demos nearest to ``inputs``, nearest first."""
-        if len(demos) <= self.k:
-            return list(demos)
+    @property
+    def embedding_model(self) -> str | None:
+        """Return the name of the embedding model, whose calls are paid; None if no model is asked."""
+        return self.vectorizer if isinstance(self.vectorizer, str) and self.vectorizer != WORDS else None
+
+    def choose(self, demos: Sequence[Any], inputs: Mapping[str, Any], vectors: Mapping[str, Any]) -> list[Any]:
+        """Return the ``k`` demos nearest to ``inputs``, nearest first.
+
+        Args:
+            demos: all demos.
+            inputs: of the question.
+            vectors: of ``texts``, if an embedding model compares them.
+        """
         pool: list[Any] = [_Place(index, demo, self.fields) for index, demo in enumerate(demos)]
-        found = dspy.KNN(self.k, pool, _embedder(self.vectorizer))(**_compared(inputs, self.fields))
+        found = dspy.KNN(self.k, pool, self._embedder(vectors))(**_compared(inputs, self.fields))
         return [demos[place.index] for place in found]
 
+    def texts(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> list[str]:
+        """Return the texts that ``choose`` compares."""
+        texts: list[str] = []
 
-async def shown_demos(predictor: dspy.Predict, inputs: Mapping[str, Any]) -> list[Any]:
-    """Return the demos that ``predictor`` shows with ``inputs``."""
-    nearest = Nearest.of(predictor)
-    if nearest is None:
-        return list(predictor.demos)
-    return await asyncio.to_thread(nearest.choose, predictor.demos, inputs)
+        def collect(batch: list[str]) -> np.ndarray:
+            texts.extend(batch)
+            return _words(batch)
+
+        replace(self, vectorizer=collect).choose(demos, inputs, {})
+        return texts
+
+    def _embedder(self, vectors: Mapping[str, Any]) -> Any:
+        if callable(self.vectorizer):
+            return dspy.Embedder(self.vectorizer, caching=False)
+        return _words if self.vectorizer == WORDS else lambda texts: _stacked(vectors, texts)
+
+
+Embed: TypeAlias = "Callable[[str, Sequence[str]], Awaitable[Mapping[str, np.ndarray] | None]]"
+"""Returns the vectors of texts by an embedding model, or None if it is not asked because nothing is paid."""
+
+
+async def shown_demos(predictor: dspy.Predict, inputs: Mapping[str, Any], embed: Embed | None = None) -> list[Any]:
+    """Return the demos that ``predictor`` shows with ``inputs``.
+
+    Args:
+        predictor: it may choose among its demos.
+        inputs: of the question.
+        embed: asks an embedding model. Without vectors, the demos of median length stand for the nearest.
+    """
+    nearest, demos = Nearest.of(predictor), list(predictor.demos)
+    if nearest is None or len(demos) <= nearest.k:
+        return demos
+    vectors: Mapping[str, Any] | None = {}
+    if nearest.embedding_model is not None:
+        texts = await asyncio.to_thread(nearest.texts, demos, inputs)
+        vectors = None if embed is None else await embed(nearest.embedding_model, texts)
+    if vectors is None:
+        return demos_of_median_length(predictor, nearest.k)
+    return await asyncio.to_thread(nearest.choose, demos, inputs, vectors)
+
+
+def embedding_models(predictors: dspy.Predict | Sequence[dspy.Predict]) -> set[str]:
+    """Return the embedding models that choose the demos of some predictors."""
+    found = set()
+    for predictor in [predictors] if isinstance(predictors, dspy.Predict) else predictors:
+        nearest = Nearest.of(predictor)
+        if nearest is not None and nearest.embedding_model is not None and len(predictor.demos) > nearest.k:
+            found.add(nearest.embedding_model)
+    return found
+
+
+def demos_of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
+    """Return the middle ``k`` demos by number of characters in the prompt."""
+    signature: Any = predictor.signature  # declared as an instance, but it is a class
+    by_length = sorted(
+        predictor.demos,
+        key=lambda demo: sum(len(str(value)) for name, value in demo.items() if name in signature.fields),
+    )
+    start = (len(by_length) - k) // 2
+    return by_length[start : start + k]
 
 
 class _Place(dspy.Example):
@@ -118,10 +181,10 @@ def _compared(values: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any
     return {name: values[name] for name in fields if name in values}
 
 
-def _embedder(vectorizer: Vectorizer) -> Any:
-    if vectorizer == WORDS:
-        return _words
-    return dspy.Embedder(vectorizer, caching=isinstance(vectorizer, str))
+def _stacked(vectors: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+    import numpy as np
+
+    return np.stack([vectors[text] for text in texts])
 
 
 def _words(texts: list[str]) -> np.ndarray:

@@ -27,6 +27,7 @@ from moa_dspy.run.degrade import enough, last_resort
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import OVERFLOW
 from moa_dspy.run.forecast import forecast
+from moa_dspy.run.knn_demos import embedding_models
 from moa_dspy.run.session import Session, StepId
 from moa_dspy.run.stopping import condition_of
 from moa_dspy.signatures import Roles
@@ -145,7 +146,8 @@ class _Run:
         """Return the first layer's output, with as many proposals and refinements as the budget allows."""
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
-        proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1))
+        further = len(embedding_models(self.predictors.propose))
+        proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1), further)
         kept = [critics[j] if j < refining else () for j in range(proposing)]
         at_once = session.budget.at_once(needs) if needs else proposing
         answer = await self._layer(1, None, kept, at_once)

@@ -14,6 +14,7 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.meter import is_free
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.degrade import RunBudget
+from moa_dspy.run.embeddings import Embeddings
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers
 
@@ -73,6 +74,7 @@ class Session:
         recorded: the finished steps, in the order of finishing.
         in_threads: whether an LM must be called in a thread, by the LM's id.
         traces: the DSPy trace of each step, if the caller wants one.
+        embeddings: the embeddings of this run, of demos and questions.
         free: names of the adapter's models that cost nothing.
         clock: returns seconds.
         began: start of the run, in seconds of ``clock``.
@@ -101,6 +103,7 @@ class Session:
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
         self.traces: list[tuple[StepId, list[Any]]] | None = None if self._trace is None else []
+        self.embeddings = Embeddings(in_dollars=budget.usd is not None)
         self.began = self.clock()
         self.recorded: list[tuple[StepId, Step]] = []
         self.budget = RunBudget(budget, self.clock)

@@ -48,9 +48,14 @@ def described(saved: SavedProgram) -> dict[str, Any]:
         "architecture": shape.model_dump(mode="json"),
         "critiques": shape.critiques,
         "max_calls": shape.max_calls,
+        "embedding_models": sorted(set(saved.embedding_models.values())),
         "depth": shape.depth,
         "predictors": {
-            name: {"instructions": state["signature"]["instructions"], "demos": state["demos"]}
+            name: {
+                "instructions": state["signature"]["instructions"],
+                "demos": state["demos"],
+                "nearest": state.get("nearest"),
+            }
             for name, state in content["predictors"].items()
         },
         "provenance": None if record is None else record.model_dump(mode="json"),
@@ -94,7 +99,7 @@ def sections(saved: SavedProgram, *, prompts: bool = True) -> list[Section]:
         *_provenance_sections(saved, changed=view["changed"]),
         Section("Task", fields, view["instructions"]),
         Section("Agents", agents),
-        Section("Architecture", list(_architecture_rows(shape))),
+        Section("Architecture", [*_architecture_rows(shape), *_embedding_rows(saved.embedding_models)]),
         *(_prompt_section(name, state) for name, state in (view["predictors"].items() if prompts else ())),
     ]
 
@@ -142,6 +147,13 @@ def _architecture_rows(shape: Architecture) -> Iterator[tuple[str, str]]:
     yield "calls", f"at most {shape.max_calls}, of which {shape.depth} follow one another"
 
 
+def _embedding_rows(models: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for model in dict.fromkeys(models.values()):
+        names = ", ".join(name for name, own in models.items() if own == model)
+        what = f"{model} gets the inputs and chooses the demos of {names}: paid calls, at most one for each new text"
+        yield "further calls", f"{what}; they must be allowed"
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -151,6 +163,10 @@ def _prompt_section(name: str, state: Mapping[str, Any]) -> Section:
     rows = [(f"demo {number}", _demo(demo)) for number, demo in enumerate(demos[:_SHOWN_DEMOS], 1)]
     if len(demos) > _SHOWN_DEMOS:
         rows.append(("", f"and {len(demos) - _SHOWN_DEMOS} more (all are in --json)"))
+    if state["nearest"] is not None:
+        choice = state["nearest"]
+        fields = ", ".join(choice["fields"])
+        rows.append(("shown", f"the {choice['k']} nearest by {fields}, compared by {choice['vectorizer']}"))
     count = f"{len(demos)} demo{'s' if len(demos) != 1 else ''}" if demos else "no demos"
     return Section(f"Prompt: {name} ({count})", rows, state["instructions"])
 
