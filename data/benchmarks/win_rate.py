@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moa_dspy.data.sources import read_file
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.extras import require_eval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,8 +185,8 @@ def controlled_win_rate(
     """Return `length_controlled_win_rate` of checked rows. An instruction may occur twice, as in a bootstrap."""
     import numpy as np
 
-    if find_spec("sklearn") is None:
-        raise ConfigurationError("the length-controlled win rate needs scikit-learn: install moa-dspy[eval]")
+    if lacking := require_eval("sklearn", "the length-controlled win rate"):
+        raise ConfigurationError(lacking)
     extra = Auxiliary.of(auxiliary)
     wins = np.array([_win(preference) for preference in preferences], dtype=float)
     present = ~np.isnan(wins)

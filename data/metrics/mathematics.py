@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import dspy
@@ -24,6 +23,7 @@ import dspy
 from moa_dspy.data.metrics.answers import final_expression
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.extras import require_eval
 
 __all__ = ["MathEquivalence", "equivalent"]
 
@@ -149,8 +149,8 @@ _lock = threading.Lock()
 @functools.cache
 def _workers_of(process: int) -> queue.LifoQueue[_Worker]:  # noqa: ARG001 - a fork has its own workers
     """Return the free workers of this process."""
-    if find_spec("math_verify") is None:
-        raise ConfigurationError("comparing mathematics needs math-verify: install moa-dspy[eval]")
+    if problem := require_eval("math_verify", "comparing mathematics"):
+        raise ConfigurationError(problem)
     free: queue.LifoQueue[_Worker] = queue.LifoQueue()
     for _ in range(_WORKERS_MAX):
         free.put(_Worker())

@@ -30,6 +30,7 @@ from moa_dspy.files.atomic_write import replace_file
 from moa_dspy.files.limits import check_size
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.files.types import decode_type, encode_type
+from moa_dspy.identity import server_of
 from moa_dspy.run.knn_demos import Nearest
 from moa_dspy.signatures import TaskSignature
 
@@ -60,6 +61,8 @@ def save(program: AttentionMoA, path: str | Path) -> None:
             **({} if program.provenance is None else {"provenance": program.provenance.model_dump(mode="json")}),
             **_parts(program),
         }
+        if own := _self_hosted(program):
+            content["self_hosted"] = own
         check_size(content)
         _check_names(program.architecture)
         encoded = (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
@@ -160,13 +163,20 @@ class SavedProgram:
         if isinstance(lm, dspy.BaseLM) and spec.options:
             lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
         try:
-            return Agent.of_spec(spec, lm)
+            agent = Agent.of_spec(spec, lm)
         except MoAError:
             raise
         except Exception as error:
             raise ConfigurationError(
                 f"agent {spec.name!r} of {self.path} cannot be set up: {_one_line(error)}"
             ) from error
+        if lm is None and spec.name in self.content.get("self_hosted", ()) and server_of(agent.lm) is None:
+            raise ConfigurationError(
+                f"agent {spec.name!r} of {self.path} ran on a server of its own, and program files hold no addresses; "
+                f"give lms={{{spec.name!r}: dspy.LM({spec.model!r}, api_base=...)}}, or on the command line a --config "
+                "file with an agent of that name or model and its api_base"
+            )
+        return agent
 
     @property
     def embedding_models(self) -> dict[str, str]:
@@ -278,6 +288,18 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 # Writing
+
+
+def _self_hosted(program: AttentionMoA) -> list[str]:
+    """Return the names of the agents whose model has an address of its own, which a file does not hold."""
+    agents = [*program.named_agents, *([] if program.aggregator is None else [program.aggregator])]
+    specs = _specs(program.architecture)
+    options = (getattr(agent.lm, "kwargs", None) or {} for agent in agents)
+    return [
+        spec.name
+        for spec, own in zip(specs, options, strict=True)
+        if own.get("api_base") is not None or own.get("base_url") is not None
+    ]
 
 
 def _parts(program: AttentionMoA) -> dict[str, Any]:
@@ -395,6 +417,7 @@ class _Predictor(_Part):
 
 
 class _Content(_Part):
+    self_hosted: list[str] = pydantic.Field(default_factory=list)
     versions: dict[str, str] = pydantic.Field(default_factory=dict)
     architecture: Architecture
     task: _Task

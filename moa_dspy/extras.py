@@ -1,0 +1,38 @@
+"""Optional packages: which are missing, and the one command that installs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["EVAL", "install_command", "missing_packages", "require_eval"]
+
+EVAL: Final[Mapping[str, str]] = {"math_verify": "math-verify", "sklearn": "scikit-learn"}
+"""The packages of the extra ``eval``, by module."""
+
+
+def missing_packages(packages: Mapping[str, str]) -> list[str]:
+    """Return the packages, by module, that are not installed."""
+    return [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def install_command(*packages: str, options: str = "") -> str:
+    """Return the command that installs packages into this environment, which may have been made without pip."""
+    pip = "pip" if importlib.util.find_spec("pip") is not None else "uv pip"
+    return " ".join([pip, "install", *([options] if options else []), *packages])
+
+
+def require_eval(module: str, what: str) -> str | None:
+    """Return why a feature cannot be used, with a command that installs all that the extra ``eval`` lacks; else None.
+
+    Args:
+        module: the module that the feature needs.
+        what: the feature.
+    """
+    missing = missing_packages(EVAL)
+    if EVAL[module] not in missing:
+        return None
+    others = [package for package in missing if package != EVAL[module]]
+    also = f" ({', '.join(others)} is missing, too)" if others else ""
+    return f"{what} needs {EVAL[module]}, which is not installed{also}: {install_command(*missing)}"
