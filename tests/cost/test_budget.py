@@ -294,13 +294,22 @@ def test_cached_calls_give_their_place_back() -> None:
 
 def test_an_unreadable_reply_from_the_cache_is_asked_for_again_and_paid() -> None:
     lm = ScriptedLM("no format at all", cache=True)
-    moa = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none")
+    moa = AttentionMoA("question -> answers: list[int]", [lm], layers=1, attention="none", aggregation="none")
     for run in range(1, 4):
         seen = Watched()
         with watch(seen), pytest.raises(AllProposalsFailedError):
             moa(question="?")
         assert seen.trace.calls - seen.trace.cached_calls == 2  # each format once
         assert len(lm.requests) == 2 * run
+
+
+def test_a_second_question_to_the_cache_is_asked_again_only_where_its_reply_is_unreadable() -> None:
+    lm = ScriptedLM("no format at all", cache=True)
+    moa = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none")
+    for run in range(1, 4):
+        with pytest.raises(AllProposalsFailedError):
+            moa(question="?")
+        assert len(lm.requests) == 1 + run, "the first reply stands; the second question is asked again"
 
 
 @pytest.mark.parametrize("bad", ["", "\u200b", Http(200, {"result": 1})], ids=["empty", "invisible", "wrong shape"])
