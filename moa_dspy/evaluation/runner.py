@@ -197,10 +197,10 @@ class ExampleRunner:
                     used["program"] = program_usage()
         if judgement is None:
             judgement = await self._judge(item, prediction, used)
-        trace = getattr(prediction, "trace", None)
-        trace = trace if isinstance(trace, Trace) else None
+        recorded: Any = getattr(prediction, "trace", None)
+        trace = recorded if isinstance(recorded, Trace) else None
         price = None if trace is None else price_of(trace)
-        if trace is not None and not self.keep_traces:
+        if prediction is not None and trace is not None and not self.keep_traces:
             prediction, trace = dspy.Prediction(**dict(prediction.items())), None
         return Run(
             **vars(judgement),

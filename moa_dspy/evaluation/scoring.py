@@ -108,7 +108,7 @@ def score_of(value: Any, metric: Metric | None = None) -> float:
         MetricError: if ``value`` is not a bool, a number from 0 to 1, or an object with such a ``score``.
     """
     name = "the metric" if metric is None else f"the metric {metric_name(metric)}"
-    number = getattr(value, "score", value)
+    number: Any = getattr(value, "score", value)
     if isinstance(number, (str, bytes)):
         number = None  # not a number, even if it reads like one
     try:

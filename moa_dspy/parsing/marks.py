@@ -151,7 +151,7 @@ def _tag(text: str, match: re.Match[str]) -> Mark | None:
     if not (plain or _is_bracketed_name(text, match)):
         return None
     slash = any(one in match["lead"] for one in _SLASHES)
-    closes = slash or words[0] in _CLOSING or words[-1] in _CLOSING
+    closes = slash or any(word in _CLOSING for word in (*words[:1], *words[-1:]))
     empty = not closes and (rest + match["tail"]).rstrip().endswith("/")
     certain = plain or name.isupper() or closes
     return Mark(match.start(), match.end(), name.lower(), words, closes, empty, certain)

@@ -133,7 +133,8 @@ class _ValueAdapter(PlainTextAdapter):
         """Call ``lm``."""
         if enforces_schema(lm):
             _, name = _names(signature)
-            value = TypeAdapter(signature.output_fields[name].annotation).json_schema()
+            kind: Any = signature.output_fields[name].annotation
+            value = TypeAdapter(kind).json_schema()
             schema = {
                 "type": "object",
                 "$defs": value.pop("$defs", {}),
@@ -186,7 +187,7 @@ def _kind(annotation: Any) -> str:
     if annotation in _KINDS:
         return _KINDS[annotation]
     if isinstance(annotation, enum.EnumMeta):
-        members: list[enum.Enum] = list(annotation)
+        members: list[Any] = list(annotation)
         return f"one of: {', '.join(map(_written, members))}"
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:

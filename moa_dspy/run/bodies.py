@@ -131,7 +131,7 @@ def _repair_token(token: dict[str, Any]) -> None:
     top = token.get("top_logprobs")
     token["top_logprobs"] = [one for one in top if isinstance(one, dict)] if isinstance(top, list) else []
     for one in (token, *token["top_logprobs"]):
-        value = one.get("logprob")
+        value: Any = one.get("logprob")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         one["logprob"] = float(value) if is_number else IMPOSSIBLE
         if one.get("token") is None:

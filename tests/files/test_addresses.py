@@ -227,9 +227,9 @@ def test_an_absurdly_large_architecture_is_refused_at_once(
 
 def test_a_large_type_that_is_allowed_loads_in_seconds(tmp_path: Path):
     kind = Literal[tuple(f"v{number}" for number in range(15_000))]
-    AttentionMoA(dspy.Signature({"q": dspy.InputField(), "a": (kind, dspy.OutputField())}), ["openai/first"]).save(
-        tmp_path / "p.json"
-    )
+    make: Any = dspy.Signature
+    task = make({"q": dspy.InputField(), "a": (kind, dspy.OutputField())})
+    AttentionMoA(task, ["openai/first"]).save(tmp_path / "p.json")
     began = time.perf_counter()
     assert moa_dspy.load(tmp_path / "p.json").task.output_fields["a"].annotation == kind
     assert time.perf_counter() - began < 10.0
@@ -237,7 +237,9 @@ def test_a_large_type_that_is_allowed_loads_in_seconds(tmp_path: Path):
 
 def test_a_type_that_a_file_cannot_hold_is_not_saved(tmp_path: Path):
     kind = Literal[tuple(range(25_000))]
-    program = AttentionMoA(dspy.Signature({"q": dspy.InputField(), "a": (kind, dspy.OutputField())}), ["openai/first"])
+    make: Any = dspy.Signature
+    task = make({"q": dspy.InputField(), "a": (kind, dspy.OutputField())})
+    program = AttentionMoA(task, ["openai/first"])
     with pytest.raises(ConfigurationError, match="more than 20,000 parts"):
         program.save(tmp_path / "p.json")
 

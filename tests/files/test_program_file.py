@@ -529,7 +529,8 @@ def test_a_reader_of_the_old_file_never_sees_half_of_the_new_one(tmp_path: Path)
 
 @pytest.mark.parametrize("option", ["api_base", "base_url"])
 def test_a_program_of_a_self_hosted_model_says_what_to_pass(option: str, tmp_path: Path):
-    mine = dspy.LM("openai/mine", **{option: "http://127.0.0.1:9/v1"}, api_key="no-key")
+    address: dict[str, Any] = {option: "http://127.0.0.1:9/v1"}
+    mine = dspy.LM("openai/mine", **address, api_key="no-key")
     path = tmp_path / "p.json"
     AttentionMoA("question -> answer", [mine, "openai/other"], aggregator=Agent(mine, name="judge")).save(path)
     assert "127.0.0.1" not in path.read_text()

@@ -152,12 +152,13 @@ def test_without_reasoning_only_the_value_is_asked_for() -> None:
 def test_demos_are_their_reasoning_and_the_answer_line() -> None:
     lm = ScriptedLM("#### 7")
     moa = single_model("question -> answer: int", lm)
-    moa.propose.demos = [
+    predictor: Any = moa.propose
+    predictor.demos = [
         {"question": "1 + 1?", "reasoning": "One and one.", "answer": 2},
         {"question": "2 + 2?", "answer": 4},
     ]
     assert moa(question="3 + 4?").answer == 7
-    texts = [message.parts[0].text for message in lm.requests[0].messages if message.role == "assistant"]
+    texts = [message.text for message in lm.requests[0].messages if message.role == "assistant"]
     assert texts == ["#### 4", "One and one.\n\n#### 2"], "DSPy puts incomplete demos first"
 
 

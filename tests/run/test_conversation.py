@@ -23,7 +23,8 @@ def turns_of(history: list[dict[str, Any]], task: str = TASK, demos: list[Any] |
     lm = ScriptedLM("[[ ## answer ## ]]\n42")
     program = moa_dspy.single_model(task, lm)
     if demos:
-        program.propose.demos = demos
+        predictor: Any = program.propose
+        predictor.demos = demos
     program(history=dspy.History(messages=history), question="And then?")
     return [(message.role, message.text or "") for message in lm.requests[0].messages]
 

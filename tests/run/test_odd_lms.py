@@ -201,7 +201,7 @@ class OwnCall(dspy.BaseLM):
 class Named(dspy.BaseLM):
     """Takes what DSPy passes by name only, and no more."""
 
-    def forward(self, *, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+    def forward(self, *, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return completion(self.model)
 
 

@@ -143,7 +143,7 @@ def test_a_metric_that_fails_once_while_prompts_are_tuned_costs_one_answer(metho
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(METHODS),
     numbers=st.sets(st.integers(1, 60), max_size=3),
@@ -261,7 +261,7 @@ LARGE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(method=st.sampled_from(list(LARGE)), calls=st.integers(20, 260), concurrency=st.integers(1, 16))
 def test_no_method_makes_more_calls_than_the_budget(method: str, calls: int, concurrency: int) -> None:
     lms: list[Any] = planted.agents(planted.either, latency=0.002)
