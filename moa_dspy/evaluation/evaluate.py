@@ -85,7 +85,6 @@ def evaluate(
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
     check_metric(scorer)
     check_inputs(program, data.examples[0])
-    check_concurrency(concurrency)
     remarks = remarks_of(scorer, data.examples)
     job = _Job(program, data, scorer, identified(data.examples), name or label(program))
     others = {} if against is None else read_other(against, job.run)
@@ -218,6 +217,7 @@ def _run(
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> dict[str, Record]:
     """Run the items without a record, and return the record of each item that has one."""
+    check_concurrency(concurrency)
     calls, guard = calls_of_a_run(job.program) * turns_of(list(job.examples.values())), BudgetGuard(budget)
     if guard.budget.calls is not None and guard.budget.calls < calls:
         raise ConfigurationError(
