@@ -59,7 +59,7 @@ _SHAPES: Final = (
     # Keys whose prefix names their kind or owner: OpenAI, Anthropic, OpenRouter, xAI, Groq, Hugging Face, GitHub, ...
     re.compile(r"(?<![A-Za-z0-9])(?:sk|hf|gsk|csk|xai|nvapi|pplx|r8|ghp|gho|ghu|ghs|ghr)[-_][A-Za-z0-9*][\w*.-]{6,}"),
     re.compile(
-        r"(?<![A-Za-z0-9])(?:pk|rk|ak|fk|fw|tgp|jina|pa|esecret|github_pat|glpat|xox[abeprs]|dapi|lsv2|tvly|key|api|"
+        r"(?<![A-Za-z0-9_])(?:pk|rk|ak|fk|fw|tgp|jina|pa|esecret|github_pat|glpat|xox[abeprs]|dapi|lsv2|tvly|key|api|"
         r"dop_v1|npm|pypi|shpat|whsec|voy|cpk|nvcf|sess|secret|token|apikey)[-_](?=[\w-]{0,200}\d)[\w-]{14,}"
     ),
     # Google, Amazon, Databricks, Telegram.

@@ -14,6 +14,7 @@ Tags that a sentence mentions, that stand in code, or that are part of a larger 
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
@@ -86,6 +87,11 @@ def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
         text: the whole text of a reply.
         keep: names of tags that are fields of the reply and no reasoning.
     """
+    return _split(text, tuple(keep))
+
+
+@functools.lru_cache(maxsize=16)  # a run and its adapter read the same reply, one after the other
+def _split(text: str, keep: tuple[str, ...]) -> Split:
     turns = split_turns(text.strip(_EDGES))
     reasoning, body, ended = list(turns.reasoning), turns.text.strip(_EDGES), turns.ended
     headed = _split_headed(body)

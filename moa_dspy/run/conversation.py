@@ -5,6 +5,7 @@ Providers refuse empty messages, and many servers of open models refuse two mess
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -71,7 +72,8 @@ def _problem_with_message(turn: Mapping[str, Any]) -> str:
     return ""
 
 
-def without_history(signature: TaskSignature) -> TaskSignature:
+@functools.lru_cache(maxsize=256)
+def without_history(signature: Any) -> Any:
     """Return a signature without its conversation. A demo shows one question and its answer."""
     for name, field in signature.input_fields.items():
         if field.annotation is dspy.History:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from support.loopback import Body, Loopback
+from support.runs import loaded
 
-from moa_dspy import AttentionMoA, load
+from moa_dspy import AttentionMoA
 from moa_dspy.cli import main
 
 COUNT = 14
@@ -58,7 +59,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert "use the single model one: its score is the highest" in said.out
     assert "pilot of two alone: 4 examples" in said.err
     assert "saved in best.json: the single model one" in said.err
-    kept = load("best.json")
+    kept = loaded("best.json")
     assert len(kept.agents) == 1
     assert kept.provenance is not None
     assert (kept.provenance.method, kept.provenance.metric) == ("compare", "own_metric:right")
@@ -80,7 +81,7 @@ def test_no_file_is_replaced_without_being_told_to(folder: Path, capsys: pytest.
     assert "--out best.json exists already; name another file, or add --force" in capsys.readouterr().err
     assert Path("best.json").read_text() == "mine"
     assert main([*arguments, "--force"]) == 0
-    assert load("best.json").agents
+    assert loaded("best.json").agents
 
 
 @pytest.mark.parametrize("command", ["compare", "profile"])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from support.loopback import Body, Loopback
+from support.runs import loaded
 
-from moa_dspy import load
 from moa_dspy.cli import main
 from moa_dspy.cli.views.progress import time_left
 from moa_dspy.cost.usage import Usage
@@ -72,7 +72,7 @@ def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pyt
     assert "program: 1 layer of one@0.7; attention none; at most 1 call a question" in said.out
     assert "saved in program.json: the candidate" in said.err
     assert "1 of 2: architecture" in said.err
-    kept = load("program.json")
+    kept = loaded("program.json")
     assert [spec.model for spec in kept.architecture.agents] == ["openai/one"]
     assert kept.provenance is not None
     assert {entry.name for entry in kept.provenance.data} == {"items.jsonl"}
@@ -105,7 +105,7 @@ def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "score on 12 held-out examples" in said.out or "nothing better" in said.out
     assert "saved in tuned.json: the program as it was given" in said.err
-    record = load("tuned.json").provenance
+    record = loaded("tuned.json").provenance
     assert record is not None
     assert [(entry.use, entry.name) for entry in record.data] == [("tuning", "items.jsonl"), ("held-out", "held.jsonl")]
 
@@ -114,7 +114,7 @@ def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixtur
     assert main([*SEARCH, *COMMON, "--max-calls", "30", "--n-trials", "4"]) == 0
     said = capsys.readouterr()
     assert "budget" in said.out
-    assert load("program.json").architecture.max_calls == 3
+    assert loaded("program.json").architecture.max_calls == 3
 
 
 def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
@@ -176,7 +176,7 @@ def test_on_a_terminal_it_asks_before_it_pays(
 def test_the_candidate_is_saved_whether_it_is_accepted_or_not(folder: Path) -> None:
     arguments = ["--only", "prompts", "--method", "labeled", "--no-explain", "--candidate", "found.json"]
     assert main(["optimize", *COMMON, *arguments]) == 0
-    assert load("found.json").architecture == load("program.json").architecture
+    assert loaded("found.json").architecture == loaded("program.json").architecture
     assert main(["optimize", *COMMON, *arguments, "--out", "other.json"]) == 2
 
 

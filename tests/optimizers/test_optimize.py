@@ -385,7 +385,7 @@ class TestWhatIsGivenCounts:
         known = {e.question.upper(): e.answer for e in plain[:8]}
         for lm in lms:
             mind: Any = lm.engine
-            mind._reply.__self__._answers.update(known)
+            mind._reply.__self__.answers.update(known)
         result = optimize(
             program,
             trainset=plain + twins,

@@ -62,6 +62,8 @@ STRUCTURE = re.compile(
 def written(request: Request, text: str) -> str:
     """``text`` as every text that is asked for, in the format that is asked for."""
     system = str(request.system)
+    if "last line after ####" in system:
+        return f"{text}\n#### 3"
     if "Your output fields are:" not in system:
         return text
     fields = re.findall(r"^\d+\. `(\w+)` \((\w+)\)", system.partition("Your output fields are:")[2], re.MULTILINE)

@@ -14,8 +14,8 @@ from typing import Any
 from dspy.lm15 import Request, ServerError
 from support.loopback import Body, Call
 
-from moa_dspy import Trace
-from moa_dspy.testing import prompt_of
+from moa_dspy import AttentionMoA, Trace, load
+from moa_dspy.testing import ScriptedLM, prompt_of
 
 # How the instructions of each role begin, and so how a provider can tell which one is asked.
 ROLES = {
@@ -56,6 +56,13 @@ def in_role(asked: Body, text: str, typed: bool) -> str:
     if "Outputs will be a JSON object" in system:
         return json.dumps({name: json.loads(value) if typed else value for name, value in values.items()})
     return "".join(f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in values.items()) + "[[ ## completed ## ]]"
+
+
+def loaded(path: str | Path) -> AttentionMoA:
+    """Load a program file whose models ran on a loopback server. Its models here answer nothing."""
+    shape = json.loads(Path(path).read_text())["architecture"]
+    agents = [*shape["agents"], *([shape["aggregator"]] if shape.get("aggregator") else [])]
+    return load(path, lms={agent["name"]: ScriptedLM("", agent["model"]) for agent in agents})
 
 
 def stages(trace: Trace) -> dict[str, int]:
