@@ -61,12 +61,12 @@ class _Conversational:
         """Return the messages of a call."""
         adapter: Any = self
         messages = dspy.Adapter.format(adapter, signature, demos, inputs)
-        return messages if without_history(signature) is signature else alternating(messages)
+        return messages if without_history(cast("Any", signature)) is signature else alternating(messages)
 
     def format_demos(self, signature: TaskSignature, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the demos as turns, without conversations."""
         adapter: Any = self
-        return dspy.Adapter.format_demos(adapter, without_history(signature), demos)
+        return dspy.Adapter.format_demos(adapter, without_history(cast("Any", signature)), demos)
 
     def format_conversation_history(
         self, signature: TaskSignature, history_field_name: str, inputs: dict[str, Any]
