@@ -5,6 +5,7 @@ All functions are pure. Equal answers give equal prompts, which response caches 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -44,11 +45,16 @@ def quote(tag: str, text: str, **attributes: object) -> str:
         text: any text of any length.
         **attributes: attributes of the opening tag, in this order.
     """
-    body = clean(text).strip()
-    body = _FIELD_MARKER.sub("[ [", body)
-    body = broken(_OWN_TAG.sub(spaced, body))
+    body = _quotable(text)
     opening = "".join(f' {name}="{value}"' for name, value in attributes.items())
     return f"<{tag}{opening}>\n{body}\n</{tag}>"
+
+
+@functools.lru_cache(maxsize=64)  # each answer is shown to several critics
+def _quotable(text: str) -> str:
+    body = clean(text).strip()
+    body = _FIELD_MARKER.sub("[ [", body)
+    return broken(_OWN_TAG.sub(spaced, body))
 
 
 def quote_each(tag: str, texts: Iterable[str], *, counter: str = "number") -> str:

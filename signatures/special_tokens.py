@@ -114,6 +114,8 @@ def _is_angled_token(match: re.Match[str], paired: set[str]) -> bool:
 
 def _is_square_token(match: re.Match[str]) -> bool:
     content = _visible(match)
+    if match.group(5)[:1].isspace():  # broken up already
+        return False
     if content[:1] == content[-1:] == "|" and len(content) > 2:
         return not (content[1].isspace() or content[-2].isspace())
     if _NUMBERED.fullmatch(content):
