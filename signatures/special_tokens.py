@@ -57,7 +57,7 @@ _CONTROL: Final = _words(
     " arg special reserved unused pad unk cls sep fim gmask im img invoke"
 )
 # Those that count also where they stand like an index, directly after a word.
-_IN_BRACKETS: Final = _words("think thinking turn role inst sys tool tools call args available")
+_IN_BRACKETS: Final = _words("think thinking turn role inst sys system prompt tool tools call args available")
 # What ordinary markup is named after as well. Two of them make a control token, a single one in a tag that stays open.
 _SHARED: Final = _words(
     "user assistant system human bot model image audio video speech sound vision function functions call calls"
