@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
+import dspy.clients.execution as _execution
 from dspy._vendor.lm15.providers.base import HttpResponse
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
@@ -30,8 +31,7 @@ from dspy.adapters.utils import (
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
-from dspy.clients.execution import _price_result
-from dspy.lm15 import LM15Error, Message, Response, Usage
+from dspy.lm15 import LM15Error, Message, Response, RouterConfig, Usage
 from dspy.signatures.signature import _default_instructions
 from dspy.utils.saving import get_dependency_versions
 
@@ -58,6 +58,7 @@ __all__ = [
     "native_route",
     "needs_thread",
     "parse_dspy_value",
+    "pool_of",
     "postprocess",
     "preprocess",
     "price_call",
@@ -66,6 +67,7 @@ __all__ = [
     "resolve",
     "set_input_keys",
     "usage_dict",
+    "widen_pools",
     "with_distinct_instructions",
     "with_postprocess",
 ]
@@ -136,7 +138,7 @@ def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
     usage = Usage(input_tokens=prompt, output_tokens=completion)
     reply = Response(id=None, model=route.model, message=Message.assistant(""), finish_reason="stop", usage=usage)
     result = SimpleNamespace(cost=None, cost_details=None)
-    _price_result(lm, result, reply, route.provider, None)
+    _execution._price_result(lm, result, reply, route.provider, None)
     return result.cost
 
 
@@ -185,6 +187,22 @@ def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
         return repair(decode(self), self.body)
 
     HttpResponse.json = json
+
+
+def widen_pools(connections: int) -> None:
+    """Let DSPy's engines open up to ``connections`` for each LM, in place of 100. A second call sets another number.
+
+    A custom engine could do so, too, but DSPy prices no calls of it and refuses ``api_key`` and ``api_base`` with it.
+    """
+    module: Any = _execution
+    module.RouterConfig = functools.partial(RouterConfig, max_connections=connections)
+
+
+def pool_of(lm: Any) -> object | None:
+    """Return what all LMs with the same pool of connections share; None if DSPy opens no connections for ``lm``."""
+    kind, base = type(lm), dspy.LM
+    calls_engine = isinstance(lm, base) and kind.forward is base.forward and kind.aforward is base.aforward
+    return lm._engine_lock if calls_engine and isinstance(lm.engine, str) else None
 
 
 def has_input_keys(example: Any) -> bool:

@@ -18,7 +18,7 @@ from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.cost.own_price import OwnPrice, with_price
 from moa_dspy.cost.prices import offline_prices
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.identity import connection_of, rollout_of, server_of
+from moa_dspy.identity import connection_of, rollout_of
 from moa_dspy.json_safe import json_safe
 from moa_dspy.local import is_local, local_lm
 from moa_dspy.model_limits import LEAST_REASONING_TOKENS, takes_temperature
@@ -160,7 +160,9 @@ class AgentSlot:
         price = OwnPrice.of(self.agent.price)
         return lm if price is None else with_price(lm, price)
 
-    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
+    def config(
+        self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None, server: str | None = None
+    ) -> dict[str, Any]:
         """Return the options of one of this agent's calls.
 
         DSPy's cache key is the request, so agents with the same model and prompt would all get one completion. The
@@ -173,6 +175,7 @@ class AgentSlot:
             lm: the LM that will be called.
             ambient: the LM whose rollouts the program follows.
             target: name of the agent whose answer is criticised.
+            server: the address of the LM's server, if it is not the provider's usual one.
         """
         own, other = (getattr(one, "kwargs", {}) for one in (lm, ambient))
         config: dict[str, Any] = {}
@@ -183,7 +186,6 @@ class AgentSlot:
         rollouts: tuple[int | None, int | None] = None, None
         if config.get("temperature", own.get("temperature")) != 0:  # at 0 all samples are equal
             rollouts = own.get("rollout_id"), None if ambient is lm else other.get("rollout_id")
-        server = server_of(lm)
         if rollouts == (None, None) and target is None and server is None:
             rollout = self.sample or None
         else:

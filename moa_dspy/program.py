@@ -12,7 +12,6 @@ from typing import Any, Final, Self
 import dspy
 from pydantic_core import PydanticUndefined
 
-from moa_dspy._dspy import needs_thread
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
@@ -203,8 +202,8 @@ class AttentionMoA(dspy.Module):
         values = self._checked(inputs)
         session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
         parts = self._parts(session.ambient)
-        lms = [agent.lm() for agent in (*parts.agents, parts.aggregator)]
-        session.in_threads |= {id(lm): needs_thread(lm) for lm in lms}
+        for agent in (*parts.agents, parts.aggregator):
+            session.lm(agent)
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
         try:

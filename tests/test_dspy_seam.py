@@ -248,3 +248,16 @@ def test_bodies_are_decoded_in_one_place_or_bookkeeping_costs_answers() -> None:
         response: Any = lm(request)
     assert (response.text, response.usage.input_tokens, response.usage.output_tokens) == ("Paris", 2, 2)
     assert response.logprobs[0].logprob == response.logprobs[0].top[0].logprob == -9999.0
+
+
+def test_engines_have_as_many_connections_as_we_say_or_calls_wait_where_it_counts_as_latency() -> None:
+    from moa_dspy.run import concurrency  # noqa: F401 (sets the number)
+
+    with Loopback() as server:
+        lm, copied = server.lm(), server.lm().copy(rollout_id=1)
+        asyncio.run(lm.acall(Request(model=lm.model, messages=(Message.user("?"),))))
+        engines: list[Any] = list(lm._engine_store.values())
+    assert [engine.config.max_connections for engine in engines] == [1_000_000]
+    assert _dspy.pool_of(lm) is _dspy.pool_of(lm.copy(temperature=0.5)) is not None
+    assert _dspy.pool_of(lm) is not _dspy.pool_of(copied)
+    assert _dspy.pool_of(ScriptedLM("x")) is None

@@ -15,13 +15,13 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER
 from moa_dspy.cost.budget import BudgetGuard
-from moa_dspy.cost.own_price import own_price
+from moa_dspy.cost.own_price import is_free
 from moa_dspy.cost.reported import original_tokens, tokens_of
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "is_free", "metered"]
+__all__ = ["BudgetCallback", "UsageMeter", "metered"]
 
 _DRAIN_SECONDS: Final = 30.0
 _NO_TOKENS: Final = Tokens()
@@ -213,11 +213,6 @@ class BudgetCallback(BaseCallback):
         """Wait at most ``seconds`` for running calls to end, so that their usage is counted."""
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, seconds)
-
-
-def is_free(lm: Any) -> bool:
-    """Return whether calls of ``lm`` cost nothing, because it runs on this machine and the user gave it no price."""
-    return own_price(lm) is None and bool(getattr(getattr(lm, "engine", None), "free", False))
 
 
 _is_local = functools.lru_cache(maxsize=256)(is_local)

@@ -17,7 +17,7 @@ import pydantic
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["OwnPrice", "own_price", "with_price"]
+__all__ = ["OwnPrice", "is_free", "own_price", "with_price"]
 
 _MILLION: Final = 1_000_000
 _ATTRIBUTE: Final = "moa_price"
@@ -65,6 +65,11 @@ def own_price(lm: Any) -> OwnPrice | None:
     """Return the price that a user gave ``lm``, or None."""
     price = getattr(lm, _ATTRIBUTE, None)
     return price if isinstance(price, OwnPrice) else None
+
+
+def is_free(lm: Any) -> bool:
+    """Return whether calls of ``lm`` cost nothing, because it runs on this machine and the user gave it no price."""
+    return own_price(lm) is None and bool(getattr(getattr(lm, "engine", None), "free", False))
 
 
 def with_price(lm: Any, price: OwnPrice) -> Any:

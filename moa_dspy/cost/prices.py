@@ -19,8 +19,7 @@ import dspy
 import pydantic
 
 from moa_dspy._dspy import price_call
-from moa_dspy.cost.meter import is_free
-from moa_dspy.cost.own_price import OwnPrice, own_price
+from moa_dspy.cost.own_price import OwnPrice, is_free, own_price
 from moa_dspy.identity import server_of
 
 __all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]

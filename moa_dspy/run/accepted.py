@@ -20,7 +20,7 @@ from dspy.utils.exceptions import LMError
 from moa_dspy.model_limits import takes_system
 from moa_dspy.run.failures import OVERFLOW, REFUSED, failure_of
 
-__all__ = ["adapted", "learn"]
+__all__ = ["learn", "rejected_by", "without"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -49,28 +49,29 @@ _NOT_ABOUT_OPTIONS: Final = REFUSED | {OVERFLOW, "rate_limit", "timeout", "trans
 _rejected: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-def adapted(lm: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
-    """Return the arguments of a call without what ``lm`` is known to reject."""
-    return without(lm, _known(lm), args, options)
+def rejected_by(lm: Any) -> set[str]:
+    """Return what ``lm`` is known to reject: names of options, or ``system`` for the role. ``learn`` adds to it."""
+    is_routed = isinstance(lm, dspy.LM) and isinstance(lm.engine, str)  # else its name may be no provider's
+    known = {SYSTEM} if is_routed and not takes_system(lm.model) else set[str]()
+    try:
+        return _rejected.setdefault(lm, known)
+    except TypeError:  # an LM that cannot be a key keeps it for one run
+        return known
 
 
-def learn(lm: Any, error: Exception, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+def learn(lm: Any, rejected: set[str], error: Exception, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     """Remember what the server rejected. Return whether the same call may succeed without it.
 
     Args:
         lm: the LM that was called.
+        rejected: what it is known to reject. This adds to it.
         error: the error that it raised.
         args: the positional arguments as they were sent.
         options: the keyword arguments as they were sent.
     """
     found = {name for name in rejected_in(error) if _contains(name, lm, args, options)}
-    if not found:
-        return False
-    try:
-        _rejected.setdefault(lm, set()).update(found)
-    except TypeError:  # an LM that cannot be a key is not adapted
-        return False
-    return True
+    rejected |= found
+    return bool(found)
 
 
 def rejected_in(error: Exception) -> list[str]:
@@ -89,8 +90,6 @@ def rejected_in(error: Exception) -> list[str]:
 
 def without(lm: Any, names: set[str], args: tuple[Any, ...], options: Mapping[str, Any]) -> Call:
     """Return the arguments of a call without the system role and the options of these names."""
-    if not names:
-        return args, dict(options)
     if args and isinstance(args[0], Request):
         return (_request_without(args[0], names), *args[1:]), dict(options)
     changed = dict(options)
@@ -106,17 +105,6 @@ def without(lm: Any, names: set[str], args: tuple[Any, ...], options: Mapping[st
         body = {**(changed.get("extra_body") or {}), _LIMITS[limit]: tokens}
         changed |= {**dict.fromkeys(_LIMITS), "extra_body": body}
     return args, changed
-
-
-def _known(lm: Any) -> set[str]:
-    try:
-        learned = _rejected.get(lm, set())
-    except TypeError:
-        learned = set()
-    is_routed = isinstance(lm, dspy.LM) and isinstance(
-        lm.engine, str
-    )  # else the name is not that of a provider's model
-    return learned | {SYSTEM} if is_routed and not takes_system(lm.model) else learned
 
 
 def _contains(name: str, lm: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:

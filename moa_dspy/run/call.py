@@ -20,12 +20,10 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import to_jsonable_python
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, needs_thread, preprocess
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
 from moa_dspy.agents import AgentSlot
-from moa_dspy.cost.meter import is_free
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
-from moa_dspy.identity import server_of
 from moa_dspy.run import accepted, concurrency
 from moa_dspy.run.adapters import (
     PlainTextAdapter,
@@ -41,7 +39,7 @@ from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
 from moa_dspy.run.reading import any_visible, prompt_in, read, with_texts
-from moa_dspy.run.session import Session, StepId
+from moa_dspy.run.session import RunLM, Session, StepId
 from moa_dspy.run.step_meter import StepMeter
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
@@ -49,6 +47,7 @@ __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
 
 # How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
+_AT_ONCE: Final = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,13 @@ class _Call:
         self.failure: Failure | None = None
         self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
         self._text_of, self._visible = text_of, visible
-        self._lm = lm = agent.lm()
+        self._lm = known = session.lm(agent)
         target = step_id.target_name if step_id.stage == "critique" else None
-        self._config = agent.config(lm, predictor.lm or session.ambient, target)
+        self._config = agent.config(known.lm, predictor.lm or session.ambient, target, known.server)
         signature: Any = predictor.signature  # declared as an instance, but it is a class
         self._signature: Any = _with_persona(signature, agent.agent.persona)
         self._adapter: dspy.Adapter | None = None
-        free = {lm.model, *session.free} if is_free(lm) else session.free
+        free = {known.lm.model, *session.free} if known.free else session.free
         self._meter = StepMeter(session.budget, session.tracker, free=free)
         # Calls whose prompts begin alike: one agent's calls in one stage, except its critique of itself.
         self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
@@ -173,16 +172,16 @@ class _Call:
 
     async def prompt(self) -> Prompt:
         """Return the first request."""
-        adapter = self._adapters()[0]
-        options = {**getattr(self._lm, "kwargs", {}), **self._config}
+        adapter, lm = self._adapters()[0], self._lm.lm
+        options = {**getattr(lm, "kwargs", {}), **self._config}
         limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
         messages: list[dict[str, Any]] = []
         # If an adapter cannot write a prompt, the step itself fails and reports it.
         with contextlib.suppress(Exception), dspy.context(callbacks=[]):
             demos = await shown_demos(self._predictor, self._inputs)
-            signature: Any = preprocess(adapter, self._lm, dict(self._config), self._signature, dict(self._inputs))
+            signature: Any = preprocess(adapter, lm, dict(self._config), self._signature, dict(self._inputs))
             messages = adapter.format(signature, demos, dict(self._inputs))
-        return Prompt(self._lm, messages, min(limits, default=None))
+        return Prompt(lm, messages, min(limits, default=None))
 
     async def run(self) -> None:
         """Attempt until there is an answer or no further attempt is allowed.
@@ -193,7 +192,7 @@ class _Call:
         session = self._session
         retries = session.tolerance.retries
         if retries is None:
-            retries = int(getattr(self._lm, "num_retries", 0))
+            retries = int(getattr(self._lm.lm, "num_retries", 0))
         adapters: Iterator[dspy.Adapter] = iter(self._adapters())
         adapter: dspy.Adapter | None = next(adapters)
         retry = draw = 0
@@ -238,7 +237,7 @@ class _Call:
 
     def _adapters(self) -> Sequence[dspy.Adapter]:
         """Return the adapters to try, in order."""
-        return [lenient(adapter) for adapter in adapters_for(self._signature, self._lm, self._session.adapter)]
+        return [lenient(adapter) for adapter in adapters_for(self._signature, self._lm.lm, self._session.adapter)]
 
     def fail(self, failure: Failure) -> None:
         """Record a failed attempt."""
@@ -265,7 +264,7 @@ class _Call:
             ),
             _probabilities_into(self._probabilities) if predictor.fields else contextlib.nullcontext(),
         ):
-            proxy = self._proxy(self._lm)
+            proxy = self._proxy(self._lm.lm)
             prediction = await predictor.acall(
                 lm=proxy, signature=self._signature, config=config, demos=demos, **self._inputs
             )
@@ -298,39 +297,40 @@ class _Call:
 
     async def _request(self, lm: dspy.BaseLM, *args: Any, **options: Any) -> Any:
         """Admit, send, meter and check one request. Every request is counted, whichever adapter makes it."""
-        session = self._session
+        session, known = self._session, self._session.lm(lm)
         budget, clock = session.budget, session.clock
-        if id(lm) in session.refused:
-            raise _NotSentError(session.refused[id(lm)])
+        if known.refused is not None:
+            raise _NotSentError(known.refused)
         if budget.limited and not budget.reserve(self._id.stage):
             raise _NotSentError(_over_budget("the budget allows no further call"))
         waiting, sent, answered, reply, unanswered = clock(), None, None, None, False
         whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
-        turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else contextlib.nullcontext()
+        turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else _AT_ONCE
         try:
-            async with whole, turn:
-                args, options = accepted.adapted(lm, args, options)
+            async with whole, turn, known.connections or _AT_ONCE:
+                if known.rejected:
+                    args, options = accepted.without(lm, known.rejected, args, options)
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
                     self._meter.response = None
                     # In its own task, so that the transport does not wake all layers of the run at each step.
-                    reply = await asyncio.create_task(self._send(lm, args, options))
+                    reply = await asyncio.create_task(self._send(known, args, options))
                 answered = clock()
         except BaseException as error:
-            unanswered = sent is not None and is_unanswered(error) and not is_free(lm)
+            unanswered = sent is not None and is_unanswered(error) and not known.free
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
                 raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
             if isinstance(error, Exception):
-                self._note_error(lm, error)
-                self._adapts |= accepted.learn(lm, error, args, options)
+                self._note_error(known, error)
+                self._adapts |= accepted.learn(lm, known.rejected, error, args, options)
             raise
         finally:
             self._queued += (clock() if sent is None else sent) - waiting
             self._calls += sent is not None
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
-            await self._meter.settle(lm, prompt_in(args, options), reply, seconds, sent=sent is not None)
+            await self._meter.settle(known, prompt_in(args, options), reply, seconds, sent=sent is not None)
         return self._answer_in(lm, reply)
 
     def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:
@@ -361,35 +361,33 @@ class _Call:
             refuse_endless_repair(adapter, self._signature, completion.text, first=first)
         return with_texts(reply, completions) if completions else reply
 
-    async def _send(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Make one call of ``lm``.
+    async def _send(self, known: RunLM, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Make one call of an LM.
 
         An LM without asynchronous calls is called in its own thread. It keeps its concurrency slot until that thread
         ends. An LM that calls a program of its own gets the adapter that the caller configured, not this step's.
         """
+        lm, kind = known.lm, type(known.lm)
         with dspy.context(adapter=self._session.adapter, trace=None):
-            return await self._sent(lm, args, options)
+            if "acall" in vars(lm):
+                return await lm.acall(*args, **options)
+            if not known.in_thread:
+                return await kind.acall(self._proxies[id(lm)], *args, **options)
+            return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
 
-    async def _sent(self, lm: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if "acall" in vars(lm):
-            return await lm.acall(*args, **options)
-        kind, proxy, in_threads = type(lm), self._proxies[id(lm)], self._session.in_threads
-        if id(lm) not in in_threads:
-            in_threads[id(lm)] = needs_thread(lm)
-        if not in_threads[id(lm)]:
-            return await kind.acall(proxy, *args, **options)
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
         slot = concurrency.current_slot()
         slot.hold()
 
         def to_its_end() -> Any:
             try:
-                return kind.__call__(proxy, *args, **options)
+                return work()
             finally:
                 slot.release()
 
         return await in_thread(to_its_end)
 
-    def _note_error(self, lm: dspy.BaseLM, error: Exception) -> None:
+    def _note_error(self, known: RunLM, error: Exception) -> None:
         """Raise a programming error of a user's LM as ``_UserError``. Remember a rejected key or account."""
         bug = programming_error(error)
         if bug is not None:
@@ -397,7 +395,7 @@ class _Call:
         failure = failure_of(error)
         if failure.kind in REFUSED:
             message = f"not asked again, since it was refused before: {failure.message}"
-            self._session.refused.setdefault(id(lm), failure.model_copy(update={"message": message}))
+            known.refused = known.refused or failure.model_copy(update={"message": message})
 
     def _delay(self, retry: int) -> float | None:
         """Return the seconds to wait before the next attempt, or None if the wait exceeds patience or budget."""
@@ -419,8 +417,8 @@ class _Call:
             stage=step_id.stage,
             agent=step_id.agent_name,
             target=step_id.target_name,
-            model=self._lm.model,
-            server=server_of(self._lm),
+            model=self._lm.lm.model,
+            server=self._lm.server,
             status=status,
             text=self.text,
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),

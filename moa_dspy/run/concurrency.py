@@ -6,6 +6,9 @@ Limits hold across programs, threads and event loops, because they protect one p
 
     limit_concurrency(64)                       # for the whole process
     limit_concurrency(4, model="local")         # for one model
+
+A call of a provider also waits for a connection. DSPy opens as many for each LM as the process may open files, divided
+among its LMs. The wait is here, not in DSPy, where it would count as the provider's latency.
 """
 
 from __future__ import annotations
@@ -19,10 +22,21 @@ import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
+from weakref import WeakKeyDictionary
 
+from moa_dspy._dspy import widen_pools
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "blocking_run", "current_slot", "limit_concurrency", "nested_run"]
+__all__ = ["admitted", "blocking_run", "connections", "current_slot", "limit_concurrency", "nested_run"]
+
+
+_FEWEST_CONNECTIONS: Final = 100  # of an LM; DSPy's own number
+_MOST_FILES: Final = 4096  # that may be connections, also if the process may open more
+_OTHER_FILES: Final = 224  # left for everything else
+_FEWEST_SHARES: Final = 4  # an LM takes at most this part of all connections, since others may follow
+
+widen_pools(1_000_000)  # ``connections`` sets the number
 
 
 def limit_concurrency(calls: int | None, model: str | None = None) -> None:
@@ -67,6 +81,38 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
             _current.reset(token)
     finally:
         slot.release()
+
+
+def connections(pool: object, model: str) -> asyncio.Semaphore:
+    """Return the connections that calls on the running event loop may open; each call takes one.
+
+    There are as many as the limit on concurrent calls allows, if there is one. If not, the open files that a process
+    may have are divided among the pools in use.
+
+    Args:
+        pool: shared by the LMs that share connections.
+        model: the model string, which may have a limit.
+    """
+    with _pools_lock:
+        of_pool = _pools.setdefault(pool, WeakKeyDictionary())
+        share = (_files() - _OTHER_FILES) // max(len(_pools), _FEWEST_SHARES)
+        limits = [int(limit.places) for key in (model, None) if (limit := limiters.get(key)) and limit.is_set]
+        number = max(_FEWEST_CONNECTIONS, share, min(limits, default=0))
+        loop = asyncio.get_running_loop()
+        known = of_pool.get(loop)
+        if known is None or known[0] != number:
+            known = of_pool[loop] = number, asyncio.Semaphore(number)
+        return known[1]
+
+
+def _files() -> int:
+    """Return how many files this process may open, as far as they may be connections."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MOST_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
 
 
 def current_slot() -> _Slot:
@@ -139,6 +185,11 @@ class _Limit:
 
     places: float = math.inf
     taken: Counter[asyncio.AbstractEventLoop | None] = field(default_factory=Counter)
+
+    @property
+    def is_set(self) -> bool:
+        """Return whether the number of places is limited."""
+        return self.places != math.inf
 
     def has_room(self, blocked: Collection[asyncio.AbstractEventLoop]) -> bool:
         """Return whether a place is free, or all are taken by calls of blocked loops."""
@@ -387,12 +438,14 @@ _current: contextvars.ContextVar[_Slot | None] = contextvars.ContextVar("moa_dsp
 _waited_for: contextvars.ContextVar[bool] = contextvars.ContextVar("moa_dspy_loop_waits", default=False)
 _queue = _Queue()
 limiters: dict[str | None, _Limit] = {}
+_pools: WeakKeyDictionary[object, WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, asyncio.Semaphore]]]
+_pools, _pools_lock = WeakKeyDictionary(), threading.Lock()
 
 
 def _renew() -> None:
     """Reset the limits in a forked child, where the parent's calls never end and its threads may hold the lock."""
-    global _queue
-    _queue = _Queue()
+    global _queue, _pools, _pools_lock
+    _queue, _pools, _pools_lock = _Queue(), WeakKeyDictionary(), threading.Lock()
     for model, limit in list(limiters.items()):
         limiters[model] = _Limit(limit.places)
 

@@ -19,7 +19,6 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.attention import critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
-from moa_dspy.identity import server_of
 from moa_dspy.protocols import Answer
 from moa_dspy.run.aggregation import rule_of
 from moa_dspy.run.call import ask, write_prompt
@@ -314,7 +313,7 @@ class _Run:
         seconds = budget.seconds_left("propose")
         try:
             async with asyncio.timeout(None if seconds == math.inf else seconds):
-                others = [self.aggregator.lm(), *self.session.extractors]
+                others = [self.session.lm(self.aggregator).lm, *self.session.extractors]
                 return await in_thread(forecast, budget.limits, prompts, others)
         except TimeoutError:
             budget.refused = True
@@ -332,11 +331,15 @@ class _Run:
     def _aggregators(self) -> Iterator[AgentSlot]:
         """Yield the aggregator, then its substitutes: agents on other models or servers."""
         yield self.aggregator
-        tried = {_server_of(self.aggregator)}
+        tried = {self._model_of(self.aggregator)}
         for agent in self.agents:
-            if _server_of(agent) not in tried:
-                tried.add(_server_of(agent))
+            if self._model_of(agent) not in tried:
+                tried.add(self._model_of(agent))
                 yield agent
+
+    def _model_of(self, agent: AgentSlot) -> tuple[str, str | None]:
+        known = self.session.lm(agent)
+        return known.lm.model, known.server
 
     def _id(self, layer: int, stage: Stage, agent: int, target: int | None = None) -> StepId:
         name = self.agents[agent].name
@@ -382,11 +385,6 @@ class _Layer:
         session.recorded.append((StepId(layer, "aggregate", -1, name, attempt=self._attempts), step))
         for watcher in session.watchers:
             watcher(step)
-
-
-def _server_of(agent: AgentSlot) -> tuple[str, Any]:
-    lm = agent.lm()
-    return lm.model, server_of(lm)
 
 
 def _of_agent(predictor: dspy.Predict | list[dspy.Predict] | None, agent: int) -> dspy.Predict:

@@ -9,16 +9,19 @@ from typing import Any, Final
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, needs_thread, pool_of
+from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.meter import is_free
+from moa_dspy.cost.own_price import is_free, own_price
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.identity import server_of
+from moa_dspy.run import accepted, concurrency
 from moa_dspy.run.degrade import RunBudget
 from moa_dspy.run.embeddings import Embeddings
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers
 
-__all__ = ["Session", "StepId"]
+__all__ = ["RunLM", "Session", "StepId"]
 
 # DSPy keeps the last 10,000 calls in every model and predictor, with prompts and replies. Programs with a hundred calls
 # for each question would fill this history. The trace records the run anyway.
@@ -53,6 +56,34 @@ class StepId:
         return (self.layer, STAGES.index(self.stage), self.agent, self.target, self.attempt)
 
 
+class RunLM:
+    """An LM within one run. What depends on it alone is found out once, not at each of its calls.
+
+    Attributes:
+        lm: the LM.
+        server: address of its server; None for the provider's usual one.
+        free: whether its calls cost nothing.
+        priced: whether the user gave it a price.
+        in_thread: whether it must be called in a thread.
+        enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
+        connections: what a call waits for; None if DSPy opens no connections for it.
+        rejected: what it rejects, see ``run/accepted.py``. Calls add what they learn.
+        refused: the failure by which the provider rejected its key or account. It is not called again.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self.lm = lm
+        self.server = server_of(lm)
+        self.free, self.priced = is_free(lm), own_price(lm) is not None
+        is_own = "acall" in vars(lm)  # of a model that does not go through DSPy
+        self.in_thread = not is_own and needs_thread(lm)
+        self.enforces_schema = bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
+        pool = None if is_own else pool_of(lm)
+        self.connections = None if pool is None else concurrency.connections(pool, lm.model)
+        self.rejected = accepted.rejected_by(lm)
+        self.refused: Failure | None = None
+
+
 class Session:
     """The state of one run. It reads DSPy's ambient settings once; calls get their settings explicitly.
 
@@ -70,9 +101,7 @@ class Session:
         tracker: the caller's usage tracker.
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
-        refused: failures of LMs whose key or account the provider rejected, by the LM's id. They are not called again.
         recorded: the finished steps, in the order of finishing.
-        in_threads: whether an LM must be called in a thread, by the LM's id.
         traces: the DSPy trace of each step, if the caller wants one.
         embeddings: the embeddings of this run, of demos and questions.
         free: names of the adapter's models that cost nothing.
@@ -97,8 +126,7 @@ class Session:
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
-        self.refused: dict[int, Failure] = {}
-        self.in_threads: dict[int, bool] = {}
+        self._lms: dict[int, RunLM] = {}  # by the id of the LM, or of the agent
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
@@ -112,6 +140,18 @@ class Session:
                 "a budget in dollars needs DSPy's history, which holds the prices; leave disable_history off and "
                 "max_history_size above 0, or limit calls, tokens or seconds instead"
             )
+
+    def lm(self, lm: Any) -> RunLM:
+        """Return an LM, or the one of an agent, within this run.
+
+        Raises:
+            ConfigurationError: if the agent has none, and DSPy is configured with none.
+        """
+        known = self._lms.get(id(lm))
+        if known is None:
+            known = self.lm(lm.lm()) if isinstance(lm, AgentSlot) else RunLM(lm)
+            self._lms[id(lm)] = known
+        return known
 
     @property
     def steps(self) -> tuple[Step, ...]:

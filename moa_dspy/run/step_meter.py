@@ -11,14 +11,14 @@ import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.cost.budget import Amounts
-from moa_dspy.cost.meter import UsageMeter, is_free
-from moa_dspy.cost.own_price import own_price
+from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.run.degrade import RunBudget
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.reading import Text, texts_in
+from moa_dspy.run.session import RunLM
 
 __all__ = ["StepMeter"]
 
@@ -45,7 +45,7 @@ class StepMeter(UsageMeter):
 
     async def settle(
         self,
-        lm: dspy.BaseLM,
+        known: RunLM,
         prompt: Text,
         reply: Any,
         seconds: float | None,
@@ -55,7 +55,7 @@ class StepMeter(UsageMeter):
         """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
         Args:
-            lm: the LM that was called.
+            known: the LM that was called.
             prompt: its prompt.
             reply: its return value.
             seconds: duration of the call; None if there was no answer.
@@ -68,14 +68,14 @@ class StepMeter(UsageMeter):
         try:
             if seconds is not None and not from_cache:
                 if not paid:
-                    self.add(Usage(calls=1, cost_usd=0.0 if is_free(lm) else None))
+                    self.add(Usage(calls=1, cost_usd=0.0 if known.free else None))
                     after = self.reading
                 unpriced = after.unpriced_calls - before.unpriced_calls
-                priced = unpriced > 0 and (self._budget.limits.usd is not None or own_price(lm) is not None)
+                priced = unpriced > 0 and (self._budget.limits.usd is not None or known.priced)
                 unmetered = after.tokens == before.tokens
                 text = "".join(texts_in(reply)) if unmetered or priced else ""
                 if text:  # without a completion there is most likely no bill
-                    estimate, price = await _estimated(lm, prompt, text, priced)
+                    estimate, price = await _estimated(known.lm, prompt, text, priced)
                     if unmetered:
                         self.add(Usage(tokens=estimate, estimated=True))
                     if price is not None:

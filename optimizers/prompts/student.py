@@ -113,16 +113,18 @@ class _Resampling(AgentSlot):
 
     at_rest: int | None = None
 
-    def config(self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None) -> dict[str, Any]:
+    def config(
+        self, lm: dspy.BaseLM, ambient: dspy.BaseLM | None, target: str | None = None, server: str | None = None
+    ) -> dict[str, Any]:
         """Return the options of one of this agent's calls; see ``AgentSlot``."""
-        config = super().config(lm, ambient, target)
+        config = super().config(lm, ambient, target, server)
         wanted: dict[str, Any] = getattr(ambient, "kwargs", {})
         if wanted.get("rollout_id") in (None, self.at_rest) or not wanted.get("temperature"):
             return config
         if config.get("temperature", lm.kwargs.get("temperature")) != 0:
             return config
         warmer = replace(self.agent, temperature=wanted["temperature"])
-        return AgentSlot(self.name, warmer, self.sample).config(lm, ambient, target)
+        return AgentSlot(self.name, warmer, self.sample).config(lm, ambient, target, server)
 
 
 def _take_over(tuned: dspy.Predict, own: dspy.Predict) -> None:

@@ -18,8 +18,12 @@ from support.loopback import Body, Call, Loopback, refusal
 from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import offline_prices
+from moa_dspy.presets import single_model
+from moa_dspy.run import concurrency
 from moa_dspy.run.concurrency import admitted, limit_concurrency
+from moa_dspy.trace import Step, watch
 
 SIGNATURE = "question -> answer"
 MODEL = "openai/model"
@@ -120,6 +124,64 @@ def test_waiting_for_a_turn_is_on_record_and_is_not_counted_into_the_timeout() -
     assert queued[0] < 0.15
     assert queued[-1] > 7 * 0.2
     assert all(step.end - step.start - step.queued < 1.0 for step in trace.steps)
+
+
+def ask_at_once(program: AttentionMoA, questions: int) -> list[Any]:
+    async def ask() -> list[Any]:
+        asked = (program.acall(question=str(number)) for number in range(questions))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def test_more_calls_than_dspy_has_connections_are_under_way_together() -> None:
+    questions, arrived = 120, asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        if len(server.calls) == questions:
+            arrived.set()
+        await arrived.wait()
+
+    with Loopback(in_format, hold) as server:
+        predictions = ask_at_once(single_model(SIGNATURE, server.lm(), tolerance=Tolerance(timeout=60)), questions)
+    assert [prediction.answer for prediction in predictions]
+
+
+@pytest.mark.parametrize(("configured", "connections"), [(None, 4), (8, 8)])
+def test_waiting_for_a_connection_is_queueing_and_no_time_of_the_provider(
+    monkeypatch: pytest.MonkeyPatch, configured: int | None, connections: int
+) -> None:
+    monkeypatch.setattr(concurrency, "_FEWEST_CONNECTIONS", 4)
+    monkeypatch.setattr(concurrency, "_MOST_FILES", 0)
+    limit_concurrency(configured, MODEL)
+    gauges = {"all": Gauge()}
+    with Loopback(in_format, measured(gauges, 0.4)) as server:
+        program = single_model(SIGNATURE, server.lm(), tolerance=Tolerance(timeout=1.5, retries=0))
+        steps = [prediction.trace.steps[0] for prediction in ask_at_once(program, 5 * connections)]
+        assert gauges["all"].most == server.connections_made == connections
+        assert len(server.calls) == len(steps)
+    assert {(step.status, step.calls, step.unanswered) for step in steps} == {("ok", 1, 0)}
+    assert max(step.queued for step in steps) > 4 * 0.4
+    assert all(step.end - step.start - step.queued < 1.5 for step in steps)
+
+
+def test_a_call_that_never_got_a_connection_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrency, "_FEWEST_CONNECTIONS", 2)
+    monkeypatch.setattr(concurrency, "_MOST_FILES", 0)
+    with Loopback(in_format, measured({"all": Gauge()}, 0.7)) as server:
+        program = single_model(SIGNATURE, server.lm(), budget=Budget(seconds=1.0), tolerance=Tolerance(retries=0))
+        steps: list[Any] = []
+        with watch(lambda event: steps.append(event) if isinstance(event, Step) else None):
+            ask_at_once(program, 6)
+        until(lambda: len(server.calls) == 4)
+    assert sorted((step.status, step.calls, step.unanswered) for step in steps) == [
+        ("cancelled", 1, 1),
+        ("cancelled", 1, 1),
+        ("ok", 1, 0),
+        ("ok", 1, 0),
+        ("skipped", 0, 0),
+        ("skipped", 0, 0),
+    ]
 
 
 def test_a_wait_between_tries_holds_no_place() -> None:
