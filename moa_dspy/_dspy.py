@@ -45,6 +45,7 @@ __all__ = [
     "decision_evidence",
     "declared_address",
     "default_instructions",
+    "enforces_schema",
     "field_header_pattern",
     "format_field_value",
     "gepa_sizes",
@@ -159,6 +160,11 @@ def decision_evidence() -> Iterator[list[Any]]:
 
 ENGINE_STATE: Final = {"num_retries": 0, "_warned_zero_temp_rollout": True}
 """What DSPy's engine reads of an LM so that it makes one attempt and does not warn of a rollout id at temperature 0."""
+
+
+def enforces_schema(lm: Any) -> bool:
+    """Return whether the server of ``lm`` enforces a JSON schema, so that JSON should be tried first."""
+    return bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
 
 
 def needs_thread(lm: Any) -> bool:

@@ -157,7 +157,7 @@ class AgentSlot:
         lm = self.agent.lm if self.agent.lm is not None else dspy.settings.lm
         if not isinstance(lm, dspy.BaseLM):
             raise ConfigurationError(f"agent {self.name!r} has no model; give it one, or call dspy.configure(lm=...)")
-        price = OwnPrice.of(self.agent.price)
+        price: Any = self.agent.price  # an OwnPrice, since the agent was made
         return lm if price is None else with_price(lm, price)
 
     def config(

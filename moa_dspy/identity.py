@@ -6,6 +6,7 @@ with ``openai/model``, are different models.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -64,6 +65,7 @@ def connection_of(lm: Any) -> dict[str, Any]:
     return {**({} if server is None else {"server": server}), **({"settings": settings} if settings else {})}
 
 
+@functools.lru_cache(maxsize=4096)  # the same agents ask each question
 def rollout_of(*parts: Any) -> int:
     """Return the rollout id of these parts: a hash that is equal in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "big")

@@ -170,11 +170,17 @@ class AttentionMoA(dspy.Module):
     @property
     def _aggregator(self) -> AgentSlot:
         """Return the aggregator's slot. It has the class of the agents' slots, which an optimizer may have replaced."""
+        made_of = self._slots[0], self.aggregator
+        known: tuple[Any, AgentSlot] | None = vars(self).get("_aggregator_slot")
+        if known is not None and all(one is other for one, other in zip(known[0], made_of, strict=True)):
+            return known[1]
         agent = self.aggregator
         if agent is None:
-            first = self.agents[0]
+            first = self._slots[0].agent
             agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens, price=first.price)
-        return replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
+        slot = replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
+        self._aggregator_slot = made_of, slot
+        return slot
 
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
         """Run the program on the task's input fields, and block until it ends.

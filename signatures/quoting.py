@@ -34,6 +34,7 @@ def clean(text: str) -> str:
     return _MEANINGLESS.sub("", text).encode("utf-8", "replace").decode("utf-8")
 
 
+@functools.lru_cache(maxsize=64)  # each answer is shown to several critics
 def quote(tag: str, text: str, **attributes: object) -> str:
     """Return a text between `<tag ...>` and `</tag>`. Anything in the text that looks like structure is broken up.
 
@@ -50,7 +51,7 @@ def quote(tag: str, text: str, **attributes: object) -> str:
     return f"<{tag}{opening}>\n{body}\n</{tag}>"
 
 
-@functools.lru_cache(maxsize=64)  # each answer is shown to several critics
+@functools.lru_cache(maxsize=64)  # and again under another number
 def _quotable(text: str) -> str:
     body = clean(text).strip()
     body = _FIELD_MARKER.sub("[ [", body)

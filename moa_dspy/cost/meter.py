@@ -1,8 +1,12 @@
-"""Listeners to DSPy's calls: the usage meter, and the callback that keeps DSPy's own optimizers within a budget."""
+"""Listeners to DSPy's calls: the usage meter, and the callback that keeps DSPy's own optimizers within a budget.
+
+Also reads the tokens that a provider reports for a call.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -10,21 +14,22 @@ from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import dspy
+from dspy.lm15 import Response
 from dspy.utils.callback import BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, usage_dict
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.own_price import is_free
-from moa_dspy.cost.reported import original_tokens, tokens_of
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "metered"]
+__all__ = ["BudgetCallback", "UsageMeter", "metered", "reported_tokens"]
 
 _DRAIN_SECONDS: Final = 30.0
-_NO_TOKENS: Final = Tokens()
+_LETTERS_PER_TOKEN: Final = 4
+_NO_TOKENS: Final = (0, 0, 0)
 _NO_USAGE: Final = Usage()
 _NO_READING: Final = Reading()
 
@@ -78,7 +83,7 @@ class UsageMeter(UsageTracker):
         return Usage(
             calls=now.paid_calls + now.cached_calls,
             cached_calls=now.cached_calls,
-            tokens=now.paid,
+            tokens=_tokens((now.prompt, now.prompt_cached, now.completion)),
             cost_usd=None if now.unpriced_calls else now.known_usd,
             estimated=now.estimated,
             seconds=time.perf_counter() - self._began,
@@ -87,7 +92,7 @@ class UsageMeter(UsageTracker):
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         """Count a paid call (called by DSPy)."""
         with self._lock:
-            self._count(calls=1, tokens=tokens_of(usage_entry), unpriced=not self._is_free(lm))
+            self._count(1, _tokens_in(usage_entry), unpriced=not self._is_free(lm))
             if self._outer is not None:
                 self._outer.add_usage(lm, usage_entry)
         self._reported[threading.get_ident()] = lm, usage_entry
@@ -106,7 +111,7 @@ class UsageMeter(UsageTracker):
         with self._lock:
             if not paid:
                 self._count(cached=1)
-                self.saved += Usage(tokens=original_tokens(entry, model), cost_usd=cost or 0.0 if free else cost)
+                self.saved += Usage(tokens=_original_tokens(entry, model), cost_usd=cost or 0.0 if free else cost)
                 return
             further = len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
             usd = None if free and not cost else cost  # a model on this machine may have a price of the user's
@@ -116,7 +121,8 @@ class UsageMeter(UsageTracker):
         """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""
         with self._lock:
             unpriced = used.cost_usd is None
-            self._count(used.paid_calls, used.tokens, used.cost_usd or 0.0, unpriced, estimated=used.estimated)
+            tokens = used.tokens.prompt, used.tokens.cached, used.tokens.completion
+            self._count(used.paid_calls, tokens, used.cost_usd or 0.0, unpriced, estimated=used.estimated)
 
     def set_price(self, usd: float, calls: int) -> None:
         """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
@@ -126,7 +132,7 @@ class UsageMeter(UsageTracker):
     def _count(
         self,
         calls: int = 0,
-        tokens: Tokens = _NO_TOKENS,
+        tokens: tuple[int, int, int] = _NO_TOKENS,
         usd: float = 0.0,
         unpriced: int = 0,
         *,
@@ -137,7 +143,9 @@ class UsageMeter(UsageTracker):
         self.reading = Reading(
             now.paid_calls + calls,
             now.cached_calls + cached,
-            now.paid + tokens,
+            now.prompt + tokens[0],
+            now.prompt_cached + tokens[1],
+            now.completion + tokens[2],
             now.known_usd + usd,
             now.unpriced_calls + unpriced,
             now.estimated or estimated,
@@ -216,3 +224,46 @@ class BudgetCallback(BaseCallback):
 
 
 _is_local = functools.lru_cache(maxsize=256)(is_local)
+
+
+def reported_tokens(entry: Mapping[str, Any]) -> Tokens | None:
+    """Return the reported usage of a call in DSPy's history, also if it was cached; None if there is none."""
+    usage, model = entry.get("usage"), str(entry.get("model"))
+    responses = entry.get("response")
+    responses = responses if isinstance(responses, tuple) else (responses,)
+    made = _tokens(_tokens_in(usage)) if usage else None
+    if made is None and all(isinstance(one, Response) for one in responses):
+        made = _original_tokens(entry, model)
+    return made if made is not None and made.total else None
+
+
+def _original_tokens(entry: Mapping[str, Any], model: str) -> Tokens:
+    """Return the original usage of a cached call, estimated from its texts if the entry does not contain it."""
+    response = entry.get("response")
+    responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
+    if all(isinstance(one, Response) for one in responses):
+        provider = model.partition("/")[0]
+        return sum((_tokens(_tokens_in(usage_dict(one, provider))) for one in responses), start=Tokens())
+    letters = sum(len(str(message.get("content"))) for message in entry.get("messages") or ())
+    return Tokens(prompt=letters // _LETTERS_PER_TOKEN, completion=len(str(entry.get("outputs"))) // _LETTERS_PER_TOKEN)
+
+
+def _tokens_in(usage: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return prompt, cached prompt and completion tokens in a provider's usage report. An invalid count is 0."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else getattr(details, "cached_tokens", 0)
+    return _whole(usage.get("prompt_tokens")), _whole(cached), _whole(usage.get("completion_tokens"))
+
+
+def _tokens(counts: tuple[int, int, int]) -> Tokens:
+    return Tokens(prompt=counts[0], cached=counts[1], completion=counts[2])
+
+
+def _whole(count: Any) -> int:
+    if type(count) is int:
+        return max(count, 0)
+    try:
+        number = float(count)
+    except (TypeError, ValueError):
+        return 0
+    return int(number) if math.isfinite(number) and number > 0 else 0

@@ -110,7 +110,7 @@ def _priced(kind: Any) -> Any:
 
 def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:
     """Return the cost of a call, or None if the server did not report its usage."""
-    from moa_dspy.cost.reported import reported_tokens  # imports DSPy, which a configuration does not need
+    from moa_dspy.cost.meter import reported_tokens  # imports DSPy, which a configuration does not need
 
     tokens = reported_tokens(entry)
     return None if tokens is None else price.cost(tokens.prompt, tokens.completion)

@@ -115,7 +115,9 @@ class Reading(NamedTuple):
     Attributes:
         paid_calls: calls not answered by a cache.
         cached_calls: calls answered by DSPy's response cache.
-        paid: paid tokens by kind.
+        prompt: paid prompt tokens, including cached ones.
+        prompt_cached: prompt tokens from the provider's own cache.
+        completion: paid completion tokens.
         known_usd: dollars of the calls whose price is known.
         unpriced_calls: paid calls whose price is not yet known.
         estimated: whether a part is estimated.
@@ -123,7 +125,9 @@ class Reading(NamedTuple):
 
     paid_calls: int = 0
     cached_calls: int = 0
-    paid: Tokens = Tokens()
+    prompt: int = 0
+    prompt_cached: int = 0
+    completion: int = 0
     known_usd: float = 0.0
     unpriced_calls: int = 0
     estimated: bool = False
@@ -131,4 +135,4 @@ class Reading(NamedTuple):
     @property
     def tokens(self) -> int:
         """Return the paid tokens."""
-        return self.paid.total
+        return self.prompt + self.completion

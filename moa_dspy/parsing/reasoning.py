@@ -24,9 +24,9 @@ from typing import Final
 from moa_dspy.parsing.marks import OPENING_SAYS, Mark, fences, has_cognition, is_mention, tags
 from moa_dspy.parsing.turns import split_turns
 
-__all__ = ["Split", "split_reasoning"]
+__all__ = ["EDGES", "PLAIN", "Split", "split_reasoning"]
 
-_EDGES: Final = " \t\n\r\x0b\x0c\x85\xa0\u200b\u2028\u2029\u202f\u2060\u3000\ufeff"
+EDGES: Final = " \t\n\r\x0b\x0c\x85\xa0\u200b\u2028\u2029\u202f\u2060\u3000\ufeff"
 _ANSWER_NAME: Final = r"(?:final[ _-]?)?(?:answer|response|output|solution|conclusion|result|final)"
 _ANSWER_TAG: Final = re.compile(rf"\A<({_ANSWER_NAME})>(.*)</\1>\Z", re.DOTALL | re.IGNORECASE)
 _ANSWER_OPEN: Final = re.compile(rf"\A<({_ANSWER_NAME})>(?!.*</\1>)", re.DOTALL | re.IGNORECASE)
@@ -65,6 +65,11 @@ _HEADED: Final = (
 )
 
 
+_HEADS: Final = "|".join(first.pattern for first, _ in _HEADED).replace(r"\A", "")
+PLAIN: Final = re.compile(rf"(?![{EDGES}]*+(?i:{_HEADS}))[^<＜◁⟨〈《«‹【\[\]&]*+")
+"""Matches, from beginning to end, only texts without reasoning, tokens and markers of fields: no notation can occur."""
+
+
 @dataclass(frozen=True)
 class Split:
     """A text, divided into reasoning and answer.
@@ -92,8 +97,8 @@ def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
 
 @functools.lru_cache(maxsize=16)  # a run and its adapter read the same reply, one after the other
 def _split(text: str, keep: tuple[str, ...]) -> Split:
-    turns = split_turns(text.strip(_EDGES))
-    reasoning, body, ended = list(turns.reasoning), turns.text.strip(_EDGES), turns.ended
+    turns = split_turns(text.strip(EDGES))
+    reasoning, body, ended = list(turns.reasoning), turns.text.strip(EDGES), turns.ended
     headed = _split_headed(body)
     if headed is not None:
         reasoning.append(headed.reasoning)
@@ -104,8 +109,8 @@ def _split(text: str, keep: tuple[str, ...]) -> Split:
         reasoning.append(tagged.reasoning)
         body = tagged.text
     ended = ended and tagged.ended
-    body = body.strip(_EDGES)
-    if reasoning or body != text.strip(_EDGES):
+    body = body.strip(EDGES)
+    if reasoning or body != text.strip(EDGES):
         body = _unwrapped(body, kept)
     working = _WORKING.match(body)
     if working and working[1].lower() not in kept and _ANSWER_HEAD.match(body, working.end()):
@@ -120,7 +125,7 @@ def _unwrapped(text: str, kept: Collection[str]) -> str:
     wrapper = _ANSWER_TAG.match(text) or _ANSWER_OPEN.match(text)
     if wrapper is None or wrapper[1].lower() in kept:
         return text
-    return (wrapper[2] if wrapper.lastindex == 2 else text[wrapper.end() :]).strip(_EDGES)
+    return (wrapper[2] if wrapper.lastindex == 2 else text[wrapper.end() :]).strip(EDGES)
 
 
 def _split_headed(text: str) -> Split | None:

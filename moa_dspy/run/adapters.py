@@ -19,18 +19,17 @@ from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
 from pydantic.fields import FieldInfo
 
 from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
-from moa_dspy.parsing import marked_text, split_reasoning
+from moa_dspy.parsing import EDGES, PLAIN, marked_text, split_reasoning
 from moa_dspy.run.conversation import alternating, has_tool_calls, history_messages, without_history
 from moa_dspy.run.outputs import read_outputs, unusable
-from moa_dspy.run.reading import is_visible
+from moa_dspy.run.reading import VISIBLE, is_visible
 from moa_dspy.signatures import TaskSignature
 
 __all__ = [
+    "LENIENT",
     "PlainTextAdapter",
-    "enforces_schema",
     "fields_in_tags",
     "lenient",
-    "reads_leniently",
     "refuse_endless_repair",
 ]
 
@@ -186,9 +185,11 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
             AdapterParseError: if no visible text remains.
         """
         (name,) = signature.output_fields
-        text = marked_text(split_reasoning(completion).text, name)
-        text = _COPIED_TAGS.sub(r"\2", text).strip()
-        if not is_visible(text):
+        text = completion.strip(EDGES)
+        if not PLAIN.fullmatch(text):
+            text = _COPIED_TAGS.sub(r"\2", marked_text(split_reasoning(text).text, name))
+        text = text.strip()
+        if not (VISIBLE.search(text) or is_visible(text)):
             raise unusable("PlainTextAdapter", signature, completion, "the completion is empty")
         return {name: text}
 
@@ -211,22 +212,16 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
             return None
 
 
-def enforces_schema(lm: dspy.BaseLM) -> bool:
-    """Return whether the server of ``lm`` enforces a JSON schema, so that JSON should be tried first."""
-    return bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
-
-
 def fields_in_tags(adapter: dspy.Adapter, signature: TaskSignature) -> tuple[str, ...]:
     """Return the output fields that ``adapter`` may expect between tags of their names, as DSPy's XMLAdapter does."""
-    plain = (dspy.JSONAdapter, dspy.TwoStepAdapter)
-    return () if reads_leniently(adapter) or isinstance(adapter, plain) else tuple(signature.output_fields)
+    return () if isinstance(adapter, (dspy.JSONAdapter, dspy.TwoStepAdapter)) else tuple(signature.output_fields)
 
 
 def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
     """Check that a reply needs no long repair.
 
     Args:
-        adapter: the adapter that will parse it.
+        adapter: the adapter that will parse it, not one of ``LENIENT``.
         signature: the signature of the outputs.
         text: the reply.
         first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
@@ -234,8 +229,6 @@ def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text:
     Raises:
         AdapterParseError: if it is broken JSON and too long or too nested to repair.
     """
-    if reads_leniently(adapter):
-        return
     for part in _to_repair(adapter, signature, text, first):
         if not (_is_short(part) or _is_json(part)):
             raise unusable(
@@ -296,9 +289,8 @@ def lenient(adapter: Any) -> Any:
     return changed
 
 
-def reads_leniently(adapter: dspy.Adapter) -> bool:
-    """Return whether an adapter reads replies by our own rules, which need no repair without limits."""
-    return isinstance(adapter, (PlainTextAdapter, _ChatAdapter, _JSONAdapter))
+LENIENT: Final = (PlainTextAdapter, _ChatAdapter, _JSONAdapter)
+"""Adapters that read replies by our own rules, which need no repair without limits."""
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

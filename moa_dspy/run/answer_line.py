@@ -16,8 +16,9 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter
 
+from moa_dspy._dspy import enforces_schema
 from moa_dspy.parsing import UnreadableError, is_closed, parse_value, split_reasoning
-from moa_dspy.run.adapters import PlainTextAdapter, enforces_schema
+from moa_dspy.run.adapters import PlainTextAdapter
 from moa_dspy.run.outputs import is_added, read_outputs
 from moa_dspy.signatures import TaskSignature
 

@@ -22,19 +22,14 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
 from moa_dspy.agents import AgentSlot
-from moa_dspy.cost.usage import Usage
+from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.run import accepted, concurrency
-from moa_dspy.run.adapters import (
-    PlainTextAdapter,
-    fields_in_tags,
-    lenient,
-    refuse_endless_repair,
-)
+from moa_dspy.run.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
 from moa_dspy.run.answer_line import NoValueError
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
-from moa_dspy.run.formats import adapters_for
+from moa_dspy.run.formats import default_adapters
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
@@ -150,14 +145,14 @@ class _Call:
         self.failure: Failure | None = None
         self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
         self._text_of, self._visible = text_of, visible
-        self._lm = known = session.lm(agent)
+        self._lm = known = session.lms.get(id(agent)) or session.lm(agent)
         target = step_id.target_name if step_id.stage == "critique" else None
         self._config = agent.config(known.lm, predictor.lm or session.ambient, target, known.server)
         signature: Any = predictor.signature  # declared as an instance, but it is a class
         self._signature: Any = _with_persona(signature, agent.agent.persona)
         self._adapter: dspy.Adapter | None = None
         free = {known.lm.model, *session.free} if known.free else session.free
-        self._meter = StepMeter(session.budget, session.tracker, free=free)
+        self._meter = StepMeter(session.tracker, free=free)
         # Calls whose prompts begin alike: one agent's calls in one stage, except its critique of itself.
         self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
         self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
@@ -237,7 +232,7 @@ class _Call:
 
     def _adapters(self) -> Sequence[dspy.Adapter]:
         """Return the adapters to try, in order."""
-        return [lenient(adapter) for adapter in adapters_for(self._signature, self._lm.lm, self._session.adapter)]
+        return self._session.reading or default_adapters(self._signature, self._lm.enforces_schema)
 
     def fail(self, failure: Failure) -> None:
         """Record a failed attempt."""
@@ -264,7 +259,7 @@ class _Call:
             ),
             _probabilities_into(self._probabilities) if predictor.fields else contextlib.nullcontext(),
         ):
-            proxy = self._proxy(self._lm.lm)
+            proxy = self._proxy(self._lm)
             prediction = await predictor.acall(
                 lm=proxy, signature=self._signature, config=config, demos=demos, **self._inputs
             )
@@ -279,7 +274,7 @@ class _Call:
         """Return the vectors of texts by an embedding model. Its requests count as those of this step."""
 
         async def request(embedder: Any, batch: Sequence[str]) -> Any:
-            return await self._request(embedder, batch, meter=self._meter)
+            return await self._request(self._session.lm(embedder), embedder, batch, meter=self._meter)
 
         return await self._session.embeddings.of(model, texts, request)
 
@@ -288,16 +283,16 @@ class _Call:
         if not self._session.extractors:
             return adapter
         counted: Any = copy.copy(adapter)
-        counted.extraction_model = self._proxy(self._session.extractors[0])
+        counted.extraction_model = self._proxy(self._session.lm(self._session.extractors[0]))
         return counted
 
-    def _proxy(self, lm: dspy.BaseLM) -> dspy.BaseLM:
-        proxy = self._proxies[id(lm)] = proxy_of(lm, self._request)
+    def _proxy(self, known: RunLM) -> dspy.BaseLM:
+        proxy = self._proxies[id(known.lm)] = proxy_of(known.lm, functools.partial(self._request, known))
         return proxy
 
-    async def _request(self, lm: dspy.BaseLM, *args: Any, **options: Any) -> Any:
+    async def _request(self, known: RunLM, lm: dspy.BaseLM, *args: Any, **options: Any) -> Any:
         """Admit, send, meter and check one request. Every request is counted, whichever adapter makes it."""
-        session, known = self._session, self._session.lm(lm)
+        session = self._session
         budget, clock = session.budget, session.clock
         if known.refused is not None:
             raise _NotSentError(known.refused)
@@ -330,7 +325,8 @@ class _Call:
             self._calls += sent is not None
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
-            await self._meter.settle(known, prompt_in(args, options), reply, seconds, sent=sent is not None)
+            prompt = functools.partial(prompt_in, args, options)
+            await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None)
         return self._answer_in(lm, reply)
 
     def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:
@@ -340,26 +336,24 @@ class _Call:
             LMError: if the model refused, or the reply did not finish.
             AdapterParseError: if it ended in its reasoning, or is broken JSON and too long to repair.
         """
-        adapter = self._adapter
+        adapter = None if isinstance(self._adapter, LENIENT) else self._adapter
         keep = () if adapter is None else fields_in_tags(adapter, self._signature)
         completions = read(reply, self._meter.response, keep)
         for completion in completions:
             self._truncated = completion.end == "truncated"
             if completion.usage_doubtful:
                 self._meter.add(Usage(estimated=True))
-            error = unfinished(completion, lm.model)
+            error = None if completion.end == "finished" else unfinished(completion, lm.model)
             if error is not None:
                 raise error
-            if adapter is None:
-                continue
-            if not completion.answered:
-                text = completion.reasoning
-                raise unusable(
-                    type(adapter).__name__, self._signature, text, "the reply ended while the model was still reasoning"
-                )
-            first = self._calls - self._calls_before <= 1
-            refuse_endless_repair(adapter, self._signature, completion.text, first=first)
-        return with_texts(reply, completions) if completions else reply
+            if not completion.answered and self._adapter is not None:
+                text, name = completion.reasoning, type(self._adapter).__name__
+                raise unusable(name, self._signature, text, "the reply ended while the model was still reasoning")
+            if adapter is not None:
+                first = self._calls - self._calls_before <= 1
+                refuse_endless_repair(adapter, self._signature, completion.text, first=first)
+        is_changed = bool(completions) and getattr(reply, "text", None) != completions[0].text
+        return with_texts(reply, completions) if is_changed else reply
 
     async def _send(self, known: RunLM, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Make one call of an LM.
@@ -411,7 +405,7 @@ class _Call:
     def step(self) -> Step:
         """Return the record of the step."""
         step_id, outputs, status = self._id, self.outputs, _status(self.failure, self._calls)
-        used, saved = self._meter.usage, self._meter.saved
+        meter, used = self._meter, self._meter.reading
         return Step(
             layer=step_id.layer,
             stage=step_id.stage,
@@ -424,15 +418,15 @@ class _Call:
             outputs={} if outputs is None else to_jsonable_python(outputs, fallback=str),
             probabilities={} if outputs is None else dict(self._probabilities),
             calls=self._calls,
-            cached_calls=self._meter.from_cache,
-            cached=0 < self._calls == self._meter.from_cache,
+            cached_calls=meter.from_cache,
+            cached=0 < self._calls == meter.from_cache,
             unanswered=self._unanswered,
-            tokens=used.tokens,
-            cost_usd=used.cost_usd,
+            tokens=Tokens(prompt=used.prompt, cached=used.prompt_cached, completion=used.completion),
+            cost_usd=None if used.unpriced_calls else used.known_usd,
             estimated=used.estimated,
             truncated=self._truncated,
-            saved_tokens=saved.tokens,
-            saved_usd=saved.cost_usd,
+            saved_tokens=meter.saved.tokens,
+            saved_usd=meter.saved.cost_usd,
             start=self._start,
             queued=self._queued,
             end=self._session.clock() - self._session.began,

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _LONGER: Final = 2.0
 # Safety factor for a call of a further layer compared with the layer before: its proposers read one answer more.
 _GROWTH: Final = 1.25
+_UNLIMITED: Final = Budget()
 
 
 class RunBudget:
@@ -40,7 +41,7 @@ class RunBudget:
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
         self.limits = budget
         self.refused = False
-        self.limited = budget != Budget()
+        self.limited = budget != _UNLIMITED
         if self.limited:
             self._guard = BudgetGuard(budget, clock=clock)
         self._held: set[Stage] = set()  # stages that write the layer's answer and still have a reserved call
@@ -163,9 +164,6 @@ async def enough(
     Returns:
         The reason why the remaining tasks are cancelled, or None if all are done.
     """
-    if tolerance.quorum is None and deadline is None and budget.limits.seconds is None:
-        await asyncio.wait(tasks)
-        return None
     clock = asyncio.get_running_loop().time
     quorum = len(tasks) if tolerance.quorum is None else max(1, min(tolerance.quorum - absent, len(tasks)))
     latest = clock() + (deadline or math.inf)

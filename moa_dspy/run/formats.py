@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.run.adapters import PlainTextAdapter, enforces_schema, lenient
+from moa_dspy._dspy import enforces_schema
+from moa_dspy.run.adapters import PlainTextAdapter, lenient
 from moa_dspy.run.answer_line import AnswerLineAdapter, has_answer_line
 from moa_dspy.signatures import TaskSignature, is_free_text
 
-__all__ = ["adapters_for"]
+__all__ = ["adapters_for", "default_adapters"]
 
 _PLAIN: Final = PlainTextAdapter()
 _LINE: Final = AnswerLineAdapter()
@@ -30,13 +31,14 @@ def adapters_for(
     """
     if configured is not None:
         return (configured,)
-    hashable: Any = signature
-    adapters = _adapters(hashable)
-    return adapters[::-1] if adapters[0] is _CHAT and enforces_schema(lm) else adapters
+    return default_adapters(signature, enforces_schema(lm))
 
 
 @functools.lru_cache(maxsize=256)
-def _adapters(signature: Any) -> tuple[dspy.Adapter, ...]:
+def default_adapters(signature: Any, json_first: bool) -> tuple[dspy.Adapter, ...]:
+    """Return the adapters to try for ``signature`` in order; JSON first if the server enforces a schema."""
     if is_free_text(signature):
         return (_PLAIN,)
-    return (_LINE if has_answer_line(signature) else _CHAT, _JSON)
+    if has_answer_line(signature):
+        return (_LINE, _JSON)
+    return (_JSON, _CHAT) if json_first else (_CHAT, _JSON)

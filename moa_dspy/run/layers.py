@@ -145,7 +145,7 @@ class _Run:
         """Return the first layer's output, with as many proposals and refinements as the budget allows."""
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
-        further = len(embedding_models(self.predictors.propose))
+        further = len(embedding_models(self.predictors.propose)) if session.budget.limited else 0
         proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1), further)
         kept = [critics[j] if j < refining else () for j in range(proposing)]
         at_once = session.budget.at_once(needs) if needs else proposing
@@ -205,7 +205,7 @@ class _Run:
                     group.create_task(self._refine(layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
                     for j in agents
                 ]
-                cut = await enough(refined, tolerance, self.session.budget, deadline=tolerance.layer_deadline)
+                cut = await self._enough(refined, deadline=tolerance.layer_deadline)
                 for task in (*proposals, *critiques.values(), *refined):
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
@@ -263,7 +263,7 @@ class _Run:
         if own is None or not tasks:
             return own
         absent = len(self.agents) - len(tasks)
-        cut = await enough(tasks, self.session.tolerance, self.session.budget, absent=absent)
+        cut = await self._enough(tasks, absent=absent)
         for task in tasks:
             task.cancel(cut)  # later critiques are not read
         critiques = [text for task in tasks if (text := _result(task)) is not None]
@@ -279,6 +279,14 @@ class _Run:
             critiques.remove(max(critiques, key=len))
             attempt += 1
         return own
+
+    async def _enough(self, tasks: Sequence[asyncio.Task[Any]], **options: Any) -> str | None:
+        """Wait until all tasks are done or ``enough`` says why the others are cancelled."""
+        tolerance, budget = self.session.tolerance, self.session.budget
+        if tolerance.quorum is None and tolerance.layer_deadline is None and budget.limits.seconds is None:
+            await asyncio.wait(tasks)
+            return None
+        return await enough(tasks, tolerance, budget, **options)
 
     async def _aggregate(self, layer: int, answers: list[Answer]) -> Answer:
         """Return the layer's answer by the architecture's aggregation rule."""

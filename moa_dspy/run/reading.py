@@ -6,6 +6,7 @@ rest of the response: the finish reason, a refusal, an error inside a successful
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from dspy.lm15 import DataPart, Message, RefusalPart, Request, Response, TextPar
 
 from moa_dspy._dspy import repair_bodies
 from moa_dspy.json_safe import json_safe
-from moa_dspy.parsing import split_reasoning
+from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
 from moa_dspy.parsing.marks import has_cognition
 from moa_dspy.run.bodies import MARKER, counts_are_doubtful, repair_body
 
 __all__ = [
+    "VISIBLE",
     "Completion",
     "End",
     "Text",
@@ -36,6 +38,9 @@ End: TypeAlias = Literal["finished", "truncated", "filtered", "refused", "failed
 
 # Letters and symbols in Unicode that are invisible: Hangul fillers, and Braille without dots.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+VISIBLE: Final = re.compile("[!-~]")
+"""Matches a visible character in ASCII, which nearly every text has."""
+
 # Where providers say why a reply ended, and the parts of those words by which it did not finish.
 _REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "finishReason", "done_reason")
 _ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
@@ -102,7 +107,7 @@ def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
     """Return an LM's return value with the texts of its completions."""
     if isinstance(reply, Response):
         (completion,) = completions
-        return reply if reply.text == completion.text else _with_text(reply, completion.text)
+        return _with_text(reply, completion.text)
     outputs: list[Any] = []
     for output, completion in zip(reply, completions, strict=True):
         if isinstance(output, Mapping):
@@ -136,11 +141,16 @@ def any_visible(outputs: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 def is_visible(text: str) -> bool:
     """Return whether ``text`` contains a visible character."""
+    if VISIBLE.search(text):
+        return True
     return any(unicodedata.category(letter)[0] not in "CMZ" and letter not in _BLANK for letter in text)
 
 
 def _completion(raw: Completion, keep: Collection[str]) -> Completion:
     """Return a completion whose text is only the answer."""
+    if PLAIN.fullmatch(raw.text) and not raw.reasoning and is_visible(raw.text):
+        text = (raw.text if raw.text.isascii() else json_safe(raw.text)).strip(EDGES)
+        return raw if text == raw.text else replace(raw, text=text)
     split = split_reasoning(json_safe(raw.text), keep)
     reasoning, text, answered = [json_safe(raw.reasoning), split.reasoning], split.text, split.ended
     if not is_visible(text) and is_visible(raw.reasoning):
@@ -206,7 +216,7 @@ def _of_body(body: Any, number: int) -> Completion:
         text=text,
         reasoning="\n\n".join(dict.fromkeys(part for part in reasoning if part.strip())),
         end=end,
-        words=json_safe(words)[:_MESSAGE_MAX],
+        words=json_safe(words)[:_MESSAGE_MAX] if words else "",
         code=code,
         usage_doubtful=bool(_get(body, MARKER)) or (isinstance(usage, Mapping) and counts_are_doubtful(usage)),
     )

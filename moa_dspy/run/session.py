@@ -9,13 +9,14 @@ from typing import Any, Final
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, needs_thread, pool_of
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, enforces_schema, needs_thread, pool_of
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import is_free, own_price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import server_of
 from moa_dspy.run import accepted, concurrency
+from moa_dspy.run.adapters import lenient
 from moa_dspy.run.degrade import RunBudget
 from moa_dspy.run.embeddings import Embeddings
 from moa_dspy.run.tolerance import Tolerance
@@ -77,7 +78,7 @@ class RunLM:
         self.free, self.priced = is_free(lm), own_price(lm) is not None
         is_own = "acall" in vars(lm)  # of a model that does not go through DSPy
         self.in_thread = not is_own and needs_thread(lm)
-        self.enforces_schema = bool(getattr(getattr(lm, "engine", None), "supports_response_schema", False))
+        self.enforces_schema = enforces_schema(lm)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.rejected = accepted.rejected_by(lm)
@@ -96,11 +97,13 @@ class Session:
         tolerance: see above.
         ambient: the LM that DSPy is configured with.
         adapter: the adapter that DSPy is configured with.
+        reading: the same, as it reads replies; empty if DSPy is configured with none.
         extractors: the LMs that this adapter calls besides the agents'.
         callers: the modules that called the program.
         tracker: the caller's usage tracker.
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
+        lms: what ``lm`` has returned, by the id of the LM or of the agent.
         recorded: the finished steps, in the order of finishing.
         traces: the DSPy trace of each step, if the caller wants one.
         embeddings: the embeddings of this run, of demos and questions.
@@ -121,12 +124,13 @@ class Session:
         # While DSPy's optimizers run, the adapter is for the model that writes prompts.
         adapter: dspy.Adapter | None = getattr(settings.adapter, "of_programs", settings.adapter)
         self.adapter = adapter
+        self.reading: tuple[dspy.Adapter, ...] = () if adapter is None else (lenient(adapter),)
         self.extractors = [adapter.extraction_model] if isinstance(adapter, dspy.TwoStepAdapter) else []
         self.callers: tuple[Any, ...] = tuple(settings.get(CALLERS) or ())
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
-        self._lms: dict[int, RunLM] = {}  # by the id of the LM, or of the agent
+        self.lms: dict[int, RunLM] = {}
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
@@ -147,10 +151,10 @@ class Session:
         Raises:
             ConfigurationError: if the agent has none, and DSPy is configured with none.
         """
-        known = self._lms.get(id(lm))
+        known = self.lms.get(id(lm))
         if known is None:
             known = self.lm(lm.lm()) if isinstance(lm, AgentSlot) else RunLM(lm)
-            self._lms[id(lm)] = known
+            self.lms[id(lm)] = known
         return known
 
     @property

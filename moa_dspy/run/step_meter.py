@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any, Final
 
 import dspy
-from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.cost.meter import UsageMeter
@@ -28,25 +27,18 @@ _ESTIMATE_SECONDS: Final = 2.0
 class StepMeter(UsageMeter):
     """Meter of a step. It settles each request with the run's budget.
 
-    Args:
-        budget: the run's budget.
-        outer: the caller's usage tracker.
-        free: names of models that cost nothing.
-
     Attributes:
         from_cache: number of requests that the response cache answered.
     """
 
-    def __init__(self, budget: RunBudget, outer: UsageTracker | None, *, free: Collection[str]) -> None:
-        super().__init__(outer, free=free)
-        self.from_cache = 0
-        self._budget = budget
-        self._before = Reading()  # of the meter, before the current request
+    from_cache = 0
+    _before = Reading()  # of the meter, before the current request
 
     async def settle(
         self,
+        budget: RunBudget,
         known: RunLM,
-        prompt: Text,
+        prompt: Callable[[], Text],
         reply: Any,
         seconds: float | None,
         *,
@@ -55,8 +47,9 @@ class StepMeter(UsageMeter):
         """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
         Args:
+            budget: the run's budget.
             known: the LM that was called.
-            prompt: its prompt.
+            prompt: returns its prompt.
             reply: its return value.
             seconds: duration of the call; None if there was no answer.
             sent: whether it was called at all.
@@ -71,11 +64,11 @@ class StepMeter(UsageMeter):
                     self.add(Usage(calls=1, cost_usd=0.0 if known.free else None))
                     after = self.reading
                 unpriced = after.unpriced_calls - before.unpriced_calls
-                priced = unpriced > 0 and (self._budget.limits.usd is not None or known.priced)
-                unmetered = after.tokens == before.tokens
+                priced = unpriced > 0 and (budget.limits.usd is not None or known.priced)
+                unmetered = after.prompt + after.completion == before.prompt + before.completion
                 text = "".join(texts_in(reply)) if unmetered or priced else ""
                 if text:  # without a completion there is most likely no bill
-                    estimate, price = await _estimated(known.lm, prompt, text, priced)
+                    estimate, price = await _estimated(known.lm, prompt(), text, priced)
                     if unmetered:
                         self.add(Usage(tokens=estimate, estimated=True))
                     if price is not None:
@@ -83,10 +76,10 @@ class StepMeter(UsageMeter):
                     after = self.reading
         finally:
             self._before = after
-            if self._budget.limited:
+            if budget.limited:
                 paid = int(sent and not from_cache)
                 usd = after.known_usd - before.known_usd
-                self._budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
+                budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
 
 
 async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:

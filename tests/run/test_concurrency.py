@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.loopback import Body, Call, Loopback, refusal
+from support.loopback import Body, Call, Hang, Loopback, refusal
 from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
@@ -168,20 +168,13 @@ def test_waiting_for_a_connection_is_queueing_and_no_time_of_the_provider(
 def test_a_call_that_never_got_a_connection_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "_FEWEST_CONNECTIONS", 2)
     monkeypatch.setattr(concurrency, "_MOST_FILES", 0)
-    with Loopback(in_format, measured({"all": Gauge()}, 0.7)) as server:
-        program = single_model(SIGNATURE, server.lm(), budget=Budget(seconds=1.0), tolerance=Tolerance(retries=0))
-        steps: list[Any] = []
+    with Loopback(lambda _: Hang()) as server:
+        program = single_model(SIGNATURE, server.lm(), budget=Budget(seconds=2.0), tolerance=Tolerance(retries=0))
+        steps: list[Step] = []
         with watch(lambda event: steps.append(event) if isinstance(event, Step) else None):
             ask_at_once(program, 6)
-        until(lambda: len(server.calls) == 4)
-    assert sorted((step.status, step.calls, step.unanswered) for step in steps) == [
-        ("cancelled", 1, 1),
-        ("cancelled", 1, 1),
-        ("ok", 1, 0),
-        ("ok", 1, 0),
-        ("skipped", 0, 0),
-        ("skipped", 0, 0),
-    ]
+        assert 2 <= len(server.calls) <= sum(step.calls for step in steps) < 6
+    assert all(step.calls == step.unanswered for step in steps)
 
 
 def test_a_wait_between_tries_holds_no_place() -> None:
