@@ -275,7 +275,9 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
         pending=pending,
         ended_by="budget" if pending else "items",
         figures={},
-        program_usage=sum((record.program for record in records), start=Usage()),
+        program_usage=sum(
+            (record.program for record in records if record.program.calls or record.program.seconds), start=Usage()
+        ),
         judge_usage=sum((record.judge for record in records if record.judge.calls), start=Usage()),
         seconds=0.0,
         records=tuple(records),

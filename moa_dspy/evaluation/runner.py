@@ -327,7 +327,7 @@ def _usage_of(program: dspy.Module) -> Iterator[Callable[[], Usage]]:
     """
     if not isinstance(program, AttentionMoA):
         with metered() as meter:
-            yield lambda: meter.usage
+            yield lambda: meter.usage if meter.reading.paid_calls or meter.reading.cached_calls else _NO_USAGE
         return
     usages: list[Usage] = []
 
