@@ -205,10 +205,14 @@ def widen_pools(connections: int) -> None:
 
 
 def pool_of(lm: Any) -> object | None:
-    """Return what all LMs with the same pool of connections share; None if DSPy opens no connections for ``lm``."""
-    kind, base = type(lm), dspy.LM
-    calls_engine = isinstance(lm, base) and kind.forward is base.forward and kind.aforward is base.aforward
-    return lm._engine_lock if calls_engine and isinstance(lm.engine, str) else None
+    """Return what all LMs with the same pool of connections share.
+
+    It is None if DSPy opens no connections for ``lm``, or if a method of its own may do something else meanwhile.
+    """
+    kind: Any = type(lm)
+    methods = ("__call__", "acall", "forward", "aforward")
+    is_plain = isinstance(lm, dspy.LM) and all(getattr(kind, name) is getattr(dspy.LM, name) for name in methods)
+    return lm._engine_lock if is_plain and isinstance(lm.engine, str) else None
 
 
 def has_input_keys(example: Any) -> bool:

@@ -261,3 +261,5 @@ def test_engines_have_as_many_connections_as_we_say_or_calls_wait_where_it_count
     assert _dspy.pool_of(lm) is _dspy.pool_of(lm.copy(temperature=0.5)) is not None
     assert _dspy.pool_of(lm) is not _dspy.pool_of(copied)
     assert _dspy.pool_of(ScriptedLM("x")) is None
+    calling: Any = type("Calling", (dspy.LM,), {"acall": lambda self: None})  # it may call a program meanwhile
+    assert _dspy.pool_of(calling("openai/x")) is None

@@ -304,7 +304,7 @@ class _Call:
         try:
             async with whole, turn, known.connections or _AT_ONCE:
                 if known.rejected:
-                    args, options = accepted.without(lm, known.rejected, args, options)
+                    args, options = accepted.without(lm, set(known.rejected), args, options)
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
                     self._meter.response = None

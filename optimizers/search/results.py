@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pydantic
 from optuna import Study
@@ -32,6 +32,10 @@ __all__ = [
     "scores_of",
     "summary_of",
 ]
+
+
+_SCORES: Final = 2_000  # finished trials whose scores are kept
+_scores: dict[int, tuple[FrozenTrial, StopRuleScores]] = {}  # by the identity of the trial
 
 
 class Point(pydantic.BaseModel):
@@ -69,8 +73,16 @@ class FrontPoint:
 
 
 def scores_of(trial: FrozenTrial) -> StopRuleScores:
-    """Return the scores of a trial so far."""
-    return StopRuleScores.from_attrs(trial.user_attrs.get("rules", {}))
+    """Return the scores of a trial so far. Those of a finished trial are read once, since each trial asks for all."""
+    known = _scores.get(id(trial))
+    if known is not None and known[0] is trial:
+        return known[1]
+    scores = StopRuleScores.from_attrs(trial.user_attrs.get("rules", {}))
+    if trial.state.is_finished():
+        while len(_scores) >= _SCORES:
+            _scores.pop(next(iter(_scores)), None)
+        _scores[id(trial)] = trial, scores
+    return scores
 
 
 def rule_of(trial: FrozenTrial, objective: Objective) -> StopRule:

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from moa_dspy.parsing import split_reasoning
+from moa_dspy.parsing import EDGES, PLAIN, Split, split_reasoning
 
 # A reply and its answer.
 ANSWERED = [
@@ -239,3 +239,34 @@ def test_the_time_is_linear(unit: str, head: str) -> None:
 
     assert min(seconds(64_000) for _ in range(2)) < 0.5
     assert min(seconds(256_000) for _ in range(2)) < 2.0
+
+
+@pytest.mark.parametrize("reply", [reply for reply, _ in ANSWERED] + CUT)
+def test_a_reply_with_reasoning_is_never_taken_for_a_plain_one(reply: str) -> None:
+    if split_reasoning(reply) != Split("", reply.strip(EDGES)):
+        assert not PLAIN.fullmatch(reply)
+
+
+HEADS = [
+    "Thinking...\n",
+    "my thoughts:",
+    "here is my reasoning:",
+    "analysisWe",
+    "# Thinking\n",
+    "```think\n",
+    "thought…\n",
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.sampled_from(
+            [*HEADS, *"<[]&＜◁⟨〈《«‹【|/~:#`", "think", "s", ">", "\n", " ", "\u200b", "\x1c", "Paris", "é"]
+        )
+    )
+)
+def test_a_plain_reply_is_its_own_answer(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    if PLAIN.fullmatch(text) and text.strip(EDGES).strip():
+        assert split_reasoning(text) == Split("", text.strip(EDGES))
