@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
+import dspy.clients.costs as _costs
 import dspy.clients.execution as _execution
 from dspy._vendor.lm15.providers.base import HttpResponse
 from dspy.adapters.chat_adapter import field_header_pattern
@@ -64,6 +65,7 @@ __all__ = [
     "preprocess",
     "price_call",
     "reanchor_candidates",
+    "remember_prices",
     "repair_bodies",
     "resolve",
     "set_input_keys",
@@ -141,6 +143,16 @@ def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
     result = SimpleNamespace(cost=None, cost_details=None)
     _execution._price_result(lm, result, reply, route.provider, None)
     return result.cost
+
+
+def remember_prices() -> None:
+    """Let DSPy look up a model's price once. It searches its whole list at each call of a model that has no price.
+
+    The list is loaded once in a process and does not change.
+    """
+    module: Any = _costs
+    if not hasattr(module.model_info, "cache_info"):
+        module.model_info = functools.lru_cache(maxsize=1024)(module.model_info)
 
 
 @contextlib.contextmanager

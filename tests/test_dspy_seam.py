@@ -250,6 +250,24 @@ def test_bodies_are_decoded_in_one_place_or_bookkeeping_costs_answers() -> None:
     assert response.logprobs[0].logprob == response.logprobs[0].top[0].logprob == -9999.0
 
 
+def test_a_price_is_looked_up_once_or_each_call_of_an_unknown_model_searches_the_whole_list() -> None:
+    from dspy.clients import costs
+
+    from moa_dspy.cost import prices  # noqa: F401 (remembers prices)
+
+    lookup: Any = costs.model_info
+    with Loopback() as server:
+        lm = server.lm("a-model-without-a-price")
+        request = Request(model=lm.model, messages=(Message.user("?"),))
+        lm(request)
+        once = lookup.cache_info()
+        lm(request)
+    again = lookup.cache_info()
+    assert again.misses == once.misses
+    assert again.hits > once.hits
+    assert _dspy.price_call(dspy.LM("openai/gpt-4.1"), 1000, 0) == pytest.approx(0.002)
+
+
 def test_engines_have_as_many_connections_as_we_say_or_calls_wait_where_it_counts_as_latency() -> None:
     from moa_dspy.run import concurrency  # noqa: F401 (sets the number)
 

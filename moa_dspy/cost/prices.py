@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 import dspy
 import pydantic
 
-from moa_dspy._dspy import price_call
+from moa_dspy._dspy import price_call, remember_prices
 from moa_dspy.cost.own_price import OwnPrice, is_free, own_price
 from moa_dspy.identity import server_of
 
@@ -28,6 +28,8 @@ Source: TypeAlias = Literal["own", "dspy", "litellm", "free"]
 
 _MILLION: Final = 1_000_000
 _OFFLINE_VARIABLE: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
+
+remember_prices()
 
 _lock = threading.Lock()
 _values_before: list[str | None] = []  # of the variable, one per active use; the first is the user's own
