@@ -31,7 +31,8 @@ def adapters_for(
     """
     if configured is not None:
         return (configured,)
-    return default_adapters(signature, enforces_schema(lm))
+    hashable: Any = signature
+    return default_adapters(hashable, enforces_schema(lm))
 
 
 @functools.lru_cache(maxsize=256)
