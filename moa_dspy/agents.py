@@ -15,8 +15,8 @@ from dspy.lm15 import UnknownModelError, UnsupportedFeatureError
 
 from moa_dspy._dspy import get_litellm, resolve
 from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
-from moa_dspy.cost.own_price import OwnPrice, with_price
-from moa_dspy.cost.prices import offline_prices
+from moa_dspy.cost.own_price import OwnPrice
+from moa_dspy.cost.prices import offline_prices, with_price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import connection_of, rollout_of
 from moa_dspy.json_safe import json_safe

@@ -22,7 +22,7 @@ from pydantic_core import core_schema
 from moa_dspy.architecture import Aggregation, Architecture
 from moa_dspy.attention import PATTERN_NAMES
 from moa_dspy.cost.budget import Budget
-from moa_dspy.cost.own_price import OwnPrice, with_price
+from moa_dspy.cost.own_price import OwnPrice
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run.tolerance import Tolerance
 
@@ -154,6 +154,7 @@ class AgentConfig(_Section):
         from dspy.utils.exceptions import LMError
 
         from moa_dspy.agents import make_lm
+        from moa_dspy.cost.prices import with_price
 
         try:
             lm = make_lm(self.model, **options, **self._connection())

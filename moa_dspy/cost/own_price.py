@@ -1,26 +1,22 @@
 """A user's own price of a model: for self-hosted models, discounts and models that no list has.
 
-The price is set on a copy of the LM. The copy writes the cost of each call into DSPy's history, where DSPy writes its
-own. So runs, budgets, records, judges and DSPy's optimizers all count the same dollars.
+``with_price`` sets it on a copy of the LM. The copy writes the cost of each call into DSPy's history, where DSPy writes
+its own. So runs, budgets, records, judges and DSPy's optimizers all count the same dollars.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import functools
 from collections.abc import Mapping
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import pydantic
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["OwnPrice", "is_free", "own_price", "with_price"]
+__all__ = ["ATTRIBUTE", "OwnPrice", "is_free", "own_price"]
 
 _MILLION: Final = 1_000_000
-_ATTRIBUTE: Final = "moa_price"
+ATTRIBUTE: Final = "moa_price"
 
 
 class OwnPrice(pydantic.BaseModel):
@@ -58,59 +54,12 @@ class OwnPrice(pydantic.BaseModel):
             ) from None
 
 
-_copies: WeakKeyDictionary[Any, dict[OwnPrice, Any]] = WeakKeyDictionary()
-
-
 def own_price(lm: Any) -> OwnPrice | None:
     """Return the price that a user gave ``lm``, or None."""
-    price = getattr(lm, _ATTRIBUTE, None)
+    price = getattr(lm, ATTRIBUTE, None)
     return price if isinstance(price, OwnPrice) else None
 
 
 def is_free(lm: Any) -> bool:
     """Return whether calls of ``lm`` cost nothing, because it runs on this machine and the user gave it no price."""
     return own_price(lm) is None and bool(getattr(getattr(lm, "engine", None), "free", False))
-
-
-def with_price(lm: Any, price: OwnPrice) -> Any:
-    """Return ``lm`` with this price: a copy that shares its connection, history and other state.
-
-    Equal arguments give the same copy.
-    """
-    if own_price(lm) == price:
-        return lm
-    copies: dict[OwnPrice, Any] = {}
-    with contextlib.suppress(TypeError):  # an LM that cannot be a key has a new copy each time
-        copies = _copies.setdefault(lm, copies)
-    if price not in copies:
-        copied: Any = copy.copy(lm)
-        kind: Any = type(lm)
-        copied.__class__ = _priced(kind)
-        setattr(copied, _ATTRIBUTE, price)
-        copies[price] = copied
-    return copies[price]
-
-
-@functools.lru_cache(maxsize=256)
-def _priced(kind: Any) -> Any:
-    """Return a subclass of an LM's class that records the user's price."""
-    if "_moa_unpriced" in vars(kind):
-        return kind
-
-    def update_history(self: Any, entry: dict[str, Any]) -> None:
-        """Record a call, with its cost (called by DSPy)."""
-        price = own_price(self)
-        if price is not None:
-            entry["cost"] = _cost(price, entry)
-        kind.update_history(self, entry)
-
-    parts = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (), "_moa_unpriced": kind}
-    return type(kind.__name__, (kind,), {**parts, "update_history": update_history})
-
-
-def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:
-    """Return the cost of a call, or None if the server did not report its usage."""
-    from moa_dspy.cost.meter import reported_tokens  # imports DSPy, which a configuration does not need
-
-    tokens = reported_tokens(entry)
-    return None if tokens is None else price.cost(tokens.prompt, tokens.completion)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import json
@@ -14,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import dspy
 import pydantic
 
 from moa_dspy._dspy import price_call, remember_prices
-from moa_dspy.cost.own_price import OwnPrice, is_free, own_price
+from moa_dspy.cost.meter import reported_tokens
+from moa_dspy.cost.own_price import ATTRIBUTE, OwnPrice, is_free, own_price
 from moa_dspy.identity import server_of
 
-__all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list"]
+__all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list", "with_price"]
 
 Source: TypeAlias = Literal["own", "dspy", "litellm", "free"]
 
@@ -179,3 +182,48 @@ def offline_prices(*, unless_set: bool = False) -> Iterator[None]:
                 os.environ.pop(_OFFLINE_VARIABLE, None)
             elif not _values_before and users is not None:
                 os.environ[_OFFLINE_VARIABLE] = users
+
+
+_copies: WeakKeyDictionary[Any, dict[OwnPrice, Any]] = WeakKeyDictionary()
+
+
+def with_price(lm: Any, price: OwnPrice) -> Any:
+    """Return ``lm`` with this price: a copy that shares its connection, history and other state.
+
+    Equal arguments give the same copy.
+    """
+    if own_price(lm) == price:
+        return lm
+    copies: dict[OwnPrice, Any] = {}
+    with contextlib.suppress(TypeError):  # an LM that cannot be a key has a new copy each time
+        copies = _copies.setdefault(lm, copies)
+    if price not in copies:
+        copied: Any = copy.copy(lm)
+        kind: Any = type(lm)
+        copied.__class__ = _priced(kind)
+        setattr(copied, ATTRIBUTE, price)
+        copies[price] = copied
+    return copies[price]
+
+
+@functools.lru_cache(maxsize=256)
+def _priced(kind: Any) -> Any:
+    """Return a subclass of an LM's class that records the user's price."""
+    if "_moa_unpriced" in vars(kind):
+        return kind
+
+    def update_history(self: Any, entry: dict[str, Any]) -> None:
+        """Record a call, with its cost (called by DSPy)."""
+        price = own_price(self)
+        if price is not None:
+            entry["cost"] = _cost(price, entry)
+        kind.update_history(self, entry)
+
+    parts = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (), "_moa_unpriced": kind}
+    return type(kind.__name__, (kind,), {**parts, "update_history": update_history})
+
+
+def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:
+    """Return the cost of a call, or None if the server did not report its usage."""
+    tokens = reported_tokens(entry)
+    return None if tokens is None else price.cost(tokens.prompt, tokens.completion)
