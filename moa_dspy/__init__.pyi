@@ -22,6 +22,7 @@ from .errors import (
     StepFailedError as StepFailedError,
 )
 from .evaluation import evaluate as evaluate
+from .gate import Gate as Gate
 from .planning import (
     Lengths as Lengths,
     Plan as Plan,

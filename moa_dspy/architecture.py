@@ -12,6 +12,7 @@ import pydantic
 
 from moa_dspy.attention import Attention, check_attention, critics_of
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.gate import Gate, GateChoice, gate_of
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 
 __all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
@@ -61,6 +62,7 @@ class Architecture(_Frozen):
         aggregation: how a layer's answers become one: by an LM (``"synthesis"``), by vote, unchanged from a single
             agent (``"none"``), or by a custom ``AggregationRule``.
         reasoning: whether a reasoning field precedes outputs that are not free text.
+        gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
@@ -72,6 +74,10 @@ class Architecture(_Frozen):
     shared_prompts: bool = True
     aggregation: Annotated[Aggregation | AggregationRule, pydantic.SkipValidation] = "synthesis"
     reasoning: bool = True
+    # A gate that is off is left out of files and digests, which therefore are those of programs without gates.
+    gate: Annotated[GateChoice, pydantic.PlainValidator(gate_of), pydantic.PlainSerializer(str)] = pydantic.Field(
+        default="off", exclude_if=lambda gate: gate == "off"
+    )
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -146,9 +152,23 @@ class Architecture(_Frozen):
         return self.residual == "synthesis" and self.layers > 1
 
     @property
+    def agreement_gate(self) -> Gate | None:
+        """Return the gate, or None if it is off."""
+        if isinstance(self.gate, Gate):
+            return self.gate
+        return Gate() if self.gate == "unanimous" else None
+
+    @property
+    def gate_calls(self) -> int:
+        """Return the largest number of calls in a layer that compare free texts for the gate."""
+        gate = self.agreement_gate
+        return 0 if gate is None or gate.compare == "text" else len(gate.rounds(len(self.agents)))
+
+    @property
     def max_calls(self) -> int:
-        """Return the number of LM calls of a run without early stop and without failed calls."""
-        calls = self.layers * (len(self.agents) + self.aggregates) + (self.layers - 1) * self.synthesizes
+        """Return the number of LM calls of a run without early stop, agreement and failed calls."""
+        calls = self.layers * (len(self.agents) + self.gate_calls + self.aggregates)
+        calls += (self.layers - 1) * self.synthesizes
         for layer in range(1, self.layers + 1):
             calls += sum(len(critics) + bool(critics) for critics in self.critics(layer))  # critiques, refinement
         return calls
@@ -156,7 +176,9 @@ class Architecture(_Frozen):
     @property
     def depth(self) -> int:
         """Return the number of LM calls on the longest sequential path of such a run."""
-        layer = 1 + (2 if self.critiques else 0) + self.aggregates
+        gate = self.agreement_gate
+        proposals = 1 if gate is None else max(1, len(gate.rounds(len(self.agents))))
+        layer = proposals + self.gate_calls + (2 if self.critiques else 0) + self.aggregates
         return self.layers * layer + (self.layers - 1) * self.synthesizes
 
 

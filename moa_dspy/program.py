@@ -19,6 +19,7 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.files.program_file import SavedProgram, save
 from moa_dspy.files.provenance import Provenance
+from moa_dspy.gate import GateChoice, gate_of
 from moa_dspy.json_safe import json_safe
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
@@ -79,6 +80,8 @@ class AttentionMoA(dspy.Module):
         aggregation: ``"synthesis"`` (an LM writes the layer's answer), ``"vote"`` (equal outputs are counted, without
             a call), ``"none"`` (the answer of the only agent), or a custom ``AggregationRule``.
         reasoning: whether a reasoning field precedes outputs that are not free text.
+        gate: whether the run ends with its proposals if they agree: ``"off"``, ``"unanimous"`` (all answers are equal)
+            or a ``Gate``.
         budget: limit of one run's spending; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
 
@@ -104,6 +107,7 @@ class AttentionMoA(dspy.Module):
         shared_prompts: bool = True,
         aggregation: Aggregation | AggregationRule = "synthesis",
         reasoning: bool = True,
+        gate: GateChoice = "off",
         budget: Budget | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -127,6 +131,7 @@ class AttentionMoA(dspy.Module):
                 "shared_prompts": shared_prompts,
                 "aggregation": aggregation,
                 "reasoning": reasoning,
+                "gate": gate_of(gate),
             },
         )
         self.task = _without_reserved_names(task_signature(signature))
@@ -156,6 +161,8 @@ class AttentionMoA(dspy.Module):
             self.aggregate = dspy.Predict(roles.aggregate)
         if shape.synthesizes:
             self.synthesize = dspy.Predict(roles.synthesize)
+        if shape.gate_calls and roles.compares_text:
+            self.agree = dspy.Predict(roles.agree)
 
     def _per_agent(self, signature: TaskSignature) -> dspy.Predict | list[dspy.Predict]:
         if self.architecture.shared_prompts:
@@ -284,6 +291,7 @@ class AttentionMoA(dspy.Module):
             outputs=tuple(self.roles.jsonable(layer.outputs) for layer in layers),
             improved=() if outcome is None else outcome.improved,
             stopped_by=stopped_by,
+            agreement=None if outcome is None else outcome.agreement,
             seconds=session.clock() - session.began,
         )
 

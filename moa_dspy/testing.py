@@ -78,6 +78,7 @@ class SimulatedLM(ScriptedLM):
     - A refinement of a wrong answer adopts a right suggestion with probability `adopts`. A refinement of a right answer
       adopts a wrong suggestion with probability `misled`.
     - An aggregate is the answer of most agents. Ties are broken at random.
+    - A comparison for a gate says that answers say the same if they are equal.
     - A synthesis compares the newest answer with the one before it. If they differ, it recognises with probability
       `finds` which one is right, and otherwise takes the newest. If it is asked for the probability of an improvement,
       it gives 0.95 or 0.05 if it recognises the right answer, and 0.6 otherwise.
@@ -233,6 +234,8 @@ class _Simulation:
         of_own = "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
         if "critique" in fields or (not fields and ("Peer Answer:" in prompt or of_own)):
             return None, self._critique(request, right, answers)
+        if "to_compare" in prompt or "To Compare:" in prompt:
+            return None, "true" if len(set(answers)) == 1 else "false"
         if "improved" in fields:
             return self._synthesis(request, right, answers)
         if "Critiques:" in prompt or "[[ ## critiques ## ]]" in prompt:

@@ -40,11 +40,11 @@ __all__ = [
     "watch",
 ]
 
-Stage = Literal["propose", "critique", "refine", "aggregate", "synthesize"]
+Stage = Literal["propose", "agree", "critique", "refine", "aggregate", "synthesize"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 Status = Literal["ok", "failed", "skipped", "cancelled"]
-StoppedBy = Literal["layers", "no_improvement", "budget", "failure", "cancelled"]
+StoppedBy = Literal["layers", "agreement", "no_improvement", "budget", "failure", "cancelled"]
 Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 
 # Models can write any text. These types make it storable as JSON and readable without change.
@@ -76,7 +76,7 @@ class Step(_Record):
     Attributes:
         layer: from 1.
         stage: the kind of step.
-        agent: the agent that acted; the aggregator's name for aggregate and synthesize.
+        agent: the agent that acted; the aggregator's name for agree, aggregate and synthesize.
         target: the agent whose answer was criticised or refined; None for other stages.
         model: the model that was asked; None for a vote or for answers used without a call.
         server: address of its server, without user, password and query; None for the provider's usual one.
@@ -138,8 +138,10 @@ class Trace(_Record):
         steps: all steps, in canonical order.
         outputs: the accepted output of each layer, H_1 to H_l, as JSON values.
         improved: the decision of each residual synthesis, from layer 2 on; None if it failed.
-        stopped_by: ``layers`` (all layers ran), ``no_improvement`` (early stop), ``budget`` (the budget did not cover a
-            part), ``failure`` or ``cancelled``.
+        stopped_by: ``layers`` (all layers ran), ``agreement`` (the proposals agreed, see ``Gate``), ``no_improvement``
+            (early stop), ``budget`` (the budget did not cover a part), ``failure`` or ``cancelled``.
+        agreement: share of the answers in the largest group of equal proposals, in the last layer; None if fewer than
+            two agents answered there.
         seconds: wall time of the run.
     """
 
@@ -147,6 +149,7 @@ class Trace(_Record):
     outputs: tuple[_Outputs, ...]
     improved: tuple[bool | None, ...] = ()
     stopped_by: StoppedBy = "layers"
+    agreement: float | None = None
     seconds: float = 0.0
 
     @property
@@ -403,4 +406,6 @@ def _ending(trace: Trace) -> str:
     cost = "cost unknown" if total.usage.cost_usd is None else total.dollars
     cut = total.usage.unanswered
     unanswered = f", {cut} call(s) cut short, which may be billed" if cut else ""
-    return f"stopped by {trace.stopped_by} after {trace.layers} layer(s), {trace.seconds:.2f} s, {cost}{unanswered}"
+    agreed = "" if trace.agreement is None else f", {trace.agreement:.0%} of the proposals agree"
+    ended = f"stopped by {trace.stopped_by} after {trace.layers} layer(s){agreed}"
+    return f"{ended}, {trace.seconds:.2f} s, {cost}{unanswered}"

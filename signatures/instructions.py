@@ -6,6 +6,7 @@ from typing import Final
 
 __all__ = [
     "AGGREGATE",
+    "AGREE",
     "ALONE",
     "CRITIQUE",
     "IMPROVE",
@@ -46,6 +47,11 @@ about the review."""
 AGGREGATE: Final = """\
 Several agents have answered the task below. Write the one best answer: unite what is right in theirs, settle \
 contradictions by checking them, and leave out what is wrong, even if most of them say it. Do not mention the agents."""
+
+AGREE: Final = """\
+Several agents have answered the task below. Decide whether all their answers say the same, so that it does not \
+matter which of them is given: the same result, the same facts, the same advice. Wording, order and length do not \
+count. If one answer contradicts another, or lacks a fact that matters, they do not say the same."""
 
 SYNTHESIZE: Final = """\
 The task below was answered in several rounds; their answers follow, oldest first. First decide whether the newest \

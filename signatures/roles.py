@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -18,6 +19,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from moa_dspy._dspy import annotation_allows_none, default_instructions
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.parsing.phrases import undecorated
 from moa_dspy.signatures import instructions as texts
 from moa_dspy.signatures.quoting import quote, quote_each
 
@@ -31,7 +33,11 @@ ADDED: Final = "moa_added"
 _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
-_NAMES = (_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED)
+_COMPARED, _SAME = "answers_to_compare", "same"
+_NAMES = (
+    *(_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED),
+    *(_COMPARED, _SAME),
+)
 # Field names that dspy.Signature cannot handle.
 _RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
 
@@ -49,6 +55,7 @@ class Roles:
         refine: rewrites the agent's answer with the help of its critiques.
         aggregate: writes one answer from all agents' answers.
         synthesize: decides whether the newest layer improves, and writes one answer from those of all layers.
+        agree: decides whether several answers say the same.
         history: name of the task's input of type `dspy.History`.
         reasoning: name of the output that leads to the answer and is not part of it: the added field, or a text output
             of the task called `reasoning` beside other outputs.
@@ -63,6 +70,7 @@ class Roles:
     refine: TaskSignature
     aggregate: TaskSignature
     synthesize: TaskSignature
+    agree: TaskSignature
     history: str | None
     reasoning: str | None
     names: Mapping[str, str]
@@ -106,6 +114,15 @@ class Roles:
         """Return the inputs of `synthesize`: the task, the accepted outputs and the new aggregate, oldest first."""
         return self._with(inputs, {_ROUNDS: quote_each("answer", rounds, counter="round")})
 
+    def for_agree(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
+        """Return the inputs of `agree`: the task and the answers to compare, without names."""
+        return self._with(inputs, {_COMPARED: quote_each("answer", answers)})
+
+    @property
+    def sameness(self) -> str:
+        """Return the name of the output field for whether answers say the same."""
+        return self.names[_SAME]
+
     def critique_of(self, outputs: Mapping[str, Any]) -> str:
         """Return the text of a critique."""
         return str(outputs[self.names[_CRITIQUE]])
@@ -133,10 +150,18 @@ class Roles:
         return tuple(name for name in self.task.output_fields if name != self.reasoning)
 
     def vote_key(self, outputs: Mapping[str, Any]) -> str:
-        """Return the key of an answer in a vote. Equal keys are one answer. The case of free text is ignored."""
+        """Return the key of an answer in votes and gates. Equal keys are one answer.
+
+        In free text, case, spacing, and markup and punctuation around the text are ignored.
+        """
         values, fields = self.jsonable(outputs), self.task.output_fields
-        folded = {name: str(values[name]).casefold() for name in self.voted if fields[name].annotation is str}
+        folded = {name: _folded(str(values[name])) for name in self.voted if fields[name].annotation is str}
         return json.dumps({name: folded.get(name, values[name]) for name in self.voted}, sort_keys=True)
+
+    @property
+    def compares_text(self) -> bool:
+        """Return whether equality of answers depends on free text, which may say the same in other words."""
+        return any(self.task.output_fields[name].annotation is str for name in self.voted)
 
     def _with(self, inputs: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, Any]:
         values = dict(inputs)
@@ -220,6 +245,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         refine=make.answering(texts.REFINE, _OWN, _CRITIQUES),
         aggregate=make.answering(texts.AGGREGATE, _CANDIDATES),
         synthesize=make.deciding(texts.SYNTHESIZE, _ROUNDS),
+        agree=make.comparing(texts.AGREE, _COMPARED),
         history=history,
         reasoning=lead,
         names=names,
@@ -241,9 +267,7 @@ class _RoleMaker:
 
     def criticising(self, instructions: str, *extra: str) -> TaskSignature:
         """Return a role that writes a critique."""
-        role = self._reading(f"{instructions} {texts.MATERIAL}", *extra)
-        for name in self.task.output_fields:
-            role = role.delete(name)
+        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
         return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
 
     def deciding(self, instructions: str, *extra: str) -> TaskSignature:
@@ -252,6 +276,17 @@ class _RoleMaker:
         field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
         after_reasoning = int(next(iter(self.task.output_fields)) == self.reasoning)
         return role.insert(after_reasoning, self.names[_IMPROVED], field, bool)
+
+    def comparing(self, instructions: str, *extra: str) -> TaskSignature:
+        """Return a role that decides whether answers say the same."""
+        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
+        return role.append(self.names[_SAME], dspy.OutputField(desc="true if all say the same, else false"), bool)
+
+    def _without_outputs(self, instructions: str, *extra: str) -> TaskSignature:
+        role = self._reading(instructions, *extra)
+        for name in self.task.output_fields:
+            role = role.delete(name)
+        return role
 
     def _reading(self, instructions: str, *extra: str) -> TaskSignature:
         """Return the task with further instructions before its own and further inputs after its own."""
@@ -281,6 +316,12 @@ def _plain_task(task: TaskSignature, history: str | None) -> str:
         return " and ".join(name.replace("_", " ") for name in fields if name != history or len(fields) == 1)
 
     return texts.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
+
+
+def _folded(text: str) -> str:
+    """Return a text without what does not distinguish answers; not empty unless the text is."""
+    plain = unicodedata.normalize("NFKC", text)
+    return " ".join((undecorated(plain) or plain).casefold().split())
 
 
 def _as_text(value: Any) -> str:

@@ -73,6 +73,7 @@ class ProgramOptions(Command):
     agent: list[str] | None = _option("MODEL", "A model, or model@temperature. Repeatable.", "--agent", "-a")
     layers: int | None = _option("N", "Number of layers.  [default: 2]", min=1)
     attention: str | None = _option("PATTERN", "full, cross, self, none, or a number of peers.  [default: full]")
+    gate: str | None = _option("GATE", "off, unanimous, a share, or first=2,agreement=0.8.  [default: off]")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")

@@ -105,8 +105,9 @@ class Plan(pydantic.BaseModel):
     """The cost of a program on one question, and on ``times`` questions.
 
     Attributes:
-        full: a run that does not stop early.
-        minimum: a run that stops as early as possible. It equals ``full`` if the program cannot stop early.
+        full: a run that does not stop early, and in which no two proposals agree.
+        minimum: a run that stops as early as possible: with a gate because the first proposals agree, else because the
+            second layer does not improve. It equals ``full`` if the program cannot stop early.
         times: number of questions.
         lengths: assumed lengths of texts.
         budget: the limits of both runs.
@@ -194,12 +195,14 @@ def make_plan(
         raise ConfigurationError(f"seconds_per_call={seconds_per_call!r} is not a latency; it must be above 0")
     rehearsal = Rehearsal(parts, inputs, lengths, assumed)
 
-    def estimate(limits: Budget, *, improved: bool = True) -> RunEstimate:
-        return _run_estimate(*rehearsal.run(limits, improved=improved), rehearsal, seconds_per_call)
+    def estimate(limits: Budget, **ending: bool) -> RunEstimate:
+        return _run_estimate(*rehearsal.run(limits, **ending), rehearsal, seconds_per_call)
 
     with offline_prices():
         full = minimum = unlimited = estimate(budget)
-        if parts.architecture.early_stop and parts.architecture.synthesizes:
+        if parts.architecture.agreement_gate is not None:
+            minimum = estimate(budget, agreed=True)
+        elif parts.architecture.early_stop and parts.architecture.synthesizes:
             minimum = estimate(budget, improved=False)
         if full.stopped_by == "budget":
             unlimited = estimate(Budget())
@@ -229,7 +232,11 @@ def _run_estimate(
             by_model.setdefault((step.model, step.server), []).append(step)
     prices, kind = rehearsal.prices, rehearsal.counter.kind
     # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical path.
-    depth = len(by_stage)
+    # If the gate asks some agents first, proposals and comparisons are made in two rounds.
+    gate = rehearsal.parts.architecture.agreement_gate
+    first = math.inf if gate is None or gate.first is None else gate.first
+    twice = {STAGES.index("propose"): first, STAGES.index("agree"): 1}
+    depth = len(by_stage) + sum(len(own) > twice.get(stage, math.inf) for (_, stage), own in by_stage.items())
     return RunEstimate(
         **_sums(called),
         layers=max(layer for layer, _ in by_stage),
@@ -324,7 +331,9 @@ def summary_lines(plan: Plan) -> list[str]:
     """Return the lines below the tables: totals, assumptions and notes."""
     lines = [f"full run: {_run_line(plan.full)}"]
     if plan.minimum.calls != plan.full.calls:
-        lines.append(f"early stop after layer {plan.minimum.layers}: {_run_line(plan.minimum)}")
+        agreed = plan.minimum.stopped_by == "agreement"
+        ending = "if the first proposals agree" if agreed else f"early stop after layer {plan.minimum.layers}"
+        lines.append(f"{ending}: {_run_line(plan.minimum)}")
     if plan.times > 1:
         least, most = plan.total_minimum, plan.total
         calls = f"{most.calls:,}" if least.calls == most.calls else f"{least.calls:,} to {most.calls:,}"

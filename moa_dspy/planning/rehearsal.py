@@ -66,12 +66,13 @@ class Rehearsal:
     unknown_demos: set[int] = field(default_factory=set)
     embedding_models: set[str] = field(default_factory=set)
 
-    def run(self, budget: Budget, *, improved: bool = True) -> tuple[tuple[Step, ...], StoppedBy]:
+    def run(self, budget: Budget, *, improved: bool = True, agreed: bool = False) -> tuple[tuple[Step, ...], StoppedBy]:
         """Return the steps of a run without models, and why it ended.
 
         Args:
             budget: the limits of the run. A limit of seconds is ignored, because a rehearsal takes no time.
             improved: the decision of every residual synthesis.
+            agreed: whether all proposals are equal. If not, each differs from all others.
 
         Raises:
             ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget does not cover one
@@ -83,6 +84,7 @@ class Rehearsal:
             predictors=self._with_known_demos(self.parts.predictors),
             agents=tuple(adapter.replace_lm(agent) for agent in self.parts.agents),
             aggregator=adapter.replace_lm(self.parts.aggregator),
+            key_of=lambda agent, _: "all" if agreed else str(agent),
         )
 
         async def perform() -> tuple[tuple[Step, ...], StoppedBy]:
@@ -201,6 +203,8 @@ class _StandIns(dspy.Adapter):
         outputs = {name: placeholder(field.annotation, words(lengths[name])) for name, field in fields.items()}
         if names["improved"] in outputs:
             outputs[names["improved"]] = self._improved
+        if names["same"] in outputs:
+            outputs[names["same"]] = False  # equal answers are not compared by a call
         texts = [name for name in fields if outputs[name] == words(lengths[name])]
         frame = _formatted(writer, signature, {**outputs, **dict.fromkeys(texts, "")})
         around = self._rehearsal.counter.count(model, frame)

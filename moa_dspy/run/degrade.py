@@ -13,7 +13,7 @@ from moa_dspy.run.failures import TRANSIENT
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.trace import Failure, Stage
 
-__all__ = ["RunBudget", "enough", "last_resort"]
+__all__ = ["RunBudget", "enough", "last_resort", "result_of"]
 
 T = TypeVar("T")
 
@@ -151,6 +151,7 @@ async def enough(
     *,
     absent: int = 0,
     deadline: float | None = None,
+    began: float | None = None,
 ) -> str | None:
     """Wait until all tasks are done, the quorum has answered and its grace is over, or time is up.
 
@@ -160,13 +161,14 @@ async def enough(
         budget: sets the time left.
         absent: number of agents that count for the quorum but have no task here.
         deadline: seconds; None for no deadline.
+        began: when they start to count, by the clock of the event loop; None is now.
 
     Returns:
         The reason why the remaining tasks are cancelled, or None if all are done.
     """
     clock = asyncio.get_running_loop().time
     quorum = len(tasks) if tolerance.quorum is None else max(1, min(tolerance.quorum - absent, len(tasks)))
-    latest = clock() + (deadline or math.inf)
+    latest = math.inf if deadline is None else deadline + (clock() if began is None else began)
     waiting_since: float | None = None
     pending = set(tasks)
     while pending:
@@ -223,5 +225,12 @@ async def last_resort(
     return None
 
 
+def result_of(task: asyncio.Task[T | None]) -> T | None:
+    """Return the task's result, or None if it is pending, cancelled or failed."""
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        return None
+    return task.result()
+
+
 def _answered(task: asyncio.Task[Any]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None and task.result() is not None
+    return result_of(task) is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -21,8 +21,9 @@ from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.protocols import Answer
 from moa_dspy.run.aggregation import rule_of
+from moa_dspy.run.agreement import Agreeing
 from moa_dspy.run.call import ask, write_prompt
-from moa_dspy.run.degrade import enough, last_resort
+from moa_dspy.run.degrade import enough, last_resort, result_of
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import OVERFLOW
 from moa_dspy.run.forecast import forecast
@@ -51,6 +52,7 @@ class Predictors:
     refine: dspy.Predict | list[dspy.Predict] | None = None
     aggregate: dspy.Predict | None = None
     synthesize: dspy.Predict | None = None
+    agree: dspy.Predict | None = None
 
 
 ROLES: Final = tuple(Predictors.__dataclass_fields__)
@@ -66,12 +68,14 @@ class Outcome:
         layers: the accepted output of each layer, oldest first.
         improved: the decision of each residual synthesis; None if it failed.
         stopped_by: why no further layer ran.
+        agreement: share of equal proposals in the last layer; None if fewer than two agents answered there.
     """
 
     answer: Answer
     layers: tuple[Answer, ...]
     improved: tuple[bool | None, ...]
     stopped_by: StoppedBy
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class RunParts:
         predictors: the prompts.
         agents: the agents that propose, criticise and refine.
         aggregator: the agent that aggregates and synthesizes.
+        key_of: returns a key of an agent's answer, equal for equal answers; None uses the vote's.
     """
 
     architecture: Architecture
@@ -91,6 +96,7 @@ class RunParts:
     predictors: Predictors
     agents: tuple[AgentSlot, ...]
     aggregator: AgentSlot
+    key_of: Callable[[int, Answer], str] | None = None
 
 
 async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Session) -> Outcome:
@@ -111,9 +117,14 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
     accepted, improved = [first], list[bool | None]()
     stopped_by: StoppedBy = "layers"
     for layer in range(2, architecture.layers + 1):
+        if run.agreeing.reached:
+            break
         aggregate = await run.further_layer(layer, accepted[-1].text)
         if aggregate is None:
             stopped_by = "failure"
+            break
+        if run.agreeing.reached:
+            accepted.append(aggregate)
             break
         decision: bool | None = None
         answer: Answer | None = aggregate
@@ -127,9 +138,11 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
             stopped_by = "no_improvement"
             break
         accepted.append(answer)
-    if session.budget.refused:
+    if run.agreeing.reached:
+        stopped_by = "agreement"  # what a budget would have left out was not needed
+    elif session.budget.refused:
         stopped_by = "budget"
-    return Outcome(accepted[-1], tuple(accepted), tuple(improved), stopped_by)
+    return Outcome(accepted[-1], tuple(accepted), tuple(improved), stopped_by, run.agreeing.share)
 
 
 class _Run:
@@ -140,12 +153,14 @@ class _Run:
         self.agents, self.aggregator = parts.agents, parts.aggregator
         self.inputs, self.session = inputs, session
         self._fields, self._voted = tuple(parts.roles.task.output_fields), parts.roles.voted
+        gate, predictor = parts.architecture.agreement_gate, parts.predictors.agree
+        self.agreeing = Agreeing(session, self.roles, inputs, gate, predictor, self.aggregator, parts.key_of)
 
     async def first_layer(self) -> Answer | None:
         """Return the first layer's output, with as many proposals and refinements as the budget allows."""
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
-        further = len(embedding_models(self.predictors.propose)) if session.budget.limited else 0
+        further = len(embedding_models(self.predictors.propose)) + self.gate_calls if session.budget.limited else 0
         proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1), further)
         kept = [critics[j] if j < refining else () for j in range(proposing)]
         at_once = session.budget.at_once(needs) if needs else proposing
@@ -159,10 +174,15 @@ class _Run:
     async def further_layer(self, layer: int, previous: str) -> Answer | None:
         """Return a later layer's aggregate, or None if the budget does not cover the layer or no agent answered."""
         critics, finals = self._critics(layer), self._finals(layer)
-        calls = len(critics) + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
+        calls = len(critics) + self.gate_calls + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
         if not self.session.budget.further_layer(calls, finals):
             return None
         return await self._layer(layer, previous, critics, len(critics))
+
+    @property
+    def gate_calls(self) -> int:
+        """Return the largest number of calls in a layer that compare answers."""
+        return 0 if self.predictors.agree is None else self.architecture.gate_calls
 
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
         """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
@@ -190,12 +210,20 @@ class _Run:
             at_once: number of proposals that start at once. Each other proposal waits for one of them.
         """
         agents, tolerance = range(len(critics)), self.session.tolerance
+        began = asyncio.get_running_loop().time()
+        proposals = list[asyncio.Task[Answer | None]]()
         try:
             async with asyncio.TaskGroup() as group:
-                proposals = list[asyncio.Task[Answer | None]]()
-                for i in agents:
-                    before = proposals[i % at_once] if i >= at_once else None
-                    proposals.append(group.create_task(self._propose(layer, i, previous, before)))
+
+                def propose(until: int) -> list[asyncio.Task[Answer | None]]:
+                    for i in range(len(proposals), until):
+                        before = proposals[i % at_once] if i >= at_once else None
+                        proposals.append(group.create_task(self._propose(layer, i, previous, before)))
+                    return proposals
+
+                if answer := await self.agreeing.reach(layer, propose, len(critics), began):
+                    return answer
+                propose(len(critics))
                 critiques = {
                     (i, j): group.create_task(self._critique(layer, i, j, proposals))
                     for j in agents
@@ -205,12 +233,13 @@ class _Run:
                     group.create_task(self._refine(layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
                     for j in agents
                 ]
-                cut = await self._enough(refined, deadline=tolerance.layer_deadline)
+                cut = await self._enough(refined, deadline=tolerance.layer_deadline, began=began)
                 for task in (*proposals, *critiques.values(), *refined):
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
             raise _first_cause(group_error) from None
-        answers = [_result(refined[j]) or _result(proposals[j]) for j in agents]
+        self.agreeing.measure(proposals)
+        answers = [result_of(refined[j]) or result_of(proposals[j]) for j in agents]
         answered = [answer for answer in answers if answer is not None]
         return await self._aggregate(layer, answered) if answered else None
 
@@ -237,7 +266,7 @@ class _Run:
         self, layer: int, critic: int, target: int, proposals: list[asyncio.Task[Answer | None]]
     ) -> str | None:
         await asyncio.wait({proposals[critic], proposals[target]})
-        own, peer = _result(proposals[critic]), _result(proposals[target])
+        own, peer = result_of(proposals[critic]), result_of(proposals[target])
         if own is None or peer is None:
             return None
         roles, agent, step_id = self.roles, self.agents[critic], self._id(layer, "critique", critic, target)
@@ -259,14 +288,14 @@ class _Run:
         If the prompt is too long for the model, the longest critique is dropped and the call repeated.
         """
         await asyncio.wait({proposal})
-        own = _result(proposal)
+        own = result_of(proposal)
         if own is None or not tasks:
             return own
         absent = len(self.agents) - len(tasks)
         cut = await self._enough(tasks, absent=absent)
         for task in tasks:
             task.cancel(cut)  # later critiques are not read
-        critiques = [text for task in tasks if (text := _result(task)) is not None]
+        critiques = [text for task in tasks if (text := result_of(task)) is not None]
         attempt = 0
         while critiques:
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)
@@ -399,13 +428,6 @@ def _of_agent(predictor: dspy.Predict | list[dspy.Predict] | None, agent: int) -
     if predictor is None:
         raise LookupError("this architecture does not play that role")
     return predictor[agent] if isinstance(predictor, list) else predictor
-
-
-def _result(task: asyncio.Task[T | None]) -> T | None:
-    """Return the task's result, or None if it is pending, cancelled or failed."""
-    if not task.done() or task.cancelled() or task.exception() is not None:
-        return None
-    return task.result()
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

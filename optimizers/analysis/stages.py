@@ -37,7 +37,7 @@ class StageScores:
 
     Attributes:
         trace: the run.
-        steps: the steps with an answer, in canonical order, without failed steps and critiques.
+        steps: the steps with an answer, in canonical order, without failed steps, critiques and comparisons.
         layers: the score of the accepted output of each layer, H_1 to H_l. The last one is the run's answer.
         unjudged: the metric's error for each answer on which it raised. These answers score 0.
     """
@@ -107,7 +107,7 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         program: the program, which defines the types of the task's fields.
     """
     answers = AnswerJudge(program, trace, example, metric)
-    answering = [step for step in trace.steps if step.status == "ok" and step.stage != "critique"]
+    answering = [step for step in trace.steps if step.status == "ok" and step.stage not in ("agree", "critique")]
     return StageScores(
         trace=trace,
         steps=tuple(StageScore(step, answers.score(step.outputs)) for step in answering),

@@ -74,6 +74,7 @@ def feedback_on(scores: StageScores, step: Step) -> str:
     """
     say = {
         "propose": _on_proposal,
+        "agree": _on_agreement,
         "critique": _on_critique,
         "refine": _on_refinement,
         "aggregate": _on_aggregate,
@@ -93,6 +94,12 @@ def _on_proposal(scores: StageScores, step: Step) -> str:
     did = "was right with" if _yes_or_no(scores) else f"did better, with a score of {best.score:.2f}"
     text = best.step.text if len(best.step.text) <= 200 else f"{best.step.text[:200]}..."
     return f"{opening} Agent {best.step.agent} {did}: {text!r}."
+
+
+def _on_agreement(scores: StageScores, step: Step) -> str:
+    said = "say the same" if True in step.outputs.values() else "do not say the same"
+    proposals = list(scores.select(step.layer, "propose"))
+    return f"It decided that the answers {said}; {_count(scores, proposals, 'proposal')}."
 
 
 def _on_critique(scores: StageScores, step: Step) -> str:

@@ -69,6 +69,7 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
         "agents": ", ".join(_agent(spec, spec.name) for spec in shape.agents),
         "models": ", ".join(dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)),
         "attention": str(shape.attention),
+        "gate": str(shape.gate),
         "layers": str(shape.layers),
         "residual": shape.residual,
         "early stop": _yes(bool(shape.early_stop) and shape.synthesizes),

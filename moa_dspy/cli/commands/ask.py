@@ -91,6 +91,7 @@ def _as_json(program: AttentionMoA, prediction: Prediction) -> Any:
     figures = {
         "layers": trace.layers,
         "stopped_by": trace.stopped_by,
+        "agreement": trace.agreement,
         "calls": trace.calls,
         "cached_calls": trace.cached_calls,
         "tokens": {**trace.tokens.model_dump(), "total": trace.tokens.total},

@@ -93,7 +93,9 @@ class LiveTable:
 
     def _final_stages(self, layer: int) -> list[Stage]:
         """Return the aggregator's stages in this layer. Another agent may perform them as a substitute."""
-        stages: list[Stage] = ["aggregate"] if self._architecture.aggregation != "none" else []
+        stages: list[Stage] = ["agree"] if self._architecture.gate_calls else []
+        if self._architecture.aggregation != "none":
+            stages.append("aggregate")
         return [*stages, "synthesize"] if self._architecture.synthesizes and layer > 1 else stages
 
     def _final_cell(self, layer: int, stage: Stage) -> Text:

@@ -141,6 +141,7 @@ def _architecture_rows(shape: Architecture) -> Iterator[tuple[str, str]]:
     yield "attention", f"{shape.attention} ({shape.critiques} critiques in each layer)"
     yield "residual", shape.residual
     yield "aggregation", str(shape.aggregation)
+    yield "gate", str(shape.gate)
     yield "early stop", _yes(bool(shape.early_stop) and shape.synthesizes)
     yield "shared prompts", _yes(shape.shared_prompts)
     yield "reasoning", _yes(shape.reasoning)

@@ -29,6 +29,7 @@ SECONDS_BETWEEN_LINES: Final = 15.0
 
 _STOPPED: Final[dict[StoppedBy, str]] = {
     "layers": "",
+    "agreement": ", stopped early: the proposals agree",
     "no_improvement": ", stopped early: no improvement",
     "budget": ", stopped by the budget",
     "failure": ", ended by a failure",
