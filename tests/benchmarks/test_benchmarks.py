@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any, cast
 
 import dspy
 import pytest
 from dspy.lm15 import request_from_openai_chat
 
-from benchmarks import cpu, eval_local, imports, latency, memory, prefix
+from benchmarks import connections, cpu, eval_local, evaluate_overhead, file_switches, imports, latency, memory, prefix
 from benchmarks.common import moa_at, provider
 from benchmarks.schedules import Schedule
 from moa_dspy import AttentionMoA, evaluate, single_model
@@ -49,6 +50,23 @@ def test_throughput_is_measured_against_bare_calls() -> None:
     figures = cpu.main(["throughput", *SMALL, "--repeats", "1", "--questions", "2", "--milliseconds", "5"])
     assert len(figures) == 4
     assert all(len(rates) == 1 for rates in figures.values())
+
+
+def test_no_answer_is_lost_of_questions_at_once() -> None:
+    figures = connections.main(["--questions", "4", "--agents", "2", "--seconds", "0.05", "--timeout", "30"])
+    assert figures["steps"] == 4 * 9
+    assert figures["steps lost"] == figures["calls unanswered"] == 0
+
+
+def test_the_overhead_of_an_evaluation_is_measured_for_each_size() -> None:
+    assert list(evaluate_overhead.main(["--largest", "500", "--out", "1"])) == [500]
+
+
+def test_a_question_switches_between_files_about_a_third_as_often_as_it_did() -> None:
+    files = file_switches.calls_of_a_question()
+    assert (
+        sum(one != other for one, other in pairwise(files)) < 300
+    )  # the target is 262; the order of tasks changes it a little
 
 
 def test_memory_is_taken_ten_times() -> None:
