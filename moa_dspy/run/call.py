@@ -268,7 +268,8 @@ class _Call:
             raise unusable(
                 type(adapter).__name__, self._signature, str(outputs), "there is nothing in it that can be seen"
             )
-        self.outputs, self.text = outputs, self._text_of(outputs)
+        only = next(iter(outputs.values())) if len(outputs) == 1 else None
+        self.outputs, self.text = outputs, only if isinstance(only, str) else self._text_of(outputs)
 
     async def _embed(self, model: str, texts: Sequence[str]) -> Any:
         """Return the vectors of texts by an embedding model. Its requests count as those of this step."""

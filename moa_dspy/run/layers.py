@@ -266,7 +266,7 @@ class _Run:
         self, layer: int, critic: int, target: int, proposals: list[asyncio.Task[Answer | None]]
     ) -> str | None:
         await asyncio.wait({proposals[critic], proposals[target]})
-        own, peer = result_of(proposals[critic]), result_of(proposals[target])
+        own, peer = proposals[critic].result(), proposals[target].result()
         if own is None or peer is None:
             return None
         roles, agent, step_id = self.roles, self.agents[critic], self._id(layer, "critique", critic, target)
@@ -288,7 +288,7 @@ class _Run:
         If the prompt is too long for the model, the longest critique is dropped and the call repeated.
         """
         await asyncio.wait({proposal})
-        own = result_of(proposal)
+        own = proposal.result()
         if own is None or not tasks:
             return own
         absent = len(self.agents) - len(tasks)
