@@ -221,8 +221,10 @@ class _Run:
                         proposals.append(group.create_task(self._propose(layer, i, previous, before)))
                     return proposals
 
-                if answer := await self.agreeing.reach(layer, propose, len(critics), began):
-                    return answer
+                if self.agreeing.gate is not None:
+                    answer = await self.agreeing.reach(layer, propose, len(critics), began)
+                    if answer is not None:
+                        return answer
                 propose(len(critics))
                 critiques = {
                     (i, j): group.create_task(self._critique(layer, i, j, proposals))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -106,7 +107,6 @@ class Session:
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
         recorded: the finished steps, in the order of finishing.
         traces: the DSPy trace of each step, if the caller wants one.
-        embeddings: the embeddings of this run, of demos and questions.
         free: names of the adapter's models that cost nothing.
         clock: returns seconds.
         began: start of the run, in seconds of ``clock``.
@@ -135,7 +135,6 @@ class Session:
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
         self.traces: list[tuple[StepId, list[Any]]] | None = None if self._trace is None else []
-        self.embeddings = Embeddings(in_dollars=budget.usd is not None)
         self.began = self.clock()
         self.recorded: list[tuple[StepId, Step]] = []
         self.budget = RunBudget(budget, self.clock)
@@ -156,6 +155,11 @@ class Session:
             known = self.lm(lm.lm()) if isinstance(lm, AgentSlot) else RunLM(lm)
             self.lms[id(lm)] = known
         return known
+
+    @functools.cached_property
+    def embeddings(self) -> Embeddings:
+        """Return the embeddings of this run, of demos and questions."""
+        return Embeddings(in_dollars=self.budget.limits.usd is not None)
 
     @property
     def steps(self) -> tuple[Step, ...]:
