@@ -83,6 +83,7 @@ class UsageMeter(UsageTracker):
         return Usage(
             calls=now.paid_calls + now.cached_calls,
             cached_calls=now.cached_calls,
+            unanswered=now.unanswered,
             tokens=_tokens((now.prompt, now.prompt_cached, now.completion)),
             cost_usd=None if now.unpriced_calls else now.known_usd,
             estimated=now.estimated,
@@ -120,14 +121,23 @@ class UsageMeter(UsageTracker):
     def add(self, used: Usage) -> None:
         """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""
         with self._lock:
-            unpriced = used.cost_usd is None
-            tokens = used.tokens.prompt, used.tokens.cached, used.tokens.completion
-            self._count(used.paid_calls, tokens, used.cost_usd or 0.0, unpriced, estimated=used.estimated)
+            self._count(
+                used.paid_calls,
+                (used.tokens.prompt, used.tokens.cached, used.tokens.completion),
+                used.cost_usd or 0.0,
+                used.cost_usd is None,
+                unanswered=used.unanswered,
+                estimated=used.estimated,
+            )
+            if isinstance(self._outer, UsageMeter):
+                self._outer.add(used)
 
     def set_price(self, usd: float, calls: int) -> None:
         """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
         with self._lock:
             self._count(usd=usd, unpriced=-calls, estimated=True)
+            if isinstance(self._outer, UsageMeter):
+                self._outer.set_price(usd, calls)
 
     def _count(
         self,
@@ -137,12 +147,14 @@ class UsageMeter(UsageTracker):
         unpriced: int = 0,
         *,
         cached: int = 0,
+        unanswered: int = 0,
         estimated: bool = False,
     ) -> None:
         now = self.reading
         self.reading = Reading(
             now.paid_calls + calls,
             now.cached_calls + cached,
+            now.unanswered + unanswered,
             now.prompt + tokens[0],
             now.prompt_cached + tokens[1],
             now.completion + tokens[2],
@@ -193,18 +205,20 @@ class BudgetCallback(BaseCallback):
         super().__init__()
         self._guard = guard
         self._under_way: dict[str, int] = {}
+        self._closed = False
         self._changed = threading.Condition()
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Reserve a call (called by DSPy). A call for n completions counts as n.
+        """Reserve a call (called by DSPy). A call for n completions counts as n. After a refused one none may start.
 
         Raises:
-            BudgetInterruptError: if the budget does not cover it.
+            BudgetInterruptError: if the budget does not cover it, or did not cover an earlier one.
         """
         options = {**getattr(instance, "kwargs", {}), **inputs.get("kwargs", {})}
         calls = options.get("n") or 1
         with self._changed:
-            if not self._guard.reserve(calls):
+            self._closed = self._closed or not self._guard.reserve(calls)
+            if self._closed:
                 raise BudgetInterruptError("the budget has no room for another call")
             self._under_way[call_id] = calls
 
@@ -217,10 +231,18 @@ class BudgetCallback(BaseCallback):
                 self._guard.settle(calls=calls)
             self._changed.notify_all()
 
-    def drain(self, seconds: float = _DRAIN_SECONDS) -> None:
-        """Wait at most ``seconds`` for running calls to end, so that their usage is counted."""
+    def drain(self, seconds: float = _DRAIN_SECONDS) -> int:
+        """Let no further call start, and wait at most ``seconds`` for running calls, so that their usage is counted.
+
+        DSPy's threads go on after an optimizer has ended. Their next calls would be paid, but not reported.
+
+        Returns:
+            The number of calls that still run.
+        """
         with self._changed:
+            self._closed = True
             self._changed.wait_for(lambda: not self._under_way, seconds)
+            return sum(self._under_way.values())
 
 
 _is_local = functools.lru_cache(maxsize=256)(is_local)

@@ -113,8 +113,9 @@ class Reading(NamedTuple):
     """Sums of a usage meter.
 
     Attributes:
-        paid_calls: calls not answered by a cache.
+        paid_calls: calls not answered by a cache, including unanswered ones.
         cached_calls: calls answered by DSPy's response cache.
+        unanswered: calls that were cut short.
         prompt: paid prompt tokens, including cached ones.
         prompt_cached: prompt tokens from the provider's own cache.
         completion: paid completion tokens.
@@ -125,6 +126,7 @@ class Reading(NamedTuple):
 
     paid_calls: int = 0
     cached_calls: int = 0
+    unanswered: int = 0
     prompt: int = 0
     prompt_cached: int = 0
     completion: int = 0

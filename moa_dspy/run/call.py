@@ -327,7 +327,8 @@ class _Call:
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
             prompt = functools.partial(prompt_in, args, options)
-            await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None)
+            lost = unanswered and not known.in_thread  # a thread reports its call when it ends
+            await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost)
         return self._answer_in(lm, reply)
 
     def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:

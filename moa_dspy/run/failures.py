@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
+from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.redaction import redacted
 from moa_dspy.run.reading import Completion
 from moa_dspy.trace import Failure
@@ -150,6 +151,8 @@ def _is_standard(frame: FrameType) -> bool:
 
 def is_unanswered(error: BaseException) -> bool:
     """Return whether the model may have worked on a call that ended with ``error``."""
+    if isinstance(error, BudgetInterruptError):
+        return False  # raised instead of the call
     return not isinstance(error, Exception) or isinstance(error, (TimeoutError, LMTimeoutError, LMTransportError))
 
 

@@ -43,6 +43,7 @@ class StepMeter(UsageMeter):
         seconds: float | None,
         *,
         sent: bool,
+        lost: bool = False,
     ) -> None:
         """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
@@ -53,11 +54,15 @@ class StepMeter(UsageMeter):
             reply: its return value.
             seconds: duration of the call; None if there was no answer.
             sent: whether it was called at all.
+            lost: whether it was cut short, so that DSPy will never report it.
         """
         before, after = self._before, self.reading
         paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
         from_cache = cached and not paid
         self.from_cache += from_cache
+        if lost and not paid:
+            self.add(Usage(calls=1, unanswered=1))
+            after = self.reading
         try:
             if seconds is not None and not from_cache:
                 if not paid:

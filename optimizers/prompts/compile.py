@@ -141,19 +141,20 @@ def compile(  # noqa: A001 (DSPy's word)
     with seeded(seed), dspy.context(trace=None):
         job = PromptJob(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency)
         with _counted(program, tuner, job, progress) as meter:
-            work = _Compilation(program, tuner, job, BudgetGuard(budget, meter=meter), limited=budget is not None)
+            work = _Compilation(program, tuner, job, meter, budget)
             work.run()
             return work.result(meter.usage)
 
 
 class _Compilation:
-    """One run of ``compile``; ``limited``: whether there is a budget."""
+    """One run of ``compile``."""
 
     def __init__(
-        self, program: AttentionMoA, method: PromptMethod, job: PromptJob, guard: BudgetGuard, *, limited: bool
+        self, program: AttentionMoA, method: PromptMethod, job: PromptJob, meter: UsageMeter, budget: Budget | None
     ) -> None:
-        self._program, self._method, self._job = program, method, job
-        self._guard, self._callback = guard, BudgetCallback(guard) if limited else None
+        self._program, self._method, self._job, self._meter = program, method, job, meter
+        self._guard = BudgetGuard(budget, meter=meter)
+        self._callback = None if budget is None else BudgetCallback(self._guard)
         self._ended_by: EndedBy = "done"
         self._errors: list[str] = []
 
@@ -170,8 +171,6 @@ class _Compilation:
             self._tuned = learned(self._tune(), self._program)
             self._after = self._measure(self._tuned)
         except (BudgetInterruptError, BudgetExhaustedError):
-            if self._callback is not None:
-                self._callback.drain()
             self._keep_program("budget")
         except PromptModelInterruptError:
             self._keep_program("prompt_lm")
@@ -213,7 +212,18 @@ class _Compilation:
         callbacks = [*dspy.settings.callbacks, *([] if self._callback is None else [self._callback])]
         settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks, adapter=job.adapter())
         with settings, silenced() as self._errors:
-            return self._method.tune(job)
+            try:
+                tuned = self._method.tune(job)
+            except (BudgetInterruptError, PromptModelInterruptError):
+                self._end_calls()
+                raise
+            self._end_calls()
+            return tuned
+
+    def _end_calls(self) -> None:
+        running = 0 if self._callback is None else self._callback.drain()
+        if running:
+            self._meter.add(Usage(calls=running, unanswered=running))
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import asyncio
 import contextvars
 import copy
 import threading
+from typing import Any
 
 import dspy
 import pytest
 
-from moa_dspy import Budget, BudgetExhaustedError, Tokens, Usage
+from moa_dspy import AttentionMoA, Budget, BudgetExhaustedError, Tokens, Tolerance, Usage
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.errors import BudgetInterruptError
@@ -172,14 +173,12 @@ def test_dspys_own_optimizers_are_stopped_call_by_call() -> None:
             model("one")
             with pytest.raises(BudgetInterruptError):
                 model("three", n=3)
-            model("two")
-            model("three")
             with pytest.raises(BudgetInterruptError):
-                model("four")
+                model("two, which has room")
         callback.drain()
-    assert len(model.requests) == 3
+    assert len(model.requests) == 1
     assert guard.under_way == 0
-    assert meter.usage.paid_calls == 3
+    assert meter.usage.paid_calls == 1
 
 
 def test_calls_under_way_on_other_threads_take_their_room() -> None:
@@ -201,9 +200,30 @@ def test_calls_under_way_on_other_threads_take_their_room() -> None:
             entered.wait(10)
             with pytest.raises(BudgetInterruptError):
                 lm("one too many")
+            assert callback.drain(seconds=0.01) == 2
             go.set()
             for thread in parallel:
                 thread.join()
+    assert callback.drain() == 0
+
+
+class Silent(dspy.BaseLM):
+    """A model whose usage DSPy does not report."""
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        return ["Paris"]
+
+
+def test_the_meter_of_a_caller_counts_what_dspy_does_not_report() -> None:
+    slow = ScriptedLM("Paris", "scripted/slow", latency=60)
+    program = AttentionMoA(
+        "question -> answer", [ScriptedLM("Paris"), Silent("own/silent"), slow], layers=1, attention="none",
+        aggregation="vote", tolerance=Tolerance(timeout=0.2, retries=0),
+    )  # fmt: skip
+    with metered() as meter:
+        used = program(question="?").trace.usage
+    assert (used.calls, used.unanswered, used.estimated) == (3, 1, True)
+    assert meter.usage.model_copy(update={"seconds": used.seconds}) == used
 
 
 def test_old_costs_of_optimizers_and_spendings_of_evaluations_can_be_read() -> None:

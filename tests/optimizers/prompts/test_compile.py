@@ -437,7 +437,7 @@ def test_the_model_that_writes_prompts_is_under_the_budget_and_in_the_cost(metho
     result = compiled(program, method, prompt_lm=writer, budget=Budget(calls=calls), concurrency=1)
     asked = sum(len(lm.requests) for lm in lms) + len(writer.requests)
     assert result.report["ended_by"] == "budget"
-    assert result.cost.paid_calls == asked <= calls + 1
+    assert result.cost.paid_calls - result.cost.unanswered == asked <= calls + 1
 
 
 def test_several_completions_of_one_call_count_as_the_requests_that_they_are():
@@ -453,7 +453,7 @@ def test_calls_under_way_when_a_budget_ends_are_in_the_cost():
     calls = len(VAL) * program.architecture.max_calls + 5
     result = compiled(program, "bootstrap_random", budget=Budget(calls=calls), concurrency=6)
     assert result.report["ended_by"] == "budget"
-    assert result.cost.paid_calls == sum(len(lm.requests) for lm in lms)
+    assert result.cost.paid_calls - result.cost.unanswered == sum(len(lm.requests) for lm in lms)
 
 
 def test_examples_that_ask_the_same_are_learnt_from_or_judge():
