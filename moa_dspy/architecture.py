@@ -181,6 +181,21 @@ class Architecture(_Frozen):
         layer = proposals + self.gate_calls + (2 if self.critiques else 0) + self.aggregates
         return self.layers * layer + (self.layers - 1) * self.synthesizes
 
+    def rows(self) -> dict[str, str]:
+        """Return the properties of a run, apart from its models, as names and texts for people."""
+        words = {True: "yes", False: "no"}
+        return {
+            "layers": str(self.layers),
+            "attention": f"{self.attention} ({self.critiques} critiques in each layer)",
+            "residual": self.residual,
+            "aggregation": str(self.aggregation),
+            "gate": str(self.gate),
+            "early stop": words[bool(self.early_stop) and self.synthesizes],
+            "shared prompts": words[self.shared_prompts],
+            "reasoning": words[self.reasoning],
+            "calls": f"at most {self.max_calls}, of which {self.depth} follow one another",
+        }
+
 
 Spec = TypeVar("Spec", bound=_Frozen)
 

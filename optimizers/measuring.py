@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
-from moa_dspy.cost.prices import PriceTable, offline_prices
+from moa_dspy.cost.prices import check_prices
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
@@ -40,7 +40,6 @@ __all__ = [
     "measure",
     "metric_name",
     "models_of",
-    "models_without_price",
     "run_examples",
 ]
 
@@ -198,7 +197,7 @@ def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> Budge
 
 
 def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
-    """Raise ConfigurationError if a budget in dollars cannot be enforced. Calls of unknown price would count as free.
+    """Raise ConfigurationError if a budget in dollars cannot be enforced.
 
     Args:
         budget: the budget.
@@ -208,12 +207,7 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
         return
     if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
         raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
-    unknown = models_without_price(lms)
-    if unknown:
-        raise ConfigurationError(
-            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; limit calls, tokens "
-            "or seconds instead"
-        )
+    check_prices(lms)
 
 
 def check_program(program: object, name: str = "program") -> AttentionMoA:
@@ -230,11 +224,3 @@ def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
     agents = [*program.agents, *([] if program.aggregator is None else [program.aggregator])]
     lms = [agent.lm or dspy.settings.lm for agent in agents]
     return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
-
-
-def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
-    """Return the distinct models whose price per token is unknown; None is DSPy's configured model."""
-    configured = [lm or dspy.settings.lm for lm in lms]
-    prices = PriceTable()
-    with offline_prices():
-        return sorted({lm.model for lm in configured if isinstance(lm, dspy.BaseLM) and prices.price(lm) is None})

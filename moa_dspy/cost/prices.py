@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +23,19 @@ import pydantic
 from moa_dspy._dspy import price_call, remember_prices
 from moa_dspy.cost.meter import reported_tokens
 from moa_dspy.cost.own_price import ATTRIBUTE, OwnPrice, is_free, own_price
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import server_of
 
-__all__ = ["ModelPrice", "PriceTable", "litellm_folder", "offline_prices", "price_list", "with_price"]
+__all__ = [
+    "ModelPrice",
+    "PriceTable",
+    "check_prices",
+    "litellm_folder",
+    "models_without_price",
+    "offline_prices",
+    "price_list",
+    "with_price",
+]
 
 Source: TypeAlias = Literal["own", "dspy", "litellm", "free"]
 
@@ -227,3 +237,25 @@ def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:
     """Return the cost of a call, or None if the server did not report its usage."""
     tokens = reported_tokens(entry)
     return None if tokens is None else price.cost(tokens.prompt, tokens.completion)
+
+
+def models_without_price(lms: Iterable[str | dspy.BaseLM | None]) -> list[str]:
+    """Return the distinct models whose price per token is unknown; None is DSPy's configured model."""
+    configured = [lm or dspy.settings.lm for lm in lms]
+    prices = PriceTable()
+    with offline_prices():
+        return sorted({lm.model for lm in configured if isinstance(lm, dspy.BaseLM) and prices.price(lm) is None})
+
+
+def check_prices(lms: Iterable[str | dspy.BaseLM | None]) -> None:
+    """Raise ConfigurationError if a price is unknown. Calls of that model would count as free in a budget in dollars.
+
+    Args:
+        lms: all models that may be called; None is DSPy's configured model.
+    """
+    unknown = models_without_price(lms)
+    if unknown:
+        raise ConfigurationError(
+            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; "
+            "limit calls, tokens or seconds instead, or give the agent a price of its own"
+        )

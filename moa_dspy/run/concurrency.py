@@ -131,15 +131,12 @@ async def nested_run() -> AsyncIterator[None]:
         yield
         return
     caller.suspend()
-    patient = False
+    ending = _Ending()
     try:
-        yield
-        patient = True
-    except Exception:
-        patient = True
-        raise
+        with ending:
+            yield
     finally:
-        await caller.resume(patient=patient)
+        await caller.resume(patient=ending.patient)
 
 
 @contextlib.contextmanager
@@ -155,21 +152,30 @@ def blocking_run() -> Iterator[None]:
     token = _waited_for.set(_waited_for.get() or loop is not None)
     if loop is not None:
         _queue.block(loop)
-    patient = False
+    ending = _Ending()
     try:
-        yield
-        patient = True
-    except Exception:
-        patient = True
-        raise
+        with ending:
+            yield
     finally:
         _waited_for.reset(token)
         try:
             if caller is not None:
-                caller.resume_in_thread(patient=patient)
+                caller.resume_in_thread(patient=ending.patient)
         finally:
             if loop is not None:
                 _queue.unblock(loop)
+
+
+class _Ending:
+    """The end of a nested program. Its caller may wait for places afterwards unless it was cancelled or interrupted."""
+
+    patient = True
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.patient = kind is None or issubclass(kind, Exception)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import dspy
 
 from moa_dspy.cost.budget import Amounts, Budget
-from moa_dspy.cost.prices import PriceTable, offline_prices
+from moa_dspy.cost.prices import PriceTable, check_prices, offline_prices
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
 
@@ -33,10 +33,10 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
         ConfigurationError: if the first proposal's prompt alone exceeds the budget, or the budget is in dollars and a
             price is unknown.
     """
+    if budget.usd is not None:
+        check_prices([*(prompt.lm for prompt in prompts), *others])
     prices, counter = PriceTable(), TokenCounter()
     with offline_prices():
-        if budget.usd is not None:
-            _check_prices(prices, [*(prompt.lm for prompt in prompts), *others])
         expected: list[Amounts] = []
         for prompt in prompts:
             tokens = counter.count(prompt.lm.model, prompt.messages)
@@ -46,15 +46,6 @@ def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.Ba
             usd = None if budget.usd is None else prices.cost(prompt.lm, tokens, completion)
             expected.append(Amounts(tokens=tokens + completion, usd=usd or 0.0))
         return expected
-
-
-def _check_prices(prices: PriceTable, lms: Iterable[dspy.BaseLM]) -> None:
-    unknown = dict.fromkeys(lm.model for lm in lms if prices.price(lm) is None)
-    if unknown:
-        raise ConfigurationError(
-            f"a budget in dollars cannot be kept: the price of {', '.join(unknown)} is not known; "
-            "limit calls or tokens instead, or give the agent a price of its own"
-        )
 
 
 def _check_room(budget: Budget, tokens: int, usd: float | None) -> None:

@@ -19,6 +19,7 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import metered
+from moa_dspy.cost.prices import models_without_price
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
@@ -33,7 +34,6 @@ from moa_dspy.optimizers.measuring import (
     check_concurrency,
     check_metric,
     models_of,
-    models_without_price,
 )
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table

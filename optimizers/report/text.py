@@ -68,16 +68,8 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
     return {
         "agents": ", ".join(_agent(spec, spec.name) for spec in shape.agents),
         "models": ", ".join(dict.fromkeys(spec.model or "the model DSPy is configured with" for spec in shape.agents)),
-        "attention": str(shape.attention),
-        "gate": str(shape.gate),
-        "layers": str(shape.layers),
-        "residual": shape.residual,
-        "early stop": _yes(bool(shape.early_stop) and shape.synthesizes),
-        "aggregation": str(shape.aggregation),
         "aggregator": aggregator,
-        "shared prompts": _yes(shape.shared_prompts),
-        "reasoning": _yes(shape.reasoning),
-        "calls": f"at most {shape.max_calls}, {shape.depth} of them in sequence",
+        **shape.rows(),
     }
 
 
@@ -91,10 +83,6 @@ def architecture_text(shape: Architecture) -> str:
 
 def _agent(spec: AgentSpec, name: str) -> str:
     return name if spec.temperature is None else f"{name} (T={spec.temperature:g})"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 class Change(NamedTuple):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import dspy
-from optuna.study import StudyDirection
 
+from moa_dspy.cost.prices import models_without_price
 from moa_dspy.cost.usage import Price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import one_sided, sign_flip_p_value
-from moa_dspy.optimizers.measuring import Unit, models_without_price
+from moa_dspy.optimizers.measuring import Unit
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
@@ -63,9 +63,9 @@ class Objective:
         return isinstance(self.wanted, tuple)
 
     @property
-    def directions(self) -> list[StudyDirection]:
-        """Return Optuna's directions."""
-        return [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if self.two else [])]
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Return Optuna's names of the directions."""
+        return ["maximize", *(["minimize"] if self.two else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the objective as JSON values."""

@@ -8,12 +8,11 @@ import re
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -131,7 +130,7 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
 
 
 def open_study(
-    storage: BaseStorage, name: str, directions: list[StudyDirection], about: dict[str, Any]
+    storage: BaseStorage, name: str, directions: list[Literal["maximize", "minimize"]], about: dict[str, Any]
 ) -> optuna.Study:
     """Return the study with this name. Create it if it does not exist.
 

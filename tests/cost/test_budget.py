@@ -355,7 +355,7 @@ def test_a_server_that_reports_its_usage_is_taken_at_its_word() -> None:
 def test_a_budget_in_dollars_is_refused_where_a_price_is_not_known() -> None:
     with Loopback(in_format) as server:
         lms = [server.lm("gpt-4.1"), server.lm("nobody-knows-it")]
-        with pytest.raises(ConfigurationError, match=r"price of openai/nobody-knows-it is not known; limit calls or"):
+        with pytest.raises(ConfigurationError, match=r"price of openai/nobody-knows-it is not known; limit calls,"):
             AttentionMoA(SIGNATURE, lms, layers=1)(question="?", budget=Budget(usd=100))
         with pytest.raises(ConfigurationError, match="nobody-knows-it"):
             AttentionMoA(SIGNATURE, lms[:1], layers=1, aggregator=lms[1])(question="?", budget=Budget(usd=100))

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from moa_dspy._dspy import get_annotation_name
-from moa_dspy.architecture import AgentSpec, Architecture
+from moa_dspy.architecture import AgentSpec
 from moa_dspy.cli.output import printable, table
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.model_limits import takes_temperature
@@ -99,7 +99,7 @@ def sections(saved: SavedProgram, *, prompts: bool = True) -> list[Section]:
         *_provenance_sections(saved, changed=view["changed"]),
         Section("Task", fields, view["instructions"]),
         Section("Agents", agents),
-        Section("Architecture", [*_architecture_rows(shape), *_embedding_rows(saved.embedding_models)]),
+        Section("Architecture", [*shape.rows().items(), *_embedding_rows(saved.embedding_models)]),
         *(_prompt_section(name, state) for name, state in (view["predictors"].items() if prompts else ())),
     ]
 
@@ -136,27 +136,11 @@ def _agent(spec: AgentSpec) -> str:
     return ", ".join([spec.model or "the model DSPy is configured with", *parts, *persona])
 
 
-def _architecture_rows(shape: Architecture) -> Iterator[tuple[str, str]]:
-    yield "layers", str(shape.layers)
-    yield "attention", f"{shape.attention} ({shape.critiques} critiques in each layer)"
-    yield "residual", shape.residual
-    yield "aggregation", str(shape.aggregation)
-    yield "gate", str(shape.gate)
-    yield "early stop", _yes(bool(shape.early_stop) and shape.synthesizes)
-    yield "shared prompts", _yes(shape.shared_prompts)
-    yield "reasoning", _yes(shape.reasoning)
-    yield "calls", f"at most {shape.max_calls}, of which {shape.depth} follow one another"
-
-
 def _embedding_rows(models: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for model in dict.fromkeys(models.values()):
         names = ", ".join(name for name, own in models.items() if own == model)
         what = f"{model} gets the inputs and chooses the demos of {names}: paid calls, at most one for each new text"
         yield "further calls", f"{what}; they must be allowed"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 def _prompt_section(name: str, state: Mapping[str, Any]) -> Section:
