@@ -1,37 +1,20 @@
-"""Records from files: JSON reports, evaluation records, traces, and Optuna studies.
-
-A study's storage is only read. Its search may still be running.
-"""
+"""Records from files: JSON reports, evaluation records and traces; which files are programs or studies."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
-
-import optuna
-from optuna import Study
-from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.records import FORMAT, latest, read_records
-from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.report.records import KINDS, records_in
-from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.results import best_trial, depth_points, front_of, report_of, rule_of, scores_of
-from moa_dspy.optimizers.search.storage import open_storage, path_in, without_password
-from moa_dspy.optimizers.stop_fitting.replay import StopRule
 
-__all__ = ["is_program", "is_storage", "records_of_file", "study_in", "study_record"]
+__all__ = ["is_program", "is_storage", "records_of_file"]
 
 _SUFFIXES: Final = (".db", ".sqlite", ".sqlite3")
 _SQLITE: Final = b"SQLite format 3\x00"
-_TIMEOUT: Final = 60
 
 
 def is_program(path: str) -> bool:
@@ -86,110 +69,3 @@ def is_storage(source: str) -> bool:
             return file.read(len(_SQLITE)) == _SQLITE
     except OSError:
         return False
-
-
-def study_in(source: str, name: str | None = None) -> Study:
-    """Return the current state of a study. Nothing is created or written.
-
-    Args:
-        source: see ``open_storage``.
-        name: name of the study; default: the only one.
-
-    Raises:
-        ConfigurationError: if the storage or the study does not exist, or if several studies exist and no name is
-            given.
-    """
-    shown = without_password(source)
-    _check(source)
-    try:
-        storage = open_storage(source)
-        names = sorted(study.study_name for study in storage.get_all_studies())
-        name = names[0] if name is None and len(names) == 1 else name
-        if name in names:
-            return _copy(name, storage)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        problem = (str(error).splitlines() or [""])[0].replace(source, shown)
-        raise ConfigurationError(f"{shown} cannot be read: {type(error).__name__}: {problem}") from error
-    if not names:
-        raise ConfigurationError(f"{shown} has no study; give the storage that the search used")
-    problem = "several studies, none named" if name is None else f"no study {name!r}"
-    raise ConfigurationError(f"{shown}: {problem}; name one of: {', '.join(names)}")
-
-
-def study_record(study: Study) -> dict[str, Any]:
-    """Return the trials of a study as the record of a search. A study does not contain the amount paid.
-
-    Raises:
-        ConfigurationError: if the study was not written by ``search``.
-    """
-    about = study.user_attrs.get("about") or {}
-    trials = study.get_trials(deepcopy=False)
-    if not about and trials:
-        raise ConfigurationError(f"study {study.study_name!r} was not written by moa-dspy; use optuna-dashboard")
-    objective = Objective(**about["objective"]) if "objective" in about else Objective(unit="calls")
-    states = [trial.state for trial in trials]
-    running, waiting = states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
-    facts: dict[str, Any] = {
-        "task": about.get("task"),
-        "objective": about.get("objective"),
-        "seed": study.user_attrs.get("seed"),
-        "now": f"{running} running, {waiting} waiting" if running or waiting else "no trial is running",
-        "pareto": [
-            {
-                "architecture": _architecture(point.trial, point.rule),
-                "score": Score.of(point.scores.scores),
-                "price": point.price,
-                "trial": point.trial.number,
-            }
-            for point in front_of(study, objective)
-        ],
-    }
-    best = best_trial(study, objective)
-    if best is None:
-        return report_of(study, None, None, facts)
-    rule = rule_of(best, objective)
-    facts |= {"score": Score.of(scores_of(best)[rule].scores), "depth_curve": depth_points(best)}
-    return report_of(study, best, _architecture(best, rule), facts)
-
-
-def _check(source: str) -> None:
-    """Raise ConfigurationError for a missing or foreign file. Opening it would create or change it."""
-    kind, is_url, _ = source.partition(":///")
-    path = Path(path_in(source) if is_url else source)
-    if kind not in ("sqlite", "journal") and "://" in source:
-        return
-    if not path.is_file():
-        what = "it is a folder" if path.is_dir() else "there is no such file"
-        raise ConfigurationError(f"cannot read {path}: {what}")
-    if kind == "journal":
-        return
-    try:
-        uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT)) as database:
-            tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'studies'").fetchall()
-    except sqlite3.Error as error:
-        raise ConfigurationError(f"{path} is damaged or not a SQLite database: {error}") from None
-    if not tables:
-        raise ConfigurationError(f"{path} has no Optuna study; give the file that the search used as its storage")
-
-
-def _copy(name: str, storage: BaseStorage) -> Study:
-    """Return a copy of the current study in memory, because a search may still be writing to it."""
-    memory, verbosity = InMemoryStorage(), optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=memory)
-        return optuna.load_study(study_name=name, storage=memory)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any] | None:
-    """Return a trial's architecture with the layers and early stop of ``rule``, as the search space builds it."""
-    shape = trial.user_attrs.get("architecture")
-    if shape is None:
-        return None
-    joined = shape["residual"] if rule.layers > 1 else "synthesis"
-    return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined}

@@ -199,12 +199,14 @@ def test_a_disk_that_fails_is_failed_work(
 
 
 @pytest.mark.slow
-def test_its_help_loads_nothing_heavy() -> None:
+def test_its_help_loads_nothing_heavy_and_files_need_no_optuna() -> None:
     program = """
 import sys
 from moa_dspy.cli import main
 main(["report", "--help"])
 heavy = {"dspy", "litellm", "numpy", "optuna", "rich.live"} & set(sys.modules)
+import moa_dspy.cli.commands.report
+heavy |= {"optuna", "sqlalchemy", "scipy"} & set(sys.modules)
 sys.exit(f"loaded: {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.records import DamagedRecord, parse
-from moa_dspy.optimizers.report.sources import is_program, is_storage, records_of_file, study_in, study_record
+from moa_dspy.optimizers.report.sources import is_program, is_storage, records_of_file
 
 __all__ = ["run"]
 
@@ -40,7 +40,9 @@ def run(options: Report) -> None:
 
 def _records(source: str, study: str | None) -> list[Mapping[str, Any]]:
     if is_storage(source):
-        return [study_record(study_in(source, study))]
+        from moa_dspy.optimizers.report import studies  # only now: Optuna takes half a second to load
+
+        return [studies.study_record(studies.study_in(source, study))]
     return [_program(source)] if is_program(source) else records_of_file(source)
 
 

@@ -29,7 +29,8 @@ from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
 from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.records import KINDS, MODELS, parse, records_in
-from moa_dspy.optimizers.report.sources import is_storage, records_of_file, study_in, study_record
+from moa_dspy.optimizers.report.sources import is_storage, records_of_file
+from moa_dspy.optimizers.report.studies import study_in, study_record
 from moa_dspy.optimizers.report.text import differences, printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

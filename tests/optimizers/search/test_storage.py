@@ -10,7 +10,7 @@ import pytest
 
 from moa_dspy.cli import main
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.report.sources import study_in
+from moa_dspy.optimizers.report.studies import study_in
 from moa_dspy.optimizers.search.storage import open_storage
 
 NAMES = ["why?.db", "a#b.db", "a b.db", "a%20b.db", "100%.db", "a&b=c.db", "q?mode=memory.db", "ü.db", "a;b.db",
