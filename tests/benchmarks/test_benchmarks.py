@@ -75,17 +75,19 @@ def test_memory_is_taken_ten_times() -> None:
 
 
 def test_memory_that_an_evaluation_holds_is_below_twice_the_text(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--examples", "30", "--agents", "2", "--layers", "1", "--words", "130", "--history", "90"]
+    small = ["--examples", "6", "--agents", "2", "--layers", "1", "--words", "130", "--history", "9"]
     sizes = memory.main(["evaluate", *small])
-    assert [count for count, _ in sizes] == [30, 60]
+    assert [count for count, _ in sizes] == [6, 12]
     assert "KiB of text" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_imports_are_timed_in_turn() -> None:
     assert all(len(measured) == 1 for measured in imports.main(["--repeats", "1"]).values())
 
 
 @pytest.mark.xdist_group("local")
+@pytest.mark.slow
 def test_prefix_cache_is_measured_under_every_schedule() -> None:
     pytest.importorskip("xllamacpp")
     results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "8"])

@@ -96,8 +96,8 @@ def skeleton(prompt: str) -> str:
     ("attack", "adapter", "task"),
     [
         *itertools.product(list(ATTACKS)[:-2], ADAPTERS, TASKS),
-        ("a megabyte", "plain", "free text"),
-        ("a megabyte", "chat", "typed"),
+        pytest.param("a megabyte", "plain", "free text", marks=pytest.mark.slow),
+        pytest.param("a megabyte", "chat", "typed", marks=pytest.mark.slow),
         ("much ado about nothing", "plain", "free text"),
     ],
 )

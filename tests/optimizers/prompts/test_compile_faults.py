@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,9 +17,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from support import planted
 
 from moa_dspy import AttentionMoA, Budget
-from moa_dspy.errors import BudgetTooSmallError, MetricError
+from moa_dspy.errors import BudgetInterruptError, BudgetTooSmallError, MetricError
 from moa_dspy.evaluation.scoring import judge, score_of
-from moa_dspy.optimizers import compile, measure  # noqa: A004 (DSPy's word)
+from moa_dspy.optimizers import PromptJob, compile, measure  # noqa: A004 (DSPy's word)
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -168,13 +169,13 @@ def test_what_gepa_reflects_on_says_nothing_of_a_metrics_exception() -> None:
 
 
 def unreadable_writer(unreadable: Callable[[int], bool], reply: Callable[[], str]) -> ScriptedLM:
-    """A writer some of whose replies are ``reply``."""
+    """A writer some of whose replies are ``reply``. DSPy does not retry its calls, which would hide failures."""
     good, numbers = planted.writer(), iter(range(10**6))
 
     def answer(request: Any) -> str:
         return reply() if unreadable(next(numbers)) else cast("Any", good.engine)._reply(request)
 
-    return ScriptedLM(answer, "scripted/writer", temperature=1.0)
+    return ScriptedLM(answer, "scripted/writer", temperature=1.0, num_retries=0)
 
 
 def down() -> str:
@@ -277,7 +278,31 @@ def test_no_method_makes_more_calls_than_the_budget(method: str, calls: int, con
     except BudgetTooSmallError:
         assert gauge.calls <= calls
         return
-    assert gauge.calls == result.cost.paid_calls <= calls
+    assert gauge.calls == result.cost.paid_calls - result.cost.unanswered
+    assert result.cost.paid_calls <= calls
+
+
+class Interrupted:
+    """A method that ends at the budget. A thread of its optimizer goes on."""
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        self.thread = contextvars.copy_context()
+        job.prompt_lm("How?", n=1000)
+        return job.student
+
+
+def test_after_the_budget_has_ended_no_call_starts_that_would_not_be_reported() -> None:
+    lms: list[Any] = planted.agents(count=1)
+    writer, method = planted.writer(cache=False), Interrupted()
+    program = planted.program_of(lms)
+    result = compile(
+        program, trainset=TRAIN, valset=VAL, metric=planted.right, method=method, prompt_lm=writer,
+        budget=Budget(calls=100),
+    )  # fmt: skip
+    assert result.report["ended_by"] == "budget"
+    with pytest.raises(BudgetInterruptError):
+        method.thread.run(writer, "Why?")
+    assert Gauge([*lms, writer]).calls == result.cost.paid_calls
 
 
 @pytest.mark.slow

@@ -99,9 +99,9 @@ class TestSharing:
         for design in list(space.designs())[::7]:
             entry = record.designs[space.program(design).architecture.model_dump_json()]
             made[design] = next(iter(entry.requests.values()))
+        predicted = {design: requests_of(design, space.layers) for design in made}
         for one, other in itertools.combinations(made, 2):
-            ours, theirs = requests_of(one, space.layers), requests_of(other, space.layers)
-            assert len(ours & theirs) == len(made[one] & made[other]), (one, other)
+            assert len(predicted[one] & predicted[other]) == len(made[one] & made[other]), (one, other)
 
     def test_what_was_paid_on_some_examples_is_paid_in_part(self) -> None:
         asked = frozenset({1, 2, 3})
