@@ -65,7 +65,7 @@ class Objective:
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
         """Return Optuna's names of the directions."""
-        return ["maximize", *(["minimize"] if self.two else [])]
+        return ["maximize", "minimize"] if self.two else ["maximize"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the objective as JSON values."""
