@@ -1,6 +1,6 @@
 """Searches on simulated agents, where the optimum is known because every architecture was run.
 
-    uv run python -m benchmarks.search_simulated --out results.jsonl
+    uv run python -m benchmarks.search_simulated --out results.jsonl [--errors independent]
 
 Each world of ``benchmarks.search_worlds`` is run exhaustively once, and its runs are kept with the requests that they
 made. Searches are then replayed: a run comes from the record, and costs the requests that the search has not made
@@ -28,7 +28,7 @@ import dspy
 from dspy.clients.cache import Cache
 from scipy.stats import binomtest
 
-from benchmarks.search_worlds import TASK, World, exact, worlds
+from benchmarks.search_worlds import ERRORS, TASK, World, exact, worlds
 from moa_dspy import AttentionMoA
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError
@@ -49,20 +49,23 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=10)
     options.add_argument("--examples", type=int, default=12)
     options.add_argument("--worlds", nargs="+", help="names of worlds; default: all")
+    options.add_argument("--errors", choices=list(ERRORS), default="shared", help="whether agents fail together")
     options.add_argument("--samplers", nargs="+", default=["gp", "tpe", "random"])
     options.add_argument("--out", type=Path, default=Path("search-results.jsonl"))
     options.add_argument("--records", type=Path, help="folder for the exhaustive runs (pickled, for this process only)")
     arguments = options.parse_args()
-    chosen = [world for name, world in worlds(arguments.examples).items() if name in (arguments.worlds or [name])]
-    done = {(row["world"], row["sampler"], row["seed"]) for row in rows_in(arguments.out)}
+    known = worlds(arguments.examples, arguments.errors)
+    chosen = [world for name, world in known.items() if name in (arguments.worlds or [name])]
+    done = {(row["world"], row["sampler"], row["seed"]) for row in rows_in(arguments.out, arguments.errors)}
     for world in chosen:
         wanted = [(name, seed) for name in arguments.samplers for seed in range(arguments.seeds)]
         missing = [(name, seed) for name, seed in wanted if (world.name, name, seed) not in done]
         if missing:
             record = recorded(world, arguments.records)
             for name, seed in missing:
-                keep(arguments.out, {"world": world.name, "sampler": name, "seed": seed, **row(record, name, seed)})
-    tabulate(rows_in(arguments.out), arguments.samplers)
+                key = {"errors": world.errors, "world": world.name, "sampler": name, "seed": seed}
+                keep(arguments.out, {**key, **row(record, name, seed)})
+    tabulate(rows_in(arguments.out, arguments.errors), arguments.samplers)
 
 
 def row(record: Record, sampler: str, seed: int) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def row(record: Record, sampler: str, seed: int) -> dict[str, Any]:
         str(share): max((best for calls, best in points if calls <= share * record.distinct), default=0.0) / record.best
         for share in SHARES
     }
-    return {"shares": shares, "paid": paid}
+    return {"optimum": record.best, "shares": shares, "paid": paid}
 
 
 SAMPLERS: dict[str, dict[str, Any]] = {"gp": {}, "tpe": {"sampler": TPEDesigns()}}
@@ -106,9 +109,10 @@ def tabulate(rows: Sequence[dict[str, Any]], samplers: Sequence[str]) -> None:
             print(f"{samplers[0]} against {rival}: better {more}, worse {less}, of {len(pairs)}; p = {p:.3f}")
 
 
-def rows_in(path: Path) -> list[dict[str, Any]]:
-    """Return the results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def rows_in(path: Path, errors: str) -> list[dict[str, Any]]:
+    """Return the results so far with such errors."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if row["errors"] == errors]
 
 
 def keep(path: Path, values: dict[str, Any]) -> None:
@@ -119,7 +123,7 @@ def keep(path: Path, values: dict[str, Any]) -> None:
 
 def recorded(world: World, folder: Path | None) -> Record:
     """Return the exhaustive run of a world, from ``folder`` if it is there."""
-    path = None if folder is None else folder / f"{world.name}-{world.count}.pickle"
+    path = None if folder is None else folder / f"{world.name}-{world.errors}-{world.count}.pickle"
     if path is not None and path.exists():
         best_designs = pickle.loads(path.read_bytes())
         return Record(world, best_designs)

@@ -1,7 +1,8 @@
 """Simulated agents and tasks for search benchmarks. The best architecture of each world is planted, or known by trial.
 
 A world is a list of agents with known skills, a search space, and options of the search. ``worlds()`` lists all of
-them: eleven draws of one kind (a critic, a writer, an agent that misleads) and five of other kinds.
+them: eleven draws of one kind (a critic, a writer, an agent that misleads) and six of other kinds. Agents fail on the
+same hard questions with the same wrong answers, unless independent errors are asked for.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 from dspy.lm15 import Request
 
 from moa_dspy.optimizers import SearchSpace
-from moa_dspy.testing import SimulatedLM, prompt_of
+from moa_dspy.testing import INDEPENDENT, SimulatedLM, prompt_of
 
-__all__ = ["SPACE", "TASK", "World", "exact", "worlds"]
+__all__ = ["ERRORS", "SPACE", "TASK", "Errors", "World", "exact", "worlds"]
+
+Errors: TypeAlias = Literal["shared", "independent"]
+ERRORS: Final[Mapping[Errors, Mapping[str, float]]] = {"shared": {}, "independent": INDEPENDENT}
+"""Arguments of ``SimulatedLM`` by how errors come about."""
 
 TASK = "question -> answer: int"
 SPACE = SearchSpace(
@@ -81,9 +86,10 @@ class World:
         name: of the world.
         skills: by name of the agent.
         space: what is searched.
-        seed: of the agents' draws.
+        seed: of all draws.
         options: further arguments of ``search``.
         count: number of examples.
+        errors: whether agents fail together.
     """
 
     name: str
@@ -92,6 +98,7 @@ class World:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int = 12
+    errors: Errors = "shared"
 
     @property
     def answers(self) -> dict[str, str]:
@@ -106,23 +113,22 @@ class World:
 
     def agents(self) -> list[SimulatedLM]:
         """Return new models, which have answered no request."""
-        return [
-            Wordy(self.answers, f"simulated/{name}", cache=True, seed=self.seed, **{"adopts": 0.7, **skill})
-            for name, skill in self.skills.items()
-        ]
+        options = {"cache": True, "seed": self.seed, "world": self.seed, "adopts": 0.7, **ERRORS[self.errors]}
+        return [Wordy(self.answers, f"simulated/{name}", **{**options, **skill}) for name, skill in self.skills.items()]
 
 
-def worlds(count: int = 12) -> dict[str, World]:
+def worlds(count: int = 12, errors: Errors = "shared") -> dict[str, World]:
     """Return all worlds by name.
 
     Args:
         count: examples of each.
+        errors: whether agents fail together.
     """
     listed = [
         *(critic_and_writer(seed) for seed in (0, 1, 2, 3, 20, 10, 11, 12, 13, 14, 15)),
-        *(strong_agent(), specialists(), misleading_critics(), depth(), price_limit()),
+        *(strong_agent(), specialists(), misleading_critics(), depth(), price_limit(), deceptive_agent()),
     ]
-    return {world.name: replace(world, count=count) for world in listed}
+    return {world.name: replace(world, count=count, errors=errors) for world in listed}
 
 
 def critic_and_writer(seed: int = 0) -> World:
@@ -191,6 +197,17 @@ def price_limit() -> World:
     plain = critic_and_writer(8)
     options = {"objective": "score_at_price", "price": 8.0}
     return replace(plain, name="price limit", options=options)
+
+
+def deceptive_agent() -> World:
+    """Return four agents, of which the last is wrong on purpose and argues for it: best are ensembles without it."""
+    skills: dict[str, Skill] = {
+        "planner": {"knows": 0.45, "finds": 0.4, "misled": 0.4},
+        "writer": {"knows": 0.5, "finds": 0.2, "misled": 0.4},
+        "talker": {"knows": 0.4, "finds": 0.2, "misled": 0.4},
+        "liar": {"knows": 0.6, "finds": 0.6, "deceives": 1.0},
+    }
+    return World("deceptive agent", skills, replace(SPACE, shared_temperature=True, layers=(1,)), seed=9)
 
 
 def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:

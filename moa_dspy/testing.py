@@ -6,6 +6,8 @@ They open no connections.
     lm = ScriptedLM("Paris")                                    # always the same reply
     lm = ScriptedLM(lambda request: request.messages[-1].text)  # a reply computed from the request
     lm = SimulatedLM({"2 + 2": "4"}, knows=0.6, finds=0.7, adopts=0.9, misled=0.1, seed=1)
+
+Simulated agents fail together, as real models do: see ``SimulatedLM``. Independent errors flatter every ensemble.
 """
 
 from __future__ import annotations
@@ -21,16 +23,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from statistics import NormalDist
+from typing import Any, Final, Self, TypeAlias
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage, response_to_events
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Reply", "ScriptedLM", "SimulatedLM", "prompt_of"]
+__all__ = ["INDEPENDENT", "Chance", "Reply", "ScriptedLM", "SimulatedLM", "prompt_of"]
 
 Reply: TypeAlias = str | Sequence[str] | Callable[[Request], str]
+
+Chance: TypeAlias = float | Callable[[Request], float]
+"""A probability, or a function from the request to a probability, so that a prompt can matter."""
+
+INDEPENDENT: Final[Mapping[str, float]] = {"difficulty": 0.0, "same_error": 0.0}
+"""Arguments of ``SimulatedLM`` for agents that fail independently of each other."""
 
 _rollout: contextvars.ContextVar[int | None] = contextvars.ContextVar("moa_dspy_testing_rollout", default=None)
 
@@ -70,7 +79,7 @@ class SimulatedLM(ScriptedLM):
     """A simulated agent of known skill, for tasks with one right answer.
 
     It recognises the roles of `moa_dspy.signatures` by their inputs and not by their instructions, so that prompts may
-    be optimized. Its random draws depend only on `seed`, the request and the rollout id.
+    be optimized.
 
     - A proposal is right with probability `knows`, else it is one of the wrong answers.
     - A critique recognises with probability `finds` whether a peer's answer is right. It then suggests the right answer
@@ -83,14 +92,37 @@ class SimulatedLM(ScriptedLM):
       `finds` which one is right, and otherwise takes the newest. If it is asked for the probability of an improvement,
       it gives 0.95 or 0.05 if it recognises the right answer, and 0.6 otherwise.
 
+    **Hard questions.** Each task has a difficulty, which all agents share. An agent knows, or finds an error, if
+
+        sqrt(difficulty) * D + sqrt(1 - difficulty) * E < quantile(skill)
+
+    with D drawn for the task, E drawn for the request, both standard normal, and the quantile of the normal
+    distribution (a one-factor Gaussian copula). Over the tasks an agent is right as often as its skill says, whatever
+    `difficulty` is. On one task its skill depends on D. Two agents' outcomes have a latent correlation of `difficulty`.
+
+    **Shared errors.** Each task has one usual wrong answer. A wrong answer is this one with probability `same_error`,
+    else any of the wrong answers. So two wrong agents agree with a probability of at least `same_error` squared.
+
+    The defaults are measured. A 0.5B model was right in 15 % of single draws at GSM8K, and at least once in five draws
+    for 40 % of the problems; `difficulty=0.5` gives 39.7 %. Two models that are both wrong agree in 60 % (arXiv
+    2506.07962); `same_error=0.75` gives 56 % and accidental agreement. `SimulatedLM(..., **INDEPENDENT)` has neither.
+
+    Random draws depend only on `seed`, the model's name, the request and the rollout id. Those of a task depend only on
+    `world` and the task's text.
+
     Args:
         answers: the right answer of each task text. The longest text that occurs in the prompt counts.
-        knows: a probability, or a function from the request to a probability, so that a prompt can matter.
-        finds: a probability.
-        adopts: a probability.
-        misled: a probability.
+        knows: a `Chance`.
+        finds: a `Chance`.
+        adopts: a `Chance`.
+        misled: a `Chance`.
+        difficulty: share of a task in whether an agent is right, from 0 (all tasks are equally hard) to 1.
+        same_error: probability that a wrong answer is the task's usual one.
+        deceives: share of the tasks about which the agent deceives: it gives the usual wrong answer in every role, asks
+            all others for it, and is sure of it.
         wrong: wrong answers to draw from; None means the right answers of the other tasks.
-        seed: seed of the draws.
+        seed: seed of the agent's draws.
+        world: seed of the tasks' difficulties and usual wrong answers. The agents of a program share it.
         model: the name in traces.
         latency: duration of a call in seconds.
         **options: as for `dspy.LM`. With `cache=True`, agents of different skill need different names, because DSPy's
@@ -103,22 +135,28 @@ class SimulatedLM(ScriptedLM):
     def __init__(
         self,
         answers: Mapping[str, str],
-        knows: float | Callable[[Request], float] = 0.6,
+        knows: Chance = 0.6,
         *,
-        finds: float = 0.5,
-        adopts: float = 0.8,
-        misled: float = 0.2,
+        finds: Chance = 0.5,
+        adopts: Chance = 0.8,
+        misled: Chance = 0.2,
+        difficulty: float = 0.5,
+        same_error: float = 0.75,
+        deceives: float = 0.0,
         wrong: Sequence[str] | None = None,
         seed: int = 0,
+        world: int = 0,
         model: str = "simulated/agent",
         latency: float = 0.0,
         **options: Any,
     ) -> None:
-        chances = {"finds": finds, "adopts": adopts, "misled": misled, **({} if callable(knows) else {"knows": knows})}
-        for name, chance in chances.items():
-            if not (isinstance(chance, (int, float)) and 0 <= chance <= 1):
+        skills: dict[str, Chance] = {"knows": knows, "finds": finds, "adopts": adopts, "misled": misled}
+        shared = {"difficulty": difficulty, "same_error": same_error, "deceives": deceives}
+        for name, chance in {**skills, **shared}.items():
+            may_be_function = name in skills and callable(chance)
+            if not (may_be_function or (isinstance(chance, (int, float)) and 0 <= chance <= 1)):
                 raise ConfigurationError(f"{name}={chance!r} is not a probability; give a number from 0 to 1")
-        simulation = _Simulation(dict(answers), knows, finds, adopts, misled, wrong, seed)
+        simulation = _Simulation(dict(answers), skills, wrong=wrong, seed=seed, world=world, **shared)
         super().__init__(simulation.reply, model=model, latency=latency, **{"temperature": 1.0, **options})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -208,17 +246,40 @@ _SURE, _LIKELY, _UNLIKELY = 0.95, 0.6, 0.05
 _OUTPUT_FIELD = re.compile(r"^\d+\. `(\w+)`", re.MULTILINE)
 
 
+_NORMAL: Final = NormalDist()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task and what all agents share about it.
+
+    Attributes:
+        text: the task.
+        right: its right answer.
+        wrong: its wrong answers.
+        usual: the one that most agents fall for.
+        difficulty: how hard it is, as a draw of the standard normal distribution.
+    """
+
+    text: str
+    right: str
+    wrong: list[str]
+    usual: str
+    difficulty: float
+
+
 @dataclass(frozen=True)
 class _Simulation:
     """The behaviour of a simulated agent; the fields are the arguments of `SimulatedLM`."""
 
     answers: Mapping[str, str]
-    knows: float | Callable[[Request], float]
-    finds: float
-    adopts: float
-    misled: float
+    skills: Mapping[str, Chance]
+    difficulty: float
+    same_error: float
+    deceives: float
     wrong: Sequence[str] | None
     seed: int
+    world: int
 
     def reply(self, request: Request) -> str:
         """Return the reply of the requested role in the requested format."""
@@ -228,54 +289,55 @@ class _Simulation:
     def _play(self, request: Request) -> tuple[float | None, str]:
         """Return the probability of an improvement (only of a synthesis), and the answer or critique."""
         prompt = request.messages[-1].text or ""
-        right, others = self._task(prompt)
+        task = self._task(prompt)
         answers = [_core(text) for text in _ANSWER.findall(prompt)]
         fields = _asked_fields(request)
         of_own = "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
-        if "critique" in fields or (not fields and ("Peer Answer:" in prompt or of_own)):
-            return None, self._critique(request, right, answers)
-        if "to_compare" in prompt or "To Compare:" in prompt:
+        criticises = "critique" in fields or (not fields and ("Peer Answer:" in prompt or of_own))
+        if not criticises and ("to_compare" in prompt or "To Compare:" in prompt):
             return None, "true" if len(set(answers)) == 1 else "false"
+        if _uniform(self.world, self.seed, "deceives", task.text) < self.deceives:
+            answer = _suggestion(task.usual, answers[-1]) if criticises else task.usual
+            return _SURE if "improved" in fields else None, answer
+        if criticises:
+            return None, self._critique(request, task, answers)
         if "improved" in fields:
-            return self._synthesis(request, right, answers)
+            return self._synthesis(request, task, answers)
         if "Critiques:" in prompt or "[[ ## critiques ## ]]" in prompt:
-            return None, self._refinement(request, right, answers[0], _CRITIQUE.findall(prompt))
+            return None, self._refinement(request, task.right, answers[0], _CRITIQUE.findall(prompt))
         if "Candidate Answers:" in prompt or "[[ ## candidate_answers ## ]]" in prompt:
             return None, self._majority(request, answers)
-        return None, self._proposal(request, right, others, answers)
+        return None, self._proposal(request, task, answers)
 
-    def _task(self, prompt: str) -> tuple[str, list[str]]:
+    def _task(self, prompt: str) -> _Task:
         tasks = [task for task in self.answers if task in prompt]
         if not tasks:
             raise LookupError(f"the simulated agent knows no task in this prompt: {prompt[:200]!r}")
-        right = self.answers[max(tasks, key=len)]
-        wrong = sorted(set(self.wrong or self.answers.values()) - {right})
-        return right, wrong or [f"not {right}"]
+        text = max(tasks, key=len)
+        right = self.answers[text]
+        wrong = sorted(set(self.wrong or self.answers.values()) - {right}) or [f"not {right}"]
+        usual = wrong[int(_uniform(self.world, "usual", text) * len(wrong))]
+        return _Task(text, right, wrong, usual, _NORMAL.inv_cdf(_uniform(self.world, "difficulty", text)))
 
-    def _proposal(self, request: Request, right: str, others: list[str], answers: list[str]) -> str:
-        knows = self.knows(request) if callable(self.knows) else self.knows
-        if self._chance(request, "knows") < knows:
-            return right
+    def _proposal(self, request: Request, task: _Task, answers: list[str]) -> str:
+        if self._sees(request, "knows", task):
+            return task.right
         if answers:
             return answers[-1]  # the previous layer's output
-        return others[int(self._chance(request, "wrong") * len(others))]
+        if self._chance(request, "same error") < self.same_error:
+            return task.usual
+        return task.wrong[int(self._chance(request, "wrong") * len(task.wrong))]
 
-    def _critique(self, request: Request, right: str, answers: list[str]) -> str:
+    def _critique(self, request: Request, task: _Task, answers: list[str]) -> str:
         own, peer = answers[0], answers[-1]
-        if self._chance(request, "finds") < self.finds:
-            suggestion = None if peer == right else right
-        else:
-            suggestion = None if peer == own else own
-        if suggestion is None:
-            return "Nothing needs to change."
-        return f"The answer should be: {suggestion}. The reason is in the task."
+        return _suggestion(task.right if self._sees(request, "finds", task) else own, peer)
 
     def _refinement(self, request: Request, right: str, own: str, critiques: list[str]) -> str:
         suggested = [suggestion for text in critiques for suggestion in _SUGGESTION.findall(text)]
         if own != right:
-            return right if right in suggested and self._chance(request, "adopts") < self.adopts else own
+            return right if right in suggested and self._happens(request, "adopts") else own
         misleading = [suggestion for suggestion in suggested if suggestion != right]
-        return misleading[0] if misleading and self._chance(request, "misled") < self.misled else own
+        return misleading[0] if misleading and self._happens(request, "misled") else own
 
     def _majority(self, request: Request, answers: list[str]) -> str:
         counts = Counter(answers)
@@ -283,17 +345,44 @@ class _Simulation:
         winners = [answer for answer in counts if counts[answer] == best]
         return winners[int(self._chance(request, "tie") * len(winners))]
 
-    def _synthesis(self, request: Request, right: str, answers: list[str]) -> tuple[float, str]:
+    def _synthesis(self, request: Request, task: _Task, answers: list[str]) -> tuple[float, str]:
         before, newest = answers[-2], answers[-1]
         if before == newest:
             return _UNLIKELY, before
-        if self._chance(request, "finds") < self.finds:
-            return (_SURE, newest) if newest == right else (_UNLIKELY, before)
+        if self._sees(request, "finds", task):
+            return (_SURE, newest) if newest == task.right else (_UNLIKELY, before)
         return _LIKELY, newest
 
+    def _sees(self, request: Request, what: str, task: _Task) -> bool:
+        """Return whether the agent recognises what is right: its skill, the task and chance decide."""
+        skill = self._skill(request, what)
+        if not 0 < skill < 1:
+            return skill >= 1
+        own = _NORMAL.inv_cdf(self._chance(request, what))
+        return self.difficulty**0.5 * task.difficulty + (1 - self.difficulty) ** 0.5 * own < _NORMAL.inv_cdf(skill)
+
+    def _happens(self, request: Request, what: str) -> bool:
+        return self._chance(request, what) < self._skill(request, what)
+
+    def _skill(self, request: Request, what: str) -> float:
+        skill = self.skills[what]
+        return skill(request) if callable(skill) else skill
+
     def _chance(self, request: Request, what: str) -> float:
-        key = repr((self.seed, what, _rollout.get(), prompt_of(request))).encode()
-        return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big") / 2**56
+        return _uniform(self.seed, request.model, what, _rollout.get(), prompt_of(request))
+
+
+def _uniform(*key: Any) -> float:
+    """Return a number between 0 and 1, exclusive, that depends on the key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=6).digest()
+    return (int.from_bytes(digest, "big") + 0.5) / 2**48
+
+
+def _suggestion(wanted: str, peer: str) -> str:
+    """Return a critique of a peer's answer by a critic who wants another answer, or the same."""
+    if peer == wanted:
+        return "Nothing needs to change."
+    return f"The answer should be: {wanted}. The reason is in the task."
 
 
 def _asked_fields(request: Request) -> list[str]:

@@ -424,7 +424,7 @@ def test_agents_on_one_model_draw_their_own_samples_and_a_repeated_call_costs_no
 
 
 def test_three_simulated_agents_on_one_model_differ_with_the_cache_on():
-    lm = SimulatedLM({"Pick one.": "0"}, knows=0, wrong=[str(n) for n in range(1, 1000)], cache=True)
+    lm = SimulatedLM({"Pick one.": "0"}, knows=0, same_error=0, wrong=[str(n) for n in range(1, 1000)], cache=True)
     prediction = program_of([lm, lm, lm])(question="Pick one.")
     assert len(set(proposals(prediction))) == 3
 

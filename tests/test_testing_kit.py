@@ -10,12 +10,15 @@ from typing import Any, cast
 
 import dspy
 import pytest
+from scipy.stats import multivariate_normal, norm
+from support import planted
 
 import moa_dspy
+from benchmarks import search_worlds
 from moa_dspy import AttentionMoA, ConfigurationError
 from moa_dspy.run.adapters import PlainTextAdapter
 from moa_dspy.signatures import Roles, derive_roles
-from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
+from moa_dspy.testing import INDEPENDENT, ScriptedLM, SimulatedLM, prompt_of
 
 TASKS = {f"What is the colour of box {number:04}?": f"colour {number % 7}" for number in range(500)}
 ADAPTERS: dict[str, Callable[[], dspy.Adapter]] = {
@@ -53,6 +56,7 @@ def test_a_model_that_cannot_be_is_refused():
     with pytest.raises(ConfigurationError, match="no reply"):
         ScriptedLM([])
     wrong: dict[str, Any] = {"knows": 7, "finds": -3, "adopts": "often", "misled": math.nan}
+    wrong |= {"difficulty": 1.1, "same_error": -0.1, "deceives": lambda request: 0.5}
     for name, chance in wrong.items():
         with pytest.raises(ConfigurationError, match=f"{name}=.* is not a probability"):
             SimulatedLM(TASKS, **{name: chance})
@@ -106,10 +110,73 @@ def test_it_knows_as_often_as_it_is_said_to(knows: float):
 
 
 def test_its_wrong_answers_are_spread_over_the_others():
-    lm = SimulatedLM({"q1?": "yes"}, knows=0, wrong=["no", "maybe", "yes"])
+    lm = SimulatedLM({"q1?": "yes"}, knows=0, same_error=0, wrong=["no", "maybe", "yes"])
     answers = [ask(lm.copy(rollout_id=n), ROLES.propose, {"question": "q1?"}).answer for n in range(600)]
     assert set(answers) == {"no", "maybe"}
     assert_rate((answer == "no" for answer in answers), 0.5)
+
+
+@pytest.mark.parametrize(("difficulty", "same_error"), [(0, 0), (0.3, 0.5), (0.5, 0.75), (1, 1)])
+def test_agents_fail_together_as_the_model_says_and_each_is_as_skilled_as_stated(difficulty: float, same_error: float):
+    """Marginal rates are the skills. Joint ones are those of two correlated normal variables."""
+    tasks = {f"item {number:04}": f"colour {number % 7}" for number in range(1000)}
+    shared: dict[str, Any] = {"difficulty": difficulty, "same_error": same_error}
+    lms = [SimulatedLM(tasks, knows, model=f"sim/{knows}", **shared) for knows in (0.3, 0.7)]
+    replies = [[lm(task)[0] for task in tasks] for lm in lms]
+    failures = [[reply != right for reply, right in zip(of_one, tasks.values(), strict=True)] for of_one in replies]
+    assert_rate(failures[0], 0.7)
+    assert_rate(failures[1], 0.3)
+    bounds = [norm.ppf(1 - knows) for knows in (0.3, 0.7)]
+    correlation = min(difficulty, 1 - 1e-9)
+    both = multivariate_normal.cdf(bounds, mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
+    together = [all(pair) for pair in zip(*failures, strict=True)]
+    assert_rate(together, both)
+    same = [one == other for one, other, fail in zip(*replies, together, strict=True) if fail]
+    assert_rate(same, same_error**2 + (1 - same_error**2) / 6)
+
+
+def test_hard_questions_stay_hard_and_belong_to_the_world():
+    """The draws of one agent agree on a question. Another world has other hard questions."""
+    tasks = {f"item {number:04}": "yes" for number in range(600)}
+
+    def failures(lm: SimulatedLM, rollout: int | None) -> list[bool]:
+        return [lm(task, rollout_id=rollout)[0] != "yes" for task in tasks]
+
+    def together(one: list[bool], other: list[bool]) -> list[bool]:
+        return [all(pair) for pair in zip(one, other, strict=True)]
+
+    lm, other_world = SimulatedLM(tasks, 0.5), SimulatedLM(tasks, 0.5, world=1, model="sim/other")
+    assert_rate(together(failures(lm, 1), failures(lm, 2)), 1 / 3)  # at a correlation of 0.5; independent: 1 / 4
+    assert_rate(together(failures(lm, 1), failures(other_world, 1)), 1 / 4)
+
+
+def test_agents_of_one_seed_with_other_names_draw_for_themselves():
+    tasks = {f"item {number:04}": "yes" for number in range(600)}
+    lms = [SimulatedLM(tasks, 0.5, model=f"sim/{name}", **INDEPENDENT) for name in "ab"]
+    assert_rate([all(lm(task)[0] == "yes" for lm in lms) for task in tasks], 1 / 4)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_deceptive_agent_is_wrong_on_purpose_in_every_role(adapter: str):
+    liar = SimulatedLM(TASKS, knows=1, finds=1, deceives=1)
+    question, right = next(iter(TASKS.items()))
+    inputs = {"question": question}
+    lie = ask(liar, ROLES.propose, inputs, adapter).answer
+    assert lie != right
+    assert lie in ask(liar, ROLES.critique, ROLES.for_critique(inputs, lie, right), adapter).critique
+    assert "Nothing" in ask(liar, ROLES.critique, ROLES.for_critique(inputs, lie, lie), adapter).critique
+    assert refined(liar, question, lie, right, adapter) == lie
+    assert ask(liar, ROLES.aggregate, ROLES.for_aggregate(inputs, [right, right, lie]), adapter).answer == lie
+    if adapter != "plain":
+        made = ask(liar, ROLES.synthesize, ROLES.for_synthesize(inputs, [right, right]), adapter)
+        assert (made.improved, made.answer) == (True, lie)
+
+
+def test_it_deceives_about_as_many_tasks_as_it_is_said_to_and_stays_with_them():
+    lm = SimulatedLM(TASKS, knows=1, deceives=0.3)
+    lied = [[lm(task, rollout_id=rollout)[0] != right for task, right in TASKS.items()] for rollout in (1, 2)]
+    assert_rate(lied[0], 0.3)
+    assert lied[0] == lied[1]
 
 
 @pytest.mark.parametrize("finds", [0.0, 0.3, 1.0])
@@ -228,6 +295,25 @@ def test_skill_may_depend_on_the_prompt():
     assert lm("q? Think step by step.")[0] == "yes"
 
 
+def test_critics_and_refinements_may_depend_on_the_prompt_too():
+    def planted(request: Any) -> float:
+        return float("Count in dozens." in prompt_of(request))
+
+    question, right = next(iter(TASKS.items()))
+    lm = SimulatedLM(TASKS, finds=planted, adopts=planted, misled=planted)
+    inputs = ROLES.for_critique({"question": question}, own=wrong(question), peer=wrong(question))
+    for words, sees in (("Be brief.", False), ("Count in dozens.", True)):
+        critic = ROLES.critique.with_instructions(words)
+        assert (right in ask(lm, critic, inputs).critique) is sees
+        critiques = [f"The answer should be: {right}. The reason is in the task."]
+        refined = ask(
+            lm,
+            ROLES.refine.with_instructions(words),
+            ROLES.for_refine({"question": question}, wrong(question), critiques),
+        )
+        assert (refined.answer == right) is sees
+
+
 def test_the_longest_task_that_is_found_counts():
     lm = SimulatedLM({"2 + 2": "4", "12 + 2": "14"}, knows=1)
     assert lm("What is 12 + 2?")[0] == "14"
@@ -246,14 +332,37 @@ def test_agents_that_help_each_other_are_right_more_often_than_one_alone():
     def accuracy(program: AttentionMoA) -> float:
         return sum(program(question=question).answer == TASKS[question] for question in questions) / len(questions)
 
-    def agents(finds: float) -> list[dspy.BaseLM]:
-        return [
-            SimulatedLM(TASKS, 0.4, finds=finds, adopts=0.9, misled=0.1, seed=seed, model=f"simulated/{seed}")
-            for seed in range(3)
-        ]
+    def agents(finds: float, **errors: Any) -> list[dspy.BaseLM]:
+        skill: dict[str, Any] = {"finds": finds, "adopts": 0.9, "misled": 0.1, **errors}
+        return [SimulatedLM(TASKS, 0.4, model=f"simulated/{number}", **skill) for number in range(3)]
 
     alone = accuracy(moa_dspy.single_model("question -> answer", agents(0.7)[0]))
     together = accuracy(AttentionMoA("question -> answer", agents(0.7), layers=1))
     blind = accuracy(AttentionMoA("question -> answer", agents(0.0), layers=1))
-    assert together > alone + 0.2
-    assert together > blind + 0.2
+    flattered = accuracy(AttentionMoA("question -> answer", agents(0.7, **INDEPENDENT), layers=1))
+    assert together > alone + 0.15
+    assert together > blind + 0.15
+    assert flattered > together
+
+
+def accuracy_of(program: AttentionMoA, examples: Iterable[dspy.Example]) -> float:
+    scores = [example.answer == program(**example.inputs()).answer for example in examples]
+    return sum(scores) / len(scores)
+
+
+def test_planted_critics_pay_only_with_their_prompt_and_their_architecture():
+    examples = planted.examples(0, 40)
+    plain, without = (planted.program_of(planted.critics(), attention=attention) for attention in ("full", "none"))
+    told = plain.deepcopy()
+    for predictor in (told.critique, told.self_critique):
+        predictor.signature = predictor.signature.with_instructions(planted.PHRASE)
+    best = accuracy_of(told, examples)
+    assert best >= accuracy_of(plain, examples) + 0.15
+    assert best >= accuracy_of(without, examples) + 0.15
+
+
+def test_an_ensemble_is_better_without_its_deceptive_agent():
+    world = search_worlds.worlds(40)["deceptive agent"]
+    agents = world.agents()
+    whole, honest = (AttentionMoA(search_worlds.TASK, some, layers=1) for some in (agents, agents[:-1]))
+    assert accuracy_of(honest, world.examples) >= accuracy_of(whole, world.examples) + 0.1

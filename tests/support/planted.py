@@ -52,6 +52,11 @@ def agents(knows: Any = told, count: int = 3, **options: Any) -> list[dspy.BaseL
     ]
 
 
+def critics(**options: Any) -> list[dspy.BaseLM]:
+    """Agents that find errors only with the planted instruction: critics and their prompt matter together."""
+    return agents(0.5, **{"finds": lambda request: 0.8 * (PHRASE in prompt_of(request)), "adopts": 0.9, **options})
+
+
 def program_of(lms: Any, **options: Any) -> AttentionMoA:
     return AttentionMoA("question -> answer", lms, **{"layers": 1, "attention": "none", **options})
 
