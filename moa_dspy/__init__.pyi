@@ -52,5 +52,6 @@ from .trace import (
     Step as Step,
     StepStarted as StepStarted,
     Trace as Trace,
+    record_prompts as record_prompts,
     watch as watch,
 )

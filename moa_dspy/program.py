@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import dspy
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
+import moa_dspy
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
 from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.cost.budget import Budget
+from moa_dspy.display import Displayed, Table
 from moa_dspy.errors import ConfigurationError, InputError
-from moa_dspy.files.program_file import SavedProgram, save
+from moa_dspy.files.program_file import SavedProgram, digest_of, save
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.gate import GateChoice, gate_of
 from moa_dspy.json_safe import json_safe
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
+from moa_dspy.prediction import Prediction
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.run import event_loop
 from moa_dspy.run.concurrency import nested_run
@@ -43,23 +47,7 @@ _RESERVED: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
-class Prediction(dspy.Prediction):
-    """The task's outputs, as from any DSPy program, and the trace of the run.
-
-    Attributes:
-        trace: the run's ``Trace``. It is not an output, so keys, comparisons and exports do not include it.
-    """
-
-    trace: Trace
-
-    def __init__(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        trace = trace or getattr(kwargs.get("base"), "trace", None)
-        if trace is not None:
-            object.__setattr__(self, "trace", trace)
-
-
-class AttentionMoA(dspy.Module):
+class AttentionMoA(Displayed, dspy.Module):
     """Several language models answer, criticise all answers, refine, and their answers are aggregated.
 
     Implements Attention-MoA (arXiv 2601.16596). Simpler ensembles are the same program with parts switched off, see
@@ -229,7 +217,7 @@ class AttentionMoA(dspy.Module):
             raise
         finally:
             session.publish_trace()
-            trace = self._trace(outcome, stopped_by, session)
+            trace = self._trace(outcome, stopped_by, session, values)
             for watcher in session.watchers:
                 watcher(trace)
         return Prediction(**answer.outputs, trace=trace)
@@ -284,7 +272,38 @@ class AttentionMoA(dspy.Module):
             seconds_per_call=seconds_per_call,
         )
 
-    def _trace(self, outcome: Outcome | None, stopped_by: StoppedBy, session: Session) -> Trace:
+    def _facts(self) -> Mapping[str, Any]:
+        shape = self.architecture
+        return {
+            "task": self.task.signature,
+            "agents": ", ".join(slot.name for slot in self._slots),
+            "layers": shape.layers,
+            "attention": str(shape.attention),
+            "aggregation": str(shape.aggregation),
+            "max_calls": shape.max_calls,
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        prompts = [
+            (name, predictor.signature.instructions, len(predictor.demos))
+            for name, predictor in self.named_predictors()
+        ]
+        agents = [spec.model_dump(include={"name", "model", "temperature"}) for spec in self.architecture.agents]
+        return [
+            Table("agents", ("agent", "model", "temperature"), [tuple(agent.values()) for agent in agents]),
+            Table("prompts", ("predictor", "instructions", "demos"), prompts),
+            *([Table("provenance", ("", ""), self.provenance.rows())] if self.provenance else []),
+        ]
+
+    def _digest(self) -> str | None:
+        """Return the digest of the program, or None if it cannot be written to a file."""
+        with contextlib.suppress(ConfigurationError, TypeError, ValueError, RecursionError):
+            return None if self.architecture.custom_parts else digest_of(self)
+        return None
+
+    def _trace(
+        self, outcome: Outcome | None, stopped_by: StoppedBy, session: Session, inputs: Mapping[str, Any]
+    ) -> Trace:
         layers = () if outcome is None else outcome.layers
         return Trace(
             steps=session.steps,
@@ -293,6 +312,10 @@ class AttentionMoA(dspy.Module):
             stopped_by=stopped_by,
             agreement=None if outcome is None else outcome.agreement,
             seconds=session.clock() - session.began,
+            inputs={name: to_jsonable_python(value, fallback=str) for name, value in inputs.items()},
+            program=self._digest(),
+            version=moa_dspy.__version__,
+            date=session.date,
         )
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import datetime
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import pydantic
 
 from moa_dspy.cost.usage import Tokens, Usage
+from moa_dspy.display import Displayed, Table
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.json_safe import json_safe
 from moa_dspy.redaction import redacted
@@ -36,6 +38,8 @@ __all__ = [
     "Watcher",
     "current_watchers",
     "model_names",
+    "prompts_recorded",
+    "record_prompts",
     "usage_of",
     "watch",
 ]
@@ -70,7 +74,7 @@ class Failure(_Record):
     retry_after: float | None = None
 
 
-class Step(_Record):
+class Step(Displayed, _Record):
     """One step of a run.
 
     Attributes:
@@ -102,6 +106,7 @@ class Step(_Record):
         end: seconds from the start of the run.
         failures: the failure of every failed try, in order, even if a later try succeeded.
         error: the cause of a failed step.
+        prompts: the prompt of every call, as text, if prompts are recorded; see ``record_prompts``.
     """
 
     layer: int
@@ -129,9 +134,19 @@ class Step(_Record):
     end: float = 0.0
     failures: tuple[Failure, ...] = ()
     error: Failure | None = None
+    prompts: tuple[_Text, ...] = ()
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in ("layer", "stage", "agent", "target", "status", "calls", "text")},
+            "error": None if self.error is None else self.error.kind,
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        return [Table("prompts", ["prompt"], [[prompt] for prompt in self.prompts])] if self.prompts else []
 
 
-class Trace(_Record):
+class Trace(Displayed, _Record):
     """The record of a finished run.
 
     Attributes:
@@ -143,6 +158,11 @@ class Trace(_Record):
         agreement: share of the answers in the largest group of equal proposals, in the last layer; None if fewer than
             two agents answered there.
         seconds: wall time of the run.
+        inputs: the task's inputs, as JSON values.
+        program: digest of the program's architecture, task, prompts and demos, as in its file; None if it cannot be
+            written to a file, or in traces of older versions.
+        version: the version of moa-dspy that ran it; None in traces of older versions.
+        date: start of the run, in UTC; None in traces of older versions.
     """
 
     steps: tuple[Step, ...]
@@ -151,6 +171,41 @@ class Trace(_Record):
     stopped_by: StoppedBy = "layers"
     agreement: float | None = None
     seconds: float = 0.0
+    inputs: _Outputs = pydantic.Field(default_factory=dict)
+    program: _Text | None = None
+    version: _Text | None = None
+    date: datetime.datetime | None = None
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {
+            "stopped_by": self.stopped_by,
+            "layers": self.layers,
+            "steps": len(self.steps),
+            "calls": self.calls,
+            "tokens": self.tokens.total,
+            "cost": self.total.dollars,
+            "seconds": round(self.seconds, 2),
+            "date": None if self.date is None else f"{self.date:%Y-%m-%d %H:%M} UTC",
+            "program": self.program,
+            "version": self.version,
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        head = ("layer", "stage", "agent", "target", "status", "text", "calls", "tokens", "seconds")
+        rows = [
+            (
+                *(step.layer, step.stage, step.agent, step.target, step.status),
+                step.text if step.error is None else step.error.message,
+                *(step.calls, step.tokens.total, step.end - step.start),
+            )
+            for step in self.steps
+        ]
+        outputs = [(layer, *item) for layer, outputs in enumerate(self.outputs, 1) for item in outputs.items()]
+        return [
+            Table("inputs", ("input", "value"), list(self.inputs.items())),
+            Table("outputs", ("layer", "output", "value"), outputs),
+            Table("steps", head, rows),
+        ]
 
     @property
     def layers(self) -> int:
@@ -381,6 +436,22 @@ def watch(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         current_watchers.reset(token)
+
+
+prompts_recorded: contextvars.ContextVar[bool] = contextvars.ContextVar("moa_dspy_prompts_recorded", default=False)
+
+
+@contextlib.contextmanager
+def record_prompts() -> Iterator[None]:
+    """Record the prompts of every run that starts within the block, in ``Step.prompts``.
+
+    They make traces many times as large. Images and files in them are left out.
+    """
+    token = prompts_recorded.set(True)
+    try:
+        yield
+    finally:
+        prompts_recorded.reset(token)
 
 
 def _failures(steps: Sequence[Step]) -> Iterator[str]:

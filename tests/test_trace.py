@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, strategies as st
 from support.loopback import Body, Http, Loopback, completion
 
-from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, single_model
-from moa_dspy.testing import ScriptedLM
+import moa_dspy
+from moa_dspy import AttentionMoA, ConfigurationError, Step, Tokens, Trace, record_prompts, single_model
+from moa_dspy.testing import ScriptedLM, prompt_of
 from moa_dspy.trace import STAGES, Failure, Grouping, Stage, Status, StoppedBy
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=20)
@@ -42,6 +45,7 @@ STEPS = st.builds(
     unanswered=st.integers(0, 2),
     failures=st.lists(st.builds(Failure, kind=TEXTS, message=TEXTS), max_size=2).map(tuple),
     error=st.none() | st.builds(Failure, kind=TEXTS, message=TEXTS),
+    prompts=st.lists(TEXTS, max_size=2).map(tuple),
 )
 TRACES = st.builds(
     Trace,
@@ -50,6 +54,10 @@ TRACES = st.builds(
     improved=st.lists(st.none() | st.booleans(), max_size=3).map(tuple),
     stopped_by=st.sampled_from(get_args(StoppedBy)),
     seconds=SECONDS,
+    inputs=OUTPUTS,
+    program=st.none() | st.just("0123456789abcdef"),
+    version=st.none() | st.just("0.1.0"),
+    date=st.none() | st.datetimes(timezones=st.just(datetime.UTC)),
 )
 
 
@@ -226,3 +234,55 @@ def test_a_reply_that_was_cut_off_is_on_record_and_the_summary_says_whose() -> N
         trace = moa(question="?").trace
     assert [step.agent for step in trace.steps if step.truncated] == ["long"]
     assert "cut at max_tokens: propose by long" in trace.summary()
+
+
+def test_a_trace_says_what_was_asked_of_which_program_and_when(tmp_path: Path):
+    class Pattern:
+        def critics(self, target: int, agents: int, layer: int) -> tuple[int, ...]:
+            return (target,)
+
+    agents = [ScriptedLM("Paris", "openai/a"), ScriptedLM("Rome", "openai/b")]
+    program = AttentionMoA("question, hint -> answer", agents, layers=1)
+    before = datetime.datetime.now(datetime.UTC)
+    trace = program(question="Where?", hint="\ud800").trace
+    assert trace.inputs == {"question": "Where?", "hint": "?"}
+    assert trace.version == moa_dspy.__version__
+    assert trace.date is not None
+    assert before <= trace.date <= datetime.datetime.now(datetime.UTC)
+    program.save(tmp_path / "program.json")
+    loaded = moa_dspy.load(tmp_path / "program.json", lms={lm.model: lm for lm in agents})
+    assert loaded(question="Where?", hint="").trace.program == trace.program is not None
+    propose: Any = program.propose
+    propose.signature = propose.signature.with_instructions("Think.")
+    assert program(question="Where?", hint="").trace.program != trace.program
+    custom = AttentionMoA("question -> answer", agents, layers=1, attention=Pattern())
+    assert custom(question="Where?").trace.program is None  # it cannot be written to a file
+
+
+def test_traces_of_older_versions_are_read():
+    old = (
+        '{"steps": [{"layer": 1, "stage": "propose", "agent": "a", "text": "Paris"}], "outputs": [{"answer": "Paris"}]}'
+    )
+    trace = Trace.from_json(old)
+    assert (trace.inputs, trace.program, trace.version, trace.date, trace.steps[0].prompts) == (
+        {},
+        None,
+        None,
+        None,
+        (),
+    )
+
+
+def test_prompts_are_recorded_on_request_one_for_each_call():
+    lms = [ScriptedLM(["no number", "4"], "scripted/a"), ScriptedLM("4", "scripted/b")]
+    program = AttentionMoA("question -> answer: int", lms, layers=1, aggregation="vote")
+    assert all(step.prompts == () for step in program(question="What is 2 + 2?").trace.steps)
+    lms[0] = ScriptedLM(["no number", "4"], "scripted/c")
+    program = AttentionMoA("question -> answer: int", lms, layers=1, aggregation="vote")
+    with record_prompts():
+        steps = program(question="What is 2 + 2?").trace.steps
+    assert [len(step.prompts) for step in steps] == [step.calls for step in steps]
+    assert steps[0].calls == 2
+    assert all("What is 2 + 2?" in prompt for step in steps for prompt in step.prompts)
+    sent = [prompt_of(request).strip() for request in lms[0].requests]
+    assert [prompt.strip() for step in steps if step.model == "scripted/c" for prompt in step.prompts] == sent

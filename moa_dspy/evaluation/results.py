@@ -6,11 +6,12 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from moa_dspy.cost.usage import Tokens, Usage
+from moa_dspy.display import Displayed, Table
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.records import Record, difference, latest, read_records
 from moa_dspy.evaluation.statistics import Gain, Score
@@ -53,8 +54,8 @@ class PairedDifference:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
+@dataclass(frozen=True, repr=False)
+class EvaluateResult(Displayed):
     """The result of ``evaluate``.
 
     Attributes:
@@ -96,10 +97,38 @@ class EvaluateResult:
     program_usage: Usage
     judge_usage: Usage
     seconds: float
-    records: Sequence[Record] = field(repr=False)
+    records: Sequence[Record]
     comparison: PairedDifference | None = None
     path: Path | None = None
     remarks: Sequence[str] = ()
+
+    def _facts(self) -> Mapping[str, Any]:
+        cost = self.usage.cost_usd
+        return {
+            "program": self.program,
+            "benchmark": self.benchmark,
+            "metric": self.metric,
+            "score": self.score,
+            "items": self.items,
+            "errors": self.errors or None,
+            "unparsed": self.unparsed or None,
+            "unread": self.unread or None,
+            "pending": self.pending or None,
+            "calls": self.calls,
+            "tokens": self.tokens.total,
+            "cost": "unknown" if cost is None else f"${cost:.6f}",
+            "remarks": "; ".join(self.remarks) or None,
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        rows = [
+            (record.id, record.category, record.status, record.score, record.outputs or record.error)
+            for record in self.records
+        ]
+        return [
+            Table("categories", ("category", "score"), list(self.categories.items())),
+            Table("items", ("item", "category", "status", "score", "outputs"), rows),
+        ]
 
     @property
     def scored(self) -> int:

@@ -15,6 +15,7 @@ from moa_dspy.agents import remarks_of
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import ModelPrice, offline_prices
 from moa_dspy.cost.tokens import Counter
+from moa_dspy.display import Displayed, Table
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.planning.estimate import CostEstimate
 from moa_dspy.planning.lengths import Lengths, check_whole
@@ -101,7 +102,7 @@ class RunEstimate(CostEstimate):
         return {number: sum(part.calls for part in self.stages if part.layer == number) for number in numbers}
 
 
-class Plan(pydantic.BaseModel):
+class Plan(Displayed, pydantic.BaseModel):
     """The cost of a program on one question, and on ``times`` questions.
 
     Attributes:
@@ -140,6 +141,25 @@ class Plan(pydantic.BaseModel):
     def to_json(self, indent: int | None = None) -> str:
         """Return the plan as JSON text."""
         return self.model_dump_json(indent=indent)
+
+    def _facts(self) -> Mapping[str, Any]:
+        total = self.total
+        return {
+            "times": self.times,
+            "calls": total.calls,
+            "least_calls": self.total_minimum.calls,
+            "tokens": total.tokens,
+            "cost": total.dollars,
+            "models": ", ".join(dict.fromkeys(estimate.model for estimate in self.full.models)),
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        (stage_head, *stages), (model_head, *models) = stage_rows(self), model_rows(self)
+        return [
+            Table("stages", stage_head, stages),
+            Table("models", model_head, models),
+            Table("summary", ("",), [(line,) for line in summary_lines(self)]),
+        ]
 
     def to_table(self) -> str:
         """Return the plan as plain text."""

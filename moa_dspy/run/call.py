@@ -33,7 +33,7 @@ from moa_dspy.run.formats import default_adapters
 from moa_dspy.run.knn_demos import shown_demos
 from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
-from moa_dspy.run.reading import any_visible, prompt_in, read, with_texts
+from moa_dspy.run.reading import any_visible, as_text, prompt_in, read, with_texts
 from moa_dspy.run.session import RunLM, Session, StepId
 from moa_dspy.run.step_meter import StepMeter
 from moa_dspy.trace import Failure, Status, Step, StepStarted
@@ -158,6 +158,7 @@ class _Call:
         self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
         self._probabilities: dict[str, float] = {}
         self._failures: list[Failure] = []
+        self._prompts: list[str] = []
         self._calls = self._unanswered = 0
         self._truncated = False  # whether the last reply ended at max_tokens
         self._calls_before = 0  # of the current attempt
@@ -327,6 +328,8 @@ class _Call:
             self._unanswered += unanswered
             seconds = None if sent is None or answered is None else answered - sent
             prompt = functools.partial(prompt_in, args, options)
+            if sent is not None and self._session.record_prompts:
+                self._prompts.append(as_text(prompt()))
             lost = unanswered and not known.in_thread  # a thread reports its call when it ends
             await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost)
         return self._answer_in(lm, reply)
@@ -434,6 +437,7 @@ class _Call:
             end=self._session.clock() - self._session.began,
             failures=tuple(self._failures),
             error=self.failure,
+            prompts=tuple(self._prompts),
         )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "End",
     "Text",
     "any_visible",
+    "as_text",
     "is_visible",
     "prompt_in",
     "read",
@@ -131,6 +132,15 @@ def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:
     if isinstance(asked, Request):
         return "\n\n".join([str(asked.system or ""), *(message.text or "" for message in asked.messages)])
     return asked or ""
+
+
+def as_text(prompt: Text) -> str:
+    """Return a prompt as one text. Images and files are left out."""
+    if isinstance(prompt, str):
+        return prompt
+    contents = [message if isinstance(message, str) else message.get("content") for message in prompt]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [{"text": content}])]
+    return "\n\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and part.get("text"))
 
 
 def any_visible(outputs: Mapping[str, Any], names: Iterable[str]) -> bool:

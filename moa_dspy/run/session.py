@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import time
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from moa_dspy.run.adapters import lenient
 from moa_dspy.run.degrade import RunBudget
 from moa_dspy.run.embeddings import Embeddings
 from moa_dspy.run.tolerance import Tolerance
-from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers
+from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers, prompts_recorded
 
 __all__ = ["RunLM", "Session", "StepId"]
 
@@ -105,11 +106,13 @@ class Session:
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
+        record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
         traces: the DSPy trace of each step, if the caller wants one.
         free: names of the adapter's models that cost nothing.
         clock: returns seconds.
         began: start of the run, in seconds of ``clock``.
+        date: start of the run, in UTC.
 
     Raises:
         ConfigurationError: if the budget is in dollars and DSPy's history, which holds the prices, is off.
@@ -131,11 +134,13 @@ class Session:
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
         self.lms: dict[int, RunLM] = {}
+        self.record_prompts = prompts_recorded.get()
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
         self.traces: list[tuple[StepId, list[Any]]] | None = None if self._trace is None else []
         self.began = self.clock()
+        self.date = datetime.datetime.now(datetime.UTC)
         self.recorded: list[tuple[StepId, Step]] = []
         self.budget = RunBudget(budget, self.clock)
         if budget.usd is not None and (settings.disable_history or settings.max_history_size == 0):

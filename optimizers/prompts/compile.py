@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.usage import Price, Usage
+from moa_dspy.display import Displayed
 from moa_dspy.errors import (
     BudgetExhaustedError,
     BudgetInterruptError,
@@ -71,8 +72,8 @@ class CompileProgress:
         return min(self.cost.paid_calls / max(self.of, 1), 0.99)
 
 
-@dataclass(frozen=True)
-class CompileResult:
+@dataclass(frozen=True, repr=False)
+class CompileResult(Displayed):
     """The result of ``compile``.
 
     Attributes:
@@ -92,6 +93,9 @@ class CompileResult:
     price: Price
     cost: Usage
     report: dict[str, Any]
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {"score": self.score, "before": self.before, "gain": self.gain, "paid_calls": self.cost.paid_calls}
 
 
 def compile(  # noqa: A001 (DSPy's word)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
+from moa_dspy.display import Displayed
 from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import CONNECTION, connection_digest, describe, digest
 from moa_dspy.evaluation.statistics import Score
@@ -84,8 +85,8 @@ class SearchProgress:
     cost: Usage
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(Displayed):
     """The result of a search.
 
     Attributes:
@@ -103,6 +104,9 @@ class SearchResult:
     report: dict[str, Any]
     study: Study
     pareto: tuple[Point, ...]
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {"score": self.score, "trials": len(self.study.trials), "paid_calls": self.cost.paid_calls}
 
 
 def search(

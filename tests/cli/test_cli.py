@@ -345,9 +345,12 @@ def test_the_key_comes_from_the_named_variable_and_shows_nowhere(
     monkeypatch.setenv("TEAM_KEY", "sk-very-secret")
     monkeypatch.setenv("OPENAI_API_KEY", "of-another")
     config = agents_file(tmp_path, provider, ["one"], api_key_env="TEAM_KEY")
-    outcome = moa("ask", "Capital of France?", "-c", config, "--layers", "1", "--trace", "t.json")
+    outcome = moa("ask", "Capital of France?", "-c", config, "--layers", "1", "--trace", "t.json", "--prompts")
     assert set(provider.keys) == {"sk-very-secret"}
-    assert "sk-very-secret" not in outcome.out + outcome.err + (tmp_path / "t.json").read_text()
+    text = (tmp_path / "t.json").read_text()
+    assert "sk-very-secret" not in outcome.out + outcome.err + text
+    assert all("Capital of France?" in prompt for step in Trace.from_json(text).steps for prompt in step.prompts)
+    assert sum(len(step.prompts) for step in Trace.from_json(text).steps) == len(provider.bodies)
 
 
 def test_a_server_of_ones_own_is_never_sent_the_providers_key(
@@ -449,6 +452,7 @@ def test_servers_without_keys_need_none(moa: Run) -> None:
         ),
         (["ask", "x", "--program", "a", "--aggregator", "local"], "--aggregator cannot go with a saved program"),
         (["ask", "x", "--trace", "no/such/folder/t.json"], "--trace no/such/folder/t.json cannot be written"),
+        (["ask", "x", "--prompts"], "--prompts records prompts in the trace"),
         (["ask", "x", "--trace", "."], "--trace . cannot be written: it is a folder"),
         (["ask", "x", "--agent", "local/none.gguf"], "local/none.gguf"),
         (["ask", "x", "--agent", "local/broken.json"], "is not a GGUF file"),
@@ -913,7 +917,12 @@ def test_an_interrupt_ends_the_run_with_130_and_keeps_the_trace(provider: Provid
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-1] == "error: interrupted"
+    *_, paid, last = err.splitlines()
+    assert last == "error: interrupted"
+    assert re.fullmatch(
+        r"1 layer, \d calls, \d+ tokens, cost unknown and \d calls? cut short, which may be billed, .* s, interrupted",
+        paid,
+    )
     assert "Traceback" not in err
     statuses = {step.status for step in Trace.from_json((tmp_path / "t.json").read_text()).steps}
     assert statuses == {"ok", "cancelled"}

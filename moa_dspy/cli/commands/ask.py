@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any, cast
 
 from moa_dspy.cli.inputs import gather_inputs
@@ -19,10 +20,10 @@ from moa_dspy.cli.output import (
 from moa_dspy.cli.programs import budget_of, build_program, check_keys, note_default_agents
 from moa_dspy.cli.views.failures import failure_of
 from moa_dspy.cli.views.progress import note_totals, watching_run
-from moa_dspy.errors import AllProposalsFailedError, RunError
+from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, RunError
 from moa_dspy.json_safe import json_safe
 from moa_dspy.program import AttentionMoA, Prediction
-from moa_dspy.trace import Trace
+from moa_dspy.trace import Trace, record_prompts
 
 __all__ = ["run"]
 
@@ -30,13 +31,16 @@ __all__ = ["run"]
 def run(options: Ask) -> None:
     """Ask the question, and write the answer."""
     check_files({"--trace": options.trace}, replace=True)
+    if options.prompts and options.trace is None:
+        raise ConfigurationError("--prompts records prompts in the trace; give its file, too: --trace FILE")
     budget = budget_of(options)
     program = build_program(options)
     program.budget = program.budget.within(budget)
     check_keys(program)
     values = gather_inputs(program.task, options)
     note_default_agents(options, "asking")
-    prediction = _ask(program, values, options.trace)
+    with record_prompts() if options.prompts else nullcontext():
+        prediction = _ask(program, values, options.trace)
     try:
         _write_trace(prediction.trace, options.trace)  # first: printing may fail, as into a pipe without a reader
     finally:
@@ -48,12 +52,14 @@ def run(options: Ask) -> None:
 
 
 def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Prediction:
-    """Return the answer. If the run fails, its trace is written, too."""
+    """Return the answer. If the run fails or is interrupted, its trace is written, too."""
     with watching_run(program.architecture, silent=settings.quiet) as ended:
         try:
             prediction = cast("Prediction", program(**values))
         except BaseException as problem:
             for trace in ended:
+                if isinstance(problem, KeyboardInterrupt):
+                    note_totals(trace)
                 try:
                     _write_trace(trace, path)
                 except RunError as error:  # it must not hide why the run failed

@@ -109,7 +109,10 @@ def totals(trace: Trace) -> str:
     layers = f"{trace.layers} layer{'s' if trace.layers != 1 else ''}"
     calls = f"{trace.calls} calls ({trace.cached_calls} cached)" if trace.cached_calls else f"{trace.calls} calls"
     cost = "cost unknown" if trace.cost_usd is None else dollars(trace.cost_usd)
-    return f"{layers}, {calls}, {trace.tokens.total} tokens, {cost}, {trace.seconds:.1f} s{_STOPPED[trace.stopped_by]}"
+    cut = trace.usage.unanswered
+    more = f" and {cut} call{'s' if cut != 1 else ''} cut short, which may be billed" if cut else ""
+    end = f"{cost}{more}, {trace.seconds:.1f} s{_STOPPED[trace.stopped_by]}"
+    return f"{layers}, {calls}, {trace.tokens.total} tokens, {end}"
 
 
 def dollars(amount: float) -> str:
