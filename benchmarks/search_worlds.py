@@ -22,7 +22,7 @@ from moa_dspy.testing import INDEPENDENT, SimulatedLM, prompt_of
 __all__ = ["ERRORS", "SPACE", "TASK", "Errors", "World", "exact", "worlds"]
 
 Errors: TypeAlias = Literal["shared", "independent"]
-ERRORS: Final[Mapping[Errors, Mapping[str, float]]] = {"shared": {}, "independent": INDEPENDENT}
+ERRORS: Final[Mapping[Errors, Mapping[str, Any]]] = {"shared": {}, "independent": INDEPENDENT}
 """Arguments of ``SimulatedLM`` by how errors come about."""
 
 TASK = "question -> answer: int"

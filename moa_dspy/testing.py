@@ -38,7 +38,7 @@ Reply: TypeAlias = str | Sequence[str] | Callable[[Request], str]
 Chance: TypeAlias = float | Callable[[Request], float]
 """A probability, or a function from the request to a probability, so that a prompt can matter."""
 
-INDEPENDENT: Final[Mapping[str, float]] = {"difficulty": 0.0, "same_error": 0.0}
+INDEPENDENT: Final[Mapping[str, Any]] = {"difficulty": 0.0, "same_error": 0.0}
 """Arguments of ``SimulatedLM`` for agents that fail independently of each other."""
 
 _rollout: contextvars.ContextVar[int | None] = contextvars.ContextVar("moa_dspy_testing_rollout", default=None)

@@ -1,3 +1,8 @@
+from .analysis.ceiling import (
+    Ceiling as Ceiling,
+    ceiling as ceiling,
+    ceiling_of as ceiling_of,
+)
 from .analysis.contributions import (
     Contribution as Contribution,
     Contributions as Contributions,
@@ -79,6 +84,7 @@ from .provenance import (
 from .report.page import render as render
 from .report.records import (
     AcceptanceRecord as AcceptanceRecord,
+    CeilingRecord as CeilingRecord,
     CompareRecord as CompareRecord,
     CompileRecord as CompileRecord,
     ContributionsRecord as ContributionsRecord,

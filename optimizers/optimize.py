@@ -20,8 +20,10 @@ import dspy
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.usage import Usage
+from moa_dspy.display import Displayed, Table, one_line
 from moa_dspy.errors import DeclinedError
 from moa_dspy.evaluation.statistics import Score
+from moa_dspy.optimizers.analysis.ceiling import Ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
@@ -44,8 +46,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class OptimizeResult:
+@dataclass(frozen=True, repr=False)
+class OptimizeResult(Displayed):
     """The result of ``optimize``; ``str`` gives the verdict and the notes.
 
     Attributes:
@@ -60,6 +62,8 @@ class OptimizeResult:
         stop: the fits of the stop rule, one per round.
         profile: gain of each stage of ``program`` on the held-out examples.
         contributions: gain of each agent of ``program`` on the held-out examples.
+        ceiling: what the agents can reach on the examples to tune on. None without a search and ``least_gain``, and if
+            the metric calls models.
         report: all results as JSON values; ``moa-dspy report`` renders them as a page.
         ended_by: ``budget`` if the budget skipped or shortened a part, else ``done``.
     """
@@ -74,6 +78,7 @@ class OptimizeResult:
     stop: tuple[StopFit, ...]
     profile: Profile | None
     contributions: Contributions | None
+    ceiling: Ceiling | None
     report: dict[str, Any]
     ended_by: EndedBy
 
@@ -81,6 +86,21 @@ class OptimizeResult:
     def accepted(self) -> bool:
         """Return whether the test shows that the candidate is better than the original program."""
         return self.acceptance is not None and self.acceptance.accepted
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {
+            "accepted": self.accepted,
+            "score": self.score,
+            "program": one_line("AttentionMoA", self.program._facts()),
+            "paid_calls": self.cost.paid_calls,
+            "tokens": self.cost.tokens.total,
+            "cost": "unknown" if self.cost.cost_usd is None else f"${self.cost.cost_usd:.6f}",
+            "ended_by": self.ended_by,
+            "verdict": self.report["verdict"],
+        }
+
+    def _tables(self) -> Sequence[Table]:
+        return [Table("notes", ("note",), [(note,) for note in self.report["notes"]])]
 
     def __str__(self) -> str:
         return "\n".join([self.report["verdict"], *self.report["notes"]])
@@ -102,6 +122,7 @@ def optimize(
     explain: bool = True,
     seed: int = 0,
     concurrency: int = 8,
+    least_gain: float | None = None,
     progress: Callable[[OptimizeProgress], None] | None = None,
     before: Callable[[WorkEstimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
@@ -124,6 +145,9 @@ def optimize(
         explain: whether to analyse stages and agents of the result on the held-out examples.
         seed: seed of everything random.
         concurrency: maximum number of concurrent examples.
+        least_gain: the smallest gain over the best single agent that is worth the rest. With it, every agent is first
+            asked once for each example of ``trainset``. If the ceiling of their answers leaves less room, the program
+            is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid. It returns whether to continue.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.
@@ -135,7 +159,7 @@ def optimize(
     """
     plan = OptimizePlan(
         program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
-        explain, seed, concurrency, search,
+        explain, seed, concurrency, least_gain, search,
     )  # fmt: skip
     if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
@@ -206,6 +230,7 @@ def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
         stop=tuple(run.stops),
         profile=run.profile,
         contributions=run.contributions,
+        ceiling=run.ceiling,
         report=_report(run, record),
         ended_by=run.ended_by,
     )
@@ -229,6 +254,7 @@ def _report(run: OptimizeRun, record: Provenance) -> dict[str, Any]:
         "acceptance": None if run.acceptance is None else run.acceptance.report,
         "profile": None if run.profile is None else run.profile.report,
         "contributions": None if run.contributions is None else run.contributions.report,
+        "ceiling": None if run.ceiling is None else run.ceiling.report,
         "baseline": _program(plan.program),
         "candidate": _program(run.candidate),
         "cost": run.cost.model_dump(),

@@ -16,7 +16,8 @@ from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.statistics import check_alpha
+from moa_dspy.evaluation.statistics import check_alpha, check_share
+from moa_dspy.optimizers.analysis.ceiling import proposals_of
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Metric,
@@ -119,6 +120,7 @@ class OptimizePlan:
     explain: bool
     seed: int
     concurrency: int
+    least_gain: float | None
     search: Mapping[str, Any]
     tune: list[dspy.Example] = field(init=False)
     held: list[dspy.Example] = field(init=False)
@@ -133,6 +135,8 @@ class OptimizePlan:
         check_metric(self.metric)
         check_alpha(self.alpha)
         check_concurrency(self.concurrency)
+        if self.least_gain is not None:
+            check_share("least_gain", self.least_gain)
         if isinstance(self.parts, str) or not self.parts or not set(self.parts) <= set(PARTS):
             raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}")
         if self.rounds < 1:
@@ -159,7 +163,8 @@ class OptimizePlan:
     def stages(self) -> list[str]:
         """Return the names of all parts, in order."""
         tuned = [part for part in PARTS if part in self.parts] * self.rounds
-        return [*tuned, "acceptance", *(["explanation"] if self.explain else [])]
+        first = [] if self.least_gain is None else ["ceiling"]
+        return [*first, *tuned, "acceptance", *(["explanation"] if self.explain else [])]
 
     @property
     def objective(self) -> Objective:
@@ -280,6 +285,9 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
     """Yield each part with the upper bound and the guess."""
     program, tuning, held = plan.program, len(plan.tune), len(plan.held)
     own, largest, usual = _prices(plan)
+    if plan.least_gain is not None:  # every agent is asked once for each example
+        asked = _price(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
+        yield "ceiling", asked, asked
     for start in [own, *[largest] * (plan.rounds - 1)]:
         if "architecture" in plan.parts:  # the program so far and each trial run on all examples
             itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.cost.budget import BudgetGuard
@@ -13,6 +13,7 @@ from moa_dspy.data.splitting import sample
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, MoAError
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.program_file import digest_of
+from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
@@ -30,6 +31,7 @@ __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
 EndedBy: TypeAlias = Literal["done", "budget"]
 
 _WEIGHTS: Final[Mapping[str, float]] = {
+    "ceiling": 0.0,
     "architecture": 4.0,
     "prompts": 3.0,
     "stop": 1.0,
@@ -71,6 +73,7 @@ class OptimizeRun:
         rounds: a report of each part of each round.
         notes: further remarks for the reader.
         spent: the cost of each part.
+        hopeless: whether the agents' ceiling leaves less room than the smallest gain that is worth it.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class OptimizeRun:
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
+        self.ceiling: Ceiling | None = None
+        self.hopeless = False
         self._guard, self._meter, self._progress = BudgetGuard(plan.budget, meter=meter), meter, progress
         self._storage = open_storage(plan.search["storage"])
         self._best: float | None = None
@@ -124,12 +129,20 @@ class OptimizeRun:
         elif tuned:
             end = " before the budget ended" if cut else ""
             why = f"nothing better was found on the training examples{end}"
+        elif self.hopeless and self.ceiling is not None:
+            room, wanted = self.ceiling.room, self.plan.least_gain
+            why = f"its agents' ceiling leaves room for a gain of {room:.1%}, less than {wanted:.1%}; "
+            why += self.ceiling.sentence
         else:
             why = f"the budget covers no part; {more}" if cut else "there was nothing to tune"
         return f"The program is kept: {why}."
 
     def run(self) -> None:
         """Tune the program, test the candidate on the held-out examples, and explain the program to use."""
+        if self.plan.least_gain is not None:
+            self._do("ceiling", self._find_ceiling)
+            if self.hopeless:
+                return
         work = {"architecture": self._search, "prompts": self._compile, "stop": self._fit_stop}
         for _ in range(self.plan.rounds):
             self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
@@ -143,6 +156,19 @@ class OptimizeRun:
     @property
     def _changed(self) -> bool:
         return digest_of(self.candidate) != digest_of(self.plan.program)
+
+    def _find_ceiling(self, _: BudgetGuard | None) -> None:
+        plan = self.plan
+        self.ceiling = ceiling(
+            plan.program,
+            plan.tune,
+            plan.metric,
+            concurrency=plan.concurrency,
+            seed=plan.seed,
+            budget=self._guard,
+            progress=self._counter(len(plan.tune), "examples with every agent"),
+        )
+        self.hopeless = plan.least_gain is not None and self.ceiling.room < plan.least_gain
 
     def _search(self, share: BudgetGuard | None) -> None:
         plan, program, number = self.plan, self.plan.program, len(self.rounds)
@@ -182,19 +208,24 @@ class OptimizeRun:
         examples = self._unlearnt
         count = self._counter(len(examples), "runs of the program itself")
         try:
-            return measure(
+            own = measure(
                 self.candidate,
                 examples,
                 self.plan.metric,
                 concurrency=self.plan.concurrency,
                 budget=share,
                 progress=count,
+                keep_traces=True,
             )
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
                 f"left out, since the budget ended while the program itself was run on the {len(examples)} examples to "
                 "search with; raise it, or give fewer examples"
             ) from None
+        if len(self.rounds) == 1:
+            options: dict[str, Any] = {"concurrency": self.plan.concurrency, "seed": self.plan.seed}
+            self.ceiling = known_ceiling(self.candidate, own.runs, self.plan.metric, **options) or self.ceiling
+        return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Make the found program the candidate if it scores higher than the original on the same examples."""

@@ -128,7 +128,8 @@ def test_agents_fail_together_as_the_model_says_and_each_is_as_skilled_as_stated
     assert_rate(failures[1], 0.3)
     bounds = [norm.ppf(1 - knows) for knows in (0.3, 0.7)]
     correlation = min(difficulty, 1 - 1e-9)
-    both = multivariate_normal.cdf(bounds, mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
+    normal: Any = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]])
+    both = normal.cdf(bounds)
     together = [all(pair) for pair in zip(*failures, strict=True)]
     assert_rate(together, both)
     same = [one == other for one, other, fail in zip(*replies, together, strict=True) if fail]

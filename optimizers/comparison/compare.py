@@ -23,6 +23,7 @@ from moa_dspy.cost.prices import models_without_price
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
+from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Verdict, judge
@@ -91,6 +92,8 @@ class Comparison(pydantic.BaseModel):
         pilot: number of other examples, which chose the single model.
         rule: the rule that gives the verdict from scores and prices.
         notes: further remarks for the reader, such as choices and omissions.
+        ceiling: what the program's agents can reach on the test examples, and what its synthesis finds and loses; None
+            if the metric calls models, which would be paid for every proposal, or a gate left agents out.
         programs: the programs of all contenders, by name.
         cost: total amount paid.
     """
@@ -110,6 +113,7 @@ class Comparison(pydantic.BaseModel):
     pilot: int
     rule: str = RULE
     notes: tuple[str, ...] = ()
+    ceiling: Ceiling | None = None
     programs: pydantic.SkipValidation[Mapping[str, AttentionMoA]] = pydantic.Field(exclude=True, repr=False)
     cost: Usage
 
@@ -149,7 +153,8 @@ class Comparison(pydantic.BaseModel):
         table = text_table([head, *(_cells(one) for one in self.contenders)], left=(0, 1))
         spend = f"spend: {self.match} for an example, as a multiple of the program's; at most {self.tolerance:.0%} more"
         over = f"{self.examples} test examples; p adjusted for {len(self.contenders) - 1} baselines (Holm)"
-        lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes]
+        ceiling = [] if self.ceiling is None else [self.ceiling.sentence]
+        lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes, *ceiling]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -259,9 +264,16 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alph
         examples=examples,
         pilot=pilot,
         notes=tuple(run.notes),
+        ceiling=_ceiling(run, seed),
         programs={name: entry.program for name, entry in entries.items()},
         cost=cost,
     )
+
+
+def _ceiling(run: ComparisonRun, seed: int) -> Ceiling | None:
+    """Return what the program's agents can reach, from its runs on the test examples."""
+    entry = run.entries[PROGRAM]
+    return known_ceiling(entry.program, entry.measured.runs, run.metric, concurrency=run.concurrency, seed=seed)
 
 
 def _contender(run: ComparisonRun, name: str, verdict: Verdict, seed: int) -> Contender:

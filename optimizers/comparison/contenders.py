@@ -85,7 +85,13 @@ class ComparisonRun:
         judged = bool(self.entries)  # the metric has judged the program, which runs first
         with failures_of(what):
             return run_examples(
-                program, examples, metric, guard=self.guard, concurrency=self.concurrency, metric_may_fail=judged
+                program,
+                examples,
+                metric,
+                guard=self.guard,
+                concurrency=self.concurrency,
+                keep_traces=not judged,  # of the program: they show what its agents can reach
+                metric_may_fail=judged,
             )
 
     def enter(self, name: str, what: str, program: AttentionMoA, size: int | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import jinja2
 
 import moa_dspy
+from moa_dspy.display import environment
 from moa_dspy.optimizers.report import figures
 from moa_dspy.optimizers.report.records import DamagedRecord, OptimizeRecord, ReportRecord, parse
 from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, as_text, printable, prompt_changes
@@ -27,6 +28,7 @@ _TITLES: Final = {
     "compare": "Comparison at matched spend",
     "profile": "Stage profile",
     "contributions": "What each agent adds",
+    "ceiling": "Ceiling of the agents",
 }
 
 
@@ -78,6 +80,8 @@ def _sections(record: ReportRecord | DamagedRecord) -> Iterator[_Section]:
 def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
     yield _Section("Verdict", "verdict", record)
     yield _Section("Cost by stage", "cost", record)
+    if record.ceiling is not None:
+        yield _Section(_TITLES["ceiling"], "ceiling", record.ceiling)
     for number, done in enumerate(record.rounds, 1):
         prefix = f"Round {number}: " if len(record.rounds) > 1 else ""
         method = done.prompts.method if done.prompts else None
@@ -102,19 +106,12 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("moa_dspy.optimizers.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=as_text,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["as_text"] = as_text
-    environment.globals.update(
+    made = environment("moa_dspy.optimizers.report", as_text)
+    made.filters["as_text"] = as_text
+    made.globals.update(
         charts=figures,
         architecture_rows=architecture_rows,
         architecture_text=architecture_text,
         prompt_changes=prompt_changes,
     )
-    return environment
+    return made

@@ -18,6 +18,7 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.statistics import Gain, Score
+from moa_dspy.optimizers.analysis.ceiling import Ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
@@ -30,6 +31,7 @@ __all__ = [
     "KINDS",
     "MODELS",
     "AcceptanceRecord",
+    "CeilingRecord",
     "CompareRecord",
     "CompileRecord",
     "ContributionsRecord",
@@ -209,6 +211,13 @@ class ProfileRecord(Profile):
 
 
 @_partial
+class CeilingRecord(Ceiling):
+    """What any selection among a program's agents can reach."""
+
+    kind: Literal["ceiling"] = "ceiling"
+
+
+@_partial
 class ContributionsRecord(Contributions):
     """The contributions of all agents."""
 
@@ -254,6 +263,7 @@ class OptimizeRecord(_Value):
     acceptance: AcceptanceRecord | None = None
     profile: ProfileRecord | None = None
     contributions: ContributionsRecord | None = None
+    ceiling: CeilingRecord | None = None
     baseline: _ProgramSide = _ProgramSide()
     candidate: _ProgramSide = _ProgramSide()
     cost: Usage | None = None
@@ -342,6 +352,7 @@ ReportRecord: TypeAlias = (
     | CompareRecord
     | ProfileRecord
     | ContributionsRecord
+    | CeilingRecord
     | ProgramRecord
     | EvaluationRecord
     | TraceRecord

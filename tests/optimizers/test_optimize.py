@@ -687,3 +687,34 @@ def test_the_program_itself_is_measured_before_a_search_is_paid_for() -> None:
     enough = optimize(program, trainset=examples(60), budget=Budget(calls=6000), explain=False, **given)
     assert [spec.name for spec in enough.candidate.architecture.agents] == ["c2"]
     assert enough.accepted
+
+
+def test_where_the_ceiling_leaves_no_room_it_stops_after_one_call_of_each_agent_for_an_example() -> None:
+    hopeless = [simulated(name, knows=0.0) for name in "abc"]
+    program = AttentionMoA("question -> answer", hopeless, layers=1)
+    tasks = examples(30)
+    options: dict[str, Any] = {"trainset": tasks[:20], "valset": tasks[20:], "metric": exact, **SEARCH}
+    options |= {"parts": ["architecture"]}
+    forecasted = forecast(program, least_gain=0.2, **options)
+    assert next((part.part, part.most.calls) for part in forecasted.parts) == ("ceiling", 60)
+    result = optimize(program, least_gain=0.2, **options)
+    assert sum(len(lm.requests) for lm in hopeless) == 3 * 20 == result.cost.paid_calls
+    assert result.program.provenance is not None
+    assert (result.acceptance, result.searched, result.profile) == (None, (), None)
+    assert result.ceiling is not None
+    assert result.ceiling.all_wrong == 20
+    assert "its agents' ceiling leaves room for a gain of 13.9%, less than 20.0%" in str(result)
+    assert "Ceiling of the agents" in render([result.report])
+
+
+def test_where_there_is_room_the_search_goes_on_and_pays_the_first_calls_once() -> None:
+    lms = [simulated(name, knows=0.5) for name in "ab"]
+    program = AttentionMoA("question -> answer", lms, layers=1)
+    options: dict[str, Any] = {"trainset": examples(24), "metric": exact, "parts": ["architecture"], "explain": False}
+    result = optimize(program, least_gain=0.02, **options, **SEARCH)
+    assert result.searched
+    assert result.ceiling is not None
+    assert result.ceiling.found is not None  # of the whole program, which was run as well
+    for lm in lms:
+        asked = [(request.config.temperature, prompt_of(request)) for request in lm.requests]
+        assert [asked.count(one) for one in asked[:16]] == [1] * 16

@@ -51,7 +51,7 @@ def result_parts(result: OptimizeResult) -> Iterator[RenderableType]:
     rows = [_cost(part, cost) for part, cost in (*spent, ("all", result.cost))]
     yield ""
     yield table([("spent", "calls", "tokens", "cost", "seconds"), *rows])
-    for analysis in (result.profile, result.contributions):
+    for analysis in (result.ceiling, result.profile, result.contributions):
         if analysis is not None:
             yield f"\n{analysis}"
 

@@ -24,7 +24,7 @@ from support import planted
 from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import ConfigurationError
-from moa_dspy.optimizers import SearchSpace, accept, compare, compile, contributions, profile, search  # noqa: A004
+from moa_dspy.optimizers import SearchSpace, accept, ceiling, compare, compile, contributions, profile, search  # noqa: A004
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
 from moa_dspy.optimizers.report.page import render
@@ -102,22 +102,22 @@ def results() -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dspy, "cache", cache)
         agents = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
-        train, test = planted.examples(0, 10), planted.examples(20, 30)
+        train, test = planted.examples(0, 20), planted.examples(20, 30)
         program = planted.program_of(planted.agents(planted.told, 2, cache=True), attention="full")
         given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "n_trials": 5, "unit": "calls"}
         found = search("question -> answer", agents, space=SPACE, **given)
         tuned = compile(
             program,
             trainset=train[:6],
-            valset=train[6:],
+            valset=train[6:10],
             metric=planted.right,
             method="bootstrap",
             bootstrapped_demos=1,
         )
         told = compile(
             program,
-            trainset=train[:4],
-            valset=train[4:],
+            trainset=train[:12],
+            valset=train[12:],
             metric=planted.right,
             method="copro",
             prompt_lm=planted.writer(),
@@ -132,6 +132,7 @@ def results() -> Iterator[dict[str, Any]]:
             "acceptance": accept(program, told.program, valset=test, metric=planted.right),
             "profile": profile(program, test, planted.right),
             "contributions": contributions(program, test, planted.right),
+            "ceiling": ceiling(program, test, planted.right, whole=True),
             "compare": compare(program, baselines=["single", "moa"], devset=test, metric=planted.right),
         }
 
@@ -207,6 +208,7 @@ def test_every_record_alone_shows_its_own_figures(results: dict[str, Any]) -> No
         "acceptance": [results["acceptance"].reason],
         "profile": [*(row.score for row in stages.rows if row.score), *(row.gain for row in stages.rows if row.gain)],
         "contributions": [*(row.adds for row in agents.rows), *(row.score for row in agents.rows), agents.score],
+        "ceiling": [way.right for way in results["ceiling"].ways],
         "compare": [contest.verdict, *(one.score for one in contest.contenders), *contest.notes],
     }
     for kind, figures in expected.items():
@@ -270,7 +272,7 @@ def test_a_record_without_anything_says_so(kind: str) -> None:
     assert "not on record" in page.text or "There is no" in page.text or "missing" in page.text
 
 
-@pytest.mark.parametrize("kind", ["search", "compile", "acceptance", "profile", "contributions", "compare"])
+@pytest.mark.parametrize("kind", ["search", "compile", "acceptance", "profile", "contributions", "ceiling", "compare"])
 def test_a_result_writes_no_field_that_its_record_has_not(kind: str, results: dict[str, Any]) -> None:
     report = json.loads(json.dumps(results[kind].report))
     written = MODELS[kind].model_validate(report, extra="forbid").model_dump(mode="json", exclude_unset=True)
