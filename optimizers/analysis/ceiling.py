@@ -8,7 +8,7 @@ so recorded runs of the whole program also show how often that happened, and how
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -16,6 +16,7 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
+from moa_dspy.display import Displayed
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
@@ -48,7 +49,7 @@ class Way(pydantic.BaseModel):
         return None if self.price.usd is None or not self.right.value else self.price.usd / self.right.value
 
 
-class Ceiling(pydantic.BaseModel):
+class Ceiling(Displayed, pydantic.BaseModel):
     """What the agents of a program can reach; ``str`` gives a table, ``report`` JSON values.
 
     Attributes:
@@ -83,6 +84,9 @@ class Ceiling(pydantic.BaseModel):
     right: float = 1.0
     failed: int = 0
     cost: Usage = Usage()
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {"examples": self.examples, "all_wrong": self.all_wrong, "most": self.most, "best": self.best.name}
 
     @property
     def ways(self) -> list[Way]:
