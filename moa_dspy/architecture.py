@@ -15,10 +15,10 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.gate import Gate, GateChoice, gate_of
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 
-__all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "validated"]
+__all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "new_in_window", "validated"]
 
 Aggregation = Literal["synthesis", "vote", "none"]
-Residual = Literal["synthesis", "none"]
+Residual = Literal["synthesis", "answers", "none"]
 
 RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
 """Names that a trace uses for the aggregator and for a vote. Agents cannot have them."""
@@ -56,11 +56,13 @@ class Architecture(_Frozen):
         layers: L, at least 1.
         aggregator: the agent that aggregates and synthesizes; None for the first agent's model.
         attention: the attention pattern, see ``moa_dspy.attention``.
-        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on.
+        residual: how layers are joined. ``"synthesis"``: by residual synthesis. ``"none"``: a layer's aggregate is
+            passed on. ``"answers"``: all answers of a layer are passed on, and the last layer is the aggregator alone
+            (MoA, arXiv 2406.04692).
         early_stop: whether the run ends when a synthesis finds no improvement, or a custom ``StopCondition``.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
-        aggregation: how a layer's answers become one: by an LM (``"synthesis"``), by vote, unchanged from a single
-            agent (``"none"``), or by a custom ``AggregationRule``.
+        aggregation: how a layer's answers become one: by an LM (``"synthesis"``), by an LM in windows of k answers (a
+            number k), by vote, unchanged from a single agent (``"none"``), or by a custom ``AggregationRule``.
         reasoning: whether a reasoning field precedes outputs that are not free text.
         gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
     """
@@ -72,7 +74,7 @@ class Architecture(_Frozen):
     residual: Residual = "synthesis"
     early_stop: Annotated[bool | StopCondition, pydantic.SkipValidation] = True
     shared_prompts: bool = True
-    aggregation: Annotated[Aggregation | AggregationRule, pydantic.SkipValidation] = "synthesis"
+    aggregation: Annotated[Aggregation | int | AggregationRule, pydantic.SkipValidation] = "synthesis"
     reasoning: bool = True
     # A gate that is off is left out of files and digests, which therefore are those of programs without gates.
     gate: Annotated[GateChoice, pydantic.PlainValidator(gate_of), pydantic.PlainSerializer(str)] = pydantic.Field(
@@ -94,14 +96,27 @@ class Architecture(_Frozen):
         check_attention(self.attention, len(names))
         if self.aggregation == "none" and len(names) > 1:
             raise ValueError(f"aggregation='none' takes one agent, not {len(names)}")
+        if self.residual == "answers":
+            if self.layers < 2:
+                raise ValueError(
+                    "residual='answers' takes 2 layers or more, because the last layer is the aggregator alone; give "
+                    "layers=2, or another residual"
+                )
+            if not isinstance(self.early_stop, bool):
+                raise ValueError("residual='answers' has no output between layers that early_stop could compare")
         return self
 
     @pydantic.field_validator("aggregation")
     @classmethod
     def _check_aggregation(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 2:
+            return value
         if value in get_args(Aggregation) if isinstance(value, str) else isinstance(value, AggregationRule):
             return value
-        raise ValueError("input should be 'synthesis', 'vote', 'none' or an object with a method aggregate()")
+        raise ValueError(
+            "input should be 'synthesis', 'vote', 'none', a window of 2 or more answers, or an object with a method "
+            "aggregate()"
+        )
 
     @pydantic.field_validator("early_stop")
     @classmethod
@@ -165,11 +180,29 @@ class Architecture(_Frozen):
         return 0 if gate is None or gate.compare == "text" else len(gate.rounds(len(self.agents)))
 
     @property
+    def proposing_layers(self) -> int:
+        """Return the number of layers in which agents propose: all, or all but the last."""
+        return self.layers - (self.residual == "answers")
+
+    @property
+    def output_layers(self) -> range:
+        """Return the layers that have an output of their own: all, or only the last."""
+        return range(self.layers if self.residual == "answers" else 1, self.layers + 1)
+
+    @property
+    def aggregate_calls(self) -> int:
+        """Return the number of LM calls that make one answer of all agents' answers."""
+        window, agents = self.aggregation, len(self.agents)
+        if not isinstance(window, int):
+            return int(self.aggregates)
+        return 1 + max(0, -(-(agents - window) // new_in_window(window)))
+
+    @property
     def max_calls(self) -> int:
         """Return the number of LM calls of a run without early stop, agreement and failed calls."""
-        calls = self.layers * (len(self.agents) + self.gate_calls + self.aggregates)
-        calls += (self.layers - 1) * self.synthesizes
-        for layer in range(1, self.layers + 1):
+        calls = self.proposing_layers * (len(self.agents) + self.gate_calls) + (self.layers - 1) * self.synthesizes
+        calls += len(self.output_layers) * self.aggregate_calls
+        for layer in range(1, self.proposing_layers + 1):
             calls += sum(len(critics) + bool(critics) for critics in self.critics(layer))  # critiques, refinement
         return calls
 
@@ -178,8 +211,8 @@ class Architecture(_Frozen):
         """Return the number of LM calls on the longest sequential path of such a run."""
         gate = self.agreement_gate
         proposals = 1 if gate is None else max(1, len(gate.rounds(len(self.agents))))
-        layer = proposals + self.gate_calls + (2 if self.critiques else 0) + self.aggregates
-        return self.layers * layer + (self.layers - 1) * self.synthesizes
+        proposed = self.proposing_layers * (proposals + self.gate_calls + (2 if self.critiques else 0))
+        return proposed + len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
 
     def rows(self) -> dict[str, str]:
         """Return the properties of a run, apart from its models, as names and texts for people."""
@@ -195,6 +228,11 @@ class Architecture(_Frozen):
             "reasoning": words[self.reasoning],
             "calls": f"at most {self.max_calls}, of which {self.depth} follow one another",
         }
+
+
+def new_in_window(window: int) -> int:
+    """Return how many new answers a later window reads. The answer so far fills its other half."""
+    return window - window // 2
 
 
 Spec = TypeVar("Spec", bound=_Frozen)

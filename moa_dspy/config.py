@@ -237,7 +237,7 @@ _SHAPE: Final = _table(
     # A file names built-in variants only.
     | {
         "attention": Annotated[Any, pydantic.PlainValidator(_pattern)],
-        "aggregation": Aggregation,
+        "aggregation": Aggregation | int,
         "early_stop": bool,
     },
 )

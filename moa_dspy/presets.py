@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from moa_dspy.agents import AgentLike, agent_of
-from moa_dspy.architecture import Aggregation
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
-from moa_dspy.signatures import TaskSignature, derive_roles
+from moa_dspy.signatures import TaskSignature
 
 __all__ = ["attention_moa", "mixture_of_agents", "self_consistency", "self_moa", "single_model"]
 
@@ -29,9 +28,10 @@ def single_model(signature: str | TaskSignature, agent: AgentLike, **options: An
 def self_consistency(
     signature: str | TaskSignature, agent: AgentLike, *, samples: int = 5, **options: Any
 ) -> AttentionMoA:
-    """Return self-consistency (arXiv 2203.11171): several samples of one model.
+    """Return self-consistency (arXiv 2203.11171): a vote of several samples of one model.
 
-    If every output is typed, the samples vote. If one is free text, an LM synthesizes the answer.
+    The method is for answers that can be equal: typed outputs, or short texts (case does not count). If no two samples
+    are equal, the first one is the answer. For longer texts use ``self_moa``.
 
     Args:
         signature: the task.
@@ -42,39 +42,52 @@ def self_consistency(
     Raises:
         ConfigurationError: if there are fewer than 2 samples, or the temperature is 0.
     """
-    roles = derive_roles(signature)
-    typed = all(roles.task.output_fields[name].annotation is not str for name in roles.voted)
-    aggregation: Aggregation = "vote" if typed else "synthesis"
     agents = _samples(agent, samples)
-    return AttentionMoA(signature, agents, layers=1, attention="none", aggregation=aggregation, **options)
+    return AttentionMoA(signature, agents, layers=1, attention="none", aggregation="vote", **options)
 
 
-def mixture_of_agents(signature: str | TaskSignature, agents: Sequence[AgentLike], **options: Any) -> AttentionMoA:
-    """Return MoA (arXiv 2406.04692): layers of proposals and an aggregate, without critiques or residual synthesis.
+def mixture_of_agents(
+    signature: str | TaskSignature, agents: Sequence[AgentLike], *, layers: int = 3, **options: Any
+) -> AttentionMoA:
+    """Return MoA as published (arXiv 2406.04692).
+
+    Every agent of a later layer reads all answers of the layer before. The last layer is the aggregator alone, so N
+    agents make N(L - 1) + 1 calls.
 
     Args:
         signature: the task.
         agents: the models.
-        **options: further arguments of ``AttentionMoA``, such as ``layers`` and ``aggregator``.
+        layers: L, at least 2. The published one has 3, MoA-Lite has 2.
+        **options: further arguments of ``AttentionMoA``, such as ``aggregator``.
     """
-    return AttentionMoA(signature, agents, attention="none", residual="none", **options)
+    return AttentionMoA(signature, agents, layers=layers, attention="none", residual="answers", **options)
 
 
 def self_moa(
-    signature: str | TaskSignature, agent: AgentLike, *, samples: int = 5, layers: int = 1, **options: Any
+    signature: str | TaskSignature,
+    agent: AgentLike,
+    *,
+    samples: int = 5,
+    layers: int = 2,
+    window: int | None = None,
+    **options: Any,
 ) -> AttentionMoA:
     """Return Self-MoA (arXiv 2502.00674): MoA over several samples of one model, which also aggregates.
 
     Args:
         signature: the task.
         agent: the model; its temperature must not be 0.
-        samples: number of samples in each layer, at least 2.
-        layers: number of layers.
+        samples: number of samples in each layer but the last, at least 2.
+        layers: L, at least 2; the last layer is the aggregator alone.
+        window: number of answers that the aggregator reads at a time, for Self-MoA-Seq; None is all of them. Half of
+            each later window is the answer so far.
         **options: further arguments of ``AttentionMoA``, such as another ``aggregator``.
 
     Raises:
         ConfigurationError: if there are fewer than 2 samples, or the temperature is 0.
     """
+    if window is not None:
+        options["aggregation"] = window
     return mixture_of_agents(signature, _samples(agent, samples), layers=layers, **options)
 
 

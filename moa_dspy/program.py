@@ -61,12 +61,14 @@ class AttentionMoA(Displayed, dspy.Module):
         aggregator: the agent that aggregates and synthesizes. Default: the first agent's model, without its persona.
         attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, k (itself and k
             peers, rotating with the layer), or a custom ``AttentionPattern``.
-        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on.
+        residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on,
+            ``"answers"`` passes all answers of a layer on, and the last layer is the aggregator alone.
         early_stop: whether to end the run, with the last accepted output, when a synthesis finds no improvement; or a
             custom ``StopCondition``.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
-        aggregation: ``"synthesis"`` (an LM writes the layer's answer), ``"vote"`` (equal outputs are counted, without
-            a call), ``"none"`` (the answer of the only agent), or a custom ``AggregationRule``.
+        aggregation: ``"synthesis"`` (an LM writes the layer's answer), k (the same in windows of k answers), ``"vote"``
+            (equal outputs are counted, without a call), ``"none"`` (the answer of the only agent), or a custom
+            ``AggregationRule``.
         reasoning: whether a reasoning field precedes outputs that are not free text.
         gate: whether the run ends with its proposals if they agree: ``"off"``, ``"unanimous"`` (all answers are equal)
             or a ``Gate``.
@@ -93,7 +95,7 @@ class AttentionMoA(Displayed, dspy.Module):
         residual: Residual = "synthesis",
         early_stop: bool | StopCondition = True,
         shared_prompts: bool = True,
-        aggregation: Aggregation | AggregationRule = "synthesis",
+        aggregation: Aggregation | int | AggregationRule = "synthesis",
         reasoning: bool = True,
         gate: GateChoice = "off",
         budget: Budget | None = None,
@@ -133,12 +135,12 @@ class AttentionMoA(Displayed, dspy.Module):
     def _make_predictors(self) -> None:
         """Create the predictors of the roles that this architecture uses, in canonical order."""
         shape, roles = self.architecture, self.roles
-        critics = [shape.critics(layer) for layer in range(1, shape.layers + 1)]
+        critics = [shape.critics(layer) for layer in range(1, shape.proposing_layers + 1)]
         pairs = {(i == j) for layer in critics for j, of_one in enumerate(layer) for i in of_one}
         critics_of_others, critics_of_self = False in pairs, True in pairs
         self.propose = self._per_agent(roles.propose)
-        if shape.layers > 1:
-            self.improve = self._per_agent(roles.improve)
+        if shape.proposing_layers > 1:
+            self.improve = self._per_agent(roles.aggregate if shape.residual == "answers" else roles.improve)
         if critics_of_others:
             self.critique = self._per_agent(roles.critique)
         if critics_of_self:

@@ -51,9 +51,6 @@ def test_reasoning_of_the_tasks_own_keeps_nobody_from_voting():
     program = moa_dspy.self_consistency("question -> reasoning: str, count: int", counted("3", "4", "4"), samples=3)
     assert program.architecture.aggregation == "vote"
     assert program(question="?").count == 4
-    assert (
-        moa_dspy.self_consistency("question -> reasoning", model(), samples=2).architecture.aggregation == "synthesis"
-    )
 
 
 def test_a_tied_vote_goes_to_the_first():
@@ -66,18 +63,20 @@ def test_a_tied_vote_goes_to_the_first():
     assert program(question="?").count == 8
 
 
-def test_self_consistency_synthesises_free_text():
-    assert stages(moa_dspy.self_consistency("question -> answer", model(), samples=3)) == ["propose"] * 3 + [
-        "aggregate"
-    ]
+def test_self_consistency_votes_on_short_texts_whatever_their_case():
+    program = moa_dspy.self_consistency("question -> answer", model(["Rome", "Paris", "paris"]), samples=3)
+    assert stages(program) == ["propose"] * 3
+    assert program(question="?").answer.casefold() == "paris"
 
 
-def test_mixture_of_agents_has_neither_critiques_nor_synthesis():
-    agents = [model("x", "a/x"), model("y", "b/y")]
-    program = moa_dspy.mixture_of_agents("question -> answer", agents, layers=3)
-    assert stages(program) == ["propose", "propose", "aggregate"] * 3
-    assert program.architecture.max_calls == 9
+def test_mixture_of_agents_is_that_of_the_paper():
+    agents = [model(letter, f"{letter}/{letter}") for letter in "abcde"]
+    program = moa_dspy.mixture_of_agents("question -> answer", agents)
+    assert stages(program) == ["propose"] * 10 + ["aggregate"]
+    assert (program.architecture.max_calls, program.architecture.depth) == (11, 3)
     assert {name for name, _ in program.named_predictors()} == {"propose", "improve", "aggregate"}
+    with pytest.raises(ConfigurationError, match="2 layers or more"):
+        program.replace(layers=1)
 
 
 def test_self_moa_is_that_with_samples_of_one_model():
@@ -85,6 +84,12 @@ def test_self_moa_is_that_with_samples_of_one_model():
     prediction = moa_dspy.self_moa("question -> answer", lm, samples=4)(question="?")
     assert len({step.text for step in prediction.trace.select(stage="propose")}) == 4
     assert prediction.trace.calls == 5
+
+
+def test_self_moa_in_sequence_reads_a_window_at_a_time():
+    program = moa_dspy.self_moa("question -> answer", model(), samples=12, window=6)
+    assert stages(program) == ["propose"] * 12 + ["aggregate"] * 3  # 6, then 3 and 3 beside the answer so far
+    assert (program.architecture.max_calls, program.architecture.depth) == (15, 4)
 
 
 def test_samples_differ_with_the_cache_on_and_are_remembered():

@@ -149,12 +149,13 @@ def shaped(
         "reasoning": shape.reasoning, "budget": program.budget, "tolerance": program.tolerance
     }  # fmt: skip
     layered = {"layers": shape.layers, "aggregator": program.aggregator, **common}
+    moa = {**layered, "layers": max(2, shape.layers)}  # the last layer is the aggregator alone
     number = samples or _SAMPLES
     builders: Mapping[str, Callable[[], AttentionMoA]] = {
         "single": lambda: presets.single_model(task, agents[0], **common),
         "self-consistency": lambda: presets.self_consistency(task, agents[0], samples=number, **common),
-        "self-moa": lambda: presets.self_moa(task, agents[0], samples=number, **layered),
-        "moa": lambda: presets.mixture_of_agents(task, agents, **layered),
+        "self-moa": lambda: presets.self_moa(task, agents[0], samples=number, **moa),
+        "moa": lambda: presets.mixture_of_agents(task, agents, **moa),
         "attention-moa": lambda: presets.attention_moa(task, agents, early_stop=shape.early_stop, **layered),
     }
     if preset not in builders:

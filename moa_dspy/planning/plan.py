@@ -252,14 +252,16 @@ def _run_estimate(
             by_model.setdefault((step.model, step.server), []).append(step)
     prices, kind = rehearsal.prices, rehearsal.counter.kind
     # Each stage waits for an earlier stage of its layer, so every stage with a call adds one to the critical path.
-    # If the gate asks some agents first, proposals and comparisons are made in two rounds.
+    # If the gate asks some agents first, proposals and comparisons are made in two rounds. The calls of an aggregation
+    # in windows follow one another.
     gate = rehearsal.parts.architecture.agreement_gate
     first = math.inf if gate is None or gate.first is None else gate.first
     twice = {STAGES.index("propose"): first, STAGES.index("agree"): 1}
     depth = len(by_stage) + sum(len(own) > twice.get(stage, math.inf) for (_, stage), own in by_stage.items())
+    depth += sum(len(own) - 1 for (_, stage), own in by_stage.items() if STAGES[stage] == "aggregate")
     return RunEstimate(
         **_sums(called),
-        layers=max(layer for layer, _ in by_stage),
+        layers=max(step.layer for step in steps),
         depth=depth,
         stopped_by=stopped_by,
         seconds=None if seconds_per_call is None else depth * seconds_per_call,

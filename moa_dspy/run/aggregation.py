@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from moa_dspy.architecture import new_in_window
 from moa_dspy.protocols import AggregationContext, AggregationRule, Answer
 
 __all__ = ["rule_of"]
@@ -28,6 +30,27 @@ class _Vote:
         return winner
 
 
+@dataclass(frozen=True)
+class _Window:
+    """An LM reads ``size`` answers at a time. Half of each later window is the answer so far, repeated.
+
+    This is Self-MoA-Seq (arXiv 2502.00674). If the LM fails, the answer so far stays.
+    """
+
+    size: int
+
+    async def aggregate(self, answers: Sequence[Answer], context: AggregationContext) -> Answer:
+        best = await _SYNTHESIS.aggregate(answers[: self.size], context)
+        new = new_in_window(self.size)
+        for start in range(self.size, len(answers), new):
+            window = [best] * (self.size - new) + list(answers[start : start + new])
+            newer = await context.synthesize(window)
+            if newer is None:
+                return best
+            best = newer
+        return best
+
+
 class _Single:
     """The only agent's answer."""
 
@@ -36,9 +59,12 @@ class _Single:
 
 
 _VOTE: Final = _Vote()
-_RULES: Final[Mapping[Any, AggregationRule]] = {"synthesis": _Synthesis(), "vote": _VOTE, "none": _Single()}
+_SYNTHESIS: Final = _Synthesis()
+_RULES: Final[Mapping[Any, AggregationRule]] = {"synthesis": _SYNTHESIS, "vote": _VOTE, "none": _Single()}
 
 
-def rule_of(aggregation: str | AggregationRule) -> AggregationRule:
-    """Return the rule for ``aggregation``, which is a name or a rule."""
+def rule_of(aggregation: str | int | AggregationRule) -> AggregationRule:
+    """Return the rule for ``aggregation``, which is a name, the size of a window, or a rule."""
+    if isinstance(aggregation, int):
+        return _Window(aggregation)
     return _RULES[aggregation] if isinstance(aggregation, str) else aggregation

@@ -44,13 +44,13 @@ class RunBudget:
         self.limited = budget != _UNLIMITED
         if self.limited:
             self._guard = BudgetGuard(budget, clock=clock)
-        self._held: set[Stage] = set()  # stages that write the layer's answer and still have a reserved call
+        self._held: list[Stage] = []  # a stage for each reserved call that writes the layer's answer
         self._before_layer = Amounts()
 
     def reserve(self, stage: Stage) -> bool:
         """Reserve one call of a stage if the budget covers it. ``settle`` ends the reservation.
 
-        The budget must still cover the reserved call of every other stage: one call each, with twice the tokens,
+        The budget must still cover the reserved calls of every other stage, each with twice the tokens,
         dollars and seconds of the largest call so far. Each running call is assumed to need twice the tokens and
         dollars of an average call.
         """
@@ -65,7 +65,8 @@ class RunBudget:
         if not guard.reserve(keep=keep):
             self.refused = True
             return False
-        self._held.discard(stage)
+        if stage in self._held:
+            self._held.remove(stage)
         return True
 
     def settle(self, used: Amounts) -> None:
@@ -88,7 +89,7 @@ class RunBudget:
         """
         agents, left = len(critics), self._guard.left.calls - further if self.limited else math.inf
         proposals = int(max(1, min(agents, left - len(finals))))
-        self._held = set(finals if left - proposals >= len(finals) else ())
+        self._held = list(finals if left - proposals >= len(finals) else ())
         left, refined = left - len(self._held) - proposals, 0
         if proposals == agents:
             for count in critics:
@@ -132,7 +133,7 @@ class RunBudget:
         if not self._guard.has_room(calls, keep=keep):
             self.refused = True
             return False
-        self._held, self._before_layer = set(finals), spent
+        self._held, self._before_layer = list(finals), spent
         return True
 
     def release(self) -> None:
@@ -141,7 +142,7 @@ class RunBudget:
 
     def _held_from(self, stage: Stage) -> int:
         """Return the number of calls reserved for stages other than ``stage``."""
-        return len(self._held - {stage})
+        return sum(held != stage for held in self._held)
 
 
 async def enough(

@@ -1,5 +1,7 @@
 """The algorithm: layers of propose, attend, refine and aggregate, joined by residual synthesis with early stopping.
 
+Layers can also be joined by all their answers, as in MoA. Then only the last layer aggregates.
+
 A layer has no barriers. Each step is a task that waits only for the steps whose text it reads. A critique starts as
 soon as the two answers it compares exist, even if other agents are still writing.
 """
@@ -110,19 +112,30 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
     """
     run = _Run(parts, inputs, session)
     architecture = parts.architecture
-    first = await run.first_layer()
-    if first is None:
+    answers = await run.first_layer()
+    first = None if answers else await run.last_resort()
+    if not answers and first is None:
         not_asked = {agent.name: "budget: it was used up before the agent was asked" for agent in parts.agents}
         raise AllProposalsFailedError(_causes(session.steps) or not_asked)
-    accepted, improved = [first], list[bool | None]()
     stopped_by: StoppedBy = "layers"
-    for layer in range(2, architecture.layers + 1):
+    for layer in range(2, architecture.output_layers[0] if first is None else 0):
         if run.agreeing.reached:
             break
-        aggregate = await run.further_layer(layer, accepted[-1].text)
-        if aggregate is None:
+        further = await run.further_layer(layer, answers)
+        if not further:
             stopped_by = "failure"
             break
+        answers = further
+    first = first or await run.aggregate(architecture.output_layers[0], answers)
+    accepted, improved = [first], list[bool | None]()
+    for layer in architecture.output_layers[1:]:
+        if run.agreeing.reached:
+            break
+        further = await run.further_layer(layer, accepted[-1:])
+        if not further:
+            stopped_by = "failure"
+            break
+        aggregate = await run.aggregate(layer, further)
         if run.agreeing.reached:
             accepted.append(aggregate)
             break
@@ -155,28 +168,37 @@ class _Run:
         self._fields, self._voted = tuple(parts.roles.task.output_fields), parts.roles.voted
         gate, predictor = parts.architecture.agreement_gate, parts.predictors.agree
         self.agreeing = Agreeing(session, self.roles, inputs, gate, predictor, self.aggregator, parts.key_of)
+        self._asked = 0  # agents that the budget allowed to propose in the first layer
 
-    async def first_layer(self) -> Answer | None:
-        """Return the first layer's output, with as many proposals and refinements as the budget allows."""
+    async def first_layer(self) -> list[Answer]:
+        """Return the first layer's answers, with as many proposals and refinements as the budget allows."""
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
         further = len(embedding_models(self.predictors.propose)) + self.gate_calls if session.budget.limited else 0
         proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1), further)
         kept = [critics[j] if j < refining else () for j in range(proposing)]
         at_once = session.budget.at_once(needs) if needs else proposing
-        answer = await self._layer(1, None, kept, at_once)
-        if answer is not None or not session.budget.refused:
-            return answer
+        self._asked = proposing
+        return await self._layer(1, (), kept, at_once)
+
+    async def last_resort(self) -> Answer | None:
+        """Return an answer that an agent can still give after a first layer without answers."""
+        session = self.session
         failures = {step.agent: step.error for step in session.steps if step.error is not None}
         of_agents = [failures.get(agent.name) for agent in self.agents]
-        return await last_resort(self._propose_again, proposing, of_agents, session.tolerance, session.budget)
+        return await last_resort(self._propose_again, self._asked, of_agents, session.tolerance, session.budget)
 
-    async def further_layer(self, layer: int, previous: str) -> Answer | None:
-        """Return a later layer's aggregate, or None if the budget does not cover the layer or no agent answered."""
+    async def further_layer(self, layer: int, previous: Sequence[Answer]) -> list[Answer]:
+        """Return a later layer's answers. There are none if the budget does not cover the layer or no agent answered.
+
+        Args:
+            layer: its number.
+            previous: the answers that its agents read.
+        """
         critics, finals = self._critics(layer), self._finals(layer)
         calls = len(critics) + self.gate_calls + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
         if not self.session.budget.further_layer(calls, finals):
-            return None
+            return []
         return await self._layer(layer, previous, critics, len(critics))
 
     @property
@@ -199,13 +221,13 @@ class _Run:
         return None, None
 
     async def _layer(
-        self, layer: int, previous: str | None, critics: Sequence[Sequence[int]], at_once: int
-    ) -> Answer | None:
-        """Return the layer's aggregate, or None if no agent answered.
+        self, layer: int, previous: Sequence[Answer], critics: Sequence[Sequence[int]], at_once: int
+    ) -> list[Answer]:
+        """Return the layer's answers, in the order of the agents, or the one that ends the run because they agree.
 
         Args:
             layer: its number.
-            previous: the previous layer's output.
+            previous: the answers of the previous layer that the agents read.
             critics: for each proposing agent, the critics of its answer.
             at_once: number of proposals that start at once. Each other proposal waits for one of them.
         """
@@ -224,7 +246,7 @@ class _Run:
                 if self.agreeing.gate is not None:
                     answer = await self.agreeing.reach(layer, propose, len(critics), began)
                     if answer is not None:
-                        return answer
+                        return [answer]
                 propose(len(critics))
                 critiques = {
                     (i, j): group.create_task(self._critique(layer, i, j, proposals))
@@ -242,11 +264,10 @@ class _Run:
             raise _first_cause(group_error) from None
         self.agreeing.measure(proposals)
         answers = [result_of(refined[j]) or result_of(proposals[j]) for j in agents]
-        answered = [answer for answer in answers if answer is not None]
-        return await self._aggregate(layer, answered) if answered else None
+        return [answer for answer in answers if answer is not None]
 
     async def _propose(
-        self, layer: int, agent: int, previous: str | None, before: asyncio.Task[Answer | None] | None = None
+        self, layer: int, agent: int, previous: Sequence[Answer], before: asyncio.Task[Answer | None] | None = None
     ) -> Answer | None:
         if before is not None:
             await asyncio.wait({before})
@@ -255,14 +276,19 @@ class _Run:
         return answer
 
     async def _propose_again(self, agent: int) -> tuple[Answer | None, Failure | None]:
-        predictor, inputs = self._proposal(agent, None)
+        predictor, inputs = self._proposal(agent, ())
         return await self._answer(replace(self._id(1, "propose", agent), attempt=1), predictor, inputs)
 
-    def _proposal(self, agent: int, previous: str | None) -> tuple[dspy.Predict, dict[str, Any]]:
+    def _proposal(self, agent: int, previous: Sequence[Answer]) -> tuple[dspy.Predict, dict[str, Any]]:
         """Return the predictor and the inputs of a proposal."""
-        if previous is None:
+        if not previous:
             return _of_agent(self.predictors.propose, agent), self.roles.for_propose(self.inputs)
-        return _of_agent(self.predictors.improve, agent), self.roles.for_improve(self.inputs, previous)
+        texts = [answer.text for answer in previous]
+        if self.architecture.residual == "answers":
+            inputs = self.roles.for_aggregate(self.inputs, texts)
+        else:
+            inputs = self.roles.for_improve(self.inputs, texts[0])
+        return _of_agent(self.predictors.improve, agent), inputs
 
     async def _critique(
         self, layer: int, critic: int, target: int, proposals: list[asyncio.Task[Answer | None]]
@@ -319,11 +345,13 @@ class _Run:
             return None
         return await enough(tasks, tolerance, budget, **options)
 
-    async def _aggregate(self, layer: int, answers: list[Answer]) -> Answer:
-        """Return the layer's answer by the architecture's aggregation rule."""
+    async def aggregate(self, layer: int, answers: list[Answer]) -> Answer:
+        """Return the answer of a layer by the architecture's aggregation rule, or the one that the agents agree on."""
+        if self.agreeing.reached:
+            return answers[0]
         aggregation, context = self.architecture.aggregation, _Layer(self, layer)
         answer = await rule_of(aggregation).aggregate(answers, context)
-        if not isinstance(aggregation, str):
+        if not isinstance(aggregation, (str, int)):
             context.record(type(aggregation).__name__, answer)
         return answer
 
@@ -346,7 +374,7 @@ class _Run:
             return []
         prompts = []
         for number, agent in enumerate(self.agents):
-            predictor, inputs = self._proposal(number, None)
+            predictor, inputs = self._proposal(number, ())
             step_id = self._id(1, "propose", number)
             prompts.append(await write_prompt(self.session, step_id, predictor, agent, inputs))
         seconds = budget.seconds_left("propose")
@@ -364,7 +392,7 @@ class _Run:
 
     def _finals(self, layer: int) -> list[Stage]:
         """Return the stages that write the answer of a layer."""
-        aggregated: list[Stage] = ["aggregate"] if self.architecture.aggregates else []
+        aggregated: list[Stage] = ["aggregate"] * self.architecture.aggregate_calls
         return [*aggregated, "synthesize"] if layer > 1 and self.architecture.synthesizes else aggregated
 
     def _aggregators(self) -> Iterator[AgentSlot]:

@@ -38,7 +38,9 @@ class StageScores:
     Attributes:
         trace: the run.
         steps: the steps with an answer, in canonical order, without failed steps, critiques and comparisons.
-        layers: the score of the accepted output of each layer, H_1 to H_l. The last one is the run's answer.
+        layers: the score of the accepted output of each layer, H_1 to H_l, or of the last layer if the program passes
+            all answers on. The last one is the run's answer.
+        passes_answers: whether the agents of a later layer read all answers of the layer before.
         unjudged: the metric's error for each answer on which it raised. These answers score 0.
     """
 
@@ -46,6 +48,7 @@ class StageScores:
     steps: tuple[StageScore, ...]
     layers: tuple[float, ...]
     unjudged: tuple[str, ...] = ()
+    passes_answers: bool = False
 
     @property
     def answer(self) -> float:
@@ -67,9 +70,12 @@ class StageScores:
     def given(self, step: Step) -> list[float]:
         """Return the scores of the answers that ``step`` started from.
 
-        These are: the previous layer's output for a proposal (none in the first layer), the agent's own proposal for a
-        refinement, all agents' answers for an aggregate, and the layer's aggregate for a synthesis.
+        These are: the previous layer's output, or all its answers, for a proposal (none in the first layer), the
+        agent's own proposal for a refinement, all agents' answers for an aggregate, and the layer's aggregate for a
+        synthesis.
         """
+        if step.stage == "propose" and step.layer > 1 and self.passes_answers:
+            return [scored.score for scored in self.candidates(step.layer - 1)]
         if step.stage == "propose":
             return list(self.layers[step.layer - 2 : step.layer - 1]) if step.layer > 1 else []
         if step.stage == "refine":
@@ -89,10 +95,13 @@ class StageScores:
         return [(statistics.median(given), score) for given, score in made if given]
 
     def candidates(self, layer: int) -> list[StageScore]:
-        """Return each agent's last answer in a layer: its refinement, or else its proposal."""
+        """Return each agent's last answer in a layer: its refinement, or else its proposal.
+
+        If a layer has none, because it is the aggregator alone, return those of the layer before.
+        """
         last = {scored.step.agent: scored for scored in self.select(layer, "propose")}
         last |= {scored.step.agent: scored for scored in self.select(layer, "refine")}
-        return list(last.values())
+        return list(last.values()) if last or layer == 1 else self.candidates(layer - 1)
 
 
 def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: AttentionMoA) -> StageScores:
@@ -113,4 +122,5 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         steps=tuple(StageScore(step, answers.score(step.outputs)) for step in answering),
         layers=tuple(answers.score(outputs) for outputs in trace.outputs),
         unjudged=answers.errors,
+        passes_answers=program.architecture.residual == "answers",
     )

@@ -78,8 +78,8 @@ class Ensemble:
 
     @property
     def smallest(self) -> int:
-        """Return the smallest size: one layer, or two samples."""
-        return 1 if self.name == "moa" else 2
+        """Return the smallest size: two layers, of which the last is the aggregator alone, or two samples."""
+        return 2
 
     def build(self, size: int) -> AttentionMoA:
         """Return the program with this number of layers or samples."""
@@ -102,7 +102,7 @@ class Ensemble:
         """Return the size in words."""
         if self.name == "moa":
             names = ", ".join(spec.name for spec in self.whole.architecture.agents)
-            return f"{size} layer{'' if size == 1 else 's'} of {names}"
+            return f"{size} layers of {names}"
         warmth = f" at temperature {_WARM}" if self._is_cold else ""
         vote = ", vote" if self.name == "self-consistency" else ""
         return f"{size} samples of {self.single.name}{warmth}{vote}"

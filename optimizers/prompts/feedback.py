@@ -85,7 +85,10 @@ def feedback_on(scores: StageScores, step: Step) -> str:
 
 def _on_proposal(scores: StageScores, step: Step) -> str:
     own = _own(scores, step)
-    before = "" if step.layer == 1 else f" It was to improve on an answer that {_was(scores, scores.given(step)[0])}."
+    given = scores.given(step)
+    before = f" It was to improve on an answer that {_was(scores, given[0])}." if given else ""
+    if len(given) > 1:
+        before = f" It was to improve on {len(given)} answers, the best of which {_was(scores, max(given))}."
     others = [other for other in scores.select(step.layer, "propose") if other.step.agent != step.agent]
     opening = f"This answer {_was(scores, own)}.{before}"
     best = max(others, key=lambda other: other.score, default=None)

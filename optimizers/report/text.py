@@ -62,7 +62,7 @@ def architecture_rows(shape: Architecture | None) -> dict[str, str]:
     if shape is None:
         return {}
     aggregator = "none"
-    if shape.aggregation == "synthesis":
+    if shape.aggregates:
         spec = shape.aggregator
         aggregator = f"the model of {shape.agents[0].name}" if spec is None else _agent(spec, spec.model or spec.name)
     return {
@@ -77,7 +77,7 @@ def architecture_text(shape: Architecture) -> str:
     """Return the main properties of an architecture in one line."""
     rows = architecture_rows(shape)
     depth = ["residual", "early stop"] if shape.layers > 1 else []
-    end = "aggregator" if shape.aggregation == "synthesis" else "aggregation"
+    end = "aggregator" if shape.aggregates else "aggregation"
     return "; ".join(f"{name} {rows[name]}" for name in ["agents", "attention", "layers", *depth, end])
 
 

@@ -182,6 +182,8 @@ class BoundSpace:
             return None
         aggregation: Aggregation = self._value(params, "aggregation") if agents > 1 else "none"
         residual = self._value(params, "residual")
+        if agents == 1 and residual == "answers":
+            residual = "none"  # the only answer is passed on
         aggregates = self._needs_aggregator(aggregation, residual)
         return Design(
             samples=counts,
@@ -239,8 +241,13 @@ class BoundSpace:
         return values[int(generator.integers(len(values)))]
 
     def rules(self, design: Design) -> tuple[StopRule, ...]:
-        """Return the stop rules of a design. Without residual synthesis there is no early stopping."""
-        return self.space.rules if design.residual == "synthesis" else stop_rules(self.space.layers, [False])
+        """Return the stop rules of a design. Without residual synthesis there is no early stopping.
+
+        A design that passes all answers on has an output only in its last layer.
+        """
+        if design.residual == "synthesis":
+            return self.space.rules
+        return stop_rules([self.layers] if design.residual == "answers" else self.space.layers, [False])
 
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
         """Return the program of a design; without a rule, with the largest depth and without early stopping."""
@@ -276,11 +283,12 @@ class BoundSpace:
         every = tuple(int(i < most) for i in range(count)) if count > 1 else (samples,)
         repeated = (min(samples, most), *[0] * (count - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
+        moa = "answers" if "answers" in self.choices["residual"] else plain
         own = "self" if "self" in self.space.attention else "full"  # the same with one agent
         wanted = [
             *((counts, "none", plain) for counts in alone),
             (repeated, "none", plain),
-            (every, "none", plain),
+            (every, "none", moa),
             (every, "full", "synthesis"),
             *((counts, own, plain) for counts in alone),
         ]
@@ -319,11 +327,18 @@ class BoundSpace:
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
             "attention": tuple(str(pattern) for pattern in space.attention),
-            "residual": space.residual if self.layers > 1 else ("synthesis",),
+            "residual": self._joins(),
             "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
             "aggregator": self.aggregators,
             "shared_prompts": space.shared_prompts or (True,),
         }
+
+    def _joins(self) -> tuple[Residual, ...]:
+        """Return how layers may be joined. With two layers, passing all answers on is the same as one layer."""
+        if self.layers == 1:
+            return ("synthesis",)
+        joins = self.space.residual
+        return tuple(join for join in joins if join != "answers" or self.layers > 2) or joins
 
     def _value(self, params: Mapping[str, Any], name: str) -> Any:
         return params[name] if name in self.distributions else self.choices[name][0]

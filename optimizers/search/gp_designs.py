@@ -128,13 +128,18 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
     counted = enumerate(zip(design.samples, design.temperatures, strict=True))
     members = [(agent, sample, warmth) for agent, (count, warmth) in counted for sample in range(count)]
     stack: list[Request] = []
-    for layer in range(1, layers + 1):
-        proposals = [ask("propose", member, stack[-1] if stack else 0) for member in members]
+    passes_answers = design.residual == "answers"
+    previous: list[Request] = []
+    for layer in range(1, layers + 1 - passes_answers):
+        proposals = [ask("propose", member, *previous or [0]) for member in members]
         answers = []
         for j, own in enumerate(proposals):
             critics = critics_of(j, design.attention, len(members), layer)
             critiques = [ask("critique", members[i], proposals[i], own) for i in critics]
             answers.append(ask("refine", members[j], own, *critiques) if critiques else own)
+        previous = answers
+        if passes_answers and layer < layers - 1:
+            continue
         if design.aggregation == "synthesis":
             output = ask("aggregate", design.aggregator, *answers)
         else:
@@ -142,6 +147,7 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
         if stack and design.residual == "synthesis":
             output = ask("synthesize", design.aggregator, *stack, output)
         stack.append(output)
+        previous = stack[-1:]
     return frozenset(made)
 
 

@@ -92,7 +92,7 @@ def fit_stop_rule(
         raise ConfigurationError(
             f"stop condition {type(shape.early_stop).__name__} cannot be fitted; use program.replace(early_stop=True)"
         )
-    depths = [depth for depth in range(1, shape.layers + 1) if space is None or depth in space.layers] or [shape.layers]
+    depths = [depth for depth in shape.output_layers if space is None or depth in space.layers] or [shape.layers]
     stops = (False,) if not shape.synthesizes else (False, True) if space is None else space.early_stop
     before = StopRule(shape.layers, shape.synthesizes and shape.early_stop)
 

@@ -165,8 +165,10 @@ class AnswerJudge:
         return any(one.failure is None for one in self._known.values())
 
 
-def readings_of(trace: Trace, rules: Sequence[StopRule]) -> dict[StopRule, Reading]:
+def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) -> dict[StopRule, Reading]:
     """Return the result under each rule of a run without early stopping, at least as deep as the deepest rule."""
+    if program.architecture.residual == "answers":  # only the whole run has an output
+        return dict.fromkeys(rules, Reading(trace.outputs[-1], price_of(trace)))
     decisions = decisions_of(trace)
     ends = {rule: end_of(rule, decisions, len(trace.outputs)) for rule in rules}
     prices = {paid: price_of(trace, paid) for paid in {end.paid for end in ends.values()}}
@@ -190,7 +192,7 @@ def score_rules(
         if run.trace is None:
             return Rescored(StopRuleScores({rule: ExampleScores([0.0]) for rule in rules}), [], judged=False)
         answers = AnswerJudge(program, run.trace, run.example, metric)
-        readings = readings_of(run.trace, rules)
+        readings = readings_of(run.trace, rules, program)
         scores = {rule: ExampleScores([answers.score(one.outputs)], [one.price]) for rule, one in readings.items()}
         return Rescored(StopRuleScores(scores), list(answers.errors), answers.judged)
 
@@ -210,7 +212,8 @@ def depth_curve(
         program: the program that made the runs, without early stopping.
         runs: at least one, with traces (``measure(..., keep_traces=True)``).
         metric: the task's metric.
-        rules: default: every depth without early stopping and, if layers are joined by synthesis, with it.
+        rules: default: every depth that has an output, without early stopping and, if layers are joined by synthesis,
+            with it.
 
     Raises:
         MetricError: if the metric raises on every answer.
@@ -237,6 +240,6 @@ def fit_stop(program: AttentionMoA, runs: Sequence[Run], metric: Metric) -> Dept
 
 
 def _rules_of(program: AttentionMoA, thresholds: Sequence[float] = ()) -> tuple[StopRule, ...]:
-    """Return every depth without early stopping and, if layers are joined by synthesis, with it."""
+    """Return every depth with an output, without early stopping and, if layers are joined by synthesis, with it."""
     stops = (False, True) if program.architecture.synthesizes else (False,)
-    return stop_rules(range(1, program.architecture.layers + 1), stops, thresholds)
+    return stop_rules(program.architecture.output_layers, stops, thresholds)

@@ -129,7 +129,7 @@ def test_the_table_and_a_comparison(
 
 @pytest.mark.parametrize(
     ("preset", "calls"),
-    [("single", 1), ("moa", 3), ("attention-moa", 9), ("self-moa", 4), ("self-consistency", 4)],
+    [("single", 1), ("moa", 3), ("attention-moa", 9), ("self-moa", 4), ("self-consistency", 3)],
 )
 def test_presets_are_the_same_agents_in_another_shape(
     preset: str, calls: int, items: Path, config: Path, server: Loopback, capsys: pytest.CaptureFixture[str]

@@ -43,12 +43,12 @@ def asked(lms: list[ScriptedLM]) -> int:
 
 @st.composite
 def programs(draw: Any) -> dict[str, Any]:
-    number = draw(st.integers(1, 4))
+    number, layers = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     return {
         "number": number,
-        "layers": draw(st.integers(1, 3)),
+        "layers": layers,
         "attention": draw(st.sampled_from(["full", "cross", "self", "none", *range(1, number)])),
-        "residual": draw(st.sampled_from(["synthesis", "none"])),
+        "residual": draw(st.sampled_from(["synthesis", "none", *(["answers"] if layers > 1 else [])])),
     }
 
 

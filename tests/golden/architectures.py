@@ -1,4 +1,4 @@
-"""Twenty architectures whose prompts and call counts are pinned, and the recorder that pins them.
+"""Architectures whose prompts and call counts are pinned, and the recorder that pins them.
 
 Run as a script to write the record: ``python tests/golden/architectures.py``. It uses public names only, so that one
 version of the project can be compared with another.
@@ -138,7 +138,12 @@ def architectures() -> dict[str, tuple[AttentionMoA, dict[str, Any]]]:
         "single": (single_model("question -> answer", a), QUESTION),
         "self-consistency": (self_consistency("question -> answer: float", a, samples=3), QUESTION),
         "self-moa": (self_moa("question -> answer", a, samples=3), QUESTION),
-        "moa": (mixture_of_agents("question -> answer", [a, b, c], layers=2), QUESTION),
+        "moa-aggregates": (
+            AttentionMoA("question -> answer", [a, b, c], layers=2, attention="none", residual="none"),
+            QUESTION,
+        ),
+        "moa": (mixture_of_agents("question -> answer", [a, b, c]), QUESTION),
+        "self-moa-windows": (self_moa("question -> answer", a, samples=5, window=4), QUESTION),
     }
 
 
@@ -175,7 +180,8 @@ def write() -> None:
     record_of = {}
     for name, (program, inputs) in architectures().items():
         record_of[name] = record(program, inputs)
-        program.save(PROGRAMS / f"{name}.json")
+        if not (PROGRAMS / f"{name}.json").exists():  # files of older versions stay
+            program.save(PROGRAMS / f"{name}.json")
     RECORD.write_text(json.dumps(record_of, indent=1, ensure_ascii=False) + "\n")
 
 

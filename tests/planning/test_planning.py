@@ -66,18 +66,22 @@ def per_stage(trace: Trace) -> Counter[tuple[int, str]]:
 # Calls and depth, exactly
 # --------------------------------------------------------------------------------------------------------------------
 
-shapes = st.integers(1, 4).flatmap(
-    lambda agents: st.fixed_dictionaries(
-        {
-            "agents": st.just(agents),
-            "layers": st.integers(1, 3),
-            "attention": st.sampled_from(["full", "cross", "self", "none", *range(1, agents)]),
-            "residual": st.sampled_from(["synthesis", "none"]),
-            "aggregation": st.sampled_from(["synthesis", "vote", *(["none"] if agents == 1 else [])]),
-            "shared_prompts": st.booleans(),
-            "early_stop": st.booleans(),
-        }
+shapes = (
+    st.integers(1, 4)
+    .flatmap(
+        lambda agents: st.fixed_dictionaries(
+            {
+                "agents": st.just(agents),
+                "layers": st.integers(1, 3),
+                "attention": st.sampled_from(["full", "cross", "self", "none", *range(1, agents)]),
+                "residual": st.sampled_from(["synthesis", "none", "answers"]),
+                "aggregation": st.sampled_from(["synthesis", "vote", 2, 3, *(["none"] if agents == 1 else [])]),
+                "shared_prompts": st.booleans(),
+                "early_stop": st.booleans(),
+            }
+        )
     )
+    .filter(lambda shape: shape["layers"] > 1 or shape["residual"] != "answers")
 )
 
 

@@ -42,17 +42,23 @@ def calls_by_formula(agents: int, layers: int, attention: str | int, residual: s
         str(attention), 0 if isinstance(attention, str) else agents * (attention + 1)
     )
     layer = agents + critiques + (agents if critiques else 0) + 1
+    if residual == "answers":
+        return (layers - 1) * (layer - 1) + 1
     return layers * layer + (layers - 1 if residual == "synthesis" else 0)
 
 
-shapes = st.integers(1, 6).flatmap(
-    lambda agents: st.tuples(
-        st.just(agents),
-        st.integers(1, 4),
-        st.sampled_from(["full", "cross", "self", "none", *range(1, agents)]),
-        st.sampled_from(["synthesis", "none"]),
-        st.booleans(),
+shapes = (
+    st.integers(1, 6)
+    .flatmap(
+        lambda agents: st.tuples(
+            st.just(agents),
+            st.integers(1, 4),
+            st.sampled_from(["full", "cross", "self", "none", *range(1, agents)]),
+            st.sampled_from(["synthesis", "none", "answers"]),
+            st.booleans(),
+        )
     )
+    .filter(lambda shape: shape[1] > 1 or shape[3] != "answers")
 )
 
 
@@ -163,6 +169,50 @@ def test_without_residual_a_layers_aggregate_is_handed_on() -> None:
     aggregates = [step.text for step in prediction.trace.select(stage="aggregate")]
     assert [output["answer"] for output in prediction.trace.outputs] == aggregates
     assert prediction.answer == aggregates[-1]
+
+
+def test_where_all_answers_are_passed_on_later_agents_read_each_of_them_and_the_aggregator_is_the_last_layer() -> None:
+    prediction = moa_dspy.mixture_of_agents("question -> answer", numbered_agents(3), layers=3)(question="?")
+    trace = prediction.trace
+    first, second = ([step.text for step in trace.select(layer=layer, stage="propose")] for layer in (1, 2))
+    for text in second:
+        assert words(prompts_with_reply(trace, text)) == first
+    (last,) = trace.select(layer=3)
+    assert (last.stage, last.agent) == ("aggregate", "aggregator")
+    assert words(prompts_with_reply(trace, last.text)) == second
+    assert trace.outputs == ({"answer": prediction.answer},)
+
+
+def test_answers_that_are_passed_on_survive_agents_and_layers_that_fail() -> None:
+    lms = [*numbered_agents(2), failing("Candidate Answers")]
+    program = moa_dspy.mixture_of_agents("question -> answer", lms, layers=3, aggregator=lms[0])
+    trace = program(question="?").trace
+    assert [step.status for step in trace.select(layer=2)] == ["ok", "ok", "failed"]
+    assert trace.stopped_by == "layers"
+    aggregates = ScriptedLM(in_role("unitedZ"), model="scripted/judge")
+    all_fail = moa_dspy.mixture_of_agents(
+        "question -> answer",
+        [failing("Candidate Answers"), failing("Candidate Answers")],
+        layers=4,
+        aggregator=aggregates,
+    )(question="?")
+    assert (all_fail.answer, all_fail.trace.stopped_by) == ("unitedZ", "failure")
+
+
+def test_a_window_holds_the_answer_so_far_and_new_answers_in_equal_parts() -> None:
+    judge = numbered_agents(1)[0]
+    lms = [ScriptedLM(f"agent{chr(75 + i)}{i}z", model=f"scripted/{chr(75 + i)}") for i in range(8)]
+    program = AttentionMoA("question -> answer", lms, layers=1, attention="none", aggregation=4, aggregator=judge)
+    prediction = program(question="?")
+    assert program.architecture.aggregate_calls == len(judge.requests) == 3
+    answers = [step.text for step in prediction.trace.select(stage="propose")]
+    so_far = [step.text for step in prediction.trace.select(stage="aggregate")]
+    assert [words(prompt_of(request)) for request in judge.requests] == [
+        answers[:4],
+        [so_far[0], so_far[0], *answers[4:6]],
+        [so_far[1], so_far[1], *answers[6:]],
+    ]
+    assert prediction.answer == so_far[-1]
 
 
 def test_the_aggregator_writes_aggregates_and_syntheses_and_nothing_else() -> None:

@@ -84,7 +84,8 @@ class LiveTable:
         stages: list[Stage] = ["propose", "critique", "refine"] if self._architecture.critiques else ["propose"]
         for name in ("", *stages):
             table.add_column(name, style="" if name else "cyan", header_style="dim", no_wrap=True, overflow="ellipsis")
-        for number, spec in enumerate(self._architecture.agents):
+        proposing = layer <= self._architecture.proposing_layers
+        for number, spec in enumerate(self._architecture.agents if proposing else ()):
             cells = [self._cell((layer, spec.name, stage), self._expected(number, stage)) for stage in stages]
             table.add_row(Text(printable(spec.name)), *cells)
         for stage in self._final_stages(layer):
@@ -93,10 +94,11 @@ class LiveTable:
 
     def _final_stages(self, layer: int) -> list[Stage]:
         """Return the aggregator's stages in this layer. Another agent may perform them as a substitute."""
-        stages: list[Stage] = ["agree"] if self._architecture.gate_calls else []
-        if self._architecture.aggregation != "none":
+        shape = self._architecture
+        stages: list[Stage] = ["agree"] if shape.gate_calls and layer <= shape.proposing_layers else []
+        if shape.aggregation != "none" and layer in shape.output_layers:
             stages.append("aggregate")
-        return [*stages, "synthesize"] if self._architecture.synthesizes and layer > 1 else stages
+        return [*stages, "synthesize"] if shape.synthesizes and layer > 1 else stages
 
     def _final_cell(self, layer: int, stage: Stage) -> Text:
         cells = [cell for cell in {**self._running, **self._done} if cell[0] == layer and cell[2] == stage]

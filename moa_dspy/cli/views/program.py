@@ -86,7 +86,7 @@ def sections(saved: SavedProgram, *, prompts: bool = True) -> list[Section]:
     agents = [(spec.name, _agent(spec)) for spec in shape.agents]
     if shape.aggregator is not None:
         agents.append((f"{shape.aggregator.name} (aggregates)", _agent(shape.aggregator)))
-    elif shape.aggregation == "synthesis":
+    elif shape.aggregates:
         agents.append(("aggregator", f"the model of {shape.agents[0].name}, without its persona"))
     fields = [
         (kind, f"{field['name']}: {field['type']}{_after_comma(field['description'])}")

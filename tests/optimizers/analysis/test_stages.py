@@ -201,6 +201,19 @@ def test_later_layers_are_compared_with_what_they_started_from():
     }  # fmt: skip
 
 
+def test_agents_that_read_all_answers_are_compared_with_these():
+    def reader(request: Any) -> str:
+        return "Paris" if "Candidate Answers:" in (request.messages[-1].text or "") else "Rome"
+
+    program = program_of(reader, reader, layers=3, attention="none", residual="answers")
+    result = profile(program, EXAMPLES, exact)
+    gains = {(row.layer, row.stage): row.gain and row.gain.value for row in result.rows if row.agent is None}
+    assert gains == {(1, "propose"): None, (2, "propose"): 1, (3, "aggregate"): 0}
+    told = [said.feedback for name, said in feedback_of(program, exact) if name == "improve"]
+    assert told
+    assert all("It was to improve on 2 answers, the best of which was wrong." in text for text in told)
+
+
 def test_the_cost_of_cached_calls_counts_in_the_shares():
     lm = ScriptedLM("Paris", cache=True)
     program = AttentionMoA("question -> answer", [lm], layers=1, attention="none")

@@ -140,3 +140,14 @@ class TestEvidence:
     def test_a_trial_whose_runs_all_failed_says_nothing(self) -> None:
         assert not self.tried([0, 0], failed=2).scored
         assert self.tried([0, 0], failed=1).scored
+
+
+def test_designs_that_pass_all_answers_on_have_the_calls_and_the_one_depth_of_their_programs() -> None:
+    space = bound(replace(SPACE, residual=("synthesis", "answers"), layers=(1, 2, 3)))
+    passing = [design for design in space.designs() if design.residual == "answers"]
+    assert {sum(design.samples) for design in passing} == {2}  # a single agent has one answer to pass on
+    for design in passing:
+        assert space.rules(design) == (StopRule(3),)
+        assert len(requests_of(design, 3)) == space.program(design).architecture.max_calls
+    assert set(bound(replace(SPACE, residual=("none", "answers"), layers=(1, 2))).choices["residual"]) == {"none"}
+    assert any(params.get("residual") == "answers" for params in space.baselines())

@@ -50,8 +50,16 @@ def test_what_is_read_off_is_what_the_shallower_program_does(layers: int, early_
     total = sum((price_of(trace, layers) for trace in traces), start=Price())
     assert read.price == total.per(12)
     assert read.price.calls * 12 == sum(trace.calls for trace in traces)
-    outputs = [readings_of(run.trace, [rule])[rule].outputs for run in measured.runs if run.trace is not None]
+    outputs = [readings_of(run.trace, [rule], deep)[rule].outputs for run in measured.runs if run.trace is not None]
     assert outputs == [{"answer": run.prediction.answer} for run in really.runs if run.prediction is not None]
+
+
+def test_a_program_that_passes_all_answers_on_is_scored_at_its_own_depth_alone() -> None:
+    deep = program(3, residual="answers", attention="none")
+    measured = measure(deep, examples(12), exact, keep_traces=True)
+    (depth,) = depth_curve(deep, measured.runs, exact)
+    assert (depth.rule, depth.price.calls) == (StopRule(3), 5)
+    assert depth.score == measured.score()
 
 
 def test_a_cached_run_still_tells_its_full_price() -> None:
