@@ -91,12 +91,16 @@ class GaussianProcess:
             before = best
             for choice in range(len(self._weights)):
                 for weight in _WEIGHTS:
+                    if weight == self._weights[choice]:
+                        continue
                     weights = self._weights.copy()
                     weights[choice] = weight
                     merit = self._merit(weights, self._amplitude)
                     if merit > best:
                         best, self._weights = merit, weights
             for amplitude in _AMPLITUDES:
+                if amplitude == self._amplitude:
+                    continue
                 merit = self._merit(self._weights, amplitude)
                 if merit > best:
                     best, self._amplitude = merit, amplitude

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits
 
 from moa_dspy.attention import critics_of
 from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, Params
@@ -79,11 +80,14 @@ class GaussianProcessDesigns:
         if len(scored) < _STARTUP:
             return next(iter(candidates.values()))
         running = [other.design.features for other in others if not other.scores]
-        process = GaussianProcess(observations(scored, self._objective, generator))
-        if running:
-            process = process.believing(running)
         designs = list(candidates)
-        gain = expected_improvement(*process.predict([design.features for design in designs]), process.best)
+        # Threads of the linear algebra wait for one another in a loop. On a busy machine, with matrices of this size,
+        # they take 25 times the CPU time of one thread.
+        with threadpool_limits(1, "blas"):
+            process = GaussianProcess(observations(scored, self._objective, generator))
+            if running:
+                process = process.believing(running)
+            gain = expected_improvement(*process.predict([design.features for design in designs]), process.best)
         prices = _unpaid_calls(designs, others, space.layers)
         return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]
 

@@ -77,7 +77,15 @@ class ExampleScores:
     @property
     def mean_price(self) -> Price | None:
         """Return the mean cost of an example; None if every run failed."""
-        return sum(self.prices, start=Price()).per(len(self.prices)) if self.prices else None
+        prices, count = self.prices, len(self.prices)
+        if not prices:
+            return None
+        dollars = [price.usd for price in prices if price.usd is not None]
+        return Price(
+            calls=sum(price.calls for price in prices) / count,
+            tokens=sum(price.tokens for price in prices) / count,
+            usd=sum(dollars) / count if len(dollars) == count else None,
+        )
 
 
 class StopRuleScores(dict[StopRule, ExampleScores]):
