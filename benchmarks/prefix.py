@@ -2,8 +2,9 @@
 
     uv run python -m benchmarks.prefix
 
-The server has 4 slots. Every schedule gets the same tasks, each under a number of its own, so that no schedule finds
-what another has left behind; the model's answers are drawn anew. Own answer first is how this package orders prompts.
+The server has 4 slots, and the embedded model is asked four requests at once by default. Every schedule gets the same
+tasks, each under a number of its own, so that no schedule finds what another has left behind; the model's answers are
+drawn anew. Own answer first is how this package orders prompts.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ class Contender:
 
 CONTENDERS = (
     Contender("peer first, all at once", peer_first=True),
-    Contender("own first, all at once", ours=True),
+    Contender("own first, no limit", ours=True),
     Contender("own first, each agent's in sequence", in_sequence=True),
-    Contender("own first, limit_concurrency(4)", limit=_SLOTS, ours=True),
+    Contender("own first, four at once (the default)", limit=_SLOTS, ours=True),
 )
 
 

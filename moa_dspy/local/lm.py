@@ -35,7 +35,7 @@ from dspy.utils.exceptions import LMError
 
 from moa_dspy.errors import LocalModelError, MoAError
 from moa_dspy.local.files import EMBEDDED, check_local, model_path
-from moa_dspy.local.server import LocalServer
+from moa_dspy.local.server import LocalServer, LocalSettings
 
 __all__ = ["AsyncLocalEngine", "LocalEngine", "LocalStartError", "connections", "local_lm", "local_server"]
 
@@ -195,11 +195,13 @@ class _Engine:
     Attributes:
         model: name of the local model.
         free: calls cost nothing; read by the price table.
+        slots: number of requests that the server handles at once; read as the default limit of concurrent calls.
     """
 
     model: str = EMBEDDED
 
     free: ClassVar[bool] = True
+    slots: ClassVar[int] = LocalSettings.slots
     supports_response_schema: ClassVar[bool] = True
     supports_function_calling: ClassVar[bool] = False
     supports_reasoning: ClassVar[bool] = False

@@ -22,13 +22,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from moa_dspy._dspy import widen_pools
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "blocking_run", "connections", "current_slot", "limit_concurrency", "nested_run"]
+__all__ = ["admitted", "blocking_run", "connections", "current_slot", "limit_by_default", "limit_concurrency", "nested_run"]
 
 
 _FEWEST_CONNECTIONS: Final = 100  # of an LM; DSPy's own number
@@ -46,6 +46,8 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     first. A server that caches prompts (llama.cpp, vLLM) then reads a critic's own answer once, not once for every
     peer. This costs no time if the limit equals the number of requests that the server handles at once.
 
+    The embedded model has a limit by default: the four requests that its server handles at once.
+
     A call of a model that itself calls a program does not count while the calls of that program are under way.
 
     Args:
@@ -58,6 +60,16 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
     _queue.resize(limiters.setdefault(model, _Limit()), math.inf if calls is None else calls)
+
+
+def limit_by_default(lm: Any) -> None:
+    """Limit the calls of a model whose engine says how many it handles at once (``slots``), unless it has a limit.
+
+    The embedded model's server does. ``limit_concurrency(None, model="local")`` removes the limit.
+    """
+    slots = getattr(getattr(lm, "engine", None), "slots", None)
+    if isinstance(slots, int) and lm.model not in limiters:
+        limit_concurrency(slots, lm.model)
 
 
 @contextlib.asynccontextmanager

@@ -13,16 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+import dspy
 import pytest
+from dspy.lm15 import Request
 from support.loopback import Body, Call, Hang, Loopback, refusal
 from support.runs import environment, in_format, role_of, until
 
 from moa_dspy import AttentionMoA, ConfigurationError, Tolerance
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import offline_prices
+from moa_dspy.local import local_lm
+from moa_dspy.local.server import LocalSettings
 from moa_dspy.presets import single_model
 from moa_dspy.run import concurrency
 from moa_dspy.run.concurrency import admitted, limit_concurrency
+from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import Step, watch
 
 SIGNATURE = "question -> answer"
@@ -73,6 +78,34 @@ def test_without_a_limit_all_critiques_are_under_way_at_once() -> None:
     with Loopback(in_format, measured(gauges, 0.3)) as server:
         AttentionMoA(SIGNATURE, [server.lm(name) for name in "abc"], layers=1)(question="?")
     assert gauges["all"].most >= 8
+
+
+def test_a_server_that_says_how_many_calls_it_handles_gets_no_more_unless_the_user_says_so() -> None:
+    script: Any = ScriptedLM("text").engine
+    script.slots = 2
+
+    class Engine:
+        gauge = Gauge()
+
+        async def complete(self, request: Request) -> Any:
+            with self.gauge:
+                await asyncio.sleep(0.01)
+                return script.answer(request)
+
+    engine: Any = Engine()
+    lm = dspy.LM("slotted/model", engine=script, async_engine=engine, temperature=1.0, cache=False)
+    program = AttentionMoA(SIGNATURE, [lm] * 3, layers=1)
+    program(question="?")
+    assert (engine.gauge.most, engine.gauge.entered) == (2, 16)
+    limit_concurrency(None, model="slotted/model")
+    program(question="?")
+    assert engine.gauge.most > 4
+
+
+def test_the_embedded_model_is_asked_as_many_calls_as_its_server_handles() -> None:
+    pytest.importorskip("xllamacpp")
+    engine: Any = local_lm().engine
+    assert engine.slots == LocalSettings().slots
 
 
 def test_limits_of_models_and_of_the_process_hold_together() -> None:
