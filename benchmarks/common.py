@@ -53,7 +53,7 @@ def question(number: int) -> str:
     return f"Question {number}: which town is the capital of country {number}, and since when has it been?"
 
 
-def arguments(description: str | None, argv: Sequence[str] | None, **defaults: float) -> argparse.Namespace:
+def arguments(description: str | None, argv: Sequence[str] | None, **defaults: float | str) -> argparse.Namespace:
     """The command line: one option per default, of its type."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n\n", maxsplit=1)[0])
     for name, default in defaults.items():

@@ -63,21 +63,22 @@ class Contender:
 
 CONTENDERS = (
     Contender("peer first, all at once", peer_first=True),
-    Contender("own first, no limit", ours=True),
+    Contender("own first, all at once", ours=True),
     Contender("own first, each agent's in sequence", in_sequence=True),
-    Contender("own first, four at once (the default)", limit=_SLOTS, ours=True),
+    Contender("own first, four at once, the default", limit=_SLOTS, ours=True),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Measured]:
     """Print a table and return what was measured, by schedule."""
-    options = arguments(__doc__, argv, tasks=8, agents=4, tokens=96)
+    options = arguments(__doc__, argv, tasks=8, agents=4, tokens=96, only="")
     lm = local_lm(cache=False, max_tokens=options.tokens)
-    results = {contender.name: Measured() for contender in CONTENDERS}
+    contenders = [contender for contender in CONTENDERS if options.only in contender.name]
+    results = {contender.name: Measured() for contender in contenders}
     numbers = count(1)
     lm("Are you there?")  # the server starts
     for index in range(options.tasks):
-        for contender in CONTENDERS:
+        for contender in contenders:
             task = f"Task {next(numbers)}. {_TASKS[index % len(_TASKS)]}"
             _run(contender, lm, options.agents, task, results[contender.name])
     rows = [("schedule", "cached of all", "cached, by task", "seconds", "tokens")]

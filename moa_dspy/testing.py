@@ -387,8 +387,7 @@ def _suggestion(wanted: str, peer: str) -> str:
 
 def _asked_fields(request: Request) -> list[str]:
     """Return the output fields that DSPy's adapters ask for; none if the whole completion is the answer."""
-    system = request.system if isinstance(request.system, str) else ""
-    _, marker, outputs = system.partition("Your output fields are:")
+    _, marker, outputs = prompt_of(request).partition("Your output fields are:")
     return _OUTPUT_FIELD.findall(outputs.partition("All interactions")[0]) if marker else []
 
 
@@ -404,16 +403,16 @@ def _core(text: str) -> str:
 
 def _formatted(request: Request, answer: str, probability: float | None) -> str:
     fields = _asked_fields(request)
-    system = request.system if isinstance(request.system, str) else ""
+    prompt = prompt_of(request)  # the instructions stand before or behind the inputs
     if not fields:
-        return f"It follows from the task.\n#### {answer}" if "last line after ####" in system else answer
+        return f"It follows from the task.\n#### {answer}" if "last line after ####" in prompt else answer
     values: dict[str, Any] = dict.fromkeys(fields, answer)
     if "reasoning" in fields:
         values["reasoning"] = "It follows from the task."
     if probability is not None:
-        in_words = '"type": "noul"' not in system  # DSPy asks for yes or no, and not for a probability
+        in_words = '"type": "noul"' not in prompt  # DSPy asks for yes or no, and not for a probability
         values["improved"] = probability >= 0.5 if in_words else {"noul": probability}
-    if request.config.response_format is not None or "Outputs will be a JSON object" in system:  # DSPy's JSONAdapter
+    if request.config.response_format is not None or "Outputs will be a JSON object" in prompt:  # DSPy's JSONAdapter
         return json.dumps(values, ensure_ascii=False)
     texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
     blocks = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]

@@ -288,8 +288,8 @@ class OptimizeRun:
 
     def _fit_stop(self, share: BudgetGuard | None) -> None:
         plan, architecture = self.plan, self.candidate.architecture
-        if architecture.layers < 2:
-            self.notes.append("stop: the candidate has one layer, and nothing to stop")
+        if len(architecture.output_layers) < 2:
+            self.notes.append("stop: the candidate has an output in one layer only, and nothing to stop")
             return
         if not isinstance(architecture.early_stop, bool):
             self.notes.append("stop: the candidate has a stop condition of its own, which stays")

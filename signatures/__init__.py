@@ -9,6 +9,7 @@ special_tokens  what a chat template may read as a special token, by its shape
 from moa_dspy.signatures.quoting import clean, quote
 from moa_dspy.signatures.roles import (
     ADDED,
+    ROLE_INPUT,
     Roles,
     TaskSignature,
     derive_roles,
@@ -19,6 +20,7 @@ from moa_dspy.signatures.roles import (
 
 __all__ = [
     "ADDED",
+    "ROLE_INPUT",
     "Roles",
     "TaskSignature",
     "clean",

@@ -23,12 +23,24 @@ from moa_dspy.parsing.phrases import undecorated
 from moa_dspy.signatures import instructions as texts
 from moa_dspy.signatures.quoting import quote, quote_each
 
-__all__ = ["ADDED", "Roles", "TaskSignature", "derive_roles", "is_free_text", "needed_inputs", "task_signature"]
+__all__ = [
+    "ADDED",
+    "ROLE_INPUT",
+    "Roles",
+    "TaskSignature",
+    "derive_roles",
+    "is_free_text",
+    "needed_inputs",
+    "task_signature",
+]
 
 TaskSignature: TypeAlias = type[dspy.Signature]
 
 ADDED: Final = "moa_added"
 """The key that marks an output field as added by the program. A reply may lack it."""
+
+ROLE_INPUT: Final = "moa_role_input"
+"""The key that marks an input field that only one role reads. All other inputs are the task's."""
 
 _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
@@ -294,7 +306,9 @@ class _RoleMaker:
         if self.history is not None:
             role = role.delete(self.history).prepend(self.names[_CONVERSATION], dspy.InputField(), str)
         for name in extra:
-            role = role.append(self.names[name], dspy.InputField(), str)
+            field: Any = dspy.InputField()
+            field.json_schema_extra[ROLE_INPUT] = True
+            role = role.append(self.names[name], field, str)
         return role
 
 

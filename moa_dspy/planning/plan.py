@@ -76,6 +76,7 @@ class RunEstimate(CostEstimate):
         depth: number of calls on the critical path.
         stopped_by: why the run ends, as in a trace.
         seconds: estimated wall time, or None without ``seconds_per_call``.
+        cached_tokens: prompt tokens that providers can read from their own cache. The dollars count them in full.
         stages: by layer and stage, in canonical order.
         models: by model, in order of first use.
     """
@@ -84,6 +85,7 @@ class RunEstimate(CostEstimate):
     depth: int
     stopped_by: StoppedBy
     seconds: float | None = None
+    cached_tokens: int = 0
     stages: tuple[StageEstimate, ...]
     models: tuple[ModelEstimate, ...]
 
@@ -265,6 +267,7 @@ def _run_estimate(
         depth=depth,
         stopped_by=stopped_by,
         seconds=None if seconds_per_call is None else depth * seconds_per_call,
+        cached_tokens=sum(step.tokens.cached for step in called),
         stages=tuple(
             StageEstimate(**_sums(own), layer=layer, stage=STAGES[number])
             for (layer, number), own in sorted(by_stage.items())
@@ -313,6 +316,9 @@ def _notes(full: RunEstimate, budget: Budget, rehearsal: Rehearsal) -> Iterator[
         limits = [str(limit) for limit in sorted(rehearsal.cut_at.get(share.model, ()))]
         if limits:
             yield f"what {share.model} writes is assumed to be cut off at its max_tokens, {_list(limits)}"
+    if full.cached_tokens:
+        tokens = f"{full.cached_tokens:,} of {full.prompt_tokens:,} prompt tokens"
+        yield f"providers can read {tokens} from their own cache, at their lower price; the figures count all in full"
     if budget.tokens is not None or budget.usd is not None:
         yield "what a budget of tokens or dollars leaves out depends on the lengths of the answers"
     if budget.seconds is not None and full.seconds is None:

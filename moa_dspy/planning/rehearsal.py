@@ -28,6 +28,7 @@ from moa_dspy.run.formats import adapters_for
 from moa_dspy.run.knn_demos import WORDS, Nearest, demos_of_median_length
 from moa_dspy.run.layers import ROLES, Predictors, RunParts, run_layers
 from moa_dspy.run.session import Session
+from moa_dspy.run.shared_prefix import keeps, rereading, shared_text
 from moa_dspy.run.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature
 from moa_dspy.trace import Step, StoppedBy
@@ -144,6 +145,7 @@ class _StandIns(dspy.Adapter):
         self._rehearsal, self._configured, self._improved = rehearsal, configured, improved
         self._writer: dspy.Adapter = self
         self._started = 0
+        self._read: set[tuple[str, str]] = set()  # by model, what an earlier call has read
         self._gate: asyncio.Future[None] | None = None
         self._opening: asyncio.Task[None] | None = None
 
@@ -151,7 +153,7 @@ class _StandIns(dspy.Adapter):
         """Return ``agent`` with an LM that reports the usage of a call instead of making it."""
         lm = agent.lm()
 
-        async def report(usage: dict[str, int], usd: float | None) -> None:
+        async def report(usage: dict[str, Any], usd: float | None) -> None:
             await self._all_started()
             # DSPy reports a billed call to the usage tracker, then to the histories of the calling modules. The first
             # of them is the meter of the step.
@@ -187,10 +189,24 @@ class _StandIns(dspy.Adapter):
         prompt = self._rehearsal.counter.count(lm.model, self.format(sent, demos, inputs))
         limit = _max_tokens({**getattr(lm, "kwargs", {}), **lm_kwargs})
         outputs, completion = self._reply(writer, lm.model, signature, limit)
-        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        kept = "" if demos else self._kept(lm, lm_kwargs, signature, inputs)
+        cached = self._rehearsal.counter.count(lm.model, kept) if (lm.model, kept) in self._read else 0
+        details = {"cached_tokens": cached}
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
         report: Any = lm.acall
         await report(usage, self._rehearsal.prices.cost(lm, prompt, completion))
+        if kept:
+            self._read.add((lm.model, kept))
         return [outputs]
+
+    def _kept(self, lm: dspy.BaseLM, options: Mapping[str, Any], signature: TaskSignature, inputs: Any) -> str:
+        """Return the part of a prompt that the provider keeps for the next call; empty if none."""
+        if not getattr(self._writer, "inputs_first", False):
+            return ""
+        parts = self._rehearsal.parts
+        models = [agent.lm().model for agent in (*parts.agents, parts.aggregator)]
+        reread = lm.model in rereading(parts.architecture, models[:-1], models[-1])
+        return shared_text(signature, inputs) if keeps(lm, options, reread=reread) else ""
 
     def _reply(
         self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int

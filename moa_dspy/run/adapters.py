@@ -23,6 +23,7 @@ from moa_dspy.parsing import EDGES, PLAIN, marked_text, split_reasoning
 from moa_dspy.run.conversation import alternating, has_tool_calls, history_messages, without_history
 from moa_dspy.run.outputs import read_outputs, unusable
 from moa_dspy.run.reading import VISIBLE, is_visible
+from moa_dspy.run.shared_prefix import SHARED_FROM, inputs_first
 from moa_dspy.signatures import TaskSignature
 
 __all__ = [
@@ -52,7 +53,13 @@ _NOT_SENT = frozenset(
 
 
 class _Conversational:
-    """Formats conversations and demos by the rules of ``run/conversation.py``. Other prompts are DSPy's."""
+    """Formats conversations and demos by the rules of ``run/conversation.py``. Other prompts are DSPy's.
+
+    Attributes:
+        inputs_first: whether long inputs stand before the instructions, see ``run/shared_prefix.py``.
+    """
+
+    inputs_first = False
 
     def format(
         self, signature: TaskSignature, demos: list[dict[str, Any]], inputs: dict[str, Any]
@@ -60,7 +67,11 @@ class _Conversational:
         """Return the messages of a call."""
         adapter: Any = self
         messages = dspy.Adapter.format(adapter, signature, demos, inputs)
-        return messages if without_history(cast("Any", signature)) is signature else alternating(messages)
+        if without_history(cast("Any", signature)) is not signature:
+            messages = alternating(messages)
+        if demos or not self.inputs_first or len(messages[-1]["content"]) < SHARED_FROM:
+            return messages
+        return inputs_first(adapter, signature, inputs, messages)
 
     def format_demos(self, signature: TaskSignature, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the demos as turns, without conversations."""
@@ -110,6 +121,8 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
     reasoning, which servers of open models often leave in; a leading DSPy field marker, which tuned models may write;
     and our own tags around the whole.
     """
+
+    inputs_first = True
 
     async def acall(
         self,
@@ -276,16 +289,22 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def lenient(adapter: Any) -> Any:
+def lenient(adapter: Any, *, inputs_first: bool = False) -> Any:
     """Return an adapter that writes the same prompts and reads replies leniently, if it is one of DSPy's two.
 
     It shares the state of ``adapter``. Adapters with code of their own are returned as they are.
+
+    Args:
+        adapter: any adapter.
+        inputs_first: whether long inputs stand before the instructions. Prompts of a user's adapter stay DSPy's.
     """
     kind = {dspy.ChatAdapter: _ChatAdapter, dspy.JSONAdapter: _JSONAdapter}.get(type(adapter))
     if kind is None:
         return adapter
     changed = object.__new__(kind)
     changed.__dict__ = adapter.__dict__
+    if inputs_first:
+        changed.inputs_first = True
     return changed
 
 

@@ -35,6 +35,7 @@ from moa_dspy.run.lm_proxy import proxy_of
 from moa_dspy.run.outputs import unusable
 from moa_dspy.run.reading import any_visible, as_text, prompt_in, read, with_texts
 from moa_dspy.run.session import RunLM, Session, StepId
+from moa_dspy.run.shared_prefix import marked, shared_text
 from moa_dspy.run.step_meter import StepMeter
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
@@ -307,6 +308,9 @@ class _Call:
             async with whole, turn, known.connections or _AT_ONCE:
                 if known.rejected:
                     args, options = accepted.without(lm, set(known.rejected), args, options)
+                if session.rereading is not None and getattr(self._adapter, "inputs_first", False):
+                    shared = shared_text(self._signature, self._inputs)
+                    args, options = marked(lm, shared, args, options, reread=lm.model in session.rereading)
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
                     self._meter.response = None

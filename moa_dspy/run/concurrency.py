@@ -22,13 +22,21 @@ import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from moa_dspy._dspy import widen_pools
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["admitted", "blocking_run", "connections", "current_slot", "limit_by_default", "limit_concurrency", "nested_run"]
+__all__ = [
+    "admitted",
+    "blocking_run",
+    "connections",
+    "current_slot",
+    "limit_by_default",
+    "limit_concurrency",
+    "nested_run",
+]
 
 
 _FEWEST_CONNECTIONS: Final = 100  # of an LM; DSPy's own number
@@ -62,14 +70,10 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     _queue.resize(limiters.setdefault(model, _Limit()), math.inf if calls is None else calls)
 
 
-def limit_by_default(lm: Any) -> None:
-    """Limit the calls of a model whose engine says how many it handles at once (``slots``), unless it has a limit.
-
-    The embedded model's server does. ``limit_concurrency(None, model="local")`` removes the limit.
-    """
-    slots = getattr(getattr(lm, "engine", None), "slots", None)
-    if isinstance(slots, int) and lm.model not in limiters:
-        limit_concurrency(slots, lm.model)
+def limit_by_default(calls: int, model: str) -> None:
+    """Limit the calls of a model unless the user has set or removed its limit."""
+    if model not in limiters:
+        limit_concurrency(calls, model)
 
 
 @contextlib.asynccontextmanager

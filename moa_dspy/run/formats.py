@@ -17,8 +17,8 @@ __all__ = ["adapters_for", "default_adapters"]
 _PLAIN: Final = PlainTextAdapter()
 _LINE: Final = AnswerLineAdapter()
 # The JSON fallback inside ChatAdapter is off, so that calls can be counted.
-_CHAT: Final = lenient(dspy.ChatAdapter(use_json_adapter_fallback=False))
-_JSON: Final = lenient(dspy.JSONAdapter())
+_CHAT: Final = lenient(dspy.ChatAdapter(use_json_adapter_fallback=False), inputs_first=True)
+_JSON: Final = lenient(dspy.JSONAdapter(), inputs_first=True)
 
 
 def adapters_for(

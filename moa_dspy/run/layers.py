@@ -31,6 +31,7 @@ from moa_dspy.run.failures import OVERFLOW
 from moa_dspy.run.forecast import forecast
 from moa_dspy.run.knn_demos import embedding_models
 from moa_dspy.run.session import Session, StepId
+from moa_dspy.run.shared_prefix import are_long, rereading
 from moa_dspy.run.stopping import condition_of
 from moa_dspy.signatures import Roles
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
@@ -111,14 +112,17 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         StepFailedError: if a step failed and the run is strict.
     """
     run = _Run(parts, inputs, session)
-    architecture = parts.architecture
+    architecture, outputs = parts.architecture, parts.architecture.output_layers
+    if are_long(inputs):
+        models = [session.lm(agent).lm.model for agent in (*parts.agents, parts.aggregator)]
+        session.rereading = rereading(architecture, models[:-1], models[-1])
     answers = await run.first_layer()
     first = None if answers else await run.last_resort()
     if not answers and first is None:
         not_asked = {agent.name: "budget: it was used up before the agent was asked" for agent in parts.agents}
         raise AllProposalsFailedError(_causes(session.steps) or not_asked)
     stopped_by: StoppedBy = "layers"
-    for layer in range(2, architecture.output_layers[0] if first is None else 0):
+    for layer in range(2, outputs[0] if first is None else 0):
         if run.agreeing.reached:
             break
         further = await run.further_layer(layer, answers)
@@ -126,9 +130,9 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
             stopped_by = "failure"
             break
         answers = further
-    first = first or await run.aggregate(architecture.output_layers[0], answers)
+    first = first or await run.aggregate(outputs[0], answers)
     accepted, improved = [first], list[bool | None]()
-    for layer in architecture.output_layers[1:]:
+    for layer in outputs[1:]:
         if run.agreeing.reached:
             break
         further = await run.further_layer(layer, accepted[-1:])

@@ -81,6 +81,9 @@ class RunLM:
         is_own = "acall" in vars(lm)  # of a model that does not go through DSPy
         self.in_thread = not is_own and needs_thread(lm)
         self.enforces_schema = enforces_schema(lm)
+        slots = getattr(getattr(lm, "engine", None), "slots", None)  # calls that its server handles at once, if known
+        if isinstance(slots, int):
+            concurrency.limit_by_default(slots, lm.model)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.rejected = accepted.rejected_by(lm)
@@ -108,6 +111,8 @@ class Session:
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
         record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
+        rereading: names of the models whose later calls read long inputs again, see ``run/shared_prefix.py``. None if
+            the inputs are short.
         traces: the DSPy trace of each step, if the caller wants one.
         free: names of the adapter's models that cost nothing.
         clock: returns seconds.
@@ -135,6 +140,7 @@ class Session:
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
         self.lms: dict[int, RunLM] = {}
         self.record_prompts = prompts_recorded.get()
+        self.rereading: frozenset[str] | None = None
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size

@@ -11,7 +11,19 @@ import dspy
 import pytest
 from dspy.lm15 import request_from_openai_chat
 
-from benchmarks import connections, cpu, eval_local, evaluate_overhead, file_switches, imports, latency, memory, prefix
+from benchmarks import (
+    connections,
+    cpu,
+    eval_local,
+    evaluate_overhead,
+    file_switches,
+    imports,
+    latency,
+    memory,
+    prefix,
+    shared_prefix,
+    suggestion,
+)
 from benchmarks.common import moa_at, provider
 from benchmarks.schedules import Schedule
 from moa_dspy import AttentionMoA, evaluate, single_model
@@ -93,6 +105,17 @@ def test_prefix_cache_is_measured_under_every_schedule() -> None:
     results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "8"])
     assert set(results) == {contender.name for contender in prefix.CONTENDERS}
     assert all(0 <= measured.cached < measured.prompt for measured in results.values())
+
+
+def test_with_long_inputs_first_most_of_every_prompt_was_read_before() -> None:
+    shares = shared_prefix.main(["--agents", "3", "--layers", "2"])
+    moa = shares.pop("MoA, 3 models")
+    assert min(shares.values()) > 0.8
+    assert moa > 0.2  # two models are asked once, so nothing was read before
+
+
+def test_the_search_proposes_a_design_whatever_the_number_of_trials() -> None:
+    assert list(suggestion.main(["--most", "25", "--repeats", "1"])) == [25]
 
 
 @pytest.mark.parametrize("in_sequence", [False, True])

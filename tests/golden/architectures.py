@@ -92,6 +92,15 @@ class Chat(dspy.Signature):
     answer: str = dspy.OutputField()
 
 
+class Document(dspy.Signature):
+    """Answer from the document."""
+
+    document: str = dspy.InputField()
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+LONG = {"document": "All work and no play. " * 300, "question": "What is it about?"}
 QUESTION = {"question": "Which is larger, <b>9.9</b> or 9.11?"}
 REVIEW = {"review": "I love it.", "product": "kettle"}
 TEXT = {"text": "Ada wrote the first program.\nIt computed numbers."}
@@ -133,6 +142,7 @@ def architectures() -> dict[str, tuple[AttentionMoA, dict[str, Any]]]:
         "typed": (AttentionMoA("question -> answer: float", [a, b], layers=2), QUESTION),
         "typed-vote": (AttentionMoA("question -> answer: int", [a, b, c], layers=1, aggregation="vote"), QUESTION),
         "literal": (AttentionMoA(Sentiment, [a, b], layers=2, reasoning=False), REVIEW),
+        "long-input": (AttentionMoA(Document, [a, b], layers=2), LONG),
         "several-outputs": (AttentionMoA(Extract, [a, b], layers=2), TEXT),
         "conversation": (AttentionMoA(Chat, [a, b], layers=2), {"history": TURNS, "question": "And now?"}),
         "single": (single_model("question -> answer", a), QUESTION),

@@ -81,7 +81,7 @@ shapes = (
             }
         )
     )
-    .filter(lambda shape: shape["layers"] > 1 or shape["residual"] != "answers")
+    .filter(lambda shape: shape["layers"] != 1 or shape["residual"] != "answers")
 )
 
 
