@@ -286,10 +286,8 @@ class AttentionMoA(Displayed, dspy.Module):
         }
 
     def _tables(self) -> Sequence[Table]:
-        prompts = [
-            (name, predictor.signature.instructions, len(predictor.demos))
-            for name, predictor in self.named_predictors()
-        ]
+        predictors: list[tuple[str, Any]] = list(self.named_predictors())
+        prompts = [(name, one.signature.instructions, len(one.demos)) for name, one in predictors]
         agents = [spec.model_dump(include={"name", "model", "temperature"}) for spec in self.architecture.agents]
         return [
             Table("agents", ("agent", "model", "temperature"), [tuple(agent.values()) for agent in agents]),

@@ -128,8 +128,8 @@ def test_agents_fail_together_as_the_model_says_and_each_is_as_skilled_as_stated
     assert_rate(failures[1], 0.3)
     bounds = [norm.ppf(1 - knows) for knows in (0.3, 0.7)]
     correlation = min(difficulty, 1 - 1e-9)
-    normal: Any = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]])
-    both = normal.cdf(bounds)
+    normal: Any = multivariate_normal
+    both = normal.cdf(bounds, mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
     together = [all(pair) for pair in zip(*failures, strict=True)]
     assert_rate(together, both)
     same = [one == other for one, other, fail in zip(*replies, together, strict=True) if fail]
@@ -355,7 +355,8 @@ def test_planted_critics_pay_only_with_their_prompt_and_their_architecture():
     examples = planted.examples(0, 40)
     plain, without = (planted.program_of(planted.critics(), attention=attention) for attention in ("full", "none"))
     told = plain.deepcopy()
-    for predictor in (told.critique, told.self_critique):
+    critiques: list[Any] = [told.critique, told.self_critique]
+    for predictor in critiques:
         predictor.signature = predictor.signature.with_instructions(planted.PHRASE)
     best = accuracy_of(told, examples)
     assert best >= accuracy_of(plain, examples) + 0.15
