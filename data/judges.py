@@ -6,6 +6,7 @@ between tags that they cannot close. With an official prompt, the request is byt
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import threading
@@ -25,6 +26,8 @@ from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse_verdict
 from moa_dspy.errors import ConfigurationError, UnparsedVerdictError
 from moa_dspy.identity import at_its_server
+from moa_dspy.parsing import UnreadableError, find_fields, parse_value, split_reasoning
+from moa_dspy.parsing.ends import end_of
 from moa_dspy.signatures.quoting import quote
 
 __all__ = ["GradeJudge", "JudgeMetric", "PairJudge", "SkillJudge", "UnparsedVerdictError"]
@@ -95,6 +98,55 @@ def asked_again(again: bool = True) -> Iterator[None]:
         _ASKED_AGAIN.reset(token)
 
 
+class _JudgeAdapter(dspy.ChatAdapter):
+    """Reads the fields of one reply as `moa_dspy.parsing` reads them: without reasoning, in any notation.
+
+    A reply that was cut short may end in half a value, so its last line is not read. Without fields, the whole reply
+    is the last output.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+        self.history: list[dict[str, Any]] = []  # DSPy adds the call, because the adapter is a calling module
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        """Return the outputs in a completion.
+
+        Raises:
+            AdapterParseError: if the last output is missing or unreadable, or the reply did not finish.
+        """
+        response = self.history[-1].get("response") if self.history else None
+        text = answer_in(completion, response)
+        if _end(response) == "truncated":
+            text = text.rpartition("\n")[0]
+        *_, last = fields = signature.output_fields
+        found = find_fields(text, tuple(fields), [last]) or {last: [text]}
+        outputs: dict[str, Any] = dict.fromkeys(fields, "")
+        with contextlib.suppress(UnreadableError):
+            values = {
+                name: [parse_value(one, fields[name].annotation) for one in found[name]] for name in found if name
+            }
+            if text and all(value == values[last][0] for value in values[last]):
+                return outputs | {name: value[0] for name, value in values.items()}
+        raise AdapterParseError("JudgeAdapter", signature, completion, message="The reply has no readable verdict.")
+
+
+def answer_in(text: str, response: Any = None) -> str:
+    """Return a judge's answer without reasoning. It is empty if the reply ended in its reasoning or did not succeed.
+
+    Args:
+        text: the whole text.
+        response: the provider's response with a finish reason; None if it is not known.
+    """
+    split = split_reasoning(text)
+    return split.text if split.ended and _end(response) in ("finished", "truncated") else ""
+
+
+def _end(response: Any) -> str:
+    choice = next(iter(getattr(response, "choices", None) or ()), response)
+    return end_of(str(getattr(choice, "finish_reason", None) or ""))
+
+
 class _Judge(dspy.Module):
     """Base of all judges. Without its own language model, a judge uses the ambient one."""
 
@@ -112,11 +164,13 @@ class _Judge(dspy.Module):
 
     def _ask(self, predictor: dspy.Predict, **inputs: Any) -> dspy.Prediction | None:
         """Return the reply to our own signature, or None if its fields cannot be read."""
-        lm = self._lm(predictor)
-        try:
-            reply: dspy.Prediction = predictor(**inputs, lm=lm)
-        except AdapterParseError:
-            return None
+        lm, reader = self._lm(predictor), _JudgeAdapter()
+        callers = [*(dspy.settings.caller_modules or ()), reader]
+        with dspy.context(adapter=dspy.settings.adapter or reader, caller_modules=callers):
+            try:
+                reply: dspy.Prediction = predictor(**inputs, lm=lm)
+            except AdapterParseError:
+                return None
         return reply
 
 
@@ -159,7 +213,9 @@ class PairJudge(_Judge):
         verdict = None if reply is None else parse_verdict(reply.verdict)
         if reply is None or verdict in (None, 0.5):
             return verdict
-        probability = letter_probability((reply.get("logprobs") or {}).get("content") or (), "A", "B")
+        probability = letter_probability(
+            (reply.get("logprobs") or {}).get("content") or (), "A", "B", "A" if verdict else "B"
+        )
         return verdict if probability is None else probability
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.answers import final_answer
-from moa_dspy.data.metrics.hard_tasks import HardTaskAnswer, read_as
+from moa_dspy.data.metrics.hard_tasks import HardTaskAnswer, final_answer, read_as
 from moa_dspy.data.sources import Row
 
 __all__ = ["TASKS", "BigBenchHard", "final_answer", "is_correct"]

@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark, json_lines
-from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, fill, official_file, protocols_of, send
+from moa_dspy.data.judges import OFFICIAL, JudgeMetric, SkillJudge, answer_in, fill, official_file, protocols_of, send
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.data.metrics.ratings import parse_scores, skill_score
 from moa_dspy.data.sources import Row, parse_structure, read_file
@@ -291,8 +291,9 @@ class OfficialSkillJudge(SkillJudge):
         """Score an answer. Only the names of `skills` are used; the official rubric defines their meanings."""
         item = {"instruction": instruction, "answer": reference, "skill": list(skills)}
         system, prompt = judge_prompt(self.templates, item, answer, self.rubric)
-        reply = str(send(self._lm(self.assess), prompt, system, max_tokens=1024).text or "")
-        return dspy.Prediction(scores=parse_scores(reply), reasons=reply, protocol=self.protocol)
+        response = send(self._lm(self.assess), prompt, system, max_tokens=1024)
+        reply = str(response.text or "")
+        return dspy.Prediction(scores=parse_scores(answer_in(reply, response)), reasons=reply, protocol=self.protocol)
 
 
 def _meaning(skill: str) -> str:

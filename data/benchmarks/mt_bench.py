@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.benchmark import Answered, Benchmark, Hub, json_lines
-from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, fill, official_file, protocols_of, send
+from moa_dspy.data.judges import OFFICIAL, GradeJudge, JudgeMetric, answer_in, fill, official_file, protocols_of, send
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.data.metrics.ratings import UNPARSED, parse_score
 from moa_dspy.data.sources import Row, parse_structure, read_file
@@ -289,8 +289,9 @@ class OfficialGradeJudge(GradeJudge):
         """Grade the last of the answers. Without a reference for each turn, the prompt without one is used."""
         question = {"turns": list(questions), "category": category if reference else None}
         prompt = judge_prompt(self.templates, question, answers, len(answers), reference or None)
-        reply = str(send(self._lm(self.grade), prompt, prompt.system).text or "")
-        score = parse_score(reply)
+        response = send(self._lm(self.grade), prompt, prompt.system)
+        reply = str(response.text or "")
+        score = parse_score(answer_in(reply, response))
         read = None if score == UNPARSED else score
         return dspy.Prediction(score=read, reasons=reply, prompt=prompt.name, protocol=self.protocol)
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import dspy
 
-from moa_dspy.data.metrics.answers import final_expression
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.extras import require_eval
+from moa_dspy.parsing.phrases import last_boxed
 
-__all__ = ["MathEquivalence", "equivalent"]
+__all__ = ["MathEquivalence", "equivalent", "final_expression"]
 
 _EXPRESSION_MAX = 500
 _START_SECONDS = 120.0
@@ -36,6 +36,17 @@ _IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _THOUSANDS = re.compile(r"(?<![\d ])(\d{1,3})((?: \d{3})+)(?![\d ])")
 _NUMBERS_APART = re.compile(r"[+-]?\d+(?: \d+)+")
 _BASE = re.compile(r"\d_\{?(\d+)")
+_MARKED_LINE = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
+
+
+def final_expression(text: str) -> str:
+    r"""Return the final expression of a solution: the last `\boxed{}`, else after "answer is", else the last line."""
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed.strip()
+    marked = [match[1] for match in _MARKED_LINE.finditer(text) if match[1].strip()]
+    answer = (marked or text.strip().splitlines() or [""])[-1].strip()
+    return re.sub(r"^(\$+|\\\(|\\\[)|(\$+|\\\)|\\\])\.?$", "", answer.removesuffix(".")).strip().strip("*")
 
 
 def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:

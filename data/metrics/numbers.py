@@ -1,172 +1,73 @@
-"""Numbers in text, read as exact fractions (18 equals 18.0), and the metrics that compare them."""
+"""The number that a solution ends in, by GSM8K's form and by the common reader, and the metrics that compare it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from itertools import islice
 
 import dspy
 
-from moa_dspy.data.metrics.answers import TEXT_MAX, claims, last_boxed
 from moa_dspy.data.metrics.metric import TextMetric, vote_key
 from moa_dspy.data.metrics.text import denied, ends_with
+from moa_dspy.parsing.numbers import numbers, read_number, stated_number, tidied
+from moa_dspy.parsing.phrases import TEXT_MAX, claims
 
-__all__ = ["Numeric", "ShortNumber", "final_number", "last_number", "numbers", "stated_number"]
-
-_MINUS = "-\u2212\u2012\u2013\uff0d"
-_SEPARATORS = " ,'\u2019\u00a0\u202f\u2009_"
-_CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u20a9\u20bd\uffe5"
-_DIGITS_MAX = 400
-"""Maximum number of digits of a number. Longer runs come from a model stuck in a loop and are not read."""
-
-_LATEX = (
-    (re.compile(r"\{,\}|,\\!"), ","),
-    (re.compile(r"(?<=\d)\\[,;:! ](?=\d{3})"), ","),
-    (re.compile(r"(?<=\d)\\[dt]?frac\s?\{(\d{1,400})\}\s?\{(\d{1,400})\}"), r" \1/\2"),
-    (re.compile(r"\\[dt]?frac\s?\{(\d{1,400})\}\s?\{(\d{1,400})\}"), r"\1/\2"),
-)
-"""LaTeX forms with their plain forms: thousands separators, fractions after a whole number, fractions."""
-
-_SCIENTIFIC = re.compile(
-    r"(?<=\d)\s?(?:[x*\u00d7\u00b7]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{?([+-]?\d{1,3})(?:\}|(?![\d.]))"
-)
-"""A power of ten after a number, as in `1.5 x 10^3`."""
-
-_WHOLE = rf"(?:\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?!\d)|\d+)"
-_UNSIGNED = rf"(?:{_WHOLE}(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d{{1,3}}(?![\w.]))?"
-_NUMBER = re.compile(
-    rf"""
-    (?:
-        (?P<negative>
-            \bnegative\s
-            | (?:\A|[=:\#(\u2248]|\bis\b)\s{{0,3}}(?:[{_MINUS}]|\bminus\b)\s
-        )
-        | (?<![^\W\d_])                                # not inside a word
-          (?<!\d)(?<!\d\.)(?<!\^)(?<!\^\{{)            # not inside a number, and no exponent
-          (?P<sign>(?<![\w)\]}}])[{_MINUS}+])?
-    )
-    (?:\\?[{_CURRENCY}][ ]?)?
-    (?P<inner>(?<=[{_CURRENCY}])[{_MINUS}]|(?<=[{_CURRENCY}][ ])[{_MINUS}])?
-    (?:
-        (?P<date>\d+(?:/\d+){{2,}})
-        | (?:(?P<whole>\d{{1,9}})[ ](?=\d+[ ]?/))?
-          (?P<digits>{_UNSIGNED})(?:[ ]?/[ ]?(?P<denominator>\d+)(?![\d./]))?
-    )
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-def numbers(text: str) -> list[Fraction]:
-    r"""Return all numbers of a text, in order. The time is linear in the length of the text.
-
-    * Commas, apostrophes, underscores and spaces before groups of three digits are thousands separators: `1,234` and
-      `1 234` are one number, `1,2` and `1,23` are two.
-    * Currency signs and units are not part of a number: `$18` and `18 apples` are 18, `50%` is 50.
-    * A minus belongs to a number unless it directly follows what it could be subtracted from: the last number of `10-5`
-      is 5. Followed by a space, or written out, it counts only where an answer begins: `x = - 5`, `it is minus 5`.
-    * `3/4` and `\frac{3}{4}` are one number. `1 1/2` is 1.5. `1.5e3` and `1.5 x 10^3` are 1500. Dates such as
-      `1/2/2024` are skipped, and so are digits inside a word (`H2O`), exponents (`m^2`) and runs of more than 400
-      digits.
-    """
-    return [number.value for number in _numbers(_without_latex(text))]
-
-
-def last_number(text: str) -> Fraction | None:
-    """Return the last number of a text, or None."""
-    values = numbers(text)
-    return values[-1] if values else None
-
-
-class _Number(NamedTuple):
-    value: Fraction
-    start: int
-    end: int
-
-
-def _numbers(text: str) -> list[_Number]:
-    found = ((_value(match), match) for match in _NUMBER.finditer(text))
-    return [_Number(value, match.start(), match.end()) for value, match in found if value is not None]
-
-
-def _without_latex(text: str) -> str:
-    for latex, plain in _LATEX:
-        text = latex.sub(plain, text)
-    return _SCIENTIFIC.sub(r"e\1", text)
-
+__all__ = ["Numeric", "ShortNumber", "final_number"]
 
 _SECTIONS_MAX = 50
-_STATEMENT_MAX = 500
+_LINES_MAX = 20
+_LINE_MAX = 1000
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _LETTER_A = re.compile(r"^[ \t]*A:([^\n]+)", re.MULTILINE)
-_MARKUP = re.compile(r"\*\*(?!\d)|(?<!\d)\*\*|[`_]{1,3}(?!\d)|\\text(?:bf|it)?\b|\\mathrm\b|\\left\b|\\right\b|[{}]")
-_REMARK = re.compile(r"(?<=[^\s(#:=])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
-_SENTENCE_END = re.compile(r"(?<!\bapprox)(?<!\bca)[.!?;](?=\s|\Z)")
-_EQUALS = re.compile(r"=+>?|\u2248|\\approx\b|\\implies\b|\u21d2|->|\u2192")
-_QUALIFIERS = (
-    r"about|approximately|approx\.?|around|roughly|exactly|precisely|only|just|simply|still|also|likely|clearly|probably|"
-    r"therefore|thus|indeed|then|a|the|total|of|number|is|be|equal to|or|US|USD|EUR|GBP|Rs\.?"
-)
-_BEFORE_VALUE = re.compile(
-    rf"[\s:*~\u2248>]*(?:(?:{_QUALIFIERS})\b[\s:*]*)*\\?[$\u20ac\u00a3\u00a5\u20b9]?\s*", re.IGNORECASE
-)
-_BEFORE_MAX = 80
-_OPERATORS = r"[-+*/\u00d7\u00b7\u00f7\u2212\u2013^:x]|\*\*|\\times|\\cdot|\\div|plus|minus|times|divided by|or|to|and"
-_JOINED = re.compile(
-    rf"[\s)%(\\$\u20ac\u00a3]*(?:{_OPERATORS})[\s(\\$\u20ac\u00a3]*",
-    re.IGNORECASE,
-)
-"""What stands between two numbers that are not one value: an operator, a colon, "or", "to"."""
-
-_POWER = re.compile(r"\s?(?:\^|\*\*\s?\d)|[\u00b2\u00b3\u2070-\u2079]")
 _TITLE = re.compile(r"(?:(?:the|my|final|correct|result|solution|answer|is|and)\b[\s*:_]*)+", re.IGNORECASE)
-_ENUMERATED = re.compile(r"\d{1,2}[.)]\s+[^\W\d]")
-_NUMBERED_LABEL = re.compile(r"[^\W\d]+[ #]*\d+\b")
+_NUMERAL = re.compile(r"\d{1,2}[.)]\s+(?=[^\W\d])")
+_HEADING = re.compile(r"\d{1,2}[.)]\s+[^\W\d]|[^\W\d]+[ #]*\d+\b|[^\d]*\Z")
 _LABEL = re.compile(r"[^\d:=]{1,80}[:=]")
 
 
 def final_number(solution: str) -> Fraction | None:
     r"""Return the number that a solution gives as its answer, or None.
 
-    The first of these that can be read is used. Of several of one kind, the last is used.
+    The first of these that can be read is used.
 
     | form | examples, all 18 |
     |---|---|
-    | after `####` (GSM8K) | `#### $18.00`, `#### 18 = 3 * 6`, `#### 3 * 6 = 18 eggs`, `#### Answer: 18` |
-    | in a box | `\boxed{18}`, `\boxed{18\text{ eggs}}` |
-    | after a marker of `answers.claims` | `The answer is 18.`, `**Answer:** 18`, `{"answer": 18}` |
+    | after the last `####` (GSM8K) | `#### $18.00`, `#### 18 = 3 * 6`, `#### 3 * 6 = 18 eggs`, `#### Answer: 18` |
+    | as any text is read (`parsing.read_number`) | `\boxed{18}`, `The answer is 18.`, `{"answer": 18}`, `18 eggs` |
     | after `A:` at the beginning of a line | `A: 18` |
-    | the last number, without a remark in parentheses at the end | `So it is 18. (This took 3 steps.)` |
+    | the only number, or the result, of the last line with numbers | `9 * 2 = 18, so she makes $18.` |
+    | in this line, the number that was calculated last | `9 * 2 = 18.` and below `She makes $18 with 9 eggs.` |
 
     A Markdown heading is no answer: `#### Step 2: multiply`, `#### 2. Multiply`, and `#### Check` with text below. An
-    expression without its value (`#### 3 * 6`), a range and alternatives (`3 or 4`) are not read. Units, currency and
-    percent signs are not part of the number.
+    expression without its value (`#### 3 * 6`), a range and alternatives (`3 or 4`) are not read.
     """
-    text = _REMARK.sub("", _without_latex(solution[-TEXT_MAX:]))
+    text = tidied(solution[-TEXT_MAX:])
     sections = [_section(part) for part in _HASHES.split(text)[1:][-_SECTIONS_MAX:]]
-    for strong in (True, False):
-        if values := [value for value, is_strong in sections if is_strong is strong and value is not None]:
-            return values[-1]
-    if any(is_strong for _, is_strong in sections):
-        return None  # an answer that cannot be read
-    statements = [boxed for boxed in [last_boxed(text)] if boxed is not None]
-    said = [[*statements], [claim.answer for claim in claims(text)], [match[1] for match in _LETTER_A.finditer(text)]]
-    for group in said:
-        if values := [value for value in map(_stated, group) if value is not None]:
-            return values[-1]
-    found = _numbers(text)
-    return found[-1].value if found else None
+    strong, weak = ([value for value, is_answer in sections if is_answer is wanted] for wanted in (True, False))
+    if strong:
+        return next((value for value in reversed(strong) if value is not None), None)
+    value = read_number(text)
+    if value is None:
+        value = next((value for value in reversed(weak) if value is not None), None)
+    if value is None and (lettered := _LETTER_A.findall(text)):
+        value = stated_number(lettered[-1])
+    if value is None and not any(numbers(claim.answer) for claim in claims(text)):
+        value = _last_line(text)
+    return value if isinstance(value, Fraction) else None
 
 
-def stated_number(statement: str) -> Fraction | None:
-    """Return the number that one statement gives, such as `18 dollars` or `3 * 6 = 18`.
-
-    Returns:
-        None if it gives no number or several, or has more than 500 characters.
-    """
-    return _stated(_REMARK.sub("", _without_latex(statement))) if len(statement) <= _STATEMENT_MAX else None
+def _last_line(text: str) -> Fraction | float | None:
+    """Return the number of the last line with numbers; of several, the one that the text calculated last."""
+    lines = list(islice((line for line in reversed(text.splitlines()) if any(map(str.isdigit, line))), _LINES_MAX))
+    last = next((line for line in lines if numbers(line[:_LINE_MAX])), "")
+    value = read_number(last)
+    if value is not None or not last or len(last) > _LINE_MAX or "=" in last:
+        return value
+    earlier = (read_number(line) for line in lines[lines.index(last) + 1 :] if "=" in line and len(line) <= _LINE_MAX)
+    calculated = next((result for result in earlier if result is not None), None)
+    return calculated if calculated in numbers(last) else None
 
 
 def _section(section: str) -> tuple[Fraction | None, bool]:
@@ -175,75 +76,25 @@ def _section(section: str) -> tuple[Fraction | None, bool]:
     (None, True) is an answer that cannot be read, (None, False) a heading.
     """
     head, _, body = section.partition("\n")
-    head, body = _MARKUP.sub("", head).strip(" \t:*"), body.strip()
+    head, body = head.strip(" \t:*"), body.strip()
     if not head or _TITLE.fullmatch(head):
-        below = [line for line in body.splitlines() if _numbers(line)]
-        return (_stated(below[0], whole=False), True) if below else (None, False)
+        below = body.partition("\n")[0]
+        return (_statement(below), True) if numbers(below) else (None, False)
+    numeral = _NUMERAL.match(head)
+    if numeral and numbers(head[numeral.end() :]):
+        return _statement(head[numeral.end() :]), not body
     if said := claims(head):
-        return _stated(said[-1].answer), True
-    if _ENUMERATED.match(head):
-        return (None, False) if body else (_stated(head), True)
-    if _starts_with_number(head):
-        return _stated(head), True
-    if _NUMBERED_LABEL.match(head) or not _numbers(head):
-        return None, False
-    if _EQUALS.search(head) or not body:
-        return _stated(head), False
-    label = _LABEL.match(head)
-    return (_stated(head[label.end() :]) if label else None), False
+        return stated_number(said[-1].answer), True
+    if _HEADING.match(head) and (body or not numbers(head)):
+        label = _LABEL.match(head)
+        return (stated_number(head[label.end() :]) if label else None), False
+    return _statement(head), True
 
 
-def _stated(statement: str, *, whole: bool = True) -> Fraction | None:
-    """Return the number that a statement gives, or None if it gives none or several.
-
-    With `whole`, words before the number are allowed only if there is no other number.
-    """
-    for sentence in _SENTENCE_END.split(_MARKUP.sub("", statement)):
-        if _numbers(sentence):
-            parts = [part for part in _EQUALS.split(sentence) if part.strip()]
-            for part in (parts[-1], parts[0]) if len(parts) > 1 else parts:
-                if (value := _single(part, whole=whole)) is not None:
-                    return value
-            return None
-    return None
-
-
-def _starts_with_number(text: str) -> bool:
-    found = _numbers(text)
-    before = " ".join(text[: _digits(text, found[0])].split()) if found else ""
-    return bool(found) and len(before) <= _BEFORE_MAX and _BEFORE_VALUE.fullmatch(before) is not None
-
-
-def _digits(text: str, number: _Number) -> int:
-    """Return where the sign or the first digit of a number is."""
-    return next(
-        (n for n in range(number.start, number.end) if text[n].isdigit() or text[n] in f"{_MINUS}+."), number.start
-    )
-
-
-def _single(text: str, *, whole: bool) -> Fraction | None:
-    found = _numbers(text)
-    if not found or _POWER.match(text, found[0].end):
-        return None
-    if len(found) > 1 and _JOINED.fullmatch(text, found[0].end, found[1].start):
-        return None
-    if _starts_with_number(text) or len({number.value for number in found}) == 1:
-        return found[0].value
-    return None if whole else found[-1].value
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    parts = (match["digits"] or "", match["denominator"] or "")
-    if match["date"] or max(map(len, parts)) > _DIGITS_MAX:
-        return None
-    digits = re.sub(f"[{_SEPARATORS}]", "", parts[0])
-    value = Fraction(f"0{digits}" if digits.startswith(".") else digits)
-    if match["denominator"]:
-        if int(match["denominator"]) == 0:
-            return None
-        value = value / int(match["denominator"]) + int(match["whole"] or 0)
-    negative = bool(match["negative"] or match["inner"]) or (match["sign"] or "+") in _MINUS
-    return -value if negative else value
+def _statement(text: str) -> Fraction | None:
+    value = stated_number(text)
+    label = _LABEL.match(text)
+    return stated_number(text[label.end() :]) if value is None and label else value
 
 
 @dataclass(frozen=True)
@@ -256,9 +107,9 @@ class Numeric(TextMetric):
 
     tolerance: float = 0.0
 
-    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:  # noqa: ARG002
+    def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:
         """Return whether the numbers are equal."""
-        value, expected = final_number(output), final_number(accepted)
+        value, expected = self.number(output, example), final_number(accepted)
         return value is not None and expected is not None and abs(value - expected) <= self.tolerance
 
     def read(self, output: str, example: dspy.Example) -> str:
@@ -275,9 +126,9 @@ class Numeric(TextMetric):
 class ShortNumber(Numeric):
     """The output's number is the answer, in digits or in words.
 
-    The last number that is not in the question is used. To a question about 5 tickets, "40 dollars for 5
-    tickets" answers 40. An accepted answer in words is the whole output, or its end ("the answer is seven"). A number
-    that is denied, or one of two alternatives, is not an answer.
+    Of several numbers, the only one that is not in the question is used. To a question about 5 tickets, "40 dollars
+    for 5 tickets" answers 40. An accepted answer in words is the whole output, or its end ("the answer is seven"). A
+    number that is denied, or one of two alternatives, is not an answer.
 
     Attributes:
         question: the field of the example with the question.
@@ -287,14 +138,14 @@ class ShortNumber(Numeric):
 
     def compare(self, output: str, accepted: str, example: dspy.Example) -> bool:
         """Return whether the numbers are equal, or the texts if the accepted answer has no digits."""
-        expected = last_number(accepted)
-        if expected is None:
+        if not numbers(accepted):
             return vote_key(output) == vote_key(accepted) or ends_with(output, accepted)
-        value = self.number(output, example)
-        return value is not None and abs(value - expected) <= self.tolerance and not denied(output, accepted)
+        return super().compare(output, accepted, example) and not denied(output, accepted)
 
     def number(self, output: str, example: dspy.Example) -> Fraction | None:
-        """Return the last number of the output that is not in the question, else the last number."""
-        answered, asked = numbers(output), numbers(str(example.get(self.question, "")))
-        new = [number for number in answered if number not in asked] or answered
-        return new[-1] if new else None
+        """Return the number that the output states, else its only number that is not in the question."""
+        value = final_number(output)
+        if value is not None:
+            return value
+        new = set(numbers(output)) - set(numbers(str(example.get(self.question, ""))))
+        return new.pop() if len(new) == 1 else None

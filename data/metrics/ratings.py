@@ -5,17 +5,20 @@ A reader returns a value only if the reply is unambiguous. Values out of range a
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
+
+from moa_dspy.parsing.choices import read_choice
+from moa_dspy.parsing.numbers import read_number, stated_number
+from moa_dspy.parsing.structures import NOTHING, decode
 
 __all__ = [
     "UNPARSED",
     "alternatives",
     "letter_probability",
-    "parse_dict",
     "parse_grade",
     "parse_score",
     "parse_scores",
@@ -27,28 +30,21 @@ __all__ = [
 UNPARSED = -1.0
 """MT-Bench's value for a judgment without a score."""
 
-_REPLY_MAX = 100
 _LITERAL_MAX = 4000
-_DEPTH_MAX = 20
+_PARENTHESES_MAX = 20
 _ROUNDING = 1e-3
 
-_MARKS = r"[\s*_`'\"()\[\].:]*"
-_VERDICT = re.compile(
-    rf"{_MARKS}(?:(?:the|my|final|better|best)\s+)*(?:(?:answer|verdict|winner)\b(?:\s+is\b)?)?"
-    rf"{_MARKS}(?:answer[\s_]+|assistant\s+)?(a|b|(?:a\s+)?(?:tie|draw)){_MARKS}",
-    re.IGNORECASE,
-)
-_NUMBER = (
-    r"(?<![\w.,/+\u2212-])(?<![-\u2013] )(\d{1,9}(?:\.\d{1,9})?)"
-    r"(?![\w%]|[.,]\d|\s?/(?!\s?10(?!\d|\.\d))|\s?[-\u2013]\s?\d)"
-)
-_OF_TEN = r"(?:\s?(?:/|out of)\s?10(?!\d|\.\d))"
-_GRADE = re.compile(rf"{_MARKS}(?:score|grade|rating)?{_MARKS}{_NUMBER}{_OF_TEN}?{_MARKS}", re.IGNORECASE)
+_VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5, "draw": 0.5, "a tie": 0.5, "a draw": 0.5}
+_OF_TEN = re.compile(r"(?<=\d)\s?(?:/|out of)\s?10(?:\.0)?(?!\d|\.\d)", re.IGNORECASE)
+_OTHER_SCALE = re.compile(r"\d\s?(?:/|out of)\s?\d|\d\s?%")
 _GRADES = (
-    re.compile(rf"\[\[\s*{_NUMBER}{_OF_TEN}?\s*\]\]"),
-    re.compile(rf"\b(?:score|grade|rating)\b{_MARKS}(?:(?:is|of|would be){_MARKS})?{_NUMBER}{_OF_TEN}?", re.IGNORECASE),
-    re.compile(rf"{_NUMBER}{_OF_TEN}", re.IGNORECASE),
-    re.compile(_NUMBER),
+    re.compile(r"\[\[([^\[\]\n]{1,40})\]\]"),
+    re.compile(
+        r"\b(?:score|grade|rating)\b[\s*_`'\"()\[\].:]*(?:(?:is|of|would be)\b)?[\s:*]*"
+        r"([-\u2212+]?\s?\d[\d.,]*(?:\s?(?:/|out of|[-\u2013])\s?\d+)?%?)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"([-\u2212+]?\d[\d.]*)(?=\s?(?:/|out of)\s?10(?!\d|\.\d))", re.IGNORECASE),
 )
 _RATED = (
     re.compile(r"\[\[\s*([+\u2212-]?\d[^\[\]\n]{0,40})\]\]"),
@@ -62,30 +58,37 @@ _OF_FIVE = re.compile(r"\s*/\s*5\s*\Z")
 
 
 def parse_verdict(reply: str) -> float | None:
-    """Return 1 for A, 0 for B, 0.5 for a tie; None for any other reply.
+    """Return 1 for A, 0 for B, 0.5 for a tie; None for any other reply. `parsing.read_choice` has the rules.
 
     | read | not read |
     |---|---|
-    | `A`, `**A**`, `[[A]]`, `answer_a`, `The better answer is A` | `A or B`, `A > B`, `not A` |
-    | `tie`, `Verdict: tie`, `a draw` | `C`, `neither` |
+    | `A`, `**A**`, `[[A]]`, `answer_a`, `The better answer is A`, `A is better` | `A or B`, `A > B`, `not A` |
+    | `tie`, `Verdict: tie`, `a draw`, `It is a tie.` | `C`, `neither` |
     """
-    match = _VERDICT.fullmatch(reply[:_REPLY_MAX])
-    return {"a": 1.0, "b": 0.0}.get(match[1].casefold(), 0.5) if match else None
+    return read_choice(reply, _VERDICTS)
 
 
 def parse_grade(reply: str) -> float | None:
-    """Return a grade from 1 to 10; None for any other reply.
+    """Return a grade from 1 to 10; None for any other reply. `parsing.read_number` has the forms of numbers.
 
     | read | not read |
     |---|---|
     | `8`, `**8**`, `8.5`, `8/10`, `8 out of 10`, `[[8]]` | `0`, `11`, `-8`, `8/5`, `80/100`, `80%`, `7-8` |
     | `Rating: 8. It has 2 errors.`, `It has 2 errors, so 8/10` | `7 or 8`, `Score: 7. Score: 8` |
     """
-    whole = _GRADE.fullmatch(reply[:_REPLY_MAX])
-    found = [[whole[1]]] if whole else [form.findall(reply[-_LITERAL_MAX:]) for form in _GRADES]
-    grades = {float(text) for text in next(filter(None, found), ())}
-    grade = grades.pop() if len(grades) == 1 else math.nan
-    return grade if 1 <= grade <= 10 else None
+    reply = reply[-_LITERAL_MAX:]
+    stated = next(filter(None, (form.findall(reply) for form in _GRADES)), [reply])
+    numbers = {_grade(text) for text in stated}
+    grade = numbers.pop() if len(numbers) == 1 else None
+    return float(grade) if isinstance(grade, Fraction) and 1 <= grade <= 10 else None
+
+
+def _grade(text: str) -> Fraction | float | None:
+    text = _OF_TEN.sub("", text)
+    if _OTHER_SCALE.search(text):
+        return None
+    number = read_number(text, integer=False)
+    return stated_number(text, integer=False) if number is None else number
 
 
 def parse_score(judgment: str) -> float:
@@ -117,8 +120,9 @@ def parse_scores(review: str) -> dict[str, float | None]:
     """
     literals = _BRACES.findall(review)
     literal = literals[-1].lower().replace("_", " ").replace("\n", " ") if literals else ""
-    parsed = parse_dict(_BARE_NOT_APPLICABLE.sub(r"\1None", literal)) or {}
-    return {str(skill).strip(): skill_score(value) for skill, value in parsed.items()}
+    literal = _BARE_NOT_APPLICABLE.sub(r"\1None", literal).strip()
+    parsed = {} if literal.count("(") > _PARENTHESES_MAX else decode(literal, dict)
+    return {} if parsed is NOTHING else {str(skill).strip(): skill_score(value) for skill, value in parsed.items()}
 
 
 def skill_score(value: object) -> float | None:
@@ -134,24 +138,11 @@ def skill_score(value: object) -> float | None:
     return score if 1 <= score <= 5 else math.nan
 
 
-def parse_dict(text: str) -> dict[object, object] | None:
-    """Return a Python dict literal as a dict, or None for anything else.
-
-    More than 4000 characters or 20 opening brackets are not parsed: they could exhaust the parser's stack or memory.
-    """
-    if len(text) > _LITERAL_MAX or sum(text.count(bracket) for bracket in "([{") > _DEPTH_MAX:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float | None:
+def letter_probability(tokens: Iterable[Any], first: str, second: str, chosen: str = "") -> float | None:
     """Return the probability of the first of two single-token answers.
 
-    `tokens` are the reply's tokens with log-probabilities, as objects (`dspy.lm15`) or dicts (DSPy predictions).
+    `tokens` are the reply's tokens with log-probabilities, as objects (`dspy.lm15`) or dicts (DSPy predictions). If the
+    reply is known to choose one of the two, only positions with that one (`chosen`) count.
 
     Returns:
         P(first) / (P(first) + P(second)) at the last position with one of the two tokens; None if there is no such
@@ -159,7 +150,7 @@ def letter_probability(tokens: Iterable[Any], first: str, second: str) -> float 
         log-probability is no finite number from 0 down (null, NaN, a text).
     """
     for token in reversed(list(tokens)):
-        if _text(token) in (first, second):
+        if _text(token) in ((chosen,) if chosen else (first, second)):
             logprobs: dict[str, float] = {}
             for one in [token, *(_get(token, "top") or _get(token, "top_logprobs") or ())]:
                 text = _text(one)

@@ -10,6 +10,7 @@ from collections import Counter
 import dspy
 
 from moa_dspy.data.metrics.metric import TextMetric
+from moa_dspy.parsing.phrases import is_negated
 
 __all__ = ["F1", "Contains", "ExactMatch", "NormalizedMatch", "Stated", "f1", "normalize", "normalize_or_keep"]
 
@@ -19,13 +20,8 @@ _PUNCTUATION = frozenset(string.punctuation)
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
 _ALTERNATIVES = re.compile(r"(?<!\bmore )\bor\b")
 _MEASURE = re.compile(r"\d[\d.,]*\s*(?P<unit>[^\d.,;:!?()]*)")
-_DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|anything but)|n['\u2019]t)\b(?:(?!\bbut\b)[^,;:])*\Z|\d\s*(?:to|-|\u2013)\s*\Z"
-)
-_DENIED_AFTER = re.compile(
-    r"\W{0,3}\b(?:is|are|was|were|would be)(?:\s+not\b|n['\u2019]t\b|\s+(?:wrong|incorrect|false)\b)"
-    r"|\s*(?:to|-|\u2013)\s*\d"
-)
+_RANGE_BEFORE = re.compile(r"\d\s*(?:to|-|\u2013)\s*\Z")
+_RANGE_AFTER = re.compile(r"\s*(?:to|-|\u2013)\s*\d")
 _NEEDLESS_DECIMALS = re.compile(r"(?<=\d)\.0+(?!\d)")
 
 
@@ -126,7 +122,9 @@ def _states(sentence: str, wanted: re.Pattern[str]) -> bool:
     if any(_offers(sentence[: match.start()], sentence[match.end() :]) for match in _ALTERNATIVES.finditer(sentence)):
         return False
     return any(
-        not _DENIED_BEFORE.search(sentence[: match.start()]) and not _DENIED_AFTER.match(sentence, match.end())
+        not is_negated(sentence, match.start(), match.end())
+        and not _RANGE_BEFORE.search(sentence[: match.start()])
+        and not _RANGE_AFTER.match(sentence, match.end())
         for match in wanted.finditer(sentence)
     )
 

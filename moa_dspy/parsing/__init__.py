@@ -4,8 +4,12 @@
     turns        what chat templates put around an answer
     reasoning    reasoning and the answer after it
     fields       named fields in any notation
-    values       values of any type: numbers, choices, structures
-    phrases      what surrounds a value
+    phrases      where a text says what its answer is, and what surrounds a value
+    numbers      numbers
+    choices      members of a closed set, letters, yes or no
+    structures   JSON and Python literals
+    values       values of any type
+    ends         how a reply ended, by the words of its provider
 
 Nothing here knows DSPy. Replies of agents, judges and metrics are read by the same rules.
 """

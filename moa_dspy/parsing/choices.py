@@ -1,152 +1,395 @@
-"""Members of a closed set in a model's text, where it is clear which one is meant."""
+"""Members of a closed set in a model's text, where it is clear which one is meant: words, letters, yes or no."""
 
 from __future__ import annotations
 
 import functools
 import re
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final, Generic, TypeVar, overload
 
-from moa_dspy.parsing.phrases import answer_phrases, is_negated, undecorated, unlabelled
-
-__all__ = ["read_bool", "read_choice"]
-
-_SCANNED: Final = 200  # members in one text
-_INSPECTED: Final = 2000  # places where a member may be
-_TEXT_MAX: Final = 200_000
-_TRUE: Final = ("true", "yes")
-_FALSE: Final = ("false", "no")
-_WHOLE_BOOL: Final = {
-    **dict.fromkeys((*_TRUE, "y", "t", "1", "correct", "right", "affirmative", "✓", "✔", "✅"), True),
-    **dict.fromkeys((*_FALSE, "n", "f", "0", "incorrect", "wrong", "negative", "✗", "✘", "❌"), False),
-}
-_VERDICT: Final = re.compile(
-    r"(?<![\w-])(true|yes|false|no)(?=[*_`\"')\]]*(?:[.,;:!—–]|\s-|\s*\n|\s*\Z))", re.IGNORECASE
+from moa_dspy.parsing.phrases import (
+    TEXT_MAX,
+    agreed,
+    boxes,
+    claims,
+    is_negated,
+    plain,
+    undecorated,
+    unlabelled,
+    without_latex,
 )
-_YES: Final = re.compile(r"(?<![\w-])yes(?![\w-])", re.IGNORECASE)
-_TRUTH: Final = re.compile(r"(?<![\w-])(true|false)(?![\w-])", re.IGNORECASE)
+
+__all__ = ["choice_letter", "read_bool", "read_choice"]
+
+Value = TypeVar("Value")
+Found = tuple[Value | None, int, bool]
+"""A value, its position, and whether the text calls it final. None is a statement of several values."""
+
+_SENTENCE_MAX: Final = 1000  # characters of a text that states its answer without saying so
+_SCANNED: Final = 50  # places where a member may be
+_OPEN: Final = r"[\s*_$`\"'“‘(\[{<【]{0,8}"
+_CLOSE: Final = r"[*_$`\"'”’)\]}>】]{0,8}"
+_ADVERBS: Final = (
+    r"(?:[\s,]{1,3}(?:most|very|quite|almost|likely|probably|definitely|clearly|certainly|surely|obviously|undoubtedly|"
+    r"thus|therefore|hence|then|indeed|actually|simply|still|also|just|only|in fact|of course|I (?:think|believe|guess|"
+    r"would say|am confident)|in my opinion|indicated by|represented by|given by|labell?ed)\b,?){0,4}"
+)
+_IS: Final = rf"(?:\s(?:is|would be|should be|must be|will be|has to be)\b{_ADVERBS})?\s?[:：=>–—-]?"
+_NOUN: Final = r"(?:option|choice|letter|answer|statement|assistant|response|candidate)s?"
+_KIND: Final = rf"(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?)?"
+_SAYING: Final = (
+    r"(?:it is|it['’]s|it must be|i(?: would|['’]d| will|['’]ll)? (?:choose|pick|select|say|go (?:with|for)|vote for)|"
+    r"(?:we|you) (?:choose|pick|select)|go with|my (?:choice|pick|vote) is)"
+)
+_SO: Final = (
+    r"(?:i (?:think|believe|guess)|probably|definitely|most likely|clearly|certainly|so|"
+    r"thus|therefore|hence|leaving|leaves|that leaves|conclusion)"
+    r"\b[,:]?"
+)
+_CHOSEN: Final = r"(?: (?:only|just|us with|it is|it['’]s|it must be|i choose|we choose|pick|choose))?"
+_SUBJECT: Final = (
+    r"[.:)]?(?: (?!(?:is|are|was|were|not|and|or|but|because|since|so|says|states|if|only|would)\b)"
+    r"[^\W\d][\w'’-]*+){0,8}?"
+)
+_RIGHT: Final = r"(?:correct|right|best|better|appropriate|suitable|likely|true|the answer|answer|accurate|superior)"
+_ALSO: Final = r"(?:or|and|&|/|nor|vs\.?|versus|>|<)"
+_VERDICT_ENDS: Final = re.compile(rf"{_CLOSE}(?:[.,;:!—–]|\s[-–—]|\s*\n|\s*\Z|\s(?:because|since|as|for)\b)")
 
 
-def read_choice(text: str, members: tuple[str, ...], *, prose: bool = True) -> str | None:
-    """Return the member that a text names; None if it names none, or several.
+class _Set(Generic[Value]):
+    """The members of one closed set, and the patterns that find them."""
+
+    def __init__(self, labels: Mapping[str, Value], texts: Sequence[str]) -> None:
+        self.labels, self.texts = labels, texts
+        self.folded: dict[str, list[str]] = {}
+        for label in labels:
+            self.folded.setdefault(_folded(label), []).append(label)
+        letters = [label for label in labels if len(label) == 1 and label.isalpha()]
+        words = sorted((label for label in labels if label not in letters and label.strip()), key=len, reverse=True)
+        spelt = [r"[\s_-]{1,3}".join(map(re.escape, _folded(word).split())) for word in words]
+        end = r"(?![\w+#]|-\w|[.,]\d|['’](?!s\b)\w)"
+        self.word = re.compile(rf"(?<![\w+#-])(?<!\d[.,])(?P<m>{'|'.join(spelt) or '(?!)'}){end}", re.IGNORECASE)
+        both = [*spelt, *map(re.escape, letters)]
+        capital = [*spelt, *(f"(?-i:{re.escape(letter.upper())})" for letter in letters)]
+        self.member = rf"{_OPEN}(?P<m>{'|'.join(both) or '(?!)'}){end}"
+        self.capital = rf"{_OPEN}(?P<m>{'|'.join(capital) or '(?!)'}){end}"
+        self.any = "|".join([*spelt, *(["[A-Za-z]"] if letters else [])]) or "(?!)"
+        also = _ALSO if letters else rf"(?:{_ALSO}|,)"  # a comma also separates a letter and what follows it
+        other = rf"{_CLOSE}\s?{also}\s?(?:the )?(?:{_NOUN})?\s?{_OPEN}(?:{self.any})(?![\w'’])"
+        self.several = rf"(?!{other})"
+        if letters:
+            self.several += (
+                rf"(?!{_CLOSE},\s?{_OPEN}(?-i:[A-Z]){_CLOSE}\s?(?:[,.;]|(?:or|and)\b|\Z)"
+                rf"|{_CLOSE} is {_OPEN}(?-i:[A-Z])(?![\w'’])"
+                rf"|{_CLOSE}[\s.#]{{1,8}}{_OPEN}(?-i:[A-Z]){_CLOSE}[\s.]*\Z)"
+            )
+        self.one_of_several = re.compile(rf"\A\s?{_KIND}{self.member}{other}", re.IGNORECASE)
+        self.letters = bool(letters)
+
+    @functools.cached_property
+    def stated(self) -> list[re.Pattern[str]]:
+        """What follows a marker of an answer."""
+        return _compiled(
+            rf"\A{_ADVERBS}\s?{_KIND}{self.member}{self.several}",
+            rf"\A[^\n]{{0,40}}?\bnot\b{_KIND}{_OPEN}(?:{self.any}){_CLOSE},?\s(?:but|rather)\b(?: rather)?{_KIND}"
+            rf"{self.capital}",
+        )
+
+    @functools.cached_property
+    def asserted(self) -> list[re.Pattern[str]]:
+        """Sentences that call a member right, or choose it."""
+        end = rf"(?={_CLOSE}\s*(?:[.!;]|\n|\Z))"
+        return _compiled(
+            rf"\b(?:correct|right|best|better|final|my|proper) (?:option|choice|letter|response)\b[*_]{{0,3}}{_IS}"
+            rf"{self.member}{self.several}",
+            rf"\b{_SAYING}\b:?{_ADVERBS}{_KIND}{self.capital}{self.several}",
+            rf"(?<![\w'’]){self.capital}{_CLOSE}{_SUBJECT}"
+            rf" (?:(?:is|must be|should be|would be)|(?:seems|looks|appears)(?: to be)?)"
+            rf" (?:the )?(?:only )?(?:most |more )?{_RIGHT}\b",
+            rf"(?<!\w){self.capital}{_CLOSE} (?:remains|wins|is preferred)\b",
+            rf"\b{_SO}{_CHOSEN}{_KIND}{self.capital}{self.several}{end}",
+            rf"\bnot{_KIND}{_OPEN}(?:{self.any}){_CLOSE},? (?:but|rather)\b(?: rather)?{_KIND}{self.capital}",
+            rf"^[ \t#*_]{{0,8}}(?:my |final )?ans(?:wer|\.)?{self.member}{self.several}{end}",
+            rf"^[ \t#*_]{{0,8}}(?:choose|pick|select|mark|go with){_KIND}{self.capital}{self.several}",
+        )
+
+    @functools.cached_property
+    def labelled(self) -> list[re.Pattern[str]]:
+        """A line that is a member, or begins with one."""
+        beginning = rf"|{_CLOSE} ?[.:)\]】][*_]* ?\S|{_CLOSE} [–—-] \S" if self.letters else ""
+        return _compiled(
+            rf"\A(?:#{{1,6}} ?|[-=]?>+ ?|[→⇒∴] ?|[-*•] |\d{{1,2}}[.)] )?(?:{_NOUN}(?:\b|_))?{self.member}{self.several}"
+            rf"(?:[\s*_$`\"'.:!)\]}}>】]{{0,8}}\Z{beginning}|{_CLOSE},? (?:because|since|as|for)\b)",
+        )
+
+    @functools.cached_property
+    def key(self) -> list[re.Pattern[str]]:
+        """A key of JSON, or a label for a choice."""
+        return _compiled(
+            rf"[\"'](?:final_?|correct_?)?(?:choice|option|letter)[\"']\s{{0,3}}:{self.member}{_CLOSE}\s{{0,3}}(?:[,}}]|\Z)",
+            rf"^[ \t#*_]{{0,8}}(?:(?:my|final|correct|best|selected|chosen) )?"
+            rf"(?:choice|option|letter|selection)[*_]{{0,3}}\s?[:=][*_]{{0,3}}"
+            rf"{self.member}{self.several}",
+        )
+
+    @functools.cached_property
+    def mentioned(self) -> list[re.Pattern[str]]:
+        """A letter that is called an option, or stands in brackets or emphasis."""
+        return _compiled(
+            rf"\b(?:option|choice)\b{_IS}{self.member}{self.several}",
+            rf"\b(?:choose|pick|select)s?\b{_KIND}{self.capital}{self.several}",
+        )
+
+
+def _compiled(*patterns: str) -> list[re.Pattern[str]]:
+    return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns]
+
+
+@overload
+def read_choice(text: str, members: Sequence[str], texts: Sequence[str] = (), *, prose: bool = True) -> str | None: ...
+@overload
+def read_choice(
+    text: str, members: Mapping[str, Value], texts: Sequence[str] = (), *, prose: bool = True
+) -> Value | None: ...
+def read_choice(
+    text: str, members: Sequence[str] | Mapping[str, Any], texts: Sequence[str] = (), *, prose: bool = True
+) -> Any:
+    r"""Return the member that a text chooses; None if it chooses none, or several.
+
+    The rules are tried in this order. The first one that finds a member decides.
+
+    | rule | examples, all B |
+    |---|---|
+    | the text is a member, or the text of one | `B`, `(b).`, `**B**`, `Answer: B`, `Rome` |
+    | a box, a labelled line, JSON | `\boxed{\text{B}}`, `**Answer:** B`, `Ans: B`, `Choice: B`, `{"answer": "B"}` |
+    | "the answer is" | `The answer is likely (B).`, `The best answer here is option B.`, `The answer is Rome.` |
+    | a member that is called right or chosen | `Select B.`, `B is correct.`, `A is wrong, so B.`, `not A but B` |
+    | the first or last line begins with it | `B) Rome`, `B: Rome`, `Option B`, `B, because ...` |
+    | an option that is mentioned, and not called wrong | `I like option B` |
+    | the only member, or text of one, in a sentence | `It was Rome that they built.`, `a positive review` |
+
+    "A or B" chooses nothing. A rule that finds different members chooses nothing, unless the text says between them
+    that it changed ("Wait", "however"), or calls one of them the final answer. What is denied ("not B", "B is wrong")
+    and an answer under another condition ("answer A would be right for England") is no choice. A single letter in a
+    sentence may be a word, so it must be marked.
 
     Args:
-        text: a member with or without markup, quotes, punctuation and label, or a sentence that names one.
-        members: the closed set.
-        prose: whether a sentence may name it. If not, the text must be the member, or say that it is the answer.
+        text: a model's whole answer.
+        members: the members, or their names with what they stand for.
+        texts: what the members stand for, in their order, if they are letters.
+        prose: whether a sentence may choose it. If not, the text must be the member, or say that it is the answer.
     """
-    text = text.strip()
-    for form in (text, *_forms(text, members)):
-        if form in members:
-            return form
-        named = [member for member in members if _folded(member) == _folded(form)]
-        if len(named) == 1:
-            return named[0]
-        qualified = re.fullmatch(r"<?[A-Za-z_]\w{0,40}\.(\w{1,80})(?::[^<>]{0,80}>)?", form)
-        if qualified and (named := [member for member in members if member.casefold() == qualified[1].casefold()]):
-            return named[0] if len(named) == 1 else None
-    if len(text) > _TEXT_MAX:
-        return None
-    stated = [_leading(phrase, members) for phrase in answer_phrases(text)]
-    if stated:
-        return stated[0] if len(set(stated)) == 1 else None
-    return _named(text, members) if prose else None
+    labels: Mapping[str, Any] = members if isinstance(members, Mapping) else {member: member for member in members}
+    known: _Set[Any] = _known(tuple(labels.items()), tuple(texts))
+    if (whole := _whole(text.strip(), known)) is not None:
+        return whole
+    lines = dict.fromkeys((text[:TEXT_MAX].strip().partition("\n")[0], text[-TEXT_MAX:].strip().rpartition("\n")[2]))
+    text = text[-TEXT_MAX:]
+    said = claims(text)
+    rules: list[Callable[[], list[Found[Any]]]] = [
+        lambda: sorted(
+            [
+                *_claimed(((content, start, False) for content, start in boxes(text)), known),
+                *_claimed(((claim.answer, claim.start, claim.final) for claim in said if claim.formal), known),
+                *_found(text, known.key, known),
+            ],
+            key=lambda found: found[1],
+        ),
+        lambda: _claimed(((claim.answer, claim.start, claim.final) for claim in said if not claim.formal), known),
+    ]
+    if prose and known.letters:
+        rules.append(lambda: _found(text, known.asserted, known) or _named(text, known))
+        if known.one_of_several.match(text.strip()[:200]):
+            prose = False
+    if prose:
+        rules.append(lambda: [one for line in lines for one in _found(without_latex(line), known.labelled, known)])
+    if prose and known.letters:
+        rules.append(lambda: _found(text, known.mentioned, known))
+    if prose:
+        rules.append(lambda: _in_sentence(text, known))
+    for rule in rules:
+        if found := rule():
+            return agreed(found, text)
+    return None
+
+
+def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
+    """Return the letter that a text chooses, or None if it chooses none or several. `read_choice` has the rules.
+
+    Args:
+        text: a model's whole answer.
+        choices: the choices, or their number. Letters beyond them are ignored.
+
+    Returns:
+        An upper-case letter, or None.
+    """
+    texts = [] if isinstance(choices, int) else list(map(str, choices))
+    return read_choice(text, string.ascii_uppercase[: choices if isinstance(choices, int) else len(texts)], texts)
+
+
+_TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
+_WHOLE_TRUTH: Final = {
+    **dict.fromkeys(("y", "t", "1", "correct", "right", "affirmative", "✓", "✔", "✅"), True),
+    **dict.fromkeys(("n", "f", "0", "incorrect", "wrong", "negative", "✗", "✘", "❌"), False),
+}
 
 
 def read_bool(text: str, *, prose: bool = True) -> bool | None:
-    """Return whether a text says yes; None if it says neither, or both."""
-    text = text.strip()[:_TEXT_MAX]
-    for form in _forms(text, (*_TRUE, *_FALSE)):
-        if form.casefold() in _WHOLE_BOOL:
-            return _WHOLE_BOOL[form.casefold()]
-    stated = [read_choice(phrase, (*_TRUE, *_FALSE), prose=prose) for phrase in answer_phrases(text)]
-    if stated:
-        return stated[0] in _TRUE if len(set(stated)) == 1 and stated[0] is not None else None
-    if not prose:
-        return None
-    said = {match[1].casefold() in _TRUE for match in _VERDICT.finditer(text) if not is_negated(text, match.start())}
-    said |= {True for match in _YES.finditer(text) if not is_negated(text, match.start())}
-    first = _VERDICT.match(text.lstrip("*_`\"' "))
-    if first is not None:
-        return said.pop() if len(said) == 1 else None
-    found = list(_TRUTH.finditer(text))[:_SCANNED]
-    if any(is_negated(text, match.start()) for match in found):
-        return None
-    said |= {match[1].casefold() == "true" for match in found}
-    return said.pop() if len(said) == 1 else None
-
-
-def _forms(text: str, members: tuple[str, ...]) -> tuple[str, str]:
-    """Return a text without markup, and also without its label. A label that names a member is none."""
-    plain = undecorated(text)
-    rest = unlabelled(plain)
-    label = plain[: len(plain) - len(rest)]
-    return plain, plain if label and _pattern(members).search(label) else undecorated(rest)
+    """Return whether a text says yes or true; None if it says neither, or both."""
+    plain_text = undecorated(text[:TEXT_MAX])
+    for form in (plain_text, undecorated(unlabelled(plain_text))):
+        if form.casefold() in _WHOLE_TRUTH:
+            return _WHOLE_TRUTH[form.casefold()]
+    return read_choice(text, _TRUTH, prose=prose)
 
 
 def _folded(text: str) -> str:
     return re.sub(r"[\s_-]+", " ", text.strip()).casefold()
 
 
-def _leading(phrase: str, members: tuple[str, ...]) -> str | None:
-    """Return the member with which a phrase begins; None if it goes on with another one."""
-    whole = read_choice(phrase, members, prose=False) if not answer_phrases(phrase) else None
-    if whole is not None:
-        return whole
-    lead = phrase.strip().lstrip("*_`\"'([{<: ")
-    match = _pattern(members).match(lead)
-    if match is None:
-        return _named(phrase, members)
-    others = {match[0].casefold() for match in _found(lead, members)} - {match[0].casefold()}
-    following = re.match(r"\W{0,4}(?:or|and|/)\W", lead[match.end() :], re.IGNORECASE)
-    return None if others and following else _member(match[0], members)
+@functools.lru_cache(maxsize=128)
+def _known(labels: tuple[tuple[str, Value], ...], texts: tuple[str, ...]) -> _Set[Value]:
+    return _Set(dict(labels), texts)
 
 
-def _named(text: str, members: tuple[str, ...]) -> str | None:
-    """Return the only member in a sentence that is not negated."""
-    found = _found(text, members)
-    said = {_member(match[0], members) for match in found if not is_negated(text, match.start())}
-    return said.pop() if len(said) == 1 else None
+def _whole(text: str, known: _Set[Value]) -> Value | None:
+    """Return the member that the text is, with or without markup and a label; or the member whose text it is."""
+    if text in known.labels:
+        return known.labels[text]
+    plain_text = undecorated(text[:TEXT_MAX] if len(text) > TEXT_MAX else text)
+    rest = unlabelled(plain_text)
+    label = plain_text[: len(plain_text) - len(rest)]
+    named = label and (known.word.search(label) or any(_folded(label.rstrip(" :=")) == f for f in known.folded))
+    for form in (plain_text, plain_text if named else undecorated(rest)):
+        if form in known.labels:
+            return known.labels[form]
+        same = known.folded.get(_folded(form), [])
+        qualified = re.fullmatch(r"<?[A-Za-z_]\w{0,40}\.(\w{1,80})(?::[^<>]{0,80}>)?", form)
+        same = same or (known.folded.get(_folded(qualified[1]), []) if qualified else [])
+        if len(same) == 1:
+            return known.labels[same[0]]
+        if (by_text := _by_text(form, known)) is not None:
+            return by_text
+    return None
 
 
-def _found(text: str, members: tuple[str, ...]) -> list[re.Match[str]]:
-    """Return the places where a text names members. A single letter must be marked, because it may be a word."""
-    found: list[re.Match[str]] = []
-    for match in islice(_pattern(members).finditer(text), _INSPECTED):
-        if len(match[0]) > 1 or match[0].isdigit() or _is_marked(text, match):
-            found.append(match)
-        if len(found) >= _SCANNED:
-            break
+def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[Found[Value]]:
+    """Return the members that the contents of claims begin with, or are."""
+    found: list[Found[Value]] = []
+    for content, start, final in said:
+        answer = without_latex(content)
+        value = _whole(plain(answer), known)
+        if value is None:
+            first = _found(f" {answer}", known.stated, known)[:1]
+            value = first[0][0] if first else _beginning(plain(answer), known)
+        if value is None and not known.letters:
+            value = agreed(_in_sentence(answer, known), answer)
+        if value is not None or known.one_of_several.match(f" {answer}"):
+            found.append((value, start, final))
     return found
 
 
-def _is_marked(text: str, match: re.Match[str]) -> bool:
-    """Return whether a single letter stands in brackets or markup, begins the text, or follows a word for a choice."""
-    letter, start, end = match[0], match.start(), match.end()
-    if not letter.isupper():
-        return False
-    before, after = text[max(0, start - 24) : start], text[end : end + 3]
-    if before[-1:] and before[-1:] in "([{*_`\"'" and after[:1] in tuple(")]}*_`\"'."):
+def _found(text: str, patterns: Iterable[re.Pattern[str]], known: _Set[Value]) -> list[Found[Value]]:
+    """Return the members that the patterns find and that are not negated, in the order of the text."""
+    found: list[Found[Value]] = []
+    for pattern in patterns:
+        for match in islice(pattern.finditer(text), _SCANNED):
+            value = _member(match["m"], known)
+            if value is None or _is_word(match) or is_negated(text, match.start("m"), match.end("m")):
+                continue
+            if not _is_conditional(text, match.end("m")):
+                found.append((value, match.start("m"), False))
+    return sorted(found, key=lambda one: one[1])
+
+
+def _member(written: str, known: _Set[Value]) -> Value | None:
+    if written in known.labels:
+        return known.labels[written]
+    same = known.folded.get(_folded(written), [])
+    return known.labels[same[0]] if len(same) == 1 else None
+
+
+def _is_word(match: re.Match[str]) -> bool:
+    """Return whether a match is a word of a sentence: the article "a", the pronoun "I", or a "no" before a noun."""
+    member, end = match["m"], match.end("m")
+    if member in ("a", "i", "I") and re.match(r"\s+\w", match.string[end : end + 8]):
         return True
-    if not before.strip() and (not after.strip() or re.match(r"[).:,]|\s-", after)):
-        return True
-    named = re.search(
-        r"\b(?:option|choice|answer|letter|verdict|is|be|pick|choose|select)\W{0,3}\Z", before, re.IGNORECASE
+    return member.casefold() == "no" and _VERDICT_ENDS.match(match.string, end) is None
+
+
+def _is_conditional(text: str, end: int) -> bool:
+    """Return whether a member would only be right under another condition."""
+    return (
+        re.match(
+            rf"{_CLOSE}\s(?:would|could|might) be (?:right|correct|true|wrong)\b(?:[^.\n]{{0,20}}\b(?:if|for)\b)?",
+            text[end : end + 80],
+        )
+        is not None
     )
-    return named is not None and not re.match(r"\s[a-z]", after)
 
 
-def _member(found: str, members: tuple[str, ...]) -> str | None:
-    if found in members:
-        return found
-    named = [member for member in members if _folded(member) == _folded(found)]
-    return named[0] if len(named) == 1 else None
+_NAMED: Final = re.compile(
+    rf"\b(?:{_SAYING}|(?:correct|right|best|final|my) (?:option|choice) (?:is|would be))\b[ :*\"'`]{{0,6}}"
+    r"(?P<rest>[^\n]{1,300})",
+    re.IGNORECASE,
+)
+"""What stands before a choice that is named by its text."""
 
 
-@functools.lru_cache(maxsize=256)
-def _pattern(members: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern for any of the members, as whole words. Longer members go first."""
-    spelt = sorted((r"[\s_-]{1,3}".join(map(re.escape, _folded(member).split())) for member in members), key=len)
-    return re.compile(
-        rf"(?<![\w+#-])(?<!\d[.,])(?:{'|'.join(filter(None, reversed(spelt)))})(?![\w+#-]|[.,]\d)", re.IGNORECASE
-    )
+def _named(text: str, known: _Set[Value]) -> list[Found[Value]]:
+    read = ((_beginning(plain(match["rest"]), known), match.start()) for match in islice(_NAMED.finditer(text), 50))
+    return [(value, start, False) for value, start in read if value is not None]
+
+
+def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
+    """Return the words, or texts of letters, that a text contains and does not deny."""
+    if len(text) > _SENTENCE_MAX:
+        return []
+    found = _found(text, [known.word], known)
+    values = list(known.labels.values())
+    spans: list[tuple[int, int]] = []
+    for choice in sorted(known.texts, key=len, reverse=True):
+        if len(choice) < 2:
+            continue
+        pattern = rf"(?<![\w.,$-]){re.escape(choice.strip(' .'))}(?![\w%]|[.,]\d)"
+        for match in islice(re.finditer(pattern, text, re.IGNORECASE), _SCANNED):
+            inside = any(start <= match.start() < end for start, end in spans)
+            if not inside and not is_negated(text, match.start(), match.end()):
+                spans.append(match.span())
+                found.append((values[known.texts.index(choice)], match.start(), False))
+    return found if len({repr(one[0]) for one in found}) < 2 else [(found[0][0], 0, True), (found[-1][0], 0, True)]
+
+
+def _by_text(text: str, known: _Set[Value]) -> Value | None:
+    """Return the only member whose text, or letter and text, equals a text."""
+    wanted = _normal(text)
+    equal = [
+        value
+        for (label, value), choice in zip(known.labels.items(), known.texts, strict=False)
+        if wanted and wanted in (_normal(choice), _normal(f"{label} {choice}"))
+    ]
+    return equal[0] if len(equal) == 1 else None
+
+
+def _normal(text: str) -> str:
+    kept = re.sub(r"[^\w\s%+#$<>=/*-]|_", "", text.casefold())
+    return " ".join(re.sub(r"\b(?:a|an|the)\b(?=.)", " ", kept).split()) or text.strip().casefold()
+
+
+def _beginning(text: str, known: _Set[Value]) -> Value | None:
+    """Return the member with the longest text with which a text begins, if it does not go on to another one."""
+    folded = text.casefold()
+    fitting = [
+        (len(choice), at)
+        for at, choice in enumerate(known.texts)
+        if len(choice) > 1
+        and folded.startswith(choice.casefold())
+        and re.match(r"(?![\w%]|[.,]\d)", text[len(choice) :])
+    ]
+    if not fitting:
+        return None
+    length, at = max(fitting)
+    going_on = re.match(r"\W{0,3}(?:or|and|is (?:not|wrong|incorrect))\b", text[length:], re.IGNORECASE)
+    return None if going_on else list(known.labels.values())[at]

@@ -1,41 +1,103 @@
-"""What surrounds a value in a model's text: markup, quotes, labels, phrases that state an answer, negations."""
+"""Where a text says what its answer is, and what surrounds a value: markup, labels, boxes, claims, negations."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeVar
 
-__all__ = ["answer_phrases", "is_negated", "undecorated", "unlabelled"]
+__all__ = [
+    "TEXT_MAX",
+    "Claim",
+    "agreed",
+    "boxes",
+    "claims",
+    "is_negated",
+    "last_boxed",
+    "plain",
+    "undecorated",
+    "unlabelled",
+    "without_latex",
+]
 
-_PAIRS: Final = {"(": ")", "[": "]", "{": "}", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」", "<": ">"}
+Value = TypeVar("Value")
+
+TEXT_MAX: Final = 20_000
+"""Only this many characters at the end of a text are searched for an answer."""
+
+_PAIRS: Final = {"(": ")", "[": "]", "{": "}", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」", "【": "】", "<": ">"}
 _EDGES: Final = "*_`\"'~ \t\r\n"
 _END: Final = ".,;:!。，"
 _LATEX: Final = re.compile(
-    r"\A(?:\\boxed|\\fbox|\\text|\\mathbf|\\mathrm|\\textbf)\s*\{(.*)\}\Z|\A\\[(\[](.*)\\[)\]]\Z|\A\$\$?(.*?)\$\$?\Z",
+    r"\A(?:\\boxed|\\fbox|\\text(?:bf|it)?|\\math(?:bf|rm))\s*\{(.*)\}\Z|\A\\[(\[](.*)\\[)\]]\Z|\A\$\$?(.*?)\$\$?\Z",
     re.DOTALL,
 )
 _FENCE: Final = re.compile(r"\A(```+|~~~+)[\w+-]{0,20}[ \t]{0,4}\n")
-_WRAPPED: Final = re.compile(r"\A(?:Literal|str|int|float|bool|Optional)\s*[\[(](.*)[\])]\Z", re.DOTALL)
+_TYPED: Final = re.compile(r"\A(?:Literal|str|int|float|bool|Optional)\s*[\[(](.*)[\])]\Z", re.DOTALL)
 _LABEL: Final = re.compile(
     r"\A\W{0,6}(?:(?:so|thus|therefore|hence)[, ]+)?(?:(?:the|my|our)\s+)?(?:final\s+|correct\s+|overall\s+)?"
-    r"(?:[^\W\d_]{2,20}[ _]){0,2}[^\W\d_]{2,20}\s*\W{0,3}(?::|=|->|→|\bis:?\s)\s*",
+    r"(?:Q\d{1,3}|(?:[^\W\d_]{2,20}[ _]){0,2}[^\W\d_]{2,20})\s*\W{0,3}(?::|=|->|→|\bis:?\s)\s*",
     re.IGNORECASE,
 )
-_STATES: Final = re.compile(
-    r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,200}\}){0,500})\}"
-    r"|^[ \t]*####[ \t]*([^\n]{1,300})"
-    r"|\b(?:final\s+)?(?:answer|verdict|conclusion|classification)\W{0,6}"
-    r"(?:(?:is|would be|must be|=|:)[*_: \t]{0,8}+){1,4}+"
-    r"(?:\n\s{0,20})?([^\n]{1,300})",
-    re.IGNORECASE | re.MULTILINE,
+
+_WRAPPER: Final = re.compile(r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed) ?\{([^{}]*)\}")
+_LATEX_SPACE: Final = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
+_BRACE: Final = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
+
+_CLAIMS_MAX: Final = 100
+_NOT_YET: Final = (
+    r"(?:wrong|incorrect|initial|first|tempting|another|other|alternative|previous|possible|common|opposite)"
 )
-_NEGATION: Final = re.compile(
-    r"(?:\b(?:not|never|neither|nor|no longer|rather than|instead of|unlike|without|cannot|hardly|far from"
-    r"|anything but|except)"
-    r"|n['’]t)\s+(?:(?!but\b|and\b|yet\b)[\w'’]+\s+){0,2}\W{0,3}\Z",
+_BETWEEN: Final = r"(?:(?!\b(?:not|wrong|incorrect|if|unless|answers?|is|are)\b)[^.\n:;=?!]){0,80}?"
+_MARKER: Final = re.compile(
+    rf"""
+    (?<![A-Za-z0-9/])(?P<before>{_NOT_YET}[ ]|final[ _]?)?
+    (?:answers?|ans\.?(?=[\s*_"'`]*[:=]|\s)|verdict|conclusion|classification|prediction)(?![A-Za-z0-9])[*_"'`]{{0,3}}
+    (?:
+        \s{{0,3}}(?P<sign>[:=>：]|-{{1,2}}>|→|\s[-–—](?=\s))
+        | {_BETWEEN}\b(?:is|are|must\ be|should\ be|will\ be|has\ to\ be|equals|(?P<would>would\ be))\b\s{{0,3}}[:=]?
+    )
+    [ \t*_]{{0,8}}
+    | 答案\s?(?P<other>[:：=是为]{{1,2}})\s?
+    | ^[ \t]{{0,8}}\#\#\#\#[ \t]{{0,8}}(?=[^\s\#])(?!\d{{1,2}}[.)]\s+[^\W\d]|[^\W\d]+[ \#]*\d+\b)
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+_CONDITION_BEFORE: Final = re.compile(
+    r"\b(?:if|whether|unless|hope|suppose|assuming|why|how|when|until)\b[^,.!?\n]{0,60}\Z", re.IGNORECASE
+)
+_CONDITION: Final = re.compile(r"\b(?:if|for|were|had|in case)\b", re.IGNORECASE)
+_REMARK: Final = re.compile(
+    r"(?:un)?(?:clear|helpful|useful|correct|right|wrong|sure|certain|reasonable|consistent|above|below|as follows)\b"
+    r"|(?:based|obtained|given|derived|found|explained|shown|supported|confirmed|verified|provided|rounded)\b"
+    r"|(?:in|on|from|by|not|neither|never|no longer|anything but|unlikely|isn['’]t)\b",
     re.IGNORECASE,
 )
-_BEFORE: Final = 48
+_NEGATION: Final = re.compile(r"(?:not|neither|never|no longer|anything but)\b", re.IGNORECASE)
+_CONCLUDES: Final = re.compile(
+    r"\b(?:so|thus|therefore|hence|finally|consequently|in conclusion|overall)\b[^.!?\n]{0,30}\Z", re.IGNORECASE
+)
+_CHANGED: Final = re.compile(
+    r"\b(?:wait|actually|correction|no(?=[,.!:])|sorry|oops|mistaken?|instead|on second thought|re-?(?:consider|check|"
+    r"think|examin|evaluat|read)\w*|however|scratch that|hmm+|revis\w+|updat\w+|changed? my)\b|\bbut\b(?! not)",
+    re.IGNORECASE,
+)
+"""Words after which a later answer replaces an earlier one."""
+
+_NEGATED_BEFORE: Final = re.compile(
+    r"(?:\b(?:not|never|neither|nor|no longer|rather than|instead of|unlike|without|cannot|hardly|far from|anything but"
+    r"|except|(?:rul|exclud|eliminat|reject|discard)(?:e|es|ed|ing)(?: out)?)|n['’]t)\b"
+    r"(?:\s+\\?(?!(?:but|and|yet|that|because|sure|only|there)\b)[^\W\d][\w'’]*){0,4}\W{0,6}\Z",
+    re.IGNORECASE,
+)
+_NEGATED_AFTER: Final = re.compile(
+    r"[*_`\"'”’)\]}]{0,4}(?:\s+[^\W\d]+){0,3}?[*_`\"'”’)\]}]{0,4}\s+(?:(?:is|are|was|were|would be|seems|does|do|"
+    r"can|could)(?:\s+(?:also|clearly|definitely|therefore|obviously|thus))?"
+    r"(?:\s+not\b|n['’]t\b|\s+(?:wrong|incorrect|false|impossible|invalid)\b)|cannot\b)",
+    re.IGNORECASE,
+)
+_BEFORE: Final = 60
 
 
 def undecorated(text: str) -> str:
@@ -51,8 +113,8 @@ def undecorated(text: str) -> str:
             text = next(part for part in latex.groups() if part is not None)
         elif text[:1] in _PAIRS and text.endswith(_PAIRS[text[0]]) and text.count(text[0]) == 1:
             text = text[1:-1]
-        elif wrapped := _WRAPPED.match(text):
-            text = wrapped[1]
+        elif typed := _TYPED.match(text):
+            text = typed[1]
         if text == before:
             break
     return text
@@ -64,11 +126,127 @@ def unlabelled(text: str) -> str:
     return text[match.end() :] if match else text
 
 
-def answer_phrases(text: str) -> list[str]:
-    """Return what follows each phrase that states an answer: ``the answer is``, ``####``, or LaTeX's box."""
-    return [next(part for part in match.groups() if part is not None) for match in _STATES.finditer(text)][:50]
+def without_latex(text: str) -> str:
+    """Return a text without LaTeX commands around its words, and with single spaces."""
+    return " ".join(_LATEX_SPACE.sub(" ", _WRAPPER.sub(r"\1", text)).split())
 
 
-def is_negated(text: str, at: int) -> bool:
-    """Return whether the words before a position negate what stands there."""
-    return _NEGATION.search(text[max(0, at - _BEFORE) : at]) is not None
+def plain(text: str) -> str:
+    """Return a text without LaTeX commands, emphasis marks, quotes around it, and one final full stop."""
+    text = re.sub(r"\*\*|`|\$", "", without_latex(text)).strip()
+    return text.removesuffix(".").strip().strip("\"'").strip()
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last closed `\boxed{...}`, with nested braces; None if there is none.
+
+    A nested box is part of the outer one. An empty box is used only if there is no other.
+    """
+    contents = _boxes(text)
+    filled = [content for content, _ in contents if content.strip()]
+    return filled[-1] if filled else contents[0][0] if contents else None
+
+
+def boxes(text: str) -> list[tuple[str, int]]:
+    """Return the contents of all closed outer boxes that the text does not deny, each with its position."""
+    return [box for box in _boxes(text) if not is_negated(text, text.rfind("\\", 0, box[1]))]
+
+
+def _boxes(text: str) -> list[tuple[str, int]]:
+    """Return the contents of all closed outer boxes, each with its position."""
+    found: list[tuple[str, int]] = []
+    starts: list[int | None] = []  # of each open brace; None for one that is no box
+    for match in _BRACE.finditer(text, max(0, len(text) - TEXT_MAX)):
+        if match["box"] or match[0] == "{":
+            starts.append(match.end() if match["box"] else None)
+        elif match[0] == "}" and starts and (start := starts.pop()) is not None:
+            while found and found[-1][1] > start:
+                found.pop()  # inside of this one
+            found.append((text[start : match.start()], start))
+    return found
+
+
+class Claim(NamedTuple):
+    """What a text says its answer is.
+
+    Attributes:
+        answer: the rest of the line after the marker, or the next line with text.
+        start: position of the marker.
+        formal: whether the marker is a label ("Answer: B") and not part of a sentence ("the answer is B").
+        final: whether it is called the final answer, or concludes ("so the answer is B").
+    """
+
+    answer: str
+    start: int
+    formal: bool
+    final: bool
+
+
+def claims(text: str, *, remarks: bool = False) -> list[Claim]:
+    """Return what a text says its answer is, in order; of more than 100 markers, only the last 100 are read.
+
+    | counts | does not count |
+    |---|---|
+    | `Answer: B`, `**Answer**: B`, `answer = B`, `<answer>B</answer>`, `{"answer": "B"}` | `wrong answer: B` |
+    | `Ans: B`, `Answer - B`, `Verdict: B`, `#### B` | `answer-B` |
+    | `the answer is B`, `The most appropriate answer here is B` | `if the answer is unclear`, `the answer is not B` |
+    | `the answer would be B` | `the answer would be B if ...`, `answer B would be right for ...` |
+    | `Answer:`, and B in the next line with text | `the answer is based on ...` |
+
+    With `remarks`, sentences such as the last one count as well.
+    """
+    last = deque(_MARKER.finditer(text), _CLAIMS_MAX)
+    found = (_claim(text, match, remarks) for match in last)
+    return [claim for claim in found if claim is not None]
+
+
+def _claim(text: str, match: re.Match[str], remarks: bool) -> Claim | None:
+    before = (match["before"] or "").strip(" _").casefold()
+    if before not in ("", "final"):
+        return None
+    answer = _line_after(text, match.end())
+    hashes = match[0].lstrip().startswith("#")
+    formal = hashes or bool(match["sign"] or match["other"])
+    sentence_so_far = text[max(0, match.start() - 100) : match.start()]
+    if not answer or (_REMARK.match(answer) and not remarks and (not formal or _NEGATION.match(answer))):
+        return None
+    if not formal and (
+        _CONDITION_BEFORE.search(sentence_so_far)
+        or (match["would"] and (_CONDITION.search(answer) or _CONDITION.search(sentence_so_far.rpartition(".")[2])))
+    ):
+        return None
+    final = before == "final" or hashes or _CONCLUDES.search(sentence_so_far) is not None
+    return Claim(answer, match.start(), formal, final)
+
+
+def _line_after(text: str, position: int) -> str:
+    """Return the first line with text from a position on, of at most 500 characters, or the quoted text there."""
+    line = text[position : position + 500].lstrip().partition("\n")[0].partition("</")[0].strip()
+    if line[:1] in ('"', "'") and (quoted := line[1:].partition(line[0])[0].strip()):
+        return quoted
+    return line
+
+
+def agreed(found: Sequence[tuple[Value, int, bool]], text: str) -> Value | None:
+    """Return the value of all candidates, or of the last one if the text says that it replaces the others.
+
+    Args:
+        found: value and position of each candidate, and whether it is called final. Final ones outrank the others.
+        text: the whole text.
+    """
+    ranked = [candidate for candidate in found if candidate[2]] or found
+    if not ranked:
+        return None
+    last, start, _ = ranked[-1]
+    others = [candidate for candidate in ranked if candidate[0] != last]
+    if others and not _CHANGED.search(text, min(others[-1][1], start), start):
+        return None
+    return last
+
+
+def is_negated(text: str, start: int, end: int | None = None) -> bool:
+    """Return whether the words before a value, or after its `end`, negate it: `not 9`, `9 is wrong`."""
+    before = re.split(r"[.!?;]\s|\n", text[max(0, start - _BEFORE) : start])[-1]
+    if _NEGATED_BEFORE.search(before):
+        return True
+    return end is not None and _NEGATED_AFTER.match(text, end, end + _BEFORE) is not None

@@ -13,7 +13,7 @@ import json_repair
 
 from moa_dspy.parsing.marks import fences
 
-__all__ = ["NOTHING", "read_structure", "read_structures"]
+__all__ = ["NOTHING", "decode", "read_structure", "read_structures"]
 
 NOTHING: Final = object()
 """What is returned if a text contains no structure. None is a value in JSON."""
@@ -50,7 +50,7 @@ def read_structures(text: str, kind: type) -> list[Any]:
         return []
     found: list[Any] = []
     for part in _parts(text, opening):
-        value = _decoded(part, opening, kind)
+        value = decode(part, kind)
         if value is NOTHING:
             continue
         if part == text:
@@ -107,8 +107,9 @@ def _end_of(text: str, start: int) -> int:
     return len(text)
 
 
-def _decoded(text: str, opening: str, kind: type) -> Any:
-    if not text.startswith(opening):
+def decode(text: str, kind: type) -> Any:
+    """Return a text that is JSON or a Python literal as object or list; ``NOTHING`` if it is neither."""
+    if not text.startswith("{" if kind is dict else "["):
         return NOTHING
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text, strict=False, parse_constant=_no_constant)

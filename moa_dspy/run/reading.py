@@ -10,13 +10,14 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dspy.lm15 import DataPart, Message, RefusalPart, Request, Response, TextPart, ThinkingPart
 
 from moa_dspy._dspy import repair_bodies
 from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
+from moa_dspy.parsing.ends import End, end_of
 from moa_dspy.parsing.marks import has_cognition
 from moa_dspy.run.bodies import MARKER, counts_are_doubtful, repair_body
 
@@ -35,21 +36,14 @@ __all__ = [
 ]
 
 Text: TypeAlias = str | Sequence[Mapping[str, Any]]
-End: TypeAlias = Literal["finished", "truncated", "filtered", "refused", "failed"]
 
 # Letters and symbols in Unicode that are invisible: Hangul fillers, and Braille without dots.
 _BLANK: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 VISIBLE: Final = re.compile("[!-~]")
 """Matches a visible character in ASCII, which nearly every text has."""
 
-# Where providers say why a reply ended, and the parts of those words by which it did not finish.
+# Where providers say why a reply ended.
 _REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "finishReason", "done_reason")
-_ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
-    ("refused", ("refus",)),
-    ("filtered", ("filter", "safety", "sensitiv", "prohibit", "block", "recitation", "spii", "guardrail", "moderat")),
-    ("truncated", ("length", "max_", "maxtoken", "token_limit", "truncat", "context_window")),
-    ("failed", ("error", "abort", "cancel", "fail", "timeout", "unavailable", "insufficient", "overload", "malformed")),
-)
 _MESSAGE_MAX: Final = 4000  # cut again after credentials are redacted
 
 repair_bodies(repair_body)
@@ -237,11 +231,7 @@ def _end_of(body: Any, choice: Any, message: Any) -> End:
     details = _get(body, "incomplete_details")
     words = [_get(part, name) for part in (choice, message, body) for name in _REASONS]
     words += [_get(details, "reason"), _get(_get(body, "promptFeedback"), "blockReason")]
-    said = " ".join(word.lower() for word in words if isinstance(word, str))
-    for end, parts in _ENDS:
-        if any(part in said for part in parts):
-            return end
-    return "finished"
+    return end_of(" ".join(word for word in words if isinstance(word, str)))
 
 
 def _read_content(content: Any, texts: list[str], reasoning: list[str], refusals: list[str]) -> None:

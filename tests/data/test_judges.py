@@ -22,8 +22,9 @@ from moa_dspy.errors import ConfigurationError
 class Engine:
     """Answers every request with what a function of it says: a text, or a text and its tokens."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, finish_reason="stop"):
         self.answer = answer
+        self.finish_reason = finish_reason
         self.requests = []
 
     def complete(self, request):
@@ -34,7 +35,7 @@ class Engine:
             id="r",
             model=request.model,
             message=Message.assistant(text),
-            finish_reason="stop",
+            finish_reason=self.finish_reason,
             usage=Usage(input_tokens=1, output_tokens=1, total_tokens=2),
             logprobs=tokens,
         )
@@ -43,8 +44,8 @@ class Engine:
         """Nothing to close."""
 
 
-def scripted(answer):
-    engine = Engine(answer if callable(answer) else lambda request: answer)
+def scripted(answer, finish_reason="stop"):
+    engine = Engine(answer if callable(answer) else lambda request: answer, finish_reason)
     return dspy.LM("scripted/judge", engine=engine, cache=False), engine
 
 
@@ -92,8 +93,62 @@ def test_pair_judge_reads_the_probability_of_the_verdict():
     assert engine.requests[0].config.logprobs is None, "not asked of a model that is not known to give them"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>B has errors.\n" + fields(verdict="B") + "\n</think>\n" + fields(verdict="A"),
+        "Better is B? No.</think>\n\nA",
+        "[THINK]B[/THINK]" + fields(verdict="A"),
+        "<|channel|>analysis<|message|>Verdict: B<|end|><|start|>assistant<|channel|>final<|message|>"
+        + fields(verdict="A")
+        + "<|return|>",
+        '<think>{"verdict": "B"}</think>```json\n{"verdict": "A"}\n```',
+        "[[ ## verdict ## ]] A [[ ## completed ## ]]",
+        "**[[ ## verdict ## ]]**\n**A**",
+        "Verdict: A",
+        "The better answer is A, because B is wrong.",
+    ],
+)
+def test_a_verdict_is_read_without_reasoning_in_any_notation_by_one_call(reply):
+    lm, engine = scripted(reply)
+    judge = PairJudge(lm, both_orders=False)
+    assert judge(instruction="do", baseline="old", answer="new").orders == [0.0]
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("reply", ["<think>A is better", "<think>Verdict: A</think>", "", fields(verdict="A or B")])
+def test_a_reply_without_a_verdict_after_its_reasoning_is_unread(reply):
+    result = PairJudge(scripted(reply)[0], both_orders=False)(instruction="do", baseline="old", answer="new")
+    assert (result.win, result.unparsed) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "score"),
+    [
+        ("[[ ## reasons ## ]]\nfine\n\n[[ ## score ## ]]\n1", "length", None),
+        ("[[ ## reasons ## ]]\nfine\n\n[[ ## score ## ]]\n10\n\n[[ ## compl", "length", 10),
+        ("[[ ## reasons ## ]]\nit is", "length", None),
+        ("<think>score: 3</think>\n" + fields(reasons="fine", score="8"), "stop", 8),
+        (fields(reasons="fine", score="8"), "content_filter", None),
+        (fields(score="8"), "stop", 8),
+        ("Score: 8/10", "stop", 8),
+    ],
+)
+def test_a_grade_that_was_cut_short_or_filtered_is_unread(reply, finish_reason, score):
+    lm, _ = scripted(reply, finish_reason)
+    assert GradeJudge(lm)(questions=["a?"], answers=["x"]).score == score
+
+
+def test_a_null_log_probability_is_impossible_also_for_a_judge():
+    top = (TopLogprob("A", -0.1), TopLogprob("B", -2.4), TopLogprob("C", None))
+    reasoning = token("B", B=0.9, A=0.1)
+    lm, _ = scripted(("<think>B</think>A", (reasoning, TokenLogprob("A", -0.1, top=top), token("B", B=0.9, A=0.1))))
+    result = PairJudge(lm, logprobs=True, both_orders=False)(instruction="do", baseline="old", answer="new")
+    assert result.win == pytest.approx(1 - 0.909, abs=1e-3)
+
+
 def test_an_unreadable_verdict_is_no_verdict():
-    replies = iter(["what?", "what?", fields(verdict="A")] * 2)
+    replies = iter(["what?", fields(verdict="A")])
     lm, _ = scripted(lambda request: next(replies, "what?"))
     result = PairJudge(lm)(instruction="do", baseline="old", answer="new")
     assert result.unparsed == 1

@@ -7,10 +7,11 @@ from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import bbh, vote
 from moa_dspy.data.judges import fill, fill_known
-from moa_dspy.data.metrics.answers import final_expression, last_boxed
 from moa_dspy.data.metrics.choices import choice_letter
-from moa_dspy.data.metrics.ratings import parse_dict
+from moa_dspy.data.metrics.mathematics import final_expression
+from moa_dspy.data.metrics.ratings import parse_scores
 from moa_dspy.data.metrics.text import f1, normalize
+from moa_dspy.parsing.phrases import last_boxed
 
 settings.register_profile("no deadline: machines differ", deadline=None)
 settings.load_profile("no deadline: machines differ")
@@ -127,7 +128,7 @@ def test_text_functions_take_anything(text):
 )
 def test_hostile_texts_take_no_time(text):
     started = time.monotonic()
-    for function in (choice_letter, last_boxed, final_expression, lambda t: bbh.is_correct(t, "(A)"), parse_dict):
+    for function in (choice_letter, last_boxed, final_expression, lambda t: bbh.is_correct(t, "(A)"), parse_scores):
         function(text)
     assert time.monotonic() - started < 3
 
@@ -236,4 +237,4 @@ def test_a_template_cannot_reach_into_values():
     ],
 )
 def test_only_small_dict_literals_are_read(text):
-    assert parse_dict(text) is None
+    assert parse_scores(text) == {}

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from moa_dspy.data import math500
-from moa_dspy.data.metrics.answers import final_expression
-from moa_dspy.data.metrics.mathematics import equivalent
+from moa_dspy.data.metrics.mathematics import equivalent, final_expression
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import Numeric, gsm8k
-from moa_dspy.data.metrics.numbers import last_number, numbers
+from moa_dspy.parsing.numbers import numbers
 
 settings.register_profile("no deadline: machines differ", deadline=None)
 settings.load_profile("no deadline: machines differ")
@@ -16,6 +16,11 @@ settings.load_profile("no deadline: machines differ")
 @pytest.fixture(autouse=True)
 def dspy_sandbox():
     """No language model is called in this file: the shared fixture's response cache on disk is not needed."""
+
+
+def last_number(text):
+    found = numbers(text)
+    return found[-1] if found else None
 
 
 cents = st.integers(-(10**9), 10**9).map(lambda n: Fraction(n, 100))
@@ -72,7 +77,7 @@ def test_any_text_is_read_without_an_error(text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("10-5", 5),
+        ("10-5", None),
         ("10 - 5", 5),
         ("x = -5", -5),
         ("$-5", -5),
@@ -86,11 +91,11 @@ def test_any_text_is_read_without_an_error(text):
         ("5/0", None),
         ("", None),
         ("none", None),
-        ("1.8 billion", Fraction(9, 5)),
+        ("1.8 billion", 1_800_000_000),
         ("15 m^2", 15),
         ("15 cm^{2}", 15),
         ("x = - 5", -5),
-        ("- 5", -5),
+        ("- 5", None),
         ("it is minus 7", -7),
         ("negative 7", -7),
         ("10 minus 7", 7),
@@ -99,9 +104,9 @@ def test_any_text_is_read_without_an_error(text):
         (r"\frac{3}{4}", Fraction(3, 4)),
         (r"-\dfrac{3}{4}", Fraction(-3, 4)),
         (r"1\frac{1}{2}", Fraction(3, 2)),
-        ("[1,2]", 2),
-        ("1,23", 23),
-        ("1,2345", 2345),
+        ("[1,2]", None),
+        ("1,23", Fraction("1.23")),
+        ("1,2345", Fraction("1.2345")),
         ("5 000", 5000),
         ("$1{,}000$", 1000),
         (r"1\,000", 1000),

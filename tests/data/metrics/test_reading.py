@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from moa_dspy.data import ChoiceLetter, Numeric, bbh, choice_letter, gsm8k
-from moa_dspy.data.metrics.answers import claims
 from moa_dspy.data.metrics.hard_tasks import HardTaskAnswer
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse_score, parse_verdict
+from moa_dspy.parsing.phrases import claims
 
 settings.register_profile("no deadline: machines differ", deadline=None)
 settings.load_profile("no deadline: machines differ")
@@ -76,7 +76,21 @@ NUMBERS = [
     ("Therefore, Janet makes **$18** per day.", 18),
     ("So she makes $18 a day. (3 steps)", 18),
     ("A: 18", 18),
-    ("The answer is eighteen.", None),
+    ("The answer is eighteen.", 18),
+    ("The answer is not 9.", None),
+    ("**The answer is not 9.**", None),
+    (r"It is not \boxed{9}.", None),
+    (r"\boxed{\text{not } 9}", None),
+    ("#### not 9", None),
+    ("It cannot be 9.", None),
+    ("9 is wrong.", None),
+    ("2+2=4 and 3+3=6", None),
+    ("First 2 + 2 = 4.\n2+2=4 and 3+3=6", None),
+    ("2+2=4, so 4+3=7", 7),
+    ("16 - 7 = 9.\n9 * 2 = 18.\nShe makes $18 with 9 eggs.", 18),
+    ("6 / 2 = 3\nThe answer is 3 or 4.", None),
+    ("The answer to part 1 is 9. So the answer is 18.", 18),
+    ("She makes $18 a day for 3 days.", 18),
     ("#### ", None),
 ]
 
@@ -261,7 +275,11 @@ GRADES = [
     ("[[7]] ... [[8]]", None),
     ("1,000", None),
     ("Score: 7. Score: 8", None),
-    ("nine", None),
+    ("nine", 9),
+    ("not 8", None),
+    ("4/5", None),
+    ("8%", None),
+    ("between 7 and 8", None),
     ("", None),
 ]
 
@@ -287,6 +305,13 @@ VERDICTS = [
     ("C", None),
     ("neither", None),
     ("not A", None),
+    ("A is better than B.", 1.0),
+    ("The winner is B", 0.0),
+    ("A wins", 1.0),
+    ("It's a tie.", 0.5),
+    ("A is not better than B.", None),
+    ("A or tie", None),
+    ("Verdict: **A**\nA is clearer than B.", 1.0),
     ("", None),
 ]
 
