@@ -104,8 +104,13 @@ def main() -> None:
     options.add_argument("--lm-eval", required=True, help="the interpreter that has lm-eval")
     options.add_argument("--inspect", required=True, help="the interpreter that has inspect-evals")
     options.add_argument("--list", action="store_true", help="print every disagreement")
+    options.add_argument("--bbh-cot", type=Path, help="the folder code-davinci-002-cot of suzgunmirac/BIG-Bench-Hard")
+    options.add_argument("--fresh", type=Path, nargs="*", default=[], help="JSON lines: kind, reply, target, choices")
     arguments = options.parse_args()
     replies = [*real_replies(arguments.data), *forms()]
+    if arguments.bbh_cot:
+        replies += reasoned_replies(arguments.bbh_cot)
+    replies += fresh_replies(arguments.fresh)
     ours = [verdict(reply) for reply in replies]
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for program, interpreter, script in (
@@ -141,6 +146,24 @@ def real_replies(data: Path) -> Iterator[Reply]:
             yield Reply("BBH, direct", "hard", prediction, target, right, [])
             for source, form in SENTENCES.items():
                 yield Reply(f"BBH, {source}", "hard", form.format(prediction), target, right, [])
+
+
+def reasoned_replies(folder: Path) -> Iterator[Reply]:
+    """Yield the replies with reasoning. The authors' verdict compares what follows "the answer is" with the target."""
+    for file in sorted(folder.glob("*0-255000.json")):
+        for row in json.loads(file.read_text(encoding="utf-8"))["outputs"]:
+            reply, target = row["prediction"], str(row["target"])
+            target = f"({target})" if len(target) == 1 and target.isupper() else target
+            said = reply.rpartition("answer is ")[2].strip().removesuffix(".") if "answer is " in reply else ""
+            yield Reply("BBH, reasoned", "hard", reply, target, said.strip("()") == target.strip("()"), [])
+
+
+def fresh_replies(files: Sequence[Path]) -> Iterator[Reply]:
+    """Yield replies without a published verdict. Ours is taken for right; a person reads the disagreements."""
+    for file in files:
+        for row in rows_of(file):
+            reply = Reply(file.stem, row["kind"], row["reply"], row["target"], True, row.get("choices") or [])
+            yield reply._replace(right=verdict(reply))
 
 
 def forms() -> Iterator[Reply]:
