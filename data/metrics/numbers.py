@@ -144,7 +144,9 @@ class ShortNumber(Numeric):
 
     def number(self, output: str, example: dspy.Example) -> Fraction | None:
         """Return the number that the output states, else its only number that is not in the question."""
-        value = final_number(output)
+        line = output.strip()
+        value = final_number(line)
+        value = value if value is not None else (None if "\n" in line else stated_number(tidied(line)))
         if value is not None:
             return value
         new = set(numbers(output)) - set(numbers(str(example.get(self.question, ""))))

@@ -285,7 +285,8 @@ def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[
             first = _found(f" {answer}", known.stated, known)[:1]
             value = first[0][0] if first else _beginning(plain(answer), known)
         if value is None and not known.letters:
-            value = agreed(_in_sentence(answer, known), answer)
+            named: list[Found[Value]] = _in_sentence(answer, known)
+            value = agreed(named, answer)
         if value is not None or known.one_of_several.match(f" {answer}"):
             found.append((value, start, final))
     return found
@@ -359,7 +360,7 @@ def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
             if not inside and not is_negated(text, match.start(), match.end()):
                 spans.append(match.span())
                 found.append((values[known.texts.index(choice)], match.start(), False))
-    return found if len({repr(one[0]) for one in found}) < 2 else [(found[0][0], 0, True), (found[-1][0], 0, True)]
+    return found if all(one[0] == found[0][0] for one in found) else [(None, 0, True)]
 
 
 def _by_text(text: str, known: _Set[Value]) -> Value | None:

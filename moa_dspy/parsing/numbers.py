@@ -318,7 +318,7 @@ def _calculated(text: str, found: Sequence[Number]) -> Fraction | None:
     for at in results[:-1]:
         following = text[found[at].end : found[at + 1].start]
         same = found[at].value == found[last].value
-        chained = _EQUALS.search(following) and not re.search(r"[.;,\n]", _EQUALS.split(following)[0])
+        chained = _EQUALS.search(following) and not re.search(r"[.;,\n]|\b(?:or|and)\b", _EQUALS.split(following)[0])
         used = (found[other].value for other in range(at, last) if other in operands)
         if not (same or chained or found[at].value in used):
             return None

@@ -98,7 +98,7 @@ def test_pair_judge_reads_the_probability_of_the_verdict():
     [
         "<think>B has errors.\n" + fields(verdict="B") + "\n</think>\n" + fields(verdict="A"),
         "Better is B? No.</think>\n\nA",
-        "[THINK]B[/THINK]" + fields(verdict="A"),
+        "[THINK]B[/THINK]\n" + fields(verdict="A"),
         "<|channel|>analysis<|message|>Verdict: B<|end|><|start|>assistant<|channel|>final<|message|>"
         + fields(verdict="A")
         + "<|return|>",
@@ -139,8 +139,8 @@ def test_a_grade_that_was_cut_short_or_filtered_is_unread(reply, finish_reason, 
     assert GradeJudge(lm)(questions=["a?"], answers=["x"]).score == score
 
 
-def test_a_null_log_probability_is_impossible_also_for_a_judge():
-    top = (TopLogprob("A", -0.1), TopLogprob("B", -2.4), TopLogprob("C", None))
+def test_an_impossible_log_probability_is_left_out_also_for_a_judge():
+    top = (TopLogprob("A", -0.1), TopLogprob("B", -2.4), TopLogprob("C", -math.inf))
     reasoning = token("B", B=0.9, A=0.1)
     lm, _ = scripted(("<think>B</think>A", (reasoning, TokenLogprob("A", -0.1, top=top), token("B", B=0.9, A=0.1))))
     result = PairJudge(lm, logprobs=True, both_orders=False)(instruction="do", baseline="old", answer="new")

@@ -170,6 +170,7 @@ NUMBERS = [
     ("42 (that is 6 * 7)", 42),
     ("6 * 7", None),
     ("6 * 6", None),
+    ("x = 3 or x = 4", None),
     ("The answer is 6 * 6.", None),
     ("2 + 2 = 5 is wrong", None),
     ("The answer is 6 * 7.", None),
