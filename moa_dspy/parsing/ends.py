@@ -20,4 +20,7 @@ _ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
 def end_of(words: str) -> End:
     """Return how a reply ended by its finish reason, or several of them."""
     said = words.lower()
-    return next((end for end, parts in _ENDS if any(part in said for part in parts)), "finished")
+    for end, parts in _ENDS:
+        if any(part in said for part in parts):
+            return end
+    return "finished"
