@@ -2,9 +2,11 @@
 
     uv run python -m benchmarks.fault_runs                 # 1,000 runs, 5 agents, 3 layers
     uv run python -m benchmarks.fault_runs --runs 40 --processes 1
+    nice uv run python -m benchmarks.fault_runs --runs 5000 --log faults.jsonl
 
 Every call fails with probability 0.3, by one of the kinds in ``FAULTS``, drawn from a seed, the prompt and how often it
-was sent. Half of the runs are on a task with a typed output. The figures are in docs/reliability.md.
+was sent. Of the others, a fifth is written in an odd way, with reasoning or tokens of a chat template (``ODDITIES``).
+Half of the runs are on a task with a typed output. The figures are in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
-from support.loopback import Body, Call, Hang, Http, Loopback, Reply, Reset, context_too_long, refusal
+from support.loopback import Body, Call, Hang, Http, Loopback, Reply, Reset, completion, context_too_long, refusal
 from support.runs import Watched, in_role, open_files
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, Trace
@@ -36,8 +40,18 @@ DEADLINE, SHORT_DEADLINE = 90.0, 5.0  # of each run; the short one of every tent
 TIMEOUT = 2.5  # of each call
 UNDER_WAY = 48  # calls at once, so that a call that is answered is never late for want of CPU
 AT_ONCE = 16  # runs
+BLOCK = 100  # runs
 
 SECRET = "PROVIDER-SAYS-NO"
+THOUGHT = "PRIVATE-THOUGHT"
+
+
+def odd(message: Mapping[str, Any], finish: str = "stop", **others: Any) -> Http:
+    """A successful response that is no plain answer. The provider adds its usage."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}, **others}
+    return Http(200, {"id": "c", "object": "chat.completion", "model": "m", "choices": [choice]})
+
+
 FAULTS: dict[str, Reply] = {
     "429": refusal(429, f"{SECRET}: slow down", retry_after="0.05"),
     "500": refusal(500, SECRET),
@@ -49,9 +63,24 @@ FAULTS: dict[str, Reply] = {
     "wrong shape": Http(200, {"result": SECRET}),
     "context": context_too_long(f"{SECRET}: This model's maximum context length is 10 tokens."),
     "401": refusal(401, f"{SECRET}: Incorrect API key provided"),
+    "refusal": odd({"content": None, "refusal": f"{SECRET}: I cannot help with that request."}),
+    "filtered": odd({"content": f"{SECRET} The first step is to"}, "content_filter"),
+    "reasoning only": odd({"content": None, "reasoning_content": f"{THOUGHT}: let me think"}, "length"),
+    "error inside": odd({"content": ""}, "error", error={"message": f"{SECRET}: upstream broke off", "code": 502}),
+    "no system role": refusal(400, f"{SECRET}: System role not supported"),
+    "dashes": "-" * 16_000,
 }
+# Replies that are right, however they are written: the answer takes the place of ANSWER.
+ODDITIES = (
+    f"<think>{THOUGHT}: 7\n[[ ## answer ## ]]\n7</think>ANSWER",
+    f"{THOUGHT}: 7</think>ANSWER",
+    f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>ANSWER<|return|>",
+    f"[THINK]{THOUGHT}[/THINK]ANSWER",
+    "ANSWER<|im_end|>",
+    "Par\ud83dANSWER",
+)
 # What of a failure could find its way into a prompt: the provider's words, or those of DSPy and of this package.
-ERROR_TEXT = re.compile(rf"{SECRET}|Traceback|Exception|adapter_parse_error|no reply in time|\bNone\b")
+ERROR_TEXT = re.compile(rf"{SECRET}|{THOUGHT}|Traceback|Exception|adapter_parse_error|no reply in time|\bNone\b")
 TASKS = {"text": "question -> answer", "typed": "question -> answer: int"}
 
 
@@ -78,12 +107,29 @@ class Provider:
         self._sent[key] += 1
         draw = random.Random(f"{self._seed} {json.dumps(body)} {self._sent[key]}")
         if draw.random() >= self._rate:
-            return in_role(body, str(draw.randrange(100)), typed="typed" in str(body["messages"]))
+            text = in_role(body, str(draw.randrange(100)), typed="typed" in str(body["messages"]))
+            return draw.choice(ODDITIES).replace("ANSWER", text) if draw.random() < 0.2 else text
         name = draw.choice(list(FAULTS))
+        typed = "[[ ##" in str(body["messages"][0])
+        if (name == "dashes" and not typed and "####" not in str(body["messages"])) or (
+            name == "no system role" and body["model"] != "model-4"
+        ):
+            name = "500"  # dashes are a text; what one server rejects is not sent to it again
         self.failed[name] += 1
-        if name == "wrong shape" and draw.random() < 0.5 and "[[ ##" in str(body["messages"][0]):
+        if name == "wrong shape" and draw.random() < 0.5 and typed:
             return f"[[ ## answer ## ]]\n{SECRET}"  # of a typed output, in place of the number
-        return FAULTS[name]
+        reply = FAULTS[name]
+        if isinstance(reply, Http) and isinstance(reply.body, dict) and "choices" in reply.body:
+            usage = completion(body, str(reply.body["choices"]))["usage"]
+            return Http(200, {**reply.body, "usage": usage})
+        return reply
+
+
+def tokens_of(call: Call) -> int:
+    """Return the tokens that the server reported in its reply."""
+    body = call.reply.body if isinstance(call.reply, Http) else None
+    usage = body.get("usage", {}) if isinstance(body, dict) else call.usage
+    return int(usage.get("total_tokens", 0))
 
 
 def run_of(prompt: str) -> str:
@@ -220,7 +266,7 @@ async def _one(program: AttentionMoA, name: str, deadline: float, provider: Prov
 
 
 def _compare(trace: Trace, calls: list[Call], figures: Figures) -> None:
-    tokens = sum(call.usage.get("total_tokens", 0) for call in calls if call.hung_up is None)
+    tokens = sum(tokens_of(call) for call in calls if call.hung_up is None)
     figures.stopped_by[trace.stopped_by] += 1
     figures.layers[trace.layers] += 1
     figures.failures.update(step.error.kind for step in trace.steps if step.error is not None)
@@ -253,11 +299,25 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help=f"a line for each {BLOCK} runs; the same command goes on from there")
     options = parser.parse_args()
-    total = measure(options.runs, options.processes, options.seed)
+    text = options.log.read_text() if options.log is not None and options.log.exists() else ""
+    parts = [restored(json.loads(line)) for line in text.splitlines()]
+    while (done := sum(part.runs for part in parts)) < options.runs:
+        seed = options.seed + 100 * len(parts)
+        parts.append(measure(min(BLOCK, options.runs - done), options.processes, seed))
+        if options.log is not None:
+            with options.log.open("a") as file:
+                file.write(json.dumps(vars(parts[-1])) + "\n")
+    total = sum(parts[1:], start=parts[0])
     sys.stdout.write(json.dumps(vars(total), indent=2) + "\n")
     sys.stdout.write(f"broken: {', '.join(total.broken) or 'nothing'}\n")
     return int(bool(total.broken))
+
+
+def restored(values: dict[str, Any]) -> Figures:
+    """Return the figures of a line of the log."""
+    return Figures(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
 
 
 if __name__ == "__main__":

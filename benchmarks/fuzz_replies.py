@@ -1,105 +1,53 @@
-"""Mutated replies through the reader, the value parser and the quoting: does anything raise, or take long?
+"""Mutated replies through the reader, the parsers and the quoting: does anything raise, or take long?
 
     uv run python -m benchmarks.fuzz_replies                      # 20,000 replies
-    uv run python -m benchmarks.fuzz_replies --replies 200000 --seed 7
+    uv run python -m benchmarks.fuzz_replies --replies 1000000 --real FOLDER --templates FOLDER --log fuzz.jsonl
 
-A reply is a seed text (a reply of a known kind, or a chat template's piece), mutated: pieces are repeated, cut, joined,
-swapped and sprinkled with marks. One in a hundred is stretched to 64 kB. The figures are in docs/reliability.md.
+A reply is a seed text of ``fuzz_seeds``, mutated. Of 1,000 replies, two are stretched to 64 kB; of 10,000, one to 1 MB.
+`--real` is a folder with published replies, `--templates` one with chat templates (``*.jinja``). With `--log`, each
+block of 1,000 replies is a line, and the same command goes on where it stopped. The figures are in docs/reliability.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import enum
+import functools
+import gc
 import heapq
+import json
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 import pydantic
 from dspy.utils.exceptions import AdapterParseError
 
+from benchmarks.fuzz_seeds import BUILT_IN, mutated, real_replies, templated
+from moa_dspy.data import choice_letter, parse_score
+from moa_dspy.data.metrics.answers import final_answer, final_expression
+from moa_dspy.data.metrics.hard_tasks import read_as
+from moa_dspy.data.metrics.numbers import final_number
+from moa_dspy.data.metrics.ratings import parse_scores, parse_verdict
 from moa_dspy.parsing import UnreadableError, parse_value, split_reasoning
 from moa_dspy.run.adapters import PlainTextAdapter, lenient
+from moa_dspy.run.answer_line import AnswerLineAdapter
+from moa_dspy.run.reading import read
 from moa_dspy.signatures import derive_roles, quote
 
+BLOCK: Final = 1000
 LARGE: Final = 64_000
-SLOW: Final = 0.1  # seconds of CPU
+HUGE: Final = 1_000_000
+SLOW: Final = 0.1  # seconds of CPU for a text of 64 kB; longer texts may take as much per character
+_SLOWEST: Final = 5
 
-SEEDS: Final = (
-    "<think>\n[[ ## answer ## ]]\nnegative\n</think>\n\n[[ ## reasoning ## ]]\nx\n\n[[ ## answer ## ]]\npositive",
-    "<|channel|>analysis<|message|>secret<|end|><|start|>assistant<|channel|>final<|message|>Paris<|return|>",
-    "[THINK]draft[/THINK]Paris",
-    "◁think▷draft◁/think▷Paris",
-    "<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect></seed:think>Paris<seed:eos>",
-    "<|begin_of_thought|>x<|end_of_thought|>\n\n<|begin_of_solution|>Paris<|end_of_solution|>",
-    "<|START_THINKING|>x<|END_THINKING|><|START_RESPONSE|>Paris<|END_RESPONSE|>",
-    "<|im_start|>assistant\nParis<|im_end|>\n<|im_start|>user\nNext?<|im_end|>",
-    "<|start_header_id|>assistant<|end_header_id|>\n\nParis<|eot_id|>",
-    "<start_of_turn>model\nParis<end_of_turn>",
-    "<s>[INST] q [/INST] Paris</s>",
-    "[|assistant|]Paris[|endofturn|]",
-    "<|channel>thought\nx<channel|>Paris<turn|>",
-    "]~b]ai\nParis[e~[",
-    "Here is my thought process: x\n\nHere is my response: Paris",
-    '{"reasoning": "r", "answer": "Positive"}',
-    '```json\n{"name": "x", "n": "1,234", "tags": ["a", "b"]}\n```',
-    "{'name': 'x', 'n': 5,}",
-    "**Reasoning:** It praises.\n**Answer:** positive.",
-    "[[ ## reasoning ## ]] nice [[ ## answer ## ]] positive [[ ## completed ## ]]",
-    "The answer is \\boxed{1,234}. (This took 3 steps.)",
-    "#### 18 = 3 * 6",
-    "$29.00 or 42 apples, 12.345,67 €, 3 \u00d7 10^8, 2024-05-01, 1/2, 8/10",
-    "- 1\n- 2\n- three",
-    "Yes, but not positive; no.",
-    "ChatML:\n```\n<|im_start|>user\nHi<|im_end|>\n```\nand `<think>` is a tag.",
-    "<html><body><b>x</b> &lt;think&gt; \\begin{aligned} a &= b \\end{aligned}</body></html>",
-)
-MARKS: Final = (
-    *(
-        "<think>",
-        "</think>",
-        "<|",
-        "|>",
-        "<",
-        ">",
-        "[",
-        "]",
-        "[[",
-        "##",
-        "]]",
-        "{",
-        "}",
-        '"',
-        "'",
-        "`",
-        "```\n",
-        "\\",
-        "\n",
-    ),
-    *(
-        "**",
-        "-",
-        "$",
-        "1,",
-        "0",
-        ".",
-        ":",
-        "=",
-        "not ",
-        "Answer: ",
-        "<answer>",
-        "</answer>",
-        "\ud83d",
-        "\x00",
-        "\uff5c",
-        "▁",
-        "~",
-    ),
-)
+Reader: TypeAlias = Callable[[], object]
+Slowest: TypeAlias = list[tuple[float, str, int, str]]  # seconds, reader, characters, beginning
 
 
 class Color(enum.Enum):
@@ -130,70 +78,135 @@ TASKS: Final = tuple(
     )
 )
 PLAIN: Final = derive_roles("question -> answer").task
+METRICS: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
+    *(("choice_letter", choice_letter), ("parse_score", parse_score), ("final_answer", final_answer)),
+    *(("final_expression", final_expression), ("final_number", final_number), ("parse_scores", parse_scores)),
+    *(("parse_verdict", parse_verdict), ("read_as", lambda text: read_as(text, "(A)", ("(A)", "(B)")))),
+)
 
 
-def mutated(random_: random.Random) -> str:
-    """Return a random reply."""
-    text = random_.choice(SEEDS)
-    for _ in range(random_.randrange(6)):
-        at, to = sorted((random_.randrange(len(text) + 1), random_.randrange(len(text) + 1)))
-        match random_.randrange(6):
-            case 0:
-                text = text[:at] + text[to:]
-            case 1:
-                text = text[:to] + text[at:to] * random_.randrange(1, 4) + text[to:]
-            case 2:
-                text = text[:at] + random_.choice(MARKS) * random_.randrange(1, 5) + text[at:]
-            case 3:
-                text = text[:at] + random_.choice(SEEDS) + text[to:]
-            case 4:
-                text = text[to:] + text[:at]
-            case _:
-                text = text[:at] + random_.choice(MARKS) + text[at:to] + random_.choice(MARKS) + text[to:]
-        text = text[:5000]
-    if random_.random() < 0.01 and text:
-        piece = text[: random_.randrange(1, len(text) + 1)]
-        text = (piece * (LARGE // len(piece) + 1))[:LARGE]
-    return text
-
-
-def readers(text: str, random_: random.Random) -> list[tuple[str, Callable[[], object]]]:
-    """Return the ways to read a reply, by name."""
+def readers(text: str, random_: random.Random) -> list[tuple[str, Reader]]:
+    """Return the ways to read a reply, by name. Of types, tasks and metrics, a random one."""
     kind, task = random_.choice(KINDS), random_.choice(TASKS)
+    metric, measure = random_.choice(METRICS)
     chat, json_ = lenient(dspy.ChatAdapter()), lenient(dspy.JSONAdapter())
+    body = _body(text, random_)
     return [
+        ("reader", lambda: read([text], body)),
         ("reasoning", lambda: split_reasoning(text)),
         (f"value {kind}", lambda: parse_value(text, kind)),
         ("chat", lambda: chat.parse(task, text)),
         ("json", lambda: json_.parse(task, text)),
         ("plain", lambda: PlainTextAdapter().parse(PLAIN, text)),
+        ("line", lambda: AnswerLineAdapter().parse(random_.choice(TASKS[:2]), text)),
         ("quote", lambda: quote("answer", text)),
+        (metric, lambda: measure(text)),
     ]
 
 
-def fuzz(replies: int, seed: int) -> tuple[Counter[str], list[tuple[float, str, str]]]:
-    """Return how many readings ended in which way, and the slowest ones with their seconds of CPU and text."""
-    random_ = random.Random(seed)
+def _body(text: str, random_: random.Random) -> dict[str, Any]:
+    """Return a response of a random form that contains the text."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    match random_.randrange(6):
+        case 0:
+            message = {"content": None, "reasoning_content": text}
+        case 1:
+            message = {"content": [{"type": "thinking", "thinking": text}, {"type": "text", "text": "Paris"}]}
+        case 2:
+            message = {"content": None, "refusal": text}
+        case 3:
+            message = {"content": text, "reasoning": text, "error": {"message": text, "code": 502}}
+    finish = random_.choice(["stop", "length", "content_filter", "error", None, text[:20]])
+    usage = random_.choice([{"prompt_tokens": 1, "completion_tokens": 2}, {"prompt_tokens": text[:9]}, None])
+    return {"choices": [{"index": 0, "finish_reason": finish, "message": message}], "usage": usage}
+
+
+def stretched(text: str, length: int, random_: random.Random) -> str:
+    """Return a text of that length that repeats a piece of ``text``, with the rest before or behind it."""
+    if not text:
+        return ""
+    at, to = sorted((random_.randrange(len(text)), random_.randrange(1, len(text) + 1)))
+    piece = text[at:to] or text
+    middle = piece * ((length - len(text)) // len(piece) + 1)
+    return (text[:at] + middle + text[at:])[:length]
+
+
+def block(number: int, seed: int, seeds: tuple[str, ...], count: int = BLOCK) -> tuple[Counter[str], Slowest]:
+    """Return how the readings of a block of replies ended, and the slowest ones."""
+    random_ = random.Random(f"{seed} {number}")
     ends: Counter[str] = Counter()
-    slowest: list[tuple[float, str, str]] = []
-    for _ in range(replies):
-        text = mutated(random_)
-        for name, read in readers(text, random_):
-            began = time.process_time()
-            try:
-                read()
-                end = "read"
-            except (UnreadableError, AdapterParseError):
-                end = "unreadable"
-            except Exception as error:  # noqa: BLE001 (counting these is the purpose)
-                end = f"{name}: {type(error).__name__}: {error!s:.80} in {text!r:.200}"
-            seconds = time.process_time() - began
+    slowest: Slowest = []
+    for index in range(count):
+        text = mutated(random_, seeds)
+        if index % 500 == 0:
+            text = stretched(text, HUGE if index == 0 and number % 10 == 0 else LARGE, random_)
+        for name, reader in readers(text, random_):
+            seconds, end = _timed(name, reader, text)
             ends[end] += 1
-            ends["slow"] += seconds > SLOW
-            heapq.heappush(slowest, (seconds, name, text))
-            if len(slowest) > 5:
+            ends["slow"] += seconds > SLOW * max(1, len(text) / LARGE)
+            heapq.heappush(slowest, (seconds / max(1, len(text) / LARGE), name, len(text), text[:300]))
+            if len(slowest) > _SLOWEST:
                 heapq.heappop(slowest)
-    return ends, sorted(slowest, reverse=True)
+    return ends, slowest
+
+
+def _timed(name: str, reader: Reader, text: str) -> tuple[float, str]:
+    """Return the seconds of CPU that a reading takes, the least of three if they are many, and how it ended."""
+    seconds = float("inf")
+    for _ in range(3):
+        if len(text) > 10_000:
+            for cached in _caches():
+                cached.cache_clear()
+        began = time.process_time()
+        end = _ended(name, reader, text)
+        seconds = min(seconds, time.process_time() - began)
+        if seconds <= SLOW * max(1, len(text) / LARGE):
+            break
+    return seconds, end
+
+
+def _ended(name: str, reader: Reader, text: str) -> str:
+    try:
+        reader()
+    except (UnreadableError, AdapterParseError):
+        return "unreadable"
+    except Exception as error:  # noqa: BLE001 (counting these is the purpose)
+        return f"{name}: {type(error).__name__}: {error!s:.80} in {text!r:.200}"
+    return "read"
+
+
+@functools.cache
+def _caches() -> list[Any]:
+    """Return what remembers texts that were read, so that a reading is timed as the first one."""
+    cached = type(functools.lru_cache(len))
+    found = [one for one in gc.get_objects() if isinstance(one, cached)]
+    return [one for one in found if getattr(one, "__name__", "") in ("_split", "_quotable")]
+
+
+def _finished(log: Path | None, seed: int) -> Iterator[dict[str, Any]]:
+    lines = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
+    yield from (entry for entry in map(json.loads, lines) if entry["seed"] == seed)
+
+
+def fuzz(options: argparse.Namespace) -> tuple[int, Counter[str], Slowest]:
+    """Return the number of replies, how many readings ended in which way, and the slowest ones per 64 kB."""
+    seeds = tuple(
+        [*BUILT_IN, *(real_replies(options.real) if options.real else ())]
+        + 20 * list(templated(options.templates) if options.templates else ())
+    )
+    done = {entry["block"]: entry for entry in _finished(options.log, options.seed)}
+    mine = range(options.shard, -(-options.replies // BLOCK), options.shards)
+    for number in mine:
+        if number in done:
+            continue
+        ends, slowest = block(number, options.seed, seeds, min(BLOCK, options.replies))
+        done[number] = {"seed": options.seed, "block": number, "ends": ends, "slowest": slowest}
+        if options.log is not None:
+            with options.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done[number]) + "\n")
+    ends = sum((Counter(entry["ends"]) for entry in done.values()), start=Counter[str]())
+    slowest = [(row[0], row[1], row[2], row[3]) for entry in done.values() for row in entry["slowest"]]
+    return min(BLOCK, options.replies) * len(done), ends, heapq.nlargest(_SLOWEST, slowest)
 
 
 def main() -> int:
@@ -201,15 +214,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replies", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    ends, slowest = fuzz(options.replies, options.seed)
-    print(f"{options.replies:,} replies, {sum(ends.values()) - ends['slow']:,} readings, seed {options.seed}")
+    parser.add_argument("--real", type=Path)
+    parser.add_argument("--templates", type=Path)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--shard", type=int, default=0, help="do each block of this number modulo --shards")
+    parser.add_argument("--shards", type=int, default=1)
+    replies, ends, slowest = fuzz(parser.parse_args())
+    print(f"{replies:,} replies, {sum(ends.values()) - ends['slow']:,} readings")
     for end, count in ends.most_common():
         print(f"{count:>9,}  {end}")
-    for seconds, name, text in slowest:
-        print(f"{seconds:9.3f} s  {name:<30} {len(text):>6} characters: {text!r:.60}")
+    for seconds, name, length, text in slowest:
+        print(f"{seconds:9.3f} s per 64 kB  {name:<30} {length:>7} characters: {text!r:.60}")
     return int(len(ends.keys() - {"read", "unreadable", "slow"}) > 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -34,6 +34,7 @@ from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
 from dspy.lm15 import LM15Error, Message, Response, RouterConfig, Usage
 from dspy.signatures.signature import _default_instructions
+from dspy.utils.caching import default_cache_dir
 from dspy.utils.saving import get_dependency_versions
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "USAGE_TRACKER",
     "annotation_allows_none",
     "apply_output_field_defaults",
+    "cache_folder",
     "decision_evidence",
     "declared_address",
     "default_instructions",
@@ -79,6 +81,9 @@ FIELD_KIND: Final = "__dspy_field_type"
 """The key under which a field says whether it is an input or an output."""
 
 default_instructions = _default_instructions
+
+cache_folder = default_cache_dir
+"""Return the folder of the response cache that DSPy creates when its cache is first used."""
 
 
 def get_litellm() -> Any:

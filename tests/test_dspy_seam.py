@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from pathlib import Path
 from typing import Any, Optional
 
 import dspy
@@ -170,6 +171,15 @@ def test_the_native_route_and_its_key_are_known_or_missing_keys_are_noticed_too_
     assert _dspy.missing_native_keys(provider, _KEY_POLICIES) == ("OPENAI_API_KEY",)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert _dspy.missing_native_keys(provider, _KEY_POLICIES) == ()
+
+
+def test_the_folder_of_the_response_cache_is_known_or_a_full_disk_is_not_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "cache"))
+    assert _dspy.cache_folder() == str(tmp_path / "cache")
+    monkeypatch.delitem(dspy.__dict__, "cache")
+    assert dspy.cache.disk_cache.directory == str(tmp_path / "cache")
 
 
 def test_litellm_is_loaded_like_dspy_loads_it() -> None:

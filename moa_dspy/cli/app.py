@@ -16,21 +16,24 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 import moa_dspy
 from moa_dspy.cli.options import COMMANDS, CallingOptions, Command, parameters
-from moa_dspy.cli.output import error, quiet_libraries, settings
+from moa_dspy.cli.output import error, quiet_libraries, settings, warning
 from moa_dspy.errors import MoAError
+from moa_dspy.files.atomic_write import check_folder
 from moa_dspy.redaction import redacted
 
 __all__ = ["app", "run"]
 
 DEBUG_VARIABLE: Final = "MOA_DSPY_DEBUG"
 _INTERRUPTED: Final = 130
+_CACHE_ROOM: Final = 1 << 20  # bytes of a new response cache
 
 # Python arguments in messages of the library, and the matching command line options.
 _ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|'[^']*'|[^\s,;:)]*)")
@@ -87,7 +90,7 @@ def _function(command: type[Command]) -> Callable[..., None]:
         settings.quiet = options.quiet
         with quiet_libraries():
             implementation = _implementation(command)
-            with _without_cache() if isinstance(options, CallingOptions) and options.no_cache else nullcontext():
+            with _cache_for(options):
                 implementation.run(options)
 
     function.__doc__ = command.__doc__
@@ -98,19 +101,52 @@ def _function(command: type[Command]) -> Callable[..., None]:
 
 
 @contextmanager
-def _without_cache() -> Iterator[None]:
-    """Turn DSPy's response cache off within the block, for every model: agents, judges and those that write prompts."""
+def _cache_for(options: Command) -> Iterator[None]:
+    """Turn DSPy's response cache off within the block if that is asked for, for agents, judges and other models.
+
+    If its folder cannot be used, replies are kept in memory, and a warning says so. DSPy would do this without a word,
+    or wait for minutes for a lock that its file system does not have.
+    """
+    if not isinstance(options, CallingOptions):
+        yield
+        return
+    problem = None if options.no_cache else _cache_problem()
+    if problem is None and not options.no_cache:
+        yield
+        return
+    if problem is not None:
+        warning(
+            f"replies cannot be kept on disk ({problem}), so a command that is interrupted pays for them again; set "
+            "DSPY_CACHEDIR to another folder"
+        )
     import dspy  # only now: --help does not pay for it
 
     module = dspy.__dict__
     before = module.get("cache")  # DSPy creates its cache, and a folder, when it is first read
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False, disk_cache_dir=None)
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=not options.no_cache, disk_cache_dir=None)
     try:
         yield
     finally:
         del module["cache"]
         if before is not None:
             module["cache"] = before
+
+
+def _cache_problem() -> str | None:
+    """Return why the folder of DSPy's response cache cannot be used; None if it can, or is in use already."""
+    import dspy  # only now, as above
+
+    from moa_dspy._dspy import cache_folder
+
+    if "cache" in vars(dspy):
+        return None
+    folder = Path(cache_folder())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder, _CACHE_ROOM)
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}"
+    return None
 
 
 def _implementation(command: type[Command]) -> Any:

@@ -7,6 +7,7 @@ one incomplete line at the end. It is removed when the file is opened again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,7 @@ from moa_dspy.data.metrics.metric import UNREAD
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
-from moa_dspy.files.atomic_write import PRIVATE
+from moa_dspy.files.atomic_write import PRIVATE, in_use, lock
 from moa_dspy.trace import Failure
 
 __all__ = ["FORMAT", "Record", "RecordFile", "difference", "latest", "outputs_of", "read_records", "restored"]
@@ -196,12 +197,19 @@ class RecordFile:
 
     def _write(self, value: Mapping[str, Any]) -> None:
         line = (json.dumps(value) + "\n").encode("ascii")
+        reason: str | None = None
         try:
             written = os.write(self._file, line)
+            if written < len(line):  # the disk is full
+                os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR) - written)
+                reason = os.strerror(errno.ENOSPC)
         except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}") from None
-        if written != len(line):
-            raise RunError(f"cannot write {self.path}: the disk is full")
+            reason = error.strerror
+        if reason is not None:
+            raise RunError(
+                f"cannot write {self.path}: {reason}; its records are kept, and the same command goes on from there "
+                "once it can be written"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -260,10 +268,11 @@ def _check_run(
 
 def _lock(file: int, path: Path) -> None:
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigurationError(f"{path} is being written by another evaluation; wait for it, or end it") from None
+        lock(file)
+    except OSError as error:
+        if in_use(error):
+            raise ConfigurationError(f"{path} is being written by another evaluation; wait for it, or end it") from None
+        raise ConfigurationError(
+            f"{path} cannot be locked ({error.strerror}), so two evaluations might mix their records; give a file in a "
+            "folder on a local disk"
+        ) from None

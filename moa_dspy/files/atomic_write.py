@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["PRIVATE", "check_writable", "create_private", "replace_file"]
+__all__ = ["PRIVATE", "check_folder", "check_writable", "create_private", "in_use", "lock", "replace_file"]
 
 PRIVATE: Final = 0o600
 """The rights of a new file."""
@@ -81,6 +81,51 @@ def check_writable(path: Path) -> None:
         temporary = _beside(Path(os.path.realpath(path)))
         _created(temporary).close()
         temporary.unlink()
+
+
+def check_folder(folder: Path, room: int) -> None:
+    """Raise an error unless files can be created, locked and written in ``folder``, as a database does. None stays.
+
+    Args:
+        folder: it exists.
+        room: number of bytes that are written.
+
+    Raises:
+        OSError: if the disk is full, the folder is read-only, or its file system has no locks.
+    """
+    probe = _beside(folder / "probe")
+    try:
+        with _created(probe) as file:
+            lock(file.fileno(), of_records=True)
+            file.write(bytes(room))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(folder)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    _remove_abandoned(folder / "probe")
+
+
+def lock(file: int, *, of_records: bool = False) -> None:
+    """Lock a file for this process until it is closed. Do nothing on Windows.
+
+    Args:
+        file: its descriptor.
+        of_records: lock as SQLite does, instead of the whole file. A file system may have one of both only.
+
+    Raises:
+        OSError: if another process has locked it (see ``in_use``), or the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    (fcntl.lockf if of_records else fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def in_use(error: OSError) -> bool:
+    """Return whether ``lock`` failed because another process has locked the file."""
+    return error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 
 
 def _is_special(path: Path) -> bool:

@@ -113,11 +113,13 @@ def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
 
 
 def texts_in(reply: Any) -> list[str]:
-    """Return the texts in an LM's return value."""
+    """Return the texts in an LM's return value, with reasoning and refusals that are outside of them."""
     if isinstance(reply, Response):
-        return [reply.text or ""]
+        others = [part.text for part in reply.message.parts if isinstance(part, (ThinkingPart, RefusalPart))]
+        return [*others, reply.text or ""]
     outputs = reply if isinstance(reply, Sequence) else ()
-    return [str((output.get("text") if isinstance(output, Mapping) else output) or "") for output in outputs]
+    named = [output if isinstance(output, Mapping) else {"text": output} for output in outputs]
+    return [str(output.get(name) or "") for output in named for name in ("reasoning_content", "text")]
 
 
 def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import dspy
 
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.cost.meter import UsageMeter
+from moa_dspy.cost.own_price import own_price
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.cost.usage import Reading, Tokens, Usage
@@ -20,6 +21,8 @@ from moa_dspy.run.reading import Text, texts_in
 from moa_dspy.run.session import RunLM
 
 __all__ = ["StepMeter"]
+
+T = TypeVar("T")
 
 _ESTIMATE_SECONDS: Final = 2.0
 
@@ -69,15 +72,10 @@ class StepMeter(UsageMeter):
                     self.add(Usage(calls=1, cost_usd=0.0 if known.free else None))
                     after = self.reading
                 unpriced = after.unpriced_calls - before.unpriced_calls
-                priced = unpriced > 0 and (budget.limits.usd is not None or known.priced)
-                unmetered = after.prompt + after.completion == before.prompt + before.completion
-                text = "".join(texts_in(reply)) if unmetered or priced else ""
-                if text:  # without a completion there is most likely no bill
-                    estimate, price = await _estimated(known.lm, prompt(), text, priced)
-                    if unmetered:
-                        self.add(Usage(tokens=estimate, estimated=True))
-                    if price is not None:
-                        self.set_price(price, unpriced)
+                reported = Tokens(prompt=after.prompt - before.prompt, completion=after.completion - before.completion)
+                wanted = unpriced and (budget.limits.usd is not None or known.priced)
+                if wanted or not (reported.prompt and reported.completion):
+                    await self._complete(budget, known.lm, prompt(), "".join(texts_in(reply)), reported, unpriced)
                     after = self.reading
         finally:
             self._before = after
@@ -86,19 +84,54 @@ class StepMeter(UsageMeter):
                 usd = after.known_usd - before.known_usd
                 budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
 
+    async def _complete(
+        self, budget: RunBudget, lm: dspy.BaseLM, prompt: Text, reply: str, reported: Tokens, unpriced: int
+    ) -> None:
+        """Add what the provider did not report for an answered call: tokens of either kind, and dollars.
 
-async def _estimated(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
-    """Return the estimated usage of a call, and its list price if ``priced``. Never raise: the reply is paid."""
+        Without any text and any report there is most likely no bill.
+        """
+        missing, own = await self._missing(lm, prompt, reply, reported), own_price(lm)
+        priced = reported + missing if unpriced else missing  # DSPy has priced what was reported
+        price: float | None = None
+        if not priced.total:
+            price = 0.0 if unpriced else None
+        elif own is not None:
+            price = own.cost(priced.prompt, priced.completion)
+        elif not unpriced or budget.limits.usd is not None:
+            price = await _in_time(lambda: _list_price(lm, priced))
+        if price is not None:
+            self.set_price(price, unpriced)
+
+    async def _missing(self, lm: dspy.BaseLM, prompt: Text, reply: str, reported: Tokens) -> Tokens:
+        """Count and add the tokens that the provider did not report."""
+        if not reply or (reported.prompt and reported.completion):
+            return Tokens()
+        counted = Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply))
+        try:
+            counted = await _in_time(lambda: _counted(lm, prompt, reply)) or counted
+        finally:  # also if the run ends meanwhile
+            missing = Tokens(
+                prompt=0 if reported.prompt else counted.prompt,
+                completion=0 if reported.completion else counted.completion,
+            )
+            self.add(Usage(tokens=missing, estimated=True))
+        return missing
+
+
+async def _in_time(work: Callable[[], T]) -> T | None:
+    """Return the result of work in a thread; None if it fails or takes too long, because the reply is paid."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_ESTIMATE_SECONDS):
-            return await in_thread(_counted_usage, lm, prompt, reply, priced)
-    return Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply)), None
+            return await in_thread(work)
+    return None
 
 
-def _counted_usage(lm: dspy.BaseLM, prompt: Text, reply: str, priced: bool) -> tuple[Tokens, float | None]:
+def _counted(lm: dspy.BaseLM, prompt: Text, reply: str) -> Tokens:
     counter = TokenCounter()
-    tokens = Tokens(prompt=counter.count(lm.model, prompt), completion=counter.count(lm.model, reply))
-    if not priced:
-        return tokens, None
+    return Tokens(prompt=counter.count(lm.model, prompt), completion=counter.count(lm.model, reply))
+
+
+def _list_price(lm: dspy.BaseLM, tokens: Tokens) -> float | None:
     with offline_prices():
-        return tokens, PriceTable().cost(lm, tokens.prompt, tokens.completion)
+        return PriceTable().cost(lm, tokens.prompt, tokens.completion)

@@ -51,7 +51,7 @@ from moa_dspy.optimizers.search.results import (
 )
 from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler
 from moa_dspy.optimizers.search.space import SearchSpace
-from moa_dspy.optimizers.search.storage import open_storage, open_study
+from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
@@ -214,7 +214,7 @@ class _Search:
     ) -> SearchResult:
         """Open the study, run trials, and return the result."""
         lms = [lm for lm in self._lms if isinstance(lm, dspy.BaseLM)]
-        with silenced(output=False), metered(lms) as meter:
+        with silenced(output=False), storage_failures(), metered(lms) as meter:
             study = open_study(open_storage(storage), study_name, self.objective.directions, self._about())
             seed = study.user_attrs.get("seed", seed)  # all trials see the examples in one order
             study.set_user_attr("seed", seed)

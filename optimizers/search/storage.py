@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import CONNECTION
-from moa_dspy.files.atomic_write import create_private
+from moa_dspy.files.atomic_write import check_folder, create_private
 
-__all__ = ["check_storage", "open_storage", "open_study", "path_in", "without_password"]
+__all__ = ["check_storage", "open_storage", "open_study", "path_in", "storage_failures", "without_password"]
 
 _SECONDS_FOR_A_LOCK = 60
 _SECONDS_FOR_TABLES = 30
 _POLL = 0.1
+_ROOM = 1 << 18  # bytes of a new database
 
 
 class _Journal(JournalFileBackend):
@@ -104,9 +108,13 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
             return JournalStorage(_Journal(path_in(url)))
         if url.startswith("sqlite:///") and "?" not in url and path_in(url) not in ("", ":memory:"):
             create_private(Path(path_in(url)))
+            check_folder(Path(path_in(url)).parent, _ROOM)
         return _database(url)
     except ImportError as error:
         raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
+    except OSError as error:
+        advice = "; a journal:///FILE needs no locks" if error.errno == errno.ENOLCK else ""
+        raise ConfigurationError(f"storage {shown!r} cannot be written: {error.strerror}{advice}") from error
     except Exception as error:
         message = str(error).splitlines()[0].replace(url, shown)
         raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error
@@ -158,6 +166,24 @@ def open_study(
             "ones; use another study_name or another storage"
         )
     return study
+
+
+@contextlib.contextmanager
+def storage_failures() -> Iterator[None]:
+    """Give the cause in one line if a storage fails within the block, for example because the disk is full.
+
+    Raises:
+        RunError: if it fails.
+    """
+    try:
+        yield
+    except (StorageInternalError, DBAPIError) as error:
+        failure = error if isinstance(error, DBAPIError) else error.__cause__
+        cause = failure.orig if isinstance(failure, DBAPIError) else failure or error
+        raise RunError(
+            f"the storage of the study failed ({str(cause).splitlines()[0]}); its trials are kept, so the same command "
+            "goes on from there once it can be written"
+        ) from error
 
 
 def without_password(storage: str) -> str:

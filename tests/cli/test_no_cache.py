@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,24 @@ def test_a_cache_that_was_never_read_is_not_created(served: Loopback, monkeypatc
     assert main([*ARGUMENTS["ask"], "--no-cache"]) == 0
     assert "cache" not in vars(dspy)
     assert not Path("cache").exists()
+
+
+def test_a_folder_that_cannot_hold_the_cache_is_said_in_one_line_and_the_command_goes_on(
+    served: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for folder, reason in ((tmp_path / "items.jsonl" / "cache", "Not a directory"), (tmp_path, "No locks available")):
+        with monkeypatch.context() as patched:
+            patched.setenv("DSPY_CACHEDIR", str(folder))
+            patched.delitem(dspy.__dict__, "cache")
+            patched.setattr("fcntl.lockf", no_locks)
+            assert main([name for name in ARGUMENTS["ask"] if name != "--quiet"]) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        assert f"({folder}: {reason})" in line
+        assert "set DSPY_CACHEDIR to another folder" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "moa.toml"]
 
 
 def test_exactly_the_commands_that_call_models_have_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -10,8 +11,18 @@ from typing import Any
 import dspy
 import pytest
 from support.loopback import Body, Http, Loopback, completion
+from support.runs import Watched
 
-from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, evaluate, load, single_model
+from moa_dspy import (
+    Agent,
+    AllProposalsFailedError,
+    AttentionMoA,
+    Budget,
+    ConfigurationError,
+    evaluate,
+    load,
+    single_model,
+)
 from moa_dspy.cli import main
 from moa_dspy.config import load_config
 from moa_dspy.cost.meter import metered
@@ -21,6 +32,7 @@ from moa_dspy.evaluation import Devset
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.optimizers import compile as tune
 from moa_dspy.testing import ScriptedLM
+from moa_dspy.trace import watch
 
 PRICE = {"prompt": 2.0, "completion": 10.0}
 
@@ -111,6 +123,42 @@ def test_a_server_that_reports_no_usage_is_priced_from_the_texts(priced: OwnPric
     assert step.estimated
     assert step.tokens.completion > 0
     assert step.cost_usd == pytest.approx(priced.cost(step.tokens.prompt, step.tokens.completion))
+
+
+@pytest.mark.parametrize(
+    ("usage", "reported", "message"),
+    [
+        ({"prompt_tokens": 40}, {"prompt": 40}, {"content": "Paris"}),
+        ({"completion_tokens": 7}, {"completion": 7}, {"content": "Paris"}),
+        ({"prompt_tokens": 40, "completion_tokens": 0}, {"prompt": 40}, {"content": "Paris"}),
+        ({"prompt_tokens": None, "completion_tokens": 7}, {"completion": 7}, {"content": "Paris"}),
+        ({"total_tokens": 47}, {}, {"content": "Paris"}),
+        ({"prompt_tokens": 40}, {"prompt": 40}, {"content": None, "reasoning_content": "Let me think of it."}),
+    ],
+)
+@pytest.mark.parametrize("model", ["gpt-4.1", "own"])
+def test_a_part_of_the_usage_that_a_server_leaves_out_is_completed_and_marked(
+    model: str, usage: dict[str, Any], reported: dict[str, int], message: dict[str, Any]
+) -> None:
+    def partial(body: Body) -> Http:
+        content = completion(body, "")
+        content["choices"][0]["message"] |= message
+        return Http(200, {**content, "usage": usage})
+
+    own = {"prompt": 2.0, "completion": 10.0} if model == "own" else None
+    seen = Watched()
+    with Loopback(partial) as served, watch(seen):
+        program = single_model("question -> answer", Agent(served.lm(model), price=own))
+        with contextlib.suppress(AllProposalsFailedError):
+            program(question="?", budget=Budget(usd=1))
+    (step,) = seen.trace.steps
+    assert step.estimated
+    assert {kind: getattr(step.tokens, kind) for kind in reported} == reported
+    assert step.tokens.prompt > 0
+    assert step.tokens.completion > 0
+    price = OwnPrice.of(own or {"prompt": 2.0, "completion": 8.0})
+    assert price is not None
+    assert step.cost_usd == pytest.approx(price.cost(step.tokens.prompt, step.tokens.completion))
 
 
 def test_each_agent_has_its_own_price_and_a_cached_call_costs_nothing() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,22 @@ def test_two_evaluations_cannot_write_one_file(tmp_path: Path) -> None:
 
     run(single(model()), out=out, progress=nosy, concurrency=1)
     assert refused
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_folder_without_locks_is_named_before_anything_is_paid(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    lm = model()
+    with pytest.raises(
+        ConfigurationError, match=r"run.jsonl cannot be locked \(.*; give a file in a folder on a local"
+    ):
+        run(single(lm), out=tmp_path / "run.jsonl")
+    assert lm.requests == []
 
 
 def test_a_budget_ends_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:

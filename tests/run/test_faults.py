@@ -601,7 +601,10 @@ def test_runs_against_a_provider_that_fails_all_the_time() -> None:
     assert figures.calls == figures.server_calls + figures.never_sent
     assert figures.never_sent <= figures.unanswered
     assert figures.tokens == figures.server_tokens > 0
-    assert set(figures.faults) == set(fault_runs.FAULTS)
+    assert set(fault_runs.FAULTS) - set(figures.faults) <= {
+        "no system role",
+        "dashes",
+    }  # of one model, of typed outputs
 
 
 def test_typed_answers_survive_wrong_formats() -> None:

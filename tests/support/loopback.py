@@ -61,6 +61,7 @@ class Call:
 
     ``hung_up`` is when the client closed the connection after this request: where it gave up, since one that has read
     the reply keeps its connection until the end. ``usage`` is what the completion said, where one was written.
+    ``connection`` numbers the connections.
     """
 
     body: Body
@@ -69,6 +70,7 @@ class Call:
     hung_up: float | None = None
     reply: Reply | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    connection: int = 0
 
     @property
     def prompt(self) -> str:
@@ -131,10 +133,11 @@ class Loopback:
         assert task is not None
         self._connections.add(task)
         self.connections_made += 1
+        number = self.connections_made
         call: Call | None = None
         try:
             while (body := await _read_request(reader)) is not None:
-                call = Call(body, time.monotonic())
+                call = Call(body, time.monotonic(), connection=number)
                 await self._answer(call, reader, writer)
             if call is not None:
                 call.hung_up = time.monotonic()

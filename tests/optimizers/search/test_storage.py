@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -9,9 +13,9 @@ import optuna
 import pytest
 
 from moa_dspy.cli import main
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.optimizers.report.studies import study_in
-from moa_dspy.optimizers.search.storage import open_storage
+from moa_dspy.optimizers.search.storage import open_storage, storage_failures
 
 NAMES = ["why?.db", "a#b.db", "a b.db", "a%20b.db", "100%.db", "a&b=c.db", "q?mode=memory.db", "ü.db", "a;b.db",
          "a:b@c.db", "[x].db", "+.db", "what??.db", "a'b.db", '"a".db', "a,b.db", "~x.db",
@@ -70,3 +74,27 @@ def test_a_storage_that_cannot_be_written_can_be_read(tmp_path: Path, capsys: py
     assert study_in(str(path)).study_name == "s"
     assert main(["report", str(path), "--out", str(tmp_path / "page.html")]) == 0
     assert capsys.readouterr().err
+
+
+def test_a_database_in_a_folder_without_locks_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    with pytest.raises(ConfigurationError, match=r"cannot be written: No locks available; a journal:///FILE needs no"):
+        open_storage(tmp_path / "study.db")
+    open_storage(f"journal:///{tmp_path / 'study.log'}")
+
+
+def test_a_storage_that_fails_in_the_middle_is_one_line(tmp_path: Path):
+    path = tmp_path / "study.db"
+    storage = open_storage(path)
+    study = optuna.create_study(storage=storage, study_name="s")
+    with storage_failures():
+        study.ask()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON trials BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    told = r"storage of the study failed \(disk is full\); its trials are kept"
+    with pytest.raises(RunError, match=told), storage_failures():
+        study.ask()
+    assert len(optuna.load_study(storage=open_storage(path), study_name="s").trials) == 1
