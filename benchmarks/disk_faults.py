@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -74,9 +73,13 @@ def disk(folder: Path, fault: str, left: int) -> Iterator[Callable[[], None]]:
         yield filler.unlink
     elif fault == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-        yield partial(subprocess.run, ["mount", "-o", "remount,rw", folder], check=True)
+        yield lambda: _remount(folder)
     else:
         yield lambda: None
+
+
+def _remount(folder: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
 
 
 @contextlib.contextmanager

@@ -317,7 +317,10 @@ def main() -> int:
 
 def restored(values: dict[str, Any]) -> Figures:
     """Return the figures of a line of the log."""
-    return Figures(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
+    read: dict[str, Any] = {
+        name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()
+    }
+    return Figures(**read)
 
 
 if __name__ == "__main__":

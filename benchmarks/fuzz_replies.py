@@ -152,7 +152,7 @@ def block(number: int, seed: int, seeds: tuple[str, ...], count: int = BLOCK) ->
 
 def _timed(name: str, reader: Reader, text: str) -> tuple[float, str]:
     """Return the seconds of CPU that a reading takes, the least of three if they are many, and how it ended."""
-    seconds = float("inf")
+    seconds, end = float("inf"), ""
     for _ in range(3):
         if len(text) > 10_000:
             for cached in _caches():

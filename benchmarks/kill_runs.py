@@ -260,8 +260,8 @@ def killed(command: str, folder: Path, whole: Baseline, random_: random.Random) 
     return done
 
 
-def _kill(process: Any, provider: Provider, before: int, whole: Baseline, random_: random.Random) -> bool:
-    """Kill the process after a random number of requests or seconds; return False if it ended before."""
+def _kill(process: Any, provider: Provider, before: int, whole: Baseline, random_: random.Random) -> float:
+    """Kill the process after a random number of requests or seconds; return when, or 0 if it ended before."""
     calls = provider.server.calls
     if random_.random() < 0.6:
         count = before + random_.randrange(1, max(2, sum(whole.asked.values()) - before))
@@ -390,11 +390,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _point(command: str, base: Path, whole: Baseline, seed: int, number: int) -> Killed:
-    for attempt in range(100):  # a start that ends before its kill is no point
-        name = f"{command}-{number}-{attempt}"
+    attempt, done = 0, Killed(command)
+    while not done.kills and not done.problems:  # a start that ends before its kill is no point
+        name, attempt = f"{command}-{number}-{attempt}", attempt + 1
         done = killed(command, base / name, whole, random.Random(f"{seed} {name}"))
-        if done.kills or done.problems:
-            break
     for problem in done.problems:
         print(f"    point {number}: {problem}", flush=True)
     return done

@@ -122,7 +122,8 @@ class Provider:
             case "filtered":
                 return _billed(body, text, plan.report, finish_reason="content_filter")
             case "refused":
-                return _billed(body, "", plan.report, message={"content": None, "refusal": "I cannot do that."})
+                message = {"content": None, "refusal": "I cannot do that."}
+                return _billed(body, "I cannot do that.", plan.report, message=message)
             case "error inside":
                 return _billed(body, text, plan.report, finish_reason="error", error={"code": 502, "message": "broke"})
             case "cut":
@@ -213,9 +214,9 @@ def program(name: str, lms: Sequence[dspy.LM]) -> AttentionMoA:
         case 1:
             return self_consistency(task, agents[0], samples=draw.randrange(2, 5), **options)
         case 2:
-            return self_moa(task, agents[0], samples=draw.randrange(2, 4), layers=layers, **options)
+            return self_moa(task, agents[0], samples=draw.randrange(2, 4), layers=draw.choice([2, 2, 3]), **options)
         case 3:
-            return mixture_of_agents(task, agents, layers=layers, **options)
+            return mixture_of_agents(task, agents, layers=draw.choice([2, 2, 3]), **options)
     attention = draw.choice(["full", "cross", "self", "none"] if len(agents) > 1 else ["self", "none"])
     return attention_moa(task, agents, layers=layers, attention=attention, **options)
 
@@ -328,8 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if number not in done:
             done[number] = vars(block(number, options.seed, min(BLOCK, options.runs)))
             if options.log is not None:
-                with options.log.open("a") as file:
-                    file.write(json.dumps({"block": number, "figures": done[number]}) + "\n")
+                text += json.dumps({"block": number, "figures": done[number]}) + "\n"
+                options.log.write_text(text)
     total = sum((Figures(**figures) for figures in done.values()), start=Figures())
     for name, value in vars(total).items():
         print(f"{name:<12} {len(value) if isinstance(value, list) else f'{value:,}'}")
