@@ -43,6 +43,7 @@ from .protocols import (
     AggregationContext as AggregationContext,
     AggregationRule as AggregationRule,
     Answer as Answer,
+    AnswerPattern as AnswerPattern,
     AttentionPattern as AttentionPattern,
     StopCondition as StopCondition,
 )

@@ -6,19 +6,30 @@ connection, key or prompt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 import pydantic
 
-from moa_dspy.attention import Attention, check_attention, critics_of
+from moa_dspy.attention import Attention, check_attention, critics_of, pattern_of
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.gate import Gate, GateChoice, gate_of
-from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
+from moa_dspy.gate import Gate, GateChoice, gate_of, rule_of
+from moa_dspy.protocols import AggregationRule, AnswerPattern, AttentionPattern, StopCondition
 
-__all__ = ["RESERVED_NAMES", "AgentSpec", "Aggregation", "Architecture", "Residual", "new_in_window", "validated"]
+__all__ = [
+    "RESERVED_NAMES",
+    "AgentSpec",
+    "Aggregation",
+    "Architecture",
+    "Critiques",
+    "Residual",
+    "new_in_window",
+    "validated",
+]
 
 Aggregation = Literal["synthesis", "vote", "none"]
 Residual = Literal["synthesis", "answers", "none"]
+Critiques = Literal["single", "joint"]
 
 RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
 """Names that a trace uses for the aggregator and for a vote. Agents cannot have them."""
@@ -65,6 +76,8 @@ class Architecture(_Frozen):
             number k), by vote, unchanged from a single agent (``"none"``), or by a custom ``AggregationRule``.
         reasoning: whether a reasoning field precedes outputs that are not free text.
         gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
+        critiques: one call for each critique (``"single"``), or one call in which a critic writes all its critiques
+            (``"joint"``). Files without it mean ``"single"``.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
@@ -80,6 +93,8 @@ class Architecture(_Frozen):
     gate: Annotated[GateChoice, pydantic.PlainValidator(gate_of), pydantic.PlainSerializer(str)] = pydantic.Field(
         default="off", exclude_if=lambda gate: gate == "off"
     )
+
+    critiques: Critiques = pydantic.Field(default="single", exclude_if=lambda critiques: critiques == "single")
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -157,9 +172,19 @@ class Architecture(_Frozen):
         return critics
 
     @property
-    def critiques(self) -> int:
-        """Return C, the number of critiques in the first layer."""
+    def critique_count(self) -> int:
+        """Return C, the largest number of critiques in the first layer."""
         return sum(map(len, self.critics(1)))
+
+    @property
+    def by_answer(self) -> bool:
+        """Return whether the answers decide who criticises whom."""
+        return isinstance(pattern_of(self.attention), AnswerPattern)
+
+    def critique_calls(self, critics: Sequence[Sequence[int]]) -> int:
+        """Return the number of calls that write the critiques of a layer, given the critics of each answer."""
+        writers = [critic for of_one in critics for critic in of_one]
+        return len(set(writers) if self.critiques == "joint" else writers)
 
     @property
     def synthesizes(self) -> bool:
@@ -169,9 +194,7 @@ class Architecture(_Frozen):
     @property
     def agreement_gate(self) -> Gate | None:
         """Return the gate, or None if it is off."""
-        if isinstance(self.gate, Gate):
-            return self.gate
-        return Gate() if self.gate == "unanimous" else None
+        return rule_of(self.gate)
 
     @property
     def gate_calls(self) -> int:
@@ -199,11 +222,12 @@ class Architecture(_Frozen):
 
     @property
     def max_calls(self) -> int:
-        """Return the number of LM calls of a run without early stop, agreement and failed calls."""
+        """Return the largest number of LM calls of a run in which no call fails or is repeated."""
         calls = self.proposing_layers * (len(self.agents) + self.gate_calls) + (self.layers - 1) * self.synthesizes
         calls += len(self.output_layers) * self.aggregate_calls
         for layer in range(1, self.proposing_layers + 1):
-            calls += sum(len(critics) + bool(critics) for critics in self.critics(layer))  # critiques, refinement
+            critics = self.critics(layer)
+            calls += self.critique_calls(critics) + sum(map(bool, critics))  # with refinements
         return calls
 
     @property
@@ -211,15 +235,17 @@ class Architecture(_Frozen):
         """Return the number of LM calls on the longest sequential path of such a run."""
         gate = self.agreement_gate
         proposals = 1 if gate is None else max(1, len(gate.rounds(len(self.agents))))
-        proposed = self.proposing_layers * (proposals + self.gate_calls + (2 if self.critiques else 0))
+        proposed = self.proposing_layers * (proposals + self.gate_calls + (2 if self.critique_count else 0))
         return proposed + len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
 
     def rows(self) -> dict[str, str]:
         """Return the properties of a run, apart from its models, as names and texts for people."""
         words = {True: "yes", False: "no"}
+        most = "at most " if self.by_answer else ""
+        joint = f", in {self.critique_calls(self.critics(1))} joint calls" if self.critiques == "joint" else ""
         return {
             "layers": str(self.layers),
-            "attention": f"{self.attention} ({self.critiques} critiques in each layer)",
+            "attention": f"{self.attention} ({most}{self.critique_count} critiques in each layer{joint})",
             "residual": self.residual,
             "aggregation": str(self.aggregation),
             "gate": str(self.gate),

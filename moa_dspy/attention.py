@@ -1,7 +1,7 @@
 """The attention pattern of a layer: which agents criticise which answers.
 
-A pattern is ``"full"`` (the one of arXiv 2601.16596), ``"cross"``, ``"self"``, ``"none"``, a number k of peers, or a
-custom object. Agents are numbered from 0, layers from 1.
+A pattern is ``"full"`` (the one of arXiv 2601.16596), ``"cross"``, ``"disagreeing"``, ``"self"``, ``"none"``, a number
+k of peers, or a custom object. Agents are numbered from 0, layers from 1.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.protocols import AttentionPattern
+from moa_dspy.protocols import AnswerPattern, AttentionPattern
 
-__all__ = ["PATTERN_NAMES", "Attention", "check_attention", "critics_of"]
+__all__ = ["PATTERN_NAMES", "Attention", "check_attention", "critics_among", "critics_of", "pattern_of"]
 
-Attention: TypeAlias = Literal["full", "cross", "self", "none"] | int
+Attention: TypeAlias = Literal["full", "cross", "self", "none", "disagreeing"] | int
 """The built-in patterns by name, as stored in program files."""
 
 
@@ -35,6 +35,16 @@ class _OnlySelf:
 class _Nobody:
     def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:  # noqa: ARG002 (the protocol's)
         return ()
+
+
+class _Disagreeing(_Everyone):
+    """One peer for each other answer. Of agents with equal answers, the first criticises."""
+
+    def among(self, target: int, critics: Sequence[int], keys: Sequence[str | None]) -> Sequence[int]:
+        first: dict[str | None, int] = {keys[target]: target}
+        for critic in sorted(critics):
+            first.setdefault(keys[critic], critic)
+        return [critic for critic in critics if critic in first.values() and critic != target]
 
 
 @dataclass(frozen=True)
@@ -58,17 +68,42 @@ _NAMED: Final[dict[str, AttentionPattern]] = {
     "cross": _Everyone(including_self=False),
     "self": _OnlySelf(),
     "none": _Nobody(),
+    "disagreeing": _Disagreeing(including_self=False),
 }
 PATTERN_NAMES: Final = tuple(_NAMED)
 
 
-def critics_of(target: int, attention: Attention | AttentionPattern, agents: int, layer: int) -> tuple[int, ...]:
-    """Return the agents that criticise ``target``'s answer in a layer, in ascending order."""
+def pattern_of(attention: Attention | AttentionPattern) -> AttentionPattern:
+    """Return the pattern for ``attention``, which is a name, a number of peers or a pattern."""
     if isinstance(attention, str):
-        pattern = _NAMED[attention]
-    else:
-        pattern = _Peers(attention) if isinstance(attention, int) else attention
-    return tuple(sorted(set(pattern.critics(target, agents, layer))))
+        return _NAMED[attention]
+    return _Peers(attention) if isinstance(attention, int) else attention
+
+
+def critics_of(target: int, attention: Attention | AttentionPattern, agents: int, layer: int) -> tuple[int, ...]:
+    """Return the agents that may criticise ``target``'s answer in a layer, in ascending order."""
+    return tuple(sorted(set(pattern_of(attention).critics(target, agents, layer))))
+
+
+def critics_among(
+    attention: Attention | AttentionPattern, critics: Sequence[Sequence[int]], keys: Sequence[str | None]
+) -> list[tuple[int, ...]]:
+    """Return the critics of each answer, now that the answers are known.
+
+    Args:
+        attention: the pattern.
+        critics: for each agent, those that may criticise its answer.
+        keys: a key of each agent's answer, equal for equal answers; None if the agent has no answer.
+    """
+    pattern, narrowed = pattern_of(attention), list[tuple[int, ...]]()
+    for target, of_one in enumerate(critics):
+        known = [critic for critic in of_one if critic < len(keys) and keys[critic] is not None]
+        if keys[target] is None:
+            known = []
+        elif isinstance(pattern, AnswerPattern):
+            known = sorted(set(pattern.among(target, known, keys)) & set(known))
+        narrowed.append(tuple(known))
+    return narrowed
 
 
 def check_attention(attention: Any, agents: int) -> Any:

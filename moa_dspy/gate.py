@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["Agreement", "Comparison", "Gate", "GateChoice", "agreement_of", "gate_of"]
+__all__ = ["Agreement", "Comparison", "Gate", "GateChoice", "agreement_of", "gate_of", "rule_of"]
 
 Comparison: TypeAlias = Literal["text", "meaning"]
 
@@ -127,6 +127,11 @@ def gate_of(value: Any) -> GateChoice:
             f"gate={value!r} is unknown; use 'off', 'unanimous', a share such as 0.8, or Gate(...)"
         )
     return "unanimous" if value == Gate() else value
+
+
+def rule_of(choice: GateChoice) -> Gate | None:
+    """Return the gate of a choice; None if it is off."""
+    return None if choice == "off" else Gate() if choice == "unanimous" else choice
 
 
 def _parsed(text: str) -> Any:

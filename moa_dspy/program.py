@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 import moa_dspy
 from moa_dspy.agents import Agent, AgentLike, AgentSlot, agent_of, slots_of
-from moa_dspy.architecture import Aggregation, Architecture, Residual, validated
+from moa_dspy.architecture import Aggregation, Architecture, Critiques, Residual, validated
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.cost.budget import Budget
 from moa_dspy.display import Displayed, Table
@@ -59,8 +59,9 @@ class AttentionMoA(Displayed, dspy.Module):
             samples are independent (at a temperature above 0) and reproducible.
         layers: L, at least 1.
         aggregator: the agent that aggregates and synthesizes. Default: the first agent's model, without its persona.
-        attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"self"``, ``"none"``, k (itself and k
-            peers, rotating with the layer), or a custom ``AttentionPattern``.
+        attention: ``"full"`` (every peer and itself), ``"cross"`` (peers only), ``"disagreeing"`` (peers with another
+            answer, one for each answer), ``"self"``, ``"none"``, k (itself and k peers, rotating with the layer), or a
+            custom ``AttentionPattern``.
         residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on,
             ``"answers"`` passes all answers of a layer on, and the last layer is the aggregator alone.
         early_stop: whether to end the run, with the last accepted output, when a synthesis finds no improvement; or a
@@ -72,6 +73,8 @@ class AttentionMoA(Displayed, dspy.Module):
         reasoning: whether a reasoning field precedes outputs that are not free text.
         gate: whether the run ends with its proposals if they agree: ``"off"``, ``"unanimous"`` (all answers are equal)
             or a ``Gate``.
+        critiques: ``"single"`` (one call for each critique) or ``"joint"`` (a critic writes all its critiques in one
+            call; those missing in the reply are asked for singly).
         budget: limit of one run's spending; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
 
@@ -98,6 +101,7 @@ class AttentionMoA(Displayed, dspy.Module):
         aggregation: Aggregation | int | AggregationRule = "synthesis",
         reasoning: bool = True,
         gate: GateChoice = "off",
+        critiques: Critiques = "single",
         budget: Budget | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -122,6 +126,7 @@ class AttentionMoA(Displayed, dspy.Module):
                 "aggregation": aggregation,
                 "reasoning": reasoning,
                 "gate": gate_of(gate),
+                "critiques": critiques,
             },
         )
         self.task = _without_reserved_names(task_signature(signature))
@@ -145,6 +150,8 @@ class AttentionMoA(Displayed, dspy.Module):
             self.critique = self._per_agent(roles.critique)
         if critics_of_self:
             self.self_critique = self._per_agent(roles.self_critique)
+        if shape.critiques == "joint" and any(shape.critique_calls(one) < sum(map(len, one)) for one in critics):
+            self.joint_critique = self._per_agent(roles.joint_critique)
         if critics_of_others or critics_of_self:
             self.refine = self._per_agent(roles.refine)
         if shape.aggregates:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["AggregationContext", "AggregationRule", "Answer", "AttentionPattern", "StopCondition"]
+__all__ = ["AggregationContext", "AggregationRule", "Answer", "AnswerPattern", "AttentionPattern", "StopCondition"]
 
 
 @runtime_checkable
@@ -30,6 +30,25 @@ class AttentionPattern(Protocol):
             target: the agent whose answer is criticised, from 0 to ``agents - 1``. It may criticise itself.
             agents: N, the number of agents.
             layer: number of the layer, from 1.
+        """
+        ...
+
+
+@runtime_checkable
+class AnswerPattern(AttentionPattern, Protocol):
+    """Choose the critics of each answer when the answers are known. Use it as ``attention``, too.
+
+    A layer with such a pattern waits for all proposals before its first critique. Plans and budgets count the critics
+    that ``critics`` returns.
+    """
+
+    def among(self, target: int, critics: Sequence[int], keys: Sequence[str | None]) -> Sequence[int]:
+        """Return those critics that are needed.
+
+        Args:
+            target: the agent whose answer is criticised.
+            critics: its critics without knowledge of the answers, all of which have an answer.
+            keys: a key of each agent's answer, equal for equal answers; None if the agent has no answer.
         """
         ...
 

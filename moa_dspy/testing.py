@@ -240,6 +240,7 @@ class _AsyncScript:
 
 
 _ANSWER = re.compile(r"<answer[^>]*>\n(.*?)\n</answer>", re.DOTALL)
+_REVIEWED = re.compile(r"<answer number=\"(\d+)\">\n(.*?)\n</answer>", re.DOTALL)
 _CRITIQUE = re.compile(r"<critique[^>]*>\n(.*?)\n</critique>", re.DOTALL)
 _SUGGESTION = re.compile(r"The answer should be: (.*?)\.(?:\s|$)", re.DOTALL)
 _SURE, _LIKELY, _UNLIKELY = 0.95, 0.6, 0.05
@@ -294,11 +295,16 @@ class _Simulation:
         fields = _asked_fields(request)
         of_own = "Own Answer:" in prompt and "Critiques:" not in prompt and len(answers) == 1
         criticises = "critique" in fields or (not fields and ("Peer Answer:" in prompt or of_own))
+        jointly = "Peer Answers:" in prompt or "[[ ## peer_answers ## ]]" in prompt
         if not criticises and ("to_compare" in prompt or "To Compare:" in prompt):
             return None, "true" if len(set(answers)) == 1 else "false"
         if _uniform(self.world, self.seed, "deceives", task.text) < self.deceives:
+            if jointly:
+                return None, _numbered(_REVIEWED.findall(prompt), lambda _: task.usual)
             answer = _suggestion(task.usual, answers[-1]) if criticises else task.usual
             return _SURE if "improved" in fields else None, answer
+        if jointly:
+            return None, self._joint_critique(request, task, answers[0], _REVIEWED.findall(prompt))
         if criticises:
             return None, self._critique(request, task, answers)
         if "improved" in fields:
@@ -332,6 +338,12 @@ class _Simulation:
         own, peer = answers[0], answers[-1]
         return _suggestion(task.right if self._sees(request, "finds", task) else own, peer)
 
+    def _joint_critique(self, request: Request, task: _Task, own: str, reviewed: list[tuple[str, str]]) -> str:
+        def wanted(number: str) -> str:
+            return task.right if self._sees(request, "finds", task, number) else own
+
+        return _numbered(reviewed, wanted)
+
     def _refinement(self, request: Request, right: str, own: str, critiques: list[str]) -> str:
         suggested = [suggestion for text in critiques for suggestion in _SUGGESTION.findall(text)]
         if own != right:
@@ -353,12 +365,12 @@ class _Simulation:
             return (_SURE, newest) if newest == task.right else (_UNLIKELY, before)
         return _LIKELY, newest
 
-    def _sees(self, request: Request, what: str, task: _Task) -> bool:
+    def _sees(self, request: Request, what: str, task: _Task, about: str = "") -> bool:
         """Return whether the agent recognises what is right: its skill, the task and chance decide."""
         skill = self._skill(request, what)
         if not 0 < skill < 1:
             return skill >= 1
-        own = _NORMAL.inv_cdf(self._chance(request, what))
+        own = _NORMAL.inv_cdf(self._chance(request, what + about))
         return self.difficulty**0.5 * task.difficulty + (1 - self.difficulty) ** 0.5 * own < _NORMAL.inv_cdf(skill)
 
     def _happens(self, request: Request, what: str) -> bool:
@@ -376,6 +388,11 @@ def _uniform(*key: Any) -> float:
     """Return a number between 0 and 1, exclusive, that depends on the key alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=6).digest()
     return (int.from_bytes(digest, "big") + 0.5) / 2**48
+
+
+def _numbered(reviewed: list[tuple[str, str]], wanted: Callable[[str], str]) -> str:
+    """Return the critiques of numbered answers, each by a critic who wants the answer that ``wanted`` gives for it."""
+    return "\n\n".join(f"Answer {number}:\n{_suggestion(wanted(number), _core(text))}" for number, text in reviewed)
 
 
 def _suggestion(wanted: str, peer: str) -> str:

@@ -81,8 +81,9 @@ class Step(Displayed, _Record):
         layer: from 1.
         stage: the kind of step.
         agent: the agent that acted; the aggregator's name for agree, aggregate and synthesize.
-        target: the agent whose answer was criticised or refined; None for other stages.
-        model: the model that was asked; None for a vote or for answers used without a call.
+        target: the agent whose answer was criticised or refined; None for other stages, and for a call that writes
+            several critiques. Each of these is a further step without a call.
+        model: the model that was asked; None for a vote or for texts used without a call.
         server: address of its server, without user, password and query; None for the provider's usual one.
         status: ``ok``, ``failed``, ``skipped`` (no call: the budget did not allow it, or the provider had already
             rejected the model's key or account) or ``cancelled`` (unfinished when the run ended or continued without
@@ -155,8 +156,8 @@ class Trace(Displayed, _Record):
         improved: the decision of each residual synthesis, from layer 2 on; None if it failed.
         stopped_by: ``layers`` (all layers ran), ``agreement`` (the proposals agreed, see ``Gate``), ``no_improvement``
             (early stop), ``budget`` (the budget did not cover a part), ``failure`` or ``cancelled``.
-        agreement: share of the answers in the largest group of equal proposals, in the last layer; None if fewer than
-            two agents answered there.
+        agreement: share of the answers in the largest group of equal proposals, when a gate measured it last; None
+            without a gate, or if fewer than two agents had answered.
         seconds: wall time of the run.
         inputs: the task's inputs, as JSON values.
         program: digest of the program's architecture, task, prompts and demos, as in its file; None if it cannot be

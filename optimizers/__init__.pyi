@@ -122,6 +122,11 @@ from .stop_fitting.fit import (
     StopFit as StopFit,
     fit_stop_rule as fit_stop_rule,
 )
+from .stop_fitting.gates import (
+    GateFit as GateFit,
+    GateTrial as GateTrial,
+    fit_gate as fit_gate,
+)
 from .stop_fitting.replay import StopRule as StopRule
 from .stop_fitting.rescoring import (
     Depth as Depth,

@@ -15,6 +15,7 @@ from moa_dspy.signatures.roles import (
     derive_roles,
     is_free_text,
     needed_inputs,
+    split_critiques,
     task_signature,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "is_free_text",
     "needed_inputs",
     "quote",
+    "split_critiques",
     "task_signature",
 ]

@@ -10,6 +10,7 @@ __all__ = [
     "ALONE",
     "CRITIQUE",
     "IMPROVE",
+    "JOINT_CRITIQUE",
     "MATERIAL",
     "PLAIN_TASK",
     "REFINE",
@@ -33,6 +34,13 @@ You and a colleague have both answered the task below. Your own answer comes fir
 your colleague's answer can be made better, and give the reason for each suggestion: errors of fact or reasoning, \
 points that are missing, wording that misleads. Compare with your own answer, which may be wrong as well. If nothing \
 needs to change, say so in one sentence. Do not write a new answer."""
+
+JOINT_CRITIQUE: Final = """\
+You and your colleagues have all answered the task below. Your own answer comes first, then theirs. For each answer \
+that has a number, suggest how it can be made better, and give the reason for each suggestion: errors of fact or \
+reasoning, points that are missing, wording that misleads. Compare the answers; yours may be wrong as well. If nothing \
+needs to change in one of them, say so in one sentence. Do not write a new answer. Put the suggestions for each answer \
+below a line of its own that has the number of the answer, such as "Answer 1:"."""
 
 SELF_CRITIQUE: Final = """\
 You have answered the task below. Look at your own answer with fresh eyes: check each claim, each step and each \

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
 import dspy
@@ -31,6 +32,7 @@ __all__ = [
     "derive_roles",
     "is_free_text",
     "needed_inputs",
+    "split_critiques",
     "task_signature",
 ]
 
@@ -45,13 +47,24 @@ ROLE_INPUT: Final = "moa_role_input"
 _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
-_COMPARED, _SAME = "answers_to_compare", "same"
+_COMPARED, _SAME, _PEERS = "answers_to_compare", "same", "peer_answers"
 _NAMES = (
     *(_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED),
-    *(_COMPARED, _SAME),
+    *(_COMPARED, _SAME, _PEERS),
 )
 # Field names that dspy.Signature cannot handle.
 _RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
+
+
+# The line before a critique in a reply with several: "Answer 2:", "### Critique of answer 2", "<critique number=2>".
+_NUMBERED: Final = re.compile(
+    r"^[ \t#*_>\-\[(]{0,8}(?:(?:critique|review|feedback|suggestions|comments)\s+(?:of|for|on|to)\s+)?(?:the\s+)?answer"
+    r"[ \t]*(?:number|no\.|#)?[ \t]*(\d{1,4})[\])]?[ \t*_]{0,4}(?:[:\u2013\u2014\uff1a-]+[ \t*_]{0,4}|$)"
+    r"|^[ \t]*<(?:critique|answer)\s[^<>\n]{0,40}?(\d{1,4})[\"']?\s*>",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CLOSING: Final = re.compile(r"</(?:critique|answer)>\s*\Z", re.IGNORECASE)
+_MARKS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Roles:
         improve: writes an answer in a later layer; also reads the previous layer's output.
         critique: writes suggestions for a peer's answer.
         self_critique: writes suggestions for the agent's own answer.
+        joint_critique: writes suggestions for several answers.
         refine: rewrites the agent's answer with the help of its critiques.
         aggregate: writes one answer from all agents' answers.
         synthesize: decides whether the newest layer improves, and writes one answer from those of all layers.
@@ -79,6 +93,7 @@ class Roles:
     improve: TaskSignature
     critique: TaskSignature
     self_critique: TaskSignature
+    joint_critique: TaskSignature
     refine: TaskSignature
     aggregate: TaskSignature
     synthesize: TaskSignature
@@ -114,6 +129,17 @@ class Roles:
         """Return the inputs of `self_critique`: the task and the agent's own answer."""
         return self._with(inputs, {_OWN: quote("answer", own)})
 
+    def for_joint_critique(
+        self, inputs: Mapping[str, Any], own: str, peers: Sequence[str], *, own_too: bool
+    ) -> dict[str, Any]:
+        """Return the inputs of `joint_critique`: the task, the critic's own answer, and its peers' answers.
+
+        The answers to criticise are numbered from 1, the critic's own first if it is one of them.
+        """
+        quoted = quote("answer", own, **({"number": 1} if own_too else {}))
+        numbered = (quote("answer", text, number=number) for number, text in enumerate(peers, 1 + own_too))
+        return self._with(inputs, {_OWN: quoted, _PEERS: "\n\n".join(numbered)})
+
     def for_refine(self, inputs: Mapping[str, Any], own: str, critiques: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of `refine`: the task, the agent's answer, and its critiques without authors."""
         return self._with(inputs, {_OWN: quote("answer", own), _CRITIQUES: quote_each("critique", critiques)})
@@ -138,6 +164,10 @@ class Roles:
     def critique_of(self, outputs: Mapping[str, Any]) -> str:
         """Return the text of a critique."""
         return str(outputs[self.names[_CRITIQUE]])
+
+    def critiques_of(self, outputs: Mapping[str, Any]) -> str:
+        """Return the text of several critiques, for `split_critiques`."""
+        return str(outputs[self.names[_CRITIQUES]])
 
     @property
     def decision(self) -> str:
@@ -207,6 +237,24 @@ def task_signature(signature: str | TaskSignature) -> TaskSignature:
     return task
 
 
+def split_critiques(text: str, count: int) -> dict[int, str]:
+    """Return the critiques in a reply of `joint_critique`, by the number of the answer, from 1 to `count`.
+
+    A critique begins below a line with its number, and ends before the line of a later number. A number that is
+    missing, out of order or followed by nothing has no critique.
+    """
+    marks = [match for match in islice(_NUMBERED.finditer(text), _MARKS) if 1 <= int(match[1] or match[2]) <= count]
+    kept: list[re.Match[str]] = []
+    for match in marks:
+        if not kept or int(match[1] or match[2]) > int(kept[-1][1] or kept[-1][2]):
+            kept.append(match)
+    found: dict[int, str] = {}
+    for match, following in zip(kept, [*kept[1:], None], strict=False):
+        end = len(text) if following is None else following.start()
+        found[int(match[1] or match[2])] = _CLOSING.sub("", text[match.end() : end]).strip()
+    return {number: critique for number, critique in found.items() if critique}
+
+
 def needed_inputs(task: TaskSignature) -> tuple[str, ...]:
     """Return the inputs that every call must give: those without a default whose type does not allow None."""
     return tuple(
@@ -254,6 +302,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         improve=make.answering(texts.IMPROVE, _PREVIOUS),
         critique=make.criticising(texts.CRITIQUE, _OWN, _PEER),
         self_critique=make.criticising(texts.SELF_CRITIQUE, _OWN),
+        joint_critique=make.criticising(texts.JOINT_CRITIQUE, _OWN, _PEERS, output=_CRITIQUES),
         refine=make.answering(texts.REFINE, _OWN, _CRITIQUES),
         aggregate=make.answering(texts.AGGREGATE, _CANDIDATES),
         synthesize=make.deciding(texts.SYNTHESIZE, _ROUNDS),
@@ -277,10 +326,10 @@ class _RoleMaker:
         alone = (texts.ALONE,) if is_free_text(self.task) else ()
         return self._reading(" ".join((instructions, *alone, texts.MATERIAL)), *extra)
 
-    def criticising(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return a role that writes a critique."""
+    def criticising(self, instructions: str, *extra: str, output: str = _CRITIQUE) -> TaskSignature:
+        """Return a role that writes a critique, or several."""
         role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
-        return role.append(self.names[_CRITIQUE], dspy.OutputField(), str)
+        return role.append(self.names[output], dspy.OutputField(), str)
 
     def deciding(self, instructions: str, *extra: str) -> TaskSignature:
         """Return a role that decides, and then writes the task's outputs."""

@@ -42,7 +42,7 @@ DEFAULT_AGENTS: Final = tuple(
 A model of this size often repeats itself. The penalty and the limit shorten such output.
 """
 
-_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "gate", "aggregator", "signature")
+_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "critiques", "gate", "aggregator", "signature")
 
 # A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is split off.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
@@ -170,6 +170,7 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
     shape = {
         "layers": options.layers,
         "attention": int(attention) if attention is not None and attention.isdecimal() else attention,
+        "critiques": options.critiques,
         "gate": None if options.gate is None else gate_of(options.gate),
     }
     changes = {name: value for name, value in shape.items() if value is not None}

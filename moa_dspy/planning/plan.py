@@ -109,6 +109,8 @@ class Plan(Displayed, pydantic.BaseModel):
 
     Attributes:
         full: a run that does not stop early, and in which no two proposals agree.
+        expected: such a run with two different proposals in each layer, if the answers decide who criticises whom; else
+            None.
         minimum: a run that stops as early as possible: with a gate because the first proposals agree, else because the
             second layer does not improve. It equals ``full`` if the program cannot stop early.
         times: number of questions.
@@ -122,6 +124,7 @@ class Plan(Displayed, pydantic.BaseModel):
 
     full: RunEstimate
     minimum: RunEstimate
+    expected: RunEstimate | None = None
     times: int = 1
     lengths: Lengths
     budget: Budget
@@ -217,20 +220,23 @@ def make_plan(
         raise ConfigurationError(f"seconds_per_call={seconds_per_call!r} is not a latency; it must be above 0")
     rehearsal = Rehearsal(parts, inputs, lengths, assumed)
 
-    def estimate(limits: Budget, **ending: bool) -> RunEstimate:
-        return _run_estimate(*rehearsal.run(limits, **ending), rehearsal, seconds_per_call)
+    def estimate(limits: Budget, *, improved: bool = True, distinct: int | None = None) -> RunEstimate:
+        run = rehearsal.run(limits, improved=improved, distinct=distinct)
+        return _run_estimate(*run, rehearsal, seconds_per_call)
 
     with offline_prices():
         full = minimum = unlimited = estimate(budget)
         if parts.architecture.agreement_gate is not None:
-            minimum = estimate(budget, agreed=True)
+            minimum = estimate(budget, distinct=1)
         elif parts.architecture.early_stop and parts.architecture.synthesizes:
             minimum = estimate(budget, improved=False)
+        expected = estimate(budget, distinct=2) if parts.architecture.by_answer else None
         if full.stopped_by == "budget":
             unlimited = estimate(Budget())
     return Plan(
         full=full,
         minimum=minimum,
+        expected=expected,
         times=times,
         lengths=lengths,
         budget=budget,
@@ -358,6 +364,8 @@ def model_rows(plan: Plan) -> list[tuple[str, ...]]:
 def summary_lines(plan: Plan) -> list[str]:
     """Return the lines below the tables: totals, assumptions and notes."""
     lines = [f"full run: {_run_line(plan.full)}"]
+    if plan.expected is not None and plan.expected.calls != plan.full.calls:
+        lines.append(f"if each layer has two different answers: {_run_line(plan.expected)}")
     if plan.minimum.calls != plan.full.calls:
         agreed = plan.minimum.stopped_by == "agreement"
         ending = "if the first proposals agree" if agreed else f"early stop after layer {plan.minimum.layers}"

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import copy
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from moa_dspy.trace import Step, StoppedBy
 
 __all__ = ["Rehearsal"]
 
+_REVIEWED: Final = re.compile(r"<answer number=")
 # After this many turns of the event loop without a new call, all calls that can run at once have started.
 _QUIET_TURNS: Final = 20
 
@@ -67,13 +69,15 @@ class Rehearsal:
     unknown_demos: set[int] = field(default_factory=set)
     embedding_models: set[str] = field(default_factory=set)
 
-    def run(self, budget: Budget, *, improved: bool = True, agreed: bool = False) -> tuple[tuple[Step, ...], StoppedBy]:
+    def run(
+        self, budget: Budget, *, improved: bool = True, distinct: int | None = None
+    ) -> tuple[tuple[Step, ...], StoppedBy]:
         """Return the steps of a run without models, and why it ended.
 
         Args:
             budget: the limits of the run. A limit of seconds is ignored, because a rehearsal takes no time.
             improved: the decision of every residual synthesis.
-            agreed: whether all proposals are equal. If not, each differs from all others.
+            distinct: number of different proposals in a layer; None if each differs from all others.
 
         Raises:
             ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget does not cover one
@@ -85,7 +89,7 @@ class Rehearsal:
             predictors=self._with_known_demos(self.parts.predictors),
             agents=tuple(adapter.replace_lm(agent) for agent in self.parts.agents),
             aggregator=adapter.replace_lm(self.parts.aggregator),
-            key_of=lambda agent, _: "all" if agreed else str(agent),
+            key_of=lambda agent, _: str(agent if distinct is None else agent % distinct),
         )
 
         async def perform() -> tuple[tuple[Step, ...], StoppedBy]:
@@ -145,6 +149,7 @@ class _StandIns(dspy.Adapter):
         self._rehearsal, self._configured, self._improved = rehearsal, configured, improved
         self._writer: dspy.Adapter = self
         self._started = 0
+        self._models: list[str] = []  # of the agents and the aggregator
         self._read: set[tuple[str, str]] = set()  # by model, what an earlier call has read
         self._gate: asyncio.Future[None] | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -152,6 +157,7 @@ class _StandIns(dspy.Adapter):
     def replace_lm(self, agent: AgentSlot) -> AgentSlot:
         """Return ``agent`` with an LM that reports the usage of a call instead of making it."""
         lm = agent.lm()
+        self._models.append(lm.model)
 
         async def report(usage: dict[str, Any], usd: float | None) -> None:
             await self._all_started()
@@ -188,7 +194,8 @@ class _StandIns(dspy.Adapter):
         writer = self._writer
         prompt = self._rehearsal.counter.count(lm.model, self.format(sent, demos, inputs))
         limit = _max_tokens({**getattr(lm, "kwargs", {}), **lm_kwargs})
-        outputs, completion = self._reply(writer, lm.model, signature, limit)
+        reviewed = len(_REVIEWED.findall("".join(map(str, inputs.values()))))
+        outputs, completion = self._reply(writer, lm.model, signature, limit, reviewed)
         kept = "" if demos else self._kept(lm, lm_kwargs, signature, inputs)
         cached = self._rehearsal.counter.count(lm.model, kept) if (lm.model, kept) in self._read else 0
         details = {"cached_tokens": cached}
@@ -203,17 +210,24 @@ class _StandIns(dspy.Adapter):
         """Return the part of a prompt that the provider keeps for the next call; empty if none."""
         if not getattr(self._writer, "inputs_first", False):
             return ""
-        parts = self._rehearsal.parts
-        models = [agent.lm().model for agent in (*parts.agents, parts.aggregator)]
-        reread = lm.model in rereading(parts.architecture, models[:-1], models[-1])
+        reread = lm.model in rereading(self._rehearsal.parts.architecture, self._models[:-1], self._models[-1])
         return shared_text(signature, inputs) if keeps(lm, options, reread=reread) else ""
 
     def _reply(
-        self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int
+        self, writer: dspy.Adapter, model: str, signature: TaskSignature, limit: int, reviewed: int
     ) -> tuple[dict[str, Any], int]:
-        """Return the outputs and their tokens, including the format around them."""
+        """Return the outputs and their tokens, including the format around them.
+
+        Args:
+            writer: the adapter.
+            model: counts the tokens.
+            signature: the role.
+            limit: the largest number of tokens.
+            reviewed: number of answers that a joint critique is to be about.
+        """
         fields, names, assumed = signature.output_fields, self._roles.names, self._lengths
         kinds = {names["critique"]: assumed.critique, "reasoning": assumed.reasoning}
+        kinds[names["critiques"]] = assumed.critique * reviewed
         wanted = {name: kinds.get(name, assumed.answer) for name in fields}
         lengths = {name: min(length, limit) for name, length in wanted.items()}
         outputs = {name: placeholder(field.annotation, words(lengths[name])) for name, field in fields.items()}
@@ -221,6 +235,10 @@ class _StandIns(dspy.Adapter):
             outputs[names["improved"]] = self._improved
         if names["same"] in outputs:
             outputs[names["same"]] = False  # equal answers are not compared by a call
+        if names["critiques"] in outputs:
+            each = words(max(1, lengths[names["critiques"]] // max(1, reviewed)))
+            outputs[names["critiques"]] = "\n\n".join(f"Answer {number}:\n{each}" for number in range(1, reviewed + 1))
+            lengths[names["critiques"]] = self._rehearsal.counter.count(model, outputs[names["critiques"]])
         texts = [name for name in fields if outputs[name] == words(lengths[name])]
         frame = _formatted(writer, signature, {**outputs, **dict.fromkeys(texts, "")})
         around = self._rehearsal.counter.count(model, frame)

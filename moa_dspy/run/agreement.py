@@ -34,7 +34,7 @@ class Agreeing:
         key_of: returns a key of an agent's answer, equal for equal answers; None uses the vote's.
 
     Attributes:
-        share: share of equal proposals in the newest layer; None if fewer than two agents answered.
+        share: share of equal proposals when they were last measured; None if fewer than two agents had answered.
         reached: whether the newest layer's proposals agree so far that the run ends with them.
     """
 

@@ -79,21 +79,21 @@ class RunBudget:
             return math.inf
         return self._guard.seconds_left - self._held_from(stage) * _LONGER * self._guard.largest.seconds
 
-    def first_layer(self, critics: Sequence[int], finals: Sequence[Stage], further: int = 0) -> tuple[int, int]:
+    def first_layer(self, refinements: Sequence[int], finals: Sequence[Stage], further: int = 0) -> tuple[int, int]:
         """Return the number of proposals and of refinements that the first layer can afford.
 
         Args:
-            critics: the number of critiques of each agent's answer.
+            refinements: the number of calls that refine each agent's answer, critiques included.
             finals: the stages that write the layer's answer.
             further: the number of calls that choose demos before the first proposal.
         """
-        agents, left = len(critics), self._guard.left.calls - further if self.limited else math.inf
+        agents, left = len(refinements), self._guard.left.calls - further if self.limited else math.inf
         proposals = int(max(1, min(agents, left - len(finals))))
         self._held = list(finals if left - proposals >= len(finals) else ())
         left, refined = left - len(self._held) - proposals, 0
         if proposals == agents:
-            for count in critics:
-                left -= count + bool(count)
+            for count in refinements:
+                left -= count
                 if left < 0:
                     break
                 refined += 1

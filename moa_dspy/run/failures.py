@@ -30,6 +30,7 @@ __all__ = [
     "OVERFLOW",
     "REFUSED",
     "TRANSIENT",
+    "UNREADABLE",
     "failure_of",
     "is_transient",
     "is_unanswered",
@@ -43,6 +44,7 @@ TRANSIENT: Final = frozenset({"rate_limit", "timeout", "server", "transport", "l
 REFUSED: Final = frozenset({"auth", "billing"})
 # The prompt is longer than the model's context window.
 OVERFLOW: Final = "context_window_exceeded"
+UNREADABLE: Final = "adapter_parse_error"
 
 # DSPy recognizes only OpenAI's error code. vLLM, llama.cpp, OpenRouter, Anthropic and others report it in words.
 _TOO_LONG: Final = re.compile(

@@ -3,63 +3,43 @@
 Layers can also be joined by all their answers, as in MoA. Then only the last layer aggregates.
 
 A layer has no barriers. Each step is a task that waits only for the steps whose text it reads. A critique starts as
-soon as the two answers it compares exist, even if other agents are still writing.
+soon as the two answers it compares exist, even if other agents are still writing. Only a gate, joint critiques, and
+attention that depends on the answers wait for all proposals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import dspy
 
 from moa_dspy.agents import AgentSlot
-from moa_dspy.architecture import Architecture
-from moa_dspy.attention import critics_of
+from moa_dspy.attention import critics_among, critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.protocols import Answer
 from moa_dspy.run.aggregation import rule_of
 from moa_dspy.run.agreement import Agreeing
 from moa_dspy.run.call import ask, write_prompt
+from moa_dspy.run.critiques import Critiques
 from moa_dspy.run.degrade import enough, last_resort, result_of
 from moa_dspy.run.event_loop import in_thread
 from moa_dspy.run.failures import OVERFLOW
 from moa_dspy.run.forecast import forecast
 from moa_dspy.run.knn_demos import embedding_models
+from moa_dspy.run.parts import ROLES, Predictors, RunParts
 from moa_dspy.run.session import Session, StepId
 from moa_dspy.run.shared_prefix import are_long, rereading
 from moa_dspy.run.stopping import condition_of
-from moa_dspy.signatures import Roles
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
 __all__ = ["ROLES", "Answer", "Outcome", "Predictors", "RunParts", "run_layers"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Predictors:
-    """The role predictors of a program: one per role if agents share it, else one per agent.
-
-    Roles that the architecture does not use are None.
-    """
-
-    propose: dspy.Predict | list[dspy.Predict]
-    improve: dspy.Predict | list[dspy.Predict] | None = None
-    critique: dspy.Predict | list[dspy.Predict] | None = None
-    self_critique: dspy.Predict | list[dspy.Predict] | None = None
-    refine: dspy.Predict | list[dspy.Predict] | None = None
-    aggregate: dspy.Predict | None = None
-    synthesize: dspy.Predict | None = None
-    agree: dspy.Predict | None = None
-
-
-ROLES: Final = tuple(Predictors.__dataclass_fields__)
-"""The names of the predictors, in canonical order."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +51,7 @@ class Outcome:
         layers: the accepted output of each layer, oldest first.
         improved: the decision of each residual synthesis; None if it failed.
         stopped_by: why no further layer ran.
-        agreement: share of equal proposals in the last layer; None if fewer than two agents answered there.
+        agreement: share of equal proposals in the last layer with a gate; None if fewer than two agents answered there.
     """
 
     answer: Answer
@@ -79,27 +59,6 @@ class Outcome:
     improved: tuple[bool | None, ...]
     stopped_by: StoppedBy
     agreement: float | None = None
-
-
-@dataclass(frozen=True)
-class RunParts:
-    """The parts of a program that a run uses.
-
-    Attributes:
-        architecture: the program's architecture.
-        roles: the signature of each role.
-        predictors: the prompts.
-        agents: the agents that propose, criticise and refine.
-        aggregator: the agent that aggregates and synthesizes.
-        key_of: returns a key of an agent's answer, equal for equal answers; None uses the vote's.
-    """
-
-    architecture: Architecture
-    roles: Roles
-    predictors: Predictors
-    agents: tuple[AgentSlot, ...]
-    aggregator: AgentSlot
-    key_of: Callable[[int, Answer], str] | None = None
 
 
 async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Session) -> Outcome:
@@ -168,9 +127,11 @@ class _Run:
     def __init__(self, parts: RunParts, inputs: Mapping[str, Any], session: Session) -> None:
         self.architecture, self.roles, self.predictors = parts.architecture, parts.roles, parts.predictors
         self.agents, self.aggregator = parts.agents, parts.aggregator
+        self.prompts = parts.predictors.by_agent(len(parts.agents))
         self.inputs, self.session = inputs, session
         self._fields, self._voted = tuple(parts.roles.task.output_fields), parts.roles.voted
         gate, predictor = parts.architecture.agreement_gate, parts.predictors.agree
+        self.critiques = Critiques(session, self.roles, self.prompts, self.agents, inputs)
         self.agreeing = Agreeing(session, self.roles, inputs, gate, predictor, self.aggregator, parts.key_of)
         self._asked = 0  # agents that the budget allowed to propose in the first layer
 
@@ -179,7 +140,12 @@ class _Run:
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
         further = len(embedding_models(self.predictors.propose)) + self.gate_calls if session.budget.limited else 0
-        proposing, refining = session.budget.first_layer([len(of_one) for of_one in critics], self._finals(1), further)
+        costs = [len(of_one) + bool(of_one) for of_one in critics]
+        if self.architecture.critiques == "joint":
+            # The first refinement needs all joint calls. Each other one needs one call more.
+            costs = [int(bool(of_one)) for of_one in critics]
+            costs[0] += self.architecture.critique_calls(critics)
+        proposing, refining = session.budget.first_layer(costs, self._finals(1), further)
         kept = [critics[j] if j < refining else () for j in range(proposing)]
         at_once = session.budget.at_once(needs) if needs else proposing
         self._asked = proposing
@@ -200,7 +166,8 @@ class _Run:
             previous: the answers that its agents read.
         """
         critics, finals = self._critics(layer), self._finals(layer)
-        calls = len(critics) + self.gate_calls + sum(len(of_one) + bool(of_one) for of_one in critics) + len(finals)
+        calls = len(critics) + self.gate_calls + self.architecture.critique_calls(critics)
+        calls += sum(map(bool, critics)) + len(finals)
         if not self.session.budget.further_layer(calls, finals):
             return []
         return await self._layer(layer, previous, critics, len(critics))
@@ -213,7 +180,7 @@ class _Run:
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
         """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
         inputs = self.roles.for_synthesize(self.inputs, [answer.text for answer in rounds])
-        predictor = _of_agent(self.predictors.synthesize, -1)
+        predictor = self.prompts["synthesize"][-1]
         for attempt, agent in enumerate(self._aggregators()):
             step_id = StepId(layer, "synthesize", -1, agent.name, attempt=attempt)
             reply = await ask(self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted)
@@ -252,21 +219,19 @@ class _Run:
                     if answer is not None:
                         return [answer]
                 propose(len(critics))
-                critiques = {
-                    (i, j): group.create_task(self._critique(layer, i, j, proposals))
-                    for j in agents
-                    for i in critics[j]
-                }
+                if self.architecture.by_answer or self.predictors.joint_critique is not None:
+                    await self._enough(proposals, deadline=tolerance.layer_deadline, began=began)
+                    critics = critics_among(self.architecture.attention, critics, self.agreeing.keys(proposals))
+                joint, critiques = self.critiques.start(group, layer, critics, proposals)
                 refined = [
                     group.create_task(self._refine(layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
                     for j in agents
                 ]
                 cut = await self._enough(refined, deadline=tolerance.layer_deadline, began=began)
-                for task in (*proposals, *critiques.values(), *refined):
+                for task in (*proposals, *joint, *critiques.values(), *refined):
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
             raise _first_cause(group_error) from None
-        self.agreeing.measure(proposals)
         answers = [result_of(refined[j]) or result_of(proposals[j]) for j in agents]
         return [answer for answer in answers if answer is not None]
 
@@ -286,31 +251,13 @@ class _Run:
     def _proposal(self, agent: int, previous: Sequence[Answer]) -> tuple[dspy.Predict, dict[str, Any]]:
         """Return the predictor and the inputs of a proposal."""
         if not previous:
-            return _of_agent(self.predictors.propose, agent), self.roles.for_propose(self.inputs)
+            return self.prompts["propose"][agent], self.roles.for_propose(self.inputs)
         texts = [answer.text for answer in previous]
         if self.architecture.residual == "answers":
             inputs = self.roles.for_aggregate(self.inputs, texts)
         else:
             inputs = self.roles.for_improve(self.inputs, texts[0])
-        return _of_agent(self.predictors.improve, agent), inputs
-
-    async def _critique(
-        self, layer: int, critic: int, target: int, proposals: list[asyncio.Task[Answer | None]]
-    ) -> str | None:
-        await asyncio.wait({proposals[critic], proposals[target]})
-        own, peer = proposals[critic].result(), proposals[target].result()
-        if own is None or peer is None:
-            return None
-        roles, agent, step_id = self.roles, self.agents[critic], self._id(layer, "critique", critic, target)
-        if critic == target:
-            predictor = _of_agent(self.predictors.self_critique, critic)
-            inputs = roles.for_self_critique(self.inputs, own.text)
-        else:
-            predictor = _of_agent(self.predictors.critique, critic)
-            inputs = roles.for_critique(self.inputs, own.text, peer.text)
-        visible = (roles.names["critique"],)
-        reply = await ask(self.session, step_id, predictor, agent, inputs, roles.critique_of, visible)
-        return None if reply.outputs is None else reply.text
+        return self.prompts["improve"][agent], inputs
 
     async def _refine(
         self, layer: int, agent: int, proposal: asyncio.Task[Answer | None], tasks: list[asyncio.Task[str | None]]
@@ -332,7 +279,7 @@ class _Run:
         while critiques:
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)
             step_id = replace(self._id(layer, "refine", agent, agent), attempt=attempt)
-            answer, failure = await self._answer(step_id, _of_agent(self.predictors.refine, agent), inputs)
+            answer, failure = await self._answer(step_id, self.prompts["refine"][agent], inputs)
             if answer is not None:
                 return answer
             if failure is None or failure.kind != OVERFLOW:
@@ -429,7 +376,7 @@ class _Layer:
     async def synthesize(self, answers: Sequence[Answer]) -> Answer | None:
         run = self._run
         inputs = run.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
-        predictor = _of_agent(run.predictors.aggregate, -1)
+        predictor = run.prompts["aggregate"][-1]
         for agent in run._aggregators():
             step_id = StepId(self.layer, "aggregate", -1, agent.name, attempt=self._attempts)
             self._attempts += 1
@@ -442,26 +389,8 @@ class _Layer:
         return self._run.roles.vote_key(answer.outputs)
 
     def record(self, name: str, answer: Answer) -> None:
-        session, layer = self._run.session, self.layer
-        now = session.clock() - session.began
-        step = Step(
-            layer=layer,
-            stage="aggregate",
-            agent=name,
-            text=answer.text,
-            outputs=self._run.roles.jsonable(answer.outputs),
-            start=now,
-            end=now,
-        )
-        session.recorded.append((StepId(layer, "aggregate", -1, name, attempt=self._attempts), step))
-        for watcher in session.watchers:
-            watcher(step)
-
-
-def _of_agent(predictor: dspy.Predict | list[dspy.Predict] | None, agent: int) -> dspy.Predict:
-    if predictor is None:
-        raise LookupError("this architecture does not play that role")
-    return predictor[agent] if isinstance(predictor, list) else predictor
+        step_id = StepId(self.layer, "aggregate", -1, name, attempt=self._attempts)
+        self._run.session.record_text(step_id, answer.text, self._run.roles.jsonable(answer.outputs))
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

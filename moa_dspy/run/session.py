@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -176,6 +177,29 @@ class Session:
     def steps(self) -> tuple[Step, ...]:
         """Return the steps so far, in canonical order."""
         return tuple(step for _, step in sorted(self.recorded, key=lambda item: item[0].order))
+
+    def record_text(self, step_id: StepId, text: str, outputs: Mapping[str, Any]) -> None:
+        """Record a step that needed no call of its own.
+
+        Args:
+            step_id: identifies the step.
+            text: the text that other agents read.
+            outputs: the output fields, as JSON values.
+        """
+        now = self.clock() - self.began
+        step = Step(
+            layer=step_id.layer,
+            stage=step_id.stage,
+            agent=step_id.agent_name,
+            target=step_id.target_name,
+            text=text,
+            outputs=dict(outputs),
+            start=now,
+            end=now,
+        )
+        self.recorded.append((step_id, step))
+        for watcher in self.watchers:
+            watcher(step)
 
     def publish_trace(self) -> None:
         """Append the steps' DSPy traces to the caller's, in canonical order."""

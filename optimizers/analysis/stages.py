@@ -115,7 +115,7 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         metric: the task's metric.
         program: the program, which defines the types of the task's fields.
     """
-    answers = AnswerJudge(program, trace, example, metric)
+    answers = AnswerJudge(program.signature, trace, example, metric)
     answering = [step for step in trace.steps if step.status == "ok" and step.stage not in ("agree", "critique")]
     return StageScores(
         trace=trace,

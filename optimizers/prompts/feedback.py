@@ -21,7 +21,11 @@ from moa_dspy.trace import Stage, Step, Trace
 
 __all__ = ["StageFeedback", "feedback_on"]
 
-_STAGES: Final[dict[str, Stage]] = {"improve": "propose", "self_critique": "critique"}
+_STAGES: Final[dict[str, Stage]] = {
+    "improve": "propose",
+    "self_critique": "critique",
+    "joint_critique": "critique",
+}
 _NUMBERS: Final = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -106,7 +110,10 @@ def _on_agreement(scores: StageScores, step: Step) -> str:
 
 
 def _on_critique(scores: StageScores, step: Step) -> str:
-    target = step.target or ""
+    if step.target is None:  # several critiques in one call
+        parts = scores.trace.select(layer=step.layer, stage="critique", agent=step.agent)
+        return " ".join(_on_critique(scores, part) for part in parts if part.target is not None and part.model is None)
+    target = step.target
     proposal = next(scores.select(step.layer, "propose", target), None)
     refinement = next(scores.select(step.layer, "refine", target), None)
     whose = "its own answer" if step.target == step.agent else f"the answer of agent {target}"

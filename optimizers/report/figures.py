@@ -15,6 +15,7 @@ from moa_dspy.optimizers.report.records import (
     CompareRecord,
     ContributionsRecord,
     DepthPoint,
+    GateRecord,
     ProfileRecord,
     SearchRecord,
     TrialRow,
@@ -22,7 +23,7 @@ from moa_dspy.optimizers.report.records import (
 from moa_dspy.optimizers.report.text import as_text
 from moa_dspy.trace import Trace
 
-__all__ = ["contenders", "contributions", "depth", "front", "gains", "history", "scores", "timeline"]
+__all__ = ["contenders", "contributions", "depth", "front", "gains", "gates", "history", "scores", "timeline"]
 
 _LOOKS: Final[dict[str, Look]] = {"complete": "plain", "pruned": "pruned", "fail": "failed"}
 _UNITS: Final = {"usd": "dollars", "tokens": "tokens", "calls": "LM calls"}
@@ -36,6 +37,7 @@ _FRONT: Final = (
     "Whiskers are intervals. Faint: all trials, each with its own stop rule."
 )
 _DEPTH: Final = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
+_GATES: Final = "Filled: certified gates. Whiskers end at the upper bound of the loss. The line is the allowed loss."
 _TIMELINE: Final = (
     "Seconds from the start of the run. Blue: proposals. Teal: critiques. Green: refinements. Orange: the rest."
 )
@@ -99,6 +101,24 @@ def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
             lines.setdefault(look, []).append((x, y))
     curves = [Line(sorted(spots), look) for look, spots in lines.items()]
     return plot("Score by depth", "layers", "score", marks, curves, legend=_DEPTH, whole=True)
+
+
+def gates(record: GateRecord) -> Markup:
+    """Return the loss of each gate with its upper bound, against the calls it saves."""
+    marks = []
+    for point in record.curve:
+        chosen = point.gate == record.gate
+        title = (
+            f"{point.gate}: saves {point.saved:.0%} of the calls, loses {point.loss:+.4f}, at most {point.bound:.4f}"
+        )
+        look: Look = "best" if chosen else "plain" if point.certified else "pruned"
+        label = "chosen" if chosen else ""
+        marks.append(Mark(100 * point.saved, point.loss, title, look, point.loss, point.bound, label))
+    ends = [min((mark.x for mark in marks), default=0.0), max((mark.x for mark in marks), default=0.0)]
+    allowed = [] if record.max_loss is None or not marks else [Line([(end, record.max_loss) for end in ends])]
+    return plot(
+        "Loss against savings", "percent of the calls saved", "loss of the score", marks, allowed, legend=_GATES
+    )
 
 
 def _series(point: DepthPoint) -> tuple[Look, float]:

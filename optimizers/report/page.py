@@ -24,6 +24,7 @@ __all__ = ["render"]
 
 _TITLES: Final = {
     "stop": "Depth and stop rule",
+    "gate": "Agreement gate: loss against savings",
     "acceptance": "Held-out acceptance",
     "compare": "Comparison at matched spend",
     "profile": "Stage profile",

@@ -38,6 +38,8 @@ __all__ = [
     "DamagedRecord",
     "DepthPoint",
     "EvaluationRecord",
+    "GatePoint",
+    "GateRecord",
     "OptimizeRecord",
     "PredictorChange",
     "ProfileRecord",
@@ -71,6 +73,7 @@ class DepthPoint(_Value):
     layers: int = pydantic.Field(ge=1, le=10_000)
     early_stop: bool = False
     threshold: float | None = None
+    gate: str = "off"
     score: Score | None = None
     price: Price | None = None
 
@@ -78,9 +81,9 @@ class DepthPoint(_Value):
     def rule(self) -> str:
         """Return the stop rule in words."""
         depth = f"{self.layers} layer{'' if self.layers == 1 else 's'}"
-        if not self.early_stop:
-            return depth
-        return f"{depth}, early stop{'' if self.threshold is None else f' below {self.threshold:g}'}"
+        below = "" if self.threshold is None else f" below {self.threshold:g}"
+        stop = f", early stop{below}" if self.early_stop else ""
+        return f"{depth}{stop}{'' if self.gate == 'off' else f', gate {self.gate}'}"
 
 
 class StopRecord(_Value):
@@ -91,6 +94,31 @@ class StopRecord(_Value):
     chosen: DepthPoint | None = None
     graded: bool | None = None
     curve: tuple[DepthPoint, ...] = ()
+
+
+class GatePoint(_Value):
+    """A gate, replayed on recorded runs."""
+
+    gate: str
+    opened: float
+    loss: float
+    bound: float
+    certified: bool = False
+    saved: float
+    price: Price | None = None
+
+
+class GateRecord(_Value):
+    """A gate fitted with a bound on its loss, and all gates that were tried."""
+
+    kind: Literal["gate"] = "gate"
+    gate: str | None = None
+    max_loss: float | None = None
+    confidence: float | None = None
+    runs: int | None = None
+    needed: int | None = None
+    full: Price | None = None
+    curve: tuple[GatePoint, ...] = ()
 
 
 class TrialRow(_Value):
@@ -155,7 +183,7 @@ class SearchRecord(_Value):
         number = None if self.best is None else self.best.trial
         rules = [trial.rule for trial in self.trials if trial.number == number]
         for point in self.depth_curve:
-            if str(StopRule(point.layers, point.early_stop, point.threshold)) in rules:
+            if str(StopRule(point.layers, point.early_stop, point.threshold, point.gate)) in rules:
                 return point.rule
         return None
 
@@ -348,6 +376,7 @@ ReportRecord: TypeAlias = (
     | SearchRecord
     | CompileRecord
     | StopRecord
+    | GateRecord
     | AcceptanceRecord
     | CompareRecord
     | ProfileRecord

@@ -132,4 +132,5 @@ def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any] | None:
     if shape is None:
         return None
     joined = shape["residual"] if rule.layers > 1 else "synthesis"
-    return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined}
+    gate = {} if rule.gate == "off" else {"gate": rule.gate}
+    return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined, **gate}

@@ -19,10 +19,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.agents import Agent, AgentLike, agent_of, slots_of
-from moa_dspy.architecture import Aggregation, Residual
+from moa_dspy.architecture import Aggregation, Critiques, Residual
 from moa_dspy.attention import Attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import digest_of
+from moa_dspy.gate import gate_of
 from moa_dspy.model_limits import takes_temperature
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, grade, stop_rules
@@ -39,7 +40,18 @@ ENUMERABLE: Final = 4096
 
 _CHOSEN: Final = frozenset(
     {
-        *("agents", "layers", "aggregator", "attention", "residual", "early_stop", "shared_prompts", "aggregation"),
+        *(
+            "agents",
+            "layers",
+            "aggregator",
+            "attention",
+            "critiques",
+            "residual",
+            "early_stop",
+            "gate",
+            "shared_prompts",
+        ),
+        "aggregation",
         "budget",  # a run ended by its budget would lower the architecture's score
     }
 )
@@ -57,6 +69,7 @@ class Design:
         aggregation: how the answers of a layer are combined.
         aggregator: the name of the agent whose model aggregates; None if no model does.
         shared_prompts: as for ``AttentionMoA``.
+        critiques: as for ``AttentionMoA``.
     """
 
     samples: tuple[int, ...]
@@ -66,11 +79,12 @@ class Design:
     aggregation: Aggregation
     aggregator: str | None
     shared_prompts: bool = True
+    critiques: Critiques = "single"
 
     @property
     def features(self) -> tuple[Any, ...]:
         """Return the choices as a tuple. Its length is the same for all designs of a space."""
-        shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts)
+        shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts, self.critiques)
         return (*self.samples, *self.temperatures, *shape)
 
 
@@ -158,6 +172,7 @@ class BoundSpace:
             take(name)
         aggregation: Aggregation = take("aggregation") if sum(counts) > 1 else "none"
         take("attention")
+        take("critiques")
         residual = take("residual")
         take("shared_prompts")
         if self._needs_aggregator(aggregation, residual):
@@ -185,14 +200,17 @@ class BoundSpace:
         if agents == 1 and residual == "answers":
             residual = "none"  # the only answer is passed on
         aggregates = self._needs_aggregator(aggregation, residual)
+        attention = _simplest(self._value(params, "attention"), agents)
+        several = attention not in ("self", "none") and (agents > 2 or attention in ("full", 1))
         return Design(
             samples=counts,
             temperatures=temperatures,
-            attention=_simplest(self._value(params, "attention"), agents),
+            attention=attention,
             residual=residual,
             aggregation=aggregation,
             aggregator=self._value(params, "aggregator") if aggregates else None,
             shared_prompts=self._value(params, "shared_prompts"),
+            critiques=self._value(params, "critiques") if several else "single",
         )
 
     def design_of(self, trial: FrozenTrial) -> Design | None:
@@ -245,9 +263,10 @@ class BoundSpace:
 
         A design that passes all answers on has an output only in its last layer.
         """
+        space = self.space
         if design.residual == "synthesis":
-            return self.space.rules
-        return stop_rules([self.layers] if design.residual == "answers" else self.space.layers, [False])
+            return space.rules
+        return stop_rules([self.layers] if design.residual == "answers" else space.layers, [False], gates=space.gate)
 
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
         """Return the program of a design; without a rule, with the largest depth and without early stopping."""
@@ -261,6 +280,8 @@ class BoundSpace:
             attention=design.attention,
             residual=design.residual if rule.layers > 1 else "synthesis",
             early_stop=rule.early_stop,
+            gate=gate_of(rule.gate),
+            critiques=design.critiques,
             shared_prompts=design.shared_prompts,
             aggregation=design.aggregation,
             **self.options,
@@ -327,6 +348,7 @@ class BoundSpace:
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
             "attention": tuple(str(pattern) for pattern in space.attention),
+            "critiques": space.critiques,
             "residual": self._joins(),
             "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
             "aggregator": self.aggregators,

@@ -136,10 +136,16 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
     previous: list[Request] = []
     for layer in range(1, layers + 1 - passes_answers):
         proposals = [ask("propose", member, *previous or [0]) for member in members]
-        answers = []
+        answers, critics = [], [critics_of(j, design.attention, len(members), layer) for j in range(len(members))]
+
+        def criticise(i: int, j: int, own: list[Request] = proposals, of: list[tuple[int, ...]] = critics) -> Request:
+            if design.critiques == "joint":
+                targets = [own[target] for target, of_one in enumerate(of) if i in of_one]
+                return hash((j, ask("critiques", members[i], own[i], *targets)))
+            return ask("critique", members[i], own[i], own[j])
+
         for j, own in enumerate(proposals):
-            critics = critics_of(j, design.attention, len(members), layer)
-            critiques = [ask("critique", members[i], proposals[i], own) for i in critics]
+            critiques = [criticise(i, j) for i in critics[j]]
             answers.append(ask("refine", members[j], own, *critiques) if critiques else own)
         previous = answers
         if passes_answers and layer < layers - 1:

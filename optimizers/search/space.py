@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias, cast, get_args
 
-from moa_dspy.architecture import Aggregation, Residual
-from moa_dspy.attention import PATTERN_NAMES, Attention, check_attention
+from moa_dspy.architecture import Aggregation, Critiques, Residual
+from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.gate import Gate, gate_of
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, stop_rules
 
 __all__ = ["SearchSpace", "Temperatures"]
@@ -17,8 +18,10 @@ __all__ = ["SearchSpace", "Temperatures"]
 Temperatures: TypeAlias = tuple[float | None, ...]
 
 _OPTIONAL: Final = ("aggregation", "aggregators", "shared_prompts")
-_CHOICES: Final = ("attention", "residual", *_OPTIONAL, "layers", "early_stop")
+_CHOICES: Final = ("attention", "critiques", "residual", *_OPTIONAL, "layers", "early_stop", "gate")
+_PATTERNS: Final[tuple[Attention, ...]] = ("full", "cross", "self", "none")
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "critiques": get_args(Critiques),
     "residual": get_args(Residual),
     "aggregation": ("synthesis", "vote"),
     "shared_prompts": (True, False),
@@ -35,7 +38,8 @@ class SearchSpace:
         max_agents: the largest N, all samples counted.
         temperatures: temperatures of every agent, or by agent name. None is the agent's own temperature.
         shared_temperature: one temperature for all agents, instead of one for each.
-        attention: attention patterns; a number is a number of peers.
+        attention: attention patterns; a number is a number of peers. ``"disagreeing"`` is not among the defaults.
+        critiques: one call for each critique (``"single"``), or for all critiques of a critic (``"joint"``).
         residual: how layers are joined.
         aggregation: how the answers of a layer are combined. None is synthesis, and also vote if every output of the
             task is typed.
@@ -46,6 +50,8 @@ class SearchSpace:
         early_stop: whether to stop early.
         thresholds: minimum probabilities of an improvement at which a run continues. If there are any, every trial asks
             its synthesis for that probability instead of yes or no, and returns the scores of all thresholds.
+        gate: gates that compare texts. A trial runs without a gate and returns the scores of all gates. A search picks
+            the best score; ``fit_gate`` bounds what a gate loses.
 
     Raises:
         ConfigurationError: if a field has no choice, or an invalid one.
@@ -55,7 +61,8 @@ class SearchSpace:
     max_agents: int = 5
     temperatures: Temperatures | Mapping[str, Temperatures] = (0.3, 0.7, 1.0)
     shared_temperature: bool = False
-    attention: tuple[Attention, ...] = cast("tuple[Attention, ...]", PATTERN_NAMES)
+    attention: tuple[Attention, ...] = _PATTERNS
+    critiques: tuple[Critiques, ...] = ("single",)
     residual: tuple[Residual, ...] = get_args(Residual)
     aggregation: tuple[Aggregation, ...] | None = None
     aggregators: tuple[str, ...] | None = None
@@ -63,10 +70,17 @@ class SearchSpace:
     layers: tuple[int, ...] = (1, 2, 3)
     early_stop: tuple[bool, ...] = (True, False)
     thresholds: tuple[float, ...] = ()
+    gate: tuple[str, ...] = ("off",)
 
     def __post_init__(self) -> None:
         for name in _CHOICES:
             object.__setattr__(self, name, _choices(name, getattr(self, name)))
+        gates = [gate_of(gate) for gate in self.gate]
+        if any(isinstance(gate, Gate) and gate.compare == "meaning" for gate in gates):
+            raise ConfigurationError(
+                "a gate with compare='meaning' cannot be searched, because runs record no such calls"
+            )
+        object.__setattr__(self, "gate", tuple(map(str, gates)))
         object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
         object.__setattr__(self, "thresholds", _numbers("thresholds", self.thresholds, 1) if self.thresholds else ())
         sizes = [("samples", self.samples), ("max_agents", self.max_agents), *(("layers", n) for n in self.layers)]
@@ -88,7 +102,7 @@ class SearchSpace:
     @property
     def rules(self) -> tuple[StopRule, ...]:
         """Return the stop rules of a program whose layers are joined by synthesis."""
-        return stop_rules(self.layers, self.early_stop, self.thresholds)
+        return stop_rules(self.layers, self.early_stop, self.thresholds, self.gate)
 
     def temperatures_of(self, agent: str) -> Temperatures:
         """Return the possible temperatures of an agent."""
@@ -96,8 +110,11 @@ class SearchSpace:
         return choices.get(agent, (None,)) if isinstance(choices, Mapping) else choices
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as JSON values."""
+        """Return the space as JSON values. Newer fields with their default are left out, so that old studies go on."""
         values = dataclasses.asdict(self)
+        for name in ("critiques", "gate"):
+            if values[name] == getattr(SearchSpace, name):
+                del values[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

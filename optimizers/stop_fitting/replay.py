@@ -1,22 +1,37 @@
-"""Stop rules, replayed on a recorded run without an LM call.
+"""Stop rules and gates, replayed on a recorded run without an LM call.
 
 A run through all layers without stopping records a decision for each layer after the first. A program with early
 stopping makes the same calls up to the first negative decision, and ends there. The recorded run therefore gives its
-answer and its cost.
+answer and its cost. A gate ends a run after proposals that a run without a gate records, too.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from moa_dspy.cost.usage import Price
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.runner import price_of_steps
+from moa_dspy.gate import Gate, agreement_of
 from moa_dspy.program import AttentionMoA
+from moa_dspy.signatures import Roles
 from moa_dspy.trace import Trace
 
-__all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "grade", "stop_rules", "thresholds_of"]
+__all__ = [
+    "Decision",
+    "End",
+    "GateEnd",
+    "StopRule",
+    "decisions_of",
+    "end_of",
+    "gate_end",
+    "grade",
+    "stop_rules",
+    "thresholds_of",
+]
 
 
 @dataclass(frozen=True, order=True)
@@ -27,11 +42,13 @@ class StopRule:
         layers: the largest depth, at least 1.
         early_stop: whether the run ends after a layer that is judged no better.
         threshold: the minimum probability that counts as "improved"; None uses the model's own decision.
+        gate: the agreement gate, as text.
     """
 
     layers: int
     early_stop: bool = False
     threshold: float | None = None
+    gate: str = "off"
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -39,13 +56,14 @@ class StopRule:
 
     def __str__(self) -> str:
         stop = "" if not self.early_stop else "+stop" if self.threshold is None else f"+stop@{self.threshold!r}"
-        return f"{self.layers}{stop}"
+        return f"{self.layers}{stop}{'' if self.gate == 'off' else f'+gate:{self.gate}'}"
 
     @classmethod
     def parse(cls, text: str) -> StopRule:
         """Parse the output of ``str``."""
+        text, _, gate = text.partition("+gate:")
         layers, stop, rest = text.partition("+stop")
-        return cls(int(layers), bool(stop), float(rest[1:]) if rest else None)
+        return cls(int(layers), bool(stop), float(rest[1:]) if rest else None, gate or "off")
 
 
 @dataclass(frozen=True)
@@ -100,17 +118,52 @@ def end_of(rule: StopRule, decisions: Sequence[Decision], outputs: int) -> End:
     return End(rule.layers, rule.layers)
 
 
-def stop_rules(depths: Iterable[int], stops: Iterable[bool], thresholds: Iterable[float] = ()) -> tuple[StopRule, ...]:
+class GateEnd(NamedTuple):
+    """The end of a run by a gate: the answer that stands, as JSON values, and the price of the run."""
+
+    outputs: dict[str, Any]
+    price: Price
+
+
+def gate_end(trace: Trace, gate: Gate, roles: Roles, layers: int | None = None) -> GateEnd | None:
+    """Return where a run that was recorded without a gate would have ended by ``gate``; None if nowhere.
+
+    Args:
+        trace: the run.
+        gate: a gate that compares texts.
+        roles: the roles of its program, which define what equal answers are.
+        layers: number of layers to look at; default: all.
+    """
+    agents = list(dict.fromkeys(step.agent for step in trace.select(layer=1, stage="propose")))
+    for layer in range(1, (trace.layers if layers is None else layers) + 1):
+        answered = {step.agent: step for step in trace.select(layer=layer, stage="propose") if step.status == "ok"}
+        keys = [roles.vote_key(answered[name].outputs) if name in answered else None for name in agents]
+        for asked in gate.rounds(len(agents)):
+            agreement = agreement_of(keys[:asked])
+            if agreement is not None and gate.accepts(agreement, asked):
+                outputs, names = answered[agents[agreement.first]].outputs, agents[:asked]
+                proposed = [step for step in trace.select(layer=layer, stage="propose") if step.agent in names]
+                paid = [*(step for step in trace.steps if step.layer < layer), *proposed]
+                return GateEnd({name: outputs[name] for name in roles.task.output_fields}, price_of_steps(paid))
+    return None
+
+
+def stop_rules(
+    depths: Iterable[int], stops: Iterable[bool], thresholds: Iterable[float] = (), gates: Iterable[str] = ("off",)
+) -> tuple[StopRule, ...]:
     """Return all combinations of the choices. A rule of one layer does not stop early.
 
     Args:
         depths: the allowed depths.
         stops: whether to run all layers (False), to stop early (True), or both.
         thresholds: additional candidates for early stopping, if probabilities are recorded.
+        gates: gates, as texts.
     """
     rules = {StopRule(layers, stop and layers > 1) for layers in depths for stop in stops}
     rules |= {StopRule(rule.layers, True, value) for rule in rules if rule.early_stop for value in thresholds}
-    return tuple(sorted(rules, key=lambda rule: (rule.layers, rule.early_stop, rule.threshold or 0.0)))
+    rules = {replace(rule, gate=gate) for rule in rules for gate in gates}
+    order = sorted(rules, key=lambda rule: (rule.layers, rule.early_stop, rule.threshold or 0.0, rule.gate))
+    return tuple(sorted(order, key=lambda rule: rule.gate != "off"))
 
 
 def grade(program: AttentionMoA, threshold: float | None = None) -> None:

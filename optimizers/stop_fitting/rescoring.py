@@ -6,6 +6,7 @@ exactly the calls of the deep run's first layers, and returns the output that th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,18 @@ from moa_dspy.errors import MetricError
 from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.stop_fitting.replay import StopRule, decisions_of, end_of, stop_rules, thresholds_of
+from moa_dspy.gate import gate_of, rule_of
+from moa_dspy.optimizers.stop_fitting.replay import (
+    End,
+    StopRule,
+    decisions_of,
+    end_of,
+    gate_end,
+    stop_rules,
+    thresholds_of,
+)
 from moa_dspy.program import AttentionMoA, Prediction
+from moa_dspy.signatures import TaskSignature
 from moa_dspy.trace import Trace
 
 __all__ = [
@@ -53,7 +64,7 @@ class Depth:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON values."""
-        stop = {"layers": self.rule.layers, "early_stop": self.rule.early_stop, "threshold": self.rule.threshold}
+        stop: dict[str, Any] = dataclasses.asdict(self.rule)
         return {**stop, "score": self.score.model_dump(), "price": self.price.model_dump()}
 
 
@@ -145,10 +156,10 @@ class Reading(NamedTuple):
 
 
 class AnswerJudge:
-    """Scores the recorded answers of one run of ``program``. Equal answers are scored once."""
+    """Scores the recorded answers of one run of a program of ``task``. Equal answers are scored once."""
 
-    def __init__(self, program: AttentionMoA, trace: Trace, example: dspy.Example, metric: Metric) -> None:
-        self._fields = program.signature.output_fields
+    def __init__(self, task: TaskSignature, trace: Trace, example: dspy.Example, metric: Metric) -> None:
+        self._fields = task.output_fields
         self._trace, self._example, self._metric = trace, example, metric
         self._known: dict[str, Judgement] = {}
 
@@ -175,12 +186,18 @@ class AnswerJudge:
 
 def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) -> dict[StopRule, Reading]:
     """Return the result under each rule of a run without early stopping, at least as deep as the deepest rule."""
-    if program.architecture.residual == "answers":  # only the whole run has an output
-        return dict.fromkeys(rules, Reading(trace.outputs[-1], price_of(trace)))
     decisions = decisions_of(trace)
     ends = {rule: end_of(rule, decisions, len(trace.outputs)) for rule in rules}
+    if program.architecture.residual == "answers":  # only the whole run has an output
+        ends = dict.fromkeys(rules, End(len(trace.outputs), trace.layers))
     prices = {paid: price_of(trace, paid) for paid in {end.paid for end in ends.values()}}
-    return {rule: Reading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
+    readings = {rule: Reading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
+    for rule, end in ends.items():
+        gate = rule_of(gate_of(rule.gate))
+        agreed = None if gate is None else gate_end(trace, gate, program.roles, end.paid)
+        if agreed is not None:
+            readings[rule] = Reading(*agreed)
+    return readings
 
 
 def score_rules(
@@ -199,7 +216,7 @@ def score_rules(
     def rescore(run: Run) -> Rescored:
         if run.trace is None:
             return Rescored(StopRuleScores({rule: ExampleScores([0.0]) for rule in rules}), [], judged=False)
-        answers = AnswerJudge(program, run.trace, run.example, metric)
+        answers = AnswerJudge(program.signature, run.trace, run.example, metric)
         readings = readings_of(run.trace, rules, program)
         scores = {rule: ExampleScores([answers.score(one.outputs)], [one.price]) for rule, one in readings.items()}
         return Rescored(StopRuleScores(scores), list(answers.errors), answers.judged)

@@ -17,6 +17,7 @@ from benchmarks import (
     eval_local,
     evaluate_overhead,
     file_switches,
+    gates,
     imports,
     latency,
     memory,
@@ -162,3 +163,11 @@ def test_a_row_of_the_evaluation_on_the_embedded_model_is_read_from_the_json_of_
     row = eval_local._row("single", json.loads(result.to_json()))
     assert row.startswith("| single model | 100.0 % (")
     assert "n = 1 |  | 1 |" in row
+
+
+def test_gates_are_fitted_and_critiques_compared() -> None:
+    fitted = gates.main(["fit", "--pool", "6", "--runs", "6", "--fits", "2", "--loss", "0.9"])
+    assert set(fitted) == set(gates.WORLDS)
+    assert all(figures["violated"] == 0 for figures in fitted.values())
+    figures = gates.main(["attention", "--questions", "3"])
+    assert {figures[world, "joint"][1] / figures[world, "full"][1] for world in gates.WORLDS} == {16 / 36}

@@ -195,7 +195,7 @@ def test_json_is_one_object_with_the_outputs_and_the_figures(moa: Run, provider:
         "answer": "Paris",
         "layers": 1,
         "stopped_by": "layers",
-        "agreement": 1.0,
+        "agreement": None,
         "calls": 9,
         "cached_calls": 0,
         "tokens": {"prompt": 63, "cached": 0, "completion": 27, "total": 90},

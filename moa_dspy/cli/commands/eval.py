@@ -28,8 +28,8 @@ from moa_dspy.evaluation.suite import named_metric
 __all__ = ["run"]
 
 _SETTLED_BY_RECIPE: Final = (
-    "program", "agent", "config", "layers", "attention", "gate", "aggregator", "signature", "benchmark", "data",
-    "split", "metric",
+    "program", "agent", "config", "layers", "attention", "critiques", "gate", "aggregator", "signature",
+    "benchmark", "data", "split", "metric",
 )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class LiveTable:
 
     def _table(self, layer: int) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        stages: list[Stage] = ["propose", "critique", "refine"] if self._architecture.critiques else ["propose"]
+        stages: list[Stage] = ["propose", "critique", "refine"] if self._architecture.critique_count else ["propose"]
         for name in ("", *stages):
             table.add_column(name, style="" if name else "cyan", header_style="dim", no_wrap=True, overflow="ellipsis")
         proposing = layer <= self._architecture.proposing_layers
@@ -110,7 +110,8 @@ class LiveTable:
         if stage != "critique":
             return 1
         count, attention = len(self._architecture.agents), self._architecture.attention
-        return sum(agent in critics_of(target, attention, count, self._layer) for target in range(count))
+        targets = sum(agent in critics_of(target, attention, count, self._layer) for target in range(count))
+        return targets + (self._architecture.critiques == "joint" and targets > 1)
 
     def _cell(self, cell: _Cell, expected: int) -> Text:
         done, running = self._done.get(cell, []), self._running[cell]

@@ -46,7 +46,7 @@ def described(saved: SavedProgram) -> dict[str, Any]:
         "inputs": _fields(task.input_fields),
         "outputs": _fields(task.output_fields),
         "architecture": shape.model_dump(mode="json"),
-        "critiques": shape.critiques,
+        "critiques": shape.critique_count,
         "max_calls": shape.max_calls,
         "embedding_models": sorted(set(saved.embedding_models.values())),
         "depth": shape.depth,
