@@ -223,11 +223,14 @@ class BudgetCallback(BaseCallback):
             self._under_way[call_id] = calls
 
     def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
-        """Release a call's reservation (called by DSPy)."""
-        del outputs, exception
+        """Release a call's reservation (called by DSPy). A failed call counts, unless a step of a run counts it."""
+        del outputs
+        tracker = dspy.settings.get(USAGE_TRACKER)
         with self._changed:
             calls = self._under_way.pop(call_id, None)
             if calls is not None:
+                if exception is not None and type(tracker) is UsageMeter:
+                    tracker.add(Usage(calls=calls))
                 self._guard.settle(calls=calls)
             self._changed.notify_all()
 

@@ -23,7 +23,7 @@ from pydantic_core import to_jsonable_python
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.usage import Tokens, Usage
-from moa_dspy.errors import ConfigurationError, StepFailedError
+from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
 from moa_dspy.run import accepted, concurrency
 from moa_dspy.run.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
 from moa_dspy.run.answer_line import NoValueError
@@ -318,6 +318,7 @@ class _Call:
                     reply = await asyncio.create_task(self._send(known, args, options))
                 answered = clock()
         except BaseException as error:
+            sent = None if isinstance(error, BudgetInterruptError) else sent
             unanswered = sent is not None and is_unanswered(error) and not known.free
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
@@ -334,7 +335,8 @@ class _Call:
             prompt = functools.partial(prompt_in, args, options)
             if sent is not None and self._session.record_prompts:
                 self._prompts.append(as_text(prompt()))
-            lost = unanswered and not known.in_thread  # a thread reports its call when it ends
+            reported = sent is None or answered is not None or known.in_thread  # a thread reports its own call
+            lost = None if reported else unanswered
             await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost)
         return self._answer_in(lm, reply)
 

@@ -46,7 +46,7 @@ class StepMeter(UsageMeter):
         seconds: float | None,
         *,
         sent: bool,
-        lost: bool = False,
+        lost: bool | None = None,
     ) -> None:
         """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
@@ -57,14 +57,14 @@ class StepMeter(UsageMeter):
             reply: its return value.
             seconds: duration of the call; None if there was no answer.
             sent: whether it was called at all.
-            lost: whether it was cut short, so that DSPy will never report it.
+            lost: of a call that DSPy will never report: True if it was cut short, False if it failed with an error.
         """
         before, after = self._before, self.reading
         paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
         from_cache = cached and not paid
         self.from_cache += from_cache
-        if lost and not paid:
-            self.add(Usage(calls=1, unanswered=1))
+        if lost is not None and not paid:
+            self.add(Usage(calls=1, unanswered=int(lost)))
             after = self.reading
         try:
             if seconds is not None and not from_cache:
