@@ -85,9 +85,12 @@ class Measurement:
             raise RunError(f"every run failed; the first one: {self.runs[0].error}")
         return self.price
 
-    def score(self, seed: int = 0) -> Score:
+    def __add__(self, other: Measurement) -> Measurement:
+        return Measurement(self.runs + other.runs, self.cost + other.cost)
+
+    def score(self) -> Score:
         """Return the mean score with its interval."""
-        return Score.of(self.scores, seed=seed)
+        return Score.of(self.scores)
 
 
 def measure(

@@ -119,6 +119,7 @@ def optimize(
     prompt_lm: dspy.BaseLM | None = None,
     budget: Budget | None = None,
     alpha: float = 0.05,
+    gain: float | None = None,
     explain: bool = True,
     seed: int = 0,
     concurrency: int = 8,
@@ -142,6 +143,7 @@ def optimize(
         prompt_lm: the model that writes prompts; default: the aggregator's model.
         budget: limits of the whole call. Parts it cannot cover are skipped or shortened. A share is kept for the test.
         alpha: probability of accepting a candidate that is not better.
+        gain: a wished gain. The notes say how many held-out examples it takes to show it.
         explain: whether to analyse stages and agents of the result on the held-out examples.
         seed: seed of everything random.
         concurrency: maximum number of concurrent examples.
@@ -159,7 +161,7 @@ def optimize(
     """
     plan = OptimizePlan(
         program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
-        explain, seed, concurrency, least_gain, search,
+        gain, explain, seed, concurrency, least_gain, search,
     )  # fmt: skip
     if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
@@ -249,7 +251,10 @@ def _report(run: OptimizeRun, record: Provenance) -> dict[str, Any]:
         "seed": plan.seed,
         "verdict": run.verdict,
         "score": None if run.score is None else run.score.model_dump(),
-        "data": {data.use: data.model_dump(include={"examples", "digest"}) for data in record.data},
+        "data": {
+            data.use: data.model_dump(include={"examples", "digest", "decisions"}, exclude_none=True)
+            for data in record.data
+        },
         "rounds": run.rounds,
         "acceptance": None if run.acceptance is None else run.acceptance.report,
         "profile": None if run.profile is None else run.profile.report,

@@ -16,7 +16,7 @@ from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.data.splitting import split
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.statistics import check_alpha, check_share
+from moa_dspy.evaluation.statistics import check_alpha, check_gain, check_share, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import proposals_of
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
@@ -117,6 +117,7 @@ class OptimizePlan:
     prompt_lm: dspy.BaseLM | None
     budget: Budget | None
     alpha: float
+    gain: float | None
     explain: bool
     seed: int
     concurrency: int
@@ -134,6 +135,7 @@ class OptimizePlan:
         check_program(self.program)
         check_metric(self.metric)
         check_alpha(self.alpha)
+        check_gain(self.gain)
         check_concurrency(self.concurrency)
         if self.least_gain is not None:
             check_share("least_gain", self.least_gain)
@@ -143,6 +145,7 @@ class OptimizePlan:
             raise ConfigurationError(f"rounds={self.rounds!r} must be at least 1")
         check_effort(self.effort)
         self.tune, self.held, self.notes = _split(self.program, self.trainset, self.valset, self.seed)
+        self.notes.append(self.sensitivity)
         custom = self.program.architecture.custom_parts
         if custom:
             self.notes.append(
@@ -165,6 +168,11 @@ class OptimizePlan:
         tuned = [part for part in PARTS if part in self.parts] * self.rounds
         first = [] if self.least_gain is None else ["ceiling"]
         return [*first, *tuned, "acceptance", *(["explanation"] if self.explain else [])]
+
+    @property
+    def sensitivity(self) -> str:
+        """Return the smallest gain that the held-out examples can show, in words."""
+        return sensitivity(len(self.held), self.alpha, self.gain)
 
     @property
     def objective(self) -> Objective:
@@ -270,7 +278,7 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     answers calls that parts have in common, is not considered.
     """
     parts = [PartEstimate(part=part, most=most, expected=expected) for part, most, expected in _costs(plan)]
-    notes = [] if plan.bound is None else _not_varied(plan.bound)
+    notes = [plan.sensitivity, *([] if plan.bound is None else _not_varied(plan.bound))]
     notes += ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in plan.parts:
         notes.append("the model that writes prompts comes on top: some calls for each new prompt")

@@ -324,7 +324,6 @@ class OptimizeRun:
             metric=plan.metric,
             tuned_on=plan.tune,
             alpha=plan.alpha,
-            seed=plan.seed,
             concurrency=plan.concurrency,
             budget=self._guard,
             progress=lambda _, run: count(run),
@@ -332,7 +331,7 @@ class OptimizeRun:
 
     def _explain(self, _: BudgetGuard | None) -> None:
         plan, chosen, agents = self.plan, self.chosen, len(self.chosen.agents)
-        options: dict[str, Any] = {"concurrency": plan.concurrency, "seed": plan.seed, "budget": self._guard}
+        options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard}
         self._say(0.0, "stages")
         self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import dspy
 from pydantic_core import to_jsonable_python
@@ -12,16 +12,18 @@ from pydantic_core import to_jsonable_python
 import moa_dspy
 from moa_dspy._dspy import get_dependency_versions
 from moa_dspy.cost.usage import Usage
-from moa_dspy.evaluation.fingerprint import content_of, digest
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.files.provenance import CostRecord, Data, Figure, Provenance
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
+from moa_dspy.optimizers.comparison.reuse import set_digest
 from moa_dspy.optimizers.measuring import Metric, metric_name
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Provenance", "provenance_of", "stamp"]
+
+_DECIDES: Final = ("held-out", "comparison", "test")
 
 
 def provenance_of(
@@ -58,7 +60,13 @@ def provenance_of(
         method=method,
         metric=metric if metric is None or isinstance(metric, str) else metric_name(metric),
         data=tuple(
-            Data(use=use, name=names.get(use), examples=len(examples), digest=digest(list(map(content_of, examples))))
+            Data(
+                use=use,
+                name=names.get(use),
+                examples=len(examples),
+                digest=set_digest(examples),
+                decisions=None if outcome is None or use not in _DECIDES else outcome.reused,
+            )
             for use, examples in (data or {}).items()
         ),
         seeds=dict(seeds or {}),

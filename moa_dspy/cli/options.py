@@ -114,7 +114,7 @@ class ExampleOptions(ProgramOptions, CallingOptions):
         "-m",
     )
     judge: str | None = _option("MODEL", "The judge, for a metric that needs one.")
-    seed: int = _option("N", "Seed of samples, searches and intervals.", default=0)
+    seed: int = _option("N", "Seed of samples and searches.", default=0)
     concurrency: int = _option("N", "Examples that run at once.", default=8, min=1)
 
     @property
@@ -183,6 +183,7 @@ class Optimize(ExampleOptions):
     """
 
     valset: str | None = _option("FILE", "Examples that decide, not tuned on.  [default: a third of the examples]")
+    gain: float | None = _option("SCORE", "A wished gain: tell how many held-out examples it takes.")
     only: list[str] | None = _option("PART", "architecture, prompts or stop. Repeatable.  [default: all three]")
     rounds: int = _option("N", "Number of rounds; each continues the last.", default=1, min=1)
     method: str = _option(
@@ -224,7 +225,10 @@ class Compare(ExampleOptions):
         "NAME", "single, self-consistency, self-moa, moa. Repeatable.  [default: all]", "--baseline", "-b"
     )
     tolerance: float = _option("SHARE", "Share by which a baseline may spend more.", default=0.1)
-    margin: float = _option("SCORE", "Score that a lower price is worth, if no test decides.", default=0.05)
+    prefer: str = _option(
+        "WHAT", "Of those not shown to be worse: cheapest, or score for the highest.", default="cheapest"
+    )
+    gain: float | None = _option("SCORE", "A wished gain: tell how many examples it takes.")
     alpha: float = _option("LEVEL", "Significance level of the tests.", default=0.05)
     out: str | None = _option("FILE", "Save the winner, whichever it is, as a program.", "--out", "-o")
     force: bool = _flag("Replace files that exist.", "--force")

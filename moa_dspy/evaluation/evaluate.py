@@ -64,7 +64,7 @@ def evaluate(
         devset: a benchmark, its name, a file, folder or hub id, or examples; see ``Devset.load``.
         metric: default: the benchmark's own.
         limit: maximum number of examples, drawn by content: a larger limit includes the smaller sample.
-        seed: seed of sample and resampling; default: the ``Devset``'s, or 0.
+        seed: seed of the sample; default: the ``Devset``'s, or 0.
         judge: the judge's LM, if the benchmark's metric has a judge.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
         official: compute the benchmark's official figures; default: if the benchmark's own metric is used.
@@ -96,7 +96,7 @@ def evaluate(
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
     if against is not None:
-        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name, seed=data.seed))
+        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name))
     remarks += [] if outputs is None else _write_outputs(job, done, outputs)
     return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
 
@@ -267,8 +267,8 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
         program=job.name,
         metric=job.run["metric"]["name"],
         items=len(job.examples),
-        score=Score.of(scores, seed=job.data.seed) if scores else None,
-        categories=by_category(records, job.data.seed),
+        score=Score.of(scores) if scores else None,
+        categories=by_category(records),
         errors=sum(record.status == "error" for record in records),
         unparsed=sum(record.status == "unparsed" for record in records),
         unread=sum(record.unread for record in records),

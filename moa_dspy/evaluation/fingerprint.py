@@ -46,7 +46,7 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
         program: the program.
         benchmark: the benchmark's or file's name.
         split: the benchmark's split.
-        seed: seed of the sample and of the resampling.
+        seed: seed of the sample.
         metric: the metric.
     """
     return {

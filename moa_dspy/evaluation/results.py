@@ -29,9 +29,9 @@ class PairedDifference:
         only_here: number of items scored in this evaluation only.
         only_there: number of items scored in the other evaluation only.
         difference: mean score of this evaluation minus that of the other, over the matched items.
-        low: lower end of the 95 % paired bootstrap interval.
+        low: lower end of its 95 % interval.
         high: upper end.
-        p_value: two-sided p value of the sign-flip permutation test.
+        p_value: two-sided p value of the paired test; see ``Gain``.
         better: number of items with a higher score here.
         worse: number of items with a lower score here.
         equal: number of items with equal scores.
@@ -197,7 +197,7 @@ class EvaluateResult(Displayed):
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
-def by_category(records: Sequence[Record], seed: int) -> dict[str, Score | None]:
+def by_category(records: Sequence[Record]) -> dict[str, Score | None]:
     """Return the score of each category by name; empty if there is at most one category."""
     scores: dict[str, list[float]] = {}
     for record in records:
@@ -205,11 +205,11 @@ def by_category(records: Sequence[Record], seed: int) -> dict[str, Score | None]
             scores.setdefault(record.category, []).extend([] if record.score is None else [record.score])
     if len(scores) < 2:
         return {}
-    return {name: Score.of(scores[name], seed=seed) if scores[name] else None for name in sorted(scores)}
+    return {name: Score.of(scores[name]) if scores[name] else None for name in sorted(scores)}
 
 
 def paired_difference(
-    records: Mapping[str, Record], other_records: Mapping[str, Record], *, other: str = "other", seed: int = 0
+    records: Mapping[str, Record], other_records: Mapping[str, Record], *, other: str = "other"
 ) -> PairedDifference:
     """Compare two evaluations on the items scored in both.
 
@@ -217,7 +217,6 @@ def paired_difference(
         records: records by id.
         other_records: records of the other evaluation by id.
         other: name of the other evaluation.
-        seed: seed of the resampling.
 
     Raises:
         ConfigurationError: if no item is scored in both, or if an id has different content in the two.
@@ -232,7 +231,7 @@ def paired_difference(
         why = f"{len(changed)} of {len(common)} items have another content there" if changed else "no item is in both"
         raise ConfigurationError(f"{other} cannot be compared: {why}; both evaluations must be on the same data")
     before, after = [others[name] for name in common], [mine[name] for name in common]
-    gain = Gain.of(before, after, seed=seed)
+    gain = Gain.of(before, after)
     pairs = list(zip(before, after, strict=True))
     return PairedDifference(
         other=other,
@@ -249,19 +248,18 @@ def paired_difference(
     )
 
 
-def compare_files(path: str | Path, other: str | Path, *, seed: int = 0) -> PairedDifference:
+def compare_files(path: str | Path, other: str | Path) -> PairedDifference:
     """Compare two files of evaluation records.
 
     Args:
         path: records of one evaluation.
         other: records of the other evaluation.
-        seed: seed of the resampling.
 
     Raises:
         ConfigurationError: if a file cannot be read, or if the two evaluations differ in benchmark, metric or items.
     """
     run, records = read_records(path)
-    return paired_difference(latest(records), read_other(other, run), other=Path(other).name, seed=seed)
+    return paired_difference(latest(records), read_other(other, run), other=Path(other).name)
 
 
 def read_other(path: str | Path, run: Mapping[str, Any]) -> dict[str, Record]:

@@ -1,6 +1,7 @@
-"""Mean scores with intervals, and paired tests. Equal seeds give equal figures.
+"""Mean scores with intervals, paired tests, and what a number of examples can show.
 
-Each figure uses its own generator, so that no global random state is read or changed.
+Scores lie from 0 to 1, and differences of two scores from -1 to 1. Tests and intervals assume nothing else of them; see
+``bounded_mean``. Nothing is drawn at random, except by ``sign_flip_p_value``.
 """
 
 from __future__ import annotations
@@ -15,34 +16,44 @@ import pydantic
 from numpy.typing import NDArray
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.bounded_mean import Array, mean_interval, mean_p_value
 
 __all__ = [
     "LEVEL",
+    "POWER",
     "Gain",
     "Score",
-    "bootstrap_interval",
     "check_alpha",
+    "check_gain",
     "check_share",
+    "detectable_gain",
+    "examples_for_gain",
     "examples_needed",
     "holm",
+    "improvement_p_value",
     "one_sided",
-    "paired_interval",
+    "sensitivity",
     "sign_flip_p_value",
 ]
 
 LEVEL: Final = 0.95
 """Default coverage of intervals."""
 
+POWER: Final = 0.8
+"""Probability with which a test is planned to find a gain."""
+
+_CHANGED: Final = 0.3
+"""Share of answers that two programs are assumed to differ in, before anything was measured."""
+
+_MOST_EXAMPLES: Final = 1_000_000
 _RESAMPLES: Final = 10_000
 _CELLS: Final = 2_000_000  # numbers drawn at once, to bound memory
 _ENUMERATED: Final = 14  # up to this many differences, all sign flips are enumerated
 _ROUNDING: Final = 1e-9
 
-Array = NDArray[np.float64]
-
 
 class Score(pydantic.BaseModel):
-    """A mean score over examples with its bootstrap interval.
+    """A mean score over examples with its interval.
 
     Attributes:
         value: the mean.
@@ -61,24 +72,17 @@ class Score(pydantic.BaseModel):
     level: float = LEVEL
 
     @classmethod
-    def of(cls, values: Sequence[float], *, seed: int = 0) -> Self:
+    def of(cls, values: Sequence[float]) -> Self:
         """Return the mean of ``values`` with its interval.
-
-        If all scores are equal, all resamples are equal. The interval then allows for the lowest and the highest
-        possible score of unseen examples. For all 0 or all 1 this is Clopper and Pearson's exact interval. A single
-        score between 0 and 1 has the interval from 0 to 1.
 
         Args:
             values: one score from 0 to 1 per example.
-            seed: seed of the resampling.
 
         Raises:
-            ValueError: if there are no values.
+            ValueError: if there are no values, or if one is not from 0 to 1.
         """
-        if not len(values):
-            raise ValueError("a score needs at least one example")
-        scores = np.asarray(values, dtype=float)
-        low, high = _score_interval(scores, seed)
+        scores = _checked(values)
+        low, high = mean_interval(scores, 0.0, 1.0, LEVEL)
         return cls(value=float(scores.mean()), low=low, high=high, examples=len(scores))
 
     def __str__(self) -> str:
@@ -86,16 +90,15 @@ class Score(pydantic.BaseModel):
 
 
 class Gain(pydantic.BaseModel):
-    """A mean difference over paired examples, with a bootstrap interval and the p value of a paired test.
+    """A mean difference over paired examples, with its interval and the p value of a paired test.
 
-    The test decides. The interval shows how large the difference may be. If few examples differ, the interval may
-    exclude 0 although the test is not significant.
+    Both come from one procedure: the interval leaves out 0 if and only if p is at most 1 - level.
 
     Attributes:
         value: mean of after minus before.
         low: lower end of the interval.
         high: upper end.
-        p: two-sided p value of the sign-flip permutation test; 1 if nothing differs.
+        p: two-sided p value of "the mean difference is 0"; 1 if nothing differs.
         examples: number of pairs.
         level: coverage of the interval.
     """
@@ -110,29 +113,25 @@ class Gain(pydantic.BaseModel):
     level: float = LEVEL
 
     @classmethod
-    def of(cls, before: Sequence[float], after: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> Self:
+    def of(cls, before: Sequence[float], after: Sequence[float], *, level: float = LEVEL) -> Self:
         """Return the gain of ``after`` over ``before``.
 
         Args:
-            before: one value per example.
-            after: one value per example, in the same order.
-            seed: seed of the resampling.
+            before: one score from 0 to 1 per example.
+            after: one score from 0 to 1 per example, in the same order.
             level: coverage of the interval.
 
         Raises:
-            ValueError: if there are no values, if the numbers of values differ, or if a value is not finite.
+            ValueError: if there are no scores, if the numbers of scores differ, or if one is not from 0 to 1.
         """
-        if not len(before) or len(before) != len(after):
-            raise ValueError(f"a gain needs equally many values before and after, not {len(before)} and {len(after)}")
-        if not all(map(math.isfinite, (*before, *after))):
-            raise ValueError("a gain needs finite values; a metric returned infinity or no number")
-        differences = [new - old for old, new in zip(before, after, strict=True)]
-        low, high = paired_interval(differences, seed, level)
+        differences = _differences(before, after)
+        low, high = mean_interval(differences, -1.0, 1.0, level)
+        tails = (mean_p_value(differences, lowest=-1.0), mean_p_value(-differences, lowest=-1.0))
         return cls(
             value=math.fsum(differences) / len(differences),
             low=low,
             high=high,
-            p=sign_flip_p_value(differences, seed),
+            p=min(1.0, 2 * min(tails)),
             examples=len(differences),
             level=level,
         )
@@ -141,60 +140,22 @@ class Gain(pydantic.BaseModel):
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def bootstrap_interval(values: Array, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean, widened by sqrt(n / (n - 1)).
+def improvement_p_value(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return the one-sided p value of "after is on average no better than before", over paired scores from 0 to 1.
 
-    The bootstrap underestimates the spread of a mean of n values by that factor.
-
-    Args:
-        values: at least two values.
-        seed: seed of the resampling.
-        level: coverage.
+    Raises:
+        ValueError: as ``Gain.of``.
     """
-    from scipy.stats import bootstrap  # takes most of a second to import
-
-    count, mean = len(values), float(values.mean())
-    resampled = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _CELLS // count),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        vectorized=True,
-    ).bootstrap_distribution
-    spread = math.sqrt(count / (count - 1))
-    beyond = (1 - level) / 2
-    low, high = np.quantile(mean + (resampled - mean) * spread, [beyond, 1 - beyond])
-    return float(low), float(high)
-
-
-def paired_interval(differences: Sequence[float], seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
-    """Return the bootstrap interval of the mean of paired differences.
-
-    If all differences are equal, all resamples are equal. The interval then allows for differences from -1 to 1 of
-    unseen examples. A single difference has the interval from -1 to 1.
-
-    Args:
-        differences: one per example, from -1 to 1.
-        seed: seed of the resampling.
-        level: coverage.
-    """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < 2:
-        return -1.0, 1.0
-    if float(values.min()) == float(values.max()):
-        return _interval_of_equal(float(values.mean()), -1.0, len(values), level)
-    low, high = bootstrap_interval(values, seed, level)
-    return max(low, -1.0), min(high, 1.0)
+    return mean_p_value(_differences(before, after), lowest=-1.0)
 
 
 def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p value of the sign-flip permutation test on the mean difference.
 
-    Under the null hypothesis each difference could have the other sign. The test is exact if all non-zero differences
-    have the same size (right or wrong answers: McNemar's exact test), and for up to 14 of them. Otherwise 10,000 sign
-    flips are drawn. ``scipy.stats.permutation_test`` gives the same values but takes ten times as long.
+    It assumes that each difference could have the other sign. Where losses are rare and large this is wrong, and the
+    test errs far more often than its level. The search uses it to end trials, where an error costs a trial; decisions
+    use ``improvement_p_value``. Differences may have any range. Up to 14 are enumerated, otherwise 10,000 sign flips
+    are drawn. ``scipy.stats.permutation_test`` gives the same values but takes ten times as long.
 
     Args:
         differences: one per example.
@@ -243,10 +204,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return list(map(float, adjusted))
 
 
-def examples_needed(differences: Sequence[float], alpha: float, power: float) -> int | None:
-    """Return the number of examples for a one-sided paired test, if the true difference is the observed one.
+def examples_needed(differences: Sequence[float], alpha: float, power: float = POWER) -> int | None:
+    """Return about how many examples the one-sided paired test takes, if the true difference is the observed one.
 
-    The normal approximation is used, with the minimum that the permutation test needs to reach ``alpha``.
+    The normal approximation is used, with what the test adds for losses that were not seen: 1.5 in the sum of the
+    differences, and at least the number that it takes if no example gets worse.
 
     Args:
         differences: candidate minus baseline, one per example.
@@ -259,10 +221,97 @@ def examples_needed(differences: Sequence[float], alpha: float, power: float) ->
     mean = statistics.fmean(differences)
     if mean <= 0:
         return None
-    spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    spread = statistics.pstdev(differences)
     normal = statistics.NormalDist()
-    reach = normal.inv_cdf(1 - alpha) + normal.inv_cdf(power)
-    return max(math.ceil((reach * spread / mean) ** 2), math.ceil(-math.log2(alpha)))
+    reach = (normal.inv_cdf(1 - alpha) + normal.inv_cdf(power)) * spread
+    root = (reach + math.sqrt(reach**2 + 6 * mean)) / (2 * mean)
+    return math.ceil(max(root**2, -math.log(alpha) / math.log1p(mean)) - _ROUNDING)
+
+
+def detectable_gain(examples: int, alpha: float, *, power: float = POWER, changed: float = 0.0) -> float | None:
+    """Return the smallest gain that the one-sided paired test finds in right and wrong answers.
+
+    Args:
+        examples: number of examples.
+        alpha: level of the test.
+        power: probability of finding the gain.
+        changed: share of the answers that change from right to wrong or back. A larger gain changes as many as it must.
+
+    Returns:
+        The gain; None if not even a gain of 1 is found.
+    """
+    if _power(examples, 1.0, alpha, changed) < power:
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 0.001:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _power(examples, middle, alpha, changed) >= power else (middle, high)
+    return high
+
+
+def examples_for_gain(gain: float, alpha: float, *, power: float = POWER, changed: float = 0.0) -> int | None:
+    """Return how many examples ``detectable_gain`` takes to be ``gain``; None if more than a million.
+
+    Args:
+        gain: above 0 and at most 1.
+        alpha: level of the test.
+        power: probability of finding the gain.
+        changed: see ``detectable_gain``.
+    """
+    low, high = 1, 2
+    while _power(high, gain, alpha, changed) < power:
+        low, high = high, 2 * high
+        if high > _MOST_EXAMPLES:
+            return None
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(middle, gain, alpha, changed) >= power else (middle, high)
+    return high
+
+
+def _power(examples: int, gain: float, alpha: float, changed: float) -> float:
+    """Return the probability that the test finds a gain in right and wrong answers."""
+    from scipy.stats import binom  # takes most of a second to import
+
+    share = max(changed, gain)
+    low, high = (int(binom.ppf(beyond, examples, share)) for beyond in (1e-6, 1 - 1e-6))
+    changes = np.arange(low, high + 1)
+    wins = binom.isf(alpha, changes, 0.5) + 1  # the fewest with a p value of at most alpha
+    found = binom.pmf(changes, examples, share) * binom.sf(wins - 1, changes, (1 + gain / share) / 2)
+    return float(found.sum())
+
+
+def sensitivity(examples: int, alpha: float, gain: float | None = None) -> str:
+    """Return in words what gain the test can show with so many examples, and how many a wished gain takes.
+
+    Args:
+        examples: number of examples that decide.
+        alpha: level of the one-sided test.
+        gain: the wished gain, above 0 and at most 1.
+    """
+    best, usual = (detectable_gain(examples, alpha, changed=changed) for changed in (0.0, _CHANGED))
+    of = f"with {examples} examples that decide, alpha {alpha:.3g} and {POWER:.0%} power"
+    if best is None or usual is None:
+        words = f"{of}, no gain can be shown"
+    else:
+        words = f"{of}, the smallest gain that can be shown is about {usual:.2f}"
+        words += f" if {_CHANGED:.0%} of the answers change, and {best:.2f} if none gets worse" if usual > best else ""
+    if gain is None:
+        return words
+    most, least = (examples_for_gain(gain, alpha, changed=changed) for changed in (_CHANGED, 0.0))
+    return (
+        f"{words}; a gain of {gain:g} takes about {most or 'more than a million'} examples ({least} if none gets worse)"
+    )
+
+
+def check_gain(gain: float | None) -> None:
+    """Check the wished gain of ``sensitivity``.
+
+    Raises:
+        ConfigurationError: if it is not above 0 and at most 1.
+    """
+    if gain is not None and not 0 < gain <= 1:
+        raise ConfigurationError(f"gain={gain!r} is out of range; it must be above 0 and at most 1, such as 0.05")
 
 
 def check_share(name: str, value: float) -> None:
@@ -285,24 +334,20 @@ def check_alpha(alpha: float) -> None:
         raise ConfigurationError(f"alpha={alpha!r} is out of range; it must be above 0 and below 0.5, such as 0.05")
 
 
-def _score_interval(values: Array, seed: int) -> tuple[float, float]:
-    least, most = float(values.min()), float(values.max())
-    inside = least >= 0.0 and most <= 1.0
-    if len(values) == 1 and least not in (0.0, 1.0):
-        return 0.0, 1.0
-    if least == most and inside:
-        return _interval_of_equal(least, 0.0, len(values), LEVEL)
-    low, high = bootstrap_interval(values, seed)
-    return (max(low, 0.0), min(high, 1.0)) if inside else (low, high)
+def _checked(values: Sequence[float]) -> Array:
+    """Return scores as an array. Raise ValueError if there are none, or if one is not from 0 to 1."""
+    scores = np.asarray(values, dtype=float)
+    if not len(scores):
+        raise ValueError("a score needs at least one example")
+    if not np.all((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)):  # also not a number (NaN)
+        raise ValueError(f"scores must be finite and from 0 to 1, not {scores.min()} to {scores.max()}; scale them")
+    return scores.clip(0.0, 1.0)
 
 
-def _interval_of_equal(value: float, lowest: float, count: int, level: float) -> tuple[float, float]:
-    """Return the interval for ``count`` equal values, if unseen values may lie anywhere from ``lowest`` to 1.
-
-    ``unseen`` is the largest share of other values that ``count`` draws miss with a probability of (1 - level) / 2.
-    """
-    unseen = 1 - ((1 - level) / 2) ** (1 / count)
-    return value - unseen * (value - lowest), value + unseen * (1 - value)
+def _differences(before: Sequence[float], after: Sequence[float]) -> Array:
+    if not len(before) or len(before) != len(after):
+        raise ValueError(f"a gain needs equally many values before and after, not {len(before)} and {len(after)}")
+    return _checked(after) - _checked(before)
 
 
 def _as_extreme(signs: NDArray[np.int64], differences: Array) -> NDArray[np.bool_]:

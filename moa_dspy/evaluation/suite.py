@@ -75,7 +75,7 @@ class Devset:
         benchmark: runs a program on the examples, and has the default metric.
         examples: at least one.
         split: the benchmark's split.
-        seed: seed of the sample and of the resampling.
+        seed: seed of the sample.
         path: folder with the benchmark's files, if official figures need it.
 
     Raises:
@@ -104,7 +104,7 @@ class Devset:
         Args:
             devset: a benchmark or its name, a file, folder or hub id, or examples.
             limit: maximum number of examples, drawn by content.
-            seed: seed of the sample and of the resampling; default: the ``Devset``'s, or 0.
+            seed: seed of the sample; default: the ``Devset``'s, or 0.
 
         Raises:
             ConfigurationError: if nothing can be read, or ``limit`` is below 1.

@@ -44,17 +44,20 @@ class Data(_Record):
         use: ``train``, ``validation``, ``held-out`` or ``test``.
         name: name of the data, if known.
         examples: number of examples.
-        digest: digest of their content and order.
+        digest: digest of their content, in any order.
+        decisions: the number of other decisions that were taken on them before; None if they decided nothing.
     """
 
     use: Text
     name: Text | None = None
     examples: int = pydantic.Field(ge=0)
     digest: Text
+    decisions: int | None = None
 
     def __str__(self) -> str:
         name = f" of {self.name}" if self.name else ""
-        return f"{self.examples} example{'' if self.examples == 1 else 's'}{name}, digest {self.digest}"
+        reuse = f", which decided {self.decisions} times before" if self.decisions else ""
+        return f"{self.examples} example{'' if self.examples == 1 else 's'}{name}, digest {self.digest}{reuse}"
 
 
 class Figure(_Record):

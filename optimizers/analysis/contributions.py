@@ -105,7 +105,6 @@ def contributions(
     metric: Metric,
     *,
     concurrency: int = 8,
-    seed: int = 0,
     budget: Budget | BudgetGuard | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contributions:
@@ -119,7 +118,6 @@ def contributions(
         devset: as for ``profile``.
         metric: as for ``profile``.
         concurrency: as for ``profile``.
-        seed: as for ``profile``.
         budget: as for ``profile``.
         progress: called with a description of the next run.
 
@@ -143,23 +141,21 @@ def contributions(
     whole = measured("the whole program", program)
     parts = [measured(f"without {spec.name}", without(program, index)) for index, spec in enumerate(specs)]
     return Contributions(
-        rows=_rows(specs, whole, parts, seed),
-        score=whole.score(seed),
+        rows=_rows(specs, whole, parts),
+        score=whole.score(),
         price=whole.known_price,
         examples=len(devset),
         cost=sum((part.cost for part in parts), start=whole.cost),
     )
 
 
-def _rows(
-    specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measurement], seed: int
-) -> tuple[Contribution, ...]:
-    gains = [Gain.of(part.scores, whole.scores, seed=seed) for part in parts]
+def _rows(specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measurement]) -> tuple[Contribution, ...]:
+    gains = [Gain.of(part.scores, whole.scores) for part in parts]
     rows = [
         Contribution(
             agent=spec.name,
             model=spec.model,
-            score=part.score(seed),
+            score=part.score(),
             adds=gain,
             p=p,
             price=whole.known_price - part.known_price,

@@ -116,7 +116,6 @@ def profile(
     metric: Metric,
     *,
     concurrency: int = 8,
-    seed: int = 0,
     budget: Budget | BudgetGuard | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> Profile:
@@ -127,7 +126,6 @@ def profile(
         devset: examples, with their inputs set.
         metric: the task's metric; applied to the answers of each stage.
         concurrency: maximum number of concurrent runs.
-        seed: seed of the resampling.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
         progress: called with each finished run.
 
@@ -144,7 +142,7 @@ def profile(
     whole = sum((price_of(run.trace) for run in runs), start=Price())
     unit = "usd" if whole.usd else "tokens" if whole.tokens else "calls"
     rows = [
-        _row(runs, (layer, stage, agent), unit, getattr(whole, unit), seed)
+        _row(runs, (layer, stage, agent), unit, getattr(whole, unit))
         for layer in range(1, max(run.trace.layers for run in runs) + 1)
         for stage in STAGES
         for agent in _agents(runs, layer, stage)
@@ -152,7 +150,7 @@ def profile(
     return Profile(
         program=program,
         rows=tuple(rows),
-        score=measured.score(seed),
+        score=measured.score(),
         cost=measured.cost,
         examples=len(measured.runs),
         failed=sum(run.prediction is None for run in measured.runs),
@@ -168,9 +166,7 @@ def _agents(runs: Iterable[StageScores], layer: int, stage: Stage) -> list[str |
     return [None, *apart] if names else []
 
 
-def _row(
-    runs: Sequence[StageScores], place: tuple[int, Stage, str | None], unit: str, whole: float, seed: int
-) -> StageRow:
+def _row(runs: Sequence[StageScores], place: tuple[int, Stage, str | None], unit: str, whole: float) -> StageRow:
     layer, stage, agent = place
     steps = [step for run in runs for step in run.trace.select(layer=layer, stage=stage) if agent in (None, step.agent)]
     scores = [mean for run in runs if (mean := run.mean(*place)) is not None]
@@ -180,8 +176,8 @@ def _row(
         layer=layer,
         stage=stage,
         agent=agent,
-        score=Score.of(scores, seed=seed) if scores else None,
-        gain=_gain(runs, place, seed),
+        score=Score.of(scores) if scores else None,
+        gain=_gain(runs, place),
         lost=sum(after < before for before, after in pairs),
         won=sum(after > before for before, after in pairs),
         steps=len(steps),
@@ -191,14 +187,14 @@ def _row(
     )
 
 
-def _gain(runs: Sequence[StageScores], place: tuple[int, Stage, str | None], seed: int) -> Gain | None:
+def _gain(runs: Sequence[StageScores], place: tuple[int, Stage, str | None]) -> Gain | None:
     before, after = [], []
     for run in runs:
         made = [(starts, scored.score) for scored in run.select(*place) if (starts := run.given(scored.step))]
         if made:
             before.append(statistics.fmean(statistics.fmean(starts) for starts, _ in made))
             after.append(statistics.fmean(score for _, score in made))
-    return Gain.of(before, after, seed=seed) if before else None
+    return Gain.of(before, after) if before else None
 
 
 def _cells(row: StageRow) -> tuple[str, ...]:

@@ -11,15 +11,28 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
-from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_share, examples_needed, one_sided
+from moa_dspy.data.splitting import unit_hash
+from moa_dspy.evaluation.statistics import (
+    POWER,
+    Gain,
+    Score,
+    check_alpha,
+    check_share,
+    examples_needed,
+    improvement_p_value,
+)
+from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, failures_of, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget, failures_of, measure, models_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Acceptance", "Scores", "accept", "decide"]
+__all__ = ["Acceptance", "Scores", "accept", "decide", "looks"]
 
 Side: TypeAlias = Literal["baseline", "candidate"]
-_POWER: Final = 0.8
+_INTERIM: Final = 0.02
+"""The share of alpha that is spent on the look half-way (Haybittle and Peto's rule). The rest is left for the end."""
+_LEAST_INTERIM: Final = 20
+"""With fewer examples there is no look half-way."""
 
 
 class Scores(pydantic.BaseModel):
@@ -30,14 +43,14 @@ class Scores(pydantic.BaseModel):
         reason: the decision in one sentence.
         before: the baseline's score.
         after: the candidate's score.
-        gain: paired difference, candidate minus baseline. The lower end of its interval matches the one-sided test.
-        p: the one-sided p value of the sign-flip permutation test.
+        gain: paired difference, candidate minus baseline. The lower end of its interval is above 0 if and only if the
+            candidate is accepted.
+        p: the one-sided p value of "the candidate is on average no better".
         alpha: the candidate is accepted if ``p`` is at most this.
         won: number of examples on which the candidate scores higher.
         lost: number of examples on which it scores lower.
         needed: number of examples that a test of this ``power`` needs for such a gain; None if there is no gain.
         power: probability of detecting the gain with ``needed`` examples.
-        seed: seed of the resampling.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +66,6 @@ class Scores(pydantic.BaseModel):
     lost: int
     needed: int | None
     power: float
-    seed: int
 
 
 class Acceptance(Scores):
@@ -64,6 +76,8 @@ class Acceptance(Scores):
         failed: the number of failed runs of the baseline and of the candidate; they score 0.
         checked: the number of tuning examples that the held-out examples were checked against.
         repeated: the number of held-out examples that were left out, because they repeat a question.
+        saved: the number of held-out examples that were not run, because the result was clear half-way.
+        reused: the number of other decisions that were taken on these held-out examples before.
         cost: cost of both measurements.
     """
 
@@ -73,6 +87,8 @@ class Acceptance(Scores):
     failed: tuple[int, int] = (0, 0)
     checked: int = 0
     repeated: int = 0
+    saved: int = 0
+    reused: int = 0
     cost: Usage = Usage()
 
     @property
@@ -97,9 +113,9 @@ def accept(
     metric: Metric,
     tuned_on: Sequence[dspy.Example] = (),
     alpha: float = 0.05,
-    power: float = _POWER,
+    power: float = POWER,
+    interim: bool = True,
     budget: Budget | BudgetGuard | None = None,
-    seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[Side, Run], None] | None = None,
 ) -> Acceptance:
@@ -109,18 +125,17 @@ def accept(
         baseline: the program in use.
         candidate: the program that would replace it.
         valset: held-out examples that neither program was tuned on. Repeated questions are left out.
-        metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
+        metric: the task's metric; see ``Metric``.
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
         alpha: probability of accepting a candidate that is not better.
-        power: power of the test for which ``needed`` is computed.
+        power: of the test for which ``needed`` is computed.
+        interim: whether to end half-way if the result is clear; see ``looks``.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
-        seed: seed of the resampling.
         concurrency: maximum number of concurrent runs.
         progress: called with ``baseline`` or ``candidate`` and each finished run.
 
     Raises:
-        ConfigurationError: if a held-out example was tuned on or is a demo of a program, or if an argument is out of
-            range. Nothing was paid for.
+        ConfigurationError: if a held-out example was tuned on or is a demo, or if an argument is out of range.
         AllRunsFailedError: if a program fails on every example.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
@@ -128,29 +143,66 @@ def accept(
     check_share("power", power)
     refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
-    questions = deduplicate(valset)
-
-    def measured(side: Side, program: AttentionMoA) -> Measurement:
-        tell = None if progress is None else functools.partial(progress, side)
-        with failures_of(f"the {side} fails on the held-out examples"):
-            return measure(program, questions, metric, concurrency=concurrency, progress=tell, budget=budget)
-
-    old = measured("baseline", baseline)
-    new = measured("candidate", candidate)
-    decision = decide(old.scores, new.scores, alpha=alpha, power=power, seed=seed)
+    questions = sorted(deduplicate(valset), key=unit_hash)
+    guard = _guard_of(budget, [baseline, candidate])
+    measured = functools.partial(_measured, metric=metric, concurrency=concurrency, budget=guard, progress=progress)
+    old = new = Measurement((), Usage())
+    for count, level in looks(len(questions), alpha, interim):
+        part = questions[len(old.runs) : count]
+        old += measured("baseline", baseline, part)
+        new += measured("candidate", candidate, part)
+        decision = decide(old.scores, new.scores, alpha=level, power=power)
+        if decision.accepted or decision.gain.value <= 0:
+            break
+    ran, reused = len(old.runs), count_decision(questions, metric, (baseline, candidate))
     return Acceptance(
-        **dict(decision),
+        **{**dict(decision), "reason": decision.reason + _saved_note(ran, len(questions)) + reuse_note(reused, alpha)},
         program=candidate if decision.accepted else baseline,
         failed=(old.errors, new.errors),
         checked=len(tuned_on),
         repeated=len(valset) - len(questions),
+        saved=len(questions) - ran,
+        reused=reused,
         cost=old.cost + new.cost,
     )
 
 
-def decide(
-    before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = _POWER, seed: int = 0
-) -> Scores:
+def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionMoA]) -> BudgetGuard:
+    """Return one guard for all runs."""
+    if isinstance(budget, BudgetGuard):
+        return budget
+    check_budget(budget, [lm for program in programs for lm in models_of(program)])
+    return BudgetGuard(budget)
+
+
+def _measured(
+    side: Side,
+    program: AttentionMoA,
+    examples: Sequence[dspy.Example],
+    progress: Callable[[Side, Run], None] | None,
+    **options: Any,
+) -> Measurement:
+    tell = None if progress is None else functools.partial(progress, side)
+    with failures_of(f"the {side} fails on the held-out examples"):
+        return measure(program, examples, progress=tell, **options)
+
+
+def _saved_note(ran: int, planned: int) -> str:
+    return "" if ran == planned else f" This was clear after {ran} of {planned} examples; the rest was not run."
+
+
+def looks(examples: int, alpha: float, interim: bool) -> list[tuple[int, float]]:
+    """Return after how many examples the test is made, and at what level.
+
+    The levels add up to ``alpha``, so that both looks together err as often as one test. A candidate that does not gain
+    on the first half is not run on the rest; this can only reduce errors.
+    """
+    if not interim or examples < _LEAST_INTERIM:
+        return [(examples, alpha)]
+    return [(examples // 2, _INTERIM * alpha), (examples, (1 - _INTERIM) * alpha)]
+
+
+def decide(before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = POWER) -> Scores:
     """Return the decision for given scores.
 
     Args:
@@ -158,23 +210,22 @@ def decide(
         after: the candidate's scores, in the same order.
         alpha: see ``accept``.
         power: see ``accept``.
-        seed: see ``accept``.
 
     Raises:
         ConfigurationError: if ``alpha`` or ``power`` is out of range.
-        ValueError: if there are no scores, if the numbers of scores differ, or if a score is not finite.
+        ValueError: if there are no scores, if the numbers of scores differ, or if a score is not from 0 to 1.
     """
     check_alpha(alpha)
     check_share("power", power)
-    gain = Gain.of(before, after, seed=seed, level=1 - 2 * alpha)
+    gain = Gain.of(before, after, level=1 - 2 * alpha)
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    p = one_sided(gain.value, gain.p)
+    p = improvement_p_value(before, after)
     accepted, needed = p <= alpha, examples_needed(differences, alpha, power)
     return Scores(
         accepted=accepted,
         reason=_reason(gain, p, alpha, needed, power),
-        before=Score.of(before, seed=seed),
-        after=Score.of(after, seed=seed),
+        before=Score.of(before),
+        after=Score.of(after),
         gain=gain,
         p=p,
         alpha=alpha,
@@ -182,17 +233,16 @@ def decide(
         lost=sum(difference < 0 for difference in differences),
         needed=needed,
         power=power,
-        seed=seed,
     )
 
 
 def _reason(gain: Gain, p: float, alpha: float, needed: int | None, power: float) -> str:
     figures = f"{gain} on {gain.examples} held-out example{'' if gain.examples == 1 else 's'}, one-sided p = {p:.3g}"
     if p <= alpha:
-        return f"The candidate is accepted: it gains {figures}, at most {alpha:g}."
+        return f"The candidate is accepted: it gains {figures}, at most {alpha:.3g}."
     if needed is None:
         return f"The baseline is kept: the candidate does not gain on it ({figures})."
     return (
-        f"The baseline is kept: that the candidate is better is not shown ({figures}, above {alpha:g}); "
+        f"The baseline is kept: that the candidate is better is not shown ({figures}, above {alpha:.3g}); "
         f"a gain of this size takes about {needed} examples to show ({power:.0%} of the time)."
     )

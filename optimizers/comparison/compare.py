@@ -22,11 +22,12 @@ from moa_dspy.cost.meter import metered
 from moa_dspy.cost.prices import models_without_price
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
-from moa_dspy.evaluation.statistics import Gain, Score, check_alpha
+from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_gain, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
-from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Verdict, judge
+from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
+from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Prefer, Verdict, judge
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Metric,
@@ -85,15 +86,16 @@ class Comparison(pydantic.BaseModel):
         contenders: the program, then the baselines.
         match: the unit of the matched spend.
         tolerance: the share by which a matched baseline may exceed the program's spend.
-        margin: how much lower the score of a cheaper contender may be.
+        prefer: what decides among the contenders that are not shown to be worse: ``cheapest`` or ``score``.
         alpha: the level of the tests.
-        seed: seed of the pilot sample and the resampling.
+        seed: seed of the pilot sample.
         examples: number of scored test examples.
         pilot: number of other examples, which chose the single model.
         rule: the rule that gives the verdict from scores and prices.
-        notes: further remarks for the reader, such as choices and omissions.
+        notes: further remarks for the reader, such as choices and omissions, and the smallest gain that can be shown.
         ceiling: what the program's agents can reach on the test examples, and what its synthesis finds and loses; None
             if the metric calls models, which would be paid for every proposal, or a gate left agents out.
+        reused: the number of other decisions that were taken on the test examples before.
         programs: the programs of all contenders, by name.
         cost: total amount paid.
     """
@@ -106,7 +108,7 @@ class Comparison(pydantic.BaseModel):
     contenders: tuple[Contender, ...]
     match: Unit
     tolerance: float
-    margin: float = 0.05
+    prefer: Prefer = "cheapest"
     alpha: float
     seed: int
     examples: int
@@ -114,6 +116,7 @@ class Comparison(pydantic.BaseModel):
     rule: str = RULE
     notes: tuple[str, ...] = ()
     ceiling: Ceiling | None = None
+    reused: int = 0
     programs: pydantic.SkipValidation[Mapping[str, AttentionMoA]] = pydantic.Field(exclude=True, repr=False)
     cost: Usage
 
@@ -170,8 +173,9 @@ def compare(
     match: Unit = "calls",
     pilot: Sequence[dspy.Example] | None = None,
     tolerance: float = 0.1,
-    margin: float = 0.05,
+    prefer: Prefer = "cheapest",
     alpha: float = 0.05,
+    gain: float | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     concurrency: int = 8,
@@ -192,10 +196,11 @@ def compare(
         pilot: examples that choose the best single model; default: if there are several, a fifth of ``devset``. They do
             not judge.
         tolerance: the share by which a baseline may exceed the program's spend.
-        margin: if no test decides, how much lower than the highest the score of a cheaper program may be.
+        prefer: of the programs not shown to be worse, use the ``cheapest``, or the one with the highest ``score``.
         alpha: probability of declaring a difference where none exists.
+        gain: a wished gain. A note says how many examples it takes to show it.
         budget: limits of the whole call. Finished calls stay in DSPy's cache for another attempt.
-        seed: seed of the pilot sample and the resampling.
+        seed: seed of the pilot sample.
         concurrency: maximum number of concurrent examples.
         progress: called with a description of the next run.
 
@@ -204,7 +209,7 @@ def compare(
         RunError: if a contender fails on every example, or the budget ends first.
     """
     names, own = _baselines(baselines)
-    _check(metric, match, tolerance, margin, alpha, concurrency)
+    _check(metric, match, tolerance, prefer, alpha, gain, concurrency)
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
@@ -212,11 +217,13 @@ def compare(
     if match == "usd":
         _check_price(program, lms, test[0])
     check_budget(budget, lms)
+    others = len(own) or len(names)
+    notes.append(f"{sensitivity(len(test), alpha / others, gain)} (one of {others} tests)")
     with metered(lms) as meter:
         guard = BudgetGuard(budget, meter=meter)
         run = ComparisonRun(test, metric, match, tolerance, concurrency, progress, guard, notes)
         _run_all(run, program, own, names, singles, pilot)
-        return _comparison(run, len(pilot), meter.usage, margin, alpha, seed)
+        return _comparison(run, len(pilot), meter.usage, prefer, alpha, seed)
 
 
 def _run_all(
@@ -227,6 +234,8 @@ def _run_all(
     singles: Sequence[Single],
     pilot: Sequence[dspy.Example],
 ) -> None:
+    if run.progress is not None:
+        run.progress(run.notes[-1])  # what the examples can show, before anything is paid
     try:
         run.enter(PROGRAM, "the program", program)
         for name, other in own.items():
@@ -242,29 +251,31 @@ def _run_all(
         raise RunError(f"there is nothing to compare with: {'; '.join(run.notes)}")
 
 
-def _comparison(run: ComparisonRun, pilot: int, cost: Usage, margin: float, alpha: float, seed: int) -> Comparison:
+def _comparison(run: ComparisonRun, pilot: int, cost: Usage, prefer: Prefer, alpha: float, seed: int) -> Comparison:
     entries, examples = run.entries, len(run.test)
     scores = {
         name: ContenderScores(one.what, one.measured.scores, (run.spend(one.measured), one.measured.known_price.tokens))
         for name, one in entries.items()
     }
-    verdict = judge(scores, alpha, seed, run.tolerance, margin)
-    if 2 / 2**examples * (len(entries) - 1) > alpha:
-        run.notes.append(f"{examples} examples are too few to show any difference at alpha = {alpha:g}")
+    verdict = judge(scores, alpha, prefer=prefer, tolerance=run.tolerance)
+    reused = count_decision(run.test, run.metric, (entry.program for entry in entries.values()))
+    if reused:
+        run.notes.append(reuse_note(reused, alpha).strip())
     return Comparison(
         verdict=verdict.sentence,
         use=verdict.use,
         winner=entries[verdict.use].program,
-        contenders=tuple(_contender(run, name, verdict, seed) for name in entries),
+        contenders=tuple(_contender(run, name, verdict) for name in entries),
         match=run.unit,
         tolerance=run.tolerance,
-        margin=margin,
+        prefer=prefer,
         alpha=alpha,
         seed=seed,
         examples=examples,
         pilot=pilot,
         notes=tuple(run.notes),
         ceiling=_ceiling(run, seed),
+        reused=reused,
         programs={name: entry.program for name, entry in entries.items()},
         cost=cost,
     )
@@ -276,14 +287,14 @@ def _ceiling(run: ComparisonRun, seed: int) -> Ceiling | None:
     return known_ceiling(entry.program, entry.measured.runs, run.metric, concurrency=run.concurrency, seed=seed)
 
 
-def _contender(run: ComparisonRun, name: str, verdict: Verdict, seed: int) -> Contender:
+def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:
     entry, target = run.entries[name], run.target
     ratio = run.spend(entry.measured) / target if target else 1.0
     return Contender(
         name=name,
         what=entry.what,
         size=entry.size,
-        score=entry.measured.score(seed),
+        score=entry.measured.score(),
         failed=entry.measured.errors,
         spent=entry.measured.known_price,
         ratio=ratio,
@@ -293,15 +304,19 @@ def _contender(run: ComparisonRun, name: str, verdict: Verdict, seed: int) -> Co
     )
 
 
-def _check(metric: Metric, match: str, tolerance: float, margin: float, alpha: float, concurrency: int) -> None:
+def _check(
+    metric: Metric, match: str, tolerance: float, prefer: str, alpha: float, gain: float | None, concurrency: int
+) -> None:
     check_metric(metric)
     check_concurrency(concurrency)
     if match not in get_args(Unit):
         raise ConfigurationError(f"match={match!r} is unknown; use 'calls', 'tokens' or 'usd'")
-    for name, value in (("tolerance", tolerance), ("margin", margin)):
-        if not 0 <= value < float("inf"):
-            raise ConfigurationError(f"{name}={value!r} is out of range; it must be at least 0")
+    if not 0 <= tolerance < float("inf"):
+        raise ConfigurationError(f"tolerance={tolerance!r} is out of range; it must be at least 0")
+    if prefer not in get_args(Prefer):
+        raise ConfigurationError(f"prefer={prefer!r} is unknown; use 'cheapest' or 'score'")
     check_alpha(alpha)
+    check_gain(gain)
 
 
 def _check_price(program: AttentionMoA, lms: Sequence[dspy.BaseLM], example: dspy.Example) -> None:

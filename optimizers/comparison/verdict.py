@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from moa_dspy.evaluation.statistics import Gain, examples_needed, holm
+from moa_dspy.evaluation.statistics import Gain, examples_needed, holm, improvement_p_value
 
-__all__ = ["PROGRAM", "RULE", "ContenderScores", "Verdict", "judge"]
+__all__ = ["PROGRAM", "RULE", "ContenderScores", "Prefer", "Verdict", "judge"]
 
 PROGRAM: Final = "program"
 
+Prefer: TypeAlias = Literal["cheapest", "score"]
+"""What decides among the contenders that are not shown to be worse than another one."""
+
 RULE: Final = (
-    "The program is used if it is shown to be better than every baseline, and otherwise a baseline that is shown to be "
-    "better than the program. Where neither is shown, the program and the baselines that it is not shown to beat are "
-    "left. Of several that are left, the one with the highest score is used; or, of those that spend less than it by "
-    "more than the tolerance and score lower by at most the margin, the cheapest. Shown: two-sided paired sign-flip "
-    "test over the examples, p adjusted by Holm's method, at most alpha."
+    "A contender is shown to be worse if a one-sided paired test shows that another one is better: p, times the number "
+    "of other contenders, at most alpha. Of those that are not shown to be worse, the cheapest is used, or, with "
+    "prefer=score, the one with the highest score. If several cost the same within the tolerance, the score decides."
 )
-_POWER: Final = 0.8
-_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -57,66 +57,54 @@ class Verdict:
 
 
 def judge(
-    contenders: Mapping[str, ContenderScores], alpha: float, seed: int = 0, tolerance: float = 0.1, margin: float = 0.05
+    contenders: Mapping[str, ContenderScores], alpha: float, *, prefer: Prefer = "cheapest", tolerance: float = 0.1
 ) -> Verdict:
     """Apply ``RULE``.
+
+    If a contender is as good as all others, one that costs more is preferred to it with a probability of at most alpha.
 
     Args:
         contenders: by name; the program under ``PROGRAM``, and at least one baseline.
         alpha: the level of the tests.
-        seed: seed of the resampling.
+        prefer: ``cheapest`` or ``score``.
         tolerance: relative difference within which two prices count as equal.
-        margin: how much lower the score of a cheaper contender may be.
     """
     ours = contenders[PROGRAM]
-    gains = {name: Gain.of(one.scores, ours.scores, seed=seed) for name, one in contenders.items() if name != PROGRAM}
+    gains = {name: Gain.of(one.scores, ours.scores) for name, one in contenders.items() if name != PROGRAM}
     adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
-    decided = {name for name, p in adjusted.items() if p <= alpha}
-    beaten = [name for name in gains if name in decided and gains[name].value > 0]
-    better = [name for name in gains if name in decided and gains[name].value < 0]
-    left = {name: one for name, one in contenders.items() if name in better or not (better or name in beaten)}
-    best = max(left, key=lambda name: (left[name].mean, [-cost for cost in left[name].cost]))
-    use = _cheapest_near(left, best, tolerance, margin)
-    if better:
+    better = {name: _shown_better(contenders, name, alpha) for name in contenders}
+    left = {name: one for name, one in contenders.items() if not better[name]}
+    limit = math.inf if prefer == "score" else min(one.cost[0] for one in left.values()) * (1 + tolerance)
+    affordable = [name for name, one in left.items() if one.cost[0] <= limit]
+    use = max(affordable, key=lambda name: (left[name].mean, [-cost for cost in left[name].cost]))
+    beaten = [name for name in gains if PROGRAM in better[name]]
+    if use == PROGRAM and len(beaten) == len(gains):
+        sentence = (
+            f"use the program: it is better than {contenders[beaten[0]].words if len(gains) == 1 else 'every baseline'}"
+        )
+    elif use in better[PROGRAM]:
         sentence = f"use {contenders[use].words}: it is better than the program"
-    elif len(left) == 1:
-        all_beaten = contenders[beaten[0]].words if len(beaten) == 1 else "every baseline"
-        sentence = f"use the program: it is better than {all_beaten}"
     else:
-        sentence = _undecided(left, use, best, margin) + _too_few(left, use, alpha)
-    return Verdict(use, sentence, gains, adjusted)
-
-
-def _cheapest_near(left: Mapping[str, ContenderScores], best: str, tolerance: float, margin: float) -> str:
-    """Return the cheapest of the best contender and the cheaper ones whose score is within the margin."""
-    least, most = left[best].mean - margin, left[best].cost[0] * (1 - tolerance)
-    cheaper = [name for name, one in left.items() if one.cost[0] < most and one.mean >= least - _ROUNDING]
-    return min([best, *cheaper], key=lambda name: left[name].cost)
-
-
-def _undecided(left: Mapping[str, ContenderScores], use: str, best: str, margin: float) -> str:
-    """Return the sentence for a comparison in which no test decides."""
-    against = " and ".join(one.words for name, one in left.items() if name != PROGRAM)
-    if use == best and left[best].mean > max(one.mean for name, one in left.items() if name != best):
-        why = "its score is the highest"
-    elif left[use].mean == left[best].mean:
-        why = "its score is the highest, at the lowest price"
-    else:
-        why = f"it is the cheapest whose score is at most {margin:g} below the highest"
-    return f"no difference shown between the program and {against}; use {left[use].words}: {why}"
-
-
-def _too_few(left: Mapping[str, ContenderScores], use: str, alpha: float) -> str:
-    """Return how many examples are needed to separate the chosen contender from the program or the next contender."""
+        why = "its score is the highest" if prefer == "score" else "it is the cheapest"
+        sentence = f"use {contenders[use].words}: {why} of those that are not shown to be worse"
     others = [name for name in left if name != use]
-    other = PROGRAM if use != PROGRAM else max(others, key=lambda name: left[name].mean)
-    differences = [one - two for one, two in zip(left[use].scores, left[other].scores, strict=True)]
-    if sum(differences) < 0:
-        differences = [-difference for difference in differences]
-    needed = examples_needed(differences, alpha / 2, _POWER)
-    if needed is None or needed <= len(differences):
-        return ""
-    return (
-        f"; {len(differences)} examples are too few to tell it from {left[other].words}: a difference of "
-        f"{sum(differences) / len(differences):.3f} takes about {needed}"
-    )
+    return Verdict(use, sentence + (_not_excluded(left, use, others, alpha) if others else ""), gains, adjusted)
+
+
+def _shown_better(contenders: Mapping[str, ContenderScores], name: str, alpha: float) -> list[str]:
+    """Return the other contenders that are shown to be better than this one."""
+    others, scores = [other for other in contenders if other != name], contenders[name].scores
+    p_values = {other: improvement_p_value(scores, contenders[other].scores) for other in others}
+    return [other for other, p in p_values.items() if p * len(others) <= alpha]
+
+
+def _not_excluded(left: Mapping[str, ContenderScores], use: str, others: Sequence[str], alpha: float) -> str:
+    """Return by how much the program, or else the best other contender, may still be better than the chosen one."""
+    other = PROGRAM if PROGRAM in others else max(others, key=lambda name: left[name].mean)
+    gain = Gain.of(left[use].scores, left[other].scores)
+    words = f"; not excluded: {left[other].words} is better than it by up to {gain.high:.3f} (its gain: {gain})"
+    differences = [one - two for one, two in zip(left[other].scores, left[use].scores, strict=True)]
+    needed = examples_needed(differences, alpha / len(left))
+    if needed is None or needed <= gain.examples:
+        return words
+    return f"{words}; {gain.examples} examples are too few: to show such a gain takes about {needed}"

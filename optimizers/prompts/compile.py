@@ -185,8 +185,8 @@ class _Compilation:
     def result(self, cost: Usage) -> CompileResult:
         """Return the result with its report."""
         job, before, after = self._job, self._before, self._after
-        old, new = before.score(job.seed), after.score(job.seed)
-        gain = Gain.of(before.scores, after.scores, seed=job.seed)
+        old, new = before.score(), after.score()
+        gain = Gain.of(before.scores, after.scores)
         measured = [before] if after is before else [before, after]
         failed = [run.error for one in measured for run in one.runs if run.error is not None]
         errors = [*failed, *self._errors, *job.unscored, *job.unwritten]

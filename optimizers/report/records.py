@@ -62,9 +62,12 @@ class _Value(pydantic.BaseModel):
 
 def _partial(model: type[ModelT]) -> type[ModelT]:
     """Return a record of a result: every field except ``kind`` is None if it is missing."""
+    lenient = type(
+        model.__name__, (model,), {"model_config": pydantic.ConfigDict(extra="ignore"), "__module__": __name__}
+    )
     types: dict[str, Any] = {name: field.annotation for name, field in model.model_fields.items() if name != "kind"}
     fields: dict[str, Any] = {name: (annotation | None, None) for name, annotation in types.items()}
-    return pydantic.create_model(model.__name__, __base__=model, __module__=__name__, __doc__=model.__doc__, **fields)
+    return pydantic.create_model(model.__name__, __base__=lenient, __module__=__name__, __doc__=model.__doc__, **fields)
 
 
 class DepthPoint(_Value):
@@ -348,7 +351,7 @@ class EvaluationRecord(_Value):
         rows = []
         for name, items in [("all", list(self.items)), *(groups if len(groups) > 1 else [])]:
             scores = [item.score for item in items if item.score is not None]
-            score = Score.of(scores, seed=self.seed or 0) if scores else None
+            score = Score.of(scores) if scores else None
             rows.append(CategoryRow(name, score, Counter(item.status for item in items)))
         return rows
 

@@ -37,7 +37,7 @@ def as_text(value: Any) -> Any:
     if value is None:
         return _UNKNOWN
     if isinstance(value, (Score, Gain)):
-        return f"{value}{'' if value.level == LEVEL else f' ({value.level:.0%})'}"
+        return f"{value}{'' if value.level == LEVEL else f' ({100 * value.level:.3g}%)'}"
     if isinstance(value, Usage):
         dollars = "dollars unknown" if value.cost_usd is None else f"${value.cost_usd:,.6f}"
         return f"{value.paid_calls:,} calls, {value.tokens.total:,} tokens, {dollars}, {value.seconds:.1f} s"

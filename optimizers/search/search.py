@@ -279,7 +279,7 @@ class _Search:
         design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
         if design is None:
             raise RunError(f"trial {best.number} has parameters that this space does not have")
-        program, score = bound.program(design, rule), Score.of(scores_of(best)[rule].scores, seed=seed)
+        program, score = bound.program(design, rule), Score.of(scores_of(best)[rule].scores)
         front = pareto_of(study, bound, objective)
         facts = {
             **bound.to_dict(),

@@ -56,7 +56,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert main(["compare", *COMMON, *arguments]) == 0
     said = capsys.readouterr()
     assert "verdict: " in said.out
-    assert "use the single model one: its score is the highest" in said.out
+    assert "use the single model one: it is the cheapest of those" in said.out
     assert "pilot of two alone: 4 examples" in said.err
     assert "saved in best.json: the single model one" in said.err
     kept = loaded("best.json")
@@ -66,7 +66,7 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert kept.provenance.data[0].name == "items.jsonl"
     assert str(folder) not in Path("best.json").read_text()
     assert main(["show", "best.json"]) == 0
-    assert "no difference shown" in capsys.readouterr().out
+    assert "not shown to be worse" in capsys.readouterr().out
 
     assert main(["compare", "best.json", *COMMON, "--metric", "exact", "-b", "single", "--json", "--quiet"]) == 0
     said = capsys.readouterr()

@@ -405,7 +405,7 @@ def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
     assert (found.matched, found.only_here, found.only_there) == (11, 1, 0)
     assert (found.better, found.worse, found.equal) == (5, 0, 6)
     assert found.difference == pytest.approx(5 / 11)
-    assert 0 < found.low < found.difference < found.high
+    assert found.low < 0 < found.difference < found.high, "p is above 0.05"
     assert found.p_value == pytest.approx(2 / 2**5)
     assert compare_files(better, worse) == found
 

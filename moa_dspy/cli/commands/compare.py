@@ -24,8 +24,9 @@ def run(options: Compare) -> None:
         baselines=options.baseline or None,  # type: ignore[arg-type]  # checked there
         match=options.match,  # type: ignore[arg-type]  # checked there
         tolerance=options.tolerance,
-        margin=options.margin,
+        prefer=options.prefer,  # type: ignore[arg-type]  # checked there
         alpha=options.alpha,
+        gain=options.gain,
         seed=options.seed,
         concurrency=options.concurrency,
         progress=None if settings.quiet else note,
@@ -46,7 +47,7 @@ def _save(result: Comparison, job: Job, data: str, path: str) -> None:
         data={"comparison": job.examples},
         names={"comparison": data},
         seeds={"comparison": result.seed},
-        settings={"match": result.match, "tolerance": result.tolerance, "margin": result.margin, "alpha": result.alpha},
+        settings={"match": result.match, "tolerance": result.tolerance, "prefer": result.prefer, "alpha": result.alpha},
         outcome=result,
     )
     stamp(result.winner, record).save(path)

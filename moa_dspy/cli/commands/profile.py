@@ -22,7 +22,7 @@ def run(options: Profile) -> None:
     budget = budget_of(options)
     job = tuning_job(options)
     guard = guard_of(budget, job.program)
-    shared: dict[str, Any] = {"concurrency": options.concurrency, "seed": options.seed, "budget": guard}
+    shared: dict[str, Any] = {"concurrency": options.concurrency, "budget": guard}
     counter = None if settings.quiet else ExampleCounter(len(job.examples))
     progress, agents = None if settings.quiet else note, None
     try:

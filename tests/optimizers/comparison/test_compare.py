@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 from dspy.clients.cache import Cache
 from support.loopback import Loopback
@@ -81,7 +82,7 @@ def test_it_prints_as_a_table_and_as_json(helpful: Comparison) -> None:
     written = json.loads(helpful.to_json())
     assert written == helpful.report
     assert "winner" not in written
-    assert written["rule"].startswith("The program is used if")
+    assert written["rule"].startswith("A contender is shown to be worse if")
     assert written["cost"]["calls"] > 0
 
 
@@ -103,10 +104,12 @@ def test_where_one_model_is_as_good_it_is_the_verdict(tmp_path: Any) -> None:
 def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
     program = AttentionMoA("question -> answer", [simulated("a", knows=1.0), simulated("b", knows=1.0)], layers=1)
     result = compare(program, baselines=["single"], devset=TASKS[:20], metric=exact)
-    assert result.verdict == (
-        "no difference shown between the program and the single model a; use the single model a: its score is the "
-        "highest, at the lowest price"
+    assert result.use == "single"
+    assert result.verdict.startswith(
+        "use the single model a: it is the cheapest of those that are not shown to be worse; not excluded: the program "
+        "is better than it by up to 0."
     )
+    assert result.contender("program").gain is None
 
 
 def test_tokens_are_matched_on_what_runs_used() -> None:
@@ -272,7 +275,8 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
         ({"match": "euros"}, "match='euros' is unknown; use 'calls', 'tokens' or 'usd'"),
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),
-        ({"margin": -1}, "margin=-1"),
+        ({"prefer": "speed"}, "prefer='speed' is unknown; use 'cheapest' or 'score'"),
+        ({"gain": 2}, "gain=2"),
         ({"devset": []}, "0 test examples are too few"),
         ({"devset": TASKS[:5]}, "1 test examples are too few to compare on when 4 are set aside"),
         ({"baselines": ["best"]}, "baselines='best' is unknown; use some of single, "),
@@ -291,10 +295,25 @@ def test_what_does_not_fit_is_refused_before_anything_is_paid(options: dict[str,
     assert not any(lm.requests for lm in lms)
 
 
-def test_too_few_examples_to_show_anything_are_said_to_be() -> None:
-    program = single_model("question -> answer", simulated("a", knows=0.5))
-    result = compare(program, baselines=["single"], devset=TASKS[:4], metric=exact)
-    assert any("too few to show any difference" in note for note in result.notes)
+def test_what_the_examples_can_show_is_said_before_anything_is_paid() -> None:
+    program, told = single_model("question -> answer", simulated("a", knows=0.5)), list[str]()
+    few = compare(program, baselines=["single"], devset=TASKS[:4], metric=exact, progress=told.append)
+    assert "with 4 examples that decide, alpha 0.05 and 80% power, no gain can be shown" in told[0]
+    assert told[0] in few.notes
+    more = compare(program, baselines=["single"], devset=TASKS, metric=exact, gain=0.1)
+    assert any("the smallest gain that can be shown is about" in note for note in more.notes)
+    assert any("a gain of 0.1 takes about" in note for note in more.notes)
+
+
+def test_decisions_on_the_same_test_examples_are_counted() -> None:
+    counts = []
+    for knows in (0.5, 0.5, 0.6):
+        program = single_model("question -> answer", simulated("a", knows=knows)).replace(layers=1)
+        mine = single_model("question -> answer", simulated(f"b{knows}"))
+        result = compare(program, baselines={"mine": mine}, devset=TASKS[:6], metric=exact)
+        counts.append(result.reused)
+    assert counts == [0, 0, 1]
+    assert any("have decided once before" in note for note in result.notes)
 
 
 # Sizes
@@ -333,32 +352,44 @@ def standing(words: str, right: int, cost: float, of: int = 60) -> ContenderScor
     return ContenderScores(words, [1.0] * right + [0.0] * (of - right), (cost,))
 
 
-def test_of_baselines_that_beat_the_program_the_cheapest_good_one_is_used() -> None:
+def test_of_contenders_that_are_not_shown_to_be_worse_the_cheapest_is_used() -> None:
     field = {PROGRAM: standing("the program", 20, 16), "single": standing("A", 50, 1), "moa": standing("B", 52, 16)}
     verdict = judge(field, 0.05)
-    assert (verdict.use, verdict.sentence) == ("single", "use A: it is better than the program")
+    assert verdict.use == "single"
+    assert verdict.sentence.startswith(
+        "use A: it is better than the program; not excluded: B is better than it by up to"
+    )
     field["single"] = standing("A", 35, 1)
     assert judge(field, 0.05).use == "moa"
-
-
-def test_a_beaten_baseline_is_out_and_at_matched_spend_the_score_decides() -> None:
     field = {PROGRAM: standing("the program", 49, 16), "single": standing("A", 10, 1), "moa": standing("B", 50, 15)}
-    verdict = judge(field, 0.05)
-    assert verdict.use == "moa"
-    assert verdict.sentence.startswith(
-        "no difference shown between the program and B; use B: its score is the highest; 60 examples are too few to "
-        "tell it from the program: a difference of 0.017 takes about "
-    )
+    assert judge(field, 0.05).use == "moa", "at the same price the score decides"
     field["moa"] = standing("B", 48, 15)
     assert judge(field, 0.05).use == PROGRAM, "a little cheaper is not cheaper"
+    field = {PROGRAM: standing("the program", 55, 16), "single": standing("A", 10, 1), "moa": standing("B", 9, 16)}
+    assert judge(field, 0.05).sentence == "use the program: it is better than every baseline"
 
 
-def test_a_lower_price_is_worth_a_little_of_the_score_and_no_more() -> None:
-    field = {PROGRAM: standing("the program", 17, 16, of=20), "single": standing("A", 16, 1, of=20)}
+def test_the_verdict_says_what_it_does_not_exclude() -> None:
+    field = {PROGRAM: standing("the program", 17, 16, of=20), "single": standing("A", 14, 1, of=20)}
     verdict = judge(field, 0.05)
+    gain = verdict.gains["single"]
     assert verdict.use == "single"
-    assert "it is the cheapest whose score is at most 0.05 below the highest" in verdict.sentence
-    assert "20 examples are too few to tell it from the program" in verdict.sentence
-    assert judge(field, 0.05, margin=0.0).use == PROGRAM
-    few = {PROGRAM: standing("the program", 4, 16, of=5), "single": standing("A", 1, 1, of=5)}
-    assert judge(few, 0.05).use == PROGRAM, "not shown to be worse is not as good"
+    assert verdict.sentence.startswith(
+        "use A: it is the cheapest of those that are not shown to be worse; not excluded: the program is better than "
+        f"it by up to {gain.high:.3f} (its gain: {gain}); 20 examples are too few: to show such a gain takes about "
+    )
+    preferred = judge(field, 0.05, prefer="score")
+    assert preferred.use == PROGRAM
+    assert "its score is the highest of those that are not shown to be worse" in preferred.sentence
+
+
+@pytest.mark.parametrize("count", [20, 100])
+def test_with_all_contenders_equal_the_single_model_is_used(count: int) -> None:
+    random, used = np.random.default_rng(5), 0
+    for _ in range(60):
+        field = {
+            name: ContenderScores(name, (random.random(count) < 0.6).astype(float).tolist(), (cost,))
+            for name, cost in {PROGRAM: 33.0, "single": 1.0, "self-consistency": 33.0, "moa": 33.0}.items()
+        }
+        used += judge(field, 0.05).use == "single"
+    assert used >= 56
