@@ -2,11 +2,13 @@
 
 ::
 
-    python -m benchmarks.statistics level power saved coverage recommended speed
+    python -m benchmarks.statistics level counterexamples power saved coverage recommended speed
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +61,30 @@ def level(random: np.random.Generator) -> Iterator[tuple[str, ...]]:
                 values = np.where(random.random((TRIALS, count)) < share, -loss, gain)
                 cells.append(f"{_accepted(tested(values))}, {_accepted(sign_flips(values, random))}")
             yield (f"+{gain:g}, -{loss:g}", f"{gain * (1 - share) - loss * share:+.4f}", *cells)
+
+
+def counterexamples(random: np.random.Generator, tries: int = 400) -> Iterator[tuple[str, ...]]:
+    """Yield the largest level found over alpha, for random distributions of three values with mean 0; exact."""
+    levels = (0.01, 0.025, 0.05, 0.1)
+    yield ("n", *(f"alpha = {alpha:g}" for alpha in levels))
+    for count in (3, 5, 8, 12):
+        cells = [(a, b, count - a - b) for a, b in itertools.product(range(count + 1), repeat=2) if a + b <= count]
+        ways = np.array([math.factorial(count) / math.prod(map(math.factorial, cell)) for cell in cells])
+        places = np.array([np.repeat([0, 1, 2], cell) for cell in cells])
+        most = np.zeros(len(levels))
+        for _ in range(tries):
+            values = np.array(
+                [-1.0 if random.random() < 0.7 else -random.random(), random.uniform(-1, 1), random.random()]
+            )
+            chances = random.dirichlet(np.full(3, 0.7))
+            mean = chances @ values
+            end = 0 if mean > 0 else int(values.argmax())  # more of this value brings the mean to 0
+            moved = mean / (mean - values[end])
+            chances = chances * (1 - moved) + moved * (np.arange(3) == end)
+            p_values = mean_p_values(values[places], lowest=-1.0)
+            weights = ways * np.prod(chances ** np.array(cells), axis=1)
+            most = np.maximum(most, [weights @ (p_values <= alpha) / alpha for alpha in levels])
+        yield (str(count), *(f"{ratio:.3f}" for ratio in most))
 
 
 def power(random: np.random.Generator) -> Iterator[tuple[str, ...]]:
@@ -173,7 +199,7 @@ def _covered(draw: Callable[[int], Array], mean: float, count: int, lowest: floa
     return f"{((low > 0.025) & (high > 0.025)).mean():.3f}"
 
 
-PARTS: Final = {part.__name__: part for part in (level, power, saved, coverage, recommended, speed)}
+PARTS: Final = {part.__name__: part for part in (level, counterexamples, power, saved, coverage, recommended, speed)}
 
 
 def main() -> None:

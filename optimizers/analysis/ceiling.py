@@ -150,7 +150,6 @@ def ceiling(
     right: float = 1.0,
     confidence: float = 0.95,
     concurrency: int = 8,
-    seed: int = 0,
     budget: Budget | BudgetGuard | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> Ceiling:
@@ -167,7 +166,6 @@ def ceiling(
         right: the score from which an answer counts as right.
         confidence: probability that the bound holds.
         concurrency: maximum number of concurrent examples.
-        seed: seed of the resampling.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
         progress: called with each finished run.
 
@@ -192,7 +190,6 @@ def ceiling(
         right=right,
         confidence=confidence,
         concurrency=concurrency,
-        seed=seed,
     )
     return found.model_copy(update={"cost": measured.cost})
 
@@ -227,7 +224,6 @@ def ceiling_of(
     right: float = 1.0,
     confidence: float = 0.95,
     concurrency: int = 8,
-    seed: int = 0,
 ) -> Ceiling:
     """Return the ceiling from recorded runs, without a call of a program's model.
 
@@ -239,7 +235,6 @@ def ceiling_of(
         right: see ``ceiling``.
         confidence: see ``ceiling``.
         concurrency: number of runs scored at once.
-        seed: see ``ceiling``.
 
     Raises:
         AllRunsFailedError: if no run has a trace.
@@ -253,13 +248,11 @@ def ceiling_of(
     scored = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
     names = [spec.name for spec in program.architecture.agents]
     table = [_right_agents(run, names, right) for run in scored]
-    alone = [
-        _way(name, [row[number] for row in table], _prices(scored, name), seed) for number, name in enumerate(names)
-    ]
+    alone = [_way(name, [row[number] for row in table], _prices(scored, name)) for number, name in enumerate(names)]
     any_right, answers = [any(row) for row in table], [run.answer >= right for run in scored]
     asking_all = _prices(scored, None)
     wrong = any_right.count(False)
-    last = _way("program" if whole else "vote", answers, [price_of(run.trace) for run in scored], seed)
+    last = _way("program" if whole else "vote", answers, [price_of(run.trace) for run in scored])
     pairs = list(zip(any_right, answers, strict=True))
     return Ceiling(
         examples=len(table),
@@ -268,7 +261,7 @@ def ceiling_of(
         confidence=confidence,
         agents=tuple(alone),
         vote=last if not whole and len(names) > 1 else None,
-        selection=_way("best selection", any_right, asking_all, seed),
+        selection=_way("best selection", any_right, asking_all),
         program=last if whole else None,
         found=pairs.count((False, True)) if whole else None,
         lost=pairs.count((True, False)) if whole else None,
@@ -294,9 +287,9 @@ def _prices(runs: Sequence[StageScores], agent: str | None) -> list[Price]:
     return [price_of_steps(run.trace.select(layer=1, stage="propose", agent=agent)) for run in runs]
 
 
-def _way(name: str, answers: Sequence[bool], prices: Sequence[Price], seed: int) -> Way:
+def _way(name: str, answers: Sequence[bool], prices: Sequence[Price]) -> Way:
     mean = sum(prices, start=Price()).per(len(prices))
-    return Way(name=name, right=Score.of([float(answer) for answer in answers], seed=seed), price=mean)
+    return Way(name=name, right=Score.of([float(answer) for answer in answers]), price=mean)
 
 
 def _cells(way: Way) -> tuple[str, ...]:

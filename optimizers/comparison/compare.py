@@ -274,17 +274,17 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, prefer: Prefer, alp
         examples=examples,
         pilot=pilot,
         notes=tuple(run.notes),
-        ceiling=_ceiling(run, seed),
+        ceiling=_ceiling(run),
         reused=reused,
         programs={name: entry.program for name, entry in entries.items()},
         cost=cost,
     )
 
 
-def _ceiling(run: ComparisonRun, seed: int) -> Ceiling | None:
+def _ceiling(run: ComparisonRun) -> Ceiling | None:
     """Return what the program's agents can reach, from its runs on the test examples."""
     entry = run.entries[PROGRAM]
-    return known_ceiling(entry.program, entry.measured.runs, run.metric, concurrency=run.concurrency, seed=seed)
+    return known_ceiling(entry.program, entry.measured.runs, run.metric, concurrency=run.concurrency)
 
 
 def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:

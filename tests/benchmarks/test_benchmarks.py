@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import dspy
+import numpy as np
 import pytest
 from dspy.lm15 import request_from_openai_chat
 
@@ -23,6 +24,7 @@ from benchmarks import (
     memory,
     prefix,
     shared_prefix,
+    statistics,
     suggestion,
 )
 from benchmarks.common import moa_at, provider
@@ -171,3 +173,14 @@ def test_gates_are_fitted_and_critiques_compared() -> None:
     assert all(figures["violated"] == 0 for figures in fitted.values())
     figures = gates.main(["attention", "--questions", "3"])
     assert {figures[world, "joint"][1] / figures[world, "full"][1] for world in gates.WORLDS} == {16 / 36}
+
+
+def test_the_test_of_gains_keeps_its_level_where_the_former_one_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "TRIALS", 100)
+    monkeypatch.setattr(statistics, "SIZES", (20,))
+    _, *rows = statistics.level(np.random.default_rng(0))
+    levels = np.array([[float(level) for level in row[2].split(", ")] for row in rows])
+    assert levels[:, 0].max() <= 0.08
+    assert levels[:, 1].max() >= 0.3
+    _, *saved = statistics.saved(np.random.default_rng(0))
+    assert all(row[2].split("%")[0].isdigit() for row in saved)
