@@ -164,7 +164,6 @@ class OptimizeRun:
             plan.tune,
             plan.metric,
             concurrency=plan.concurrency,
-            seed=plan.seed,
             budget=self._guard,
             progress=self._counter(len(plan.tune), "examples with every agent"),
         )
@@ -223,8 +222,8 @@ class OptimizeRun:
                 "search with; raise it, or give fewer examples"
             ) from None
         if len(self.rounds) == 1:
-            options: dict[str, Any] = {"concurrency": self.plan.concurrency, "seed": self.plan.seed}
-            self.ceiling = known_ceiling(self.candidate, own.runs, self.plan.metric, **options) or self.ceiling
+            known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
+            self.ceiling = known or self.ceiling
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
