@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.lm15 import Config, Message, Request
@@ -128,7 +128,9 @@ class _JudgeAdapter(dspy.ChatAdapter):
             }
             if text and all(value == values[last][0] for value in values[last]):
                 return outputs | {name: value[0] for name, value in values.items()}
-        raise AdapterParseError("JudgeAdapter", signature, completion, message="The reply has no readable verdict.")
+        raise AdapterParseError(
+            "JudgeAdapter", cast("Any", signature), completion, message="The reply has no readable verdict."
+        )
 
 
 def answer_in(text: str, response: Any = None) -> str:

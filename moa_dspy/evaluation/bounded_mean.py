@@ -11,7 +11,7 @@ is McNemar's exact test. For other values the level is a conjecture; docs/evalua
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def _lower_end(values: Array, lowest: float, beyond: float) -> float:
     observed = float(values.mean())
     if observed <= lowest or excess(observed) <= 0:
         return max(observed, lowest)
-    return float(brentq(excess, lowest, observed, xtol=_ROUNDING))
+    return float(cast("float", brentq(excess, lowest, observed, xtol=_ROUNDING)))
 
 
 def _at_most_zero(gaps: Array, counts: Array) -> Array:

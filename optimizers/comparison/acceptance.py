@@ -147,6 +147,7 @@ def accept(
     guard = _guard_of(budget, [baseline, candidate])
     measured = functools.partial(_measured, metric=metric, concurrency=concurrency, budget=guard, progress=progress)
     old = new = Measurement((), Usage())
+    decision: Any = None
     for count, level in looks(len(questions), alpha, interim):
         part = questions[len(old.runs) : count]
         old += measured("baseline", baseline, part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import pydantic
 
@@ -67,7 +67,10 @@ def _partial(model: type[ModelT]) -> type[ModelT]:
     )
     types: dict[str, Any] = {name: field.annotation for name, field in model.model_fields.items() if name != "kind"}
     fields: dict[str, Any] = {name: (annotation | None, None) for name, annotation in types.items()}
-    return pydantic.create_model(model.__name__, __base__=lenient, __module__=__name__, __doc__=model.__doc__, **fields)
+    made: Any = pydantic.create_model(
+        model.__name__, __base__=lenient, __module__=__name__, __doc__=model.__doc__, **fields
+    )
+    return cast("type[ModelT]", made)
 
 
 class DepthPoint(_Value):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from typing import Any
 
 import dspy
 import pytest
@@ -22,7 +23,7 @@ from moa_dspy.errors import ConfigurationError
 class Engine:
     """Answers every request with what a function of it says: a text, or a text and its tokens."""
 
-    def __init__(self, answer, finish_reason="stop"):
+    def __init__(self, answer: Any, finish_reason: Any = "stop"):
         self.answer = answer
         self.finish_reason = finish_reason
         self.requests = []
