@@ -75,13 +75,22 @@ class AnswerLineAdapter(PlainTextAdapter):
             raise
 
     def format_system_message(self, signature: TaskSignature) -> str:
-        """Return the instructions, the descriptions of fields, and how the reply ends."""
-        lead, name = _names(signature)
-        value = f"the {name.replace('_', ' ')}, {_kind(signature.output_fields[name].annotation)}"
-        if lead is None:
-            return f"{super().format_system_message(signature)}\n\nWrite only {value}."
-        end = f"Solve the task step by step in plain text. Write {value}, on the last line after {_MARK}."
-        return f"{super().format_system_message(signature.delete(lead))}\n\n{end}"
+        """Return the instructions, and the descriptions of fields except the reasoning."""
+        lead, _ = _names(signature)
+        return super().format_system_message(signature if lead is None else signature.delete(lead))
+
+    def format_user_message_content(
+        self,
+        signature: TaskSignature,
+        inputs: Mapping[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """Return the inputs. The request ends with how to reply: small models follow it there, and not at the start."""
+        ending = _ending(signature) if main_request else ""
+        blocks = (super().format_user_message_content(signature, inputs, prefix, suffix), ending)
+        return "\n\n".join(block for block in blocks if block)
 
     def format_assistant_message_content(
         self,
@@ -157,6 +166,14 @@ class _ValueAdapter(PlainTextAdapter):
         """Return the value of the reply, and the first reply as reasoning."""
         lead, name = _names(signature)
         return {**({lead: self._reply} if lead else {}), name: AnswerLineAdapter().parse(signature, completion)[name]}
+
+
+def _ending(signature: TaskSignature) -> str:
+    lead, name = _names(signature)
+    value = f"the {name.replace('_', ' ')}, {_kind(signature.output_fields[name].annotation)}"
+    if lead is None:
+        return f"Write only {value}."
+    return f"Explain the solution step by step. Then write {value}, on the last line after {_MARK}."
 
 
 def _names(signature: TaskSignature) -> tuple[str | None, str]:

@@ -46,7 +46,7 @@ def reply(request: Any) -> str:
     prompt = json.dumps(as_data(request), sort_keys=True)
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
     text = request.messages[-1].text or ""
-    line = re.search(r"Write (?:only )?the \w+, (a \w+|one of)", request.system or "")
+    line = re.search(r"[Ww]rite (?:only )?the \w+, (a \w+|one of)", text)
     if line is not None:
         return f"text {digest}\n#### {WORDS[line[1]]}"
     asked = re.search(r"Respond with the corresponding output fields, (.*)", text, re.DOTALL)

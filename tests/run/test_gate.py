@@ -216,7 +216,8 @@ def test_gates_under_faults(
     except AllProposalsFailedError:
         return
     trace = prediction.trace
-    most = calls or moa.architecture.max_calls
+    spare = sum(step.status == "failed" for step in trace.steps)  # another agent is asked for a failed aggregate
+    most = calls or moa.architecture.max_calls + spare
     # A call that the quorum cancels counts, but may not have reached the model.
     assert sum(asked(lms)) <= trace.calls <= most if quorum else sum(asked(lms)) == trace.calls <= most
     for layer in range(1, trace.layers + 1):

@@ -62,7 +62,7 @@ STRUCTURE = re.compile(
 def written(request: Request, text: str) -> str:
     """``text`` as every text that is asked for, in the format that is asked for."""
     system = str(request.system)
-    if "last line after ####" in system:
+    if "last line after ####" in prompt_of(request):
         return f"{text}\n#### 3"
     if "Your output fields are:" not in system:
         return text
