@@ -21,9 +21,20 @@ from moa_dspy.data import get_benchmark, gsm8k, load
 from moa_dspy.evaluation import EvaluateResult, evaluate
 from moa_dspy.local import local_lm
 
-TYPED = "question -> answer: float"
-TYPED_WITH_REASONING = "question -> reasoning: str, answer: float"
-INSTRUCTIONS = "Solve the word problem."
+
+class Typed(dspy.Signature):
+    """Solve the word problem."""
+
+    question: str = dspy.InputField()
+    answer: float = dspy.OutputField()
+
+
+class TypedWithReasoning(dspy.Signature):
+    """Solve the word problem."""
+
+    question: str = dspy.InputField()
+    reasoning: str = dspy.OutputField()
+    answer: float = dspy.OutputField()
 
 
 def is_right(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
@@ -36,12 +47,11 @@ def contenders(lm: dspy.BaseLM) -> Mapping[str, tuple[AttentionMoA, Any, dspy.Ad
     """Return program, metric and adapter of each contender."""
     benchmark = get_benchmark("gsm8k")
     cold, warm = Agent(lm, temperature=0.0), Agent(lm, temperature=0.7)
-    typed, formatted = dspy.Signature(TYPED, INSTRUCTIONS), dspy.Signature(TYPED_WITH_REASONING, INSTRUCTIONS)
     return {
         "free text": (single_model(benchmark.signature, cold), benchmark.metric(), None),
-        "typed": (single_model(typed, cold), is_right, None),
-        "typed in DSPy's format": (single_model(formatted, cold), is_right, dspy.ChatAdapter()),
-        "vote of five typed at 0.7": (self_consistency(typed, warm, samples=5), is_right, None),
+        "typed": (single_model(Typed, cold), is_right, None),
+        "typed in DSPy's format": (single_model(TypedWithReasoning, cold), is_right, dspy.ChatAdapter()),
+        "vote of five typed at 0.7": (self_consistency(Typed, warm, samples=5), is_right, None),
     }
 
 
