@@ -21,10 +21,10 @@ from benchmarks import (
     gates,
     imports,
     latency,
+    mean_tests,
     memory,
     prefix,
     shared_prefix,
-    statistics,
     suggestion,
 )
 from benchmarks.common import moa_at, provider
@@ -176,11 +176,11 @@ def test_gates_are_fitted_and_critiques_compared() -> None:
 
 
 def test_the_test_of_gains_keeps_its_level_where_the_former_one_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "TRIALS", 100)
-    monkeypatch.setattr(statistics, "SIZES", (20,))
-    _, *rows = statistics.level(np.random.default_rng(0))
+    monkeypatch.setattr(mean_tests, "TRIALS", 100)
+    monkeypatch.setattr(mean_tests, "SIZES", (20,))
+    _, *rows = mean_tests.level(np.random.default_rng(0))
     levels = np.array([[float(level) for level in row[2].split(", ")] for row in rows])
     assert levels[:, 0].max() <= 0.08
     assert levels[:, 1].max() >= 0.3
-    _, *saved = statistics.saved(np.random.default_rng(0))
+    _, *saved = mean_tests.saved(np.random.default_rng(0))
     assert all(row[2].split("%")[0].isdigit() for row in saved)

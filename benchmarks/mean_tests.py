@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.statistics level counterexamples power saved coverage recommended speed
+    python -m benchmarks.mean_tests level counterexamples power saved coverage recommended speed
 """
 
 from __future__ import annotations
