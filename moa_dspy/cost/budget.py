@@ -221,6 +221,14 @@ class BudgetGuard:
             self.under_way += 1
             return True
 
+    def extend(self, calls: int) -> bool:
+        """Reserve more calls for work that is under way, if the budget has room. ``settle`` then takes all of them."""
+        with self._lock:
+            if not self.has_room(calls) or (self._parent is not None and not self._parent.extend(calls)):
+                return False
+            self._reserved_calls += calls
+            return True
+
     def settle(self, used: Usage | Amounts | None = None, *, calls: int = 1) -> None:
         """End a reservation.
 

@@ -25,7 +25,7 @@ from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.local import is_local
 
-__all__ = ["BudgetCallback", "UsageMeter", "metered", "reported_tokens"]
+__all__ = ["BudgetCallback", "CallsOfItem", "UsageMeter", "metered", "reported_tokens"]
 
 _DRAIN_SECONDS: Final = 30.0
 _LETTERS_PER_TOKEN: Final = 4
@@ -214,8 +214,7 @@ class BudgetCallback(BaseCallback):
         Raises:
             BudgetInterruptError: if the budget does not cover it, or did not cover an earlier one.
         """
-        options = {**getattr(instance, "kwargs", {}), **inputs.get("kwargs", {})}
-        calls = options.get("n") or 1
+        calls = _completions(instance, inputs)
         with self._changed:
             self._closed = self._closed or not self._guard.reserve(calls)
             if self._closed:
@@ -225,12 +224,11 @@ class BudgetCallback(BaseCallback):
     def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
         """Release a call's reservation (called by DSPy). A failed call counts, unless a step of a run counts it."""
         del outputs
-        tracker = dspy.settings.get(USAGE_TRACKER)
         with self._changed:
             calls = self._under_way.pop(call_id, None)
             if calls is not None:
-                if exception is not None and type(tracker) is UsageMeter:
-                    tracker.add(Usage(calls=calls))
+                if exception is not None:
+                    _count_failed(calls, exception)
                 self._guard.settle(calls=calls)
             self._changed.notify_all()
 
@@ -246,6 +244,72 @@ class BudgetCallback(BaseCallback):
             self._closed = True
             self._changed.wait_for(lambda: not self._under_way, seconds)
             return sum(self._under_way.values())
+
+
+class CallsOfItem(BaseCallback):
+    """Keep the calls of one item within a budget: its reservation, and what else the budget has room for.
+
+    A reservation does not contain repeated calls, nor those of a metric. They are reserved as they start.
+
+    Args:
+        guard: the budget. It has reserved calls for the item.
+        calls: their number.
+
+    Attributes:
+        reserved: the calls that are reserved now.
+    """
+
+    def __init__(self, guard: BudgetGuard, calls: int) -> None:
+        super().__init__()
+        self.reserved = calls
+        self._guard, self._started, self._meter = guard, 0, UsageMeter()
+        self._under_way: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Watch the calls that are made within the block. Without a limit of calls, nothing is watched."""
+        if self._guard.left.calls == math.inf:
+            yield
+            return
+        callbacks = [*(dspy.settings.get("callbacks") or ()), self]
+        with metered() as self._meter, dspy.context(callbacks=callbacks):
+            yield
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Count a call (called by DSPy).
+
+        Raises:
+            BudgetInterruptError: if the budget has no room for it.
+        """
+        with self._lock:
+            calls = _completions(instance, inputs)
+            beyond = self._started + calls - self._meter.reading.cached_calls - self.reserved
+            if beyond > 0:
+                if not self._guard.extend(beyond):
+                    raise BudgetInterruptError("the budget has no room for another call")
+                self.reserved += beyond
+            self._started += calls
+            self._under_way[call_id] = calls
+
+    def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
+        """Count a call that failed (called by DSPy)."""
+        del outputs
+        calls = self._under_way.pop(call_id, None)
+        if calls is not None and exception is not None:
+            _count_failed(calls, exception)
+
+
+def _count_failed(calls: int, exception: BaseException) -> None:
+    """Count a call that DSPy does not report because it failed, unless a step of a run counts it."""
+    tracker = dspy.settings.get(USAGE_TRACKER)
+    if type(tracker) is UsageMeter:
+        tracker.add(Usage(calls=calls, unanswered=0 if isinstance(exception, Exception) else calls))
+
+
+def _completions(lm: Any, inputs: Mapping[str, Any]) -> int:
+    """Return how many completions a call asks for. A provider may be asked for each of them."""
+    return {**getattr(lm, "kwargs", {}), **inputs.get("kwargs", {})}.get("n") or 1
 
 
 _is_local = functools.lru_cache(maxsize=256)(is_local)

@@ -91,8 +91,8 @@ def evaluate(
     if outputs is not None:
         check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
-    done = _run(job, out, budget, concurrency, progress)
-    result = _result(job, done, out)
+    done, cut_short = _run(job, out, budget, concurrency, progress)
+    result = _result(job, done, cut_short, out)
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
     if against is not None:
@@ -215,10 +215,12 @@ def _run(
     budget: Budget | None,
     concurrency: int,
     progress: Callable[[EvaluateProgress], None] | bool,
-) -> dict[str, Record]:
-    """Run the items without a record, and return the record of each item that has one."""
+) -> tuple[dict[str, Record], Mapping[str, Usage]]:
+    """Run the items without a record. Return the record of each item that has one, and the usage of those cut short."""
     check_concurrency(concurrency)
-    calls, guard = calls_of_a_run(job.program) * turns_of(list(job.examples.values())), BudgetGuard(budget)
+    judged = job.metric.calls if isinstance(job.metric, JudgeMetric) else 0
+    calls = (calls_of_a_run(job.program) + judged) * turns_of(list(job.examples.values()))
+    guard = BudgetGuard(budget)
     if guard.budget.calls is not None and guard.budget.calls < calls:
         raise ConfigurationError(
             f"a budget of {guard.budget.calls} calls is too small for a single item, which takes {calls}"
@@ -254,10 +256,12 @@ def _run(
             show(totals.progress())
         items = [job.item(name, done.get(name)) for name in job.examples if name not in done or not done[name].complete]
         event_loop.run(lambda: runner.run(items, on_run))
-    return done
+    return done, runner.cut_short
 
 
-def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> EvaluateResult:
+def _result(
+    job: _Job, done: Mapping[str, Record], cut_short: Mapping[str, Usage], out: str | Path | None
+) -> EvaluateResult:
     records = [done[name] for name in job.examples if name in done]
     pending = len(job.examples) - len(records)
     scores = [record.score for record in records if record.score is not None]
@@ -276,9 +280,10 @@ def _result(job: _Job, done: Mapping[str, Record], out: str | Path | None) -> Ev
         ended_by="budget" if pending else "items",
         figures={},
         program_usage=sum(
-            (record.program for record in records if record.program.calls or record.program.seconds), start=Usage()
+            (record.program for record in records if record.program.calls or record.program.seconds),
+            start=cut_short["program"],
         ),
-        judge_usage=sum((record.judge for record in records if record.judge.calls), start=Usage()),
+        judge_usage=sum((record.judge for record in records if record.judge.calls), start=cut_short["metric"]),
         seconds=0.0,
         records=tuple(records),
         path=None if out is None else Path(out),

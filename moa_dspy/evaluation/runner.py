@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -18,11 +18,17 @@ import dspy
 
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Amounts, BudgetGuard
-from moa_dspy.cost.meter import metered
+from moa_dspy.cost.meter import CallsOfItem, metered
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.judges import asked_again
-from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, MetricError
+from moa_dspy.errors import (
+    AllRunsFailedError,
+    BudgetExhaustedError,
+    BudgetInterruptError,
+    ConfigurationError,
+    MetricError,
+)
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
@@ -103,7 +109,8 @@ class ExampleRunner:
 
     An exception of the program or the metric becomes a failed run, except a ``ConfigurationError``. An item starts only
     if the budget has room for it and for the running items, see ``BudgetGuard.admit``. At the end of the budget's
-    seconds the running items are cancelled. A benchmark may prescribe settings per example, such as MT-Bench's
+    seconds the running items are cut short, and so is an item that needs a call for which there is no room, such as a
+    retry. A benchmark may prescribe settings per example, such as MT-Bench's
     temperatures. They apply to the program's models.
 
     Args:
@@ -117,6 +124,9 @@ class ExampleRunner:
         patience: number of failures before any success that end the loop; None for no limit.
         metric_may_fail: whether an answer counts as a success although the metric raises on it.
         succeeded: whether an item has succeeded before.
+
+    Attributes:
+        cut_short: usage of program and metric on the items that the budget cut short. They have no run.
     """
 
     program: dspy.Module
@@ -136,6 +146,7 @@ class ExampleRunner:
         self._failures: list[str | None] = []
         self._scoreless = 0
         self._complete, self._total = True, 0
+        self.cut_short = {"program": _NO_USAGE, "metric": _NO_USAGE}
 
     async def run(self, items: Sequence[Item], on_run: Callable[[Item, Run], None]) -> bool:
         """Run the items concurrently.
@@ -168,13 +179,15 @@ class ExampleRunner:
             if not await self.guard.admit(calls):
                 self._complete = False
                 return
-            used = {"program": _NO_USAGE, "metric": _NO_USAGE}
+            used, run, room = {"program": _NO_USAGE, "metric": _NO_USAGE}, None, CallsOfItem(self.guard, calls)
             try:
-                run = await self._run(item, used)
+                with room.kept(), suppress(BudgetInterruptError):
+                    run = await self._run(item, used)
             finally:
-                self.guard.settle(Amounts.of(used["program"]) + Amounts.of(used["metric"]), calls=calls)
+                self.guard.settle(Amounts.of(used["program"]) + Amounts.of(used["metric"]), calls=room.reserved)
             if run is None:
                 self._complete = False
+                self.cut_short = {who: usage + used[who] for who, usage in self.cut_short.items()}
                 return
             on_run(item, run)
             self._check_failures(run)

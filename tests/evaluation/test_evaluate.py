@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import dspy
 import numpy as np
 import pydantic
 import pytest
+from dspy.utils.exceptions import LMRateLimitError
 
-from moa_dspy import AttentionMoA, Budget, ConfigurationError, evaluate, single_model
+from moa_dspy import AttentionMoA, Budget, ConfigurationError, Tolerance, evaluate, single_model
 from moa_dspy.data import ExactMatch, VoteMatch, sample
 from moa_dspy.errors import RunError
 from moa_dspy.evaluation import Devset, EvaluateProgress, Score, compare_files, read_records
@@ -354,6 +356,47 @@ def test_a_budget_ends_it_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     assert (again.scored, len(lm.requests)) == (5, 5)
     rest = run(single(lm), out=out)
     assert (rest.scored, rest.ended_by, len(lm.requests)) == (12, "items", 12)
+
+
+@pytest.mark.parametrize("kind", ["program", "module", "judge"])
+def test_a_budget_of_calls_holds_whatever_is_repeated_or_asked_by_the_metric(kind: str) -> None:
+    asked: set[str] = set()
+
+    def busy_at_first(request: Any) -> str:
+        if prompt_of(request) not in asked:
+            asked.add(prompt_of(request))
+            raise LMRateLimitError("slow down", retry_after=0.001)
+        return f"[[ ## answer ## ]]\n{number(request)}\n\n[[ ## completed ## ]]" if kind == "module" else "7"
+
+    lm, judge = ScriptedLM(busy_at_first, num_retries=0), ScriptedLM("yes")
+    program: dspy.Module = single(model() if kind == "judge" else lm, tolerance=Tolerance(retries=2))
+    models = [lm, judge] if kind != "judge" else [program.agents[0].lm, judge]  # type: ignore[attr-defined]
+
+    class Twice(dspy.Module):
+        async def aforward(self, question: str) -> dspy.Prediction:
+            with suppress(LMRateLimitError):
+                await lm.acall(question)
+            return dspy.Prediction(answer=(await lm.acall(question))[0])
+
+    def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        return float(kind != "judge" or judge(f"{example.question} {prediction.answer}") == ["yes"])
+
+    result = evaluate(
+        Twice() if kind == "module" else program, mine(items(12)), metric, budget=Budget(calls=7), concurrency=4
+    )
+    sent = sum(len(one.requests) for one in models)
+    assert sent <= 7
+    assert (result.ended_by, result.scored > 0) == ("budget", True)
+    assert result.usage.paid_calls == sent
+
+
+def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported() -> None:
+    lm = model(latency=0.05)
+    two_calls = AttentionMoA("question -> answer", [lm, ScriptedLM("x", latency=60)], layers=1, attention="none")
+    result = evaluate(two_calls, mine(items(4)), ExactMatch(), budget=Budget(seconds=0.4), concurrency=2)
+    sent = len(lm.requests) + 2
+    assert (result.scored, result.ended_by) == (0, "budget")
+    assert (result.usage.paid_calls, result.usage.unanswered) == (sent, 2)
 
 
 def test_a_budget_of_tokens_is_kept_with_many_items_under_way() -> None:
