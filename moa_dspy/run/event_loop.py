@@ -23,12 +23,13 @@ import dspy
 
 from moa_dspy.run.concurrency import blocking_run
 
-__all__ = ["in_thread", "run"]
+__all__ = ["in_thread", "let_callers_go_on", "run"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _UNWIND_SECONDS = 5.0
+_TURN_SECONDS = 1.0
 
 
 class _Loop:
@@ -93,6 +94,14 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 if began.is_set():
                     ended.wait(_UNWIND_SECONDS)
             raise
+
+
+def let_callers_go_on() -> None:
+    """Wait until tasks on these loops that wait for a call that has ended have gone on, at most a second for a loop."""
+    for one in _loops[:]:
+        if one.thread is not threading.current_thread():
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), one.loop).result(_TURN_SECONDS)
 
 
 def _loop(depth: int) -> _Loop:

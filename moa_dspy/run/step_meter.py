@@ -91,32 +91,30 @@ class StepMeter(UsageMeter):
 
         Without any text and any report there is most likely no bill.
         """
-        missing, own = await self._missing(lm, prompt, reply, reported), own_price(lm)
-        priced = reported + missing if unpriced else missing  # DSPy has priced what was reported
-        price: float | None = None
-        if not priced.total:
-            price = 0.0 if unpriced else None
-        elif own is not None:
-            price = own.cost(priced.prompt, priced.completion)
-        elif not unpriced or budget.limits.usd is not None:
-            price = await _in_time(lambda: _list_price(lm, priced))
-        if price is not None:
-            self.set_price(price, unpriced)
-
-    async def _missing(self, lm: dspy.BaseLM, prompt: Text, reply: str, reported: Tokens) -> Tokens:
-        """Count and add the tokens that the provider did not report."""
-        if not reply or (reported.prompt and reported.completion):
-            return Tokens()
+        own, missing, price = own_price(lm), Tokens(), None
         counted = Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply))
+        is_partial = bool(reply) and not (reported.prompt and reported.completion)
         try:
-            counted = await _in_time(lambda: _counted(lm, prompt, reply)) or counted
+            if is_partial:
+                counted = await _in_time(lambda: _counted(lm, prompt, reply)) or counted
         finally:  # also if the run ends meanwhile
-            missing = Tokens(
-                prompt=0 if reported.prompt else counted.prompt,
-                completion=0 if reported.completion else counted.completion,
-            )
-            self.add(Usage(tokens=missing, estimated=True))
-        return missing
+            if is_partial:
+                missing = Tokens(
+                    prompt=0 if reported.prompt else counted.prompt,
+                    completion=0 if reported.completion else counted.completion,
+                )
+                self.add(Usage(tokens=missing, estimated=True))
+            priced = reported + missing if unpriced else missing  # DSPy has priced what was reported
+            if not priced.total:
+                price = 0.0 if unpriced else None
+            elif own is not None:
+                price = own.cost(priced.prompt, priced.completion)
+            if price is not None:
+                self.set_price(price, unpriced)
+        if priced.total and own is None and (not unpriced or budget.limits.usd is not None):
+            price = await _in_time(lambda: _list_price(lm, priced))
+            if price is not None:
+                self.set_price(price, unpriced)
 
 
 async def _in_time(work: Callable[[], T]) -> T | None:

@@ -45,6 +45,7 @@ from moa_dspy.optimizers.prompts.methods import (
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.program import AttentionMoA
+from moa_dspy.run import event_loop
 from moa_dspy.run.knn_demos import Nearest
 
 __all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
@@ -226,6 +227,7 @@ class _Compilation:
 
     def _end_calls(self) -> None:
         running = 0 if self._callback is None else self._callback.drain()
+        event_loop.let_callers_go_on()  # a step counts a call that was cut short after DSPy has said that it ended
         if running:
             self._meter.add(Usage(calls=running, unanswered=running))
 

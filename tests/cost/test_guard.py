@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import copy
 import threading
+import time
 from typing import Any
 
 import dspy
@@ -14,7 +15,12 @@ import pytest
 from moa_dspy import AttentionMoA, Budget, BudgetExhaustedError, Tokens, Tolerance, Usage
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
+from moa_dspy.cost.own_price import OwnPrice
+from moa_dspy.cost.prices import with_price
 from moa_dspy.errors import BudgetInterruptError
+from moa_dspy.run.degrade import RunBudget
+from moa_dspy.run.session import RunLM
+from moa_dspy.run.step_meter import StepMeter
 from moa_dspy.testing import ScriptedLM
 
 
@@ -224,6 +230,22 @@ def test_the_meter_of_a_caller_counts_what_dspy_does_not_report() -> None:
         used = program(question="?").trace.usage
     assert (used.calls, used.unanswered, used.estimated) == (3, 1, True)
     assert meter.usage.model_copy(update={"seconds": used.seconds}) == used
+
+
+def test_a_reply_whose_run_ends_while_its_tokens_are_counted_has_its_price() -> None:
+    async def cut_short() -> Usage:
+        meter, known = StepMeter(), RunLM(with_price(Silent("own/silent"), OwnPrice(prompt=3, completion=15)))
+        budget = RunBudget(Budget(), time.perf_counter)
+        task = asyncio.create_task(meter.settle(budget, known, lambda: "What?" * 40, ["Paris"], 1.0, sent=True))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return meter.usage
+
+    used = asyncio.run(cut_short())
+    assert used.cost_usd == pytest.approx((used.tokens.prompt * 3 + used.tokens.completion * 15) / 1e6)
+    assert used.tokens.prompt > 0 < used.tokens.completion
 
 
 def test_old_costs_of_optimizers_and_spendings_of_evaluations_can_be_read() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import threading
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, cast
@@ -13,10 +15,11 @@ import dspy
 import numpy as np
 import pytest
 from dspy.lm15 import ServerError
+from dspy.utils.callback import BaseCallback
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support import planted
 
-from moa_dspy import AttentionMoA, Budget
+from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, single_model
 from moa_dspy.errors import BudgetInterruptError, BudgetTooSmallError, MetricError
 from moa_dspy.evaluation.scoring import judge, score_of
 from moa_dspy.optimizers import PromptJob, compile, measure  # noqa: A004 (DSPy's word)
@@ -303,6 +306,38 @@ def test_after_the_budget_has_ended_no_call_starts_that_would_not_be_reported() 
     with pytest.raises(BudgetInterruptError):
         method.thread.run(writer, "Why?")
     assert Gauge([*lms, writer]).calls == result.cost.paid_calls
+
+
+class CutShort(BaseCallback):
+    """A method that ends at the budget as soon as DSPy says that a call of another thread has ended."""
+
+    def __init__(self, lm: Any) -> None:
+        self.lm, self.ended = lm, threading.Event()
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        self.lm.engine.latency = 60  # from now on it does not answer
+        with dspy.context(callbacks=[*dspy.settings.callbacks, self]):
+            context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self.run, job.student), daemon=True).start()
+        assert self.ended.wait(10)
+        raise BudgetInterruptError("the budget has no room for another call")
+
+    def run(self, student: dspy.Module) -> None:
+        with contextlib.suppress(AllProposalsFailedError):
+            student(question="?")
+
+    def on_lm_end(self, *args: Any, **options: Any) -> None:
+        self.ended.set()
+        time.sleep(0.2)  # so that the step counts the call later than compile looks
+
+
+def test_a_call_cut_short_at_the_very_end_is_in_the_cost() -> None:
+    lm = ScriptedLM("1")
+    program = single_model("question -> answer", lm, tolerance=Tolerance(timeout=0.1, retries=0))
+    result = compile(
+        program, trainset=TRAIN, valset=VAL, metric=lambda *_, **__: 1.0, method=CutShort(lm), budget=Budget(calls=100)
+    )
+    assert (result.cost.paid_calls, result.cost.unanswered) == (len(VAL) + 1, 1)
 
 
 @pytest.mark.slow
