@@ -112,7 +112,17 @@ def test_nothing_has_no_score_and_one_example_tells_little_of_others() -> None:
 def test_many_distinct_scores_are_grouped_without_a_change_that_matters() -> None:
     values = np.random.default_rng(3).uniform(-0.4, 0.5, 2500)
     ungrouped = float(mean_p_values(values, 0.04, lowest=-1.0))
-    assert mean_p_value(values, 0.04, lowest=-1.0) == pytest.approx(ungrouped, rel=0.02)
+    assert mean_p_value(values, 0.04, lowest=-1.0) == pytest.approx(ungrouped, rel=0.001)
+    narrow = Score.of((0.5005 + 0.0004 * np.random.default_rng(3).random(3000)).tolist())
+    assert narrow.low < narrow.value - 0.0001 < narrow.value + 0.0001 < narrow.high
+
+
+@pytest.mark.parametrize("scores", [[sum([0.1] * 10)] * 5, [1e-13] * 3, [1e-13, 0.0, 0.0], [1 - 1e-13, 1.0]])
+def test_scores_within_rounding_of_an_end_have_an_interval(scores: list[float]) -> None:
+    found, ends = Score.of(scores), Score.of([round(score) for score in scores])
+    assert (found.low, found.high) == (pytest.approx(ends.low), pytest.approx(ends.high))
+    assert Gain.of(scores, scores[::-1]).p > 0.9
+    assert Gain.of([1.0] * len(scores), scores).value == pytest.approx(ends.value - 1)
 
 
 def test_what_a_number_of_examples_can_show() -> None:
