@@ -149,7 +149,7 @@ def optimize(
         concurrency: maximum number of concurrent examples.
         least_gain: the smallest gain over the best single agent that is worth the rest. With it, every agent is first
             asked once for each example of ``trainset``. If the ceiling of their answers leaves less room, the program
-            is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it.
+            is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it. Graded scores never stop.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid. It returns whether to continue.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.

@@ -167,7 +167,8 @@ class OptimizeRun:
             budget=self._guard,
             progress=self._counter(len(plan.tune), "examples with every agent"),
         )
-        self.hopeless = plan.least_gain is not None and self.ceiling.room < plan.least_gain
+        small = plan.least_gain is not None and self.ceiling.room < plan.least_gain
+        self.hopeless = small and not self.ceiling.partly  # graded scores may gain where no answer is right
 
     def _search(self, share: BudgetGuard | None) -> None:
         plan, program, number = self.plan, self.plan.program, len(self.rounds)

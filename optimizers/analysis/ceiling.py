@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import dspy
 import pydantic
@@ -26,6 +26,8 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
 __all__ = ["Ceiling", "Way", "ceiling", "ceiling_of", "known_ceiling", "proposals_of"]
+
+_ROUNDING: Final = 1e-9
 
 
 class Way(pydantic.BaseModel):
@@ -65,6 +67,8 @@ class Ceiling(Displayed, pydantic.BaseModel):
         found: number of examples on which all agents were wrong and the program right; None without the whole program.
         lost: number of examples on which an agent was right and the program wrong; None without the whole program.
         right: the score from which an answer counts as right.
+        partly: number of examples on which an answer scores above 0 and below ``right``. It counts as wrong, so the
+            ceiling says little about such scores.
         failed: number of failed runs, which are left out.
         cost: amount paid.
     """
@@ -82,6 +86,7 @@ class Ceiling(Displayed, pydantic.BaseModel):
     found: int | None = None
     lost: int | None = None
     right: float = 1.0
+    partly: int = 0
     failed: int = 0
     cost: Usage = Usage()
 
@@ -112,6 +117,7 @@ class Ceiling(Displayed, pydantic.BaseModel):
             f"{who} wrong on {self.all_wrong} of {self.examples} examples: no vote, route or cascade of them is right "
             f"on more than {self.most:.1%} ({self.confidence:.0%} confidence; {self.selection.right.value:.1%} here). "
             f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}"
+            + (f". Scores below {self.right:g} count as wrong, also those above 0" if self.partly else "")
         )
 
     @property
@@ -247,9 +253,10 @@ def ceiling_of(
         raise AllRunsFailedError("no run can show the ceiling: all of them failed")
     scored = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
     names = [spec.name for spec in program.architecture.agents]
-    table = [_right_agents(run, names, right) for run in scored]
+    least = right - _ROUNDING
+    table = [_right_agents(run, names, least) for run in scored]
     alone = [_way(name, [row[number] for row in table], _prices(scored, name)) for number, name in enumerate(names)]
-    any_right, answers = [any(row) for row in table], [run.answer >= right for run in scored]
+    any_right, answers = [any(row) for row in table], [run.answer >= least for run in scored]
     asking_all = _prices(scored, None)
     wrong = any_right.count(False)
     last = _way("program" if whole else "vote", answers, [price_of(run.trace) for run in scored])
@@ -266,6 +273,7 @@ def ceiling_of(
         found=pairs.count((False, True)) if whole else None,
         lost=pairs.count((True, False)) if whole else None,
         right=right,
+        partly=sum(any(0 < one.score < least for one in run.select(1, "propose")) for run in scored),
         failed=len(runs) - len(traced),
     )
 
@@ -277,10 +285,10 @@ def least_rate(count: int, of: int, confidence: float) -> float:
     return float(beta.ppf(1 - confidence, count, of - count + 1)) if count else 0.0
 
 
-def _right_agents(run: StageScores, names: Sequence[str], right: float) -> list[bool]:
+def _right_agents(run: StageScores, names: Sequence[str], least: float) -> list[bool]:
     """Return whether each agent's first proposal is right. A failed proposal is wrong."""
     scores = {scored.step.agent: scored.score for scored in run.select(1, "propose")}
-    return [scores.get(name, 0.0) >= right for name in names]
+    return [scores.get(name, 0.0) >= least for name in names]
 
 
 def _prices(runs: Sequence[StageScores], agent: str | None) -> list[Price]:

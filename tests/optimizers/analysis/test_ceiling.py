@@ -100,7 +100,11 @@ def test_scores_below_the_threshold_are_wrong() -> None:
         return 1.0 if prediction.answer == example.answer else 0.5
 
     program = AttentionMoA("question -> answer", [knower("a", set(list(ANSWERS)[:3]))], layers=1, attention="none")
-    assert ceiling(program, examples(6), half).all_wrong == 3
+    graded = ceiling(program, examples(6), half)
+    assert (graded.all_wrong, graded.partly) == (3, 3)
+    assert "Scores below 1 count as wrong" in graded.sentence
+    nearly = ceiling(program, examples(6), lambda *of: (of[0].answer == of[1].answer) * sum([0.1] * 10))
+    assert (nearly.all_wrong, nearly.partly) == (3, 0)
     assert ceiling(program, examples(6), half, right=0.5).all_wrong == 0
     assert ceiling(program, examples(6), half).vote is None
     with pytest.raises(ConfigurationError, match="right=0"):
