@@ -139,6 +139,8 @@ class GateFit:
         allowed = f"a loss of at most {self.max_loss:g} with a confidence of {self.confidence:.0%}"
         if self.chosen is not None:
             return f"gate {self.gate} saves {self.saved:.0%} of the calls; {self.runs} runs show {allowed}"
+        if any(trial.certified for trial in self.trials):
+            return f"the gate stays off: those for which {self.runs} runs show {allowed} save no calls"
         if self.needed is None:
             return f"the gate stays off: the observed loss is too large for {allowed}"
         return f"the gate stays off: {allowed} would take about {self.needed:,} runs like these {self.runs:,}"
@@ -224,6 +226,8 @@ def replay_gates(
     if agents < 2:
         raise ConfigurationError("a gate needs two agents that can agree, and the runs have one")
     sequences = _sequences(agents) if sequences is None else sequences
+    if not sequences or not all(sequences):
+        raise ConfigurationError("sequences has no gate to test; give at least one sequence of gates, or None")
     gates = list(dict.fromkeys(gate for sequence in sequences for gate in sequence))
     if any(gate.compare == "meaning" for gate in gates):
         raise ConfigurationError("a gate with compare='meaning' cannot be fitted, because runs record no such calls")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -98,6 +99,8 @@ def test_the_sequences_end_at_the_first_gate_that_fails() -> None:
     replays = replay_gates(measure(full, EXAMPLES, exact, keep_traces=True).runs, exact, program=full)
     names = [[str(gate) for gate in sequence] for sequence in replays.sequences]
     assert names == [["unanimous", "first=3", "first=2"], ["unanimous", "agreement=0.75"]]
+    idle = [replace(run, prices=dict.fromkeys(run.prices, run.full)) for run in replays.runs]
+    assert "save no calls" in str(choose_gate(replace(replays, runs=tuple(idle)), 0.9, 0.9))
     for run in replays.runs:
         run.losses.update(dict.fromkeys(run.losses, 0.0) | {Gate(first=3): 1.0})
     fit = choose_gate(replays, 0.4, 0.9)
@@ -117,6 +120,8 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         ([], {}, "no run has a trace"),
         (plain, {"max_loss": 0}, "max_loss"),
         (plain, {"confidence": 1}, "confidence"),
+        (plain, {"sequences": []}, "no gate to test"),
+        (plain, {"sequences": [[]]}, "no gate to test"),
         (plain, {"sequences": [[Gate(compare="meaning")]]}, "meaning"),
     ]
     for runs, options, message in refused:
