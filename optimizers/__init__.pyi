@@ -1,5 +1,6 @@
 from .analysis.ceiling import (
     Ceiling as Ceiling,
+    Way as Way,
     ceiling as ceiling,
     ceiling_of as ceiling_of,
 )
@@ -90,6 +91,7 @@ from .report.records import (
     ContributionsRecord as ContributionsRecord,
     DamagedRecord as DamagedRecord,
     EvaluationRecord as EvaluationRecord,
+    GateRecord as GateRecord,
     OptimizeRecord as OptimizeRecord,
     ProfileRecord as ProfileRecord,
     ProgramRecord as ProgramRecord,
