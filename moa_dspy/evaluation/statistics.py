@@ -29,7 +29,6 @@ __all__ = [
     "detectable_gain",
     "examples_for_gain",
     "examples_needed",
-    "holm",
     "improvement_p_value",
     "one_sided",
     "sensitivity",
@@ -191,17 +190,6 @@ def one_sided(difference: float, p: float) -> float:
         p: their two-sided p value.
     """
     return p / 2 if difference > 0 else 1 - p / 2
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted by Holm's method, in the given order.
-
-    Rejecting adjusted values of at most alpha keeps the probability of any false rejection at or below alpha.
-    """
-    values = np.asarray(p_values, dtype=float)
-    order, adjusted = np.argsort(values, kind="stable"), np.empty(len(values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
-    return list(map(float, adjusted))
 
 
 def examples_needed(differences: Sequence[float], alpha: float, power: float = POWER) -> int | None:

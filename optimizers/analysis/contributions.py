@@ -13,7 +13,7 @@ from moa_dspy.architecture import AgentSpec
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.statistics import Gain, Score, holm
+from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -29,7 +29,8 @@ class Contribution(pydantic.BaseModel):
         model: model of the agent.
         score: score of the program without the agent.
         adds: paired gain of the whole program over the program without the agent. Negative if the agent does harm.
-        p: two-sided p value of ``adds``, adjusted over all agents by Holm's method.
+            Its interval leaves out 0 if and only if ``p`` is at most 0.05.
+        p: two-sided p value of ``adds``, times the number of agents (Bonferroni).
         price: what the agent adds to the mean price of an example, without the response cache. It includes calls of
             other agents that the agent causes. Negative if the program costs more without the agent.
         failed: number of failed runs without the agent. They score 0.
@@ -91,7 +92,7 @@ class Contributions(pydantic.BaseModel):
         whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=""))
         note = (
             f"{self.examples} examples; calls, tokens and dollars for an example where nothing is cached; "
-            f"p adjusted for {len(self.rows)} agents (Holm)"
+            f"p and intervals adjusted for {len(self.rows)} agents (Bonferroni)"
         )
         return f"{text_table([head, *(_cells(row) for row in self.rows), whole], left=(0, 1))}\n\n{note}"
 
@@ -150,18 +151,19 @@ def contributions(
 
 
 def _rows(specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measurement]) -> tuple[Contribution, ...]:
-    gains = [Gain.of(part.scores, whole.scores) for part in parts]
+    level = 1 - (1 - LEVEL) / len(parts)
+    gains = [Gain.of(part.scores, whole.scores, level=level) for part in parts]
     rows = [
         Contribution(
             agent=spec.name,
             model=spec.model,
             score=part.score(),
             adds=gain,
-            p=p,
+            p=min(1.0, len(parts) * gain.p),
             price=whole.known_price - part.known_price,
             failed=part.errors,
         )
-        for spec, part, gain, p in zip(specs, parts, gains, holm([gain.p for gain in gains]), strict=True)
+        for spec, part, gain in zip(specs, parts, gains, strict=True)
     ]
     return tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens)))
 

@@ -58,8 +58,9 @@ class Contender(pydantic.BaseModel):
         spent: the mean spend on an example without the response cache; failed runs are left out.
         ratio: ``spent`` in the matched unit as a multiple of the program's.
         matched: whether a size was chosen whose spend is within the tolerance of the program's.
-        gain: paired gain of the program over this contender; None for the program itself.
-        p: the two-sided p value of the gain, adjusted for all baselines by Holm's method.
+        gain: paired gain of the program over this contender; None for the program itself. Its interval leaves out 0 if
+            and only if ``p`` is at most alpha.
+        p: the one-sided p value in the direction of the gain, times the number of baselines.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -155,7 +156,7 @@ class Comparison(pydantic.BaseModel):
         head = ("", "what", "score", "calls", "tokens", "usd", "spend", "program's gain", "p")
         table = text_table([head, *(_cells(one) for one in self.contenders)], left=(0, 1))
         spend = f"spend: {self.match} for an example, as a multiple of the program's; at most {self.tolerance:.0%} more"
-        over = f"{self.examples} test examples; p adjusted for {len(self.contenders) - 1} baselines (Holm)"
+        over = f"{self.examples} test examples; p one-sided, times {len(self.contenders) - 1} baselines"
         ceiling = [] if self.ceiling is None else [self.ceiling.sentence]
         lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes, *ceiling]
         return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from moa_dspy.evaluation.statistics import Gain, examples_needed, holm, improvement_p_value
+from moa_dspy.evaluation.statistics import Gain, examples_needed, improvement_p_value
 
 __all__ = ["PROGRAM", "RULE", "ContenderScores", "Prefer", "Verdict", "judge"]
 
@@ -46,8 +46,9 @@ class Verdict:
     """The name of the contender to use, and why.
 
     Attributes:
-        gains: paired gain of the program over each baseline.
-        adjusted: the p values of the gains, adjusted by Holm's method.
+        gains: paired gain of the program over each baseline. An interval leaves out 0 if and only if the rule's test
+            shows that one of the two is better.
+        adjusted: the one-sided p values in the direction of the gains, times the number of baselines.
     """
 
     use: str
@@ -70,8 +71,9 @@ def judge(
         tolerance: relative difference within which two prices count as equal.
     """
     ours = contenders[PROGRAM]
-    gains = {name: Gain.of(one.scores, ours.scores) for name, one in contenders.items() if name != PROGRAM}
-    adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
+    level = 1 - 2 * alpha / (len(contenders) - 1)
+    gains = {name: Gain.of(one.scores, ours.scores, level=level) for name, one in contenders.items() if name != PROGRAM}
+    adjusted = {name: min(1.0, len(gains) * gain.p / 2) for name, gain in gains.items()}
     better = {name: _shown_better(contenders, name, alpha) for name in contenders}
     left = {name: one for name, one in contenders.items() if not better[name]}
     limit = math.inf if prefer == "score" else min(one.cost[0] for one in left.values()) * (1 + tolerance)
@@ -88,7 +90,7 @@ def judge(
         why = "its score is the highest" if prefer == "score" else "it is the cheapest"
         sentence = f"use {contenders[use].words}: {why} of those that are not shown to be worse"
     others = [name for name in left if name != use]
-    return Verdict(use, sentence + (_not_excluded(left, use, others, alpha) if others else ""), gains, adjusted)
+    return Verdict(use, sentence + (_not_excluded(left, use, others, level) if others else ""), gains, adjusted)
 
 
 def _shown_better(contenders: Mapping[str, ContenderScores], name: str, alpha: float) -> list[str]:
@@ -98,13 +100,13 @@ def _shown_better(contenders: Mapping[str, ContenderScores], name: str, alpha: f
     return [other for other, p in p_values.items() if p * len(others) <= alpha]
 
 
-def _not_excluded(left: Mapping[str, ContenderScores], use: str, others: Sequence[str], alpha: float) -> str:
+def _not_excluded(left: Mapping[str, ContenderScores], use: str, others: Sequence[str], level: float) -> str:
     """Return by how much the program, or else the best other contender, may still be better than the chosen one."""
     other = PROGRAM if PROGRAM in others else max(others, key=lambda name: left[name].mean)
-    gain = Gain.of(left[use].scores, left[other].scores)
+    gain = Gain.of(left[use].scores, left[other].scores, level=level)
     words = f"; not excluded: {left[other].words} is better than it by up to {gain.high:.3f} (its gain: {gain})"
     differences = [one - two for one, two in zip(left[other].scores, left[use].scores, strict=True)]
-    needed = examples_needed(differences, alpha / len(left))
+    needed = examples_needed(differences, (1 - level) / 2)
     if needed is None or needed <= gain.examples:
         return words
     return f"{words}; {gain.examples} examples are too few: to show such a gain takes about {needed}"

@@ -35,7 +35,7 @@ def test_a_strong_agent_comes_first_and_a_useless_one_adds_nothing() -> None:
     assert first.p < 0.05
     assert first.score.value < result.score.value
     for row in others:
-        assert row.adds.low <= 0
+        assert row.adds.low <= 0 < 0.05 < row.p
     assert result.row("useless").adds.value == pytest.approx(0, abs=0.1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import AttentionMoA, ConfigurationError, RunError, single_model
-from moa_dspy.evaluation.statistics import Gain, holm
+from moa_dspy.evaluation.statistics import Gain
 from moa_dspy.optimizers import Acceptance, accept
 from moa_dspy.optimizers.comparison.acceptance import decide
 from moa_dspy.testing import ScriptedLM, prompt_of
@@ -210,12 +210,6 @@ def test_decisions_on_the_same_held_out_examples_are_counted() -> None:
     assert "up to 0.1, not 0.05" in other.reason
     assert other.report["reused"] == 1
     assert accept(knows(0.4), knows(0.5, "c"), valset=HELDOUT[:9], metric=exact).reused == 0
-
-
-def test_holm_adjusts_in_order_and_never_below_the_p_value_before() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_the_outcome_has_a_type() -> None:
