@@ -198,7 +198,7 @@ _copies: WeakKeyDictionary[Any, dict[OwnPrice, Any]] = WeakKeyDictionary()
 
 
 def with_price(lm: Any, price: OwnPrice) -> Any:
-    """Return ``lm`` with this price: a copy that shares its connection, history and other state.
+    """Return ``lm`` with this price: another object with the same state, whichever of the two is changed later.
 
     Equal arguments give the same copy.
     """
@@ -210,26 +210,24 @@ def with_price(lm: Any, price: OwnPrice) -> Any:
     if price not in copies:
         copied: Any = copy.copy(lm)
         kind: Any = type(lm)
-        copied.__class__ = _priced(kind)
-        setattr(copied, ATTRIBUTE, price)
+        key: Any = price  # a frozen model is hashable, which its type does not say
+        copied.__class__ = _priced(vars(kind).get("_moa_unpriced", kind), key)
+        copied.__dict__ = vars(lm)
         copies[price] = copied
     return copies[price]
 
 
 @functools.lru_cache(maxsize=256)
-def _priced(kind: Any) -> Any:
-    """Return a subclass of an LM's class that records the user's price."""
-    if "_moa_unpriced" in vars(kind):
-        return kind
+def _priced(kind: Any, price: OwnPrice) -> Any:
+    """Return a subclass of an LM's class that has the user's price, and records it."""
 
     def update_history(self: Any, entry: dict[str, Any]) -> None:
         """Record a call, with its cost (called by DSPy)."""
-        price = own_price(self)
-        if price is not None:
-            entry["cost"] = _cost(price, entry)
+        entry["cost"] = _cost(price, entry)
         kind.update_history(self, entry)
 
     parts = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (), "_moa_unpriced": kind}
+    parts[ATTRIBUTE] = price
     return type(kind.__name__, (kind,), {**parts, "update_history": update_history})
 
 

@@ -302,3 +302,14 @@ def test_a_local_model_may_have_a_price() -> None:
     plan = single_model("question -> answer", agent).plan(question="?")
     assert plan.full.usd is not None
     assert plan.full.usd > 0
+
+
+def test_a_model_that_is_changed_later_is_changed_under_every_price() -> None:
+    lm = ScriptedLM("Paris")
+    agents = [Agent(lm, name=f"costs {usd}", price={"prompt": usd, "completion": usd}) for usd in (1, 10)]
+    program = AttentionMoA("question -> answer", agents, layers=1, attention="none", aggregation="vote")
+    lm.model, lm.kwargs = "scripted/renamed", {**lm.kwargs, "top_p": 0.25}
+    first, second, _ = program(question="?").trace.steps
+    assert first.model == second.model == "scripted/renamed"
+    assert {request.config.top_p for request in lm.requests} == {0.25}
+    assert second.cost_usd == pytest.approx(10 * (first.cost_usd or 0.0))
