@@ -19,7 +19,7 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, usage_dict
-from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.own_price import is_free
 from moa_dspy.cost.usage import Reading, Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError
@@ -268,8 +268,8 @@ class CallsOfItem(BaseCallback):
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Watch the calls that are made within the block. Without a limit of calls, nothing is watched."""
-        if self._guard.left.calls == math.inf:
+        """Watch the calls that are made within the block. Without any limit, nothing is watched."""
+        if self._guard.budget == Budget():
             yield
             return
         callbacks = [*(dspy.settings.get("callbacks") or ()), self]
@@ -285,7 +285,7 @@ class CallsOfItem(BaseCallback):
         with self._lock:
             calls = _completions(instance, inputs)
             beyond = self._started + calls - self._meter.reading.cached_calls - self.reserved
-            if beyond > 0:
+            if beyond > 0 and self._guard.budget.calls is not None:
                 if not self._guard.extend(beyond):
                     raise BudgetInterruptError("the budget has no room for another call")
                 self.reserved += beyond

@@ -390,13 +390,19 @@ def test_a_budget_of_calls_holds_whatever_is_repeated_or_asked_by_the_metric(kin
     assert result.usage.paid_calls == sent
 
 
-def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported() -> None:
-    lm = model(latency=0.05)
-    two_calls = AttentionMoA("question -> answer", [lm, ScriptedLM("x", latency=60)], layers=1, attention="none")
-    result = evaluate(two_calls, mine(items(4)), ExactMatch(), budget=Budget(seconds=0.4), concurrency=2)
-    sent = len(lm.requests) + 2
-    assert (result.scored, result.ended_by) == (0, "budget")
-    assert (result.usage.paid_calls, result.usage.unanswered) == (sent, 2)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported(ensemble: bool) -> None:
+    quick, slow = model(latency=0.05), ScriptedLM("x", latency=60)
+
+    class Both(dspy.Module):
+        async def aforward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=[await lm.acall(question) for lm in (quick, slow)])
+
+    moa = AttentionMoA("question -> answer", [quick, slow], layers=1, attention="none")
+    program = moa if ensemble else Both()
+    result = evaluate(program, mine(items(4)), ExactMatch(), budget=Budget(seconds=0.4), concurrency=2)
+    assert (result.scored, result.ended_by, len(quick.requests)) == (0, "budget", 2)
+    assert (result.usage.paid_calls, result.usage.unanswered) == (4, 2)
 
 
 def test_a_budget_of_tokens_is_kept_with_many_items_under_way() -> None:
