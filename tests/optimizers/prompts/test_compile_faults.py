@@ -333,7 +333,7 @@ class CutShort(BaseCallback):
 
 def test_a_call_cut_short_at_the_very_end_is_in_the_cost() -> None:
     lm = ScriptedLM("1")
-    program = single_model("question -> answer", lm, tolerance=Tolerance(timeout=0.1, retries=0))
+    program = single_model("question -> answer", lm, tolerance=Tolerance(timeout=1.0, retries=0))
     result = compile(
         program, trainset=TRAIN, valset=VAL, metric=lambda *_, **__: 1.0, method=CutShort(lm), budget=Budget(calls=100)
     )
