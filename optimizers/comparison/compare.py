@@ -156,7 +156,7 @@ class Comparison(pydantic.BaseModel):
         head = ("", "what", "score", "calls", "tokens", "usd", "spend", "program's gain", "p")
         table = text_table([head, *(_cells(one) for one in self.contenders)], left=(0, 1))
         spend = f"spend: {self.match} for an example, as a multiple of the program's; at most {self.tolerance:.0%} more"
-        over = f"{self.examples} test examples; p one-sided, times {len(self.contenders) - 1} baselines"
+        over = f"{self.examples} test examples; p one-sided, times the number of baselines ({len(self.contenders) - 1})"
         ceiling = [] if self.ceiling is None else [self.ceiling.sentence]
         lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes, *ceiling]
         return "\n".join(lines)

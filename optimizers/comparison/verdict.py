@@ -73,7 +73,7 @@ def judge(
     ours = contenders[PROGRAM]
     level = 1 - 2 * alpha / (len(contenders) - 1)
     gains = {name: Gain.of(one.scores, ours.scores, level=level) for name, one in contenders.items() if name != PROGRAM}
-    adjusted = {name: min(1.0, len(gains) * gain.p / 2) for name, gain in gains.items()}
+    adjusted = {name: min(1.0, len(gains) * _directed(contenders[name].scores, ours.scores)) for name in gains}
     better = {name: _shown_better(contenders, name, alpha) for name in contenders}
     left = {name: one for name, one in contenders.items() if not better[name]}
     limit = math.inf if prefer == "score" else min(one.cost[0] for one in left.values()) * (1 + tolerance)
@@ -91,6 +91,11 @@ def judge(
         sentence = f"use {contenders[use].words}: {why} of those that are not shown to be worse"
     others = [name for name in left if name != use]
     return Verdict(use, sentence + (_not_excluded(left, use, others, level) if others else ""), gains, adjusted)
+
+
+def _directed(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the one-sided p value in the direction of the difference; 1 if nothing differs."""
+    return min(improvement_p_value(one, other), improvement_p_value(other, one))
 
 
 def _shown_better(contenders: Mapping[str, ContenderScores], name: str, alpha: float) -> list[str]:

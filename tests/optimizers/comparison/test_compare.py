@@ -391,6 +391,7 @@ def test_intervals_and_p_values_say_what_the_rule_says() -> None:
         }
         verdict = judge(field, 0.05)
         gain, shown = verdict.gains["single"], verdict.adjusted["single"] <= 0.05
+        assert verdict.adjusted["moa"] == 1.0, "nothing differs"
         assert (gain.low > 0 or gain.high < 0) == shown
         assert ("up to -" in verdict.sentence, verdict.use == "single") == (False, right >= 40 or not shown)
 
