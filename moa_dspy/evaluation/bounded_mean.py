@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 _ROUNDING: Final = 1e-12
 _HALVINGS: Final = 45
 _STEP: Final = 0.15  # of the integration
-_CELLS: Final = 1000  # more distinct values are split between the ends of so many cells
+_CELLS: Final = 500  # more distinct values are split between the ends of so many cells
 _NEGLIGIBLE: Final = -34.0  # logarithm of the integrand at the end, against the vertex
 _BEND: Final = math.pi / 6
 
