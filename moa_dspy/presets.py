@@ -30,8 +30,9 @@ def self_consistency(
 ) -> AttentionMoA:
     """Return self-consistency (arXiv 2203.11171): a vote of several samples of one model.
 
-    The method is for answers that can be equal: typed outputs, or short texts (case does not count). If no two samples
-    are equal, the first one is the answer. For longer texts use ``self_moa``.
+    The method is for answers that can be equal: typed outputs, or short texts. Case, spacing, and markup and
+    punctuation around a text do not count. If no two samples are equal, the first one is the answer. For longer texts
+    use ``self_moa``.
 
     Args:
         signature: the task.

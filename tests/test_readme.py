@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,12 @@ def test_every_page_that_a_page_points_to_is_there() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} points to {target}, which is not there"
+
+
+def test_the_python_of_the_page_on_gates_runs_in_order() -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    first, fitting = blocks("docs/gate.md")
+    exec(compile(first, "gate.md", "exec"), names)
+    assert (names["trace"].calls, names["trace"].stopped_by, names["trace"].agreement) == (5, "agreement", 1.0)
+    exec(compile(fitting, "gate.md", "exec"), names)
+    assert names["fit"].gate == "off"

@@ -1,6 +1,6 @@
 """The adapter for one short typed output: the model thinks in plain text and ends with a line that has the value.
 
-Output formats cost small models most of their accuracy (docs/benchmarks.md, "Typed answers"). Plain text does not.
+Small models often fail at output formats, and plain text needs none. Figures: docs/benchmarks.md, "Typed answers".
 """
 
 from __future__ import annotations
