@@ -22,6 +22,6 @@ print(ceiling(program, examples, exact))  # one call of each agent for each exam
 # No selection among these agents gains 0.9 over the best of them, so nothing more is paid for.
 print(optimize(program, trainset=examples, metric=exact, least_gain=0.9, explain=False))
 
-# The cheapest program that is not shown to be worse, and how many examples a gain of 0.1 takes. See also prefer="score".
+# The cheapest program that is not shown to be worse, and how many examples a gain of 0.1 takes. Or prefer="score".
 result = compare(program, devset=examples, metric=exact, baselines=["single"], prefer="cheapest", gain=0.1)
 print(result)
