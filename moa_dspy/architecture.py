@@ -114,11 +114,11 @@ class Architecture(_Frozen):
         if self.residual == "answers":
             if self.layers < 2:
                 raise ValueError(
-                    "residual='answers' takes 2 layers or more, because the last layer is the aggregator alone; give "
+                    "residual='answers' needs at least 2 layers, because the last layer is the aggregator alone; give "
                     "layers=2, or another residual"
                 )
             if not isinstance(self.early_stop, bool):
-                raise ValueError("residual='answers' has no output between layers that early_stop could compare")
+                raise ValueError("residual='answers' has no output to compare between layers; give early_stop=False")
         return self
 
     @pydantic.field_validator("aggregation")

@@ -61,7 +61,7 @@ class Gate:
             )
         object.__setattr__(self, "agreement", float(share))
         if first is not None and (isinstance(first, bool) or not isinstance(first, int) or first < 2):
-            raise ConfigurationError(f"gate first={first!r} cannot agree; give a number of agents from 2, or None")
+            raise ConfigurationError(f"gate first={first!r} is out of range; give at least 2 agents, or None for all")
         if self.compare not in get_args(Comparison):
             raise ConfigurationError(f"gate compare={self.compare!r} is unknown; use 'text' or 'meaning'")
 
@@ -120,7 +120,7 @@ def gate_of(value: Any) -> GateChoice:
     if isinstance(value, Mapping):
         known = [one.name for one in fields(Gate)]
         if unknown := [name for name in value if name not in known]:
-            raise ConfigurationError(f"a gate has no {unknown[0]!r}; use some of {', '.join(known)}")
+            raise ConfigurationError(f"a gate has no argument {unknown[0]!r}; the arguments are {', '.join(known)}")
         value = Gate(**value)
     if not isinstance(value, Gate):
         raise ConfigurationError(

@@ -37,8 +37,10 @@ def test_every_page_that_a_page_points_to_is_there() -> None:
 
 def test_the_python_of_the_page_on_gates_runs_in_order() -> None:
     names: dict[str, Any] = {"__name__": "page"}
-    first, fitting = blocks("docs/gate.md")
+    first, fitting, sparse = blocks("docs/gate.md")
     exec(compile(first, "gate.md", "exec"), names)
     assert (names["trace"].calls, names["trace"].stopped_by, names["trace"].agreement) == (5, "agreement", 1.0)
     exec(compile(fitting, "gate.md", "exec"), names)
     assert names["fit"].gate == "off"
+    exec(compile(sparse, "gate.md", "exec"), names)
+    assert names["calls"] == [36, 6, 16]

@@ -194,7 +194,7 @@ class Optimize(ExampleOptions):
     effort: str = _option("LEVEL", "Of the method: light, medium or heavy.", default="light")
     prompt_lm: str | None = _option("MODEL", "Writes instructions.  [default: the aggregator's model]")
     least_gain: float | None = _option(
-        "GAIN", "Stop at once if the agents' ceiling leaves less room than this, as 0.02."
+        "GAIN", "Stop at once if the agents' ceiling leaves less room than this, such as 0.02."
     )
     n_trials: int = _option("N", "Architectures that a search tries.", default=40, min=1)
     objective: str = _option("NAME", "Of a search: score, score_at_price, or score,cost for both.", default="score")

@@ -207,8 +207,8 @@ class RecordFile:
             reason = error.strerror
         if reason is not None:
             raise RunError(
-                f"cannot write {self.path}: {reason}; its records are kept, and the same command goes on from there "
-                "once it can be written"
+                f"cannot write {self.path}: {reason}; its records are kept; run the same command "
+                "again to continue once the file can be written"
             )
 
     def __enter__(self) -> Self:
@@ -271,7 +271,9 @@ def _lock(file: int, path: Path) -> None:
         lock(file)
     except OSError as error:
         if in_use(error):
-            raise ConfigurationError(f"{path} is being written by another evaluation; wait for it, or end it") from None
+            raise ConfigurationError(
+                f"{path} is being written by another evaluation; wait for it, or stop it"
+            ) from None
         raise ConfigurationError(
             f"{path} cannot be locked ({error.strerror}), so two evaluations might mix their records; give a file in a "
             "folder on a local disk"

@@ -183,7 +183,7 @@ def ceiling(
     check_program(program)
     check_share("confidence", confidence)
     if not 0 < right <= 1:
-        raise ConfigurationError(f"right={right!r} is not a score to reach; give a number above 0 and up to 1")
+        raise ConfigurationError(f"right={right!r} is out of range; it must be above 0 and at most 1")
     asked = program if whole else proposals_of(program)
     measured = measure(
         asked, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
