@@ -114,7 +114,7 @@ class Architecture(_Frozen):
         if self.residual == "answers":
             if self.layers < 2:
                 raise ValueError(
-                    "residual='answers' needs at least 2 layers, because the last layer is the aggregator alone; give "
+                    "residual='answers' takes 2 layers or more, because the last layer is the aggregator alone; give "
                     "layers=2, or another residual"
                 )
             if not isinstance(self.early_stop, bool):
