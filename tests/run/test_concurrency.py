@@ -175,6 +175,7 @@ def test_more_calls_than_dspy_has_connections_are_under_way_together() -> None:
             arrived.set()
         await arrived.wait()
 
+    limit_concurrency(questions)
     with Loopback(in_format, hold) as server:
         predictions = ask_at_once(single_model(SIGNATURE, server.lm(), tolerance=Tolerance(timeout=60)), questions)
     assert [prediction.answer for prediction in predictions]
