@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 __all__ = ["End", "end_of"]
@@ -17,6 +18,7 @@ _ENDS: Final[tuple[tuple[End, tuple[str, ...]], ...]] = (
 )
 
 
+@lru_cache(maxsize=256)
 def end_of(words: str) -> End:
     """Return how a reply ended by its finish reason, or several of them."""
     said = words.lower()
