@@ -31,7 +31,7 @@ if sys.dont_write_bytecode:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-hypothesis.settings.register_profile("moa-dspy", deadline=None)
+hypothesis.settings.register_profile("moa-dspy", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("moa-dspy")
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from moa_dspy.program import AttentionMoA
+
 __all__ = [
     "check_files",
     "confirmed",
@@ -38,6 +40,7 @@ __all__ = [
     "write_file",
     "write_json",
     "write_parts",
+    "write_program",
     "write_result",
 ]
 
@@ -184,6 +187,20 @@ def write_file(path: str | None, text: str) -> None:
         replace_file(Path(path), text.encode())
     except OSError as failure:
         raise RunError(f"{path} could not be written: {failure.strerror or failure}") from None
+
+
+def write_program(path: str | None, program: AttentionMoA) -> None:
+    """Save a program that was paid for. Do nothing without a path.
+
+    Raises:
+        RunError: if it cannot be saved.
+    """
+    if path is None:
+        return
+    try:
+        program.save(path)
+    except ConfigurationError as failure:
+        raise RunError(str(failure)) from None
 
 
 @contextmanager

@@ -103,10 +103,10 @@ def test_imports_are_timed_in_turn() -> None:
 
 @pytest.mark.xdist_group("local")
 @pytest.mark.slow
-def test_prefix_cache_is_measured_under_every_schedule() -> None:
+def test_prefix_cache_is_measured() -> None:
     pytest.importorskip("xllamacpp")
-    results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "8"])
-    assert set(results) == {contender.name for contender in prefix.CONTENDERS}
+    results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "4", "--only", "at once"])
+    assert set(results) == {contender.name for contender in prefix.CONTENDERS if "at once" in contender.name}
     assert all(0 <= measured.cached < measured.prompt for measured in results.values())
 
 

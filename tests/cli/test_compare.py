@@ -74,6 +74,17 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     assert json.loads(said.out)["contenders"][0]["score"]["value"] == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_on_a_full_disk_the_result_is_shown_and_the_work_has_failed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", *COMMON, "--metric", "exact", "-b", "single", "--out", "/dev/full", "--force"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out
+    assert "cannot write /dev/full: No space left on device" in said.err
+
+
 def test_no_file_is_replaced_without_being_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("best.json").write_text("mine")
     arguments = ["compare", *COMMON, "--metric", "exact", "-b", "single", "--out", "best.json"]

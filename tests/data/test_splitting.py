@@ -6,14 +6,11 @@ import sys
 
 import dspy
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.data import load, sample, split
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import ConfigurationError
-
-settings.register_profile("no deadline: machines differ", deadline=None)
-settings.load_profile("no deadline: machines differ")
 
 
 @pytest.fixture(autouse=True)

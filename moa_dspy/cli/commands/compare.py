@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moa_dspy.cli.examples import Job, data_name, tuning_job
 from moa_dspy.cli.options import Compare
-from moa_dspy.cli.output import check_files, note, settings, write_json, write_parts
+from moa_dspy.cli.output import check_files, note, settings, write_json, write_parts, write_program
 from moa_dspy.cli.programs import budget_of
 from moa_dspy.optimizers.comparison.compare import Comparison, compare
 from moa_dspy.optimizers.provenance import provenance_of, stamp
@@ -50,4 +50,4 @@ def _save(result: Comparison, job: Job, data: str, path: str) -> None:
         settings={"match": result.match, "tolerance": result.tolerance, "prefer": result.prefer, "alpha": result.alpha},
         outcome=result,
     )
-    stamp(result.winner, record).save(path)
+    write_program(path, stamp(result.winner, record))

@@ -8,7 +8,16 @@ import dspy
 
 from moa_dspy.cli.examples import Job, data_name, find_benchmark, prepare, tuning_job
 from moa_dspy.cli.options import ExampleOptions, Optimize
-from moa_dspy.cli.output import check_files, confirmed, note, settings, write_file, write_json, write_parts
+from moa_dspy.cli.output import (
+    check_files,
+    confirmed,
+    note,
+    settings,
+    write_file,
+    write_json,
+    write_parts,
+    write_program,
+)
 from moa_dspy.cli.programs import budget_of, check_lms, model_named
 from moa_dspy.cli.views.optimization import result_parts, watching
 from moa_dspy.config import load_config
@@ -85,9 +94,8 @@ def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
 def _write(result: OptimizeResult, options: Optimize) -> None:
     """Write the result first, because writing files may fail, for example on a full disk."""
     write_json(result.report) if options.json else write_parts(*result_parts(result))
-    result.program.save(options.out)
-    if options.candidate is not None:
-        result.candidate.save(options.candidate)
+    write_program(options.out, result.program)
+    write_program(options.candidate, result.candidate)
     write_file(options.record, json_text(result.report) + "\n")
     if options.report is not None:
         write_file(options.report, render([result.report]))

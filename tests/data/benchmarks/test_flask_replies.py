@@ -3,12 +3,9 @@
 import math
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.data import flask
-
-settings.register_profile("no deadline: machines differ", deadline=None)
-settings.load_profile("no deadline: machines differ")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ r"""Answers inside text: boxed, lettered, normalised, voted."""
 import time
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.data import bbh, vote
 from moa_dspy.data.judges import fill, fill_known
@@ -12,9 +12,6 @@ from moa_dspy.data.metrics.mathematics import final_expression
 from moa_dspy.data.metrics.ratings import parse_scores
 from moa_dspy.data.metrics.text import f1, normalize
 from moa_dspy.parsing.phrases import last_boxed
-
-settings.register_profile("no deadline: machines differ", deadline=None)
-settings.load_profile("no deadline: machines differ")
 
 
 @pytest.fixture(autouse=True)

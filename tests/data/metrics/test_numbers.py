@@ -4,13 +4,10 @@ from fractions import Fraction
 
 import dspy
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.data import Numeric, gsm8k
 from moa_dspy.parsing.numbers import numbers
-
-settings.register_profile("no deadline: machines differ", deadline=None)
-settings.load_profile("no deadline: machines differ")
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,13 @@ from fractions import Fraction
 
 import dspy
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from moa_dspy.data import ChoiceLetter, Numeric, bbh, choice_letter, gsm8k
 from moa_dspy.data.metrics.hard_tasks import HardTaskAnswer
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.data.metrics.ratings import letter_probability, parse_grade, parse_score, parse_verdict
 from moa_dspy.parsing.phrases import claims
-
-settings.register_profile("no deadline: machines differ", deadline=None)
-settings.load_profile("no deadline: machines differ")
 
 
 @pytest.fixture(autouse=True)
