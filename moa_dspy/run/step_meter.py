@@ -92,8 +92,8 @@ class StepMeter(UsageMeter):
         Without any text and any report there is most likely no bill.
         """
         own, missing, price = own_price(lm), Tokens(), None
-        counted = Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply))
         is_partial = bool(reply) and not (reported.prompt and reported.completion)
+        counted = Tokens(prompt=estimate_tokens(prompt), completion=estimate_tokens(reply)) if is_partial else Tokens()
         try:
             if is_partial:
                 counted = await _in_time(lambda: _counted(lm, prompt, reply)) or counted

@@ -96,10 +96,10 @@ def content(tmp_path: Path) -> dict[str, Any]:
 def refused(tmp_path: Path, content: dict[str, Any]) -> str:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ProgramFileError) as caught:
         moa_dspy.load(path)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
     return str(caught.value)
