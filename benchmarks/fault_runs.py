@@ -38,7 +38,7 @@ from moa_dspy.trace import watch
 AGENTS, LAYERS, RATE = 5, 3, 0.3
 DEADLINE, SHORT_DEADLINE = 90.0, 5.0  # of each run; the short one of every tenth
 TIMEOUT = 2.5  # of each call
-UNDER_WAY = 48  # calls at once, so that a call that is answered is never late for want of CPU
+UNDER_WAY = 48  # calls at once; with more, answered calls would be late because the CPU is busy
 AT_ONCE = 16  # runs
 BLOCK = 100  # runs
 
