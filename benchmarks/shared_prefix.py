@@ -18,14 +18,14 @@ import dspy
 from benchmarks.common import arguments, table
 from moa_dspy import AttentionMoA, mixture_of_agents
 from moa_dspy.run import formats
+from moa_dspy.run.shared_prefix import SHARED_FROM
 from moa_dspy.testing import ScriptedLM, prompt_of
 
-LEAST = 4096
 _CACHED = 0.1
 
 
 class Ask(dspy.Signature):
-    """Answer the question from the document."""
+    """Answer from the document."""
 
     document: str = dspy.InputField()
     question: str = dspy.InputField()
@@ -123,7 +123,7 @@ def _read_before(prompts: Sequence[tuple[str, str]]) -> list[int]:
     for model, prompt in prompts:
         earlier = read.setdefault(model, [])
         longest = max((_common(prompt, other) for other in earlier), default=0)
-        lengths.append(longest if longest >= LEAST else 0)
+        lengths.append(longest if longest >= SHARED_FROM else 0)
         earlier.append(prompt)
     return lengths
 

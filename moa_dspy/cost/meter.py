@@ -317,24 +317,28 @@ _is_local = functools.lru_cache(maxsize=256)(is_local)
 
 def reported_tokens(entry: Mapping[str, Any]) -> Tokens | None:
     """Return the reported usage of a call in DSPy's history, also if it was cached; None if there is none."""
-    usage, model = entry.get("usage"), str(entry.get("model"))
-    responses = entry.get("response")
-    responses = responses if isinstance(responses, tuple) else (responses,)
-    made = _tokens(_tokens_in(usage)) if usage else None
-    if made is None and all(isinstance(one, Response) for one in responses):
-        made = _original_tokens(entry, model)
+    usage = entry.get("usage")
+    made = _tokens(_tokens_in(usage)) if usage else _tokens_of_responses(entry, str(entry.get("model")))
     return made if made is not None and made.total else None
 
 
 def _original_tokens(entry: Mapping[str, Any], model: str) -> Tokens:
     """Return the original usage of a cached call, estimated from its texts if the entry does not contain it."""
-    response = entry.get("response")
-    responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
-    if all(isinstance(one, Response) for one in responses):
-        provider = model.partition("/")[0]
-        return sum((_tokens(_tokens_in(usage_dict(one, provider))) for one in responses), start=Tokens())
+    made = _tokens_of_responses(entry, model)
+    if made is not None:
+        return made
     letters = sum(len(str(message.get("content"))) for message in entry.get("messages") or ())
     return Tokens(prompt=letters // _LETTERS_PER_TOKEN, completion=len(str(entry.get("outputs"))) // _LETTERS_PER_TOKEN)
+
+
+def _tokens_of_responses(entry: Mapping[str, Any], model: str) -> Tokens | None:
+    """Return the usage in the responses of a call, or None if the entry does not contain DSPy's responses."""
+    response = entry.get("response")
+    responses: tuple[Any, ...] = response if isinstance(response, tuple) else (response,)
+    if not all(isinstance(one, Response) for one in responses):
+        return None
+    provider = model.partition("/")[0]
+    return sum((_tokens(_tokens_in(usage_dict(one, provider))) for one in responses), start=Tokens())
 
 
 def _tokens_in(usage: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 import pytest
 from dspy.lm15 import CacheConfig, Message, Request
 
+from benchmarks.shared_prefix import Ask, Extract, Judge
 from moa_dspy import AttentionMoA, mixture_of_agents, self_consistency, single_model
 from moa_dspy.run.shared_prefix import PREAMBLE, SHARED_FROM, marked, rereading
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 DOCUMENT = " ".join(["A sentence about nothing."] * 200)
 assert len(DOCUMENT) > SHARED_FROM
-
-
-class Ask(dspy.Signature):
-    """Answer from the document."""
-
-    document: str = dspy.InputField()
-    question: str = dspy.InputField()
-    answer: str = dspy.OutputField()
-
-
-class Judge(dspy.Signature):
-    """Judge the claim by the document."""
-
-    document: str = dspy.InputField()
-    claim: str = dspy.InputField()
-    verdict: Literal["yes", "no"] = dspy.OutputField()
-
-
-class Extract(dspy.Signature):
-    """Find people and title."""
-
-    document: str = dspy.InputField()
-    people: list[str] = dspy.OutputField()
-    title: str = dspy.OutputField()
 
 
 def reply(request: Request) -> str:
