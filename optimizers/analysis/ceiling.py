@@ -7,9 +7,8 @@ so recorded runs of the whole program also show how often that happened, and how
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import dspy
 import pydantic
@@ -22,6 +21,7 @@ from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
+from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -51,7 +51,7 @@ class Way(pydantic.BaseModel):
         return None if self.price.usd is None or not self.right.value else self.price.usd / self.right.value
 
 
-class Ceiling(Displayed, pydantic.BaseModel):
+class Ceiling(Displayed, Tabulated):
     """What the agents of a program can reach; ``str`` gives a table, ``report`` JSON values.
 
     Attributes:
@@ -73,7 +73,7 @@ class Ceiling(Displayed, pydantic.BaseModel):
         cost: amount paid.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    record_kind: ClassVar[str] = "ceiling"
 
     examples: int
     all_wrong: int
@@ -119,15 +119,6 @@ class Ceiling(Displayed, pydantic.BaseModel):
             f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}"
             + (f". Scores below {self.right:g} count as wrong, also those above 0" if self.partly else "")
         )
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {"kind": "ceiling", **self.model_dump(mode="json")}
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Return all fields as JSON text."""
-        return json.dumps(self.report, ensure_ascii=False, indent=indent)
 
     def to_table(self) -> str:
         """Return the ceiling as text for people."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import dspy
 import pydantic
@@ -15,6 +14,7 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
+from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -47,7 +47,7 @@ class Contribution(pydantic.BaseModel):
     failed: int = 0
 
 
-class Contributions(pydantic.BaseModel):
+class Contributions(Tabulated):
     """The contributions of all agents of a program; ``str`` gives a table, ``report`` JSON values.
 
     Attributes:
@@ -58,7 +58,7 @@ class Contributions(pydantic.BaseModel):
         cost: amount paid.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    record_kind: ClassVar[str] = "contributions"
 
     rows: tuple[Contribution, ...]
     score: Score
@@ -77,15 +77,6 @@ class Contributions(pydantic.BaseModel):
                 return row
         raise LookupError(f"agent {agent!r} is unknown; use one of: {', '.join(row.agent for row in self.rows)}")
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {"kind": "contributions", **self.model_dump(mode="json")}
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Return all fields as JSON text."""
-        return json.dumps(self.report, ensure_ascii=False, indent=indent)
-
     def to_table(self) -> str:
         """Return the rows as a text table."""
         head = ("agent", "model", "adds to the score", "p", "score without", "calls", "tokens", "usd")
@@ -95,9 +86,6 @@ class Contributions(pydantic.BaseModel):
             f"p and intervals adjusted for {len(self.rows)} agents (Bonferroni)"
         )
         return f"{text_table([head, *(_cells(row) for row in self.rows), whole], left=(0, 1))}\n\n{note}"
-
-    def __str__(self) -> str:
-        return self.to_table()
 
 
 def contributions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import dspy
 import pydantic
@@ -15,6 +15,7 @@ from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Metric, Run, measure
+from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage
@@ -57,7 +58,7 @@ class StageRow(pydantic.BaseModel):
     share: float = 0.0
 
 
-class Profile(pydantic.BaseModel):
+class Profile(Tabulated):
     """Score and cost of each stage of a program; ``str`` gives a table.
 
     Attributes:
@@ -71,7 +72,7 @@ class Profile(pydantic.BaseModel):
         shares_of: the unit of ``share``.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    record_kind: ClassVar[str] = "profile"
 
     program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
     rows: tuple[StageRow, ...]
@@ -93,11 +94,6 @@ class Profile(pydantic.BaseModel):
                 return row
         raise LookupError(f"the profile has no row for layer {layer}, {stage}, agent {agent}")
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {"kind": "profile", **self.model_dump(mode="json")}
-
     def to_table(self) -> str:
         """Return the rows as a text table."""
         head = ("layer", "stage", "score", "gain on the stage before", "lost", "won", "calls", "tokens", self.shares_of)
@@ -105,9 +101,6 @@ class Profile(pydantic.BaseModel):
         failed = f", {self.failed} failed" if self.failed else ""
         unjudged = f"; the metric raised on {self.unjudged} answers, which count as 0" if self.unjudged else ""
         return f"{table}\n\nanswer {self.score} over {self.examples} examples{failed}{unjudged}"
-
-    def __str__(self) -> str:
-        return self.to_table()
 
 
 def profile(

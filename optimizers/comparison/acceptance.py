@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import dspy
 import pydantic
@@ -24,6 +24,7 @@ from moa_dspy.evaluation.statistics import (
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget, failures_of, measure, models_of
+from moa_dspy.optimizers.reported import Reported
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Acceptance", "Scores", "accept", "decide", "looks"]
@@ -68,7 +69,7 @@ class Scores(pydantic.BaseModel):
     power: float
 
 
-class Acceptance(Scores):
+class Acceptance(Scores, Reported):
     """The outcome of ``accept``; ``str`` gives its sentence, ``report`` JSON values.
 
     Attributes:
@@ -81,7 +82,7 @@ class Acceptance(Scores):
         cost: cost of both measurements.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    record_kind: ClassVar[str] = "acceptance"
 
     program: pydantic.SkipValidation[AttentionMoA] = pydantic.Field(exclude=True, repr=False)
     failed: tuple[int, int] = (0, 0)
@@ -95,11 +96,6 @@ class Acceptance(Scores):
     def score(self) -> Score:
         """Return the held-out score of the program to use."""
         return self.after if self.accepted else self.before
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """Return everything but the program, as JSON values."""
-        return {"kind": "acceptance", **self.model_dump(mode="json")}
 
     def __str__(self) -> str:
         return self.reason

@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import ClassVar, Final, get_args
 
 import dspy
 import pydantic
@@ -37,6 +36,7 @@ from moa_dspy.optimizers.measuring import (
     check_metric,
     models_of,
 )
+from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -77,7 +77,7 @@ class Contender(pydantic.BaseModel):
     p: float | None = None
 
 
-class Comparison(pydantic.BaseModel):
+class Comparison(Tabulated):
     """The result of ``compare``; ``str`` gives a table with the verdict, ``report`` JSON values.
 
     Attributes:
@@ -101,7 +101,7 @@ class Comparison(pydantic.BaseModel):
         cost: total amount paid.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    record_kind: ClassVar[str] = "compare"
 
     verdict: str
     use: str
@@ -131,11 +131,6 @@ class Comparison(pydantic.BaseModel):
         """Return the score of the winner on the test examples."""
         return self.contender(self.use).score
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """Return everything but the programs, as JSON values."""
-        return {"kind": "compare", **self.model_dump(mode="json")}
-
     def contender(self, name: str) -> Contender:
         """Return the contender of that name.
 
@@ -147,10 +142,6 @@ class Comparison(pydantic.BaseModel):
                 return one
         raise LookupError(f"no {name!r} was compared; there are: {', '.join(one.name for one in self.contenders)}")
 
-    def to_json(self, indent: int | None = None) -> str:
-        """Return everything but the programs, as JSON text."""
-        return json.dumps(self.report, ensure_ascii=False, indent=indent)
-
     def to_table(self) -> str:
         """Return the comparison as text for people."""
         head = ("", "what", "score", "calls", "tokens", "usd", "spend", "program's gain", "p")
@@ -160,9 +151,6 @@ class Comparison(pydantic.BaseModel):
         ceiling = [] if self.ceiling is None else [self.ceiling.sentence]
         lines = [table, "", f"verdict: {self.verdict}", spend, over, *self.notes, *ceiling]
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_table()
 
 
 def compare(
