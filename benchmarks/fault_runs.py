@@ -32,7 +32,7 @@ from support.loopback import Body, Call, Hang, Http, Loopback, Reply, Reset, com
 from support.runs import Watched, in_role, open_files
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, Tolerance, Trace
-from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.runtime.concurrency import limit_concurrency
 from moa_dspy.trace import watch
 
 AGENTS, LAYERS, RATE = 5, 3, 0.3

@@ -35,9 +35,9 @@ from moa_dspy.data.metrics.mathematics import final_expression
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.data.metrics.ratings import parse_scores, parse_verdict
 from moa_dspy.parsing import UnreadableError, parse_value, split_reasoning
-from moa_dspy.run.adapters import PlainTextAdapter, lenient
-from moa_dspy.run.answer_line import AnswerLineAdapter
-from moa_dspy.run.reading import read
+from moa_dspy.runtime.adapters import PlainTextAdapter, lenient
+from moa_dspy.runtime.answer_line import AnswerLineAdapter
+from moa_dspy.runtime.reading import read
 from moa_dspy.signatures import derive_roles, quote
 
 BLOCK: Final = 1000

@@ -44,7 +44,7 @@ from moa_dspy import (
     single_model,
 )
 from moa_dspy.errors import MoAError
-from moa_dspy.run import event_loop
+from moa_dspy.runtime import event_loop
 from moa_dspy.trace import watch
 
 BLOCK: Final = 100

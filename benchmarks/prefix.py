@@ -25,7 +25,7 @@ from benchmarks.schedules import Schedule
 from moa_dspy import Agent, AttentionMoA
 from moa_dspy.agents import AgentSlot
 from moa_dspy.local import local_lm
-from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.runtime.concurrency import limit_concurrency
 from moa_dspy.signatures import TaskSignature
 
 _SLOTS = 4

@@ -13,7 +13,7 @@ import dspy
 
 from moa_dspy import Agent, AttentionMoA
 from moa_dspy.agents import AgentSlot, slots_of
-from moa_dspy.run.formats import adapters_for
+from moa_dspy.runtime.formats import adapters_for
 
 __all__ = ["Schedule"]
 

@@ -17,8 +17,8 @@ import dspy
 
 from benchmarks.common import arguments, table
 from moa_dspy import AttentionMoA, mixture_of_agents
-from moa_dspy.run import formats
-from moa_dspy.run.shared_prefix import SHARED_FROM
+from moa_dspy.runtime import formats
+from moa_dspy.runtime.shared_prefix import SHARED_FROM
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 _CACHED = 0.1

@@ -47,8 +47,8 @@ from .protocols import (
     AttentionPattern as AttentionPattern,
     StopCondition as StopCondition,
 )
-from .run.concurrency import limit_concurrency as limit_concurrency
-from .run.tolerance import Tolerance as Tolerance
+from .runtime.concurrency import limit_concurrency as limit_concurrency
+from .runtime.tolerance import Tolerance as Tolerance
 from .trace import (
     Step as Step,
     StepStarted as StepStarted,

@@ -24,7 +24,7 @@ from moa_dspy.attention import PATTERN_NAMES
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import OwnPrice
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime.tolerance import Tolerance
 
 if TYPE_CHECKING:
     import dspy

@@ -27,12 +27,12 @@ from moa_dspy.json_safe import json_safe
 from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
 from moa_dspy.prediction import Prediction
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
-from moa_dspy.run import event_loop
-from moa_dspy.run.concurrency import nested_run
-from moa_dspy.run.conversation import check_history
-from moa_dspy.run.layers import ROLES, Outcome, Predictors, RunParts, run_layers
-from moa_dspy.run.session import Session
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime import event_loop
+from moa_dspy.runtime.concurrency import nested_run
+from moa_dspy.runtime.conversation import check_history
+from moa_dspy.runtime.layers import ROLES, Outcome, Predictors, RunParts, run_layers
+from moa_dspy.runtime.session import Session
+from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
 

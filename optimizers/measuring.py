@@ -24,7 +24,7 @@ from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run import event_loop
+from moa_dspy.runtime import event_loop
 
 __all__ = [
     "Measurement",

@@ -12,7 +12,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.config import load_config
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime.tolerance import Tolerance
 
 FULL = """
 [task]

@@ -247,7 +247,7 @@ def test_a_declared_provider_is_at_its_declared_address() -> None:
 
 
 def test_bodies_are_decoded_in_one_place_or_bookkeeping_costs_answers() -> None:
-    from moa_dspy.run import reading  # noqa: F401 (installs the repair)
+    from moa_dspy.runtime import reading  # noqa: F401 (installs the repair)
 
     token = {"token": "A", "logprob": None, "top_logprobs": [{"token": "B", "logprob": None}]}
     choice = {"message": {"content": "Paris"}, "logprobs": {"content": [token]}}
@@ -279,7 +279,7 @@ def test_a_price_is_looked_up_once_or_each_call_of_an_unknown_model_searches_the
 
 
 def test_engines_have_as_many_connections_as_we_say_or_calls_wait_where_it_counts_as_latency() -> None:
-    from moa_dspy.run import concurrency  # noqa: F401 (sets the number)
+    from moa_dspy.runtime import concurrency  # noqa: F401 (sets the number)
 
     with Loopback() as server:
         lm, copied = server.lm(), server.lm().copy(rollout_id=1)

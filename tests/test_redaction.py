@@ -15,7 +15,7 @@ from support.loopback import Loopback, refusal
 from moa_dspy import Agent, AttentionMoA
 from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, RunError, StepFailedError
 from moa_dspy.redaction import REDACTED, redacted, remember
-from moa_dspy.run.failures import failure_of
+from moa_dspy.runtime.failures import failure_of
 from moa_dspy.trace import Failure
 
 # Each row: a text, and the secret in it.

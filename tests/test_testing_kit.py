@@ -16,7 +16,7 @@ from support import planted
 import moa_dspy
 from benchmarks import search_worlds
 from moa_dspy import AttentionMoA, ConfigurationError
-from moa_dspy.run.adapters import PlainTextAdapter
+from moa_dspy.runtime.adapters import PlainTextAdapter
 from moa_dspy.signatures import Roles, derive_roles
 from moa_dspy.testing import INDEPENDENT, ScriptedLM, SimulatedLM, prompt_of
 

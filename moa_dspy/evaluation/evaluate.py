@@ -30,7 +30,7 @@ from moa_dspy.files.atomic_write import replace_file
 from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run import event_loop
+from moa_dspy.runtime import event_loop
 
 __all__ = ["check_inputs", "check_outputs", "estimate_cost", "evaluate", "turns_of"]
 

@@ -31,7 +31,7 @@ from moa_dspy.files.limits import check_size
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.files.types import decode_type, encode_type
 from moa_dspy.identity import server_of
-from moa_dspy.run.knn_demos import Nearest
+from moa_dspy.runtime.knn_demos import Nearest
 from moa_dspy.signatures import TaskSignature
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self, get_args, get_origin
 from moa_dspy._dspy import annotation_allows_none
 from moa_dspy.cost.tokens import WORD, TokenCounter
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.run.forecast import ANSWER_TOKENS
+from moa_dspy.runtime.forecast import ANSWER_TOKENS
 from moa_dspy.signatures import TaskSignature, needed_inputs
 from moa_dspy.trace import Step, Trace
 

@@ -24,13 +24,13 @@ from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
-from moa_dspy.run.embeddings import Embeddings
-from moa_dspy.run.formats import adapters_for
-from moa_dspy.run.knn_demos import WORDS, Nearest, demos_of_median_length
-from moa_dspy.run.layers import ROLES, Predictors, RunParts, run_layers
-from moa_dspy.run.session import Session
-from moa_dspy.run.shared_prefix import keeps, rereading, shared_text
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime.embeddings import Embeddings
+from moa_dspy.runtime.formats import adapters_for
+from moa_dspy.runtime.knn_demos import WORDS, Nearest, demos_of_median_length
+from moa_dspy.runtime.layers import ROLES, Predictors, RunParts, run_layers
+from moa_dspy.runtime.session import Session
+from moa_dspy.runtime.shared_prefix import keeps, rereading, shared_text
+from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature
 from moa_dspy.trace import Step, StoppedBy
 

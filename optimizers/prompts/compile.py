@@ -45,8 +45,8 @@ from moa_dspy.optimizers.prompts.methods import (
 from moa_dspy.optimizers.prompts.silence import audible, seeded, silenced
 from moa_dspy.optimizers.prompts.student import ambient_lm, instructions_of, learned, student_of
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run import event_loop
-from moa_dspy.run.knn_demos import Nearest
+from moa_dspy.runtime import event_loop
+from moa_dspy.runtime.knn_demos import Nearest
 
 __all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
 

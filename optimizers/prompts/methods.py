@@ -16,7 +16,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run.knn_demos import WORDS, Nearest, Vectorizer
+from moa_dspy.runtime.knn_demos import WORDS, Nearest, Vectorizer
 
 __all__ = [
     "METHODS",
@@ -134,7 +134,7 @@ class BootstrapRandom(BuiltInMethod):
 
 @dataclass(frozen=True)
 class Knn(BuiltInMethod):
-    """The demos nearest to each question (DSPy's KNNFewShot, bootstrapped once; see ``moa_dspy.run.knn_demos``).
+    """The demos nearest to each question (DSPy's KNNFewShot, bootstrapped once; see ``moa_dspy.runtime.knn_demos``).
 
     Attributes:
         k: the number of demos shown with a question.

@@ -18,8 +18,8 @@ from moa_dspy._dspy import annotation_allows_none, mark_uncompiled
 from moa_dspy.agents import AgentSlot
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run.knn_demos import Nearest
-from moa_dspy.run.layers import Predictors
+from moa_dspy.runtime.knn_demos import Nearest
+from moa_dspy.runtime.layers import Predictors
 
 __all__ = ["ambient_lm", "fits", "instructions_of", "learned", "student_of"]
 

@@ -11,7 +11,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 from moa_dspy._dspy import last_prefix, postprocess, with_postprocess
 from moa_dspy.errors import PromptModelInterruptError
 from moa_dspy.evaluation.scoring import failure_of
-from moa_dspy.run.failures import programming_error
+from moa_dspy.runtime.failures import programming_error
 
 __all__ = ["PromptModelAdapter"]
 

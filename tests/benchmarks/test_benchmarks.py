@@ -30,7 +30,7 @@ from benchmarks import (
 from benchmarks.common import moa_at, provider
 from benchmarks.schedules import Schedule
 from moa_dspy import AttentionMoA, evaluate, single_model
-from moa_dspy.run.adapters import _as_request
+from moa_dspy.runtime.adapters import _as_request
 from moa_dspy.testing import ScriptedLM
 
 SMALL = ["--agents", "2", "--layers", "2"]

@@ -17,7 +17,7 @@ from support.loopback import Body, Call, Http, Loopback, completion, refusal
 from support.runs import Watched, in_format, role_of, stages, transient, until
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, ConfigurationError, Tolerance, Trace
-from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.runtime.concurrency import limit_concurrency
 from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import watch
 

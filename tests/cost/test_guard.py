@@ -18,9 +18,9 @@ from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.own_price import OwnPrice
 from moa_dspy.cost.prices import with_price
 from moa_dspy.errors import BudgetInterruptError
-from moa_dspy.run.degrade import RunBudget
-from moa_dspy.run.session import RunLM
-from moa_dspy.run.step_meter import StepMeter
+from moa_dspy.runtime.degrade import RunBudget
+from moa_dspy.runtime.session import RunLM
+from moa_dspy.runtime.step_meter import StepMeter
 from moa_dspy.testing import ScriptedLM
 
 

@@ -23,7 +23,7 @@ from support.loopback import Body, LockStep, Loopback
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, InputError, Lengths, Plan
 from moa_dspy.presets import self_consistency, single_model
-from moa_dspy.run.knn_demos import Nearest
+from moa_dspy.runtime.knn_demos import Nearest
 from moa_dspy.testing import ScriptedLM, prompt_of
 from moa_dspy.trace import Failure, Step, Tokens, Trace, watch
 

@@ -22,19 +22,19 @@ from moa_dspy.attention import critics_among, critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.protocols import Answer
-from moa_dspy.run.aggregation import rule_of
-from moa_dspy.run.agreement import Agreeing
-from moa_dspy.run.call import ask, write_prompt
-from moa_dspy.run.critiques import Critiques
-from moa_dspy.run.degrade import enough, last_resort, result_of
-from moa_dspy.run.event_loop import in_thread
-from moa_dspy.run.failures import OVERFLOW
-from moa_dspy.run.forecast import forecast
-from moa_dspy.run.knn_demos import embedding_models
-from moa_dspy.run.parts import ROLES, Predictors, RunParts
-from moa_dspy.run.session import Session, StepId
-from moa_dspy.run.shared_prefix import are_long, rereading
-from moa_dspy.run.stopping import condition_of
+from moa_dspy.runtime.aggregation import rule_of
+from moa_dspy.runtime.agreement import Agreeing
+from moa_dspy.runtime.call import ask, write_prompt
+from moa_dspy.runtime.critiques import Critiques
+from moa_dspy.runtime.degrade import enough, last_resort, result_of
+from moa_dspy.runtime.event_loop import in_thread
+from moa_dspy.runtime.failures import OVERFLOW
+from moa_dspy.runtime.forecast import forecast
+from moa_dspy.runtime.knn_demos import embedding_models
+from moa_dspy.runtime.parts import ROLES, Predictors, RunParts
+from moa_dspy.runtime.session import Session, StepId
+from moa_dspy.runtime.shared_prefix import are_long, rereading
+from moa_dspy.runtime.stopping import condition_of
 from moa_dspy.trace import Failure, Stage, Step, StoppedBy
 
 __all__ = ["ROLES", "Answer", "Outcome", "Predictors", "RunParts", "run_layers"]

@@ -23,7 +23,7 @@ from dspy.utils.exceptions import (
 
 from moa_dspy.errors import BudgetInterruptError
 from moa_dspy.redaction import redacted
-from moa_dspy.run.reading import Completion
+from moa_dspy.runtime.reading import Completion
 from moa_dspy.trace import Failure
 
 __all__ = [

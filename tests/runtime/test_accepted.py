@@ -19,7 +19,7 @@ from moa_dspy.data import ExactMatch
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.model_limits import takes_system, takes_temperature
 from moa_dspy.optimizers import search
-from moa_dspy.run.accepted import rejected_in
+from moa_dspy.runtime.accepted import rejected_in
 
 TYPED = "[[ ## answer ## ]]\n7\n\n[[ ## completed ## ]]"
 

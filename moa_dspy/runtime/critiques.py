@@ -11,10 +11,10 @@ import dspy
 
 from moa_dspy.agents import AgentSlot
 from moa_dspy.protocols import Answer
-from moa_dspy.run.call import ask
-from moa_dspy.run.degrade import result_of
-from moa_dspy.run.failures import OVERFLOW, UNREADABLE
-from moa_dspy.run.session import Session, StepId
+from moa_dspy.runtime.call import ask
+from moa_dspy.runtime.degrade import result_of
+from moa_dspy.runtime.failures import OVERFLOW, UNREADABLE
+from moa_dspy.runtime.session import Session, StepId
 from moa_dspy.signatures import Roles, split_critiques
 
 __all__ = ["Critiques"]

@@ -19,7 +19,7 @@ from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
 from moa_dspy.parsing.ends import End, end_of
 from moa_dspy.parsing.marks import has_cognition
-from moa_dspy.run.bodies import MARKER, counts_are_doubtful, repair_body
+from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body
 
 __all__ = [
     "VISIBLE",

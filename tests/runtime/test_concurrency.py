@@ -25,8 +25,8 @@ from moa_dspy.cost.prices import offline_prices
 from moa_dspy.local import local_lm
 from moa_dspy.local.server import LocalSettings
 from moa_dspy.presets import single_model
-from moa_dspy.run import concurrency
-from moa_dspy.run.concurrency import admitted, limit_concurrency
+from moa_dspy.runtime import concurrency
+from moa_dspy.runtime.concurrency import admitted, limit_concurrency
 from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import Step, watch
 

@@ -24,19 +24,19 @@ from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
-from moa_dspy.run import accepted, concurrency
-from moa_dspy.run.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
-from moa_dspy.run.answer_line import NoValueError
-from moa_dspy.run.event_loop import in_thread
-from moa_dspy.run.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
-from moa_dspy.run.formats import default_adapters
-from moa_dspy.run.knn_demos import shown_demos
-from moa_dspy.run.lm_proxy import proxy_of
-from moa_dspy.run.outputs import unusable
-from moa_dspy.run.reading import any_visible, as_text, prompt_in, read, with_texts
-from moa_dspy.run.session import RunLM, Session, StepId
-from moa_dspy.run.shared_prefix import marked, shared_text
-from moa_dspy.run.step_meter import StepMeter
+from moa_dspy.runtime import accepted, concurrency
+from moa_dspy.runtime.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
+from moa_dspy.runtime.answer_line import NoValueError
+from moa_dspy.runtime.event_loop import in_thread
+from moa_dspy.runtime.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
+from moa_dspy.runtime.formats import default_adapters
+from moa_dspy.runtime.knn_demos import shown_demos
+from moa_dspy.runtime.lm_proxy import proxy_of
+from moa_dspy.runtime.outputs import unusable
+from moa_dspy.runtime.reading import any_visible, as_text, prompt_in, read, with_texts
+from moa_dspy.runtime.session import RunLM, Session, StepId
+from moa_dspy.runtime.shared_prefix import marked, shared_text
+from moa_dspy.runtime.step_meter import StepMeter
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
 __all__ = ["Prompt", "Reply", "ask", "write_prompt"]

@@ -14,8 +14,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 import moa_dspy
 from moa_dspy import Agent
-from moa_dspy.run.adapters import PlainTextAdapter
-from moa_dspy.run.formats import adapters_for
+from moa_dspy.runtime.adapters import PlainTextAdapter
+from moa_dspy.runtime.formats import adapters_for
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 

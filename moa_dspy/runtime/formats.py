@@ -8,8 +8,8 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy._dspy import enforces_schema
-from moa_dspy.run.adapters import PlainTextAdapter, lenient
-from moa_dspy.run.answer_line import AnswerLineAdapter, has_answer_line
+from moa_dspy.runtime.adapters import PlainTextAdapter, lenient
+from moa_dspy.runtime.answer_line import AnswerLineAdapter, has_answer_line
 from moa_dspy.signatures import TaskSignature, is_free_text
 
 __all__ = ["adapters_for", "default_adapters"]

@@ -9,8 +9,8 @@ from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
-from moa_dspy.run.failures import TRANSIENT
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime.failures import TRANSIENT
+from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.trace import Failure, Stage
 
 __all__ = ["RunBudget", "enough", "last_resort", "result_of"]

@@ -15,10 +15,10 @@ from moa_dspy.cost.own_price import own_price
 from moa_dspy.cost.prices import PriceTable, offline_prices
 from moa_dspy.cost.tokens import TokenCounter, estimate_tokens
 from moa_dspy.cost.usage import Reading, Tokens, Usage
-from moa_dspy.run.degrade import RunBudget
-from moa_dspy.run.event_loop import in_thread
-from moa_dspy.run.reading import Text, texts_in
-from moa_dspy.run.session import RunLM
+from moa_dspy.runtime.degrade import RunBudget
+from moa_dspy.runtime.event_loop import in_thread
+from moa_dspy.runtime.reading import Text, texts_in
+from moa_dspy.runtime.session import RunLM
 
 __all__ = ["StepMeter"]
 

@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from moa_dspy._dspy import enforces_schema
 from moa_dspy.parsing import UnreadableError, is_closed, parse_value, split_reasoning
-from moa_dspy.run.adapters import PlainTextAdapter
-from moa_dspy.run.outputs import is_added, read_outputs
+from moa_dspy.runtime.adapters import PlainTextAdapter
+from moa_dspy.runtime.outputs import is_added, read_outputs
 from moa_dspy.signatures import TaskSignature
 
 __all__ = ["AnswerLineAdapter", "NoValueError", "has_answer_line"]

@@ -13,8 +13,8 @@ from hypothesis import given, strategies as st
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, single_model
-from moa_dspy.run.answer_line import AnswerLineAdapter, NoValueError, has_answer_line
-from moa_dspy.run.formats import adapters_for
+from moa_dspy.runtime.answer_line import AnswerLineAdapter, NoValueError, has_answer_line
+from moa_dspy.runtime.formats import adapters_for
 from moa_dspy.signatures import derive_roles
 from moa_dspy.testing import ScriptedLM, prompt_of
 

@@ -18,7 +18,7 @@ from dspy.lm15 import Message, Request, TextPart
 from dspy.utils.exceptions import LMError
 
 from moa_dspy.model_limits import takes_system
-from moa_dspy.run.failures import OVERFLOW, REFUSED, failure_of
+from moa_dspy.runtime.failures import OVERFLOW, REFUSED, failure_of
 
 __all__ = ["learn", "rejected_by", "without"]
 

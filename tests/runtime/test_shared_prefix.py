@@ -10,7 +10,7 @@ from dspy.lm15 import CacheConfig, Message, Request
 
 from benchmarks.shared_prefix import Ask, Extract, Judge
 from moa_dspy import AttentionMoA, mixture_of_agents, self_consistency, single_model
-from moa_dspy.run.shared_prefix import PREAMBLE, SHARED_FROM, marked, rereading
+from moa_dspy.runtime.shared_prefix import PREAMBLE, SHARED_FROM, marked, rereading
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 DOCUMENT = " ".join(["A sentence about nothing."] * 200)

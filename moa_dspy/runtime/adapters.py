@@ -20,10 +20,10 @@ from pydantic.fields import FieldInfo
 
 from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
 from moa_dspy.parsing import EDGES, PLAIN, marked_text, split_reasoning
-from moa_dspy.run.conversation import alternating, has_tool_calls, history_messages, without_history
-from moa_dspy.run.outputs import read_outputs, unusable
-from moa_dspy.run.reading import VISIBLE, is_visible
-from moa_dspy.run.shared_prefix import SHARED_FROM, inputs_first
+from moa_dspy.runtime.conversation import alternating, has_tool_calls, history_messages, without_history
+from moa_dspy.runtime.outputs import read_outputs, unusable
+from moa_dspy.runtime.reading import VISIBLE, is_visible
+from moa_dspy.runtime.shared_prefix import SHARED_FROM, inputs_first
 from moa_dspy.signatures import TaskSignature
 
 __all__ = [
@@ -53,10 +53,10 @@ _NOT_SENT = frozenset(
 
 
 class _Conversational:
-    """Formats conversations and demos by the rules of ``run/conversation.py``. Other prompts are DSPy's.
+    """Formats conversations and demos by the rules of ``runtime/conversation.py``. Other prompts are DSPy's.
 
     Attributes:
-        inputs_first: whether long inputs stand before the instructions, see ``run/shared_prefix.py``.
+        inputs_first: whether long inputs stand before the instructions, see ``runtime/shared_prefix.py``.
     """
 
     inputs_first = False

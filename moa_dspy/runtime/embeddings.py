@@ -18,7 +18,7 @@ from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.cost.prices import offline_prices, price_list
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.run.event_loop import in_thread
+from moa_dspy.runtime.event_loop import in_thread
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from moa_dspy.run.call import Prompt
+    from moa_dspy.runtime.call import Prompt
 
 __all__ = ["ANSWER_TOKENS", "forecast"]
 

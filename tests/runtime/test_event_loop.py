@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import moa_dspy
-from moa_dspy.run import event_loop
+from moa_dspy.runtime import event_loop
 from moa_dspy.testing import ScriptedLM
 
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")

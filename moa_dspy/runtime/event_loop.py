@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import dspy
 
-from moa_dspy.run.concurrency import blocking_run
+from moa_dspy.runtime.concurrency import blocking_run
 
 __all__ = ["in_thread", "let_callers_go_on", "run"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moa_dspy import Budget
 from moa_dspy.cost.budget import Amounts
-from moa_dspy.run.degrade import RunBudget
+from moa_dspy.runtime.degrade import RunBudget
 
 
 def used(tokens: float = 0, usd: float = 0.0, calls: int = 1) -> Amounts:

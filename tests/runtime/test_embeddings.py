@@ -15,8 +15,8 @@ import moa_dspy
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, ProgramFileError, Tolerance
 from moa_dspy.cli import main
 from moa_dspy.errors import AllProposalsFailedError
-from moa_dspy.run import embeddings
-from moa_dspy.run.knn_demos import Nearest
+from moa_dspy.runtime import embeddings
+from moa_dspy.runtime.knn_demos import Nearest
 
 MODEL = "openai/text-embedding-3-small"
 ANIMALS = ["cat", "dog", "cow", "hen", "pig"]

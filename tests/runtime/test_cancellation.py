@@ -16,7 +16,7 @@ from support.loopback import Call, Hang, Loopback, refusal
 from support.runs import Watched, environment, in_format, open_files, role_of, until
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Tolerance, Trace
-from moa_dspy.run.concurrency import limit_concurrency
+from moa_dspy.runtime.concurrency import limit_concurrency
 from moa_dspy.trace import watch
 
 SIGNATURE = "question -> answer"

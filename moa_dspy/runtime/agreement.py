@@ -12,9 +12,9 @@ import dspy
 from moa_dspy.agents import AgentSlot
 from moa_dspy.gate import Agreement, Gate, agreement_of
 from moa_dspy.protocols import Answer
-from moa_dspy.run.call import ask
-from moa_dspy.run.degrade import enough, result_of
-from moa_dspy.run.session import Session, StepId
+from moa_dspy.runtime.call import ask
+from moa_dspy.runtime.degrade import enough, result_of
+from moa_dspy.runtime.session import Session, StepId
 from moa_dspy.signatures import Roles
 
 __all__ = ["Agreeing"]

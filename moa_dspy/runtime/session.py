@@ -18,11 +18,11 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import is_free, own_price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import server_of
-from moa_dspy.run import accepted, concurrency
-from moa_dspy.run.adapters import lenient
-from moa_dspy.run.degrade import RunBudget
-from moa_dspy.run.embeddings import Embeddings
-from moa_dspy.run.tolerance import Tolerance
+from moa_dspy.runtime import accepted, concurrency
+from moa_dspy.runtime.adapters import lenient
+from moa_dspy.runtime.degrade import RunBudget
+from moa_dspy.runtime.embeddings import Embeddings
+from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers, prompts_recorded
 
 __all__ = ["RunLM", "Session", "StepId"]
@@ -71,7 +71,7 @@ class RunLM:
         in_thread: whether it must be called in a thread.
         enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
         connections: what a call waits for; None if DSPy opens no connections for it.
-        rejected: what it rejects, see ``run/accepted.py``. Calls add what they learn.
+        rejected: what it rejects, see ``runtime/accepted.py``. Calls add what they learn.
         refused: the failure by which the provider rejected its key or account. It is not called again.
     """
 
@@ -112,8 +112,8 @@ class Session:
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
         record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
-        rereading: names of the models whose later calls read long inputs again, see ``run/shared_prefix.py``. None if
-            the inputs are short.
+        rereading: names of the models whose later calls read long inputs again, see ``runtime/shared_prefix.py``. None
+            if the inputs are short.
         traces: the DSPy trace of each step, if the caller wants one.
         free: names of the adapter's models that cost nothing.
         clock: returns seconds.

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import moa_dspy
 from moa_dspy import InputError
-from moa_dspy.run.formats import adapters_for
+from moa_dspy.runtime.formats import adapters_for
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 TASK = "history: dspy.History, question -> answer"

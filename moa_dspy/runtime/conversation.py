@@ -13,7 +13,7 @@ import dspy
 import pydantic
 
 from moa_dspy.errors import InputError
-from moa_dspy.run.outputs import is_added
+from moa_dspy.runtime.outputs import is_added
 from moa_dspy.signatures import TaskSignature
 
 __all__ = ["Message", "alternating", "check_history", "has_tool_calls", "history_messages", "without_history"]
