@@ -132,6 +132,10 @@ class UsageMeter(UsageTracker):
             if isinstance(self._outer, UsageMeter):
                 self._outer.add(used)
 
+    def add_failed(self, calls: int, *, cut_short: bool) -> None:
+        """Count a call that failed or was cut short. Its reservation has not ended yet."""
+        self.add(Usage(calls=calls, unanswered=calls if cut_short else 0))
+
     def set_price(self, usd: float, calls: int) -> None:
         """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
         with self._lock:
@@ -222,7 +226,7 @@ class BudgetCallback(BaseCallback):
             self._under_way[call_id] = calls
 
     def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
-        """Release a call's reservation (called by DSPy). A failed call counts, unless a step of a run counts it."""
+        """Release a call's reservation (called by DSPy). A failed call is counted before that."""
         del outputs
         with self._changed:
             calls = self._under_way.pop(call_id, None)
@@ -301,10 +305,10 @@ class CallsOfItem(BaseCallback):
 
 
 def _count_failed(calls: int, exception: BaseException) -> None:
-    """Count a call that DSPy does not report because it failed, unless a step of a run counts it."""
+    """Count a call that DSPy does not report because it failed."""
     tracker = dspy.settings.get(USAGE_TRACKER)
-    if type(tracker) is UsageMeter:
-        tracker.add(Usage(calls=calls, unanswered=0 if isinstance(exception, Exception) else calls))
+    if isinstance(tracker, UsageMeter):
+        tracker.add_failed(calls, cut_short=not isinstance(exception, Exception))
 
 
 def _completions(lm: Any, inputs: Mapping[str, Any]) -> int:

@@ -301,7 +301,7 @@ class _Call:
             raise _NotSentError(known.refused)
         if budget.limited and not budget.reserve(self._id.stage):
             raise _NotSentError(_over_budget("the budget allows no further call"))
-        waiting, sent, answered, reply, unanswered = clock(), None, None, None, False
+        waiting, sent, answered, reply, unanswered, sending = clock(), None, None, None, False, None
         whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
         turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else _AT_ONCE
         try:
@@ -315,7 +315,8 @@ class _Call:
                 async with asyncio.timeout(session.tolerance.timeout):
                     self._meter.response = None
                     # In its own task, so that the transport does not wake all layers of the run at each step.
-                    reply = await asyncio.create_task(self._send(known, args, options))
+                    sending = asyncio.create_task(self._send(known, args, options))
+                    reply = await sending
                 answered = clock()
         except BaseException as error:
             sent = None if isinstance(error, BudgetInterruptError) else sent
@@ -335,8 +336,9 @@ class _Call:
             prompt = functools.partial(prompt_in, args, options)
             if sent is not None and self._session.record_prompts:
                 self._prompts.append(as_text(prompt()))
-            reported = sent is None or answered is not None or known.in_thread  # a thread reports its own call
-            lost = None if reported else unanswered
+            # A thread that goes on after its step reports its own call.
+            goes_on = known.in_thread and (sending is None or not sending.done() or sending.cancelled())
+            lost = None if sent is None or answered is not None or goes_on else unanswered
             await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost)
         return self._answer_in(lm, reply)
 

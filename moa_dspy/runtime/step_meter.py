@@ -36,6 +36,13 @@ class StepMeter(UsageMeter):
 
     from_cache = 0
     _before = Reading()  # of the meter, before the current request
+    _failed = False  # whether the current request was counted as failed
+
+    def add_failed(self, calls: int, *, cut_short: bool) -> None:
+        """Count a failed call. ``settle`` knows whether the model may have worked on it."""
+        del cut_short
+        self._failed = True
+        self.add(Usage(calls=calls))
 
     async def settle(
         self,
@@ -63,9 +70,10 @@ class StepMeter(UsageMeter):
         paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
         from_cache = cached and not paid
         self.from_cache += from_cache
-        if lost is not None and not paid:
-            self.add(Usage(calls=1, unanswered=int(lost)))
+        if lost is not None and (self._failed or not paid):
+            self.add(Usage(calls=int(not paid), unanswered=int(lost)))
             after = self.reading
+        self._failed = False
         try:
             if seconds is not None and not from_cache:
                 if not paid:

@@ -11,8 +11,9 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMServerError
 
-from moa_dspy import AttentionMoA, Budget, BudgetExhaustedError, Tokens, Tolerance, Usage
+from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, BudgetExhaustedError, Tokens, Tolerance, Usage
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.own_price import OwnPrice
@@ -211,6 +212,33 @@ def test_calls_under_way_on_other_threads_take_their_room() -> None:
             for thread in parallel:
                 thread.join()
     assert callback.drain() == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("down"), asyncio.CancelledError()])
+def test_a_failed_call_of_a_step_is_counted_before_its_room_is_free(error: BaseException) -> None:
+    model = ScriptedLM("Paris")
+    with metered() as meter:
+        guard = BudgetGuard(Budget(calls=1), meter=meter)
+        callback = BudgetCallback(guard)
+        with dspy.context(usage_tracker=StepMeter(meter)):
+            callback.on_lm_start("one", model, {})
+            callback.on_lm_end("one", None, error)
+            assert not guard.reserve()
+    assert meter.usage.calls == 1
+
+
+def test_a_failed_call_in_a_thread_is_counted_once() -> None:
+    class Down(dspy.BaseLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            raise LMServerError("down")
+
+    program = AttentionMoA("question -> answer", [Down("own/sync")], layers=1, attention="none")
+    for guarded in (False, True):
+        with metered() as meter:
+            callbacks = [BudgetCallback(BudgetGuard(Budget(calls=9), meter=meter))] if guarded else []
+            with dspy.context(callbacks=callbacks), pytest.raises(AllProposalsFailedError):
+                program(question="?")
+        assert (meter.usage.calls, meter.usage.unanswered) == (1, 0)
 
 
 class Silent(dspy.BaseLM):
