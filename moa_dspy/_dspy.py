@@ -35,6 +35,7 @@ from dspy.clients.capabilities import resolve
 from dspy.lm15 import LM15Error, Message, Response, RouterConfig, Usage
 from dspy.signatures.signature import _default_instructions
 from dspy.utils.caching import default_cache_dir
+from dspy.utils.callback import with_callbacks
 from dspy.utils.saving import get_dependency_versions
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "resolve",
     "set_input_keys",
     "usage_dict",
+    "watched",
     "widen_pools",
     "with_distinct_instructions",
     "with_postprocess",
@@ -230,6 +232,15 @@ def pool_of(lm: Any) -> object | None:
     methods = ("__call__", "acall", "forward", "aforward")
     is_plain = isinstance(lm, dspy.LM) and all(getattr(kind, name) is getattr(dspy.LM, name) for name in methods)
     return lm._engine_lock if is_plain and isinstance(lm.engine, str) else None
+
+
+def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an asynchronous method of an LM so that callbacks see its calls, as those of DSPy's own methods.
+
+    A method that passes its calls to another ``acall`` is left alone: callbacks see that one.
+    """
+    seen = hasattr(call, "__wrapped__") or "acall" in getattr(getattr(call, "__code__", None), "co_names", ())
+    return call if seen else with_callbacks(call)
 
 
 def has_input_keys(example: Any) -> bool:

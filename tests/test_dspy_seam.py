@@ -6,6 +6,7 @@ CONTRIBUTING.md has the command that runs these tests against the newest DSPy pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any, Optional
@@ -23,6 +24,8 @@ from dspy.lm15 import (
     register_provider,
     unregister_provider,
 )
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import LMError
 from support.loopback import Http, Loopback
 
 from moa_dspy import _dspy
@@ -291,3 +294,29 @@ def test_engines_have_as_many_connections_as_we_say_or_calls_wait_where_it_count
     assert _dspy.pool_of(ScriptedLM("x")) is None
     calling: Any = type("Calling", (dspy.LM,), {"acall": lambda self: None})  # it may call a program meanwhile
     assert _dspy.pool_of(calling("openai/x")) is None
+
+
+def test_callbacks_see_every_acall_once_or_budgets_would_miss_calls_or_count_them_twice() -> None:
+    class Silent(dspy.BaseLM):
+        async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+            return ["42"]
+
+    class Passing(ScriptedLM):
+        async def acall(self, *args: Any, **kwargs: Any) -> Any:
+            return await super().acall(*args, **kwargs)
+
+    class Seen(BaseCallback):
+        calls = 0
+
+        def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            self.calls += 1
+
+    for lm in (
+        Silent("own/silent"),
+        Passing("42"),
+        dspy.LM("openai/none", api_key="none", api_base="http://127.0.0.1:9"),
+    ):
+        seen = Seen()
+        with dspy.context(callbacks=[seen]), contextlib.suppress(LMError):
+            asyncio.run(_dspy.watched(type(lm).acall)(lm, "?"))
+        assert seen.calls == 1

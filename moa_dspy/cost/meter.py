@@ -132,9 +132,10 @@ class UsageMeter(UsageTracker):
             if isinstance(self._outer, UsageMeter):
                 self._outer.add(used)
 
-    def add_failed(self, calls: int, *, cut_short: bool) -> None:
-        """Count a call that failed or was cut short. Its reservation has not ended yet."""
-        self.add(Usage(calls=calls, unanswered=calls if cut_short else 0))
+    def after_count(self, release: Callable[[], None]) -> bool:
+        """Return whether the call that just ended will be counted later. If so, ``release`` is called after that."""
+        del release
+        return False
 
     def set_price(self, usd: float, calls: int) -> None:
         """Set the total price of the last ``calls`` calls, which DSPy cannot price."""
@@ -226,13 +227,20 @@ class BudgetCallback(BaseCallback):
             self._under_way[call_id] = calls
 
     def on_lm_end(self, call_id: str, outputs: dict[str, Any] | None, exception: BaseException | None = None) -> None:
-        """Release a call's reservation (called by DSPy). A failed call is counted before that."""
+        """Release a call's reservation once the call is counted (called by DSPy)."""
         del outputs
+        release = functools.partial(self._release, call_id)
+        tracker = dspy.settings.get(USAGE_TRACKER)
+        if isinstance(tracker, UsageMeter) and tracker.after_count(release):
+            return
+        if exception is not None and call_id in self._under_way:
+            _count_failed(self._under_way[call_id], exception)
+        release()
+
+    def _release(self, call_id: str) -> None:
         with self._changed:
             calls = self._under_way.pop(call_id, None)
             if calls is not None:
-                if exception is not None:
-                    _count_failed(calls, exception)
                 self._guard.settle(calls=calls)
             self._changed.notify_all()
 
@@ -305,10 +313,10 @@ class CallsOfItem(BaseCallback):
 
 
 def _count_failed(calls: int, exception: BaseException) -> None:
-    """Count a call that DSPy does not report because it failed."""
+    """Count a call that DSPy does not report because it failed, unless a step of a run counts it."""
     tracker = dspy.settings.get(USAGE_TRACKER)
-    if isinstance(tracker, UsageMeter):
-        tracker.add_failed(calls, cut_short=not isinstance(exception, Exception))
+    if type(tracker) is UsageMeter:
+        tracker.add(Usage(calls=calls, unanswered=0 if isinstance(exception, Exception) else calls))
 
 
 def _completions(lm: Any, inputs: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import to_jsonable_python
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess, watched
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
@@ -313,13 +313,14 @@ class _Call:
                     args, options = marked(lm, shared, args, options, reread=lm.model in session.rereading)
                 sent = clock()
                 async with asyncio.timeout(session.tolerance.timeout):
-                    self._meter.response = None
+                    self._meter.begin()
                     # In its own task, so that the transport does not wake all layers of the run at each step.
                     sending = asyncio.create_task(self._send(known, args, options))
                     reply = await sending
                 answered = clock()
         except BaseException as error:
-            sent = None if isinstance(error, BudgetInterruptError) else sent
+            # A run that ends at the budget cancels its steps while the refusal of their calls is on its way to them.
+            sent = None if isinstance(_error_of(sending) or error, BudgetInterruptError) else sent
             unanswered = sent is not None and is_unanswered(error) and not known.free
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
@@ -379,7 +380,7 @@ class _Call:
             if "acall" in vars(lm):
                 return await lm.acall(*args, **options)
             if not known.in_thread:
-                return await kind.acall(self._proxies[id(lm)], *args, **options)
+                return await watched(kind.acall)(self._proxies[id(lm)], *args, **options)
             return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
@@ -447,6 +448,10 @@ class _Call:
             error=self.failure,
             prompts=tuple(self._prompts),
         )
+
+
+def _error_of(call: asyncio.Task[Any] | None) -> BaseException | None:
+    return None if call is None or not call.done() or call.cancelled() else call.exception()
 
 
 class _NotSentError(Exception):

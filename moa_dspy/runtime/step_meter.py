@@ -36,13 +36,25 @@ class StepMeter(UsageMeter):
 
     from_cache = 0
     _before = Reading()  # of the meter, before the current request
-    _failed = False  # whether the current request was counted as failed
+    _under_way = False  # whether a request is not counted yet
+    _releases: tuple[Callable[[], None], ...] = ()
 
-    def add_failed(self, calls: int, *, cut_short: bool) -> None:
-        """Count a failed call. ``settle`` knows whether the model may have worked on it."""
-        del cut_short
-        self._failed = True
-        self.add(Usage(calls=calls))
+    def begin(self) -> None:
+        """Expect a request. ``settle`` counts it."""
+        self.response, self._under_way = None, True
+
+    def after_count(self, release: Callable[[], None]) -> bool:
+        """Call ``release`` when ``settle`` has counted the request under way. Return False if it is counted now.
+
+        A call's room in a budget must not be free before the call is counted.
+        """
+        with self._lock:
+            before, now = self._before, self.reading
+            counted = (before.paid_calls, before.cached_calls) != (now.paid_calls, now.cached_calls)
+            if counted or not self._under_way:
+                return False
+            self._releases = (*self._releases, release)
+            return True
 
     async def settle(
         self,
@@ -70,10 +82,9 @@ class StepMeter(UsageMeter):
         paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
         from_cache = cached and not paid
         self.from_cache += from_cache
-        if lost is not None and (self._failed or not paid):
-            self.add(Usage(calls=int(not paid), unanswered=int(lost)))
+        if lost is not None and not paid:
+            self.add(Usage(calls=1, unanswered=int(lost)))
             after = self.reading
-        self._failed = False
         try:
             if seconds is not None and not from_cache:
                 if not paid:
@@ -91,6 +102,10 @@ class StepMeter(UsageMeter):
                 paid = int(sent and not from_cache)
                 usd = after.known_usd - before.known_usd
                 budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
+            with self._lock:
+                releases, self._releases, self._under_way = self._releases, (), False
+            for release in releases:
+                release()
 
     async def _complete(
         self, budget: RunBudget, lm: dspy.BaseLM, prompt: Text, reply: str, reported: Tokens, unpriced: int

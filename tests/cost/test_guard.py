@@ -13,7 +13,16 @@ import dspy
 import pytest
 from dspy.utils.exceptions import LMServerError
 
-from moa_dspy import AllProposalsFailedError, AttentionMoA, Budget, BudgetExhaustedError, Tokens, Tolerance, Usage
+from moa_dspy import (
+    AllProposalsFailedError,
+    AttentionMoA,
+    Budget,
+    BudgetExhaustedError,
+    Tokens,
+    Tolerance,
+    Usage,
+    single_model,
+)
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import BudgetCallback, UsageMeter, metered
 from moa_dspy.cost.own_price import OwnPrice
@@ -31,6 +40,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Silent(dspy.BaseLM):
+    """A model whose usage DSPy does not report."""
+
+    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
+        return ["Paris"]
 
 
 def used(calls: int = 1, tokens: int = 0, usd: float | None = 0.0, cached: int = 0, seconds: float = 1.0) -> Usage:
@@ -214,17 +230,44 @@ def test_calls_under_way_on_other_threads_take_their_room() -> None:
     assert callback.drain() == 0
 
 
-@pytest.mark.parametrize("error", [RuntimeError("down"), asyncio.CancelledError()])
-def test_a_failed_call_of_a_step_is_counted_before_its_room_is_free(error: BaseException) -> None:
-    model = ScriptedLM("Paris")
+@pytest.mark.parametrize("reply", ["Paris", RuntimeError("down"), asyncio.CancelledError()])
+def test_the_room_of_a_steps_call_is_not_free_before_the_step_has_counted_it(reply: Any) -> None:
     with metered() as meter:
         guard = BudgetGuard(Budget(calls=1), meter=meter)
-        callback = BudgetCallback(guard)
-        with dspy.context(usage_tracker=StepMeter(meter)):
-            callback.on_lm_start("one", model, {})
-            callback.on_lm_end("one", None, error)
+        callback, step = BudgetCallback(guard), StepMeter(meter)
+        failed = isinstance(reply, BaseException)
+
+        async def call() -> None:
+            step.begin()
+            callback.on_lm_start("one", lm, {})
+            callback.on_lm_end("one", None, reply if failed else None)
             assert not guard.reserve()
+            answered, lost = (None, True) if failed else (1.0, None)
+            budget = RunBudget(Budget(), time.perf_counter)
+            await step.settle(budget, RunLM(lm), lambda: "?", reply, answered, sent=True, lost=lost)
+
+        lm = Silent("own/silent")
+        with dspy.context(usage_tracker=step):
+            asyncio.run(call())
     assert meter.usage.calls == 1
+    assert guard.under_way == 0
+
+
+def test_calls_of_a_model_with_a_method_of_its_own_are_within_the_budget() -> None:
+    class Passing(ScriptedLM):
+        async def acall(self, *args: Any, **kwargs: Any) -> Any:
+            return await super().acall(*args, **kwargs)
+
+    for lm in (Silent("own/silent"), Passing("Paris", cache=False)):
+        program = single_model("question -> answer", lm)
+        with metered() as meter:
+            callback = BudgetCallback(BudgetGuard(Budget(calls=3), meter=meter))
+            with dspy.context(callbacks=[callback]):
+                for _ in range(3):
+                    program(question="?")
+                with pytest.raises(BudgetInterruptError):
+                    program(question="?")
+        assert meter.usage.calls == 3
 
 
 def test_a_failed_call_in_a_thread_is_counted_once() -> None:
@@ -239,13 +282,6 @@ def test_a_failed_call_in_a_thread_is_counted_once() -> None:
             with dspy.context(callbacks=callbacks), pytest.raises(AllProposalsFailedError):
                 program(question="?")
         assert (meter.usage.calls, meter.usage.unanswered) == (1, 0)
-
-
-class Silent(dspy.BaseLM):
-    """A model whose usage DSPy does not report."""
-
-    async def acall(self, *args: Any, **kwargs: Any) -> list[str]:
-        return ["Paris"]
 
 
 def test_the_meter_of_a_caller_counts_what_dspy_does_not_report() -> None:
