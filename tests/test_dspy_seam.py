@@ -6,7 +6,6 @@ CONTRIBUTING.md has the command that runs these tests against the newest DSPy pr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 from pathlib import Path
 from typing import Any, Optional
@@ -25,7 +24,6 @@ from dspy.lm15 import (
     unregister_provider,
 )
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import LMError
 from support.loopback import Http, Loopback
 
 from moa_dspy import _dspy
@@ -311,12 +309,9 @@ def test_callbacks_see_every_acall_once_or_budgets_would_miss_calls_or_count_the
         def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
             self.calls += 1
 
-    for lm in (
-        Silent("own/silent"),
-        Passing("42"),
-        dspy.LM("openai/none", api_key="none", api_base="http://127.0.0.1:9"),
-    ):
+    for lm in (Silent("own/silent"), Passing("42")):
         seen = Seen()
-        with dspy.context(callbacks=[seen]), contextlib.suppress(LMError):
+        with dspy.context(callbacks=[seen]):
             asyncio.run(_dspy.watched(type(lm).acall)(lm, "?"))
         assert seen.calls == 1
+    assert _dspy.watched(dspy.LM.acall) is dspy.LM.acall
