@@ -47,6 +47,11 @@ def compiled(program: AttentionMoA, method: Any, **options: Any) -> Any:
     return compile(program, trainset=TRAIN, valset=VAL, method=method, **given_options)
 
 
+def each_with(methods: list[str], kinds: list[str]) -> list[tuple[str, str]]:
+    """Every method with one of the kinds, in turn."""
+    return [(method, kinds[number % len(kinds)]) for number, method in enumerate(methods)]
+
+
 class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("not even printable")
@@ -135,8 +140,7 @@ def test_a_measurement_goes_on_and_counts_the_answer(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["nan", "assertion"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "kind"), each_with(METHODS, ["nan", "assertion"]))
 def test_a_metric_that_fails_once_while_prompts_are_tuned_costs_one_answer(method: str, kind: str) -> None:
     in_the_search = len(VAL) + 1
     metric = failing_on({in_the_search}, VERDICTS[kind])
@@ -196,8 +200,9 @@ REPLIES: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reply", REPLIES)
-@pytest.mark.parametrize("method", WRITING)
+@pytest.mark.parametrize(
+    ("method", "reply"), [*each_with(WRITING, list(REPLIES)), *each_with(WRITING, [*REPLIES][::-1])]
+)
 def test_a_prompt_model_that_fails_always_leaves_the_program_and_its_score(method: str, reply: str) -> None:
     program = planted.program_of(planted.agents(planted.told, count=2))
     result = compiled(program, method, prompt_lm=unreadable_writer(lambda _: True, REPLIES[reply]))
@@ -210,8 +215,7 @@ def test_a_prompt_model_that_fails_always_leaves_the_program_and_its_score(metho
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reply", ["prose", "empty fields", "down"])
-@pytest.mark.parametrize("method", WRITING)
+@pytest.mark.parametrize(("method", "reply"), each_with(WRITING, ["prose", "empty fields", "down"]))
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_prompt_model_that_fails_twice_costs_no_more_than_a_candidate(method: str, reply: str, first: int) -> None:
     program = planted.program_of(planted.agents(planted.told, count=2))
