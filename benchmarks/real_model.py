@@ -181,7 +181,6 @@ def contenders(task: Any, lm: dspy.BaseLM, other: dspy.BaseLM | None) -> Mapping
         "single, temperature 0.7": single_model(task, Agent(lm, temperature=0.7)),
         "vote of 3": self_consistency(task, Agent(lm, temperature=0.7), samples=3),
         "vote of 5": self_consistency(task, Agent(lm, temperature=0.7), samples=5),
-        "vote of 10": self_consistency(task, Agent(lm, temperature=0.7), samples=10),
         "Self-MoA, 3 samples": self_moa(task, Agent(lm, temperature=0.7), samples=3),
         "MoA, 3 agents, 2 layers": mixture_of_agents(task, warm, layers=2),
         "Attention-MoA": AttentionMoA(task, warm, layers=1),
@@ -193,6 +192,7 @@ def contenders(task: Any, lm: dspy.BaseLM, other: dspy.BaseLM | None) -> Mapping
             task, warm, layers=1, aggregation="vote", attention="disagreeing", gate=Gate(first=2)
         ),
     }
+    programs["vote of 10"] = self_consistency(task, Agent(lm, temperature=0.7), samples=10)
     if other is not None:
         mixed = [*warm[:2], Agent(other, name="small", temperature=0.7)]
         programs["mix with the embedded model, vote"] = AttentionMoA(
@@ -243,7 +243,9 @@ def main() -> None:
 def _lm(arguments: argparse.Namespace) -> dspy.LM:
     if arguments.url is None:
         return local_lm(arguments.model, max_tokens=arguments.max_tokens)
-    return dspy.LM(arguments.model, api_base=arguments.url, api_key="unused", max_tokens=arguments.max_tokens)
+    return dspy.LM(
+        arguments.model, api_base=arguments.url, api_key="unused", max_tokens=arguments.max_tokens, timeout=3600
+    )
 
 
 def row(name: str, result: EvaluateResult) -> str:

@@ -24,8 +24,7 @@ def wrong(*_: Any) -> float:
     return 0.0
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("aggregator", [None, DEAR])
+@pytest.mark.parametrize(("space", "aggregator"), list(zip(SPACES, [DEAR, None], strict=True)))
 @pytest.mark.slow
 def test_no_design_takes_more_than_the_estimate_has_it(space: SearchSpace, aggregator: Agent | None) -> None:
     program = AttentionMoA("question -> answer", CHEAP, layers=1, attention="none", aggregator=aggregator)
