@@ -46,6 +46,7 @@ __all__ = [
     "annotation_allows_none",
     "apply_output_field_defaults",
     "cache_folder",
+    "can_stream",
     "decision_evidence",
     "declared_address",
     "default_instructions",
@@ -196,6 +197,14 @@ def needs_thread(lm: Any) -> bool:
         return kind.aforward is base.aforward and "aforward" not in vars(lm)
     engine = getattr(lm, "_engine_spec", "auto")
     return not isinstance(engine, str) and lm._async_engine_spec is None
+
+
+def can_stream(lm: Any) -> bool:
+    """Return whether DSPy's engine sends what ``lm`` writes to the setting ``send_stream`` while it is written."""
+    kind: Any = type(lm)
+    if not issubclass(kind, dspy.LM) or kind.forward is not dspy.LM.forward or kind.aforward is not dspy.LM.aforward:
+        return False
+    return not vars(lm).keys() & {"forward", "aforward"} and (isinstance(lm.engine, str) or hasattr(lm.engine, "stream"))
 
 
 def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:

@@ -215,10 +215,14 @@ class Architecture(_Frozen):
     @property
     def aggregate_calls(self) -> int:
         """Return the number of LM calls that make one answer of all agents' answers."""
-        window, agents = self.aggregation, len(self.agents)
+        return self.calls_to_aggregate(len(self.agents))
+
+    def calls_to_aggregate(self, answers: int) -> int:
+        """Return the number of LM calls that make one answer of so many."""
+        window = self.aggregation
         if not isinstance(window, int):
             return int(self.aggregates)
-        return 1 + max(0, -(-(agents - window) // new_in_window(window)))
+        return 1 + max(0, -(-(answers - window) // new_in_window(window)))
 
     @property
     def max_calls(self) -> int:

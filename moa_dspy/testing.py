@@ -22,12 +22,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final, Self, TypeAlias
 
 import dspy
-from dspy.lm15 import Message, Request, Response, Usage, response_to_events
+from dspy.lm15 import Message, Request, Response, StreamDeltaEvent, TextDelta, Usage, response_to_events
 
 from moa_dspy.errors import ConfigurationError
 
@@ -195,7 +195,7 @@ class _Script:
         return self.answer(request)
 
     def stream(self, request: Request) -> Iterator[Any]:
-        return iter(response_to_events(self.complete(request)))
+        return _in_pieces(self.complete(request))
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
@@ -232,11 +232,24 @@ class _AsyncScript:
         return self._script.answer(request)
 
     async def stream(self, request: Request) -> Any:
-        for event in response_to_events(await self.complete(request)):
+        for event in _in_pieces(await self.complete(request)):
+            await asyncio.sleep(0)  # as between two packets
             yield event
 
     async def aclose(self) -> None:
         """Do nothing: there is no connection."""
+
+
+_PIECE: Final = re.compile(r".{1,4}", re.DOTALL)
+
+
+def _in_pieces(response: Response) -> Iterator[Any]:
+    """Yield the events of a response. Its text comes in pieces of a few characters."""
+    for event in response_to_events(response):
+        if isinstance(event, StreamDeltaEvent) and isinstance(event.delta, TextDelta):
+            yield from (replace(event, delta=replace(event.delta, text=text)) for text in _PIECE.findall(event.delta.text))
+        else:
+            yield event
 
 
 _ANSWER = re.compile(r"<answer[^>]*>\n(.*?)\n</answer>", re.DOTALL)

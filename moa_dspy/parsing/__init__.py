@@ -9,6 +9,7 @@
     choices      members of a closed set, letters, yes or no
     structures   JSON and Python literals
     values       values of any type
+    partial      the certain beginning of an answer that is still being written
     ends         how a reply ended, by the words of its provider
 
 Nothing here knows DSPy. Replies of agents, judges and metrics are read by the same rules.

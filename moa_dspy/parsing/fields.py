@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from moa_dspy.parsing.structures import read_structures
 
-__all__ = ["FieldValues", "find_fields", "marked_text"]
+__all__ = ["FieldValues", "find_fields", "marked_text", "partial_fields"]
 
 FieldValues = dict[str, list[Any]]
 """The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
@@ -51,6 +51,11 @@ def marked_text(text: str, name: str) -> str:
         found = _sections(text, list(_marker((name,)).finditer(text)), (name,))
         return found[name][0] if name in found else text
     return _without_end(text)
+
+
+def partial_fields(text: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the fields that have begun in a reply that is still being written, between markers at starts of lines."""
+    return {name: values[0] for name, values in _markers_on_lines(text, tuple(names), ()).items() if name}
 
 
 def _plain(name: str) -> str:

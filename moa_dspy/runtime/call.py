@@ -27,13 +27,21 @@ from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailed
 from moa_dspy.runtime import accepted, concurrency
 from moa_dspy.runtime.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
 from moa_dspy.runtime.answer_line import NoValueError
+from moa_dspy.runtime.answer_stream import (
+    LastCall,
+    ReplyReader,
+    cannot_stream,
+    current_answer,
+    is_readable,
+    note_reply,
+)
 from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
 from moa_dspy.runtime.formats import default_adapters
 from moa_dspy.runtime.knn_demos import shown_demos
 from moa_dspy.runtime.lm_proxy import proxy_of
 from moa_dspy.runtime.outputs import unusable
-from moa_dspy.runtime.reading import any_visible, as_text, prompt_in, read, with_texts
+from moa_dspy.runtime.reading import any_visible, as_text, prompt_in, read, text_in, with_texts
 from moa_dspy.runtime.session import RunLM, Session, StepId
 from moa_dspy.runtime.shared_prefix import marked, shared_text
 from moa_dspy.runtime.step_meter import StepMeter
@@ -84,6 +92,7 @@ async def ask(
     inputs: Mapping[str, Any],
     text_of: Callable[[Mapping[str, Any]], str],
     visible: Sequence[str],
+    last: LastCall | None = None,
 ) -> Reply:
     """Call ``predictor`` with an agent's LM, and record the step.
 
@@ -95,12 +104,13 @@ async def ask(
         inputs: the role's input fields.
         text_of: turns the outputs into the text that other agents read.
         visible: output fields. At least one of them must contain something visible.
+        last: given if the step writes the answer of the run, so that its text can be sent while it is written.
 
     Raises:
         StepFailedError: if the step failed and the run is strict.
         ConfigurationError: if the agent has no LM.
     """
-    call = _Call(session, step_id, predictor, agent, inputs, text_of, visible)
+    call = _Call(session, step_id, predictor, agent, inputs, text_of, visible, last)
     for watcher in session.watchers:
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
@@ -140,12 +150,13 @@ class _Call:
         inputs: Mapping[str, Any],
         text_of: Callable[[Mapping[str, Any]], str],
         visible: Sequence[str],
+        last: LastCall | None = None,
     ) -> None:
         self.outputs: dict[str, Any] | None = None
         self.text = ""
         self.failure: Failure | None = None
         self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
-        self._text_of, self._visible = text_of, visible
+        self._text_of, self._visible, self._last = text_of, visible, last
         self._lm = known = session.lms.get(id(agent)) or session.lm(agent)
         target = step_id.target_name if step_id.stage == "critique" else None
         self._config = agent.config(known.lm, predictor.lm or session.ambient, target, known.server)
@@ -256,6 +267,7 @@ class _Call:
             dspy.context(
                 adapter=self._counted(adapter),
                 max_history_size=session.max_history,
+                send_stream=None,
                 trace=entries,
                 **{CALLERS: [*session.callers, self._meter], USAGE_TRACKER: self._meter},
             ),
@@ -353,6 +365,8 @@ class _Call:
         adapter = None if isinstance(self._adapter, LENIENT) else self._adapter
         keep = () if adapter is None else fields_in_tags(adapter, self._signature)
         completions = read(reply, self._meter.response, keep)
+        if completions:
+            note_reply(lm.model, self._lm.server, text_in(reply), completions[0].text)
         for completion in completions:
             self._truncated = completion.end == "truncated"
             if completion.usage_doubtful:
@@ -376,12 +390,29 @@ class _Call:
         ends. An LM that calls a program of its own gets the adapter that the caller configured, not this step's.
         """
         lm, kind = known.lm, type(known.lm)
-        with dspy.context(adapter=self._session.adapter, trace=None):
+        reader = self._reader(known)
+        current_answer.set(None)  # of this run, and not of a program that the LM calls
+        with dspy.context(adapter=self._session.adapter, trace=None, send_stream=reader):
             if "acall" in vars(lm):
                 return await lm.acall(*args, **options)
-            if not known.in_thread:
+            if known.in_thread:
+                return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
+            try:
                 return await watched(kind.acall)(self._proxies[id(lm)], *args, **options)
-            return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
+            except Exception as error:
+                if reader is None or not cannot_stream(error):
+                    raise
+        known.streams = False
+        return await self._send(known, args, options)
+
+    def _reader(self, known: RunLM) -> ReplyReader | None:
+        """Return what reads a reply while it is written, if the reply is the answer of the run and can be read so."""
+        answer, adapter = self._session.answer, self._adapter
+        if answer is None or self._last is None or self._predictor.fields or not isinstance(adapter, LENIENT):
+            return None
+        if known is not self._lm or not known.streams or not is_readable(known.lm.model, known.server):
+            return None
+        return ReplyReader(answer, self._last, tuple(self._signature.output_fields))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         slot = concurrency.current_slot()

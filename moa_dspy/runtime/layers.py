@@ -24,6 +24,7 @@ from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.protocols import Answer
 from moa_dspy.runtime.aggregation import rule_of
 from moa_dspy.runtime.agreement import Agreeing
+from moa_dspy.runtime.answer_stream import LastCall
 from moa_dspy.runtime.call import ask, write_prompt
 from moa_dspy.runtime.critiques import Critiques
 from moa_dspy.runtime.degrade import enough, last_resort, result_of
@@ -134,6 +135,7 @@ class _Run:
         self.critiques = Critiques(session, self.roles, self.prompts, self.agents, inputs)
         self.agreeing = Agreeing(session, self.roles, inputs, gate, predictor, self.aggregator, parts.key_of)
         self._asked = 0  # agents that the budget allowed to propose in the first layer
+        self._final = self._may_stream()
 
     async def first_layer(self) -> list[Answer]:
         """Return the first layer's answers, with as many proposals and refinements as the budget allows."""
@@ -180,10 +182,12 @@ class _Run:
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
         """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
         inputs = self.roles.for_synthesize(self.inputs, [answer.text for answer in rounds])
-        predictor = self.prompts["synthesize"][-1]
+        predictor, last = self.prompts["synthesize"][-1], self.last_call(layer, decides=True)
         for attempt, agent in enumerate(self._aggregators()):
             step_id = StepId(layer, "synthesize", -1, agent.name, attempt=attempt)
-            reply = await ask(self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted)
+            reply = await ask(
+                self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted, last
+            )
             if reply.outputs is not None:
                 answer = self._as_answer(reply.outputs, reply.text)
                 return self.roles.decision_of(reply.outputs), answer
@@ -211,7 +215,8 @@ class _Run:
                 def propose(until: int) -> list[asyncio.Task[Answer | None]]:
                     for i in range(len(proposals), until):
                         before = proposals[i % at_once] if i >= at_once else None
-                        proposals.append(group.create_task(self._propose(layer, i, previous, before)))
+                        last = self._only_call(layer) if not critics[i] else None
+                        proposals.append(group.create_task(self._propose(layer, i, previous, before, last)))
                     return proposals
 
                 if self.agreeing.gate is not None:
@@ -236,12 +241,17 @@ class _Run:
         return [answer for answer in answers if answer is not None]
 
     async def _propose(
-        self, layer: int, agent: int, previous: Sequence[Answer], before: asyncio.Task[Answer | None] | None = None
+        self,
+        layer: int,
+        agent: int,
+        previous: Sequence[Answer],
+        before: asyncio.Task[Answer | None] | None,
+        last: LastCall | None,
     ) -> Answer | None:
         if before is not None:
             await asyncio.wait({before})
         predictor, inputs = self._proposal(agent, previous)
-        answer, _ = await self._answer(self._id(layer, "propose", agent), predictor, inputs)
+        answer, _ = await self._answer(self._id(layer, "propose", agent), predictor, inputs, last=last)
         return answer
 
     async def _propose_again(self, agent: int) -> tuple[Answer | None, Failure | None]:
@@ -279,7 +289,9 @@ class _Run:
         while critiques:
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)
             step_id = replace(self._id(layer, "refine", agent, agent), attempt=attempt)
-            answer, failure = await self._answer(step_id, self.prompts["refine"][agent], inputs)
+            answer, failure = await self._answer(
+                step_id, self.prompts["refine"][agent], inputs, last=self._only_call(layer)
+            )
             if answer is not None:
                 return answer
             if failure is None or failure.kind != OVERFLOW:
@@ -300,17 +312,55 @@ class _Run:
         """Return the answer of a layer by the architecture's aggregation rule, or the one that the agents agree on."""
         if self.agreeing.reached:
             return answers[0]
-        aggregation, context = self.architecture.aggregation, _Layer(self, layer)
+        aggregation, context = self.architecture.aggregation, _Layer(self, layer, len(answers))
         answer = await rule_of(aggregation).aggregate(answers, context)
         if not isinstance(aggregation, (str, int)):
             context.record(type(aggregation).__name__, answer)
         return answer
 
+    def last_call(self, layer: int, *, decides: bool = False) -> LastCall | None:
+        """Return how the answer of the run is read from a call that ends a layer; None if it may not be the answer.
+
+        Args:
+            layer: its number.
+            decides: whether the call is a residual synthesis, and not an aggregation.
+        """
+        architecture = self.architecture
+        if self._final is None or layer != architecture.layers:
+            return None
+        if decides:
+            return replace(self._final, decision=self.roles.decision if architecture.early_stop else None)
+        return None if architecture.synthesizes and layer > 1 else self._final
+
+    def _may_stream(self) -> LastCall | None:
+        """Return how the answer is read while it is written; None if it is not one text, or another one may follow.
+
+        At the end of a budget's time, a call is cancelled while it writes. Custom rules decide when they have the
+        whole text.
+        """
+        architecture, (field, *others) = self.architecture, self._fields
+        is_text = not others and self.roles.task.output_fields[field].annotation is str
+        if self.session.answer is None or not is_text or self.session.budget.limits.seconds is not None:
+            return None
+        custom = not isinstance(architecture.early_stop, bool) or not isinstance(architecture.aggregation, (str, int))
+        return None if custom else LastCall(field)
+
+    def _only_call(self, layer: int) -> LastCall | None:
+        """Return the same for a call of the only agent, whose answer nobody aggregates."""
+        tolerance = self.session.tolerance
+        is_last = self.architecture.aggregation == "none" and tolerance.quorum is tolerance.layer_deadline is None
+        return self.last_call(layer) if is_last else None
+
     async def _answer(
-        self, step_id: StepId, predictor: dspy.Predict, inputs: Mapping[str, Any], agent: AgentSlot | None = None
+        self,
+        step_id: StepId,
+        predictor: dspy.Predict,
+        inputs: Mapping[str, Any],
+        agent: AgentSlot | None = None,
+        last: LastCall | None = None,
     ) -> tuple[Answer | None, Failure | None]:
         agent = agent or self.agents[step_id.agent]
-        reply = await ask(self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted)
+        reply = await ask(self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted, last)
         if reply.outputs is None:
             return None, reply.failure
         return self._as_answer(reply.outputs, reply.text), None
@@ -369,18 +419,21 @@ class _Run:
 class _Layer:
     """The layer being aggregated; see ``AggregationContext``."""
 
-    def __init__(self, run: _Run, layer: int) -> None:
+    def __init__(self, run: _Run, layer: int, answers: int) -> None:
         self.layer, self.inputs = layer, run.inputs
         self._run, self._attempts = run, 0
+        self._left = run.architecture.calls_to_aggregate(answers)  # texts that the rule may still ask for
 
     async def synthesize(self, answers: Sequence[Answer]) -> Answer | None:
         run = self._run
         inputs = run.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
         predictor = run.prompts["aggregate"][-1]
+        self._left -= 1
+        last = run.last_call(self.layer) if self._left == 0 else None
         for agent in run._aggregators():
             step_id = StepId(self.layer, "aggregate", -1, agent.name, attempt=self._attempts)
             self._attempts += 1
-            answer, failure = await run._answer(step_id, predictor, inputs, agent)
+            answer, failure = await run._answer(step_id, predictor, inputs, agent, last)
             if answer is not None or (failure is not None and failure.kind == "budget"):
                 return answer
         return None

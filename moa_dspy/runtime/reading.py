@@ -31,6 +31,7 @@ __all__ = [
     "is_visible",
     "prompt_in",
     "read",
+    "text_in",
     "texts_in",
     "with_texts",
 ]
@@ -110,6 +111,14 @@ def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
         else:
             outputs.append(completion.text or None)
     return outputs
+
+
+def text_in(reply: Any) -> str:
+    """Return the first text in an LM's return value, as the model wrote it."""
+    if isinstance(reply, Response):
+        return reply.text or ""
+    first = next(iter(reply or ()), None)
+    return str((first.get("text") if isinstance(first, Mapping) else first) or "")
 
 
 def texts_in(reply: Any) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, enforces_schema, needs_thread, pool_of
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, can_stream, enforces_schema, needs_thread, pool_of
 from moa_dspy.agents import AgentSlot
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import is_free, own_price
@@ -20,6 +20,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.identity import server_of
 from moa_dspy.runtime import accepted, concurrency
 from moa_dspy.runtime.adapters import lenient
+from moa_dspy.runtime.answer_stream import current_answer
 from moa_dspy.runtime.degrade import RunBudget
 from moa_dspy.runtime.embeddings import Embeddings
 from moa_dspy.runtime.tolerance import Tolerance
@@ -69,6 +70,7 @@ class RunLM:
         free: whether its calls cost nothing.
         priced: whether the user gave it a price.
         in_thread: whether it must be called in a thread.
+        streams: whether its replies can be read while they are written.
         enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
         connections: what a call waits for; None if DSPy opens no connections for it.
         rejected: what it rejects, see ``runtime/accepted.py``. Calls add what they learn.
@@ -85,6 +87,7 @@ class RunLM:
         slots = getattr(getattr(lm, "engine", None), "slots", None)  # calls that its server handles at once, if known
         if isinstance(slots, int):
             concurrency.limit_by_default(slots, lm.model)
+        self.streams = not is_own and not self.in_thread and can_stream(lm)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.rejected = accepted.rejected_by(lm)
@@ -109,6 +112,7 @@ class Session:
         tracker: the caller's usage tracker.
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
+        answer: where the answer goes while it is written; None if nobody reads it.
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
         record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
@@ -139,6 +143,7 @@ class Session:
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
+        self.answer = current_answer.get()
         self.lms: dict[int, RunLM] = {}
         self.record_prompts = prompts_recorded.get()
         self.rereading: frozenset[str] | None = None
