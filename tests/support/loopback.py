@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -42,7 +43,14 @@ class Hang:
     """There is never a reply."""
 
 
-Reply = str | Http | Reset | Hang
+@dataclass(frozen=True)
+class Broken:
+    """The connection is reset after half of the text, if the reply is streamed; else before it."""
+
+    text: str
+
+
+Reply = str | Http | Reset | Hang | Broken
 
 
 def refusal(status: int, message: str, code: str | None = None, **headers: str) -> Http:
@@ -84,10 +92,12 @@ class Loopback:
     Args:
         reply: from the request's body to the text of the completion, or to how the provider fails.
         hold: awaited before each reply, for latencies and lock-step.
+        pace: awaited before each piece of a streamed reply.
     """
 
     reply: Callable[[Body], Reply] = lambda body: "a reply"
     hold: Callable[[Call], Awaitable[None]] | None = None
+    pace: Callable[[Call], Awaitable[None]] | None = None
     calls: list[Call] = field(default_factory=list)
     url: str = ""
     connections_made: int = 0
@@ -167,13 +177,15 @@ class Loopback:
         if self.hold is not None:
             await _unless_left(reader, self.hold(call))
         match reply:
+            case str() | Broken() if call.body.get("stream"):
+                await self._stream(call, reply, reader, writer)
             case str():
                 content = completion(call.body, reply)
                 call.usage = content["usage"]
                 writer.write(_response(content))
             case Http():
                 writer.write(_bytes(reply.status, reply.payload, reply.headers))
-            case Reset():
+            case Reset() | Broken():
                 raw = writer.get_extra_info("socket")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 raise ConnectionResetError
@@ -181,6 +193,37 @@ class Loopback:
                 await _unless_left(reader, asyncio.Event().wait())
         await writer.drain()
         call.answered = time.monotonic()
+
+
+    async def _stream(
+        self, call: Call, reply: str | Broken, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        text = reply if isinstance(reply, str) else reply.text
+        whole = completion(call.body, text)
+        words = re.findall(r"\s*\S+|\s+$", text)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        choices: list[list[Body]] = [[{"index": 0, "delta": {"role": "assistant", "content": ""}}]]
+        choices += [[{"index": 0, "delta": {"content": word}}] for word in words]
+        if isinstance(reply, Broken):
+            choices = choices[: 1 + len(words) // 2]
+        else:
+            choices += [[{"index": 0, "delta": {}, "finish_reason": "stop"}], []]
+        for number, one in enumerate(choices):
+            if self.pace is not None:
+                await _unless_left(reader, self.pace(call))
+            chunk = {**whole, "object": "chat.completion.chunk", "choices": one, "usage": None}
+            if number == len(choices) - 1 and not isinstance(reply, Broken):
+                chunk["usage"] = whole["usage"]
+            writer.write(_chunked(f"data: {json.dumps(chunk)}\n\n".encode()))
+            await writer.drain()
+        if isinstance(reply, Broken):
+            raise ConnectionResetError
+        call.usage = whole["usage"]
+        writer.write(_chunked(b"data: [DONE]\n\n") + _chunked(b""))
+
+
+def _chunked(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 async def _unless_left(reader: asyncio.StreamReader, work: Awaitable[object]) -> None:
