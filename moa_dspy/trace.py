@@ -248,6 +248,21 @@ class Trace(Displayed, _Record):
         """Return the usage of the whole run."""
         return GroupUsage.of("all", self.steps)
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Return the run in figures, as JSON values."""
+        return {
+            "layers": self.layers,
+            "stopped_by": self.stopped_by,
+            "agreement": self.agreement,
+            "calls": self.calls,
+            "cached_calls": self.cached_calls,
+            "tokens": {**self.tokens.model_dump(), "total": self.tokens.total},
+            "cost_usd": self.cost_usd,
+            "cost_is_lower_bound": self.cost_is_lower_bound,
+            "seconds": round(self.seconds, 3),
+        }
+
     def by(self, grouping: Grouping) -> tuple[GroupUsage, ...]:
         """Return the usage of each agent, stage, layer or model, in order of first appearance.
 

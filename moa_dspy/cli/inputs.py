@@ -6,23 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import dspy
-import pydantic
-from pydantic_core import PydanticUndefined
-
-from moa_dspy._dspy import get_annotation_name
 from moa_dspy.errors import InputError
-from moa_dspy.signatures import needed_inputs
+from moa_dspy.signatures import field_of_question, free_inputs, needed_inputs, read_input
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from moa_dspy.cli.options import QuestionOptions
     from moa_dspy.signatures import TaskSignature
 
 __all__ = ["gather_inputs"]
-
-_SHOWN: int = 60  # characters of a value in a message
 
 
 def gather_inputs(task: TaskSignature, options: QuestionOptions) -> dict[str, Any]:
@@ -47,7 +38,7 @@ def gather_inputs(task: TaskSignature, options: QuestionOptions) -> dict[str, An
     if missing:
         how = " and ".join(f"--input {name}=VALUE" for name in missing)
         raise InputError(f"input {', '.join(missing)} is missing; give it with {how}")
-    return {name: _parsed(name, text, task.input_fields[name]) for name, text in texts.items()}
+    return {name: read_input(name, text, task.input_fields[name]) for name, text in texts.items()}
 
 
 def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
@@ -67,12 +58,9 @@ def _split(task: TaskSignature, pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _field_of_question(task: TaskSignature, texts: Mapping[str, str]) -> str:
-    fields = {name: field for name, field in task.input_fields.items() if field.annotation is not dspy.History}
-    free = [name for name in fields if name not in texts]
-    needed = [name for name in free if fields[name].default is PydanticUndefined]
-    for candidates in (free, needed, [name for name in free if name == "question"]):
-        if len(candidates) == 1:
-            return candidates[0]
+    field, free = field_of_question(task, texts), free_inputs(task, texts)
+    if field is not None:
+        return field
     if not free:
         raise InputError("every input is given with --input, which leaves no field for QUESTION; leave one out")
     raise InputError(f"the task has several inputs ({', '.join(free)}); give each with --input NAME=VALUE")
@@ -85,24 +73,3 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise InputError("standard input is not text in UTF-8") from None
-
-
-def _parsed(name: str, text: str, field: FieldInfo) -> Any:
-    """Return the value of JSON, or of plain text that fits the type, such as a date or a choice."""
-    kind: Any = field.annotation
-    try:
-        text.encode("utf-8")
-        if kind is str:
-            return text
-        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
-        try:
-            return adapter.validate_json(text)
-        except pydantic.ValidationError:
-            return adapter.validate_python(text)
-    except UnicodeEncodeError:
-        raise InputError(f"input {name} is not text in UTF-8") from None
-    except (pydantic.ValidationError, pydantic.PydanticUserError):
-        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-        raise InputError(
-            f"input {name} does not fit its type {get_annotation_name(kind)}: {shown!r}; write it as JSON"
-        ) from None

@@ -93,18 +93,7 @@ def _as_json(program: AttentionMoA, prediction: Prediction) -> Any:
 
     The outputs are at the top level. If one has the name of a figure, all outputs are under ``outputs``.
     """
-    outputs, trace = _outputs(program, prediction), prediction.trace
-    figures = {
-        "layers": trace.layers,
-        "stopped_by": trace.stopped_by,
-        "agreement": trace.agreement,
-        "calls": trace.calls,
-        "cached_calls": trace.cached_calls,
-        "tokens": {**trace.tokens.model_dump(), "total": trace.tokens.total},
-        "cost_usd": trace.cost_usd,
-        "cost_is_lower_bound": trace.cost_is_lower_bound,
-        "seconds": round(trace.seconds, 3),
-    }
+    outputs, figures = _outputs(program, prediction), prediction.trace.figures
     if outputs.keys() & {*figures, "outputs"}:
         outputs = {"outputs": outputs}
     return json_safe({**outputs, **figures})

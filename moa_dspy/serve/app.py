@@ -1,0 +1,179 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from moa_dspy.program import AttentionMoA
+from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
+from moa_dspy.serve.guard import BodyLimits, Guard, read_body
+from moa_dspy.serve.problems import Problem, problem_of, response_of
+from moa_dspy.serve.programs import Served
+from moa_dspy.serve.replies import model_of
+from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
+from moa_dspy.serve.runs import Run, Runs, event_json
+
+__all__ = ["ServeOptions", "create_app"]
+
+_PAGES: Final = Environment(loader=PackageLoader("moa_dspy.serve", "."), autoescape=True, undefined=StrictUndefined)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Settings of a server.
+
+    Attributes:
+        key: what clients must send; None if everybody who reaches the server may ask.
+        concurrency: number of runs at once. A request beyond it gets status 429.
+        kept_runs: number of runs that have ended, of which the record is kept.
+        body: limits of a request's body.
+    """
+
+    key: str | None = None
+    concurrency: int = 64
+    kept_runs: int = 100
+    body: BodyLimits = BodyLimits()
+
+
+def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | None = None) -> Starlette:
+    """Return the ASGI application that serves programs.
+
+    Args:
+        programs: by name.
+        options: settings.
+    """
+    options = options or ServeOptions()
+    server = _Server(Served(programs), Runs(options.concurrency, options.kept_runs), options)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await server.runs.close()
+
+    app = Starlette(
+        routes=[
+            Route("/", _told(server.page)),
+            Route("/health", _told(server.health)),
+            Route("/v1/models", _told(server.models)),
+            Route("/v1/models/{model:path}", _told(server.model)),
+            Route("/v1/chat/completions", _told(server.chat), methods=["POST"]),
+            Route("/usage", _told(server.usage)),
+            Route("/runs", _told(server.list_runs)),
+            Route("/runs/{run}", _told(server.trace)),
+            Route("/runs/{run}/events", _told(server.events)),
+            Route("/runs/{run}/stop", _told(server.stop), methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, key=options.key)],
+        exception_handlers={HTTPException: _wrong_address},
+        lifespan=lifespan,
+    )
+    app.state.runs = server.runs
+    return app
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint whose errors are in OpenAI's format."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Exception as error:  # noqa: BLE001 (the client gets no traceback)
+            return response_of(problem_of(error))
+
+    return told
+
+
+async def _wrong_address(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: "there is nothing here", 405: f"{request.method} is not for this address"}.get(status, "refused")
+    headers = getattr(error, "headers", None)
+    return response_of(Problem(f"{words}; see /v1/models and /v1/chat/completions", status, headers=headers))
+
+
+class _Server:
+    """The endpoints."""
+
+    def __init__(self, served: Served, runs: Runs, options: ServeOptions) -> None:
+        self.served, self.runs, self.options = served, runs, options
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a question."""
+        wished = ChatRequest.read(await read_body(request, self.options.body))
+        name, program = self.served.find(wished.model)
+        check_format(wished, program.task)
+        run = self.runs.start(name, program, inputs_of(wished, program), wished.budget)
+        return streamed(run, wished) if wished.stream else await whole(request, run, wished)
+
+    async def models(self, _: Request) -> Response:
+        """List the programs."""
+        models = [await self._model(name) for name in self.served.programs]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def model(self, request: Request) -> Response:
+        """Describe one program."""
+        name, _ = self.served.find(request.path_params["model"])
+        return JSONResponse(await self._model(name))
+
+    async def _model(self, name: str) -> dict[str, Any]:
+        return model_of(name, self.served.created, await self.served.facts(name)).to_dict(exclude_unset=False)
+
+    async def health(self, _: Request) -> Response:
+        """Say that the server answers."""
+        return JSONResponse({"status": "ok", "running": len(self.runs.running)})
+
+    async def usage(self, _: Request) -> Response:
+        """Tell what all runs that have ended used."""
+        return JSONResponse(self.runs.total.model_dump(mode="json"))
+
+    async def page(self, _: Request) -> Response:
+        """Show the programs to people."""
+        models = [await self._model(name) for name in self.served.programs]
+        return HTMLResponse(_PAGES.get_template("models.html.j2").render(models=models))
+
+    async def list_runs(self, _: Request) -> Response:
+        """List the runs under way and the last ones that ended, newest first."""
+        runs = [*self.runs.ended.values(), *self.runs.running.values()][::-1]
+        return JSONResponse({"object": "list", "data": [_summary(run) for run in runs]})
+
+    async def trace(self, request: Request) -> Response:
+        """Return the record of a run that has ended."""
+        run = self.runs.find(request.path_params["run"])
+        if run.trace is None:
+            raise Problem(f"the run has not ended; GET /runs/{run.id}/events follows it", 409, code="run_under_way")
+        return Response(run.trace.to_json(), media_type="application/json")
+
+    async def events(self, request: Request) -> Response:
+        """Follow a run: its steps and its answer, from the beginning."""
+        run = self.runs.find(request.path_params["run"])
+
+        async def lines() -> AsyncIterator[ServerSentEvent]:
+            async for event in run.events():
+                yield ServerSentEvent(data=json.dumps(event_json(event)))
+
+        return EventSourceResponse(lines(), ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
+
+    async def stop(self, request: Request) -> Response:
+        """Stop a run: its calls are cancelled."""
+        run = self.runs.find(request.path_params["run"])
+        run.stop()
+        return JSONResponse(_summary(run))
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    figures = {} if run.trace is None else run.trace.figures
+    return {"id": run.id, "model": f"moa/{run.model}", "created": run.created, "status": run.status, **figures}

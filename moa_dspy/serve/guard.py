@@ -1,0 +1,130 @@
+"""Who may ask: keys, hosts, and bodies that are too large, too slow or no JSON.
+
+On loopback without a key, a page of any site in the user's browser could ask. So bodies must be declared as JSON, which
+a browser sends to other sites only with their consent, and the host must be a loopback name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from moa_dspy.serve.problems import Problem, response_of
+
+__all__ = ["BodyLimits", "Guard", "is_loopback", "read_body"]
+
+_OPEN: Final = ("/health",)
+_METHODS_WITH_BODY: Final = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Limits of a request's body.
+
+    Attributes:
+        size: in bytes.
+        seconds: until the whole body must have come.
+    """
+
+    size: int = 8_000_000
+    seconds: float = 20.0
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class Guard:
+    """ASGI middleware that refuses requests without the key, or to another host if there is none."""
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self._app, self._key = app, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and (problem := self._problem(Request(scope))) is not None:
+            await response_of(problem)(scope, receive, send)
+        elif scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+
+    def _problem(self, request: Request) -> Problem | None:
+        if self._key is None:
+            if not is_loopback(_host_in(request)):
+                return Problem("without a key, this server answers only to loopback names", 421, code="wrong_host")
+        elif request.url.path not in _OPEN and not any(_is_equal(key, self._key) for key in _keys_in(request)):
+            return Problem(
+                "the API key is missing or wrong",
+                401,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": 'Bearer, Basic realm="moa-dspy"'},
+            )
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method in _METHODS_WITH_BODY and media != "application/json":
+            return Problem("send the body as JSON, with Content-Type: application/json", 415, code="not_json")
+        return None
+
+
+async def read_body(request: Request, limits: BodyLimits) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        Problem: if it is too large, or does not come in time.
+    """
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdecimal() or int(declared[:20]) > limits.size:
+        raise _too_large(limits)
+    parts, size = list[bytes](), 0
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.size:
+                    raise _too_large(limits)
+                parts.append(part)
+    except TimeoutError:
+        raise Problem(
+            f"the body did not come within {limits.seconds:g} s", 408, code="slow_body", headers={"Connection": "close"}
+        ) from None
+    except ClientDisconnect:
+        raise Problem("the client left", 408, code="client_left") from None
+    return b"".join(parts)
+
+
+def _too_large(limits: BodyLimits) -> Problem:
+    headers = {"Connection": "close"}
+    return Problem(f"the body is larger than {limits.size} bytes", 413, code="body_too_large", headers=headers)
+
+
+def _host_in(request: Request) -> str:
+    host = request.headers.get("host", "")
+    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+
+
+def _keys_in(request: Request) -> Sequence[str]:
+    """Return the keys that a request gives: as a bearer, or as the password with which browsers ask."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return (value.strip(),)
+    if kind.lower() == "basic":
+        try:
+            return (base64.b64decode(value, validate=True).decode().partition(":")[2],)
+        except (binascii.Error, UnicodeDecodeError):
+            return ()
+    return ()
+
+
+def _is_equal(key: str, expected: str) -> bool:
+    return hmac.compare_digest(key.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))

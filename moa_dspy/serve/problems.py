@@ -1,0 +1,84 @@
+"""Errors in OpenAI's format. They tell what the client can change, and nothing of providers or other requests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+from openai.types.shared import ErrorObject
+from starlette.responses import JSONResponse
+
+from moa_dspy.errors import ConfigurationError, InputError, RunError
+
+__all__ = ["Problem", "error_body", "problem_of", "response_of"]
+
+_log = logging.getLogger(__name__)
+_INVALID = "invalid_request_error"
+_OURS = "server_error"
+
+
+class Problem(Exception):  # noqa: N818 (an answer to the client, and no failure of this process)
+    """A request that gets an error.
+
+    Args:
+        message: what is wrong, and what to do.
+        status: of HTTP.
+        code: stable name of the cause.
+        param: the part of the request that is wrong.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers = status, code, param, dict(headers or {})
+
+
+def problem_of(error: BaseException, run: str | None = None) -> Problem:
+    """Return the error that a client gets for an exception.
+
+    Args:
+        error: the exception. One that nobody expected is logged.
+        run: the run's id, under which its record is found.
+    """
+    record = f"; the run's record says why: GET /runs/{run}" if run else ""
+    match error:
+        case Problem():
+            return error
+        case InputError():
+            return Problem(str(error), code="invalid_input")
+        case ConfigurationError():
+            # Its words may name models and connections, which clients need not know.
+            return Problem("the budget or the program does not allow this run" + record, code="run_refused")
+        case RunError():
+            return Problem("the agents gave no answer" + record, 502, code="no_answer")
+    _log.error("a request failed", exc_info=error)
+    return Problem("the server failed" + record, 500, code="internal_error")
+
+
+def validation_problem(error: pydantic.ValidationError) -> Problem:
+    """Return the first of pydantic's errors, without the values, which may be long."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:200]
+    return Problem(f"{where or 'the body'}: {first['msg'][:500]}", param=where or None)
+
+
+def error_body(problem: Problem) -> dict[str, Any]:
+    """Return an error in OpenAI's format."""
+    kind = _OURS if problem.status >= 500 else _INVALID  # noqa: PLR2004
+    body = ErrorObject(message=str(problem), type=kind, param=problem.param, code=problem.code)
+    return {"error": body.to_dict(exclude_unset=False, exclude_none=False)}
+
+
+def response_of(problem: Problem) -> JSONResponse:
+    """Return the response with an error."""
+    return JSONResponse(error_body(problem), problem.status, headers=problem.headers)

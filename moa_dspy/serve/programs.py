@@ -1,0 +1,120 @@
+"""What is served: the programs by name, and what clients are told of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moa_dspy.config import load_config
+from moa_dspy.cost.budget import Budget
+from moa_dspy.errors import ConfigurationError, MoAError
+from moa_dspy.files.program_file import digest_of
+from moa_dspy.program import AttentionMoA, load
+from moa_dspy.serve.problems import Problem
+from moa_dspy.serve.requests import answers_as_text, schema_of
+
+__all__ = ["Served", "load_programs", "warning_of"]
+
+_CONFIG = "moa.toml"
+
+
+def load_programs(
+    paths: Iterable[str], *, budget: Budget | None = None, vectorizers: Collection[str] = ()
+) -> dict[str, AttentionMoA]:
+    """Return programs by name: the name of the file, or of the folder for a ``moa.toml``.
+
+    Args:
+        paths: saved programs (``.json``), configurations (``.toml``), and folders with such files.
+        budget: limits of each run; they narrow the programs' own.
+        vectorizers: see ``moa_dspy.load``.
+
+    Raises:
+        ConfigurationError: if a file is no program, a folder has none, or two have one name.
+    """
+    programs: dict[str, AttentionMoA] = {}
+    for path in (file for path in paths for file in _files(Path(path))):
+        name = (path.resolve().parent.name or path.stem) if path.name == _CONFIG else path.stem
+        if name in programs:
+            raise ConfigurationError(f"two programs would be called {name!r}, one of them {path}; rename a file")
+        is_config = path.suffix == ".toml"
+        program = load_config(path).program() if is_config else load(path, vectorizers=vectorizers)
+        program.budget = program.budget.within(budget)
+        programs[name] = program
+    return programs
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix == ".json" or file.name == _CONFIG)
+    if not found:
+        raise ConfigurationError(f"{path} has no program; save one there as NAME.json, or write a {_CONFIG}")
+    return found
+
+
+def warning_of(program: AttentionMoA) -> str | None:
+    """Return a warning if a comparison preferred another program; None if not."""
+    record = program.provenance
+    if record is None or record.verdict is None or not record.verdict.startswith("use "):
+        return None
+    if record.verdict.startswith("use the program") or record.program == digest_of(program):
+        return None
+    return f"a comparison preferred another program: {record.verdict}"
+
+
+@dataclass
+class Served:
+    """The programs of a server.
+
+    Args:
+        programs: by name.
+    """
+
+    programs: Mapping[str, AttentionMoA]
+    created: int = field(default_factory=lambda: int(time.time()))
+    _facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def find(self, model: str) -> tuple[str, AttentionMoA]:
+        """Return the name and the program of a model, with or without ``moa/``.
+
+        Raises:
+            Problem: if there is none.
+        """
+        name = model.removeprefix("moa/")
+        if name not in self.programs:
+            known = ", ".join(f"moa/{each}" for each in self.programs)
+            raise Problem(f"there is no model {model[:100]!r}; there are: {known}", 404, code="model_not_found")
+        return name, self.programs[name]
+
+    async def facts(self, name: str) -> dict[str, Any]:
+        """Return the task of a program, its agents, its price, and what was measured of it."""
+        if name not in self._facts:
+            self._facts[name] = await asyncio.to_thread(_facts_of, self.programs[name])
+        return self._facts[name]
+
+
+def _facts_of(program: AttentionMoA) -> dict[str, Any]:
+    task, record = program.task, program.provenance
+    return {
+        "task": task.signature,
+        "agents": [spec.model_dump(include={"name", "model"}) for spec in program.architecture.agents],
+        "price": _price(program),
+        "answers": "text" if answers_as_text(task) else schema_of(task),
+        "verdict": None if record is None else record.verdict,
+        "scores": [] if record is None else [figure.model_dump(mode="json") for figure in record.scores],
+        "warning": warning_of(program),
+    }
+
+
+def _price(program: AttentionMoA) -> dict[str, Any] | None:
+    """Return the expected calls and dollars of a question, at most and at least; None if they cannot be planned."""
+    try:
+        plan = program.plan()
+    except MoAError:
+        return None
+    runs = {"most": plan.full, "least": plan.minimum}
+    return {name: {"calls": run.calls, "usd": run.usd} for name, run in runs.items()}

@@ -1,0 +1,250 @@
+"""A request for a chat completion: the inputs of the task, the limits and the options of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import dspy
+import pydantic
+
+from moa_dspy.cost.budget import Budget
+from moa_dspy.errors import ConfigurationError, InputError
+from moa_dspy.program import AttentionMoA
+from moa_dspy.serve.problems import Problem, validation_problem
+from moa_dspy.signatures import TaskSignature, field_of_question, is_free_text, read_input
+
+__all__ = ["ChatRequest", "MoaOptions", "answers_as_text", "check_format", "inputs_of", "schema_of"]
+
+_URLS = ("data:image/", "https://", "http://")
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, frozen=True)
+
+
+class _ImageUrl(_Model):
+    url: str
+
+
+class _Part(_Model):
+    type: str
+    text: str | None = None
+    image_url: _ImageUrl | None = None
+
+
+class _Message(_Model):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | tuple[_Part, ...] | None = pydantic.Field(default=None, strict=False)
+
+
+class _BudgetOptions(_Model):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+
+class MoaOptions(_Model):
+    """The options that OpenAI's format does not have, in the object ``moa`` of a request.
+
+    Attributes:
+        inputs: inputs of the task, by name. The last user message is the one that is not among them.
+        stream: what a stream tells of the steps: ``none``, ``steps`` (a line for each) or ``text`` (their texts, too).
+        budget: limits of this request; they narrow the server's and the program's.
+        trace: whether the answer comes with the record of every step.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    inputs: dict[str, pydantic.JsonValue] = pydantic.Field(default_factory=dict)
+    stream: Literal["none", "steps", "text"] = "steps"
+    budget: _BudgetOptions = _BudgetOptions()
+    trace: bool = False
+
+
+class _StreamOptions(_Model):
+    include_usage: bool | None = None
+
+
+class _JsonSchema(_Model):
+    schema_: dict[str, pydantic.JsonValue] | None = pydantic.Field(default=None, alias="schema")
+
+
+class _Format(_Model):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+class ChatRequest(_Model):
+    """The parts of a request that are read. Sampling options of the client are not: the agents have their own."""
+
+    model: str
+    messages: tuple[_Message, ...] = pydantic.Field(strict=False)
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    response_format: _Format | None = None
+    n: int | None = None
+    tools: tuple[pydantic.JsonValue, ...] | None = pydantic.Field(default=None, strict=False)
+    functions: tuple[pydantic.JsonValue, ...] | None = pydantic.Field(default=None, strict=False)
+    logprobs: bool | None = None
+    moa: MoaOptions = MoaOptions()
+
+    @classmethod
+    def read(cls, body: bytes) -> ChatRequest:
+        """Read a body.
+
+        Raises:
+            Problem: if it is no JSON, or no such request, or asks for what programs do not have.
+        """
+        try:
+            request = cls.model_validate_json(body)
+        except pydantic.ValidationError as error:
+            raise validation_problem(error) from None
+        if (request.n or 1) != 1:
+            raise Problem("a program gives one answer; leave n out", param="n", code="unsupported")
+        for name in ("tools", "functions", "logprobs"):
+            if getattr(request, name):
+                raise Problem(f"programs have no {name}; leave it out", param=name, code="unsupported")
+        return request
+
+    @property
+    def budget(self) -> Budget:
+        """Return the limits of the request.
+
+        Raises:
+            Problem: if one is too small.
+        """
+        try:
+            return Budget(**self.moa.budget.model_dump())
+        except ConfigurationError as error:
+            raise Problem(str(error), param="moa.budget", code="budget_too_small") from None
+
+
+def answers_as_text(task: TaskSignature) -> bool:
+    """Return whether the answer is plain text. Other answers are JSON, with a key for each output."""
+    return is_free_text(task)
+
+
+def schema_of(task: TaskSignature) -> dict[str, Any]:
+    """Return the JSON schema of a task's answers."""
+    fields: dict[str, Any] = {name: (field.annotation, ...) for name, field in task.output_fields.items()}
+    return pydantic.create_model("Answer", **fields).model_json_schema()
+
+
+def check_format(request: ChatRequest, task: TaskSignature) -> None:
+    """Check that the wished format is that of the task's answers.
+
+    Raises:
+        Problem: if it is another one.
+    """
+    wished = request.response_format
+    if wished is None or wished.type == "text":
+        return
+    where = {"param": "response_format", "code": "format_mismatch"}
+    if answers_as_text(task):
+        raise Problem("this program answers in plain text; leave response_format out", **where)
+    schema = wished.json_schema and wished.json_schema.schema_
+    if schema is not None and not _fits(schema, schema_of(task)):
+        names = ", ".join(task.output_fields)
+        raise Problem(f"the schema is not that of this program's answers, which have: {names}", **where)
+
+
+def _fits(wished: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether a schema has the same properties, of the same types as far as it names them."""
+    properties = wished.get("properties")
+    if not isinstance(properties, Mapping) or properties.keys() != own["properties"].keys():
+        return False
+    return all(
+        not isinstance(value, Mapping) or value.get(name, part.get(name)) == part.get(name)
+        for key, part in own["properties"].items()
+        for value in (properties[key],)
+        for name in ("type", "enum")
+    )
+
+
+Values: TypeAlias = dict[str, Any]
+
+
+def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
+    """Return the task's inputs: the last user message, earlier turns, images, and the named inputs.
+
+    Raises:
+        Problem: if a part of the conversation has no place in the task.
+        InputError: if an input is missing or does not fit.
+    """
+    task, history = program.task, program.roles.history
+    values = {name: _named(task, name, value) for name, value in request.moa.inputs.items()}
+    *earlier, last = request.messages or (None,)
+    if last is not None and last.role != "user":
+        raise Problem("the last message is not the user's; a program answers a question", param="messages")
+    if earlier:
+        if history is None or history in values:
+            raise Problem(
+                "this program answers one question, and its task has no place for earlier turns or instructions; "
+                "send one user message",
+                param="messages",
+                code="no_history",
+            )
+        values[history] = {"messages": [{"role": one.role, "content": _text(one)} for one in earlier if one]}
+    text, images = ("", []) if last is None else (_text(last), _images(last))
+    values |= _pictures(task, images, values)
+    question = field_of_question(task, values) if text.strip() else None
+    if text.strip() and question is None:
+        raise InputError(f"the task has the inputs {', '.join(task.input_fields)}; name each in moa.inputs but one")
+    if question is not None:
+        values[question] = read_input(question, text, task.input_fields[question])
+    return values
+
+
+def _named(task: TaskSignature, name: str, value: Any) -> Any:
+    """Return a named input. It is of the field's type, so that a mistake is told before anything is paid."""
+    field = task.input_fields.get(name)
+    if field is None:
+        raise InputError(f"{name!r:.60} is not an input of the task; its inputs are: {', '.join(task.input_fields)}")
+    if field.annotation is dspy.Image and isinstance(value, str):
+        return _picture(value)
+    try:
+        return pydantic.TypeAdapter[Any](field.annotation).validate_json(pydantic.TypeAdapter(Any).dump_json(value))
+    except (pydantic.ValidationError, ValueError):
+        raise InputError(f"input {name} does not fit its type") from None
+
+
+def _text(message: _Message) -> str:
+    content = message.content
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.type not in ("text", "image_url"):
+            raise Problem(f"messages may have texts and images, and no {part.type[:40]!r}", param="messages")
+    return "\n".join(part.text or "" for part in content if part.type == "text")
+
+
+def _images(message: _Message) -> list[str]:
+    parts = () if message.content is None or isinstance(message.content, str) else message.content
+    return [part.image_url.url for part in parts if part.image_url is not None]
+
+
+def _pictures(task: TaskSignature, urls: Sequence[str], values: Mapping[str, Any]) -> Values:
+    """Return the images of a message as inputs of the task, in their order."""
+    free = {name: field.annotation for name, field in task.input_fields.items() if name not in values}
+    singles = [name for name, kind in free.items() if kind is dspy.Image]
+    several = next((name for name, kind in free.items() if kind == list[dspy.Image]), None)
+    if not urls:
+        return {}
+    if several is not None and not singles:
+        return {several: [_picture(url) for url in urls]}
+    if len(urls) > len(singles):
+        raise Problem(f"the task takes {len(singles) or 'no'} images, and not {len(urls)}", param="messages")
+    return {name: _picture(url) for name, url in zip(singles, urls, strict=False)}
+
+
+def _picture(url: str) -> dspy.Image:
+    if not url.startswith(_URLS):
+        raise InputError("an image is a data URL (data:image/...;base64,...) or an http(s) address")
+    try:
+        return dspy.Image(url)
+    except ValueError:
+        raise InputError("an image cannot be read") from None

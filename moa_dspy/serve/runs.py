@@ -1,0 +1,190 @@
+"""Runs under way, and the last ones that ended: their steps, their answers as they are written, and how to stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.usage import Usage
+from moa_dspy.program import AttentionMoA, Prediction
+from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
+from moa_dspy.serve.problems import Problem
+from moa_dspy.trace import Step, StepStarted, Trace, watch
+
+__all__ = ["Event", "Run", "Runs", "event_json"]
+
+Event: TypeAlias = StepStarted | Step | Trace | str
+"""An event of a run: a step that starts or ends, a part of the answer, or the trace at the end."""
+
+Status: TypeAlias = Literal["running", "ok", "failed", "stopped"]
+
+
+class Run:
+    """A run of a program.
+
+    Args:
+        model: name of the program.
+        program: the program.
+        inputs: of its task.
+        budget: limits of this run.
+
+    Attributes:
+        id: not to be guessed.
+        created: seconds since the epoch.
+        answer: what of the answer is known.
+        trace: the record; None while it runs.
+    """
+
+    def __init__(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> None:
+        self.id, self.model, self.created = secrets.token_hex(12), model, int(time.time())
+        self.program = program
+        self.trace: Trace | None = None
+        self.answer = AnswerStream(lambda _: self._wake())
+        self._inputs, self._budget = inputs, budget
+        self._events: list[StepStarted | Step | Trace] = []
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._work(), name=f"run {self.id}")
+        self._task.add_done_callback(lambda _: self._wake())
+
+    @property
+    def status(self) -> Status:
+        """Return how far the run is."""
+        if not self._task.done():
+            return "running"
+        if self._task.cancelled():
+            return "stopped"
+        return "ok" if self._task.exception() is None else "failed"  # which also tells asyncio that it was seen
+
+    def stop(self) -> None:
+        """Cancel the calls under way. A run that has ended stays as it is."""
+        self._task.cancel("the client stopped the run")
+
+    def when_done(self, then: Any) -> None:
+        """Call ``then`` with this run when it has ended."""
+        self._task.add_done_callback(lambda _: then(self))
+
+    async def result(self) -> Prediction:
+        """Return the answer of the run. To cancel the wait does not stop the run.
+
+        Raises:
+            Problem: if the run was stopped.
+            Exception: what the program raised.
+        """
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            raise Problem("the run was stopped", 409, code="run_stopped")
+        return self._task.result()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield the events of the run from its beginning, until it has ended. Parts of the answer may be joined."""
+        at = read = 0
+        while True:
+            ended, changed = self._task.done(), self._changed
+            while at < len(self._events):
+                at += 1
+                yield self._events[at - 1]
+            if text := self.answer.sent[read:]:
+                read += len(text)
+                yield text
+            if ended:
+                return
+            await changed.wait()
+
+    async def _work(self) -> Prediction:
+        with watch(self._note), answer_streams(self.answer):
+            prediction: Any = await self.program.acall(budget=self._budget, **self._inputs)
+        return prediction
+
+    def _note(self, event: StepStarted | Step | Trace) -> None:
+        if isinstance(event, Trace):
+            self.trace = event
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+@dataclass
+class Runs:
+    """The runs of a server.
+
+    Args:
+        limit: number of runs under way at once.
+        keep: number of runs that have ended, of which the record is kept.
+
+    Attributes:
+        total: what all runs that have ended used.
+    """
+
+    limit: int = 64
+    keep: int = 100
+    total: Usage = Usage()
+    running: dict[str, Run] = field(default_factory=dict)
+    ended: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+
+    def start(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> Run:
+        """Start a run.
+
+        Raises:
+            Problem: if too many are under way.
+        """
+        if len(self.running) >= self.limit:
+            raise Problem(
+                f"{self.limit} runs are under way, and no more are allowed at once; try again later",
+                429,
+                code="rate_limit_exceeded",
+                headers={"Retry-After": "1"},
+            )
+        run = Run(model, program, inputs, budget)
+        self.running[run.id] = run
+        run.when_done(self._move)
+        return run
+
+    def find(self, run_id: str) -> Run:
+        """Return a run.
+
+        Raises:
+            Problem: if there is none.
+        """
+        run_id = run_id.removeprefix("chatcmpl-")
+        run = self.running.get(run_id) or self.ended.get(run_id)
+        if run is None:
+            raise Problem(f"there is no such run; the last {self.keep} are kept", 404, code="run_not_found")
+        return run
+
+    async def close(self) -> None:
+        """Stop all runs, and wait until their calls have ended."""
+        for run in list(self.running.values()):
+            run.stop()
+        while self.running:
+            await asyncio.sleep(0.01)
+
+    def _move(self, run: Run) -> None:
+        if run.trace is not None:
+            self.total += run.trace.usage
+        del self.running[run.id]
+        if run.status != "running":
+            self.ended[run.id] = run
+        while len(self.ended) > self.keep:
+            self.ended.popitem(last=False)
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """Return an event as JSON values, with its kind under ``event``."""
+    match event:
+        case str():
+            return {"event": "text", "text": event}
+        case StepStarted():
+            return {"event": "started", **dataclasses.asdict(event)}
+        case Step():
+            return {"event": "step", **event.model_dump(mode="json")}
+    return {"event": "ended", "trace": event.model_dump(mode="json")}
