@@ -6,10 +6,21 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["EVAL", "install_command", "missing_packages", "require_eval"]
+__all__ = ["EVAL", "MCP", "SERVE", "install_command", "missing_packages", "require_eval", "why_missing"]
 
 EVAL: Final[Mapping[str, str]] = {"math_verify": "math-verify", "sklearn": "scikit-learn"}
 """The packages of the extra ``eval``, by module."""
+
+SERVE: Final[Mapping[str, str]] = {
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "sse_starlette": "sse-starlette",
+    "openai": "openai",
+}
+"""The packages of the extra ``serve``, by module."""
+
+MCP: Final[Mapping[str, str]] = {"mcp": "mcp"}
+"""The packages of the extra ``mcp``, by module."""
 
 
 def missing_packages(packages: Mapping[str, str]) -> list[str]:
@@ -21,6 +32,19 @@ def install_command(*packages: str, options: str = "") -> str:
     """Return the command that installs packages into this environment, which may have been made without pip."""
     pip = "pip" if importlib.util.find_spec("pip") is not None else "uv pip"
     return " ".join([pip, "install", *([options] if options else []), *packages])
+
+
+def why_missing(packages: Mapping[str, str], what: str) -> str | None:
+    """Return why a feature cannot be used, with a command that installs all that it lacks; None if it lacks nothing.
+
+    Args:
+        packages: what the feature needs, by module.
+        what: the feature.
+    """
+    missing = missing_packages(packages)
+    verb = "is" if len(missing) == 1 else "are"
+    names = ", ".join(missing)
+    return f"{what} needs {names}, which {verb} not installed: {install_command(*missing)}" if missing else None
 
 
 def require_eval(module: str, what: str) -> str | None:

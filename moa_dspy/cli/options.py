@@ -21,12 +21,16 @@ __all__ = [
     "Compare",
     "Eval",
     "ExampleOptions",
+    "LimitOptions",
+    "Mcp",
     "Optimize",
     "Plan",
     "Profile",
     "ProgramOptions",
     "QuestionOptions",
     "Report",
+    "Serve",
+    "ServingOptions",
     "Show",
     "parameters",
 ]
@@ -65,7 +69,17 @@ class CallingOptions(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramOptions(Command):
+class LimitOptions(Command):
+    """Limits on what a command, or each question to a server, may spend."""
+
+    max_calls: int | None = _option("N", "Limit of LM calls.", min=1)
+    max_tokens: int | None = _option("N", "Limit of tokens.", min=1)
+    max_usd: float | None = _option("DOLLARS", "Limit of dollars.")
+    max_seconds: float | None = _option("SECONDS", "Limit of wall time.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramOptions(LimitOptions):
     """A program, and limits on what the command may spend."""
 
     program: str | None = None
@@ -78,10 +92,6 @@ class ProgramOptions(Command):
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
-    max_calls: int | None = _option("N", "Limit of LM calls.", min=1)
-    max_tokens: int | None = _option("N", "Limit of tokens.", min=1)
-    max_usd: float | None = _option("DOLLARS", "Limit of dollars.")
-    max_seconds: float | None = _option("SECONDS", "Limit of wall time.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +283,37 @@ class Show(Command):
     program: str = _argument("PROGRAM", "A saved program.")
 
 
-COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show)
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions(LimitOptions, CallingOptions):
+    """Programs that clients of another kind ask, and limits of each question."""
+
+    programs: list[str] = _argument("PROGRAM", "Saved programs, moa.toml files, or folders with them.")
+    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(ServingOptions):
+    """Serve programs behind an OpenAI-compatible address.
+
+    Each program is a model called moa/NAME, after its file, or after its folder for a moa.toml. The limits are those of
+    each question. A client that leaves stops its calls.
+    """
+
+    host: str = _option("ADDRESS", "Where to listen. Others than loopback need --key-env.", default="127.0.0.1")
+    port: int = _option("N", "Its port; 0 takes a free one.", default=8000, min=0, max=65535)
+    key_env: str | None = _option("NAME", "The environment variable with the key that clients must send.")
+    concurrency: int = _option("N", "Questions at once; more get status 429.", default=64, min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mcp(ServingOptions):
+    """Serve programs as tools of an MCP server, on standard input and output.
+
+    Each program is a tool. Its arguments are the task's inputs, and a budget. The limits are those of each question.
+    """
+
+
+COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp)
 
 
 def parameters(command: type[Command]) -> tuple[inspect.Parameter, ...]:

@@ -12,7 +12,7 @@ import pydantic
 
 from moa_dspy._dspy import missing_native_keys, native_route
 from moa_dspy.agents import Agent, remarks_of
-from moa_dspy.cli.options import ProgramOptions
+from moa_dspy.cli.options import LimitOptions, ProgramOptions
 from moa_dspy.cli.output import note
 from moa_dspy.config import AgentConfig, Config, load_config
 from moa_dspy.cost.budget import Budget
@@ -99,7 +99,7 @@ def note_default_agents(options: ProgramOptions, doing: str) -> None:
         note(f"no agent is named: {doing} three on the embedded model 'local'; --agent names others")
 
 
-def budget_of(options: ProgramOptions) -> Budget | None:
+def budget_of(options: LimitOptions) -> Budget | None:
     """Return the budget of a command, or None without any limit.
 
     Raises:

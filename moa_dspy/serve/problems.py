@@ -76,7 +76,7 @@ def error_body(problem: Problem) -> dict[str, Any]:
     """Return an error in OpenAI's format."""
     kind = _OURS if problem.status >= 500 else _INVALID  # noqa: PLR2004
     body = ErrorObject(message=str(problem), type=kind, param=problem.param, code=problem.code)
-    return {"error": body.to_dict(exclude_unset=False, exclude_none=False)}
+    return {"error": body.to_dict()}
 
 
 def response_of(problem: Problem) -> JSONResponse:

@@ -35,7 +35,7 @@ class _Part(_Model):
 
 class _Message(_Model):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | tuple[_Part, ...] | None = pydantic.Field(default=None, strict=False)
+    content: str | tuple[_Part, ...] | None = None
 
 
 class _BudgetOptions(_Model):
@@ -82,13 +82,13 @@ class ChatRequest(_Model):
     """The parts of a request that are read. Sampling options of the client are not: the agents have their own."""
 
     model: str
-    messages: tuple[_Message, ...] = pydantic.Field(strict=False)
+    messages: tuple[_Message, ...]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     response_format: _Format | None = None
     n: int | None = None
-    tools: tuple[pydantic.JsonValue, ...] | None = pydantic.Field(default=None, strict=False)
-    functions: tuple[pydantic.JsonValue, ...] | None = pydantic.Field(default=None, strict=False)
+    tools: tuple[pydantic.JsonValue, ...] | None = None
+    functions: tuple[pydantic.JsonValue, ...] | None = None
     logprobs: bool | None = None
     moa: MoaOptions = MoaOptions()
 
