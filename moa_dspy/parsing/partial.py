@@ -15,12 +15,19 @@ from moa_dspy.parsing.reasoning import EDGES, PLAIN, split_reasoning
 
 __all__ = ["AnswerSoFar", "begins_with"]
 
+_TAGS: Final = ("<", "＜", "◁", "&")  # tags around the whole answer are removed
 _CLOSERS: Final = ">＞▷⟩〉》»›】"
 _OPENER: Final = re.compile(r"[<＜◁⟨〈《«‹【\[\]&]")
 # What may be the first half of a marker's decoration, or be removed at the end of the answer.
 _HELD: Final = EDGES + "*_`>\\"
 _LONGEST: Final = 300  # characters of a mark
-_SHORT: Final = 6  # characters of a token that begins with a closing bracket
+_LOOKED_AHEAD: Final = 5  # characters of the longest closing bracket, and one behind it
+# The beginning of what ``marks.tags`` and ``marks.tokens`` find.
+_MAY_BE_MARK: Final = re.compile(
+    r"(?:[<＜◁⟨〈《«‹【\[]{1,2}|&lt;(?:&lt;)?)[\s\\:_~!*#|｜/／-]{0,4}"
+    r"(?:[^\W\d_][\w:.▁-]{0,40}(?:\s[^<>＜＞◁▷\[\]\n&]{0,200})?[\s|｜/／]{0,4}\\?)?"
+    r"|[<\[][|｜]?[^<>\[\]|｜\n]{0,60}[|｜]?|&l?t?|[\[\]][a-z!]?~?!?[a-z]?|"
+)
 _FIELD: Final = re.compile(r"\[\\?\[?[ \t]{0,3}\\?#")
 # Heads of reasoning in plain words begin like this. They are decided within so many characters.
 _HEADS: Final = ("here", "my", "thinking", "thought", "analysis", "#", "```", "~~~")
@@ -55,17 +62,20 @@ class AnswerSoFar:
         """Return where the answer begins; -1 if it has not begun, or that is not certain."""
         lead = text.lstrip(EDGES)
         first = len(text) - len(lead)
-        if not lead or (len(lead) < _HEAD_MAX and _may_be_head(lead)):
+        is_plain = PLAIN.match(text) is not None
+        if not lead or (is_plain and len(lead) < _HEAD_MAX and _may_be_head(lead)):
             return -1
-        if PLAIN.match(text) is not None and not lead.startswith(("<", "＜", "◁", "&lt;"[: len(lead)])):
+        if is_plain and not lead.startswith(_TAGS):
             return first
         if self._read and not any(mark in text[self._read - 1 :] for mark in _CLOSERS + "]:;\n"):
             return -1
-        split = split_reasoning(text)
-        whole = text.rstrip(EDGES)
-        found = split.reasoning and split.ended and split.text and whole.endswith(split.text)
-        after = split.text[:1]
-        return len(whole) - len(split.text) if found and after not in ("<", "＜", "◁", "&") else -1
+        split, whole = split_reasoning(text), text.rstrip(EDGES)
+        start = len(whole) - len(split.text)
+        if not (split.reasoning and split.text) or whole[start:] != split.text or split.text.startswith(_TAGS):
+            return -1
+        before = text[:start]
+        is_open = sum(-1 if tag.closes else 1 for tag in tags(before)) > 0  # a later tag may close the reasoning
+        return -1 if is_open or split_reasoning(before).text else start
 
     def _go_on(self, text: str) -> None:
         """Advance to the end of the text, or to what may become a mark."""
@@ -76,9 +86,12 @@ class AnswerSoFar:
                 return
             self._certain = opener.start()
             mark = text[self._certain : self._certain + _LONGEST]
-            if not _is_decided(mark):
+            if _FIELD.match(mark):
+                self._stopped = True
                 return
-            if any(found.start == 0 for found in (*tags(mark), *tokens(mark))) or _FIELD.match(mark):
+            if _MAY_BE_MARK.fullmatch(mark[:-_LOOKED_AHEAD]):
+                return
+            if _is_mark(mark):
                 self._stopped = True
                 return
             self._certain += 1
@@ -87,19 +100,17 @@ class AnswerSoFar:
 def begins_with(reply: str, answer: str) -> bool:
     """Return whether a reply begins with its answer, or with reasoning that it opens itself."""
     lead = reply.lstrip(EDGES)
-    return lead.startswith(answer[:_COMPARED]) or PLAIN.match(lead) is None or _OPENER.match(lead) is not None
+    if answer and lead.startswith(answer[:_COMPARED]):
+        return True
+    return PLAIN.match(lead) is None or _is_mark(lead[:_LONGEST])
+
+
+def _is_mark(text: str) -> bool:
+    alone = text.partition("]")[0] + "]"  # what follows a bracket may make a link of it, but only in the whole text
+    return any(found.start == 0 for found in (*tags(text), *tokens(text), *tags(alone)))
 
 
 def _may_be_head(lead: str) -> bool:
     folded = lead.casefold()
     return any(folded.startswith(head) or head.startswith(folded) for head in _HEADS)
 
-
-def _is_decided(mark: str) -> bool:
-    """Return whether more text cannot change if ``mark``, which begins with an opening bracket, begins with a mark."""
-    if mark[0] == "]":
-        return len(mark) >= _SHORT
-    if mark[0] == "&" and not "&lt;".startswith(mark[:4]):
-        return True
-    closed = next((at for at, one in enumerate(mark) if one in _CLOSERS or (at and one in "];")), None)
-    return len(mark) == _LONGEST or "\n" in mark[_SHORT:] or (closed is not None and closed + 2 < len(mark))

@@ -20,11 +20,13 @@ from dspy.utils.exceptions import LMError
 from moa_dspy.model_limits import takes_system
 from moa_dspy.runtime.failures import OVERFLOW, REFUSED, failure_of
 
-__all__ = ["learn", "rejected_by", "without"]
+__all__ = ["STREAM", "learn", "rejected_by", "without"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 SYSTEM: Final = "system"
+STREAM: Final = "stream"
+"""Stands in what a model rejects for replies in parts."""
 # Options without which a request still asks the same.
 _OPTIONAL: Final = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),

@@ -402,7 +402,7 @@ class _Call:
             except Exception as error:
                 if reader is None or not cannot_stream(error):
                     raise
-        known.streams = False
+        known.rejected.add(accepted.STREAM)
         return await self._send(known, args, options)
 
     def _reader(self, known: RunLM) -> ReplyReader | None:

@@ -70,7 +70,6 @@ class RunLM:
         free: whether its calls cost nothing.
         priced: whether the user gave it a price.
         in_thread: whether it must be called in a thread.
-        streams: whether its replies can be read while they are written.
         enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
         connections: what a call waits for; None if DSPy opens no connections for it.
         rejected: what it rejects, see ``runtime/accepted.py``. Calls add what they learn.
@@ -87,11 +86,17 @@ class RunLM:
         slots = getattr(getattr(lm, "engine", None), "slots", None)  # calls that its server handles at once, if known
         if isinstance(slots, int):
             concurrency.limit_by_default(slots, lm.model)
-        self.streams = not is_own and not self.in_thread and can_stream(lm)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.rejected = accepted.rejected_by(lm)
+        self._streams = not is_own and not self.in_thread and can_stream(lm)
         self.refused: Failure | None = None
+
+
+    @property
+    def streams(self) -> bool:
+        """Return whether its replies can be read while they are written."""
+        return self._streams and accepted.STREAM not in self.rejected
 
 
 class Session:

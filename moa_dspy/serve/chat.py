@@ -85,11 +85,14 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
 
 async def _deltas(run: Run, detail: str) -> AsyncIterator[dict[str, object]]:
     """Yield what the messages' parts are, as the run goes on: steps as reasoning, drafts, and the answer."""
-    layer, draft = 1, ""
+    layer, draft, answering = 1, "", False
     async for event in run.events():
         match event:
             case str():
+                answering = True
                 yield {"content": event}
+            case _ if answering:  # a message has no reasoning behind its answer
+                pass
             case StepStarted() if event.layer > layer and detail == "text":
                 if draft:
                     yield {"draft": {"layer": layer, "content": draft}}

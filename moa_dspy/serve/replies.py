@@ -90,7 +90,9 @@ class ChunkMaker:
 def step_line(step: Step) -> str:
     """Return a finished step as one line."""
     who = f"{step.agent} {_VERBS[step.stage]}" if step.model else f"{step.agent}: {step.stage}"
-    about = f" {step.target}" if step.target and step.target != step.agent and step.stage == "critique" else ""
+    about = ""
+    if step.stage == "critique":
+        about = " its own answer" if step.target == step.agent else f" {step.target or 'all answers'}"
     failed = "" if step.status == "ok" else f" ({step.status})"
     return f"Layer {step.layer}: {who}{about}{failed}"
 

@@ -1,0 +1,302 @@
+"""Chat completions: whole and streamed answers are the same, and tell what the run used."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import json
+import threading
+from typing import Any, Literal
+
+import dspy
+import litellm
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.loopback import Broken, Call, Http, Loopback, refusal
+from support.runs import in_format, role_of, until
+from support.serving import PATH, asked, content_of, data_of, serving
+
+from moa_dspy import AttentionMoA, Budget, Trace, single_model
+from moa_dspy.runtime import answer_stream
+from moa_dspy.testing import ScriptedLM
+
+ANSWER = "Use `a[0]` of [the list](x), if **a** < b.\n\n```\nx = [1, 2]\n```\nIt is 42 & nothing else."
+
+
+def program(server: Loopback, **options: Any) -> AttentionMoA:
+    return AttentionMoA("question -> answer", [server.lm("one"), server.lm("two")], **{"layers": 1, **options})
+
+
+async def slowly(_: Call) -> None:
+    """Other tasks go on between two pieces."""
+    await asyncio.sleep(0.002)
+
+
+def answering(body: Any) -> str:
+    return in_format(body, ANSWER)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_one(layers: int):
+    with Loopback(answering, pace=slowly) as provider, serving({"p": program(provider, layers=layers)}) as server:
+        whole = server.ask().json()
+        chunks = server.stream(moa={"stream": "text"})
+    assert whole["choices"][0]["message"]["content"] == content_of(chunks) == ANSWER
+    assert chunks.pop() == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert sum("content" in chunk["choices"][0]["delta"] for chunk in chunks) > 3
+    reasoning = content_of(chunks, "reasoning_content")
+    assert reasoning.count("one answers\n") == layers
+    drafts = [chunk["choices"][0]["delta"]["draft"] for chunk in chunks if "draft" in chunk["choices"][0]["delta"]]
+    assert drafts == [{"layer": 1, "content": ANSWER}] * (layers - 1)
+    assert chunks[-1]["usage"] == whole["usage"]
+    assert chunks[-1]["moa"]["calls"] == whole["moa"]["calls"] == len(provider.calls) // 2
+    used = [call.usage for call in provider.calls]
+    assert whole["usage"]["total_tokens"] == sum(one["total_tokens"] for one in used) // 2
+
+
+def test_a_rejected_synthesis_is_never_sent():
+    with Loopback(lambda body: in_format(body, role_of(body), improved=False)) as provider:
+        with serving({"p": program(provider, layers=2)}) as server:
+            chunks = server.stream(moa={"stream": "none"})
+    assert content_of(chunks) == "aggregate"
+    assert not content_of(chunks, "reasoning_content")
+    assert chunks[-2]["moa"]["stopped_by"] == "no_improvement"
+
+
+def test_an_answer_that_broke_off_ends_the_stream_with_an_error():
+    def breaking(body: Any) -> Any:
+        if role_of(body) == "aggregate":
+            return Broken("a long text of many words")
+        return "a proposal"
+
+    with Loopback(breaking) as provider, serving({"p": program(provider)}) as server:
+        assert server.ask().json()["choices"][0]["message"]["content"] == "a proposal"  # by a vote
+        chunks = server.stream()
+    assert content_of(chunks[:-1]).startswith("a long")
+    assert chunks[-1]["error"]["code"] == "answer_replaced"
+
+
+def test_the_text_is_held_back_where_another_answer_may_follow():
+    def thinking(body: Any) -> str:
+        return f"hm\n</think>\n\n{in_format(body, ANSWER)}"
+
+    with Loopback(answering) as provider, serving({"p": program(provider, budget=Budget(seconds=60))}) as server:
+        timed = server.stream()
+    with Loopback(thinking) as provider, serving({"p": program(provider)}) as server:
+        thought = server.stream()
+    for chunks in (timed, thought):
+        assert content_of(chunks) == ANSWER
+        assert sum(bool(content_of([chunk])) for chunk in chunks) == 1
+
+
+def test_a_provider_that_cannot_stream_gives_the_whole_text():
+    def refusing(body: Any) -> Any:
+        return refusal(400, "stream is not supported") if body.get("stream") else answering(body)
+
+    with Loopback(refusing) as provider, serving({"p": program(provider)}) as server:
+        assert content_of(server.stream()) == ANSWER
+        assert content_of(server.stream()) == ANSWER
+    assert sum(bool(call.body.get("stream")) for call in provider.calls) == 1  # asked once, and never again
+
+
+def test_openai_and_litellm_clients_ask_and_stream():
+    with Loopback(answering) as provider, serving({"p": program(provider)}) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        assert [model.id for model in client.models.list()] == ["moa/p"]
+        body: Any = asked("What?")
+        assert client.chat.completions.create(**body).choices[0].message.content == ANSWER
+        stream: Any = client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
+        chunks = list(stream)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == ANSWER
+        assert chunks[-1].usage.total_tokens == chunks[-1].moa["tokens"]["total"] > 0
+        assert not chunks[-1].choices
+        with pytest.raises(openai.NotFoundError, match="there is no model 'moa/q'"):
+            client.chat.completions.create(**{**body, "model": "moa/q"})
+        options: Any = {"api_base": f"{server.url}/v1", "api_key": "none", "messages": body["messages"]}
+        said: Any = litellm.completion("openai/moa/p", **options)
+        assert said.choices[0].message.content == ANSWER
+        parts: Any = litellm.completion("openai/moa/p", stream=True, **options)
+        assert "".join(part.choices[0].delta.content or "" for part in parts) == ANSWER
+        client.close()
+
+
+class Judged(dspy.Signature):
+    """Judge a picture."""
+
+    picture: dspy.Image = dspy.InputField()
+    question: str = dspy.InputField()
+    label: Literal["good", "bad"] = dspy.OutputField()
+    score: int = dspy.OutputField()
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_typed_answers_are_json_and_images_are_inputs():
+    lm = ScriptedLM('{"reasoning": "x", "label": "good", "score": 3}')
+    schema = {"type": "object", "properties": {"label": {"enum": ["good", "bad"]}, "score": {"type": "integer"}}}
+    content = [{"type": "text", "text": "Is it?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    with serving({"p": single_model(Judged, lm)}) as server:
+        formats = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        body: Any = {"messages": [{"role": "user", "content": content}]}
+        whole = server.ask(**body, response_format=formats).json()
+        assert whole["choices"][0]["message"]["content"] == '{"label": "good", "score": 3}' == content_of(
+            server.stream(**body)
+        )
+        schema["properties"] = {"label": {"type": "string"}}
+        refused = server.ask(**body, response_format=formats)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "format_mismatch")
+        body["messages"][0]["content"][1]["image_url"]["url"] = "/etc/hostname"
+        assert "data URL" in server.ask(**body).json()["error"]["message"]
+    assert any(part.type == "image" for part in lm.requests[0].messages[-1].parts)
+
+
+class Chat(dspy.Signature):
+    """Answer."""
+
+    history: dspy.History = dspy.InputField()
+    context: str = dspy.InputField()
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+def test_earlier_turns_are_history_and_named_inputs_are_inputs():
+    lm = ScriptedLM("yes")
+    turns = [
+        {"role": "user", "content": "FIRST"},
+        {"role": "assistant", "content": "SECOND"},
+        {"role": "user", "content": "THIRD"},
+    ]
+    with serving({"p": single_model(Chat, lm), "q": single_model("question -> answer", lm)}) as server:
+        said = server.ask(messages=turns, moa={"inputs": {"context": "CONTEXT"}, "trace": True}).json()
+        assert said["choices"][0]["message"]["content"] == "yes"
+        assert said["moa"]["trace"]["inputs"]["context"] == "CONTEXT"
+        texts = [message.text for message in lm.requests[0].messages]
+        assert texts[:2] == ["FIRST", "SECOND"]
+        assert "CONTEXT" in (texts[2] or "")
+        assert "THIRD" in (texts[2] or "")
+        assert server.ask(model="q", messages=turns).json()["error"]["code"] == "no_history"
+        wrong = server.ask(moa={"inputs": {"contxt": "?"}}).json()["error"]
+        assert "its inputs are: history, context, question" in wrong["message"]
+        assert "context is missing" in server.ask().json()["error"]["message"]
+
+
+FAULTS = st.sampled_from(["", "", "", "", "fails", "empty", "reasons"])
+SHAPES = st.fixed_dictionaries(
+    {
+        "layers": st.integers(1, 3),
+        "attention": st.sampled_from(["full", "none", 1]),
+        "residual": st.sampled_from(["synthesis", "none"]),
+        "early_stop": st.booleans(),
+        "aggregation": st.sampled_from(["synthesis", "synthesis", "vote", 2]),
+        "gate": st.sampled_from(["off", "unanimous"]),
+    }
+)
+
+
+class Fate:
+    """Replies of models that depend on the request alone, so that two runs go the same way."""
+
+    def __init__(self, seed: int, faults: list[str]) -> None:
+        self.seed, self.faults = seed, faults
+
+    def __call__(self, body: Any) -> str | Http:
+        digest = hashlib.blake2b(repr((self.seed, body["model"], body["messages"])).encode()).digest()
+        match self.faults[digest[0] % len(self.faults)]:
+            case "fails":
+                return refusal(422, "no")
+            case "empty":
+                return " "
+            case "reasons":
+                return f"<think>hm {digest[1]}</think>\n{in_format(body, f'text {digest[2] % 3}', digest[3] > 99)}"
+        return in_format(body, f"text {digest[2] % 3} of [one](x)", digest[3] > 99)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(SHAPES, st.lists(FAULTS, min_size=3, max_size=8), st.integers(0, 10_000), st.none() | st.integers(1, 30))
+def test_streamed_and_whole_answers_are_the_same(shape: dict[str, Any], faults: list[str], seed: int, calls: int | None):
+    def replies(request: Any) -> str:
+        messages = [{"role": "system", "content": request.system}, *({"content": one.text} for one in request.messages)]
+        reply = Fate(seed, faults)({"model": request.model, "messages": messages})
+        if isinstance(reply, Http):
+            raise dspy.lm15.InvalidRequestError("no")
+        return reply
+
+    async def both() -> None:
+        parts: list[str] = []
+        agents = [ScriptedLM(replies, f"scripted/{name}") for name in "abc"]
+        moa = AttentionMoA("question -> answer", agents, **shape, budget=Budget(calls=calls) if calls else None)
+        outcomes: list[Any] = []
+        for stream in (answer_stream.AnswerStream(parts.append), None):
+            try:
+                if stream is None:
+                    outcomes.append(await moa.acall(question="q"))
+                else:
+                    with answer_stream.answer_streams(stream):
+                        outcomes.append(await moa.acall(question="q"))
+            except Exception as error:
+                outcomes.append(error)
+        first, second = outcomes
+        assert type(first) is type(second)
+        if isinstance(first, dspy.Prediction):
+            assert first.answer == second.answer
+            assert first.answer.startswith("".join(parts))
+            assert [step.calls for step in first.trace.steps] == [step.calls for step in second.trace.steps]
+            assert first.trace.tokens == second.trace.tokens
+
+    asyncio.run(both())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_calls(stream: bool):
+    called = threading.Semaphore(0)
+
+    async def hold(_: Call) -> None:
+        called.release()
+        await asyncio.Event().wait()
+
+    with Loopback(hold=hold) as provider, serving({"p": program(provider)}) as server:
+        client = http.client.HTTPConnection(server.url.removeprefix("http://"))
+        client.request("POST", PATH, json.dumps(asked("What?", stream=stream)), {"Content-Type": "application/json"})
+        for _ in range(2):
+            called.acquire()
+        client.close()
+        assert until(lambda: all(call.hung_up for call in provider.calls) and not server.runs.running)
+        (run,) = server.runs.ended.values()
+    assert run.status == "stopped"
+    assert run.trace is not None
+    assert run.trace.stopped_by == "cancelled"
+    assert server.runs.total.unanswered == len(provider.calls) == 2
+
+
+def test_a_run_can_be_followed_and_stopped():
+    called = threading.Semaphore(0)
+
+    async def hold(call: Call) -> None:
+        if role_of(call) == "critique":
+            called.release()
+            await asyncio.Event().wait()
+
+    with Loopback(answering, hold=hold) as provider, serving({"p": program(provider)}) as server:
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(server.ask()))
+        thread.start()
+        called.acquire()
+        (run,) = server.http.get("/runs").json()["data"]
+        assert run["status"] == "running"
+        assert server.http.get(f"/runs/{run['id']}").json()["error"]["code"] == "run_under_way"
+        stopped = threading.Timer(0.1, lambda: server.http.post(f"/runs/{run['id']}/stop", json={}))
+        stopped.start()
+        events = data_of(server.http.get(f"/runs/{run['id']}/events").text)
+        thread.join()
+        stopped.join()
+        assert answers[0].json()["error"]["code"] == "run_stopped"
+        trace = Trace.from_json(server.http.get(f"/runs/{run['id']}").text)
+    assert [event["event"] for event in events[:4]].count("started") >= 2
+    assert {event["stage"] for event in events if event["event"] == "step"} == {"propose", "critique"}
+    assert events[-1] == {"event": "ended", "trace": json.loads(trace.to_json())}
+    assert until(lambda: all(call.hung_up or call.answered for call in provider.calls))
