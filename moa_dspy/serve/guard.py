@@ -51,7 +51,7 @@ class Guard:
     """ASGI middleware that refuses requests without the key, or to another host if there is none."""
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
-        self._app, self._key = app, key
+        self._app, self._key = app, None if key is None else key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -64,7 +64,9 @@ class Guard:
         if self._key is None:
             if not is_loopback(_host_in(request)):
                 return Problem("without a key, this server answers only to loopback names", 421, code="wrong_host")
-        elif request.url.path not in _OPEN and not any(_is_equal(key, self._key) for key in _keys_in(request)):
+        elif request.url.path not in _OPEN and not any(
+            hmac.compare_digest(key, self._key) for key in _keys_in(request)
+        ):
             return Problem(
                 "the API key is missing or wrong",
                 401,
@@ -113,18 +115,14 @@ def _host_in(request: Request) -> str:
     return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
 
 
-def _keys_in(request: Request) -> Sequence[str]:
-    """Return the keys that a request gives: as a bearer, or as the password with which browsers ask."""
+def _keys_in(request: Request) -> Sequence[bytes]:
+    """Return the keys that a request gives: as a bearer, or as the password for which browsers ask."""
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
-        return (value.strip(),)
+        return (value.strip().encode("latin-1"),)  # as headers are decoded
     if kind.lower() == "basic":
         try:
-            return (base64.b64decode(value, validate=True).decode().partition(":")[2],)
-        except (binascii.Error, UnicodeDecodeError):
+            return (base64.b64decode(value, validate=True).partition(b":")[2],)
+        except (binascii.Error, ValueError):
             return ()
     return ()
-
-
-def _is_equal(key: str, expected: str) -> bool:
-    return hmac.compare_digest(key.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
