@@ -32,6 +32,7 @@ from moa_dspy.runtime.concurrency import nested_run
 from moa_dspy.runtime.conversation import check_history
 from moa_dspy.runtime.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.runtime.session import Session
+from moa_dspy.runtime.streamify import streamed
 from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
 from moa_dspy.trace import StoppedBy, Trace
@@ -209,7 +210,12 @@ class AttentionMoA(Displayed, dspy.Module):
         """
         if args:
             raise InputError(f"give the inputs by name: {', '.join(f'{name}=...' for name in self.task.input_fields)}")
-        values = self._checked(inputs)
+        values, stream = self._checked(inputs), dspy.settings.send_stream
+        if stream is None:
+            return await self._answer(values, budget)
+        return await streamed(stream, self.task, lambda: self._answer(values, budget))
+
+    async def _answer(self, values: Mapping[str, Any], budget: Budget | None) -> Prediction:
         session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
         parts = self._parts(session.ambient)
         for agent in (*parts.agents, parts.aggregator):

@@ -516,14 +516,31 @@ def test_bootstrap_few_shot_compiles_agents_of_different_models(capsys: pytest.C
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("is_async", [False, True])
-def test_streamify_gives_the_prediction_in_the_end(is_async: bool):
-    program = program_of(simulated())
-    streaming = cast("Any", dspy.streamify(program, is_async_program=is_async))
+@pytest.mark.parametrize("listens", [False, True])
+def test_streamify_gives_steps_the_answer_in_parts_and_the_prediction(is_async: bool, listens: bool):
+    lm = ScriptedLM("The answer is 42, and nothing else.")
+    program = AttentionMoA("question -> answer", [lm, lm], layers=1)
+    listeners = [dspy.streaming.StreamListener("answer", predict=program)] if listens else []
+    streaming: Any = dspy.streamify(
+        program,
+        stream_listeners=listeners,
+        is_async_program=is_async,
+        include_final_prediction_in_output_stream=not listens,
+    )
 
     async def collect() -> list[Any]:
-        return [item async for item in streaming(question="What is 1 + 2?")]
+        return [item async for item in streaming(question="?")]
 
-    assert asyncio.run(collect())[-1].answer == program(question="What is 1 + 2?").answer
+    items = asyncio.run(collect())
+    said = [item.message for item in items if isinstance(item, dspy.streaming.StatusMessage)]
+    assert len(said) == 9
+    assert said[-1] == "layer 1: aggregate by aggregator"
+    parts = [item for item in items if isinstance(item, dspy.streaming.StreamResponse)]
+    assert len(parts) > 5
+    assert "".join(part.chunk for part in parts) == "The answer is 42, and nothing else."
+    assert [part.is_last_chunk for part in parts] == [False] * (len(parts) - 1) + [True]
+    predictions = [item.answer for item in items if isinstance(item, dspy.Prediction)]
+    assert predictions == ([] if listens else ["The answer is 42, and nothing else."])
 
 
 def test_asyncify_runs_it_beside_the_loop():

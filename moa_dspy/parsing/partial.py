@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from moa_dspy.parsing.marks import tags, tokens
-from moa_dspy.parsing.reasoning import EDGES, PLAIN, split_reasoning
+from moa_dspy.parsing.reasoning import ANSWER_END, EDGES, PLAIN, split_reasoning
 
 __all__ = ["AnswerSoFar", "begins_with"]
 
@@ -107,7 +107,8 @@ def begins_with(reply: str, answer: str) -> bool:
 
 def _is_mark(text: str) -> bool:
     alone = text.partition("]")[0] + "]"  # what follows a bracket may make a link of it, but only in the whole text
-    return any(found.start == 0 for found in (*tags(text), *tokens(text), *tags(alone)))
+    marks = (*tags(text), *tokens(text), *tags(alone))
+    return any(found.start == 0 for found in marks) or ANSWER_END.match(text) is not None
 
 
 def _may_be_head(lead: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import dspy
 
+from moa_dspy.runtime.caller_stream import from_this_thread
 from moa_dspy.runtime.concurrency import blocking_run
 
 __all__ = ["in_thread", "let_callers_go_on", "run"]
@@ -82,9 +83,9 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         finally:
             ended.set()
 
-    # A stream opened by dspy.streamify belongs to the caller's loop. Sending to it from another loop blocks forever.
     with blocking_run():
-        with dspy.context(send_stream=None):
+        # A stream of dspy.streamify belongs to the caller's loop. To use it from another one would block forever.
+        with dspy.context(send_stream=from_this_thread(dspy.settings.send_stream)):
             future = _loop(_depth.get()).submit(watched)
         try:
             return future.result()
