@@ -204,7 +204,9 @@ def can_stream(lm: Any) -> bool:
     kind: Any = type(lm)
     if not issubclass(kind, dspy.LM) or kind.forward is not dspy.LM.forward or kind.aforward is not dspy.LM.aforward:
         return False
-    return not vars(lm).keys() & {"forward", "aforward"} and (isinstance(lm.engine, str) or hasattr(lm.engine, "stream"))
+    return not vars(lm).keys() & {"forward", "aforward"} and (
+        isinstance(lm.engine, str) or hasattr(lm.engine, "stream")
+    )
 
 
 def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:

@@ -247,7 +247,9 @@ def _in_pieces(response: Response) -> Iterator[Any]:
     """Yield the events of a response. Its text comes in pieces of a few characters."""
     for event in response_to_events(response):
         if isinstance(event, StreamDeltaEvent) and isinstance(event.delta, TextDelta):
-            yield from (replace(event, delta=replace(event.delta, text=text)) for text in _PIECE.findall(event.delta.text))
+            yield from (
+                replace(event, delta=replace(event.delta, text=text)) for text in _PIECE.findall(event.delta.text)
+            )
         else:
             yield event
 

@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from moa_dspy.parsing.marks import tags, tokens
-from moa_dspy.parsing.reasoning import ANSWER_END, EDGES, PLAIN, split_reasoning
+from moa_dspy.parsing.reasoning import ANSWER_BEGINS, EDGES, PLAIN, split_reasoning
 
 __all__ = ["AnswerSoFar", "begins_with"]
 
@@ -75,7 +75,7 @@ class AnswerSoFar:
             return -1
         before = text[:start]
         is_open = sum(-1 if tag.closes else 1 for tag in tags(before)) > 0  # a later tag may close the reasoning
-        return -1 if is_open or split_reasoning(before).text else start
+        return -1 if is_open or ANSWER_BEGINS.search(before) or split_reasoning(before).text else start
 
     def _go_on(self, text: str) -> None:
         """Advance to the end of the text, or to what may become a mark."""
@@ -108,10 +108,9 @@ def begins_with(reply: str, answer: str) -> bool:
 def _is_mark(text: str) -> bool:
     alone = text.partition("]")[0] + "]"  # what follows a bracket may make a link of it, but only in the whole text
     marks = (*tags(text), *tokens(text), *tags(alone))
-    return any(found.start == 0 for found in marks) or ANSWER_END.match(text) is not None
+    return any(found.start == 0 for found in marks)
 
 
 def _may_be_head(lead: str) -> bool:
     folded = lead.casefold()
     return any(folded.startswith(head) or head.startswith(folded) for head in _HEADS)
-

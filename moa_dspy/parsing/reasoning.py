@@ -24,15 +24,15 @@ from typing import Final
 from moa_dspy.parsing.marks import OPENING_SAYS, Mark, fences, has_cognition, is_mention, tags
 from moa_dspy.parsing.turns import split_turns
 
-__all__ = ["ANSWER_END", "EDGES", "PLAIN", "Split", "split_reasoning"]
+__all__ = ["ANSWER_BEGINS", "EDGES", "PLAIN", "Split", "split_reasoning"]
 
 EDGES: Final = " \t\n\r\x0b\x0c\x85\xa0\u200b\u2028\u2029\u202f\u2060\u3000\ufeff"
 _ANSWER_NAME: Final = r"(?:final[ _-]?)?(?:answer|response|output|solution|conclusion|result|final)"
 _ANSWER_TAG: Final = re.compile(rf"\A<({_ANSWER_NAME})>(.*)</\1>\Z", re.DOTALL | re.IGNORECASE)
 _ANSWER_OPEN: Final = re.compile(rf"\A<({_ANSWER_NAME})>(?!.*</\1>)", re.DOTALL | re.IGNORECASE)
 _ANSWER_HEAD: Final = re.compile(rf"<{_ANSWER_NAME}>", re.IGNORECASE)
-ANSWER_END: Final = re.compile(rf"</{_ANSWER_NAME}>", re.IGNORECASE)
-"""The end of tags around an answer."""
+ANSWER_BEGINS: Final = re.compile(rf"<{_ANSWER_NAME}>\s*\Z", re.IGNORECASE)
+"""Matches at the end of a text after which an answer begins, and a tag may close it."""
 
 # A part that prepares an answer between answer tags, under a name that alone would not say so.
 _WORKING: Final = re.compile(

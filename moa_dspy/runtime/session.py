@@ -92,7 +92,6 @@ class RunLM:
         self._streams = not is_own and not self.in_thread and can_stream(lm)
         self.refused: Failure | None = None
 
-
     @property
     def streams(self) -> bool:
         """Return whether its replies can be read while they are written."""

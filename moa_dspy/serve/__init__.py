@@ -1,13 +1,13 @@
 """Programs as models of an OpenAI-compatible server, and as tools of an MCP server. It needs the extra ``serve``.
 
-    programs     what is served: the programs by name, and what clients are told of them
-    requests     a request: its inputs, options and limits
-    runs         runs under way, and the last ones that ended
-    replies      completions, chunks and models, as the types of the ``openai`` package
-    chat         one answer: as one completion, or as a stream of chunks
-    problems     errors in OpenAI's format
-    guard        who may ask: keys, hosts, sizes and speeds of bodies
-    app          the routes
-    server       the process: uvicorn
-    mcp_server   programs as tools of an MCP server
+programs     what is served: the programs by name, and what clients are told of them
+requests     a request: its inputs, options and limits
+runs         runs under way, and the last ones that ended
+replies      completions, chunks and models, as the types of the ``openai`` package
+chat         one answer: as one completion, or as a stream of chunks
+problems     errors in OpenAI's format
+guard        who may ask: keys, hosts, sizes and speeds of bodies
+app          the routes
+server       the process: uvicorn
+mcp_server   programs as tools of an MCP server
 """

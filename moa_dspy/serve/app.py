@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,7 +47,7 @@ class ServeOptions:
     key: str | None = None
     concurrency: int = 64
     kept_runs: int = 100
-    body: BodyLimits = BodyLimits()
+    body: BodyLimits = field(default_factory=BodyLimits)
 
 
 def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | None = None) -> Starlette:

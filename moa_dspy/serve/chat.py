@@ -65,15 +65,8 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
         async for parts in _deltas(run, wished.moa.stream):
             yield ServerSentEvent(data=make.delta(**parts))
         prediction = await run.result()
-        sent, answer = run.answer.sent, answer_of(run.program, prediction)
-        if not run.answer.finish(answer):
-            raise Problem(
-                f"the call that wrote the answer broke off, and another answer replaced it: GET /runs/{run.id}",
-                502,
-                code="answer_replaced",
-            )
-        if len(answer) > len(sent):
-            yield ServerSentEvent(data=make.delta(content=answer[len(sent) :]))
+        if rest := _rest(run, answer_of(run.program, prediction)):
+            yield ServerSentEvent(data=make.delta(content=rest))
         for chunk in make.end(prediction.trace):
             yield ServerSentEvent(data=chunk)
         yield ServerSentEvent(data=_DONE)
@@ -81,6 +74,18 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
         yield ServerSentEvent(data=json.dumps(error_body(problem_of(error, run.id))))
     finally:
         run.stop()
+
+
+def _rest(run: Run, answer: str) -> str:
+    """Return what of the answer was not sent yet."""
+    sent = run.answer.sent
+    if run.answer.finish(answer):
+        return answer[len(sent) :]
+    raise Problem(
+        f"the call that wrote the answer broke off, and another answer replaced it: GET /runs/{run.id}",
+        502,
+        code="answer_replaced",
+    )
 
 
 async def _deltas(run: Run, detail: str) -> AsyncIterator[dict[str, object]]:

@@ -74,7 +74,7 @@ def validation_problem(error: pydantic.ValidationError) -> Problem:
 
 def error_body(problem: Problem) -> dict[str, Any]:
     """Return an error in OpenAI's format."""
-    kind = _OURS if problem.status >= 500 else _INVALID  # noqa: PLR2004
+    kind = _OURS if problem.status >= 500 else _INVALID
     body = ErrorObject(message=str(problem), type=kind, param=problem.param, code=problem.code)
     return {"error": body.to_dict()}
 

@@ -36,7 +36,7 @@ def load_programs(
         ConfigurationError: if a file is no program, a folder has none, or two have one name.
     """
     programs: dict[str, AttentionMoA] = {}
-    for path in (file for path in paths for file in _files(Path(path))):
+    for path in (file for given in paths for file in _files(Path(given))):
         name = (path.resolve().parent.name or path.stem) if path.name == _CONFIG else path.stem
         if name in programs:
             raise ConfigurationError(f"two programs would be called {name!r}, one of them {path}; rename a file")

@@ -40,7 +40,9 @@ def answer_of(program: AttentionMoA, prediction: Prediction) -> str:
 def completion(run: Run, prediction: Prediction, *, with_trace: bool) -> ChatCompletion:
     """Return a whole answer."""
     message = ChatCompletionMessage(role="assistant", content=answer_of(run.program, prediction))
-    choice = chat_completion.Choice(index=0, message=message, finish_reason=_finish_reason(prediction.trace), logprobs=None)
+    choice = chat_completion.Choice(
+        index=0, message=message, finish_reason=_finish_reason(prediction.trace), logprobs=None
+    )
     extra: dict[str, Any] = {"moa": _figures(run, prediction.trace, with_trace)}
     return ChatCompletion(
         id=_id(run),

@@ -143,13 +143,13 @@ def check_format(request: ChatRequest, task: TaskSignature) -> None:
     wished = request.response_format
     if wished is None or wished.type == "text":
         return
-    where = {"param": "response_format", "code": "format_mismatch"}
+    schema, problem = None if wished.json_schema is None else wished.json_schema.schema_, None
     if answers_as_text(task):
-        raise Problem("this program answers in plain text; leave response_format out", **where)
-    schema = wished.json_schema and wished.json_schema.schema_
-    if schema is not None and not _fits(schema, schema_of(task)):
-        names = ", ".join(task.output_fields)
-        raise Problem(f"the schema is not that of this program's answers, which have: {names}", **where)
+        problem = "this program answers in plain text; leave response_format out"
+    elif schema is not None and not _fits(schema, schema_of(task)):
+        problem = f"the schema is not that of this program's answers, which have: {', '.join(task.output_fields)}"
+    if problem is not None:
+        raise Problem(problem, param="response_format", code="format_mismatch")
 
 
 def _fits(wished: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs under way, and the last ones that ended: their steps, their answers as they are written, and how to stop them."""
+"""Runs under way, and the last ones that ended: their steps, their answers as they are written, stopping them."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Runs:
 
     limit: int = 64
     keep: int = 100
-    total: Usage = Usage()
+    total: Usage = field(default_factory=Usage)
     running: dict[str, Run] = field(default_factory=dict)
     ended: OrderedDict[str, Run] = field(default_factory=OrderedDict)
 

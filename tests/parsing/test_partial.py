@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given, strategies as st
 
 from moa_dspy.parsing.partial import AnswerSoFar, begins_with
@@ -13,21 +16,40 @@ from moa_dspy.signatures import task_signature
 TASK = task_signature("question -> answer")
 REASONING = st.sampled_from(
     [
-        *("", "", "<think>Hm [1].</think>", "<thinking>\nHm\n</thinking>\n\n", "[THINK]Hm[/THINK]", "◁think▷Hm◁/think▷"),
+        *(
+            "",
+            "",
+            "<think>Hm [1].</think>",
+            "<thinking>\nHm\n</thinking>\n\n",
+            "[THINK]Hm[/THINK]",
+            "◁think▷Hm◁/think▷",
+        ),
         *("Here is my thought process: hm\nHere is my response:\n", "Thinking...\nhm\n...done thinking.\n"),
         "analysisHm. assistantfinal",
     ]
 )
 PIECES = st.sampled_from(
     [
-        *("<b>", "</b>", "a[0]", "[1]", "](x)", "if a < b and c > d", "R&D", "&lt;b&gt;", "**", "`", "```\n", "\n", "\n\n"),
+        *(
+            "<b>",
+            "</b>",
+            "a[0]",
+            "[1]",
+            "](x)",
+            "if a < b and c > d",
+            "R&D",
+            "&lt;b&gt;",
+            "**",
+            "`",
+            "```\n",
+            "\n",
+            "\n\n",
+        ),
         *(" ", "word", "Ünïcode", "\u200b", "The", "[", "]", "<", ">", "&", "Answer", "The answer is 42.", "# Notes\n"),
         *("<answer>", "</answer>", "thinking", "Here is my", "]~[", "[a link", "\\", "<plan>", "</plan>", "[#12]"),
     ]
 )
-ENDS = st.sampled_from(
-    ["", "", "<|im_end|>", "</s>", "\n\n[[ ## completed ## ]]", "**[[ ## completed ## ]]**", "<|e"]
-)
+ENDS = st.sampled_from(["", "", "<|im_end|>", "</s>", "\n\n[[ ## completed ## ]]", "**[[ ## completed ## ]]**", "<|e"])
 
 
 def final(text: str) -> str | None:
@@ -35,7 +57,7 @@ def final(text: str) -> str | None:
     (completion,) = read([text])
     try:
         return PlainTextAdapter().parse(TASK, completion.text)["answer"]
-    except Exception:
+    except AdapterParseError:
         return None
 
 
@@ -48,7 +70,7 @@ def seen(text: str, step: int = 1) -> list[str]:
 def test_what_is_certain_is_how_the_answer_begins(reasoning: str, text: str, end: str, step: int):
     reply = f"{reasoning}{text or 'word'}{end}"
     parts = seen(reply, step)
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         assert after.startswith(before)
     answer = final(reply)
     assert answer is None or not parts or answer.startswith(parts[-1])

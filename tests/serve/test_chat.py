@@ -18,7 +18,7 @@ from support.loopback import Broken, Call, Http, Loopback, refusal
 from support.runs import in_format, role_of, until
 from support.serving import PATH, asked, content_of, data_of, serving
 
-from moa_dspy import AttentionMoA, Budget, Trace, single_model
+from moa_dspy import AttentionMoA, Budget, RunError, Trace, single_model
 from moa_dspy.runtime import answer_stream
 from moa_dspy.testing import ScriptedLM
 
@@ -59,9 +59,9 @@ def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_one(layers: int):
 
 
 def test_a_rejected_synthesis_is_never_sent():
-    with Loopback(lambda body: in_format(body, role_of(body), improved=False)) as provider:
-        with serving({"p": program(provider, layers=2)}) as server:
-            chunks = server.stream(moa={"stream": "none"})
+    rejecting = Loopback(lambda body: in_format(body, role_of(body), improved=False))
+    with rejecting as provider, serving({"p": program(provider, layers=2)}) as server:
+        chunks = server.stream(moa={"stream": "none"})
     assert content_of(chunks) == "aggregate"
     assert not content_of(chunks, "reasoning_content")
     assert chunks[-2]["moa"]["stopped_by"] == "no_improvement"
@@ -144,8 +144,10 @@ def test_typed_answers_are_json_and_images_are_inputs():
         formats = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         body: Any = {"messages": [{"role": "user", "content": content}]}
         whole = server.ask(**body, response_format=formats).json()
-        assert whole["choices"][0]["message"]["content"] == '{"label": "good", "score": 3}' == content_of(
-            server.stream(**body)
+        assert (
+            whole["choices"][0]["message"]["content"]
+            == '{"label": "good", "score": 3}'
+            == content_of(server.stream(**body))
         )
         schema["properties"] = {"label": {"type": "string"}}
         refused = server.ask(**body, response_format=formats)
@@ -218,7 +220,9 @@ class Fate:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(SHAPES, st.lists(FAULTS, min_size=3, max_size=8), st.integers(0, 10_000), st.none() | st.integers(1, 30))
-def test_streamed_and_whole_answers_are_the_same(shape: dict[str, Any], faults: list[str], seed: int, calls: int | None):
+def test_streamed_and_whole_answers_are_the_same(
+    shape: dict[str, Any], faults: list[str], seed: int, calls: int | None
+):
     def replies(request: Any) -> str:
         messages = [{"role": "system", "content": request.system}, *({"content": one.text} for one in request.messages)]
         reply = Fate(seed, faults)({"model": request.model, "messages": messages})
@@ -238,7 +242,7 @@ def test_streamed_and_whole_answers_are_the_same(shape: dict[str, Any], faults: 
                 else:
                     with answer_stream.answer_streams(stream):
                         outcomes.append(await moa.acall(question="q"))
-            except Exception as error:
+            except RunError as error:
                 outcomes.append(error)
         first, second = outcomes
         assert type(first) is type(second)

@@ -76,9 +76,7 @@ DEEP = b'{"model": "moa/p", "messages": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
         (asked("?", response_format={"type": "json_object"}), 400, "plain text"),
     ],
 )
-def test_a_wrong_request_is_told_what_is_wrong(
-    body: Any, status: int, words: str, server: Server, lm: ScriptedLM
-):
+def test_a_wrong_request_is_told_what_is_wrong(body: Any, status: int, words: str, server: Server, lm: ScriptedLM):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = server.http.post(PATH, content=content, headers=JSON)
     assert (answer.status_code, words in error_in(answer)["message"]) == (status, True), answer.text
@@ -86,7 +84,10 @@ def test_a_wrong_request_is_told_what_is_wrong(
 
 
 def test_other_addresses_methods_and_media_are_refused(server: Server):
-    assert (server.http.get("/v2").status_code, error_in(server.http.get("/v2"))["type"]) == (404, "invalid_request_error")
+    assert (server.http.get("/v2").status_code, error_in(server.http.get("/v2"))["type"]) == (
+        404,
+        "invalid_request_error",
+    )
     assert server.http.get(PATH).status_code == 405
     form = server.http.post(PATH, content=json.dumps(asked("?")), headers={"Content-Type": "text/plain"})
     assert (form.status_code, error_in(form)["code"]) == (415, "not_json")  # what a page of another site can send
@@ -99,7 +100,9 @@ def test_other_addresses_methods_and_media_are_refused(server: Server):
 def test_a_body_that_is_too_slow_or_too_large_ends_the_request(head: str, server: Server):
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode())
+        raw.sendall(
+            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode()
+        )
         reply = http.client.HTTPResponse(raw)
         reply.begin()
         assert reply.status == (413 if "99999" in head else 408)
@@ -115,15 +118,15 @@ def test_a_budget_of_a_request_only_narrows(lm: ScriptedLM):
 
 
 def test_failures_tell_nothing_of_providers():
-    with Loopback(lambda body: refusal(401, "wrong key sk-SECRET of ACCOUNT")) as provider:
-        with serving({"p": single_model("question -> answer", provider.lm())}) as server:
-            whole = server.ask()
-            assert (whole.status_code, error_in(whole)["code"]) == (502, "no_answer")
-            streamed = server.ask(stream=True).text
-            assert '"code": "no_answer"' in streamed
-            assert "ACCOUNT" not in whole.text + streamed
-            run = error_in(whole)["message"].rpartition("/")[2]
-            assert "ACCOUNT" in server.http.get(f"/runs/{run}").text  # the record, for who runs the server
+    refusing = Loopback(lambda body: refusal(401, "wrong key sk-SECRET of ACCOUNT"))
+    with refusing as provider, serving({"p": single_model("question -> answer", provider.lm())}) as server:
+        whole = server.ask()
+        assert (whole.status_code, error_in(whole)["code"]) == (502, "no_answer")
+        streamed = server.ask(stream=True).text
+        assert '"code": "no_answer"' in streamed
+        assert "ACCOUNT" not in whole.text + streamed
+        run = error_in(whole)["message"].rpartition("/")[2]
+        assert "ACCOUNT" in server.http.get(f"/runs/{run}").text  # the record, for who runs the server
 
 
 def test_more_runs_than_allowed_are_told_to_come_back():

@@ -194,7 +194,6 @@ class Loopback:
         await writer.drain()
         call.answered = time.monotonic()
 
-
     async def _stream(
         self, call: Call, reply: str | Broken, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:

@@ -15,7 +15,6 @@ from moa_dspy import AttentionMoA
 from moa_dspy.serve.app import ServeOptions, create_app
 from moa_dspy.serve.runs import Runs
 
-
 PATH = "/v1/chat/completions"
 
 
