@@ -12,14 +12,15 @@ import pydantic
 
 from moa_dspy._dspy import missing_native_keys, native_route
 from moa_dspy.agents import Agent, remarks_of
-from moa_dspy.cli.options import LimitOptions, ProgramOptions
-from moa_dspy.cli.output import note
+from moa_dspy.cli.options import LimitOptions, ProgramOptions, ServingOptions
+from moa_dspy.cli.output import note, warning
 from moa_dspy.config import AgentConfig, Config, load_config
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.gate import gate_of
 from moa_dspy.program import AttentionMoA, load
+from moa_dspy.serve.programs import load_programs, warning_of
 
 __all__ = [
     "DEFAULT_AGENTS",
@@ -30,6 +31,7 @@ __all__ = [
     "model_named",
     "note_default_agents",
     "refuse_beside",
+    "served_programs",
     "uses_default_agents",
 ]
 
@@ -74,6 +76,16 @@ def build_program(options: ProgramOptions) -> AttentionMoA:
         if any(agent.model == "local" for agent in config.agents) and "installed" in str(error):
             raise ConfigurationError(f"{error}; or name models of a provider with --agent") from error
         raise
+
+
+def served_programs(options: ServingOptions) -> dict[str, AttentionMoA]:
+    """Return the programs that a server offers, by name, with keys checked. Warn of those that lost a comparison."""
+    programs = load_programs(options.programs, budget=budget_of(options), vectorizers=options.vectorizer or ())
+    for name, program in programs.items():
+        check_keys(program)
+        if (problem := warning_of(program)) is not None:
+            warning(f"{name}: {problem}")
+    return programs
 
 
 def refuse_beside(what: str, options: ProgramOptions, names: Iterable[str]) -> None:

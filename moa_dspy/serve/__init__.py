@@ -1,6 +1,8 @@
 """Programs as models of an OpenAI-compatible server, and as tools of an MCP server. It needs the extra ``serve``.
 
-programs     what is served: the programs by name, and what clients are told of them
+programs     the programs by name, and what clients are told of them
+    inputs       values of inputs from JSON, and schemas
+    models       the programs as models
 requests     a request: its inputs, options and limits
 runs         runs under way, and the last ones that ended
 replies      completions, chunks and models, as the types of the ``openai`` package

@@ -20,9 +20,8 @@ from starlette.routing import Route
 from moa_dspy.program import AttentionMoA
 from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
 from moa_dspy.serve.guard import BodyLimits, Guard, read_body
+from moa_dspy.serve.models import Served
 from moa_dspy.serve.problems import Problem, problem_of, response_of
-from moa_dspy.serve.programs import Served
-from moa_dspy.serve.replies import model_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
 from moa_dspy.serve.runs import Run, Runs, event_json
 
@@ -121,16 +120,13 @@ class _Server:
 
     async def models(self, _: Request) -> Response:
         """List the programs."""
-        models = [await self._model(name) for name in self.served.programs]
+        models = [await self.served.model(name) for name in self.served.programs]
         return JSONResponse({"object": "list", "data": models})
 
     async def model(self, request: Request) -> Response:
         """Describe one program."""
         name, _ = self.served.find(request.path_params["model"])
-        return JSONResponse(await self._model(name))
-
-    async def _model(self, name: str) -> dict[str, Any]:
-        return model_of(name, self.served.created, await self.served.facts(name)).to_dict(exclude_unset=False)
+        return JSONResponse(await self.served.model(name))
 
     async def health(self, _: Request) -> Response:
         """Say that the server answers."""
@@ -142,7 +138,7 @@ class _Server:
 
     async def page(self, _: Request) -> Response:
         """Show the programs to people."""
-        models = [await self._model(name) for name in self.served.programs]
+        models = [await self.served.model(name) for name in self.served.programs]
         return HTMLResponse(_PAGES.get_template("models.html.j2").render(models=models))
 
     async def list_runs(self, _: Request) -> Response:

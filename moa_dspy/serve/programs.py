@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,9 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, MoAError
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.program import AttentionMoA, load
-from moa_dspy.serve.problems import Problem
-from moa_dspy.serve.requests import answers_as_text, schema_of
+from moa_dspy.serve.inputs import answers_as_text, outputs_schema
 
-__all__ = ["Served", "load_programs", "warning_of"]
+__all__ = ["facts_of", "load_programs", "warning_of"]
 
 _CONFIG = "moa.toml"
 
@@ -66,44 +62,14 @@ def warning_of(program: AttentionMoA) -> str | None:
     return f"a comparison preferred another program: {record.verdict}"
 
 
-@dataclass
-class Served:
-    """The programs of a server.
-
-    Args:
-        programs: by name.
-    """
-
-    programs: Mapping[str, AttentionMoA]
-    created: int = field(default_factory=lambda: int(time.time()))
-    _facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def find(self, model: str) -> tuple[str, AttentionMoA]:
-        """Return the name and the program of a model, with or without ``moa/``.
-
-        Raises:
-            Problem: if there is none.
-        """
-        name = model.removeprefix("moa/")
-        if name not in self.programs:
-            known = ", ".join(f"moa/{each}" for each in self.programs)
-            raise Problem(f"there is no model {model[:100]!r}; there are: {known}", 404, code="model_not_found")
-        return name, self.programs[name]
-
-    async def facts(self, name: str) -> dict[str, Any]:
-        """Return the task of a program, its agents, its price, and what was measured of it."""
-        if name not in self._facts:
-            self._facts[name] = await asyncio.to_thread(_facts_of, self.programs[name])
-        return self._facts[name]
-
-
-def _facts_of(program: AttentionMoA) -> dict[str, Any]:
+def facts_of(program: AttentionMoA) -> dict[str, Any]:
+    """Return the task of a program, its agents, its price, and what was measured of it, as JSON values."""
     task, record = program.task, program.provenance
     return {
         "task": task.signature,
         "agents": [spec.model_dump(include={"name", "model"}) for spec in program.architecture.agents],
         "price": _price(program),
-        "answers": "text" if answers_as_text(task) else schema_of(task),
+        "answers": "text" if answers_as_text(task) else outputs_schema(task),
         "verdict": None if record is None else record.verdict,
         "scores": [] if record is None else [figure.model_dump(mode="json") for figure in record.scores],
         "warning": warning_of(program),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openai.types import CompletionUsage, Model
+from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, chat_completion
 from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta
 from openai.types.completion_usage import PromptTokensDetails
@@ -12,7 +12,7 @@ from openai.types.completion_usage import PromptTokensDetails
 from moa_dspy.json_safe import json_safe, json_text
 from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA
-from moa_dspy.serve.requests import answers_as_text
+from moa_dspy.serve.inputs import answers_as_text
 from moa_dspy.serve.runs import Run
 from moa_dspy.trace import Step, Trace
 
@@ -97,11 +97,6 @@ def step_line(step: Step) -> str:
         about = " its own answer" if step.target == step.agent else f" {step.target or 'all answers'}"
     failed = "" if step.status == "ok" else f" ({step.status})"
     return f"Layer {step.layer}: {who}{about}{failed}"
-
-
-def model_of(name: str, created: int, facts: dict[str, Any]) -> Model:
-    """Return a program as a model, with what is known of it."""
-    return Model(id=f"moa/{name}", created=created, object="model", owned_by="moa-dspy", **facts)
 
 
 def _id(run: Run) -> str:

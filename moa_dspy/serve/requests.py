@@ -11,12 +11,11 @@ import pydantic
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.program import AttentionMoA
+from moa_dspy.serve.inputs import answers_as_text, named_input, outputs_schema, picture
 from moa_dspy.serve.problems import Problem, validation_problem
-from moa_dspy.signatures import TaskSignature, field_of_question, is_free_text, read_input
+from moa_dspy.signatures import TaskSignature, field_of_question, read_input
 
-__all__ = ["ChatRequest", "MoaOptions", "answers_as_text", "check_format", "inputs_of", "schema_of"]
-
-_URLS = ("data:image/", "https://", "http://")
+__all__ = ["ChatRequest", "MoaOptions", "check_format", "inputs_of"]
 
 
 class _Model(pydantic.BaseModel):
@@ -123,17 +122,6 @@ class ChatRequest(_Model):
             raise Problem(str(error), param="moa.budget", code="budget_too_small") from None
 
 
-def answers_as_text(task: TaskSignature) -> bool:
-    """Return whether the answer is plain text. Other answers are JSON, with a key for each output."""
-    return is_free_text(task)
-
-
-def schema_of(task: TaskSignature) -> dict[str, Any]:
-    """Return the JSON schema of a task's answers."""
-    fields: dict[str, Any] = {name: (field.annotation, ...) for name, field in task.output_fields.items()}
-    return pydantic.create_model("Answer", **fields).model_json_schema()
-
-
 def check_format(request: ChatRequest, task: TaskSignature) -> None:
     """Check that the wished format is that of the task's answers.
 
@@ -146,7 +134,7 @@ def check_format(request: ChatRequest, task: TaskSignature) -> None:
     schema, problem = None if wished.json_schema is None else wished.json_schema.schema_, None
     if answers_as_text(task):
         problem = "this program answers in plain text; leave response_format out"
-    elif schema is not None and not _fits(schema, schema_of(task)):
+    elif schema is not None and not _fits(schema, outputs_schema(task)):
         problem = f"the schema is not that of this program's answers, which have: {', '.join(task.output_fields)}"
     if problem is not None:
         raise Problem(problem, param="response_format", code="format_mismatch")
@@ -176,7 +164,7 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
         InputError: if an input is missing or does not fit.
     """
     task, history = program.task, program.roles.history
-    values = {name: _named(task, name, value) for name, value in request.moa.inputs.items()}
+    values = {name: named_input(task, name, value) for name, value in request.moa.inputs.items()}
     *earlier, last = request.messages or (None,)
     if last is not None and last.role != "user":
         raise Problem("the last message is not the user's; a program answers a question", param="messages")
@@ -197,19 +185,6 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
     if question is not None:
         values[question] = read_input(question, text, task.input_fields[question])
     return values
-
-
-def _named(task: TaskSignature, name: str, value: Any) -> Any:
-    """Return a named input. It is of the field's type, so that a mistake is told before anything is paid."""
-    field = task.input_fields.get(name)
-    if field is None:
-        raise InputError(f"{name!r:.60} is not an input of the task; its inputs are: {', '.join(task.input_fields)}")
-    if field.annotation is dspy.Image and isinstance(value, str):
-        return _picture(value)
-    try:
-        return pydantic.TypeAdapter[Any](field.annotation).validate_json(pydantic.TypeAdapter(Any).dump_json(value))
-    except (pydantic.ValidationError, ValueError):
-        raise InputError(f"input {name} does not fit its type") from None
 
 
 def _text(message: _Message) -> str:
@@ -235,16 +210,7 @@ def _pictures(task: TaskSignature, urls: Sequence[str], values: Mapping[str, Any
     if not urls:
         return {}
     if several is not None and not singles:
-        return {several: [_picture(url) for url in urls]}
+        return {several: [picture(url) for url in urls]}
     if len(urls) > len(singles):
         raise Problem(f"the task takes {len(singles) or 'no'} images, and not {len(urls)}", param="messages")
-    return {name: _picture(url) for name, url in zip(singles, urls, strict=False)}
-
-
-def _picture(url: str) -> dspy.Image:
-    if not url.startswith(_URLS):
-        raise InputError("an image is a data URL (data:image/...;base64,...) or an http(s) address")
-    try:
-        return dspy.Image(url)
-    except ValueError:
-        raise InputError("an image cannot be read") from None
+    return {name: picture(url) for name, url in zip(singles, urls, strict=False)}

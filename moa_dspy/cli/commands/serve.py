@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from moa_dspy.cli.options import Serve
-from moa_dspy.cli.output import note, warning
-from moa_dspy.cli.programs import budget_of, check_keys
+from moa_dspy.cli.output import note, write_json
+from moa_dspy.cli.programs import served_programs
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.extras import SERVE, why_missing
 
@@ -19,24 +19,19 @@ def run(options: Serve) -> None:
         raise ConfigurationError(problem)
     # Only now: the packages may be missing.
     from moa_dspy.serve.app import ServeOptions
-    from moa_dspy.serve.programs import load_programs, warning_of
     from moa_dspy.serve.server import check_address, serve
 
     settings = ServeOptions(key=_key(options.key_env), concurrency=options.concurrency)
     check_address(options.host, settings)
-    programs = load_programs(options.programs, budget=budget_of(options), vectorizers=options.vectorizer or ())
-    for name, program in programs.items():
-        check_keys(program)
-        if (problem := warning_of(program)) is not None:
-            warning(f"moa/{name}: {problem}")
-    names = ", ".join(f"moa/{name}" for name in programs)
-    serve(
-        programs,
-        host=options.host,
-        port=options.port,
-        options=settings,
-        ready=lambda address: note(f"{names} at {address}/v1; stop with Ctrl-C"),
-    )
+    programs = served_programs(options)
+
+    def ready(address: str) -> None:
+        names = [f"moa/{name}" for name in programs]
+        if options.json:
+            write_json({"address": f"{address}/v1", "models": names})
+        note(f"{', '.join(names)} at {address}/v1; stop with Ctrl-C")
+
+    serve(programs, host=options.host, port=options.port, options=settings, ready=ready)
 
 
 def _key(variable: str | None) -> str | None:
