@@ -835,8 +835,8 @@ def test_the_version_and_the_help(moa: Run) -> None:
 SHARED = {
     "The program": ("ask", "plan", "eval", "optimize", "compare", "profile"),
     "The examples": ("eval", "optimize", "compare", "profile"),
-    "Limits": ("ask", "plan", "eval", "optimize", "compare", "profile"),
-    "Cache": ("ask", "eval", "optimize", "compare", "profile"),
+    "Limits": ("ask", "plan", "eval", "optimize", "compare", "profile", "serve", "mcp"),
+    "Cache": ("ask", "eval", "optimize", "compare", "profile", "serve", "mcp"),
 }
 GENERAL = {"--help", "--json", "--quiet"}
 
@@ -855,7 +855,9 @@ def documented(section: str) -> set[str]:
     return {option for cell in cells for option in re.findall(r"--[\w-]+", cell)}
 
 
-@pytest.mark.parametrize("command", ["ask", "plan", "eval", "optimize", "compare", "profile", "report", "show"])
+@pytest.mark.parametrize(
+    "command", ["ask", "plan", "eval", "optimize", "compare", "profile", "report", "show", "serve", "mcp"]
+)
 def test_the_documentation_has_the_options_of_each_command_and_no_others(moa: Run, command: str) -> None:
     shared = {option for section, commands in SHARED.items() if command in commands for option in documented(section)}
     options = options_of(moa, command)
