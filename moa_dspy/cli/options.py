@@ -287,7 +287,9 @@ class Show(Command):
 class ServingOptions(LimitOptions, CallingOptions):
     """Programs that clients of another kind ask, and limits of each question."""
 
-    programs: list[str] = _argument("PROGRAM", "Saved programs, moa.toml files, or folders with them.")
+    programs: list[str] | None = _argument(
+        "PROGRAM", "Saved programs, moa.toml files, or folders with them.  [default: the embedded model]", default=None
+    )
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
 
 
@@ -295,8 +297,9 @@ class ServingOptions(LimitOptions, CallingOptions):
 class Serve(ServingOptions):
     """Serve programs behind an OpenAI-compatible address.
 
-    Each program is a model called moa/NAME, after its file, or after its folder for a moa.toml. The limits are those of
-    each question. A client that leaves stops its calls.
+    Each program is a model called moa/NAME, after its file, or after its folder for a moa.toml. Without PROGRAM, three
+    agents run on the embedded model, as moa/local. The limits are those of each question. A client that leaves stops
+    its calls.
     """
 
     host: str = _option("ADDRESS", "Where to listen. Others than loopback need --key-env.", default="127.0.0.1")

@@ -80,7 +80,13 @@ def build_program(options: ProgramOptions) -> AttentionMoA:
 
 def served_programs(options: ServingOptions) -> dict[str, AttentionMoA]:
     """Return the programs that a server offers, by name, with keys checked. Warn of those that lost a comparison."""
-    programs = load_programs(options.programs, budget=budget_of(options), vectorizers=options.vectorizer or ())
+    budget = budget_of(options)
+    if not options.programs:
+        note("no program is named: three agents on the embedded model are served as moa/local")
+        program = Config(agents=DEFAULT_AGENTS).program()
+        program.budget = program.budget.within(budget)
+        return {"local": program}
+    programs = load_programs(options.programs, budget=budget, vectorizers=options.vectorizer or ())
     for name, program in programs.items():
         check_keys(program)
         if (problem := warning_of(program)) is not None:
