@@ -49,7 +49,9 @@ def test_a_process_serves_and_ends_at_an_interrupt(config: str, tmp_path: Path):
             "--no-cache",
         ]
         variables = environment(LOOPBACK_KEY="x", KEY="secret", DSPY_CACHEDIR=str(tmp_path))
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=variables, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True
+        ) as process:
             assert process.stdout is not None
             told = json.loads("".join(line for line in iter(process.stdout.readline, "}\n")) + "}")
             assert told["models"] == ["moa/qa"]

@@ -1,0 +1,385 @@
+"""The server under load: streams at once, its delay, answers streamed and not, bills, and how fast it starts.
+
+    uv run python -m benchmarks.serve streams               # 1,000 at once: all complete, nothing is left behind
+    uv run python -m benchmarks.serve delay                 # 20 at once: the first delta, and the time without the server
+    uv run python -m benchmarks.serve same                  # 1,000 random runs: streamed and whole answers
+    uv run python -m benchmarks.serve bills                 # 10,000 requests with faults, clients that leave, SIGKILL
+    uv run python -m benchmarks.serve start                 # the first answer of a new process
+    uv run python -m benchmarks.serve proxy --litellm PATH  # a LiteLLM proxy in front, from an environment of its own
+
+The provider is the loopback server of the tests, in this process. The figures are in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx
+from support.loopback import Body, Call, Hang, Loopback, Reply, Reset, refusal
+from support.runs import environment, in_format, open_files, until
+from support.serving import PATH, Server, asked, content_of, data_of, serving
+from support.streams import both_ways, drawn
+
+from benchmarks.common import question, spread, table
+from moa_dspy import AttentionMoA, Tolerance
+from moa_dspy.serve.app import ServeOptions
+
+NUMBER = re.compile(r"Question (\d+):")
+
+
+def program(provider: Loopback, **options: Any) -> AttentionMoA:
+    """Two agents and an aggregator, three calls."""
+    agents = [provider.lm("one"), provider.lm("two")]
+    return AttentionMoA("question -> answer", agents, **{"layers": 1, "attention": "none", **options})
+
+
+def after(seconds: float) -> Any:
+    """A provider that takes so long."""
+
+    async def hold(_: Call) -> None:
+        await asyncio.sleep(seconds)
+
+    return hold
+
+
+def resident() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+async def stream(client: httpx.AsyncClient, number: int, firsts: list[float] | None = None) -> str:
+    """Ask for a stream. Return the answer, and note when the first step was told."""
+    lines: list[str] = []
+    async with client.stream("POST", PATH, json=asked(question(number), stream=True)) as reply:
+        async for line in reply.aiter_lines():
+            if firsts is not None and "reasoning_content" in line:
+                firsts.append(time.monotonic())
+                firsts = None
+            lines.append(line)
+    chunks = data_of("\n".join(lines))
+    assert chunks[-1] == "[DONE]", chunks[-1]
+    return content_of(chunks)
+
+
+def client_of(server: Server) -> httpx.AsyncClient:
+    """A client with as many connections as there are requests."""
+    return httpx.AsyncClient(base_url=server.url, timeout=600, limits=httpx.Limits(max_connections=None))
+
+
+def streams(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask for many streams at once, twice. What the first round leaves in memory is not counted."""
+    number, rows = options.streams, [("round", "complete", "sockets before", "after", "MB before", "after", "seconds")]
+    left = 0
+    with Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5)) as provider:
+        with serving({"p": program(provider)}, ServeOptions(concurrency=number, kept_runs=0)) as server:
+
+            async def all_at_once() -> int:
+                async with client_of(server) as client:
+                    answers = await asyncio.gather(*(stream(client, one) for one in range(number)))
+                return sum(answer == "an answer of several words" for answer in answers)
+
+            for attempt in ("first", "second", "third"):
+                gc.collect()
+                files, memory, began = open_files(), resident(), time.monotonic()
+                complete = asyncio.run(all_at_once())
+                seconds = time.monotonic() - began
+                until(lambda: not server.runs.running, 10)
+                gc.collect()
+                figures = (complete, files, open_files(), f"{memory:.0f}", f"{resident():.0f}", f"{seconds:.1f}")
+                rows.append((attempt, *map(str, figures)))
+            left = len(server.runs.running) + len(server.runs.ended)
+    table(rows)
+    print(f"runs left: {left}, threads: {threading.active_count()}")
+    return {"rows": rows, "left": left}
+
+
+def delay(options: argparse.Namespace) -> dict[str, Any]:
+    """Time from the provider's first reply to the first delta, and the whole against runs without the server."""
+    number, first, ratios = options.streams, list[float](), list[float]()
+    with Loopback(lambda body: in_format(body, "an answer " * 20), hold=after(options.latency)) as provider:
+        moa = program(provider, attention="full", layers=2)
+        with serving({"p": moa}, ServeOptions(concurrency=number)) as server:
+
+            async def through_server(note: bool) -> float:
+                firsts: list[list[float]] = [[] for _ in range(number)]
+                async with client_of(server) as client:
+                    began = time.monotonic()
+                    await asyncio.gather(*(stream(client, one, firsts[one]) for one in range(number)))
+                    seconds = time.monotonic() - began
+                answered: dict[int, float] = {}
+                for call in provider.calls:
+                    found = NUMBER.search(call.prompt)
+                    if found and call.answered:
+                        answered[int(found[1])] = min(call.answered, answered.get(int(found[1]), call.answered))
+                if note:
+                    first.extend(times[0] - answered[one] for one, times in enumerate(firsts))
+                return seconds
+
+            async def without() -> float:
+                began = time.monotonic()
+                await asyncio.gather(*(moa.acall(question=question(one)) for one in range(number)))
+                return time.monotonic() - began
+
+            for attempt in range(options.repeats + 1):  # the first opens the connections
+                provider.calls.clear()
+                seconds = asyncio.run(through_server(attempt > 0)), asyncio.run(without())
+                if attempt:
+                    ratios.append(seconds[0] / seconds[1])
+    p95 = quantiles(first, n=20)[-1] * 1000 if len(first) > 1 else first[0] * 1000
+    table([("first delta, p95", "time with and without the server"), (f"{p95:.0f} ms", spread(ratios, 3))])
+    return {"p95": p95, "ratio": median(ratios)}
+
+
+def same(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare streamed and whole answers of random runs."""
+
+    async def compare() -> tuple[Counter[str], list[int]]:
+        counts: Counter[str] = Counter()
+        different = []
+        for seed in range(options.runs):
+            shape, faults, calls = drawn(seed)
+            outcome = await both_ways(shape, faults, seed, calls)
+            trace = getattr(outcome.whole, "trace", None)
+            counts["no answer" if trace is None else trace.stopped_by] += 1
+            counts["sent early"] += bool(outcome.early)
+            if not outcome.is_same:
+                different.append(seed)
+        return counts, different
+
+    counts, different = asyncio.run(compare())
+    table([("runs", "different", *counts), (str(options.runs), str(len(different)), *map(str, counts.values()))])
+    return {"different": different, **counts}
+
+
+KILLED = """
+import httpx, sys
+from concurrent.futures import ThreadPoolExecutor
+url, first = sys.argv[1], int(sys.argv[2])
+def ask(number):
+    body = {"model": "moa/p", "stream": number % 2 == 0,
+            "messages": [{"role": "user", "content": f"Question {number}: what is it?"}]}
+    httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+print("asking", flush=True)
+with ThreadPoolExecutor(10) as pool:
+    list(pool.map(ask, range(first, first + 10)))
+"""
+
+
+def bills(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare what the provider counted with the records of the runs, while faults happen and clients leave."""
+    draws = random.Random(0)
+
+    def reply(_: Body) -> Reply:
+        fault = draws.random()
+        if fault < 0.12:
+            return draws.choice([refusal(500, "no"), refusal(429, "no", retry_after="0"), Reset(), Hang()])
+        return "an answer of several words"
+
+    async def hold(_: Call) -> None:
+        await asyncio.sleep(draws.random() * 0.05)
+
+    async def ask(client: httpx.AsyncClient, number: int, counts: Counter[str]) -> None:
+        patience = draws.random() * 0.3 if number % 4 == 0 else 60.0
+        try:
+            async with asyncio.timeout(patience):
+                reply = await client.post(PATH, json=asked(question(number), stream=number % 2 == 0))
+                counts[str(reply.status_code)] += 1
+        except TimeoutError:
+            counts["left"] += 1
+
+    async def ask_all(server: Server) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        numbers = iter(range(options.requests))
+
+        async def worker() -> None:
+            async with client_of(server) as client:
+                for number in numbers:
+                    await ask(client, number, counts)
+
+        await asyncio.gather(*(worker() for _ in range(16)))
+        return counts
+
+    tolerance = Tolerance(timeout=2.0, retries=1)
+    with Loopback(reply, hold=hold) as provider:
+        settings = ServeOptions(concurrency=200, kept_runs=10**6)
+        with serving({"p": program(provider, tolerance=tolerance)}, settings) as server:
+            counts = asyncio.run(ask_all(server))
+            for kill in range(options.kills):
+                command = [sys.executable, "-c", KILLED, server.url, str(10**6 + 10 * kill)]
+                with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+                    assert client.stdout is not None
+                    client.stdout.readline()
+                    time.sleep(0.2 + draws.random() * 0.3)
+                    client.kill()
+            until(lambda: not server.runs.running, 30)
+            ended = list(server.runs.ended.values())
+    figures = _compared(provider.calls, ended) | {"requests": options.requests, "runs": len(ended), **counts}
+    table([tuple(figures), tuple(map(str, figures.values()))])
+    return figures
+
+
+def _compared(calls: Sequence[Call], runs: Sequence[Any]) -> dict[str, int]:
+    """Count the runs whose record differs from the provider's books. Calls that were cut short are on record as such."""
+    billed: defaultdict[str, list[int]] = defaultdict(list)
+    for call in calls:
+        found = NUMBER.search(call.prompt)
+        if found and call.usage:
+            billed[found[1]].append(call.usage["total_tokens"])
+    exact = cut = wrong = 0
+    for run in runs:
+        trace = run.trace
+        found = NUMBER.search(str(trace.inputs["question"]))
+        tokens = sum(billed[found[1]]) if found else -1
+        if not trace.usage.unanswered:
+            exact += tokens == trace.tokens.total
+            wrong += tokens != trace.tokens.total
+            continue
+        largest = max(billed[found[1]] if found else [], default=0)
+        missing = tokens - trace.tokens.total
+        cut += 0 <= missing <= largest * trace.usage.unanswered
+        wrong += not 0 <= missing <= largest * trace.usage.unanswered
+    tokens = sum(sum(each) for each in billed.values()), sum(run.trace.tokens.total for run in runs)
+    return {"equal": exact, "with cut calls": cut, "wrong": wrong, "tokens billed": tokens[0], "reported": tokens[1]}
+
+
+def start(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the time from starting a process to its first answers."""
+    ready, answered = list[float](), list[float]()
+    with Loopback() as provider, tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "moa.toml"
+        agent = f'[[agents]]\nmodel = "openai/x"\napi_base = "{provider.url}"\n'
+        config.write_text(f"{agent * 2}[architecture]\nlayers = 1\n")
+        command = [sys.executable, "-m", "moa_dspy", "serve", str(config), "--port", "0", "--json", "--no-cache"]
+        for _ in range(options.repeats):
+            began = time.monotonic()
+            with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
+                assert process.stdout is not None
+                told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+                url = told["address"].removesuffix("/v1")
+                httpx.get(f"{url}/health").raise_for_status()
+                ready.append(time.monotonic() - began)
+                body = asked("?", model=told["models"][0])
+                httpx.post(f"{url}{PATH}", json=body, timeout=60).raise_for_status()
+                answered.append(time.monotonic() - began)
+                process.terminate()
+    table([("first request answered after", "first question after"), (f"{spread(ready)} s", f"{spread(answered)} s")])
+    return {"ready": ready, "answered": answered}
+
+
+def proxy(options: argparse.Namespace) -> dict[str, Any]:
+    """Put a LiteLLM proxy in front: its keys, the Responses and Anthropic dialects, streams, clients that leave."""
+    if not Path(options.litellm).exists():
+        print(f"skipped: there is no {options.litellm}; install litellm[proxy] in an environment of its own")
+        return {}
+    called = threading.Event()
+
+    async def hold(call: Call) -> None:
+        called.set()
+        await asyncio.sleep(60 if "WAIT" in call.prompt else 0)
+
+    with Loopback(lambda body: in_format(body, "an answer of several words"), hold=hold) as provider:
+        settings = ServeOptions(key="moa-key")
+        with serving({"p": program(provider)}, settings) as server, tempfile.TemporaryDirectory() as folder:
+            config = {
+                "model_list": [
+                    {
+                        "model_name": "moa/p",
+                        "litellm_params": {
+                            "model": "openai/moa/p",
+                            "api_base": f"{server.url}/v1",
+                            "api_key": "moa-key",
+                        },
+                    }
+                ],
+                "litellm_settings": {"num_retries": 0},
+                "general_settings": {"master_key": "sk-master", "cancel_on_disconnect": True},
+            }
+            path = Path(folder) / "litellm.json"
+            path.write_text(json.dumps(config))
+            command = [options.litellm, "--config", str(path), "--port", str(options.port), "--host", "127.0.0.1"]
+            variables = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True"}
+            log = Path(folder) / "log"
+            with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=variables) as one:
+                try:
+                    figures = _through_proxy(f"http://127.0.0.1:{options.port}", server, called)
+                except Exception:
+                    print(log.read_text()[-3000:])
+                    raise
+                finally:
+                    one.terminate()
+    table([tuple(figures), tuple(map(str, figures.values()))])
+    return figures
+
+
+def _through_proxy(url: str, server: Server, called: threading.Event) -> dict[str, Any]:
+    key = {"Authorization": "Bearer sk-master"}
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/health/liveliness").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    assert until(answers, 180)
+    with httpx.Client(base_url=url, headers=key, timeout=60) as client:
+        figures: dict[str, Any] = {"without a key": httpx.post(f"{url}{PATH}", json=asked("?")).status_code}
+        chat = client.post(PATH, json=asked("?")).json()
+        figures["chat"] = chat["choices"][0]["message"]["content"]
+        streamed = client.post(PATH, json=asked("?", stream=True)).text
+        figures["streamed"] = content_of(data_of(streamed))
+        said = client.post("/v1/responses", json={"model": "moa/p", "input": "?"}).json()
+        figures["responses"] = said["output"][-1]["content"][0]["text"]
+        body = {"model": "moa/p", "max_tokens": 99, "messages": [{"role": "user", "content": "?"}]}
+        figures["anthropic"] = client.post("/v1/messages", json=body).json()["content"][-1]["text"]
+    for stream_it in (True, False):
+        called.clear()
+        leaver = httpx.Client(base_url=url, headers=key, timeout=httpx.Timeout(60, read=3))
+        began = time.monotonic()
+        try:
+            leaver.post(PATH, json=asked("WAIT", stream=stream_it))
+        except httpx.ReadTimeout:
+            leaver.close()
+            stopped = until(lambda: not server.runs.running, 10)
+            figures[f"left, stream {stream_it}"] = f"stopped: {stopped}, {time.monotonic() - began - 3:.1f} s"
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run one measurement."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(required=True)
+    for measure, defaults in (
+        (streams, {"streams": 1000}),
+        (delay, {"streams": 20, "latency": 0.5, "repeats": 5}),
+        (same, {"runs": 1000}),
+        (bills, {"requests": 10_000, "kills": 5}),
+        (start, {"repeats": 3}),
+        (proxy, {"litellm": "litellm", "port": 4321}),
+    ):
+        command = commands.add_parser(measure.__name__, help=measure.__doc__)
+        for name, default in defaults.items():
+            command.add_argument(f"--{name}", type=type(default), default=default)
+        command.set_defaults(measure=measure)
+    options = parser.parse_args(argv)
+    return options.measure(options)
+
+
+if __name__ == "__main__":
+    main()
