@@ -1,7 +1,7 @@
 """The server under load: streams at once, its delay, answers streamed and not, bills, and how fast it starts.
 
     uv run python -m benchmarks.serve streams               # 1,000 at once: all complete, nothing is left behind
-    uv run python -m benchmarks.serve delay                 # 20 at once: the first delta, and the time without the server
+    uv run python -m benchmarks.serve delay                 # 20 at once: the first delta, the time without the server
     uv run python -m benchmarks.serve same                  # 1,000 random runs: streamed and whole answers
     uv run python -m benchmarks.serve bills                 # 10,000 requests with faults, clients that leave, SIGKILL
     uv run python -m benchmarks.serve start                 # the first answer of a new process
@@ -64,15 +64,11 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def stream(client: httpx.AsyncClient, number: int, firsts: list[float] | None = None) -> str:
-    """Ask for a stream. Return the answer, and note when the first step was told."""
+async def stream(client: httpx.AsyncClient, number: int) -> str:
+    """Ask for a stream, and return the answer."""
     lines: list[str] = []
     async with client.stream("POST", PATH, json=asked(question(number), stream=True)) as reply:
-        async for line in reply.aiter_lines():
-            if firsts is not None and "reasoning_content" in line:
-                firsts.append(time.monotonic())
-                firsts = None
-            lines.append(line)
+        lines += [line async for line in reply.aiter_lines()]
     chunks = data_of("\n".join(lines))
     assert chunks[-1] == "[DONE]", chunks[-1]
     return content_of(chunks)
@@ -87,64 +83,97 @@ def streams(options: argparse.Namespace) -> dict[str, Any]:
     """Ask for many streams at once, twice. What the first round leaves in memory is not counted."""
     number, rows = options.streams, [("round", "complete", "sockets before", "after", "MB before", "after", "seconds")]
     left = 0
-    with Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5)) as provider:
-        with serving({"p": program(provider)}, ServeOptions(concurrency=number, kept_runs=0)) as server:
+    answering = Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5))
+    settings = ServeOptions(concurrency=number, kept_runs=0)
+    with answering as provider, serving({"p": program(provider)}, settings) as server:
 
-            async def all_at_once() -> int:
-                async with client_of(server) as client:
-                    answers = await asyncio.gather(*(stream(client, one) for one in range(number)))
-                return sum(answer == "an answer of several words" for answer in answers)
+        async def all_at_once() -> int:
+            async with client_of(server) as client:
+                answers = await asyncio.gather(*(stream(client, one) for one in range(number)))
+            return sum(answer == "an answer of several words" for answer in answers)
 
-            for attempt in ("first", "second", "third"):
-                gc.collect()
-                files, memory, began = open_files(), resident(), time.monotonic()
-                complete = asyncio.run(all_at_once())
-                seconds = time.monotonic() - began
-                until(lambda: not server.runs.running, 10)
-                gc.collect()
-                figures = (complete, files, open_files(), f"{memory:.0f}", f"{resident():.0f}", f"{seconds:.1f}")
-                rows.append((attempt, *map(str, figures)))
-            left = len(server.runs.running) + len(server.runs.ended)
+        for attempt in ("first", "second", "third"):
+            provider.calls.clear()
+            gc.collect()
+            files, memory, began = open_files(), resident(), time.monotonic()
+            complete = asyncio.run(all_at_once())
+            seconds = time.monotonic() - began
+            until(lambda: not server.runs.running, 10)
+            gc.collect()
+            figures = (complete, files, open_files(), f"{memory:.0f}", f"{resident():.0f}", f"{seconds:.1f}")
+            rows.append((attempt, *map(str, figures)))
+        left = len(server.runs.running) + len(server.runs.ended)
     table(rows)
     print(f"runs left: {left}, threads: {threading.active_count()}")
     return {"rows": rows, "left": left}
 
 
+CLIENT = """
+import asyncio, json, sys, time, httpx
+url, number = sys.argv[1], int(sys.argv[2])
+async def stream(client, one):
+    body = {"model": "moa/p", "stream": True,
+            "messages": [{"role": "user", "content": f"Question {one}: what is it?"}]}
+    first = None
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+        async for line in reply.aiter_lines():
+            if first is None and "reasoning_content" in line:
+                first = time.monotonic()
+    return first
+async def main():
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+        for _ in sys.stdin:
+            began = time.monotonic()
+            firsts = await asyncio.gather(*(stream(client, one) for one in range(number)))
+            print(json.dumps([time.monotonic() - began, firsts]), flush=True)
+asyncio.run(main())
+"""
+
+
 def delay(options: argparse.Namespace) -> dict[str, Any]:
-    """Time from the provider's first reply to the first delta, and the whole against runs without the server."""
+    """Time from the provider's first reply to the first delta, and the whole against runs without the server.
+
+    The client is a process of its own, since its work is not the server's.
+    """
     number, first, ratios = options.streams, list[float](), list[float]()
-    with Loopback(lambda body: in_format(body, "an answer " * 20), hold=after(options.latency)) as provider:
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    replying = Loopback(lambda body: in_format(body, "an answer " * 20), hold=after(options.latency))
+    with replying as provider:
         moa = program(provider, attention="full", layers=2)
+
+        async def without() -> float:
+            began = time.monotonic()
+            await asyncio.gather(*(moa.acall(question=f"Question {one}: what is it?") for one in range(number)))
+            return time.monotonic() - began
+
         with serving({"p": moa}, ServeOptions(concurrency=number)) as server:
-
-            async def through_server(note: bool) -> float:
-                firsts: list[list[float]] = [[] for _ in range(number)]
-                async with client_of(server) as client:
-                    began = time.monotonic()
-                    await asyncio.gather(*(stream(client, one, firsts[one]) for one in range(number)))
-                    seconds = time.monotonic() - began
-                answered: dict[int, float] = {}
-                for call in provider.calls:
-                    found = NUMBER.search(call.prompt)
-                    if found and call.answered:
-                        answered[int(found[1])] = min(call.answered, answered.get(int(found[1]), call.answered))
-                if note:
-                    first.extend(times[0] - answered[one] for one, times in enumerate(firsts))
-                return seconds
-
-            async def without() -> float:
-                began = time.monotonic()
-                await asyncio.gather(*(moa.acall(question=question(one)) for one in range(number)))
-                return time.monotonic() - began
-
-            for attempt in range(options.repeats + 1):  # the first opens the connections
-                provider.calls.clear()
-                seconds = asyncio.run(through_server(attempt > 0)), asyncio.run(without())
-                if attempt:
-                    ratios.append(seconds[0] / seconds[1])
-    p95 = quantiles(first, n=20)[-1] * 1000 if len(first) > 1 else first[0] * 1000
+            command = [sys.executable, "-c", CLIENT, server.url, str(number)]
+            with subprocess.Popen(command, **pipes) as client:
+                assert client.stdin is not None
+                assert client.stdout is not None
+                for attempt in range(options.repeats + 1):  # the first opens the connections
+                    provider.calls.clear()
+                    print("go", file=client.stdin, flush=True)
+                    seconds, firsts = json.loads(client.stdout.readline())
+                    answered = _first_replies(provider.calls)
+                    alone = asyncio.run(without())
+                    if attempt:
+                        first += [told - answered[one] for one, told in enumerate(firsts)]
+                        ratios.append(seconds / alone)
+                client.stdin.close()
+    p95 = quantiles(first, n=20)[-1] * 1000
     table([("first delta, p95", "time with and without the server"), (f"{p95:.0f} ms", spread(ratios, 3))])
     return {"p95": p95, "ratio": median(ratios)}
+
+
+def _first_replies(calls: Sequence[Call]) -> dict[int, float]:
+    """Return when the provider first replied, by the number of the question."""
+    first: dict[int, float] = {}
+    for call in calls:
+        found = NUMBER.search(call.prompt)
+        if found and call.answered:
+            first[int(found[1])] = min(call.answered, first.get(int(found[1]), call.answered))
+    return first
 
 
 def same(options: argparse.Namespace) -> dict[str, Any]:
@@ -236,7 +265,7 @@ def bills(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(calls: Sequence[Call], runs: Sequence[Any]) -> dict[str, int]:
-    """Count the runs whose record differs from the provider's books. Calls that were cut short are on record as such."""
+    """Count the runs whose record differs from the provider's books. The record counts calls that were cut short."""
     billed: defaultdict[str, list[int]] = defaultdict(list)
     for call in calls:
         found = NUMBER.search(call.prompt)
