@@ -106,6 +106,28 @@ def test_an_lm_without_an_async_side_is_recognised_or_it_would_block_the_loop() 
     assert not _dspy.needs_thread(dspy.LM("openai/gpt-4.1"))
 
 
+def test_a_reply_is_sent_while_it_is_written_or_nothing_is_streamed() -> None:
+    class Own(ScriptedLM):
+        async def aforward(self, *args: Any, **kwargs: Any) -> Any:
+            return await super().aforward(*args, **kwargs)
+
+    class Stream:
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        async def send(self, chunk: Any) -> None:
+            self.texts.append(chunk.choices[0].delta.content or "")
+
+    lm, stream = ScriptedLM("a reply of several words"), Stream()
+    assert _dspy.can_stream(lm)
+    assert _dspy.can_stream(dspy.LM("openai/x"))
+    assert not _dspy.can_stream(Own("x"))
+    with dspy.context(send_stream=stream):
+        assert asyncio.run(lm.acall("?")) == ["a reply of several words"]
+    assert "".join(stream.texts) == "a reply of several words"
+    assert len(stream.texts) > 3
+
+
 def test_an_adapter_prepares_and_finishes_calls_or_plans_and_plain_text_fail() -> None:
     signature: Any = task("question -> answer")
     adapter, lm = dspy.ChatAdapter(), ScriptedLM("x")

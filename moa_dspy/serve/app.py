@@ -149,8 +149,10 @@ class _Server:
     async def trace(self, request: Request) -> Response:
         """Return the record of a run that has ended."""
         run = self.runs.find(request.path_params["run"])
-        if run.trace is None:
+        if run.status == "running":
             raise Problem(f"the run has not ended; GET /runs/{run.id}/events follows it", 409, code="run_under_way")
+        if run.trace is None:
+            raise Problem("the run was refused before it began, so there is no record", 404, code="run_not_found")
         return Response(run.trace.to_json(), media_type="application/json")
 
     async def events(self, request: Request) -> Response:

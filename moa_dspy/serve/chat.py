@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
@@ -42,8 +41,7 @@ async def whole(request: Request, run: Run, wished: ChatRequest) -> Response:
         run.stop()
         for task in (leaving, answering):
             task.cancel()
-            with suppress(BaseException):
-                await task
+        await asyncio.gather(leaving, answering, return_exceptions=True)
 
 
 async def _left(request: Request) -> None:

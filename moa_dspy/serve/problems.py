@@ -57,8 +57,7 @@ def problem_of(error: BaseException, run: str | None = None) -> Problem:
         case InputError():
             return Problem(str(error), code="invalid_input")
         case ConfigurationError():
-            # Its words may name models and connections, which clients need not know.
-            return Problem("the budget or the program does not allow this run" + record, code="run_refused")
+            return Problem(str(error), code="run_refused")
         case RunError():
             return Problem("the agents gave no answer" + record, 502, code="no_answer")
     _log.error("a request failed", exc_info=error)
