@@ -366,7 +366,7 @@ def _through_proxy(url: str, server: Server, called: threading.Event) -> dict[st
         except httpx.HTTPError:
             return False
 
-    assert until(answers, 180)
+    assert until(answers, 600)
     with httpx.Client(base_url=url, headers=key, timeout=60) as client:
         figures: dict[str, Any] = {"without a key": httpx.post(f"{url}{PATH}", json=asked("?")).status_code}
         chat = client.post(PATH, json=asked("?")).json()

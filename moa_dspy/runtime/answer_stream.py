@@ -95,10 +95,10 @@ class ReplyReader:
     Args:
         stream: where the answer goes.
         call: the call.
-        names: the output fields of the call; one means that the whole reply is its value.
+        names: the output fields of the call; None if the whole reply is the value of the only one.
     """
 
-    def __init__(self, stream: AnswerStream, call: LastCall, names: tuple[str, ...]) -> None:
+    def __init__(self, stream: AnswerStream, call: LastCall, names: tuple[str, ...] | None) -> None:
         self._stream, self._call, self._names = stream, call, names
         self._reply = ""
         self._answer = AnswerSoFar()
@@ -109,16 +109,16 @@ class ReplyReader:
         text = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
         if text:
             self._reply += json_safe(text)
-            value = self._reply if len(self._names) == 1 else self._value()
+            value = self._reply if self._names is None else self._value(self._names)
             if value is not None:
                 self._stream.update(self._answer.read(value))
 
-    def _value(self) -> str | None:
+    def _value(self, names: tuple[str, ...]) -> str | None:
         """Return the answer's field so far, if it is the answer; None if that is not known yet."""
         lead = self._reply.lstrip(EDGES)
-        values = _json(lead) if lead.startswith(("{", "```")) else partial_fields(self._reply, self._names)
+        values = _json(lead) if lead.startswith(("{", "```")) else partial_fields(self._reply, names)
         value, decision = values.get(self._call.field), self._call.decision
-        if not isinstance(value, str) or not values.keys() >= set(self._names):
+        if not isinstance(value, str) or not values.keys() >= set(names):
             return None
         try:
             decided = decision is None or parse_value(values[decision], bool) is True

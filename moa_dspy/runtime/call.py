@@ -412,7 +412,8 @@ class _Call:
             return None
         if known is not self._lm or not known.streams or not is_readable(known.lm.model, known.server):
             return None
-        return ReplyReader(answer, self._last, tuple(self._signature.output_fields))
+        is_whole = isinstance(adapter, PlainTextAdapter)
+        return ReplyReader(answer, self._last, None if is_whole else tuple(self._signature.output_fields))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         slot = concurrency.current_slot()

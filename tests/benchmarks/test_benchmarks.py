@@ -24,6 +24,7 @@ from benchmarks import (
     mean_tests,
     memory,
     prefix,
+    serve,
     shared_prefix,
     suggestion,
 )
@@ -184,3 +185,11 @@ def test_the_test_of_gains_keeps_its_level_where_the_former_one_did_not(monkeypa
     assert levels[:, 1].max() >= 0.3
     _, *saved = mean_tests.saved(np.random.default_rng(0))
     assert all(row[2].split("%")[0].isdigit() for row in saved)
+
+
+@pytest.mark.slow
+def test_the_server_is_measured_with_small_numbers() -> None:
+    assert serve.main(["streams", "--streams", "3"])["left"] == 0
+    assert serve.main(["delay", "--streams", "3", "--latency", "0.01", "--repeats", "1"])["ratio"] > 0
+    assert serve.main(["same", "--runs", "3"])["different"] == []
+    assert serve.main(["bills", "--requests", "30", "--kills", "0"])["wrong"] == 0

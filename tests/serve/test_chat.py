@@ -18,7 +18,8 @@ from support.serving import PATH, asked, content_of, data_of, serving
 from support.streams import Streamed, both_ways, drawn
 
 from moa_dspy import AttentionMoA, Budget, Trace, single_model
-from moa_dspy.testing import ScriptedLM
+from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
+from moa_dspy.testing import ScriptedLM, prompt_of
 
 ANSWER = "Use `a[0]` of [the list](x), if **a** < b.\n\n```\nx = [1, 2]\n```\nIt is 42 & nothing else."
 
@@ -198,6 +199,26 @@ def test_streamed_and_whole_answers_are_the_same_in_random_runs():
     assert sum(bool(outcome.early) for outcome in outcomes) > 10
     ends = {outcome.whole.trace.stopped_by for outcome in outcomes if isinstance(outcome.whole, dspy.Prediction)}
     assert ends >= {"layers", "agreement", "no_improvement", "budget"}
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()])
+def test_the_answer_is_found_in_the_notation_of_the_callers_adapter(adapter: dspy.Adapter):
+    def reply(request: Any) -> str:
+        values = {"improved": "true", "answer": 'He said: "a[0] is 42."\nThen he left.'}
+        asked_for = {name: value for name, value in values.items() if f"`{name}`" in prompt_of(request)}
+        if isinstance(adapter, dspy.JSONAdapter):
+            return json.dumps(asked_for)
+        if isinstance(adapter, dspy.XMLAdapter):
+            return "".join(f"<{name}>\n{value}\n</{name}>\n" for name, value in asked_for.items())
+        return "".join(f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in asked_for.items())
+
+    lm, parts = ScriptedLM(reply, f"scripted/{type(adapter).__name__}"), list[str]()
+    moa = AttentionMoA("question -> answer", [lm, lm], attention="none", layers=2)
+    with dspy.context(adapter=adapter), answer_streams(AnswerStream(parts.append)):
+        answer = asyncio.run(moa.acall(question="?")).answer
+    assert answer == 'He said: "a[0] is 42."\nThen he left.'
+    assert answer.startswith("".join(parts))
+    assert (len(parts) > 3) is not isinstance(adapter, dspy.XMLAdapter)
 
 
 @pytest.mark.parametrize("stream", [True, False])
