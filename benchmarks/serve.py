@@ -37,7 +37,7 @@ from support.serving import PATH, Server, asked, content_of, data_of, serving
 from support.streams import both_ways, drawn
 
 from benchmarks.common import question, spread, table
-from moa_dspy import AttentionMoA, Tolerance
+from moa_dspy import AttentionMoA, Tolerance, single_model
 from moa_dspy.serve.app import ServeOptions
 
 NUMBER = re.compile(r"Question (\d+):")
@@ -85,7 +85,7 @@ def streams(options: argparse.Namespace) -> dict[str, Any]:
     left = 0
     answering = Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5))
     settings = ServeOptions(concurrency=number, kept_runs=0)
-    with answering as provider, serving({"p": program(provider)}, settings) as server:
+    with answering as provider, serving({"p": single_model("question -> answer", provider.lm())}, settings) as server:
 
         async def all_at_once() -> int:
             async with client_of(server) as client:
