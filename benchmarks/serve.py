@@ -81,7 +81,8 @@ def client_of(server: Server) -> httpx.AsyncClient:
 
 def streams(options: argparse.Namespace) -> dict[str, Any]:
     """Ask for many streams at once, twice. What the first round leaves in memory is not counted."""
-    number, rows = options.streams, [("round", "complete", "sockets before", "after", "MB before", "after", "seconds")]
+    head = "round", "complete", "sockets before", "after", "MB before", "after", "seconds"
+    number, rows = options.streams, list[tuple[str, ...]]([head])
     left = 0
     answering = Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5))
     settings = ServeOptions(concurrency=number, kept_runs=0)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import dspy
 import pydantic
+import pydantic_core
 
 from moa_dspy.errors import InputError
 from moa_dspy.signatures import TaskSignature, is_free_text, needed_inputs
@@ -52,7 +53,8 @@ def named_input(task: TaskSignature, name: str, value: Any) -> Any:
     if field.annotation is dspy.Image and isinstance(value, str):
         return picture(value)
     try:
-        return pydantic.TypeAdapter[Any](field.annotation).validate_json(pydantic.TypeAdapter(Any).dump_json(value))
+        kind: Any = field.annotation
+        return pydantic.TypeAdapter(kind).validate_json(pydantic_core.to_json(value))
     except (pydantic.ValidationError, ValueError):
         raise InputError(f"input {name} does not fit its type") from None
 

@@ -161,7 +161,7 @@ def test_a_key_is_needed_where_there_is_one(lm: ScriptedLM):
             ("Bearer schlüssel", 200),
             (f"Basic {basic}", 200),  # what a browser sends after it has asked its user
         ):
-            headers = {} if header is None else {"Authorization": header.encode()}
+            headers = {} if header is None else {b"Authorization": header.encode()}
             assert server.http.get("/v1/models", headers=headers).status_code == status
         assert server.http.get("/health").status_code == 200
     with pytest.raises(ConfigurationError, match="--key-env"):
