@@ -290,8 +290,8 @@ def _compared(calls: Sequence[Call], runs: Sequence[Any]) -> dict[str, int]:
 
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the time from starting a process to its first answers."""
-    ready, answered = list[float](), list[float]()
+    """Measure the time from starting a process to its first answers, and the process's CPU until then."""
+    ready, answered, cpu = list[float](), list[float](), list[float]()
     with Loopback() as provider, tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "moa.toml"
         agent = f'[[agents]]\nmodel = "openai/x"\napi_base = "{provider.url}"\n'
@@ -305,11 +305,14 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
                 url = told["address"].removesuffix("/v1")
                 httpx.get(f"{url}/health").raise_for_status()
                 ready.append(time.monotonic() - began)
+                fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+                cpu.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
                 body = asked("?", model=told["models"][0])
                 httpx.post(f"{url}{PATH}", json=body, timeout=60).raise_for_status()
                 answered.append(time.monotonic() - began)
                 process.terminate()
-    table([("first request answered after", "first question after"), (f"{spread(ready)} s", f"{spread(answered)} s")])
+    head = "first request answered after", "CPU until then", "first question answered after"
+    table([head, tuple(f"{spread(seconds)} s" for seconds in (ready, cpu, answered))])
     return {"ready": ready, "answered": answered}
 
 
