@@ -86,7 +86,10 @@ def streams(options: argparse.Namespace) -> dict[str, Any]:
     left = 0
     answering = Loopback(lambda body: in_format(body, "an answer of several words"), hold=after(0.5))
     settings = ServeOptions(concurrency=number, kept_runs=0)
-    with answering as provider, serving({"p": single_model("question -> answer", provider.lm())}, settings) as server:
+    with (
+        answering as provider,
+        serving({"p": single_model("question -> answer", provider.lm(num_retries=3))}, settings) as server,
+    ):
 
         async def all_at_once() -> int:
             async with client_of(server) as client:

@@ -129,7 +129,7 @@ class Loopback:
     async def _listen(self, started: threading.Event) -> None:
         self._stop = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=4096)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         started.set()
         async with server:
