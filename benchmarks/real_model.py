@@ -3,8 +3,8 @@
     uv run python -m benchmarks.real_model --model local/FILE.gguf --data FOLDER --out FOLDER --task gsm8k
 
 One row per contender: share of right answers with its interval, the paired difference from the single model, calls
-and tokens of a problem, tokens per right answer. Every problem is written to ``--out`` as soon as it is answered, and replies
-are kept in a cache there: the same command resumes, and contenders share their samples.
+and tokens of a problem, tokens per right answer. Every problem is written to ``--out`` as soon as it is answered, and
+replies are kept in a cache there: the same command resumes, and contenders share their samples.
 
 ``--stages`` prints which stages of Attention-MoA are right instead, from the records.
 """
