@@ -78,6 +78,7 @@ class Architecture(_Frozen):
         gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
         critiques: one call for each critique (``"single"``), or one call in which a critic writes all its critiques
             (``"joint"``). Files without it mean ``"single"``.
+        dissent: whether a last call states where the agents' answers agree and differ. Files without it mean False.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
@@ -95,6 +96,7 @@ class Architecture(_Frozen):
     )
 
     critiques: Critiques = pydantic.Field(default="single", exclude_if=lambda critiques: critiques == "single")
+    dissent: bool = pydantic.Field(default=False, exclude_if=lambda dissent: not dissent)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -203,6 +205,11 @@ class Architecture(_Frozen):
         return 0 if gate is None or gate.compare == "text" else len(gate.rounds(len(self.agents)))
 
     @property
+    def reports_dissent(self) -> bool:
+        """Return whether a last call may state where the agents' answers agree and differ."""
+        return self.dissent and len(self.agents) > 1
+
+    @property
     def proposing_layers(self) -> int:
         """Return the number of layers in which agents propose: all, or all but the last."""
         return self.layers - (self.residual == "answers")
@@ -224,7 +231,7 @@ class Architecture(_Frozen):
     def max_calls(self) -> int:
         """Return the largest number of LM calls of a run in which no call fails or is repeated."""
         calls = self.proposing_layers * (len(self.agents) + self.gate_calls) + (self.layers - 1) * self.synthesizes
-        calls += len(self.output_layers) * self.aggregate_calls
+        calls += len(self.output_layers) * self.aggregate_calls + self.reports_dissent
         for layer in range(1, self.proposing_layers + 1):
             critics = self.critics(layer)
             calls += self.critique_calls(critics) + sum(map(bool, critics))  # with refinements
@@ -236,7 +243,8 @@ class Architecture(_Frozen):
         gate = self.agreement_gate
         proposals = 1 if gate is None else max(1, len(gate.rounds(len(self.agents))))
         proposed = self.proposing_layers * (proposals + self.gate_calls + (2 if self.critique_count else 0))
-        return proposed + len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
+        final = len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
+        return proposed + final + self.reports_dissent
 
     def rows(self) -> dict[str, str]:
         """Return the properties of a run, apart from its models, as names and texts for people."""
@@ -252,6 +260,7 @@ class Architecture(_Frozen):
             "early stop": words[bool(self.early_stop) and self.synthesizes],
             "shared prompts": words[self.shared_prompts],
             "reasoning": words[self.reasoning],
+            **({"dissent": "reported"} if self.dissent else {}),
             "calls": f"at most {self.max_calls}, of which {self.depth} follow one another",
         }
 

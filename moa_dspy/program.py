@@ -75,6 +75,8 @@ class AttentionMoA(Displayed, dspy.Module):
             or a ``Gate``.
         critiques: ``"single"`` (one call for each critique) or ``"joint"`` (a critic writes all its critiques in one
             call; those missing in the reply are asked for singly).
+        dissent: whether one last call states consensus, contradictions, unique points and blind spots of the agents'
+            answers, in ``trace.dissent_report``. It is not made if all answers are equal.
         budget: limit of one run's spending; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
 
@@ -102,6 +104,7 @@ class AttentionMoA(Displayed, dspy.Module):
         reasoning: bool = True,
         gate: GateChoice = "off",
         critiques: Critiques = "single",
+        dissent: bool = False,
         budget: Budget | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class AttentionMoA(Displayed, dspy.Module):
                 "reasoning": reasoning,
                 "gate": gate_of(gate),
                 "critiques": critiques,
+                "dissent": dissent,
             },
         )
         self.task = _without_reserved_names(task_signature(signature))
@@ -160,6 +164,8 @@ class AttentionMoA(Displayed, dspy.Module):
             self.synthesize = dspy.Predict(roles.synthesize)
         if shape.gate_calls and roles.compares_text:
             self.agree = dspy.Predict(roles.agree)
+        if shape.reports_dissent:
+            self.dissent = dspy.Predict(roles.dissent)
 
     def _per_agent(self, signature: TaskSignature) -> dspy.Predict | list[dspy.Predict]:
         if self.architecture.shared_prompts:
@@ -318,6 +324,8 @@ class AttentionMoA(Displayed, dspy.Module):
             improved=() if outcome is None else outcome.improved,
             stopped_by=stopped_by,
             agreement=None if outcome is None else outcome.agreement,
+            positions=() if outcome is None else outcome.positions,
+            dissent_report=None if outcome is None else outcome.dissent_report,
             seconds=session.clock() - session.began,
             inputs={name: to_jsonable_python(value, fallback=str) for name, value in inputs.items()},
             program=self._digest(),

@@ -75,6 +75,7 @@ class ProgramOptions(Command):
     attention: str | None = _option("PATTERN", "full, cross, disagreeing, self, none, or a number.  [default: full]")
     critiques: str | None = _option("KIND", "single, or joint: a critic writes all in one call.  [default: single]")
     gate: str | None = _option("GATE", "off, unanimous, a share, or first=2,agreement=0.8.  [default: off]")
+    dissent: bool | None = _option(None, "Also report where the agents differ, in one more call.", "--dissent")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")

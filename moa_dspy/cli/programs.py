@@ -42,7 +42,7 @@ DEFAULT_AGENTS: Final = tuple(
 A model of this size often repeats itself. The penalty and the limit shorten such output.
 """
 
-_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "critiques", "gate", "aggregator", "signature")
+_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "critiques", "gate", "dissent", "aggregator", "signature")
 
 # A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is split off.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
@@ -82,7 +82,7 @@ def refuse_beside(what: str, options: ProgramOptions, names: Iterable[str]) -> N
     Raises:
         ConfigurationError: if one of the named options is given.
     """
-    given = [name for name in names if getattr(options, name) not in (None, [])]
+    given = [name for name in names if getattr(options, name) not in (None, [], False)]
     if given:
         listed = ", ".join("PROGRAM" if name == "program" else f"--{name}" for name in given)
         raise ConfigurationError(f"{listed} cannot go with {what}, which settles it; leave one of them out")
@@ -171,6 +171,7 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
         "layers": options.layers,
         "attention": int(attention) if attention is not None and attention.isdecimal() else attention,
         "critiques": options.critiques,
+        "dissent": options.dissent or None,
         "gate": None if options.gate is None else gate_of(options.gate),
     }
     changes = {name: value for name, value in shape.items() if value is not None}

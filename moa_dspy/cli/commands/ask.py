@@ -59,7 +59,7 @@ def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Pre
         except BaseException as problem:
             for trace in ended:
                 if isinstance(problem, KeyboardInterrupt):
-                    note_totals(trace)
+                    note_totals(trace, program.architecture)
                 try:
                     _write_trace(trace, path)
                 except RunError as error:  # it must not hide why the run failed
@@ -67,7 +67,7 @@ def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Pre
                 if isinstance(problem, AllProposalsFailedError):
                     raise failure_of(trace.steps) from problem
             raise
-    note_totals(prediction.trace)
+    note_totals(prediction.trace, program.architecture)
     return prediction
 
 
@@ -98,6 +98,7 @@ def _as_json(program: AttentionMoA, prediction: Prediction) -> Any:
         "layers": trace.layers,
         "stopped_by": trace.stopped_by,
         "agreement": trace.agreement,
+        "dissent": [dissent.model_dump(mode="json", include={"text", "agents"}) for dissent in trace.dissent],
         "calls": trace.calls,
         "cached_calls": trace.cached_calls,
         "tokens": {**trace.tokens.model_dump(), "total": trace.tokens.total},
