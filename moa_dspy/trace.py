@@ -499,6 +499,6 @@ def _ending(trace: Trace) -> str:
     cost = "cost unknown" if total.usage.cost_usd is None else total.dollars
     cut = total.usage.unanswered
     unanswered = f", {cut} call(s) cut short, which may be billed" if cut else ""
-    agreed = "" if trace.agreement is None else f", {trace.agreement:.0%} of the agents agree"
+    agreed = "" if trace.agreement is None else f", {trace.agreement:.0%} of the proposals agree"
     ended = f"stopped by {trace.stopped_by} after {trace.layers} layer(s){agreed}"
     return f"{ended}, {trace.seconds:.2f} s, {cost}{unanswered}"

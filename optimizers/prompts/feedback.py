@@ -105,7 +105,7 @@ def _on_proposal(scores: StageScores, step: Step) -> str:
 
 
 def _on_dissent(scores: StageScores, step: Step) -> str:
-    answers = [answer for answer in scores.select(step.layer, "refine")] or list(scores.select(step.layer, "propose"))
+    answers = list(scores.select(step.layer, "refine")) or list(scores.select(step.layer, "propose"))
     return f"It compared the agents' answers and did not change the result; {_count(scores, answers, 'answer')}."
 
 

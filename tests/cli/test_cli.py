@@ -172,7 +172,7 @@ def test_the_answer_is_all_of_standard_output(moa: Run, provider: Provider, tmp_
     assert len(steps) == 9
     assert any(line.startswith("layer 1  critique  one -> two  ok  ") and line.endswith(" s") for line in steps)
     assert any(line.startswith("layer 1  critique  two  ok  ") for line in steps)
-    assert outcome.lines[-1].startswith("3 of 3 agents agreed, 1 layer, 9 of 9 calls, 90 tokens, cost unknown, ")
+    assert outcome.lines[-1].startswith("2 of 2 agents agreed, 1 layer, 9 of 9 calls, 90 tokens, cost unknown, ")
     assert len(outcome.lines) == 10
 
 
