@@ -266,12 +266,15 @@ class Report(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Command):
-    """Show a saved program: its task, agents, architecture and prompts.
+    """Show a saved program or a recorded run.
 
-    No model is called, and none need be reachable. --json has every demo in full.
+    Of a program: its task, agents, architecture and prompts. Of a trace: its steps and totals, or with --html each
+    layer's answers, critiques and changes on one page. No model is called. --json has everything in full.
     """
 
-    program: str = _argument("PROGRAM", "A saved program.")
+    file: str = _argument("FILE", "A saved program, or the trace of a run.")
+    html: str | None = _option("FILE", "Write a trace as one HTML page.")
+    force: bool = _flag("Replace a file that exists.", "--force")
 
 
 COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show)

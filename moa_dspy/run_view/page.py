@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import json
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,9 +21,9 @@ import moa_dspy
 from moa_dspy.display import environment
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.run_view.view import RunView
-from moa_dspy.trace import Trace
+from moa_dspy.trace import Step, StepStarted, Trace
 
-__all__ = ["run_page", "visible_signs"]
+__all__ = ["event_data", "run_page", "visible_signs"]
 
 _FORBIDDEN: Final = (*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)
 _REORDERING: Final = (*range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC), 0xE0000, 0xE0001)
@@ -41,8 +42,8 @@ def run_page(
     Args:
         trace: the finished run. With ``events``, what is known of it so far.
         events: address of a stream of server-sent events, for a run in progress. The data of each event is the JSON
-            text of a ``StepStarted``, a ``Step`` or, at the end, the ``Trace``, as ``watch`` gives them. An event may
-            come twice.
+            text of a ``StepStarted``, a ``Step`` or, at the end, the ``Trace``, as ``event_data`` writes what ``watch``
+            gives. An event may come twice.
         stop: address to which a POST stops the run.
         title: title of the page. Default: the run's first text input.
 
@@ -55,17 +56,26 @@ def run_page(
     script = Markup("")
     if events is not None:
         script = Markup(_file("run.js"))  # noqa: S704 (our own file)
-    page = _environment().get_template("run.html.j2").render(
-        view=RunView.of(trace or Trace(steps=(), outputs=())),
-        live=events is not None,
-        events=events,
-        stop=stop,
-        title=title or _title(trace),
-        script=script,
-        policy=_policy(str(script), addresses),
-        version=moa_dspy.__version__,
+    page = (
+        _environment()
+        .get_template("run.html.j2")
+        .render(
+            view=RunView.of(trace or Trace(steps=(), outputs=())),
+            live=events is not None,
+            events=events,
+            stop=stop,
+            title=title or _title(trace),
+            script=script,
+            policy=_policy(str(script), addresses),
+            version=moa_dspy.__version__,
+        )
     )
     return visible_signs(page)
+
+
+def event_data(event: StepStarted | Step | Trace) -> str:
+    """Return an event of ``watch`` as the data of a server-sent event, in one line, for ``run_page(events=...)``."""
+    return json.dumps(asdict(event)) if isinstance(event, StepStarted) else event.model_dump_json()
 
 
 def visible_signs(page: str) -> str:
@@ -97,7 +107,9 @@ def _origin(address: str) -> str:
     if not parts.scheme and not parts.netloc:
         return "'self'"
     if parts.scheme not in ("http", "https") or not parts.netloc or any(sign in parts.netloc for sign in " ;,'\""):
-        raise ConfigurationError(f"{address!r} is not an address of http; give a path, or an address such as http://...")
+        raise ConfigurationError(
+            f"{address!r} is not an address of http; give a path, or an address such as http://..."
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 

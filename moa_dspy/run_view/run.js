@@ -14,7 +14,7 @@
     if (kind) made.className = kind;
     return made;
   };
-  const money = usd => usd === null || usd === undefined ? "unknown" : `$${usd.toFixed(6)}`;
+  const money = usd => usd === null || usd === undefined ? "unknown" : usd === 0 ? "$0" : `$${usd.toFixed(6)}`;
   const call = step => JSON.stringify([step.layer, step.stage, step.agent, step.target]);
   const named = step => `${step.layer} ${step.stage} ${step.agent}` +
     (step.target && step.target !== step.agent ? ` \u2192 ${step.target}` : "");
@@ -101,7 +101,7 @@
     node.dataset.status = step.status;
     write(node, "text", step.status === "ok" ? step.text : failure);
     write(node, "figures", `${step.cached ? "cached" : `${(step.end - step.start).toFixed(1)} s`}, ` +
-      `${step.tokens.prompt + step.tokens.completion} tokens, ${money(step.cost_usd)}`);
+      `${step.tokens.prompt + step.tokens.completion} tokens, ${step.cost_usd === null ? "price unknown" : money(step.cost_usd)}`);
     if (step.stage === "refine" && step.status === "ok") {
       const own = [...steps.values()].find(other => other.stage === "propose" && other.status === "ok" &&
         other.layer === step.layer && other.agent === step.agent);

@@ -67,9 +67,11 @@ class LayerView:
         if step.stage not in _OF_AGENTS:
             self.finals.append(step)
         elif step.stage != "critique" or step.target is not None:
-            name = step.target if step.stage == "critique" and step.target is not None else step.agent
+            name = step.target or step.agent
             agent = self.agents.setdefault(name, AgentView(name))
-            {"propose": agent.proposals, "critique": agent.critiques, "refine": agent.refinements}[step.stage].append(step)
+            {"propose": agent.proposals, "critique": agent.critiques, "refine": agent.refinements}[step.stage].append(
+                step
+            )
 
 
 class Bar(NamedTuple):
@@ -131,10 +133,12 @@ class RunView:
 def _waterfall(steps: Sequence[Step]) -> list[Bar]:
     called = sorted((step for step in steps if step.status != "skipped"), key=lambda step: (step.start, step.end))
     whole = max((step.end for step in called), default=0.0) or 1.0
-    bars = [Bar(step, 100 * step.start / whole, max(0.5, 100 * (step.end - step.start) / whole), 0.0) for step in called]
     total: float | None = 0.0
     paid: dict[int, float | None] = {}
     for step in sorted(called, key=lambda step: step.end):
         total = None if total is None or step.cost_usd is None else total + step.cost_usd
         paid[id(step)] = total
-    return [bar._replace(usd_so_far=paid[id(bar.step)]) for bar in bars]
+    widths = (max(0.5, 100 * (step.end - step.start) / whole) for step in called)
+    return [
+        Bar(step, 100 * step.start / whole, width, paid[id(step)]) for step, width in zip(called, widths, strict=True)
+    ]

@@ -23,9 +23,10 @@ class Piece(NamedTuple):
 
 
 def word_diff(before: str, after: str) -> list[Piece]:
-    """Return both texts as one sequence of pieces. Without the added ones it is ``before``, without the removed ``after``.
+    """Return both texts as one sequence of pieces.
 
-    Texts are compared by words, and long texts by lines. Very long texts are not compared.
+    Without the added pieces it is ``before``, without the removed ones ``after``. Texts are compared by words, and long
+    texts by lines. Very long texts are not compared.
     """
     for unit in (_WORD, _LINE):
         old, new = unit.findall(before), unit.findall(after)

@@ -38,6 +38,7 @@ _FRONT: Final = (
 _DEPTH: Final = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
 _GATES: Final = "Filled: certified gates. Whiskers end at the upper bound of the loss. The line is the allowed loss."
 
+
 def history(record: SearchRecord) -> Markup:
     """Return the score of each trial, and the best so far."""
     best = None if record.best is None else record.best.trial

@@ -47,7 +47,9 @@ class Browser:
             self.problems.append(message["params"]["entry"]["text"])
 
     async def open(self, url: str, *, width: int = 1280, dark: bool = False) -> None:
-        await self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        await self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await self.send("Emulation.setEmulatedMedia", features=scheme)
         await self.send("Page.navigate", url=url)
@@ -59,12 +61,14 @@ class Browser:
         return result["result"].get("value")
 
     async def until(self, condition: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self.value(condition):
                 await asyncio.sleep(0.02)
 
-    async def screenshot(self, path: Path) -> None:
-        shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
+    async def screenshot(self, path: Path, *, top: int = 0, height: int = 900) -> None:
+        """Write the page from ``top`` on, in pixels."""
+        clip = {"x": 0, "y": top, "width": await self.value("innerWidth"), "height": height, "scale": 1}
+        shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
@@ -92,7 +96,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def _port(file: Path) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not file.exists() or not file.read_text():
             await asyncio.sleep(0.02)
     return file.read_text().split()[0]
