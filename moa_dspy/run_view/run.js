@@ -26,7 +26,7 @@
     const made = copy("of-layer");
     made.dataset.layer = number;
     made.setAttribute("aria-label", `Layer ${number}`);
-    made.querySelector("h2").textContent = `Layer ${number}`;
+    made.querySelector("h2").textContent = byId("status").textContent = `Layer ${number}`;
     parent.insertBefore(made, [...parent.children].find(one => Number(one.dataset.layer) > number) || null);
     return made;
   }
@@ -148,6 +148,7 @@
     const price = known.length === all.length ? money(usd) : `at least ${money(usd)}`;
     const text = `${note || `${working.size} at work`}: ${calls} calls, ${price}`;
     if (text !== last) byId("progress").textContent = last = text;
+    if (note) byId("status").textContent = text; // read out, unlike every change of the price
   }
 
   function finish(trace) {
