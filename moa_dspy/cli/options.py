@@ -19,8 +19,10 @@ __all__ = [
     "CallingOptions",
     "Command",
     "Compare",
+    "Doctor",
     "Eval",
     "ExampleOptions",
+    "Init",
     "Optimize",
     "Plan",
     "Profile",
@@ -277,7 +279,32 @@ class Show(Command):
     force: bool = _flag("Replace a file that exists.", "--force")
 
 
-COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show)
+@dataclass(frozen=True, kw_only=True)
+class Init(Command):
+    """Write a moa.toml for the models that you already have.
+
+    Looks for keys of providers in the environment, and for Ollama, LM Studio, vLLM and llama.cpp on this machine.
+    Proposes three agents, with the price of a question. No model is called.
+    """
+
+    out: str = _option("FILE", "The file.", "--out", "-o", default="moa.toml")
+    force: bool = _flag("Replace a file that exists.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(ProgramOptions, CallingOptions):
+    """Check every agent with one small call.
+
+    Shows latency, price, context window, and what the model does not take: temperature, system role, schemas,
+    log-probabilities. Says what to do about it. The limits are those of each agent.
+    """
+
+    program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
+
+
+COMMANDS: Final[tuple[type[Command], ...]] = (
+    *(Init, Doctor, Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show),
+)
 
 
 def parameters(command: type[Command]) -> tuple[inspect.Parameter, ...]:
