@@ -49,6 +49,8 @@ class AgentSpec(_Frozen):
         max_tokens: longest completion, in tokens; None leaves it to the model.
         persona: text put before the agent's instructions.
         options: further sampling options, such as ``top_p`` or ``seed``.
+        module: where the DSPy module is that writes the agent's first proposals, as ``package.module:name``; None if
+            its model writes them. An object without such a place has the name of its class here.
     """
 
     name: str = pydantic.Field(min_length=1)
@@ -57,6 +59,7 @@ class AgentSpec(_Frozen):
     max_tokens: int | None = pydantic.Field(default=None, ge=1)
     persona: str | None = None
     options: dict[str, Any] = pydantic.Field(default_factory=dict)
+    module: str | None = pydantic.Field(default=None, exclude_if=lambda module: module is None)
 
 
 class Architecture(_Frozen):

@@ -376,6 +376,12 @@ class AttentionMoA(Displayed, dspy.Module):
         """
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
+        objects = [agent.name for agent in self.named_agents if not isinstance(agent.module, str | None)]
+        if objects:
+            raise ConfigurationError(
+                f"program files contain no code, but the module of {', '.join(map(str, objects))} is an object; put it "
+                "into a file of yours and give the agent its place: module='package.module:name'"
+            )
         if self.architecture.custom_parts:
             raise ConfigurationError(
                 f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is an object of your "
@@ -474,7 +480,11 @@ def _prompt(own: Any, other: Any, number: int | None) -> dspy.Predict:
 
 
 def load(
-    path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None, *, vectorizers: Collection[str] = ()
+    path: str | Path,
+    lms: Mapping[str, dspy.BaseLM] | None = None,
+    *,
+    vectorizers: Collection[str] = (),
+    modules: Collection[str] = (),
 ) -> AttentionMoA:
     """Rebuild a program from its file alone.
 
@@ -484,14 +494,16 @@ def load(
             file names, with the provider's usual environment variables.
         vectorizers: names of embedding models that the program may ask to choose demos. They get the inputs and are
             paid. A file that asks for another one is refused.
+        modules: places of modules that the file may use for proposals, as ``package.module:name``. Their code is
+            imported. A file that names another one is refused.
 
     Raises:
         ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
         ConfigurationError: if ``lms`` names an agent or model that the program does not have, or the file asks for an
-            embedding model that is not allowed.
+            embedding model or a module that is not allowed, or whose code is missing.
     """
     saved = SavedProgram.read(path)
-    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {})
+    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {}, modules)
     options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
     with saved.refusing_damage():
         program = AttentionMoA(task, agents, aggregator=aggregator, **options)

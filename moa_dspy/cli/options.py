@@ -81,6 +81,7 @@ class ProgramOptions(Command):
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
     max_calls: int | None = _option("N", "Limit of LM calls.", min=1)
     max_tokens: int | None = _option("N", "Limit of tokens.", min=1)
     max_usd: float | None = _option("DOLLARS", "Limit of dollars.")

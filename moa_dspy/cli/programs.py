@@ -62,9 +62,10 @@ def build_program(options: ProgramOptions) -> AttentionMoA:
     config = None if options.config is None else load_config(options.config)
     if options.program is not None:
         refuse_beside("a saved program", options, _SETTLED_BY_PROGRAM)
-        return _from_file(options.program, config, options.vectorizer or ())
-    if options.vectorizer:
-        raise ConfigurationError(f"--vectorizer {options.vectorizer[0]} allows what a saved program asks for; name one")
+        return _from_file(options.program, config, options.vectorizer or (), options.module or ())
+    for name, allowed in (("vectorizer", options.vectorizer), ("module", options.module)):
+        if allowed:
+            raise ConfigurationError(f"--{name} {allowed[0]} allows what a saved program asks for; name one")
     if not uses_default_agents(options):
         return _overridden(config or Config(), options).program()
     config = _overridden(Config(agents=DEFAULT_AGENTS), options)
@@ -183,12 +184,14 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
     )
 
 
-def _from_file(path: str, config: Config | None, vectorizers: Collection[str]) -> AttentionMoA:
+def _from_file(
+    path: str, config: Config | None, vectorizers: Collection[str], modules: Collection[str]
+) -> AttentionMoA:
     if config is None:
-        return load(path, vectorizers=vectorizers)
+        return load(path, vectorizers=vectorizers, modules=modules)
     names_agents = bool(config.agents) or config.aggregator is not None
     lms = _connections(path, config) if names_agents or not config.has_limits else None
-    program = load(path, lms=lms, vectorizers=vectorizers)
+    program = load(path, lms=lms, vectorizers=vectorizers, modules=modules)
     config.limit(program)
     return program
 

@@ -169,7 +169,7 @@ class _StandIns(dspy.Adapter):
 
         stand_in: Any = lm.copy()
         stand_in.acall = report
-        return dataclasses.replace(agent, agent=dataclasses.replace(agent.agent, lm=stand_in))
+        return dataclasses.replace(agent, agent=dataclasses.replace(agent.agent, lm=stand_in, module=None))
 
     def _call_preprocess(
         self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import dspy
 
@@ -33,6 +33,7 @@ from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import OVERFLOW
 from moa_dspy.runtime.forecast import forecast
 from moa_dspy.runtime.knn_demos import embedding_models
+from moa_dspy.runtime.module_call import ModulePredictor
 from moa_dspy.runtime.parts import ROLES, Predictors, RunParts
 from moa_dspy.runtime.session import Session, StepId
 from moa_dspy.runtime.shared_prefix import are_long, rereading
@@ -270,7 +271,11 @@ class _Run:
     def _proposal(self, agent: int, previous: Sequence[Answer]) -> tuple[dspy.Predict, dict[str, Any]]:
         """Return the predictor and the inputs of a proposal."""
         if not previous:
-            return self.prompts["propose"][agent], self.roles.for_propose(self.inputs)
+            predictor, slot = self.prompts["propose"][agent], self.agents[agent]
+            module = slot.agent.proposer()
+            if module is not None:
+                predictor = cast("dspy.Predict", ModulePredictor(module, predictor, self.session.adapter, slot.name))
+            return predictor, self.roles.for_propose(self.inputs)
         texts = [answer.text for answer in previous]
         if self.architecture.residual == "answers":
             inputs = self.roles.for_aggregate(self.inputs, texts)

@@ -66,7 +66,9 @@ def test_callbacks_see_each_step_with_its_name_and_what_it_is() -> None:
     assert recorder.steps["aggregate aggregator, layer 1"][0].keys() == {"layer", "stage", "agent"}
 
 
-def test_a_failed_step_shows_its_failure_and_without_callbacks_there_is_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_shows_its_failure_and_without_callbacks_there_is_no_span(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recorder = Recorder()
     silent = ScriptedLM("", "scripted/silent", num_retries=0)
     with dspy.context(callbacks=[recorder]):
