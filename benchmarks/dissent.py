@@ -10,8 +10,8 @@ before and after ``calibrate`` on one half, against the scores of the other half
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks.common import arguments, table
 from moa_dspy import Agent, AttentionMoA
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> Figures:
     options = arguments(__doc__, argv, worlds=100, questions=1000)
     reported = sum(is_reported(seed) for seed in range(options.worlds))
     print(f"planted minorities are reported in {reported} of {options.worlds} worlds\n")
-    settings = {"shared errors": {}, "independent errors": dict(INDEPENDENT)}
+    settings: dict[str, Mapping[str, Any]] = {"shared errors": {}, "independent errors": dict(INDEPENDENT)}
     errors = {name: calibration_errors(options.questions, skill) for name, skill in settings.items()}
     rows = [(name, f"{raw:.3f}", f"{fitted:.3f}") for name, (raw, fitted) in errors.items()]
     table([("agents with", "error of agreement", "after calibrate"), *rows])
@@ -54,7 +54,7 @@ def is_reported(seed: int) -> bool:
     ]
     program = AttentionMoA(world.choice(_TASKS), agents, layers=world.randint(1, 2))
     trace = program(question=_QUESTION).trace
-    planted = {}
+    planted: dict[str, list[str]] = {}
     for agent, belief in beliefs.items():
         if belief != "7":
             planted.setdefault(belief, []).append(f"a{agent}")
@@ -62,7 +62,7 @@ def is_reported(seed: int) -> bool:
     return told == planted and trace.agreement == list(beliefs.values()).count("7") / count
 
 
-def calibration_errors(questions: int, skill: dict[str, float]) -> tuple[float, float]:
+def calibration_errors(questions: int, skill: Mapping[str, Any]) -> tuple[float, float]:
     """Return the calibration error of agreement on half of the questions: raw, and fitted on the other half."""
     answers = {f"Question {number:05}?": str(number % 50) for number in range(questions)}
     agents = [SimulatedLM(answers, knows=0.6, seed=seed, model=f"sim/{seed}", **skill) for seed in range(5)]

@@ -251,8 +251,6 @@ def _at(place: str) -> Any:
     """Return the object at ``package.module:name``, or what it makes if it is a class or a function."""
     try:
         found = imported(place)
-        if found is None:
-            raise AttributeError(f"there is no {place.partition(':')[2]!r} in it")
         return found if isinstance(found, dspy.Module) or not callable(found) else found()
     except Exception as error:  # (user code can fail in any way)
         raise ConfigurationError(

@@ -169,7 +169,7 @@ def _remedies(agent: Agent, step: Step, price: ModelPrice | None, features: dict
         yield f"the reply was cut at {_LONGEST} tokens: if the model reasons at length, give it a large max_tokens"
     if price is None:
         yield "the price is unknown: write price = { prompt = 0.5, completion = 1.5 }, in dollars per million tokens"
-    missing = [feature for feature, support in features.items() if support == "no"]
+    missing: list[Feature] = [feature for feature, support in features.items() if support == "no"]
     for feature in missing:
         if feature != "temperature" or agent.spec("-").temperature is not None:
             yield f"no {feature}: {_REMEDIES[feature]}"

@@ -35,7 +35,8 @@ class ModulePredictor:
     """
 
     def __init__(self, module: dspy.Module, predictor: dspy.Predict, adapter: dspy.Adapter | None, agent: str) -> None:
-        self.lm, self.signature, self.demos, self.fields = predictor.lm, predictor.signature, predictor.demos, {}
+        self.lm, self.signature, self.demos = predictor.lm, predictor.signature, predictor.demos
+        self.fields: dict[str, Any] = {}  # no output is decided by its probability
         self._module, self._adapter, self._agent = module, adapter or _CHAT, agent
 
     async def acall(self, *, lm: Any, signature: Any, config: Mapping[str, Any], demos: Any, **inputs: Any) -> Any:

@@ -62,10 +62,10 @@ class Calibration(Tabulated):
         Between two levels it is interpolated, and outside it is that of the nearest level. For an unknown agreement
         without such runs on record it is the mean score of all runs.
         """
-        known = [level for level in self.levels if level.agreement is not None]
+        known = {one.agreement: one.probability for one in self.levels if one.agreement is not None}
         unknown = [level for level in self.levels if level.agreement is None]
         if agreement is not None and known:
-            return float(np.interp(agreement, [level.agreement for level in known], [one.probability for one in known]))
+            return float(np.interp(agreement, list(known), list(known.values())))
         if unknown:
             return unknown[0].probability
         return sum(level.score * level.runs for level in self.levels) / self.runs

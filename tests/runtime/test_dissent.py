@@ -71,7 +71,7 @@ def test_long_texts_are_compared_by_one_more_call_only_if_that_is_asked_for(tmp_
     plan = asking.plan(question="weather?")
     assert (plan.full.calls, plan.full.depth) == (5, 3) == (asking.architecture.max_calls, asking.architecture.depth)
     asking.save(tmp_path / "program.json")
-    lms = {agent.name: agent.lm for agent in asking.agents}
+    lms: Any = {agent.name: agent.lm for agent in asking.agents}
     loaded = load(tmp_path / "program.json", lms=lms)
     assert loaded.replace(layers=2).architecture.dissent
     assert "dissent" in dict(loaded.named_predictors())

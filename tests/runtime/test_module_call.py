@@ -94,7 +94,7 @@ def test_a_program_file_holds_the_place_and_loads_only_what_is_allowed(place: st
     content = (tmp_path / "program.json").read_text(encoding="utf-8")
     gone = f"{place}:gone"
     (tmp_path / "program.json").write_text(content.replace(places[0], gone), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"gone' cannot be used: AttributeError.*must be installed"):
+    with pytest.raises(ConfigurationError, match="gone' is no DSPy module"):
         load(tmp_path / "program.json", lms=lms, modules=[gone, places[1]])
     objects = AttentionMoA(
         "question -> answer", [Agent(lm, module=dspy.ChainOfThought("question -> answer"))], layers=1
@@ -120,7 +120,7 @@ def test_modules_that_cannot_be_used_are_refused() -> None:
     owner = dspy.ChainOfThought("question -> answer")
     owner.set_lm(lm)
     for module, why in (
-        ("nowhere:x", "ModuleNotFoundError"), ("os:getcwd", "no DSPy module"), ("os", "ValueError|AttributeError"),
+        ("nowhere:x", "ModuleNotFoundError"), ("os:getcwd", "no DSPy module"), ("os", "no DSPy module"),
         (7, "no DSPy module"), (Sync(), "has no aforward"), (owner, "has a model of its own"),
     ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=why):

@@ -17,7 +17,7 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 
-from moa_dspy import Agent, AttentionMoA, Prediction
+from moa_dspy import Agent, AttentionMoA
 from moa_dspy.runtime.step_span import StepSpan
 from moa_dspy.testing import ScriptedLM
 
@@ -89,7 +89,7 @@ def test_mlflow_shows_the_steps_and_their_usage(tmp_path: Path) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.dspy.autolog()
     try:
-        prediction: Prediction = program()(question="Where?")
+        prediction: Any = program()(question="Where?")
         trace = mlflow.get_trace(mlflow.get_last_active_trace_id(), flush=True)
     finally:
         mlflow.dspy.autolog(disable=True)
@@ -111,7 +111,7 @@ def test_openinference_shows_the_steps_and_their_calls() -> None:
     instrumentor = module.DSPyInstrumentor()
     instrumentor.instrument(tracer_provider=provider)
     try:
-        prediction: Prediction = program()(question="Where?")
+        prediction: Any = program()(question="Where?")
     finally:
         instrumentor.uninstrument()
     spans = exporter.get_finished_spans()

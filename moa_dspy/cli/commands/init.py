@@ -107,7 +107,7 @@ def _text(file: str, offers: Sequence[Offer], agents: Sequence[AgentConfig], pla
     sources = {offer.api_base: offer.source for offer in offers if offer.api_base is not None}
     keys = {model: offer.variable for offer in offers for model in offer.models if offer.api_base is None}
     for agent in agents:
-        about = sources.get(agent.api_base) or keys.get(agent.model) or "the embedded model"
+        about = sources.get(agent.api_base or "") or keys.get(agent.model) or "the embedded model"
         lines = ["", "[[agents]]", f"model = {json.dumps(agent.model)}".ljust(40) + f" # {about}"]
         if agent.api_base is not None:
             lines += [f"api_base = {json.dumps(agent.api_base)}", "price = { prompt = 0.0, completion = 0.0 }"]
