@@ -3,8 +3,9 @@
     uv run python -m benchmarks.dissent --worlds 100 --questions 1000
 
 A world has three to seven agents, of which fewer than half are planted: they are sure of other answers. Its dissent
-must name each other answer with exactly the agents that gave it. Then simulated agents answer questions: agreement,
-before and after ``calibrate`` on one half, against the scores of the other half.
+must name each other answer with exactly the agents that gave it, and so must the report of a simulated model. Then
+simulated agents answer questions: agreement, before and after ``calibrate`` on one half, against the scores of the
+other half.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def is_reported(seed: int) -> bool:
         Agent(SimulatedLM({_QUESTION: belief}, knows=1, seed=agent, model=f"sim/{agent}"), name=f"a{agent}")
         for agent, belief in beliefs.items()
     ]
-    program = AttentionMoA(world.choice(_TASKS), agents, layers=world.randint(1, 2))
+    program = AttentionMoA(world.choice(_TASKS), agents, layers=world.randint(1, 2), attention="none", dissent=True)
     trace = program(question=_QUESTION).trace
     planted: dict[str, list[str]] = {}
     for agent, belief in beliefs.items():
         if belief != "7":
             planted.setdefault(belief, []).append(f"a{agent}")
     told = {str(dissent.outputs["answer"]): list(dissent.agents) for dissent in trace.dissent}
-    return told == planted and trace.agreement == list(beliefs.values()).count("7") / count
+    report = trace.dissent_report
+    reported = {} if report is None else {one.point: list(one.agents) for one in report.contradictions}
+    return told == planted == reported and trace.agreement == list(beliefs.values()).count("7") / count
 
 
 def calibration_errors(questions: int, skill: Mapping[str, Any]) -> tuple[float, float]:

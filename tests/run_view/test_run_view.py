@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,17 @@ def test_every_slot_that_the_script_fills_is_on_the_page() -> None:
     assert slots >= {"text", "figures", "badges", "bar"}
     assert slots <= set(re.findall(r'data-slot="(\w+)"', page))
     assert "innerHTML" not in script
+
+
+def test_the_python_of_the_page_on_runs_is_right(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "show.md").read_text(encoding="utf-8")
+    runs = [SimpleNamespace(trace=trace, score=1.0)]
+    names = {"prediction": SimpleNamespace(trace=trace), "runs": runs}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "mlflow" not in code:
+            exec(compile(code, "show.md", "exec"), names)
+    assert Path("run.html").read_text(encoding="utf-8") == run_page(trace)
 
 
 @given(st.text(alphabet="ab \n", max_size=30), st.text(alphabet="ab \n", max_size=30))
