@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 from benchmarks.dissent import is_reported
 from moa_dspy import Agent, AttentionMoA, Budget, Trace, load
+from moa_dspy.optimizers.analysis.stages import attribute
 from moa_dspy.testing import ScriptedLM
 
 REPORT = {
@@ -85,3 +87,11 @@ def test_the_report_is_left_out_by_a_budget_and_where_all_agree() -> None:
     same = [ScriptedLM("Paris", f"scripted/{number}") for number in range(3)]
     agreed = AttentionMoA("question -> answer", same, layers=1, dissent=True)(question="?").trace
     assert (agreed.agreement, agreed.calls, agreed.dissent) == (1.0, 16, ())
+
+
+def test_the_report_is_no_answer_to_be_scored() -> None:
+    asking = program(dissent=True)
+    example = dspy.Example(question="weather?", answer="warm").with_inputs("question")
+    scores = attribute(asking(question="weather?").trace, example, lambda example, prediction: True, asking)
+    assert {scored.step.stage for scored in scores.steps} == {"propose", "aggregate"}
+    assert scores.unjudged == ()
