@@ -2,9 +2,9 @@
 
     uv run python -m benchmarks.real_model --model local/FILE.gguf --data FOLDER --out FOLDER --task gsm8k
 
-One row per contender: share of right answers with its interval, the paired difference from the single model, calls,
-tokens, tokens per right answer, wall time. Every problem is written to ``--out`` as soon as it is answered, and replies
-are kept in a cache there: the same command resumes, and contenders share their samples.
+One row per contender: share of right answers with its interval, the paired difference from the single model, calls
+and tokens of a problem, tokens per right answer. Every problem is written to ``--out`` as soon as it is answered, and
+replies are kept in a cache there: the same command resumes, and contenders share their samples.
 
 ``--stages`` prints which stages of Attention-MoA are right instead, from the records.
 """
@@ -226,8 +226,8 @@ def main() -> None:
     lm = _lm(arguments)
     other = local_lm(max_tokens=arguments.max_tokens) if arguments.mix else None
     single: EvaluateResult | None = None
-    print("| contender | right, 95 % interval | against the first | calls | tokens | tokens per right | seconds |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| contender | right, 95 % interval | against the first | calls | tokens | tokens per right |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name, program in contenders(task, lm, other).items():
         if arguments.only and name not in arguments.only and single is not None:
             continue
@@ -253,12 +253,11 @@ def row(name: str, result: EvaluateResult) -> str:
     scores = Score.of([record.score or 0.0 for record in result.records])
     right, gain = sum(record.score or 0.0 for record in result.records), result.comparison
     calls, tokens = (sum(record.details.get(key, 0) for record in result.records) for key in ("calls", "tokens"))
-    seconds = sum(record.seconds for record in result.records) / max(len(result.records), 1)
     difference = "" if gain is None else f"{gain.better} gained, {gain.worse} lost, p = {gain.p_value:.3f}"
     share = f"{100 * right / result.items:.1f} % ({100 * scores.low:.1f} to {100 * scores.high:.1f})"
     return (
         f"| {name} | {share} | {difference} | {calls / result.items:.1f} | {tokens / result.items:,.0f} | "
-        f"{tokens / max(right, 1):,.0f} | {seconds:.1f} |"
+        f"{tokens / max(right, 1):,.0f} |"
     )
 
 

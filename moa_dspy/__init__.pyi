@@ -27,6 +27,11 @@ from .planning import (
     Lengths as Lengths,
     Plan as Plan,
 )
+from .positions import (
+    Dissent as Dissent,
+    DissentReport as DissentReport,
+    Position as Position,
+)
 from .presets import (
     attention_moa as attention_moa,
     mixture_of_agents as mixture_of_agents,

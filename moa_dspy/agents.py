@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -18,6 +19,7 @@ from moa_dspy.architecture import RESERVED_NAMES, AgentSpec, validated
 from moa_dspy.cost.own_price import OwnPrice
 from moa_dspy.cost.prices import offline_prices, with_price
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.extras import imported
 from moa_dspy.identity import connection_of, rollout_of
 from moa_dspy.json_safe import json_safe
 from moa_dspy.local import is_local, local_lm
@@ -65,9 +67,12 @@ class Agent:
         persona: text put before the agent's instructions; other agents never see it.
         price: the model's price in dollars per million tokens, as ``{"prompt": 0.5, "completion": 1.5}``. Default: the
             price in the lists of DSPy and LiteLLM. ``lm`` is then a copy with this price. Program files have no prices.
+        module: a DSPy module that writes the agent's proposals of the first layer, such as ``dspy.ReAct`` with tools.
+            It takes the task's inputs, returns its outputs, and runs on ``lm``, which does all the rest. Written as
+            ``"package.module:name"``, where name is a module or makes one, it can be saved.
 
     Raises:
-        ConfigurationError: if ``lm`` or ``price`` has another type, or the model string is unknown.
+        ConfigurationError: if ``lm``, ``price`` or ``module`` has another type, or the model or the module is unknown.
     """
 
     lm: str | dspy.BaseLM | None = None
@@ -76,6 +81,7 @@ class Agent:
     max_tokens: int | None = None
     persona: str | None = None
     price: OwnPrice | Mapping[str, float] | None = None
+    module: str | dspy.Module | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "persona"):
@@ -83,6 +89,8 @@ class Agent:
         remember(getattr(self.lm, "kwargs", None) or {})
         price = OwnPrice.of(self.price)
         object.__setattr__(self, "price", price)
+        if self.module is not None:
+            self.proposer()  # an unknown module is an error now, and not in a run
         if isinstance(self.lm, str):
             object.__setattr__(self, "lm", make_lm(self.lm))
         elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
@@ -91,6 +99,14 @@ class Agent:
             )
         if self.lm is not None and price is not None:
             object.__setattr__(self, "lm", with_price(self.lm, price))
+
+    def proposer(self) -> dspy.Module | None:
+        """Return the module that writes the agent's proposals; None if its model does.
+
+        Raises:
+            ConfigurationError: if there is no such module, or it cannot be used.
+        """
+        return None if self.module is None else _usable(self.module)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the agent itself, so that copied programs share its connection."""
@@ -107,6 +123,7 @@ class Agent:
             "max_tokens": lm_max_tokens if self.max_tokens is None else self.max_tokens,
             "persona": self.persona,
             "options": {key: settings[key] for key in sorted(SAMPLING_OPTIONS & settings.keys())},
+            "module": self.module if self.module is None or isinstance(self.module, str) else _class_of(self.module),
         }
         return validated(AgentSpec, values)
 
@@ -128,7 +145,7 @@ class Agent:
         """Return the agent that ``spec`` describes, on ``lm`` if one is given."""
         if lm is None and spec.model is not None:
             lm = make_lm(spec.model, temperature=spec.temperature, max_tokens=spec.max_tokens, **spec.options)
-        return cls(lm, spec.name, spec.temperature, spec.max_tokens, spec.persona)
+        return cls(lm, spec.name, spec.temperature, spec.max_tokens, spec.persona, module=spec.module)
 
 
 AgentLike: TypeAlias = str | dspy.BaseLM | Agent
@@ -194,13 +211,52 @@ class AgentSlot:
 
 
 def remarks_of(agents: Iterable[Agent]) -> list[str]:
-    """Return what of the agents' settings is not sent, because their models are known to reject it."""
+    """Return what plans do not count, and what of the settings is not sent because models are known to reject it."""
     remarks = []
     for agent in agents:
         model, temperature = getattr(agent.lm, "model", None), agent.temperature
+        if agent.module is not None:
+            remarks.append(f"the module of {agent.name} makes its own calls; plans count them as one")
         if temperature is not None and not takes_temperature(model):
             remarks.append(f"{model} takes no temperature: {temperature:g} of {agent.name} is not sent")
     return remarks
+
+
+def _class_of(module: object) -> str:
+    return f"{type(module).__module__}:{type(module).__qualname__}"
+
+
+def _usable(module: object) -> dspy.Module:
+    """Return a module, or the one at a place such as ``package.module:name``, if agents can use it."""
+    found = _at(module) if isinstance(module, str) else module
+    if not isinstance(found, dspy.Module):
+        raise ConfigurationError(
+            f"module={module!r} is no DSPy module; give one, such as dspy.ReAct(...), or 'package.module:name'"
+        )
+    if not hasattr(found, "aforward"):
+        raise ConfigurationError(
+            f"module={module!r} has no aforward(), and agents run asynchronously; write its forward() as "
+            "async def aforward(self, ...)"
+        )
+    if any(predictor.lm is not None for predictor in found.predictors()):
+        raise ConfigurationError(
+            f"module={module!r} has a model of its own, whose calls would not be counted; call its set_lm(None), and "
+            "give the model to the agent"
+        )
+    return found
+
+
+@functools.cache
+def _at(place: str) -> Any:
+    """Return the object at ``package.module:name``, or what it makes if it is a class or a function."""
+    try:
+        found = imported(place)
+        return found if isinstance(found, dspy.Module) or not callable(found) else found()
+    except Exception as error:  # (user code can fail in any way)
+        raise ConfigurationError(
+            f"module {place!r} cannot be used: {type(error).__name__}: {error}; its code must be installed or in "
+            "the working directory, and its place be written as package.module:name"
+        ) from error
 
 
 def agent_of(value: AgentLike) -> Agent:

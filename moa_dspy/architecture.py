@@ -49,6 +49,8 @@ class AgentSpec(_Frozen):
         max_tokens: longest completion, in tokens; None leaves it to the model.
         persona: text put before the agent's instructions.
         options: further sampling options, such as ``top_p`` or ``seed``.
+        module: where the DSPy module is that writes the agent's first proposals, as ``package.module:name``; None if
+            its model writes them. An object without such a place has the name of its class here.
     """
 
     name: str = pydantic.Field(min_length=1)
@@ -57,6 +59,7 @@ class AgentSpec(_Frozen):
     max_tokens: int | None = pydantic.Field(default=None, ge=1)
     persona: str | None = None
     options: dict[str, Any] = pydantic.Field(default_factory=dict)
+    module: str | None = pydantic.Field(default=None, exclude_if=lambda module: module is None)
 
 
 class Architecture(_Frozen):
@@ -78,6 +81,7 @@ class Architecture(_Frozen):
         gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
         critiques: one call for each critique (``"single"``), or one call in which a critic writes all its critiques
             (``"joint"``). Files without it mean ``"single"``.
+        dissent: whether a last call states where the agents' answers agree and differ. Files without it mean False.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
@@ -95,6 +99,7 @@ class Architecture(_Frozen):
     )
 
     critiques: Critiques = pydantic.Field(default="single", exclude_if=lambda critiques: critiques == "single")
+    dissent: bool = pydantic.Field(default=False, exclude_if=lambda dissent: not dissent)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -203,6 +208,11 @@ class Architecture(_Frozen):
         return 0 if gate is None or gate.compare == "text" else len(gate.rounds(len(self.agents)))
 
     @property
+    def reports_dissent(self) -> bool:
+        """Return whether a last call may state where the agents' answers agree and differ."""
+        return self.dissent and len(self.agents) > 1
+
+    @property
     def proposing_layers(self) -> int:
         """Return the number of layers in which agents propose: all, or all but the last."""
         return self.layers - (self.residual == "answers")
@@ -228,7 +238,7 @@ class Architecture(_Frozen):
     def max_calls(self) -> int:
         """Return the largest number of LM calls of a run in which no call fails or is repeated."""
         calls = self.proposing_layers * (len(self.agents) + self.gate_calls) + (self.layers - 1) * self.synthesizes
-        calls += len(self.output_layers) * self.aggregate_calls
+        calls += len(self.output_layers) * self.aggregate_calls + self.reports_dissent
         for layer in range(1, self.proposing_layers + 1):
             critics = self.critics(layer)
             calls += self.critique_calls(critics) + sum(map(bool, critics))  # with refinements
@@ -240,7 +250,8 @@ class Architecture(_Frozen):
         gate = self.agreement_gate
         proposals = 1 if gate is None else max(1, len(gate.rounds(len(self.agents))))
         proposed = self.proposing_layers * (proposals + self.gate_calls + (2 if self.critique_count else 0))
-        return proposed + len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
+        final = len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
+        return proposed + final + self.reports_dissent
 
     def rows(self) -> dict[str, str]:
         """Return the properties of a run, apart from its models, as names and texts for people."""
@@ -256,6 +267,7 @@ class Architecture(_Frozen):
             "early stop": words[bool(self.early_stop) and self.synthesizes],
             "shared prompts": words[self.shared_prompts],
             "reasoning": words[self.reasoning],
+            **({"dissent": "reported"} if self.dissent else {}),
             "calls": f"at most {self.max_calls}, of which {self.depth} follow one another",
         }
 

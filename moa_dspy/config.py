@@ -106,6 +106,7 @@ class AgentConfig(_Section):
         persona: text before the agent's instructions.
         price: the model's price in dollars per million tokens. Default: the price in the lists of DSPy and LiteLLM.
         options: further options of ``dspy.LM``, such as ``top_p``, ``seed``, ``timeout`` or ``num_retries``.
+        module: place of the DSPy module that writes the agent's proposals, as ``package.module:name``.
     """
 
     model: _Name
@@ -117,6 +118,7 @@ class AgentConfig(_Section):
     persona: str | None = None
     price: OwnPrice | None = None
     options: Annotated[dict[str, Any], pydantic.AfterValidator(_safe_options)] = pydantic.Field(default_factory=dict)
+    module: _Name | None = None
 
     def agent(self) -> Agent:
         """Return the agent.
@@ -129,9 +131,9 @@ class AgentConfig(_Section):
 
         lm = self.lm()
         if takes_temperature(self.model):
-            return Agent(lm, self.name, persona=self.persona, price=self.price)
+            return Agent(lm, self.name, persona=self.persona, price=self.price, module=self.module)
         # The LM has none of these: DSPy refuses to build it with them.
-        return Agent(lm, self.name, self.temperature, self.max_tokens, self.persona, self.price)
+        return Agent(lm, self.name, self.temperature, self.max_tokens, self.persona, self.price, self.module)
 
     def lm(self) -> dspy.BaseLM:
         """Return the agent's LM, with its connection.

@@ -73,17 +73,17 @@ def one_line(name: str, facts: Mapping[str, Any]) -> str:
     return _cut(f"{name}({', '.join(parts)}", _LINE - 1) + ")"
 
 
-def environment(package: str, finalize: Callable[[Any], Any]) -> jinja2.Environment:
-    """Return a Jinja2 environment that escapes everything and finds the templates of a package and of this one.
+def environment(packages: Sequence[str], finalize: Callable[[Any], Any]) -> jinja2.Environment:
+    """Return a Jinja2 environment that escapes everything and finds the templates of packages and of this one.
 
     Args:
-        package: name of the package whose folder has the templates.
+        packages: names of the packages whose folders have the templates.
         finalize: turns each value into what is printed.
     """
     import jinja2  # most processes show nothing as HTML
 
     return jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in dict.fromkeys((package, "moa_dspy"))]),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (*packages, "moa_dspy")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=finalize,
@@ -94,7 +94,7 @@ def environment(package: str, finalize: Callable[[Any], Any]) -> jinja2.Environm
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return environment("moa_dspy", lambda value: "" if value is None else value)
+    return environment((), lambda value: "" if value is None else value)
 
 
 def _brief(value: Any) -> str:

@@ -1,12 +1,24 @@
-"""Optional packages: which are missing, and the one command that installs them."""
+"""Optional packages: which are missing, and the one command that installs them. Code of users, by its place."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-__all__ = ["EVAL", "MCP", "SERVE", "install_command", "missing_packages", "require_eval", "why_missing"]
+__all__ = [
+    "EVAL",
+    "MCP",
+    "SERVE",
+    "imported",
+    "install_command",
+    "missing_packages",
+    "require_eval",
+    "why_missing",
+]
 
 EVAL: Final[Mapping[str, str]] = {"math_verify": "math-verify", "sklearn": "scikit-learn"}
 """The packages of the extra ``eval``, by module."""
@@ -60,3 +72,20 @@ def require_eval(module: str, what: str) -> str | None:
     others = [package for package in missing if package != EVAL[module]]
     also = f" ({', '.join(others)} is missing, too)" if others else ""
     return f"{what} needs {EVAL[module]}, which is not installed{also}: {install_command(*missing)}"
+
+
+def imported(place: str) -> Any:
+    """Return the object at ``package.module:name``, or None if the module has no such name.
+
+    The working directory is searched, too. An import can raise anything.
+    """
+    module, _, name = place.partition(":")
+    folder = str(Path.cwd())
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    finally:
+        if added:
+            sys.path.remove(folder)

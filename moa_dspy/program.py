@@ -76,6 +76,8 @@ class AttentionMoA(Displayed, dspy.Module):
             or a ``Gate``.
         critiques: ``"single"`` (one call for each critique) or ``"joint"`` (a critic writes all its critiques in one
             call; those missing in the reply are asked for singly).
+        dissent: whether one last call states consensus, contradictions, unique points and blind spots of the agents'
+            answers, in ``trace.dissent_report``. It is not made if all answers are equal.
         budget: limit of one run's spending; a call may narrow it with ``budget=``.
         tolerance: timeouts, retries, deadlines, quorum, strictness.
 
@@ -103,6 +105,7 @@ class AttentionMoA(Displayed, dspy.Module):
         reasoning: bool = True,
         gate: GateChoice = "off",
         critiques: Critiques = "single",
+        dissent: bool = False,
         budget: Budget | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -128,6 +131,7 @@ class AttentionMoA(Displayed, dspy.Module):
                 "reasoning": reasoning,
                 "gate": gate_of(gate),
                 "critiques": critiques,
+                "dissent": dissent,
             },
         )
         self.task = _without_reserved_names(task_signature(signature))
@@ -161,6 +165,8 @@ class AttentionMoA(Displayed, dspy.Module):
             self.synthesize = dspy.Predict(roles.synthesize)
         if shape.gate_calls and roles.compares_text:
             self.agree = dspy.Predict(roles.agree)
+        if shape.reports_dissent:
+            self.dissent = dspy.Predict(roles.dissent)
 
     def _per_agent(self, signature: TaskSignature) -> dspy.Predict | list[dspy.Predict]:
         if self.architecture.shared_prompts:
@@ -324,6 +330,8 @@ class AttentionMoA(Displayed, dspy.Module):
             improved=() if outcome is None else outcome.improved,
             stopped_by=stopped_by,
             agreement=None if outcome is None else outcome.agreement,
+            positions=() if outcome is None else outcome.positions,
+            dissent_report=None if outcome is None else outcome.dissent_report,
             seconds=session.clock() - session.began,
             inputs={name: to_jsonable_python(value, fallback=str) for name, value in inputs.items()},
             program=self._digest(),
@@ -374,6 +382,12 @@ class AttentionMoA(Displayed, dspy.Module):
         """
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
+        objects = [agent.name for agent in self.named_agents if not isinstance(agent.module, str | None)]
+        if objects:
+            raise ConfigurationError(
+                f"program files contain no code, but the module of {', '.join(map(str, objects))} is an object; put it "
+                "into a file of yours and give the agent its place: module='package.module:name'"
+            )
         if self.architecture.custom_parts:
             raise ConfigurationError(
                 f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is an object of your "
@@ -472,7 +486,11 @@ def _prompt(own: Any, other: Any, number: int | None) -> dspy.Predict:
 
 
 def load(
-    path: str | Path, lms: Mapping[str, dspy.BaseLM] | None = None, *, vectorizers: Collection[str] = ()
+    path: str | Path,
+    lms: Mapping[str, dspy.BaseLM] | None = None,
+    *,
+    vectorizers: Collection[str] = (),
+    modules: Collection[str] = (),
 ) -> AttentionMoA:
     """Rebuild a program from its file alone.
 
@@ -482,14 +500,16 @@ def load(
             file names, with the provider's usual environment variables.
         vectorizers: names of embedding models that the program may ask to choose demos. They get the inputs and are
             paid. A file that asks for another one is refused.
+        modules: places of modules that the file may use for proposals, as ``package.module:name``. Their code is
+            imported. A file that names another one is refused.
 
     Raises:
         ProgramFileError: if the file is missing, damaged, foreign or of a newer format.
         ConfigurationError: if ``lms`` names an agent or model that the program does not have, or the file asks for an
-            embedding model that is not allowed.
+            embedding model or a module that is not allowed, or whose code is missing.
     """
     saved = SavedProgram.read(path)
-    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {})
+    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {}, modules)
     options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
     with saved.refusing_damage():
         program = AttentionMoA(task, agents, aggregator=aggregator, **options)

@@ -88,6 +88,7 @@ class SimulatedLM(ScriptedLM):
       adopts a wrong suggestion with probability `misled`.
     - An aggregate is the answer of most agents. Ties are broken at random.
     - A comparison for a gate says that answers say the same if they are equal.
+    - A report of dissent names the answer of most agents as consensus, and each other answer as a contradiction.
     - A synthesis compares the newest answer with the one before it. If they differ, it recognises with probability
       `finds` which one is right, and otherwise takes the newest. If it is asked for the probability of an improvement,
       it gives 0.95 or 0.05 if it recognises the right answer, and 0.6 otherwise.
@@ -299,6 +300,8 @@ class _Simulation:
 
     def reply(self, request: Request) -> str:
         """Return the reply of the requested role in the requested format."""
+        if "blind_spots" in _asked_fields(request):
+            return _in_fields(request, _points(_ANSWER.findall(request.messages[-1].text or "")))
         probability, answer = self._play(request)
         return _formatted(request, answer, probability)
 
@@ -444,8 +447,26 @@ def _formatted(request: Request, answer: str, probability: float | None) -> str:
     if probability is not None:
         in_words = '"type": "noul"' not in prompt  # DSPy asks for yes or no, and not for a probability
         values["improved"] = probability >= 0.5 if in_words else {"noul": probability}
+    return _in_fields(request, values)
+
+
+def _points(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the report of dissent on answers that are numbered from 1."""
+    answers = [_core(text) for text in texts]
+    (common, _), *others = Counter(answers).most_common()
+
+    def point(answer: str) -> dict[str, Any]:
+        return {"point": answer, "answers": [number for number, one in enumerate(answers, 1) if one == answer]}
+
+    contradictions = [point(answer) for answer, _ in others]
+    return {"consensus": [point(common)], "contradictions": contradictions, "unique_points": [], "blind_spots": []}
+
+
+def _in_fields(request: Request, values: Mapping[str, Any]) -> str:
+    """Return values by output field in the format that a request asks for."""
+    prompt = prompt_of(request)
     if request.config.response_format is not None or "Outputs will be a JSON object" in prompt:  # DSPy's JSONAdapter
         return json.dumps(values, ensure_ascii=False)
-    texts = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    texts = {name: json.dumps(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
     blocks = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]
     return "\n\n".join([*blocks, "[[ ## completed ## ]]"])

@@ -20,6 +20,7 @@ from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.display import Displayed, Table
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.json_safe import json_safe
+from moa_dspy.positions import Dissent, DissentReport, Position, dissent_in
 from moa_dspy.redaction import redacted
 from moa_dspy.text_table import text_table
 
@@ -44,7 +45,7 @@ __all__ = [
     "watch",
 ]
 
-Stage = Literal["propose", "agree", "critique", "refine", "aggregate", "synthesize"]
+Stage = Literal["propose", "agree", "critique", "refine", "aggregate", "synthesize", "dissent"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 Status = Literal["ok", "failed", "skipped", "cancelled"]
@@ -156,8 +157,11 @@ class Trace(Displayed, _Record):
         improved: the decision of each residual synthesis, from layer 2 on; None if it failed.
         stopped_by: ``layers`` (all layers ran), ``agreement`` (the proposals agreed, see ``Gate``), ``no_improvement``
             (early stop), ``budget`` (the budget did not cover a part), ``failure`` or ``cancelled``.
-        agreement: share of the answers in the largest group of equal proposals, when a gate measured it last; None
-            without a gate, or if fewer than two agents had answered.
+        agreement: share of the agents in the largest group of equal proposals, made in the first layer, before the
+            agents have read each other; or in the last layer with a gate, as the gate measured it. None if fewer than
+            two agents answered, or if the proposals are long texts that cannot be compared.
+        positions: the agents' positions in each layer: whose answers are equal, and who changed its answer.
+        dissent_report: consensus, contradictions, unique points and blind spots, see ``AttentionMoA(dissent=True)``.
         seconds: wall time of the run.
         inputs: the task's inputs, as JSON values.
         program: digest of the program's architecture, task, prompts and demos, as in its file; None if it cannot be
@@ -171,6 +175,8 @@ class Trace(Displayed, _Record):
     improved: tuple[bool | None, ...] = ()
     stopped_by: StoppedBy = "layers"
     agreement: float | None = None
+    positions: tuple[Position, ...] = ()
+    dissent_report: DissentReport | None = None
     seconds: float = 0.0
     inputs: _Outputs = pydantic.Field(default_factory=dict)
     program: _Text | None = None
@@ -214,6 +220,21 @@ class Trace(Displayed, _Record):
         return max((step.layer for step in self.steps), default=0)
 
     @property
+    def dissent(self) -> tuple[Dissent, ...]:
+        """Return the minority proposals: by whom, and why. They are those of the layer of ``agreement``."""
+        if self.stopped_by == "agreement" and self.agreement == 1:
+            return ()
+        own = self.compared
+        return dissent_in(own, self.select(layer=own[0].layer), self.dissent_report) if own else ()
+
+    @property
+    def compared(self) -> tuple[Position, ...]:
+        """Return the positions of the layer whose proposals ``agreement`` compares."""
+        layers = [position.layer for position in self.positions]
+        layer = max(layers, default=1) if self.stopped_by == "agreement" else 1
+        return tuple(position for position in self.positions if position.layer == layer)
+
+    @property
     def usage(self) -> Usage:
         """Return the usage of the run, with its wall time."""
         return usage_of(self.steps).model_copy(update={"seconds": self.seconds})
@@ -255,6 +276,7 @@ class Trace(Displayed, _Record):
             "layers": self.layers,
             "stopped_by": self.stopped_by,
             "agreement": self.agreement,
+            "dissent": [dissent.model_dump(mode="json", include={"text", "agents"}) for dissent in self.dissent],
             "calls": self.calls,
             "cached_calls": self.cached_calls,
             "tokens": {**self.tokens.model_dump(), "total": self.tokens.total},

@@ -1,3 +1,8 @@
+from .analysis.calibration import (
+    Calibration as Calibration,
+    calibrate as calibrate,
+    expected_calibration_error as expected_calibration_error,
+)
 from .analysis.ceiling import (
     Ceiling as Ceiling,
     Way as Way,

@@ -12,6 +12,7 @@ from moa_dspy.signatures.quoting import clean, quote
 from moa_dspy.signatures.roles import (
     ADDED,
     ROLE_INPUT,
+    NumberedPoint,
     Roles,
     TaskSignature,
     derive_roles,
@@ -24,6 +25,7 @@ from moa_dspy.signatures.roles import (
 __all__ = [
     "ADDED",
     "ROLE_INPUT",
+    "NumberedPoint",
     "Roles",
     "TaskSignature",
     "clean",

@@ -9,6 +9,7 @@ __all__ = [
     "AGREE",
     "ALONE",
     "CRITIQUE",
+    "DISSENT",
     "IMPROVE",
     "JOINT_CRITIQUE",
     "MATERIAL",
@@ -60,6 +61,13 @@ AGREE: Final = """\
 Several agents have answered the task below. Decide whether all their answers say the same, so that it does not \
 matter which of them is given: the same result, the same facts, the same advice. Wording, order and length do not \
 count. If one answer contradicts another, or lacks a fact that matters, they do not say the same."""
+
+DISSENT: Final = """\
+Several agents have answered the task below. Compare their answers, which are numbered, and give the numbers with \
+each statement. State what most of them agree on. State each claim that another answer contradicts, with the numbers \
+of the answers that make it. State what only one answer says. State what matters for the task and is missing, with the \
+numbers of the answers in which it is missing. Write short statements. Leave a list empty if there is nothing to \
+state. Do not answer the task."""
 
 SYNTHESIZE: Final = """\
 The task below was answered in several rounds; their answers follow, oldest first. First decide whether the newest \

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
 import dspy
+import pydantic
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from moa_dspy._dspy import annotation_allows_none, default_instructions
@@ -27,6 +28,7 @@ from moa_dspy.signatures.quoting import quote, quote_each
 __all__ = [
     "ADDED",
     "ROLE_INPUT",
+    "NumberedPoint",
     "Roles",
     "TaskSignature",
     "derive_roles",
@@ -48,9 +50,10 @@ _OWN, _PEER, _CRITIQUES = "own_answer", "peer_answer", "critiques"
 _PREVIOUS, _CANDIDATES, _ROUNDS = "previous_answer", "candidate_answers", "rounds"
 _CONVERSATION, _REASONING, _CRITIQUE, _IMPROVED = "conversation", "reasoning", "critique", "improved"
 _COMPARED, _SAME, _PEERS = "answers_to_compare", "same", "peer_answers"
+_REPORTED = ("consensus", "contradictions", "unique_points", "blind_spots")
 _NAMES = (
     *(_OWN, _PEER, _CRITIQUES, _PREVIOUS, _CANDIDATES, _ROUNDS, _CONVERSATION, _CRITIQUE, _IMPROVED),
-    *(_COMPARED, _SAME, _PEERS),
+    *(_COMPARED, _SAME, _PEERS, *_REPORTED),
 )
 # Field names that dspy.Signature cannot handle.
 _RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
@@ -65,6 +68,18 @@ _NUMBERED: Final = re.compile(
 )
 _CLOSING: Final = re.compile(r"</(?:critique|answer)>\s*\Z", re.IGNORECASE)
 _MARKS: Final = 1000
+
+
+class NumberedPoint(pydantic.BaseModel):
+    """A statement about numbered answers.
+
+    Attributes:
+        point: the statement.
+        answers: numbers of the answers.
+    """
+
+    point: str
+    answers: list[int] = pydantic.Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Roles:
         aggregate: writes one answer from all agents' answers.
         synthesize: decides whether the newest layer improves, and writes one answer from those of all layers.
         agree: decides whether several answers say the same.
+        dissent: states what several answers agree on and where they differ.
         history: name of the task's input of type `dspy.History`.
         reasoning: name of the output that leads to the answer and is not part of it: the added field, or a text output
             of the task called `reasoning` beside other outputs.
@@ -98,6 +114,7 @@ class Roles:
     aggregate: TaskSignature
     synthesize: TaskSignature
     agree: TaskSignature
+    dissent: TaskSignature
     history: str | None
     reasoning: str | None
     names: Mapping[str, str]
@@ -155,6 +172,10 @@ class Roles:
     def for_agree(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of `agree`: the task and the answers to compare, without names."""
         return self._with(inputs, {_COMPARED: quote_each("answer", answers)})
+
+    def for_dissent(self, inputs: Mapping[str, Any], answers: Sequence[str]) -> dict[str, Any]:
+        """Return the inputs of `dissent`: the task and the answers to compare, numbered from 1, without names."""
+        return self.for_agree(inputs, answers)
 
     @property
     def sameness(self) -> str:
@@ -307,6 +328,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         aggregate=make.answering(texts.AGGREGATE, _CANDIDATES),
         synthesize=make.deciding(texts.SYNTHESIZE, _ROUNDS),
         agree=make.comparing(texts.AGREE, _COMPARED),
+        dissent=make.reporting(texts.DISSENT, _COMPARED),
         history=history,
         reasoning=lead,
         names=names,
@@ -342,6 +364,13 @@ class _RoleMaker:
         """Return a role that decides whether answers say the same."""
         role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
         return role.append(self.names[_SAME], dspy.OutputField(desc="true if all say the same, else false"), bool)
+
+    def reporting(self, instructions: str, *extra: str) -> TaskSignature:
+        """Return a role that states what answers agree on and where they differ."""
+        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
+        for name in _REPORTED:
+            role = role.append(self.names[name], dspy.OutputField(), list[NumberedPoint])
+        return role
 
     def _without_outputs(self, instructions: str, *extra: str) -> TaskSignature:
         role = self._reading(instructions, *extra)

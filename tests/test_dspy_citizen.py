@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, ConfigurationError
+from moa_dspy.runtime.step_span import StepSpan
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
 
 SUMS = {f"What is {a} + {b}?": str(a + b) for a in range(6) for b in range(6)}
@@ -203,7 +204,8 @@ class Counting(BaseCallback):
             (self.open.add if event.endswith("start") else self.open.discard)(call_id)
 
     def on_module_start(self, call_id: str, instance: Any, inputs: Any) -> None:
-        self._count(f"{type(instance).__name__} start", call_id)
+        name = "step" if isinstance(instance, StepSpan) else type(instance).__name__
+        self._count(f"{name} start", call_id)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
         self._count("module end", call_id)
@@ -233,7 +235,7 @@ def test_callbacks_see_every_module_model_and_adapter_begin_and_end():
         program_of(simulated())(question="What is 1 + 2?")
     assert seen.open == set()
     assert seen.events == {
-        "AttentionMoA start": 1, "Predict start": 16, "module end": 17, "lm start": 16, "lm end": 16,
+        "AttentionMoA start": 1, "step start": 16, "Predict start": 16, "module end": 33, "lm start": 16, "lm end": 16,
         "format start": 16, "format end": 16, "parse start": 16, "parse end": 16,
     }  # fmt: skip
 

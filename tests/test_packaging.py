@@ -48,6 +48,8 @@ def test_the_wheel_claims_one_name_and_holds_every_module(wheel: Path) -> None:
     assert "moa_dspy/__init__.pyi" in names
     page = {"report.html.j2", "sections.html.j2", "report.css"}
     assert {f"moa_dspy/optimizers/report/{name}" for name in page} <= names
+    run_page = {"run.html.j2", "run_parts.html.j2", "run.css", "run.js"}
+    assert {"moa_dspy/page.css", *(f"moa_dspy/run_view/{name}" for name in run_page)} <= names
 
 
 def run(code: str) -> str:

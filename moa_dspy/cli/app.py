@@ -48,6 +48,7 @@ _OPTIONS: Final = {
     "parts": "--only",
     "baselines": "--baseline",
     "vectorizers": "--vectorizer",
+    "modules": "--module",
 }
 
 app = typer.Typer(

@@ -19,8 +19,10 @@ __all__ = [
     "CallingOptions",
     "Command",
     "Compare",
+    "Doctor",
     "Eval",
     "ExampleOptions",
+    "Init",
     "LimitOptions",
     "Mcp",
     "Optimize",
@@ -89,9 +91,11 @@ class ProgramOptions(LimitOptions):
     attention: str | None = _option("PATTERN", "full, cross, disagreeing, self, none, or a number.  [default: full]")
     critiques: str | None = _option("KIND", "single, or joint: a critic writes all in one call.  [default: single]")
     gate: str | None = _option("GATE", "off, unanimous, a share, or first=2,agreement=0.8.  [default: off]")
+    dissent: bool | None = _option(None, "Also report where the agents differ, in one more call.", "--dissent")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,12 +279,38 @@ class Report(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Command):
-    """Show a saved program: its task, agents, architecture and prompts.
+    """Show a saved program or a recorded run.
 
-    No model is called, and none need be reachable. --json has every demo in full.
+    Of a program: its task, agents, architecture and prompts. Of a trace: its steps and totals, or with --html each
+    layer's answers, critiques and changes on one page. No model is called. --json has everything in full.
     """
 
-    program: str = _argument("PROGRAM", "A saved program.")
+    file: str = _argument("FILE", "A saved program, or the trace of a run.")
+    html: str | None = _option("FILE", "Write a trace as one HTML page.")
+    force: bool = _flag("Replace a file that exists.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Command):
+    """Write a moa.toml for the models that you already have.
+
+    Looks for keys of providers in the environment, and for Ollama, LM Studio, vLLM and llama.cpp on this machine.
+    Proposes three agents, with the price of a question. No model is called.
+    """
+
+    out: str = _option("FILE", "The file.", "--out", "-o", default="moa.toml")
+    force: bool = _flag("Replace a file that exists.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(ProgramOptions, CallingOptions):
+    """Check every agent with one small call.
+
+    Shows latency, price, context window, and what the model does not take: temperature, system role, schemas,
+    log-probabilities. Says what to do about it. The limits are those of each agent.
+    """
+
+    program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +346,9 @@ class Mcp(ServingOptions):
     """
 
 
-COMMANDS: Final[tuple[type[Command], ...]] = (Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp)
+COMMANDS: Final[tuple[type[Command], ...]] = (
+    *(Init, Doctor, Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp),
+)
 
 
 def parameters(command: type[Command]) -> tuple[inspect.Parameter, ...]:

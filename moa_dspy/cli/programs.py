@@ -44,7 +44,7 @@ DEFAULT_AGENTS: Final = tuple(
 A model of this size often repeats itself. The penalty and the limit shorten such output.
 """
 
-_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "critiques", "gate", "aggregator", "signature")
+_SETTLED_BY_PROGRAM: Final = ("agent", "layers", "attention", "critiques", "gate", "dissent", "aggregator", "signature")
 
 # A model's own name may contain @, as in model@20240229 or model@latest. Only a plausible temperature is split off.
 _WITH_TEMPERATURE: Final = re.compile(r"(?P<model>.+)@(?P<temperature>-?\d{1,2}(\.\d*)?|\.\d+)")
@@ -64,9 +64,10 @@ def build_program(options: ProgramOptions) -> AttentionMoA:
     config = None if options.config is None else load_config(options.config)
     if options.program is not None:
         refuse_beside("a saved program", options, _SETTLED_BY_PROGRAM)
-        return _from_file(options.program, config, options.vectorizer or ())
-    if options.vectorizer:
-        raise ConfigurationError(f"--vectorizer {options.vectorizer[0]} allows what a saved program asks for; name one")
+        return _from_file(options.program, config, options.vectorizer or (), options.module or ())
+    for name, allowed in (("vectorizer", options.vectorizer), ("module", options.module)):
+        if allowed:
+            raise ConfigurationError(f"--{name} {allowed[0]} allows what a saved program asks for; name one")
     if not uses_default_agents(options):
         return _overridden(config or Config(), options).program()
     config = _overridden(Config(agents=DEFAULT_AGENTS), options)
@@ -100,7 +101,7 @@ def refuse_beside(what: str, options: ProgramOptions, names: Iterable[str]) -> N
     Raises:
         ConfigurationError: if one of the named options is given.
     """
-    given = [name for name in names if getattr(options, name) not in (None, [])]
+    given = [name for name in names if getattr(options, name) not in (None, [], False)]
     if given:
         listed = ", ".join("PROGRAM" if name == "program" else f"--{name}" for name in given)
         raise ConfigurationError(f"{listed} cannot go with {what}, which settles it; leave one of them out")
@@ -189,6 +190,7 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
         "layers": options.layers,
         "attention": int(attention) if attention is not None and attention.isdecimal() else attention,
         "critiques": options.critiques,
+        "dissent": options.dissent or None,
         "gate": None if options.gate is None else gate_of(options.gate),
     }
     changes = {name: value for name, value in shape.items() if value is not None}
@@ -200,12 +202,14 @@ def _overridden(config: Config, options: ProgramOptions) -> Config:
     )
 
 
-def _from_file(path: str, config: Config | None, vectorizers: Collection[str]) -> AttentionMoA:
+def _from_file(
+    path: str, config: Config | None, vectorizers: Collection[str], modules: Collection[str]
+) -> AttentionMoA:
     if config is None:
-        return load(path, vectorizers=vectorizers)
+        return load(path, vectorizers=vectorizers, modules=modules)
     names_agents = bool(config.agents) or config.aggregator is not None
     lms = _connections(path, config) if names_agents or not config.has_limits else None
-    program = load(path, lms=lms, vectorizers=vectorizers)
+    program = load(path, lms=lms, vectorizers=vectorizers, modules=modules)
     config.limit(program)
     return program
 

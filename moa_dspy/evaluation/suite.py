@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from moa_dspy.data.metrics.text import F1, Contains, ExactMatch, NormalizedMatch
 from moa_dspy.data.sources import Row
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.extras import imported
 
 __all__ = ["METRICS", "Devset", "OwnData", "named_metric", "open_benchmark", "remarks_of"]
 
@@ -202,17 +201,10 @@ def named_metric(name: str) -> Callable[..., Any]:
 def _attribute(name: str) -> Any:
     """Return the object named by ``package.module:name``. The working directory is searched, too."""
     module, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
     try:
-        value = getattr(importlib.import_module(module), attribute, None)
+        value = imported(name)
     except Exception as error:
         raise ConfigurationError(f"cannot import {module}: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(folder)
     if value is None:
         raise ConfigurationError(f"module {module} has no {attribute!r}")
     return value

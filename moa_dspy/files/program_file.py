@@ -141,11 +141,16 @@ class SavedProgram:
         """Return the same digest as ``digest_of`` for the program."""
         return _digest(self.content)
 
-    def agents(self, lms: Mapping[str, dspy.BaseLM]) -> tuple[list[Agent], Agent | None]:
+    def agents(self, lms: Mapping[str, dspy.BaseLM], modules: Collection[str] = ()) -> tuple[list[Agent], Agent | None]:
         """Return the agents and the aggregator. Each uses the LM that ``lms`` has for its name or model.
 
+        Args:
+            lms: LMs by the name of an agent or of a model.
+            modules: places of the modules that agents may use.
+
         Raises:
-            ConfigurationError: if ``lms`` names an agent or model that the program does not have.
+            ConfigurationError: if ``lms`` names an agent or model that the program does not have, or an agent uses
+                another module.
             ProgramFileError: if an agent is damaged.
         """
         shape = self.architecture
@@ -154,6 +159,12 @@ class SavedProgram:
         if unknown:
             names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)
             raise ConfigurationError(f"{self.path} has no agent or model {', '.join(unknown)}; it has: {names}")
+        for spec in specs:
+            if spec.module is not None and spec.module not in modules:
+                raise ConfigurationError(
+                    f"agent {spec.name!r} of {self.path} uses the module {spec.module!r:.200}, whose code would be "
+                    f"imported; give modules=[{spec.module!r:.200}] to allow it"
+                )
         agents = [self._agent(spec, lms) for spec in specs]
         aggregator = None if shape.aggregator is None else agents.pop()
         return agents, aggregator

@@ -120,7 +120,7 @@ def _measured(steps: Iterable[Step], counter: TokenCounter) -> dict[str, list[in
         for name, value in texts.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             answer = "reasoning" if name == "reasoning" else "answer"
-            lengths["critique" if step.stage == "critique" else answer].append(count(text))
+            lengths["critique" if step.stage in ("critique", "dissent") else answer].append(count(text))
         if len(step.outputs) == len(texts) == 1 and step.calls == 1 and not step.cached:
             lengths["billed"].append(step.tokens.completion)
             lengths["visible"].append(count(step.text))

@@ -24,6 +24,7 @@ from moa_dspy.cost.prices import PriceTable
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
+from moa_dspy.positions import DissentReport
 from moa_dspy.runtime.embeddings import Embeddings
 from moa_dspy.runtime.formats import adapters_for
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, demos_of_median_length
@@ -168,7 +169,7 @@ class _StandIns(dspy.Adapter):
 
         stand_in: Any = lm.copy()
         stand_in.acall = report
-        return dataclasses.replace(agent, agent=dataclasses.replace(agent.agent, lm=stand_in))
+        return dataclasses.replace(agent, agent=dataclasses.replace(agent.agent, lm=stand_in, module=None))
 
     def _call_preprocess(
         self, lm: dspy.BaseLM, lm_kwargs: dict[str, Any], signature: Any, inputs: dict[str, Any]
@@ -228,6 +229,7 @@ class _StandIns(dspy.Adapter):
         fields, names, assumed = signature.output_fields, self._roles.names, self._lengths
         kinds = {names["critique"]: assumed.critique, "reasoning": assumed.reasoning}
         kinds[names["critiques"]] = assumed.critique * reviewed
+        kinds |= dict.fromkeys((names[name] for name in DissentReport.model_fields), assumed.critique)
         wanted = {name: kinds.get(name, assumed.answer) for name in fields}
         lengths = {name: min(length, limit) for name, length in wanted.items()}
         outputs = {name: placeholder(field.annotation, words(lengths[name])) for name, field in fields.items()}

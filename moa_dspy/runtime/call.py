@@ -45,6 +45,7 @@ from moa_dspy.runtime.reading import any_visible, as_text, prompt_in, read, text
 from moa_dspy.runtime.session import RunLM, Session, StepId
 from moa_dspy.runtime.shared_prefix import marked, shared_text
 from moa_dspy.runtime.step_meter import StepMeter
+from moa_dspy.runtime.step_span import in_span
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
 __all__ = ["Prompt", "Reply", "ask", "write_prompt"]
@@ -114,7 +115,7 @@ async def ask(
     for watcher in session.watchers:
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
-        await call.run()
+        await in_span(step_id, call.run, lambda: call.outputs or call.failure)
     except asyncio.CancelledError as error:
         call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import dspy
 
@@ -21,6 +21,7 @@ from moa_dspy.agents import AgentSlot
 from moa_dspy.attention import critics_among, critics_of
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
+from moa_dspy.positions import DissentReport, Position, agreement_in
 from moa_dspy.protocols import Answer
 from moa_dspy.runtime.aggregation import rule_of
 from moa_dspy.runtime.agreement import Agreeing
@@ -28,10 +29,12 @@ from moa_dspy.runtime.answer_stream import LastCall
 from moa_dspy.runtime.call import ask, write_prompt
 from moa_dspy.runtime.critiques import Critiques
 from moa_dspy.runtime.degrade import enough, last_resort, result_of
+from moa_dspy.runtime.dissent import positions_of, report_dissent
 from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import OVERFLOW
 from moa_dspy.runtime.forecast import forecast
 from moa_dspy.runtime.knn_demos import embedding_models
+from moa_dspy.runtime.module_call import ModulePredictor
 from moa_dspy.runtime.parts import ROLES, Predictors, RunParts
 from moa_dspy.runtime.session import Session, StepId
 from moa_dspy.runtime.shared_prefix import are_long, rereading
@@ -52,7 +55,10 @@ class Outcome:
         layers: the accepted output of each layer, oldest first.
         improved: the decision of each residual synthesis; None if it failed.
         stopped_by: why no further layer ran.
-        agreement: share of equal proposals in the last layer with a gate; None if fewer than two agents answered there.
+        agreement: share of the agents in the largest group of equal proposals, in the last layer with a gate, else in
+            the first; None if unknown.
+        positions: the agents' positions in each layer.
+        dissent_report: what a model stated about the agents' last answers, if it was asked.
     """
 
     answer: Answer
@@ -60,6 +66,8 @@ class Outcome:
     improved: tuple[bool | None, ...]
     stopped_by: StoppedBy
     agreement: float | None = None
+    positions: tuple[Position, ...] = ()
+    dissent_report: DissentReport | None = None
 
 
 async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Session) -> Outcome:
@@ -119,7 +127,12 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         stopped_by = "agreement"  # what a budget would have left out was not needed
     elif session.budget.refused:
         stopped_by = "budget"
-    return Outcome(accepted[-1], tuple(accepted), tuple(improved), stopped_by, run.agreeing.share)
+    positions = positions_of(session, parts.roles, parts.key_of)
+    agreement = agreement_in([position for position in positions if position.layer == 1])
+    if run.agreeing.share is None and agreement is not None:
+        run.agreeing.share = agreement.share
+    report = await run.report_dissent(positions)
+    return Outcome(accepted[-1], tuple(accepted), tuple(improved), stopped_by, run.agreeing.share, positions, report)
 
 
 class _Run:
@@ -195,6 +208,13 @@ class _Run:
                 break
         return None, None
 
+    async def report_dissent(self, positions: Sequence[Position]) -> DissentReport | None:
+        """Return what the aggregator states about the agents' last answers; None if it is not asked."""
+        predictor = self.predictors.dissent
+        if predictor is None or self.agreeing.reached:
+            return None
+        return await report_dissent(self.session, self.roles, predictor, self.aggregator, self.inputs, positions)
+
     async def _layer(
         self, layer: int, previous: Sequence[Answer], critics: Sequence[Sequence[int]], at_once: int
     ) -> list[Answer]:
@@ -261,7 +281,11 @@ class _Run:
     def _proposal(self, agent: int, previous: Sequence[Answer]) -> tuple[dspy.Predict, dict[str, Any]]:
         """Return the predictor and the inputs of a proposal."""
         if not previous:
-            return self.prompts["propose"][agent], self.roles.for_propose(self.inputs)
+            predictor, slot = self.prompts["propose"][agent], self.agents[agent]
+            module = slot.agent.proposer()
+            if module is not None:
+                predictor = cast("dspy.Predict", ModulePredictor(module, predictor, self.session.adapter, slot.name))
+            return predictor, self.roles.for_propose(self.inputs)
         texts = [answer.text for answer in previous]
         if self.architecture.residual == "answers":
             inputs = self.roles.for_aggregate(self.inputs, texts)

@@ -18,7 +18,7 @@ from dspy.utils import DummyLM
 
 from moa_dspy._dspy import ENGINE_STATE
 
-__all__ = ["lm_of", "proxy_of"]
+__all__ = ["lm_of", "proxy_of", "redirect"]
 
 Through = Callable[..., Awaitable[Any]]
 
@@ -111,6 +111,11 @@ def proxy_of(lm: dspy.BaseLM, through: Through) -> dspy.BaseLM:
     """
     kind: Any = type(lm)
     return _proxy_class(kind)(lm, through)
+
+
+def redirect(proxy: Any, call: Through) -> None:
+    """Let a proxy pass its calls to another function, without the LM as an argument."""
+    object.__setattr__(proxy, "acall", call)
 
 
 def lm_of(lm: Any) -> Any:

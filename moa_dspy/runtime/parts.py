@@ -32,6 +32,7 @@ class Predictors:
     aggregate: dspy.Predict | None = None
     synthesize: dspy.Predict | None = None
     agree: dspy.Predict | None = None
+    dissent: dspy.Predict | None = None
 
     def by_agent(self, agents: int) -> dict[str, list[dspy.Predict]]:
         """Return the predictor of each of ``agents`` agents in each role that the architecture uses."""

@@ -25,6 +25,7 @@ _VERBS = {
     "refine": "refines its answer",
     "aggregate": "combines the answers",
     "synthesize": "compares the layers",
+    "dissent": "reports where the answers differ",
 }
 
 

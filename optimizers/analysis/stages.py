@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import dspy
 
@@ -18,6 +18,8 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
 __all__ = ["Pair", "StageScore", "StageScores", "attribute"]
+
+_NOT_ANSWERS: Final[tuple[Stage, ...]] = ("agree", "critique", "dissent")
 
 Pair: TypeAlias = tuple[float, float]
 """The score of what a step started from, and the score of its own answer."""
@@ -116,7 +118,7 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         program: the program, which defines the types of the task's fields.
     """
     answers = AnswerJudge(program.signature, trace, example, metric)
-    answering = [step for step in trace.steps if step.status == "ok" and step.stage not in ("agree", "critique")]
+    answering = [step for step in trace.steps if step.status == "ok" and step.stage not in _NOT_ANSWERS]
     return StageScores(
         trace=trace,
         steps=tuple(StageScore(step, answers.score(step.outputs)) for step in answering),

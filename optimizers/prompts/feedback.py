@@ -83,6 +83,7 @@ def feedback_on(scores: StageScores, step: Step) -> str:
         "refine": _on_refinement,
         "aggregate": _on_aggregate,
         "synthesize": _on_synthesis,
+        "dissent": _on_dissent,
     }[step.stage]
     return f"{say(scores, step)} {_story(scores, step.layer)}"
 
@@ -101,6 +102,11 @@ def _on_proposal(scores: StageScores, step: Step) -> str:
     did = "was right with" if _yes_or_no(scores) else f"did better, with a score of {best.score:.2f}"
     text = best.step.text if len(best.step.text) <= 200 else f"{best.step.text[:200]}..."
     return f"{opening} Agent {best.step.agent} {did}: {text!r}."
+
+
+def _on_dissent(scores: StageScores, step: Step) -> str:
+    answers = list(scores.select(step.layer, "refine")) or list(scores.select(step.layer, "propose"))
+    return f"It compared the agents' answers and did not change the result; {_count(scores, answers, 'answer')}."
 
 
 def _on_agreement(scores: StageScores, step: Step) -> str:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self, TypeAlias, TypeGuard
 
 from markupsafe import Markup
 
-__all__ = ["Axis", "Bar", "Line", "Look", "Mark", "bars", "plot", "timeline"]
+__all__ = ["Axis", "Bar", "Line", "Look", "Mark", "bars", "plot"]
 
 Look: TypeAlias = Literal["plain", "best", "faint", "pruned", "failed", "second", "third"]
-Span: TypeAlias = tuple[float, float, str, str]
-"""Start, end, colour and tooltip of a stretch of a timeline."""
 Anchor: TypeAlias = Literal["start", "middle", "end"]
 
 _WIDTH: Final = 420
@@ -43,7 +41,6 @@ _RULE: Final = Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="
 _TEXT: Final = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}"{}>{}</text>')
 _CIRCLE: Final = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}"></circle>')
 _LINE: Final = Markup('<polyline class="line {}" points="{}"></polyline>')
-_SPAN: Final = Markup('<rect class="span {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="12"><title>{}</title></rect>')
 _BAR: Final = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="12"></rect>')
 _GROUP: Final = Markup('<g class="{}"><title>{}</title>{}</g>')
 
@@ -180,19 +177,6 @@ def bars(label: str, rows: Sequence[Bar], *, legend: str = "", empty: str = "The
     zero = _rule("axis", axis.at(0.0), 0, axis.at(0.0), _ROW * len(drawn))
     body = [zero, *(_bar(row, axis, _ROW * number) for number, row in enumerate(drawn))]
     return _rows_figure(label, len(drawn), axis, body, legend)
-
-
-def timeline(label: str, rows: Mapping[str, Sequence[Span]], *, legend: str = "") -> Markup:
-    """Return one row of spans for each name, over a horizontal axis in seconds."""
-    ends = [end for spans in rows.values() for _, end, _, _ in spans if _drawable(end)]
-    axis, body = Axis.over([0.0, *ends], 24, _WIDTH - 24), []
-    for number, (name, spans) in enumerate(rows.items()):
-        body.append(_words(_fitting(name, _WIDTH - 8), 4, _ROW * number + 15, "start"))
-        for start, end, look, title in spans:
-            if _drawable(start) and _drawable(end):
-                left, width = axis.at(start), max(axis.at(end) - axis.at(start), 1.0)
-                body.append(_SPAN.format(look, left, _ROW * number + 22, width, title))
-    return _rows_figure(label, len(rows), axis, body, legend)
 
 
 def _rows_figure(label: str, rows: int, axis: Axis, body: Iterable[Markup], legend: str) -> Markup:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.report.charts import Bar, Line, Look, Mark, Span, bars, plot, timeline as timeline_chart
+from moa_dspy.optimizers.report.charts import Bar, Line, Look, Mark, bars, plot
 from moa_dspy.optimizers.report.records import (
     CategoryRow,
     CompareRecord,
@@ -21,9 +21,8 @@ from moa_dspy.optimizers.report.records import (
     TrialRow,
 )
 from moa_dspy.optimizers.report.text import as_text
-from moa_dspy.trace import Trace
 
-__all__ = ["contenders", "contributions", "depth", "front", "gains", "gates", "history", "scores", "timeline"]
+__all__ = ["contenders", "contributions", "depth", "front", "gains", "gates", "history", "scores"]
 
 _LOOKS: Final[dict[str, Look]] = {"complete": "plain", "pruned": "pruned", "fail": "failed"}
 _UNITS: Final = {"usd": "dollars", "tokens": "tokens", "calls": "LM calls"}
@@ -38,9 +37,6 @@ _FRONT: Final = (
 )
 _DEPTH: Final = "Filled: all layers run. Hollow: the program may stop early. Whiskers are intervals."
 _GATES: Final = "Filled: certified gates. Whiskers end at the upper bound of the loss. The line is the allowed loss."
-_TIMELINE: Final = (
-    "Seconds from the start of the run. Blue: proposals. Teal: critiques. Green: refinements. Orange: the rest."
-)
 
 
 def history(record: SearchRecord) -> Markup:
@@ -168,14 +164,3 @@ def contenders(record: CompareRecord) -> Markup:
         figures = f"{as_text(row.score)} x{row.ratio:.2f}"
         rows.append(Bar(name, row.score.value, row.score.low, row.score.high, figures))
     return bars("Score of each contender", rows, legend=_INTERVALS, empty="No contender is on record.")
-
-
-def timeline(trace: Trace) -> Markup:
-    """Return a timeline of each agent's steps."""
-    rows: dict[str, list[Span]] = {}
-    for step in trace.steps:
-        if step.status != "skipped":
-            about = "" if step.target in (None, step.agent) else f" on {step.target}"
-            title = f"layer {step.layer}, {step.stage}{about}: {step.start:.2f} to {step.end:.2f} s"
-            rows.setdefault(step.agent, []).append((step.start, step.end, step.stage, title))
-    return timeline_chart("When each agent was at work", rows, legend=_TIMELINE)

@@ -18,7 +18,8 @@ import moa_dspy
 from moa_dspy.display import environment
 from moa_dspy.optimizers.report import figures
 from moa_dspy.optimizers.report.records import DamagedRecord, OptimizeRecord, ReportRecord, parse
-from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, as_text, printable, prompt_changes
+from moa_dspy.optimizers.report.text import architecture_rows, architecture_text, as_text, prompt_changes
+from moa_dspy.run_view import RunView, visible_signs
 
 __all__ = ["render"]
 
@@ -54,7 +55,7 @@ def render(records: Sequence[Mapping[str, Any] | ReportRecord | DamagedRecord], 
         sections=[section for record in parsed for section in _sections(record)],
         version=moa_dspy.__version__,
     )
-    return printable(page)
+    return visible_signs(page)
 
 
 class _Section(NamedTuple):
@@ -107,12 +108,13 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    made = environment("moa_dspy.optimizers.report", as_text)
+    made = environment(["moa_dspy.optimizers.report", "moa_dspy.run_view"], as_text)
     made.filters["as_text"] = as_text
     made.globals.update(
         charts=figures,
         architecture_rows=architecture_rows,
         architecture_text=architecture_text,
         prompt_changes=prompt_changes,
+        run_view=RunView.of,
     )
     return made

@@ -359,6 +359,11 @@ class EvaluationRecord(_Value):
         return rows
 
     @property
+    def wrong_first(self) -> list[Record]:
+        """Return the items: failed ones first, then by score."""
+        return sorted(self.items, key=lambda item: -1.0 if item.score is None else item.score)
+
+    @property
     def cost(self) -> Usage:
         """Return the usage of the program's calls."""
         return sum((item.program for item in self.items), start=Usage())

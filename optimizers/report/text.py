@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from moa_dspy.architecture import AgentSpec, Architecture
@@ -13,21 +11,11 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.report.records import CompileRecord, OptimizeRecord, PredictorChange
 from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.run_view import word_diff
 
-__all__ = ["Change", "architecture_rows", "architecture_text", "as_text", "differences", "printable", "prompt_changes"]
+__all__ = ["Change", "architecture_rows", "architecture_text", "as_text", "differences", "prompt_changes"]
 
 _UNKNOWN: Final = "not on record"
-_FORBIDDEN: Final = (*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF)
-_REORDERING: Final = (*range(0x2028, 0x202F), *range(0x2066, 0x2070), *range(0xFFF9, 0xFFFC), 0xE0000, 0xE0001)
-_SIGNS: Final = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
-    0x7F: "\u2421",
-    **dict.fromkeys((*_FORBIDDEN, *_REORDERING), "\ufffd"),
-}
-_WORD: Final = re.compile(r"\s+|\S+\s*")
-_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
-_MAX_PAIRS: Final = 4_000_000
-
 Pieces: TypeAlias = list[tuple[bool, str]]
 """A text in parts, each with a flag that says whether it differs from the other text."""
 
@@ -47,14 +35,6 @@ def as_text(value: Any) -> Any:
         limit = "" if value.price is None else f" for at most {value.price} {value.unit} per example"
         return f"the best score{limit}"
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, dict, list, tuple)) else value
-
-
-def printable(page: str) -> str:
-    r"""Return ``page`` with visible signs for characters that HTML forbids or that reorder a line.
-
-    ``\r\n`` becomes ``\n``.
-    """
-    return page.replace("\r\n", "\n").translate(_SIGNS)
 
 
 def architecture_rows(shape: Architecture | None) -> dict[str, str]:
@@ -130,16 +110,9 @@ def _notes(entry: PredictorChange) -> Iterator[str]:
 
 
 def differences(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """Return both texts in pieces, with the differences marked.
-
-    Texts are compared by words, and long texts by lines. Very long texts are not compared.
-    """
-    for unit in (_WORD, _LINE):
-        old, new = unit.findall(before), unit.findall(after)
-        if len(old) * len(new) <= _MAX_PAIRS:
-            codes = SequenceMatcher(None, old, new).get_opcodes()
-            return (
-                [(code != "equal", "".join(old[start:stop])) for code, start, stop, _, _ in codes if stop > start],
-                [(code != "equal", "".join(new[start:stop])) for code, _, _, start, stop in codes if stop > start],
-            )
-    return [(True, before)], [(True, after)]
+    """Return both texts in pieces, with the differences marked; see ``word_diff``."""
+    pieces = word_diff(before, after)
+    return (
+        [(kind != "same", text) for kind, text in pieces if kind != "added"],
+        [(kind != "same", text) for kind, text in pieces if kind != "removed"],
+    )

@@ -172,7 +172,7 @@ def test_the_answer_is_all_of_standard_output(moa: Run, provider: Provider, tmp_
     assert len(steps) == 9
     assert any(line.startswith("layer 1  critique  one -> two  ok  ") and line.endswith(" s") for line in steps)
     assert any(line.startswith("layer 1  critique  two  ok  ") for line in steps)
-    assert outcome.lines[-1].startswith("1 layer, 9 calls, 90 tokens, cost unknown, ")
+    assert outcome.lines[-1].startswith("2 of 2 agents agreed, 1 layer, 9 of 9 calls, 90 tokens, cost unknown, ")
     assert len(outcome.lines) == 10
 
 
@@ -195,7 +195,8 @@ def test_json_is_one_object_with_the_outputs_and_the_figures(moa: Run, provider:
         "answer": "Paris",
         "layers": 1,
         "stopped_by": "layers",
-        "agreement": None,
+        "agreement": 1.0,
+        "dissent": [],
         "calls": 9,
         "cached_calls": 0,
         "tokens": {"prompt": 63, "cached": 0, "completion": 27, "total": 90},

@@ -60,7 +60,7 @@ def test_five_agreeing_agents_make_five_calls(task: str, texts: list[str], layer
 @pytest.mark.parametrize(
     ("gate", "texts", "proposals", "opens", "share"),
     [
-        ("off", "aaaaa", 5, False, None),
+        ("off", "aaaaa", 5, False, 1.0),
         ("unanimous", "aaaab", 5, False, 0.8),
         (0.8, "baaaa", 5, True, 0.8),
         (0.8, "aaabb", 5, False, 0.6),

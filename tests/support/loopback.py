@@ -259,9 +259,9 @@ async def _read_request(reader: asyncio.StreamReader) -> Body | None:
     except asyncio.IncompleteReadError:
         return None
     length = next(
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
     )
-    body: Body = json.loads(await reader.readexactly(length))
+    body: Body = json.loads(await reader.readexactly(length) or b"{}")  # a GET has no body
     return body
 
 

@@ -59,7 +59,7 @@ def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Pre
         except BaseException as problem:
             for trace in ended:
                 if isinstance(problem, KeyboardInterrupt):
-                    note_totals(trace)
+                    note_totals(trace, program.architecture)
                 try:
                     _write_trace(trace, path)
                 except RunError as error:  # it must not hide why the run failed
@@ -67,7 +67,7 @@ def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Pre
                 if isinstance(problem, AllProposalsFailedError):
                     raise failure_of(trace.steps) from problem
             raise
-    note_totals(prediction.trace)
+    note_totals(prediction.trace, program.architecture)
     return prediction
 
 

@@ -28,7 +28,7 @@ from moa_dspy.evaluation.suite import named_metric
 __all__ = ["run"]
 
 _SETTLED_BY_RECIPE: Final = (
-    "program", "agent", "config", "layers", "attention", "critiques", "gate", "aggregator", "signature",
+    "program", "agent", "config", "layers", "attention", "critiques", "gate", "dissent", "aggregator", "signature",
     "benchmark", "data", "split", "metric",
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Final
 from moa_dspy.errors import CommandError, ConfigurationError, RunError
 from moa_dspy.trace import Failure, Step
 
-__all__ = ["brief", "failure_of", "grouped"]
+__all__ = ["brief", "failure_of", "grouped", "remedy_of"]
 
 # Causes that repeating the command cannot cure, because the request is wrong.
 _USAGE_KINDS: Final = frozenset({"auth", "not_configured", "unsupported_model", "unknown_model", "configuration"})
@@ -47,6 +47,11 @@ def failure_of(steps: Sequence[Step]) -> CommandError:
     remedies = dict.fromkeys(_REMEDIES[kind] for kind in sorted(kinds) if kind in _REMEDIES)
     message = f"no agent answered: {grouped(failed)}"
     return CommandError("; ".join([message, *remedies]), exit_code)
+
+
+def remedy_of(failure: Failure) -> str | None:
+    """Return what to do about a failure, or None if that depends on the case."""
+    return _REMEDIES.get(failure.kind)
 
 
 def grouped(steps: Iterable[Step]) -> str:

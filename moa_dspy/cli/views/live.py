@@ -98,7 +98,9 @@ class LiveTable:
         stages: list[Stage] = ["agree"] if shape.gate_calls and layer <= shape.proposing_layers else []
         if shape.aggregation != "none" and layer in shape.output_layers:
             stages.append("aggregate")
-        return [*stages, "synthesize"] if shape.synthesizes and layer > 1 else stages
+        if shape.synthesizes and layer > 1:
+            stages.append("synthesize")
+        return [*stages, "dissent"] if shape.reports_dissent and layer == shape.layers else stages
 
     def _final_cell(self, layer: int, stage: Stage) -> Text:
         cells = [cell for cell in {**self._running, **self._done} if cell[0] == layer and cell[2] == stage]

@@ -68,12 +68,16 @@ def watching_run(architecture: Architecture, *, silent: bool) -> Iterator[list[T
         yield ended
 
 
-def note_totals(trace: Trace) -> None:
-    """Write the failures and the totals of a run, unless ``--quiet`` is set."""
+def note_totals(trace: Trace, architecture: Architecture | None = None) -> None:
+    """Write the failures and the totals of a run, unless ``--quiet`` is set; see ``totals``."""
     failed = [step for step in trace.steps if step.status == "failed"]
     if failed:
         warning(f"{len(failed)} of {len(trace.steps)} steps failed and were left out: {grouped(failed)}")
-    note(totals(trace))
+    if trace.dissent_report is not None:
+        for title, points in trace.dissent_report:
+            for point in points:
+                note(f"{title.replace('_', ' ')}: {point.point} ({', '.join(point.agents) or 'no agent'})")
+    note(totals(trace, architecture))
 
 
 class ExampleCounter:
@@ -104,15 +108,23 @@ def describe(step: Step) -> str:
     return f"layer {step.layer}  {step.stage}  {who}  {step.status}  {how}{cause}"
 
 
-def totals(trace: Trace) -> str:
-    """Return the totals of a run in one line."""
+def totals(trace: Trace, architecture: Architecture | None = None) -> str:
+    """Return the agreement and the totals of a run in one line.
+
+    Args:
+        trace: the run.
+        architecture: architecture of the program, for its largest number of calls.
+    """
+    answered = len(trace.compared)
+    agreed = "" if trace.agreement is None else f"{trace.agreement * answered:.0f} of {answered} agents agreed, "
     layers = f"{trace.layers} layer{'s' if trace.layers != 1 else ''}"
-    calls = f"{trace.calls} calls ({trace.cached_calls} cached)" if trace.cached_calls else f"{trace.calls} calls"
+    most = "" if architecture is None or architecture.max_calls < trace.calls else f" of {architecture.max_calls}"
+    calls = f"{trace.calls}{most} calls{f' ({trace.cached_calls} cached)' if trace.cached_calls else ''}"
     cost = "cost unknown" if trace.cost_usd is None else dollars(trace.cost_usd)
     cut = trace.usage.unanswered
     more = f" and {cut} call{'s' if cut != 1 else ''} cut short, which may be billed" if cut else ""
     end = f"{cost}{more}, {trace.seconds:.1f} s{_STOPPED[trace.stopped_by]}"
-    return f"{layers}, {calls}, {trace.tokens.total} tokens, {end}"
+    return f"{agreed}{layers}, {calls}, {trace.tokens.total} tokens, {end}"
 
 
 def dollars(amount: float) -> str:

@@ -31,7 +31,8 @@ from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.records import KINDS, MODELS, parse, records_in
 from moa_dspy.optimizers.report.sources import is_storage, records_of_file
 from moa_dspy.optimizers.report.studies import study_in, study_record
-from moa_dspy.optimizers.report.text import differences, printable
+from moa_dspy.optimizers.report.text import differences
+from moa_dspy.run_view import visible_signs as printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 SPACE = SearchSpace(samples=1, temperatures=(None,), attention=("full", "none"), aggregators=("a",), layers=(1, 2))
@@ -528,8 +529,7 @@ def test_a_trace_is_shown_with_every_step(tmp_path: Path) -> None:
     (tmp_path / "trace.json").write_text(prediction.trace.to_json(), encoding="utf-8")
     page = checked(render(records_of_file(str(tmp_path / "trace.json"))))
     assert page.headings == ["Trace: trace.json"]
-    assert page.tags.count("rect") == len(prediction.trace.steps)
-    assert f"{len(prediction.trace.steps)} steps, with their texts" in page.text
+    assert page.tags.count("tr") == len(prediction.trace.steps) + 1, "the waterfall"
     assert prediction.answer in page.text
     damaged = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))
     damaged["steps"][1]["layer"] = "first"

@@ -1,0 +1,137 @@
+"""What a user already has: keys of providers in the environment, and model servers on this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["PROVIDERS", "SERVERS", "Offer", "Provider", "Server", "discover", "models_at", "three_of"]
+
+_SECONDS: Final = 1.0
+_BYTES: Final = 1 << 20
+_MODELS: Final = 20
+# What a model's name may be in a configuration. Anything else that a server says is not one.
+_NAME: Final = re.compile(r"[\w.:@/+-]{1,200}")
+_NOT_CHATTING: Final = re.compile(r"embed|rerank|whisper|tts|clip|bge-", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider of models.
+
+    Attributes:
+        name: for people.
+        variable: the environment variable that holds its key.
+        models: small models of it, the one to take first first.
+    """
+
+    name: str
+    variable: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that serves models on this machine.
+
+    Attributes:
+        name: for people.
+        port: its default port.
+    """
+
+    name: str
+    port: int
+
+
+PROVIDERS: Final = (
+    Provider("OpenAI", "OPENAI_API_KEY", ("openai/gpt-5.4-mini", "openai/gpt-5.4-nano", "openai/gpt-6-luna")),
+    Provider("Google", "GEMINI_API_KEY", ("gemini/gemini-flash-latest", "gemini/gemini-flash-lite-latest")),
+    Provider("Anthropic", "ANTHROPIC_API_KEY", ("anthropic/claude-haiku-4-5", "anthropic/claude-haiku-5-5")),
+    Provider("Mistral", "MISTRAL_API_KEY", ("mistral/mistral-small-latest", "mistral/mistral-medium-latest")),
+    Provider("DeepSeek", "DEEPSEEK_API_KEY", ("deepseek/deepseek-flash", "deepseek/deepseek-v4-pro")),
+    Provider("Groq", "GROQ_API_KEY", ("groq/openai/gpt-oss-120b", "groq/openai/gpt-oss-20b")),
+    Provider("xAI", "XAI_API_KEY", ("xai/grok-4.3",)),
+)
+
+SERVERS: Final = (Server("Ollama", 11434), Server("LM Studio", 1234), Server("vLLM", 8000), Server("llama.cpp", 8080))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Models that a user can use now.
+
+    Attributes:
+        source: a provider or a server, for people.
+        models: model strings.
+        variable: the environment variable of a provider's key; None for a server.
+        api_base: the address of a server; None for a provider.
+    """
+
+    source: str
+    models: tuple[str, ...]
+    variable: str | None = None
+    api_base: str | None = None
+
+
+def discover(environment: Mapping[str, str] | None = None, servers: Sequence[Server] = SERVERS) -> list[Offer]:
+    """Return the providers that have a key in the environment, then the servers that answer.
+
+    No model is called. All servers are asked at once, each for at most a second.
+
+    Args:
+        environment: default: that of this process.
+        servers: the servers to look for.
+    """
+    environment = os.environ if environment is None else environment
+    offers = [
+        Offer(provider.name, provider.models, variable=provider.variable)
+        for provider in PROVIDERS
+        if environment.get(provider.variable, "").strip()
+    ]
+    with ThreadPoolExecutor(max_workers=len(servers) or 1) as pool:
+        for server, models in zip(servers, pool.map(lambda server: models_at(server.port), servers), strict=True):
+            if models:
+                address = f"http://127.0.0.1:{server.port}/v1"
+                offers.append(Offer(server.name, tuple(f"openai/{name}" for name in models), api_base=address))
+    return offers
+
+
+def models_at(port: int) -> list[str]:
+    """Return the names of the models that a server on this machine lists; empty if none answers in time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+    try:
+        connection.request("GET", "/v1/models", headers={"Accept": "application/json"})
+        reply = connection.getresponse()
+        content = json.loads(reply.read(_BYTES)) if reply.status == http.client.OK else None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException):
+        return []
+    finally:
+        connection.close()
+    entries = content.get("data") if isinstance(content, dict) else None
+    names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    usable = [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
+    return [name for name in dict.fromkeys(usable) if not _NOT_CHATTING.search(name)][:_MODELS]
+
+
+def three_of(offers: Sequence[Offer], count: int = 3) -> list[tuple[str, Offer]]:
+    """Return so many models with their offers, of as many offers as possible.
+
+    If there are fewer models, they are repeated. Without an offer there is none.
+    """
+    chosen: list[tuple[str, Offer]] = []
+    for model, offer in _turns(offers):
+        if len(chosen) < count:
+            chosen.append((model, offer))
+    return [chosen[number % len(chosen)] for number in range(count)] if chosen else []
+
+
+def _turns(offers: Sequence[Offer]) -> Iterator[tuple[str, Offer]]:
+    """Yield the first model of each offer, then the second of each, and so on."""
+    for turn in range(max((len(offer.models) for offer in offers), default=0)):
+        yield from ((offer.models[turn], offer) for offer in offers if turn < len(offer.models))

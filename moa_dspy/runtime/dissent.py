@@ -1,0 +1,112 @@
+"""The agents' positions at the end of a run, and the call that reports consensus and dissent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.agents import AgentSlot
+from moa_dspy.json_safe import json_safe
+from moa_dspy.positions import DissentReport, Point, Position
+from moa_dspy.protocols import Answer
+from moa_dspy.runtime.call import ask
+from moa_dspy.runtime.session import Session, StepId
+from moa_dspy.signatures import NumberedPoint, Roles
+from moa_dspy.trace import Step
+
+__all__ = ["positions_of", "report_dissent"]
+
+_SHORT: Final = 100
+"""Free texts of up to so many characters are compared like values."""
+
+
+def positions_of(
+    session: Session, roles: Roles, key_of: Callable[[int, Answer], str] | None = None
+) -> tuple[Position, ...]:
+    """Return the position of every agent that answered, by layer.
+
+    Args:
+        session: the run.
+        roles: compares answers.
+        key_of: returns a key of an agent's answer, equal for equal answers; None uses the vote's.
+    """
+    keys: dict[tuple[int, int, str], dict[str, str]] = {}
+    short: set[str] = set()
+    for step_id, step in _answers(session):
+        key = roles.vote_key(step.outputs) if key_of is None else key_of(step_id.agent, Answer(step.outputs, step.text))
+        keys.setdefault((step_id.layer, step_id.agent, step_id.agent_name), {})[step.stage] = key
+        if not roles.compares_text or len(step.text) <= _SHORT:
+            short.add(key)
+    owners = Counter(key for _, key in {(agent, key) for (_, agent, _), own in keys.items() for key in own.values()})
+    comparable = dict.fromkeys(key for own in keys.values() for key in own.values() if key in short or owners[key] > 1)
+    numbers = {key: number for number, key in enumerate(comparable)}
+    return tuple(
+        Position(
+            layer=layer,
+            agent=name,
+            proposal=numbers.get(own.get("propose", "")),
+            answer=numbers.get(own.get("refine") or own["propose"]),
+        )
+        for (layer, _, name), own in keys.items()
+    )
+
+
+async def report_dissent(
+    session: Session,
+    roles: Roles,
+    predictor: dspy.Predict,
+    aggregator: AgentSlot,
+    inputs: Mapping[str, Any],
+    positions: Sequence[Position],
+) -> DissentReport | None:
+    """Ask the aggregator's model what the agents' last answers have in common, and where they differ.
+
+    Return None without a call if fewer than two agents answered or all answers are equal, and if the call fails.
+
+    Args:
+        session: the run.
+        roles: the signature of each role.
+        predictor: the role that compares the answers.
+        aggregator: the agent in that role.
+        inputs: the task's inputs.
+        positions: those of the run.
+    """
+    last = [position for position in positions if position.layer == positions[-1].layer]
+    groups = {position.answer for position in last}
+    if len(last) < 2 or (len(groups) == 1 and None not in groups):
+        return None
+    texts = {step.agent: step.text for step_id, step in _answers(session) if step_id.layer == last[0].layer}
+    names = list(texts)
+    step_id = StepId(max(step.layer for step in session.steps), "dissent", -1, aggregator.name)
+    asked = roles.for_dissent(inputs, list(texts.values()))
+    reply = await ask(session, step_id, predictor, aggregator, asked, str, tuple(roles.dissent.output_fields))
+    if reply.outputs is None:
+        return None
+    points = {
+        field: tuple(_point(value, names) for value in _values(reply.outputs[roles.names[field]]))
+        for field in DissentReport.model_fields
+    }
+    return DissentReport(**points)
+
+
+def _answers(session: Session) -> list[tuple[StepId, Step]]:
+    """Return the proposals and refinements that succeeded, in canonical order: refinements after proposals."""
+    recorded = sorted(session.recorded, key=lambda item: item[0].order)
+    return [(step_id, step) for step_id, step in recorded if step.stage in _ANSWERS and step.status == "ok"]
+
+
+_ANSWERS: Final = ("propose", "refine")
+
+
+def _values(reported: Any) -> list[NumberedPoint]:
+    """Return the points of a field. A rehearsal has a text in place of them."""
+    return [] if isinstance(reported, str) else list(reported)
+
+
+def _point(value: NumberedPoint, names: Sequence[str]) -> Point:
+    """Return a point of the reply, with names instead of the numbers of the answers."""
+    numbers = dict.fromkeys(number for number in value.answers if 1 <= number <= len(names))
+    return Point(point=json_safe(value.point), agents=tuple(names[number - 1] for number in numbers))
