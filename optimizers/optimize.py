@@ -1,4 +1,4 @@
-"""``optimize``: architecture, then prompts, then the stop rule, and a test on held-out examples.
+"""``optimize``: architecture, then prompts, then the stop rule, a test on held-out examples, and the gate.
 
 ::
 
@@ -37,6 +37,7 @@ from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
 from moa_dspy.optimizers.search.search import SearchResult
 from moa_dspy.optimizers.stop_fitting.fit import StopFit
+from moa_dspy.optimizers.stop_fitting.gates import GateFit
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 
@@ -52,14 +53,15 @@ class OptimizeResult(Displayed):
 
     Attributes:
         program: the program to use, with its provenance: the candidate if the test shows that it is better, else the
-            original program.
+            original program. If a gate was certified, it has that gate.
         candidate: the best program found, whether accepted or not.
         acceptance: the test on held-out examples; None if there was no candidate, or no budget for the test.
-        score: score of ``program`` on the held-out examples; None if it was not run on them.
+        score: score of ``program`` without a fitted gate on the held-out examples; None if it was not run on them.
         cost: total amount paid.
         searched: the results of the searches, one per round.
         compiled: the results of the prompt tunings, one per round.
         stop: the fits of the stop rule, one per round.
+        gate: the fit of the gate; None if there were no runs to fit it on.
         profile: gain of each stage of ``program`` on the held-out examples.
         contributions: gain of each agent of ``program`` on the held-out examples.
         ceiling: what the agents can reach on the examples to tune on. None without a search and ``least_gain``, and if
@@ -76,6 +78,7 @@ class OptimizeResult(Displayed):
     searched: tuple[SearchResult, ...]
     compiled: tuple[CompileResult, ...]
     stop: tuple[StopFit, ...]
+    gate: GateFit | None
     profile: Profile | None
     contributions: Contributions | None
     ceiling: Ceiling | None
@@ -124,6 +127,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     least_gain: float | None = None,
+    max_loss: float = 0.01,
     progress: Callable[[OptimizeProgress], None] | None = None,
     before: Callable[[WorkEstimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
@@ -136,7 +140,9 @@ def optimize(
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
-        parts: the parts to tune, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule).
+        parts: the parts to tune, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule), ``gate``.
+            The gate is fitted on runs of the other parts and of the test, after the test. No run is made for it,
+            unless it is the only part.
         rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
@@ -150,6 +156,7 @@ def optimize(
         least_gain: the smallest gain over the best single agent that is worth the rest. With it, every agent is first
             asked once for each example of ``trainset``. If the ceiling of their answers leaves less room, the program
             is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it. Graded scores never stop.
+        max_loss: the loss of the mean score that a gate may cause; see ``fit_gate``.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid. It returns whether to continue.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.
@@ -161,7 +168,7 @@ def optimize(
     """
     plan = OptimizePlan(
         program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
-        gain, explain, seed, concurrency, least_gain, search,
+        gain, explain, seed, concurrency, least_gain, max_loss, search,
     )  # fmt: skip
     if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
@@ -208,7 +215,8 @@ def forecast(program: AttentionMoA, **arguments: Any) -> WorkEstimate:
 def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
     """Return the result. The program to use gets its provenance."""
     plan, chosen, score = run.plan, run.chosen, run.score
-    found = "+".join(dict.fromkeys(run.adopted)) or "nothing"
+    used = [*(run.adopted if run.decided is not plan.program else []), *(["gate"] if run.gated is not None else [])]
+    found = "+".join(dict.fromkeys(used or run.adopted)) or "nothing"
     record = provenance_of(
         chosen,
         f"optimize: {found}" if chosen is not plan.program else f"kept, against optimize: {found}",
@@ -230,6 +238,7 @@ def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
         searched=tuple(run.searched),
         compiled=tuple(run.compiled),
         stop=tuple(run.stops),
+        gate=run.gate,
         profile=run.profile,
         contributions=run.contributions,
         ceiling=run.ceiling,
@@ -257,6 +266,7 @@ def _report(run: OptimizeRun, record: Provenance) -> dict[str, Any]:
         },
         "rounds": run.rounds,
         "acceptance": None if run.acceptance is None else run.acceptance.report,
+        "gate": None if run.gate is None else run.gate.report,
         "profile": None if run.profile is None else run.profile.report,
         "contributions": None if run.contributions is None else run.contributions.report,
         "ceiling": None if run.ceiling is None else run.ceiling.report,

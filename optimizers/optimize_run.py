@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
-from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
+from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
@@ -24,6 +24,7 @@ from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
+from moa_dspy.optimizers.stop_fitting.gates import GateFit, fit_gate
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
@@ -36,6 +37,7 @@ _WEIGHTS: Final[Mapping[str, float]] = {
     "prompts": 3.0,
     "stop": 1.0,
     "acceptance": 2.0,
+    "gate": 0.0,
     "explanation": 0.0,
 }
 """Weights that divide the budget. Each part gets a share of what is left, so later parts get what is unused."""
@@ -46,7 +48,7 @@ class OptimizeProgress:
     """The progress of ``optimize``.
 
     Attributes:
-        part: the current part: ``architecture``, ``prompts``, ``stop``, ``acceptance`` or ``explanation``.
+        part: the current part, as in ``OptimizePlan.stages``.
         number: the number of the part, from 1.
         of: the number of parts.
         done: the share of the part that is done.
@@ -73,6 +75,7 @@ class OptimizeRun:
         rounds: a report of each part of each round.
         notes: further remarks for the reader.
         spent: the cost of each part.
+        gated: the program to use with a certified gate; None without one.
         hopeless: whether the agents' ceiling leaves less room than the smallest gain that is worth it.
     """
 
@@ -83,6 +86,8 @@ class OptimizeRun:
         self.searched: list[SearchResult] = []
         self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
+        self.gate: GateFit | None = None
+        self.gated: AttentionMoA | None = None
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.spent: list[tuple[str, Usage]] = []
@@ -97,6 +102,9 @@ class OptimizeRun:
         self._best: float | None = None
         # Prompts may hold demos. The examples that they were learnt from say nothing about later parts.
         self._unlearnt = plan.tune
+        # Full runs with traces: of the original program on tuning examples, and of either program on held-out ones.
+        self._own_runs: list[Run] = []
+        self._held_runs: dict[str, list[Run]] = {"baseline": [], "candidate": []}
 
     @property
     def cost(self) -> Usage:
@@ -106,6 +114,11 @@ class OptimizeRun:
     @property
     def chosen(self) -> AttentionMoA:
         """Return the program to use."""
+        return self.gated or self.decided
+
+    @property
+    def decided(self) -> AttentionMoA:
+        """Return the program to use, without a fitted gate."""
         return self.plan.program if self.acceptance is None else self.acceptance.program
 
     @property
@@ -135,6 +148,8 @@ class OptimizeRun:
             why += self.ceiling.sentence
         else:
             why = f"the budget covers no part; {more}" if cut else "there was nothing to tune"
+        if self.gated is not None:
+            return f"The program is kept, with a gate: {why}."
         return f"The program is kept: {why}."
 
     def run(self) -> None:
@@ -150,6 +165,8 @@ class OptimizeRun:
                 if part in self.plan.parts:
                     self._do(part, tune)
         self._do("acceptance", self._accept)
+        if "gate" in self.plan.parts:
+            self._do("gate", self._fit_gate)
         if self.plan.explain:
             self._do("explanation", self._explain)
 
@@ -179,7 +196,7 @@ class OptimizeRun:
 
         name = plan.search["study_name"]
         own = self._measure_own(share)
-        arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.search["space"])}
+        arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.space)}
         arguments |= {
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
@@ -225,6 +242,7 @@ class OptimizeRun:
         if len(self.rounds) == 1:
             known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
             self.ceiling = known or self.ceiling
+            self._own_runs += own.runs if "gate" in self.plan.parts else ()
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
@@ -317,6 +335,11 @@ class OptimizeRun:
             return
         plan = self.plan
         count = self._counter(2 * len(plan.held), "held-out runs")
+
+        def keep(side: Side, run: Run) -> None:
+            self._held_runs[side].append(run)
+            count(run)
+
         self.acceptance = accept(
             plan.program,
             self.candidate,
@@ -326,11 +349,43 @@ class OptimizeRun:
             alpha=plan.alpha,
             concurrency=plan.concurrency,
             budget=self._guard,
-            progress=lambda _, run: count(run),
+            progress=keep,
+            keep_traces="gate" in plan.parts,
         )
 
+    def _fit_gate(self, _: BudgetGuard | None) -> None:
+        """Fit the gate on full runs on examples that the program to use was not tuned on."""
+        plan, program = self.plan, self.decided
+        if program.architecture.agreement_gate is not None:
+            self.notes.append("gate: the program has one, which stays; no bound on its loss was computed")
+            return
+        if len(program.agents) < 2:
+            self.notes.append("gate: the program has one agent, and nobody to agree with")
+            return
+        runs = [run for run in self._recorded(program) if run.trace is not None]
+        if not runs:
+            self.notes.append("gate: the program was not run on examples that it was not tuned on, so there is no bound")
+            return
+        if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
+            self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
+            return
+        self.gate = fit_gate(runs, plan.metric, plan.max_loss, program=program, concurrency=plan.concurrency)
+        self.notes.append(f"gate: {self.gate.verdict}")
+        if self.gate.gate != "off":
+            self.gated = program.replace(gate=self.gate.gate)
+
+    def _recorded(self, program: AttentionMoA) -> Sequence[Run]:
+        """Return full runs of the program. Those on tuning examples count only if nothing was tuned on them."""
+        plan, original = self.plan, program is self.plan.program
+        if plan.only_gate:
+            examples = [*plan.tune, *plan.held]
+            count = self._counter(len(examples), "runs of the program")
+            options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard, "progress": count}
+            return measure(program, examples, plan.metric, keep_traces=True, **options).runs
+        return [*self._own_runs, *self._held_runs["baseline"]] if original else self._held_runs["candidate"]
+
     def _explain(self, _: BudgetGuard | None) -> None:
-        plan, chosen, agents = self.plan, self.chosen, len(self.chosen.agents)
+        plan, chosen, agents = self.plan, self.decided, len(self.decided.agents)
         options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard}
         self._say(0.0, "stages")
         self.profile = profile(chosen, plan.held, plan.metric, **options)
@@ -371,7 +426,7 @@ class OptimizeRun:
         except BudgetTooSmallError as error:
             self._cut(f"{part}: {error}")
         except MoAError as error:
-            nothing_found = not (self.searched or self.compiled or self.stops)
+            nothing_found = not (self.searched or self.compiled or self.stops or self.gate)
             if part != "explanation" and (nothing_found or isinstance(error, AllRunsFailedError)):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")

@@ -188,7 +188,7 @@ class Optimize(ExampleOptions):
 
     valset: str | None = _option("FILE", "Examples that decide, not tuned on.  [default: a third of the examples]")
     gain: float | None = _option("SCORE", "A wished gain: tell how many held-out examples it takes.")
-    only: list[str] | None = _option("PART", "architecture, prompts or stop. Repeatable.  [default: all three]")
+    only: list[str] | None = _option("PART", "architecture, prompts, stop or gate. Repeatable.  [default: all]")
     rounds: int = _option("N", "Number of rounds; each continues the last.", default=1, min=1)
     method: str = _option(
         "NAME",
@@ -200,6 +200,7 @@ class Optimize(ExampleOptions):
     least_gain: float | None = _option(
         "GAIN", "Stop at once if the agents' ceiling leaves less room than this, such as 0.02."
     )
+    max_loss: float = _option("LOSS", "The most that a gate may lose of the score.", default=0.01)
     n_trials: int = _option("N", "Architectures that a search tries.", default=40, min=1)
     objective: str = _option("NAME", "Of a search: score, score_at_price, or score,cost for both.", default="score")
     price: float | None = _option("AMOUNT", "For score_at_price: the most that an example may cost.")

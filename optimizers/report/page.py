@@ -100,6 +100,8 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
             yield _Section(f"{prefix}{title}" if prefix else f"{title[0].upper()}{title[1:]}", body, part)
     if not record.rounds:
         yield _Section("Rounds", "absent", "No round of the optimization is on record.")
+    if record.gate is not None:
+        yield _Section(_TITLES["gate"], "gate", record.gate)
     for kind, measured in (("profile", record.profile), ("contributions", record.contributions)):
         yield _Section(_TITLES[kind], kind if measured else "absent", measured or "It was not measured.")
     yield _Section("What changed, before and after", "differences", record)

@@ -298,6 +298,7 @@ class OptimizeRecord(_Value):
     profile: ProfileRecord | None = None
     contributions: ContributionsRecord | None = None
     ceiling: CeilingRecord | None = None
+    gate: GateRecord | None = None
     baseline: _ProgramSide = _ProgramSide()
     candidate: _ProgramSide = _ProgramSide()
     cost: Usage | None = None

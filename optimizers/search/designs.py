@@ -171,8 +171,8 @@ class BoundSpace:
         for name in ["temperature"] if self.space.shared_temperature else used:
             take(name)
         aggregation: Aggregation = take("aggregation") if sum(counts) > 1 else "none"
-        take("attention")
-        take("critiques")
+        if _has_peers(_simplest(take("attention"), sum(counts)), sum(counts)):
+            take("critiques")
         residual = take("residual")
         take("shared_prompts")
         if self._needs_aggregator(aggregation, residual):
@@ -201,7 +201,6 @@ class BoundSpace:
             residual = "none"  # the only answer is passed on
         aggregates = self._needs_aggregator(aggregation, residual)
         attention = _simplest(self._value(params, "attention"), agents)
-        several = attention not in ("self", "none") and (agents > 2 or attention in ("full", 1))
         return Design(
             samples=counts,
             temperatures=temperatures,
@@ -210,7 +209,7 @@ class BoundSpace:
             aggregation=aggregation,
             aggregator=self._value(params, "aggregator") if aggregates else None,
             shared_prompts=self._value(params, "shared_prompts"),
-            critiques=self._value(params, "critiques") if several else "single",
+            critiques=self._value(params, "critiques") if _has_peers(attention, agents) else "single",
         )
 
     def design_of(self, trial: FrozenTrial) -> Design | None:
@@ -266,7 +265,7 @@ class BoundSpace:
         space = self.space
         if design.residual == "synthesis":
             return space.rules
-        return stop_rules([self.layers] if design.residual == "answers" else space.layers, [False], gates=space.gate)
+        return stop_rules([self.layers] if design.residual == "answers" else space.layers, [False], gates=space.gates)
 
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
         """Return the program of a design; without a rule, with the largest depth and without early stopping."""
@@ -305,7 +304,7 @@ class BoundSpace:
         repeated = (min(samples, most), *[0] * (count - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
         moa = "answers" if "answers" in self.choices["residual"] else plain
-        own = "self" if "self" in self.space.attention else "full"  # the same with one agent
+        own = "self" if "self" in self.choices["attention"] else "full"  # the same with one agent
         wanted = [
             *((counts, "none", plain) for counts in alone),
             (repeated, "none", plain),
@@ -347,7 +346,7 @@ class BoundSpace:
         return {
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
-            "attention": tuple(str(pattern) for pattern in space.attention),
+            "attention": tuple(str(pattern) for pattern in space.patterns(typed=typed)),
             "critiques": space.critiques,
             "residual": self._joins(),
             "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
@@ -413,6 +412,11 @@ def _check_names(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> N
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigurationError(f"{what} names {unknown[0]!r}, but the agents are: {', '.join(known)}")
+
+
+def _has_peers(attention: Attention, agents: int) -> bool:
+    """Return whether a critic may have several critiques to write."""
+    return attention not in ("self", "none") and (agents > 2 or attention in ("full", 1))
 
 
 def _simplest(pattern: Any, agents: int) -> Attention:
