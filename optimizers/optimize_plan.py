@@ -42,10 +42,8 @@ from moa_dspy.program import AttentionMoA
 
 __all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "search_arguments"]
 
-Part: TypeAlias = Literal["architecture", "prompts", "stop", "gate"]
+Part: TypeAlias = Literal["prompts", "architecture", "stop", "gate"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-_TUNED: Final[tuple[Part, ...]] = ("architecture", "prompts", "stop")
-"""The parts of a round."""
 
 _PLANNED: Final = 3
 """Number of examples that are planned."""
@@ -169,10 +167,20 @@ class OptimizePlan:
     @property
     def stages(self) -> list[str]:
         """Return the names of all parts, in order."""
-        tuned = [part for part in _TUNED if part in self.parts] * self.rounds
+        tuned = [part for number in range(self.rounds) for part in self.order(first=not number)]
         first = [] if self.least_gain is None else ["ceiling"]
         last = [part for part, wanted in (("gate", "gate" in self.parts), ("explanation", self.explain)) if wanted]
         return [*first, *tuned, "acceptance", *last]
+
+    def order(self, *, first: bool) -> list[str]:
+        """Return the parts of a round in order.
+
+        Prompts that are tuned before the search may be tuned again after it. Later rounds start with the search.
+        """
+        tuned: list[str] = [part for part in self.parts if part in ("prompts", "architecture")]
+        if tuned == ["prompts", "architecture"]:
+            tuned = ["prompts", "architecture", "prompts again"] if first else ["architecture", "prompts"]
+        return [*tuned, *(["stop"] if "stop" in self.parts else [])]
 
     @property
     def only_gate(self) -> bool:
@@ -315,7 +323,7 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
     if plan.least_gain is not None:  # every agent is asked once for each example
         asked = _price(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
         yield "ceiling", asked, asked
-    for start in [own, *[largest] * (plan.rounds - 1)]:
+    for number, start in enumerate([own, *[largest] * (plan.rounds - 1)]):
         if "architecture" in plan.parts:  # the program so far and each trial run on all examples
             itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)
             yield "architecture", itself + trials, itself + trials.times(_DESIGN * _RUN)
@@ -325,6 +333,8 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
             job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
             measured, tried = 2 * len(hold), most_runs(plan.method, job)
             yield "prompts", largest.times(measured + tried), usual.times(measured + tried * _TRIED)
+            if "prompts again" in plan.order(first=not number):  # if the search did not take the tuned prompts
+                yield "prompts again", largest.times(measured + tried), usual.times(0)
         if "stop" in plan.parts:  # a pass over the examples, and one that repeats the syntheses and what follows them
             passes = 2 * tuning if program.architecture.layers > 1 or plan.bound is not None else 0
             yield "stop", largest.times(passes), usual.times(0.75 * passes)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
+import dspy
+
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.cost.usage import Price, Usage
@@ -17,6 +19,7 @@ from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
+from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
@@ -25,6 +28,7 @@ from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, sear
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
 from moa_dspy.optimizers.stop_fitting.gates import GateFit, fit_gate
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
@@ -34,7 +38,8 @@ EndedBy: TypeAlias = Literal["done", "budget"]
 _WEIGHTS: Final[Mapping[str, float]] = {
     "ceiling": 0.0,
     "architecture": 4.0,
-    "prompts": 3.0,
+    "prompts": 6.0,
+    "prompts again": 1.0,
     "stop": 1.0,
     "acceptance": 2.0,
     "gate": 0.0,
@@ -100,6 +105,8 @@ class OptimizeRun:
         self._guard, self._meter, self._progress = BudgetGuard(plan.budget, meter=meter), meter, progress
         self._storage = open_storage(plan.search["storage"])
         self._best: float | None = None
+        self._tuned: AttentionMoA | None = None
+        self._tuned_to_end = self._has_tuned_prompts = False
         # Prompts may hold demos. The examples that they were learnt from say nothing about later parts.
         self._unlearnt = plan.tune
         # Full runs with traces: of the original program on tuning examples, and of either program on held-out ones.
@@ -158,12 +165,16 @@ class OptimizeRun:
             self._do("ceiling", self._find_ceiling)
             if self.hopeless:
                 return
-        work = {"architecture": self._search, "prompts": self._compile, "stop": self._fit_stop}
-        for _ in range(self.plan.rounds):
-            self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
-            for part, tune in work.items():
-                if part in self.plan.parts:
-                    self._do(part, tune)
+        work = {
+            "prompts": self._compile,
+            "architecture": self._search,
+            "prompts again": self._compile_again,
+            "stop": self._fit_stop,
+        }
+        for number in range(self.plan.rounds):
+            self.rounds.append(dict.fromkeys(("block", "search", "prompts", "stop")))
+            for part in self.plan.order(first=not number):
+                self._do(part, work[part])
         self._do("acceptance", self._accept)
         if "gate" in self.plan.parts:
             self._do("gate", self._fit_gate)
@@ -195,15 +206,18 @@ class OptimizeRun:
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
         name = plan.search["study_name"]
+        if self._tuned is not None:
+            name += f"-{digest_of(self._tuned)[:8]}"
         own = self._measure_own(share)
         arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.space)}
         arguments |= {
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
             "prompts": [program] if self.candidate is program else [program, self.candidate],
+            "tuned": self._tuned,
         }
         searched = search(
-            trainset=self._unlearnt,
+            trainset=self._searchable,
             metric=plan.metric,
             budget=None if share is None else share.share().budget,
             seed=plan.seed,
@@ -220,9 +234,15 @@ class OptimizeRun:
             self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
         self._adopt(searched, own)
 
+    @property
+    def _searchable(self) -> list[dspy.Example]:
+        """Return the examples for trials: those to tune on that no prompt shows as a demo."""
+        shown = set(demo_questions(self.candidate, *([] if self._tuned is None else [self._tuned])))
+        return [example for example in self.plan.tune if question_of(example) not in shown] if shown else self.plan.tune
+
     def _measure_own(self, share: BudgetGuard | None) -> Measurement:
         """Measure the score that the trials must exceed, before any trial is paid for."""
-        examples = self._unlearnt
+        examples = self._searchable
         count = self._counter(len(examples), "runs of the program itself")
         try:
             own = measure(
@@ -248,7 +268,7 @@ class OptimizeRun:
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Make the found program the candidate if it scores higher than the original on the same examples."""
         objective, report, own_price = self.plan.objective, searched.report, own.known_price
-        examples = sample(self._unlearnt, seed=report["seed"])[: searched.score.examples]
+        examples = sample(self._searchable, seed=report["seed"])[: searched.score.examples]
         scores = {id(run.example): run.score or 0.0 for run in own.runs}
         score = Score.of([scores[id(example)] for example in examples])
         self._best = max(score.value, searched.score.value)
@@ -262,9 +282,10 @@ class OptimizeRun:
         if best["price"] and not objective.affords(Price(**best["price"])):  # no price if the budget ended the trial
             self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
         if searched.score.value > score.value or too_expensive:
+            self._has_tuned_prompts = bool(best["params"].get("tuned"))
             self.candidate = searched.program
             self.candidate.budget = self.plan.program.budget
-            self.adopted.append("architecture")
+            self.adopted += [method_name(self.plan.method)] * self._has_tuned_prompts + ["architecture"]
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
 
@@ -273,9 +294,11 @@ class OptimizeRun:
         if method == "reanchor" and not (architecture.synthesizes and architecture.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
             return
+        first = "prompts again" in plan.stages and not self.searched
         learn, hold = split_off(plan.tune, plan.seed)
+        start = self._start(first=first)
         tuned = compile(
-            self.candidate,
+            start,
             trainset=learn,
             valset=hold,
             metric=plan.metric,
@@ -288,10 +311,11 @@ class OptimizeRun:
             progress=lambda at: self._say(at.done, f"{method}: {at.cost.paid_calls} of at most {at.of} calls"),
         )
         self.compiled.append(tuned)
-        self.rounds[-1]["prompts"] = tuned.report
+        self.rounds[-1]["block" if first else "prompts"] = tuned.report
+        self._tuned_to_end = tuned.report["ended_by"] == "done"
         if tuned.report["ended_by"] == "budget":
-            self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
-        elif tuned.report["ended_by"] == "prompt_lm":
+            self._cut(f"prompts: {method} ended with its share of the budget")
+        if tuned.report["ended_by"] == "prompt_lm":
             model = tuned.report["prompt_lm"]
             self.notes.append(
                 f"prompts: no proposal of {model} could be read, so they stay as they were; give another prompt_lm="
@@ -301,8 +325,22 @@ class OptimizeRun:
         elif not plan.objective.affords(tuned.price):
             self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
         else:
-            self.candidate, self._unlearnt = tuned.program, hold
-            self.adopted.append(method)
+            self._tuned, self._unlearnt = tuned.program, hold
+            if start is self.candidate:
+                self.candidate = tuned.program
+                self.adopted.append(method)
+
+    def _compile_again(self, share: BudgetGuard | None) -> None:
+        """Tune the prompts of the architecture found, unless it has prompts that were tuned to the end."""
+        if not (self._tuned_to_end and self._has_tuned_prompts):
+            self._compile(share)
+
+    def _start(self, *, first: bool) -> AttentionMoA:
+        """Return the program whose prompts are tuned. Before a search it has critics, so that their prompts are tuned."""
+        bound = self.plan.bound
+        if not first or bound is None or self.candidate.architecture.critique_count:
+            return self.candidate
+        return bound.program(bound.richest(), StopRule(1))
 
     def _fit_stop(self, share: BudgetGuard | None) -> None:
         plan, architecture = self.plan, self.candidate.architecture

@@ -147,10 +147,12 @@ def accept(
         "metric": metric,
         "concurrency": concurrency,
         "budget": guard,
-        "progress": progress,
         "keep_traces": keep_traces,
     }
-    measured = functools.partial(_measured, **options)
+
+    def measured(side: Side, program: AttentionMoA, part: Sequence[dspy.Example]) -> Measurement:
+        return _measured(side, program, part, progress, **options)
+
     old = new = Measurement((), Usage())
     decision: Any = None
     for count, level in looks(len(questions), alpha, interim):

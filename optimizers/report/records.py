@@ -266,6 +266,7 @@ class CompareRecord(Comparison):
 
 
 class _Round(_Value):
+    block: CompileRecord | None = None
     search: SearchRecord | None = None
     prompts: CompileRecord | None = None
     stop: StopRecord | None = None

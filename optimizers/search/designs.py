@@ -70,6 +70,7 @@ class Design:
         aggregator: the name of the agent whose model aggregates; None if no model does.
         shared_prompts: as for ``AttentionMoA``.
         critiques: as for ``AttentionMoA``.
+        tuned: whether the design takes the tuned prompts.
     """
 
     samples: tuple[int, ...]
@@ -80,12 +81,13 @@ class Design:
     aggregator: str | None
     shared_prompts: bool = True
     critiques: Critiques = "single"
+    tuned: bool = False
 
     @property
     def features(self) -> tuple[Any, ...]:
         """Return the choices as a tuple. Its length is the same for all designs of a space."""
         shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts, self.critiques)
-        return (*self.samples, *self.temperatures, *shape)
+        return (*self.samples, *self.temperatures, *shape, self.tuned)
 
 
 class BoundSpace:
@@ -98,6 +100,7 @@ class BoundSpace:
         options: further arguments of ``AttentionMoA``, the same for all designs.
         aggregators: further models that may aggregate but do not propose.
         prompts: programs of the same task. All designs take their prompts and demos; later programs take precedence.
+        tuned: a further program of the task, whose prompts and demos a design may take or not.
 
     Attributes:
         names: names of the agents.
@@ -118,6 +121,7 @@ class BoundSpace:
         options: Mapping[str, Any],
         aggregators: Sequence[AgentLike] = (),
         prompts: Sequence[AttentionMoA] = (),
+        tuned: AttentionMoA | None = None,
     ) -> None:
         chosen = sorted(_CHOSEN & options.keys())
         if chosen:
@@ -126,6 +130,7 @@ class BoundSpace:
             raise ConfigurationError(f"agents={agents!r} must list at least one model, for example agents=['local']")
         named = slots_of([agent_of(agent) for agent in (*agents, *aggregators)])
         self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
+        self.tuned = tuned
         self.models = {one.name: replace(one.agent, name=one.name) for one in named}
         self.names = tuple(self.models)[: len(agents)]
         self._samples = [f"samples.{name}" for name in self.names]
@@ -175,6 +180,7 @@ class BoundSpace:
             take("critiques")
         residual = take("residual")
         take("shared_prompts")
+        take("tuned")
         if self._needs_aggregator(aggregation, residual):
             take("aggregator")
         return params
@@ -210,6 +216,7 @@ class BoundSpace:
             aggregator=self._value(params, "aggregator") if aggregates else None,
             shared_prompts=self._value(params, "shared_prompts"),
             critiques=self._value(params, "critiques") if _has_peers(attention, agents) else "single",
+            tuned=self._value(params, "tuned"),
         )
 
     def design_of(self, trial: FrozenTrial) -> Design | None:
@@ -257,6 +264,14 @@ class BoundSpace:
         values = self.choices[name]
         return values[int(generator.integers(len(values)))]
 
+    def richest(self) -> Design:
+        """Return a design of one sample of each agent with all roles of a layer, as far as the space has them."""
+        counts = {name: int(number < self.space.max_agents) for number, name in enumerate(self._samples)}
+        counts = {name: max(count, self.choices[name][0]) for name, count in counts.items()}
+        design = self.design({name: counts.get(name, values[0]) for name, values in self.choices.items()})
+        assert design is not None
+        return design
+
     def rules(self, design: Design) -> tuple[StopRule, ...]:
         """Return the stop rules of a design. Without residual synthesis there is no early stopping.
 
@@ -285,7 +300,7 @@ class BoundSpace:
             aggregation=design.aggregation,
             **self.options,
         )
-        for prompts in self.prompts:
+        for prompts in (*self.prompts, *([self.tuned] if design.tuned and self.tuned is not None else [])):
             known = [spec.name for spec in prompts.architecture.agents]
             program.take_prompts(prompts, [known.index(name) if name in known else None for name in owners])
         if self.space.thresholds and program.architecture.synthesizes:
@@ -332,6 +347,7 @@ class BoundSpace:
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
             "aggregators": [spec for name, spec in specs.items() if name not in self.names],
             "prompts": [digest_of(prompts) for prompts in self.prompts],
+            **({} if self.tuned is None else {"tuned": digest_of(self.tuned)}),
         }
 
     def _choices(self) -> dict[str, Sequence[Any]]:
@@ -347,12 +363,18 @@ class BoundSpace:
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
             "attention": tuple(str(pattern) for pattern in space.patterns(typed=typed)),
-            "critiques": space.critiques,
+            "critiques": space.critiques if self._has_peers else space.critiques[:1],
             "residual": self._joins(),
             "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
             "aggregator": self.aggregators,
             "shared_prompts": space.shared_prompts or (True,),
+            "tuned": (True, False) if self.tuned is not None else (False,),
         }
+
+    @property
+    def _has_peers(self) -> bool:
+        most = min(self.space.max_agents, self.space.samples * len(self.names))
+        return any(_has_peers(_simplest(pattern, most), most) for pattern in self.space.patterns(typed=True))
 
     def _joins(self) -> tuple[Residual, ...]:
         """Return how layers may be joined. With two layers, passing all answers on is the same as one layer."""
