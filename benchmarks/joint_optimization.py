@@ -76,9 +76,7 @@ def run(world: str, kind: str, seed: int, calls: int) -> dict[str, Any]:
     )
     skills, attention = WORLDS[world]
     shared = {"seed": seed, "world": seed, "cache": True, "temperature": 0.7}
-    agents = [
-        SimulatedLM(planted.PRODUCTS, model=f"simulated/{name}", **shared, **one) for name, one in skills.items()
-    ]
+    agents = [SimulatedLM(planted.PRODUCTS, model=f"simulated/{name}", **shared, **one) for name, one in skills.items()]
     result = optimize(
         AttentionMoA("question -> answer", agents, layers=1, attention=attention),
         trainset=planted.examples(0, 36),

@@ -336,7 +336,7 @@ class OptimizeRun:
             self._compile(share)
 
     def _start(self, *, first: bool) -> AttentionMoA:
-        """Return the program whose prompts are tuned. Before a search it has critics, so that their prompts are tuned."""
+        """Return the program whose prompts are tuned. Before a search it has critics, whose prompts count, too."""
         bound = self.plan.bound
         if not first or bound is None or self.candidate.architecture.critique_count:
             return self.candidate
@@ -402,7 +402,9 @@ class OptimizeRun:
             return
         runs = [run for run in self._recorded(program) if run.trace is not None]
         if not runs:
-            self.notes.append("gate: the program was not run on examples that it was not tuned on, so there is no bound")
+            self.notes.append(
+                "gate: there are no runs on examples that the program was not tuned on, so there is no bound"
+            )
             return
         if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
             self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
