@@ -26,6 +26,7 @@ from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.analysis.ceiling import Ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
+from moa_dspy.optimizers.analysis.quarantine import Quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, Part, SearchOptions, estimate
@@ -64,6 +65,7 @@ class OptimizeResult(Displayed):
         gate: the fit of the gate; None if there were no runs to fit it on.
         profile: gain of each stage of ``program`` on the held-out examples.
         contributions: gain of each agent of ``program`` on the held-out examples.
+        quarantine: agents that were left out of the search; None without a search.
         ceiling: what the agents can reach on the examples to tune on. None without a search and ``least_gain``, and if
             the metric calls models.
         report: all results as JSON values; ``moa-dspy report`` renders them as a page.
@@ -81,6 +83,7 @@ class OptimizeResult(Displayed):
     gate: GateFit | None
     profile: Profile | None
     contributions: Contributions | None
+    quarantine: Quarantine | None
     ceiling: Ceiling | None
     report: dict[str, Any]
     ended_by: EndedBy
@@ -140,9 +143,9 @@ def optimize(
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
-        parts: the parts to tune, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule), ``gate``.
-            The gate is fitted on runs of the other parts and of the test, after the test. No run is made for it,
-            unless it is the only part.
+        parts: the parts to tune: ``prompts``, ``architecture``, ``stop`` (depth and stop rule), ``gate``. Prompts and
+            architecture are tuned in this order. The gate is fitted last, on runs that the other parts and the test
+            made. No run is made for it, unless it is the only part.
         rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
@@ -241,6 +244,7 @@ def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
         gate=run.gate,
         profile=run.profile,
         contributions=run.contributions,
+        quarantine=run.quarantine,
         ceiling=run.ceiling,
         report=_report(run, record),
         ended_by=run.ended_by,

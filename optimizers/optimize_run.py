@@ -18,6 +18,7 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
+from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
@@ -92,6 +93,7 @@ class OptimizeRun:
         self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
         self.gate: GateFit | None = None
+        self.quarantine: Quarantine | None = None
         self.gated: AttentionMoA | None = None
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
@@ -209,7 +211,7 @@ class OptimizeRun:
         if self._tuned is not None:
             name += f"-{digest_of(self._tuned)[:8]}"
         own = self._measure_own(share)
-        arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.space)}
+        arguments: dict[str, Any] = {**plan.search, **self._search_arguments()}
         arguments |= {
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
@@ -233,6 +235,20 @@ class OptimizeRun:
             failure = searched.report["failure"]
             self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
         self._adopt(searched, own)
+
+    def _quarantine(self, runs: Sequence[Run]) -> None:
+        """Leave agents out of the search that the program's own runs show to be much worse than the others."""
+        plan = self.plan
+        if any(run.trace is not None for run in runs):
+            self.quarantine = quarantine(plan.program, runs, plan.metric, concurrency=plan.concurrency)
+            if self.quarantine.agents:
+                self.notes.append(f"architecture: {self.quarantine}")
+
+    def _search_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the search that follow from the program, its agents in quarantine left out."""
+        out = () if self.quarantine is None else self.quarantine.agents
+        program = self.plan.program if self.quarantine is None else self.quarantine.program
+        return search_arguments(program, self.plan.space.without(out))
 
     @property
     def _searchable(self) -> list[dspy.Example]:
@@ -262,6 +278,8 @@ class OptimizeRun:
         if len(self.rounds) == 1:
             known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
             self.ceiling = known or self.ceiling
+            if known is not None:
+                self._quarantine(own.runs)
             self._own_runs += own.runs if "gate" in self.plan.parts else ()
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
@@ -402,9 +420,7 @@ class OptimizeRun:
             return
         runs = [run for run in self._recorded(program) if run.trace is not None]
         if not runs:
-            self.notes.append(
-                "gate: there are no runs on examples that the program was not tuned on, so there is no bound"
-            )
+            self.notes.append("gate: no runs on examples that the program was not tuned on, so no bound")
             return
         if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
             self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias, cast, get_args
 
@@ -116,6 +116,15 @@ class SearchSpace:
     def patterns(self, *, typed: bool) -> tuple[Attention, ...]:
         """Return the attention patterns for a task whose outputs are all typed, or not."""
         return self.attention or (*_PATTERNS, *(_BY_ANSWER if typed else ()))
+
+    def without(self, agents: Collection[str]) -> Self:
+        """Return the space without the choices of some agents."""
+        temperatures, aggregators = self.temperatures, self.aggregators
+        if isinstance(temperatures, Mapping):
+            temperatures = {name: values for name, values in temperatures.items() if name not in agents}
+        if aggregators is not None:
+            aggregators = tuple(name for name in aggregators if name not in agents) or None
+        return dataclasses.replace(self, temperatures=temperatures, aggregators=aggregators)
 
     def temperatures_of(self, agent: str) -> Temperatures:
         """Return the possible temperatures of an agent."""
