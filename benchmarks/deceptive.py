@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import dspy
+from dspy.clients.cache import Cache
 
 from benchmarks.common import Row, arguments, table
+from benchmarks.search_simulated import fresh
 from moa_dspy import AttentionMoA
 from moa_dspy.optimizers import Run, attribute, measure
 from moa_dspy.optimizers.analysis.ceiling import proposals_of
@@ -48,7 +50,7 @@ def agents(world: str, answers: dict[str, str], seed: int, liar: int | None) -> 
             deceives=float(number == liar),
             seed=seed,
             world=seed,
-            model=f"sim/{number}{'-liar' if number == liar else ''}",
+            model=f"sim/{world}-{number}{'-liar' if number == liar else ''}",
             cache=True,
         )
         for number, skill in enumerate(WORLDS[world])
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     answers = {f"task {number:04d}": str(number) for number in range(options.questions + options.pool)}
     rows = [dspy.Example(question=task, answer=int(text)).with_inputs("question") for task, text in answers.items()]
     figures: dict[str, dict[str, float]] = {}
+    cast("Any", dspy).cache = fresh(Cache)
     for world in WORLDS:
         figures[world] = world_figures(world, answers, rows[: options.questions], rows[options.questions :], options)
         print(world, figures[world], flush=True)
