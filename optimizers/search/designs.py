@@ -268,7 +268,9 @@ class BoundSpace:
         """Return a design of one sample of each agent with all roles of a layer, as far as the space has them."""
         counts = {name: int(number < self.space.max_agents) for number, name in enumerate(self._samples)}
         counts = {name: max(count, self.choices[name][0]) for name, count in counts.items()}
-        design = self.design({name: counts.get(name, values[0]) for name, values in self.choices.items()})
+        rank = {"none": 0, "self": 1}
+        chosen = {**counts, "attention": max(self.choices["attention"], key=lambda pattern: rank.get(pattern, 2))}
+        design = self.design({name: chosen.get(name, values[0]) for name, values in self.choices.items()})
         assert design is not None
         return design
 
