@@ -52,6 +52,11 @@ from .protocols import (
     AttentionPattern as AttentionPattern,
     StopCondition as StopCondition,
 )
+from .rows import (
+    RunProgress as RunProgress,
+    RunResult as RunResult,
+    run as run,
+)
 from .runtime.concurrency import limit_concurrency as limit_concurrency
 from .runtime.tolerance import Tolerance as Tolerance
 from .trace import (

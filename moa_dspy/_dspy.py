@@ -19,6 +19,7 @@ from typing import Any, Final
 import dspy
 import dspy.clients.costs as _costs
 import dspy.clients.execution as _execution
+from cachetools import LRUCache
 from dspy._vendor.lm15.providers.base import HttpResponse
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
@@ -50,6 +51,7 @@ __all__ = [
     "declared_address",
     "default_instructions",
     "enforces_schema",
+    "few_replies_in_memory",
     "field_header_pattern",
     "format_field_value",
     "gepa_sizes",
@@ -86,6 +88,24 @@ default_instructions = _default_instructions
 
 cache_folder = default_cache_dir
 """Return the folder of the response cache that DSPy creates when its cache is first used."""
+
+
+@contextlib.contextmanager
+def few_replies_in_memory(most: int) -> Iterator[None]:
+    """Keep at most so many replies of DSPy's response cache in memory within the block, in place of a million.
+
+    Those that are there stay. The cache on disk is not changed.
+    """
+    cache: Any = dspy.cache
+    before = cache.memory_cache
+    if cache.enable_memory_cache and before.maxsize > most:
+        cache.memory_cache = LRUCache(maxsize=most)
+        for key in list(before)[-most:]:
+            cache.memory_cache[key] = before[key]
+    try:
+        yield
+    finally:
+        cache.memory_cache = before
 
 
 def get_litellm() -> Any:

@@ -29,6 +29,7 @@ __all__ = [
     "ProgramOptions",
     "QuestionOptions",
     "Report",
+    "Run",
     "Show",
     "parameters",
 ]
@@ -179,6 +180,25 @@ class Eval(ExampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run(ProgramOptions, CallingOptions):
+    """Answer many questions: the rows of a file, a data set or standard input.
+
+    The expected cost is shown first. An interrupted run goes on with the same command: rows that have an answer are not
+    asked again. Without PROGRAM, --config or --agent, three agents run on the embedded model.
+    """
+
+    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
+    data: str = _option("DATA", "The rows: a file, a folder, a hub id, or - for JSON lines.", "--data", "-d", default=MISSING)
+    out: str = _option("FILE", "The answers: .jsonl, .csv or .parquet.", "--out", "-o", default=MISSING)
+    fields: str | None = _option("FIELD=COLUMN,...", "The columns of the task's fields.  [default: all columns]")
+    split: str | None = _option("NAME", "The split.  [default: test]")
+    limit: int | None = _option("N", "Only the first N rows.", min=1)
+    trace: bool = _flag("Write the record of every step with each answer.", "--trace")
+    concurrency: int = _option("N", "Rows that run at once.", default=8, min=1)
+    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimize(ExampleOptions):
     """Tune a program, and test the result.
 
@@ -305,7 +325,7 @@ class Doctor(ProgramOptions, CallingOptions):
 
 
 COMMANDS: Final[tuple[type[Command], ...]] = (
-    *(Init, Doctor, Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show),
+    *(Init, Doctor, Ask, Plan, Run, Eval, Optimize, Compare, Profile, Report, Show),
 )
 
 
