@@ -5,6 +5,7 @@ from .architecture import (
     AgentSpec as AgentSpec,
     Architecture as Architecture,
 )
+from .batches import Batches as Batches
 from .cost.budget import Budget as Budget
 from .cost.usage import (
     Tokens as Tokens,

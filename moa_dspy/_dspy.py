@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dspy
 import dspy.clients.costs as _costs
 import dspy.clients.execution as _execution
 from cachetools import LRUCache
+from dspy._vendor.lm15.providers.async_base import AsyncBaseProviderLM
 from dspy._vendor.lm15.providers.base import HttpResponse
+from dspy._vendor.lm15.transports import TransportRequest
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
 from dspy.adapters.utils import (
@@ -44,12 +46,16 @@ __all__ = [
     "ENGINE_STATE",
     "FIELD_KIND",
     "USAGE_TRACKER",
+    "HttpReply",
+    "HttpRequest",
+    "Send",
     "annotation_allows_none",
     "apply_output_field_defaults",
     "cache_folder",
     "decision_evidence",
     "declared_address",
     "default_instructions",
+    "divert_requests",
     "enforces_schema",
     "few_replies_in_memory",
     "field_header_pattern",
@@ -80,6 +86,11 @@ __all__ = [
     "with_distinct_instructions",
     "with_postprocess",
 ]
+
+HttpRequest, HttpReply = TransportRequest, HttpResponse
+"""A request of DSPy's engine as it goes to a server, and a whole response."""
+
+Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpReply]]
 
 FIELD_KIND: Final = "__dspy_field_type"
 """The key under which a field says whether it is an input or an output."""
@@ -160,13 +171,21 @@ A paid call is reported to the usage tracker. Right after that, on the same thre
 
 
 def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
-    """Return the dollars that DSPy would record for a call with so many tokens; None if it knows no price."""
+    """Return the dollars that DSPy would record for a call with so many tokens at its tier; None if it knows no price."""
     try:
         route = resolve(lm)
     except LM15Error:
         return None
     usage = Usage(input_tokens=prompt, output_tokens=completion)
-    reply = Response(id=None, model=route.model, message=Message.assistant(""), finish_reason="stop", usage=usage)
+    tier = getattr(lm, "kwargs", {}).get("service_tier")
+    reply = Response(
+        id=None,
+        model=route.model,
+        message=Message.assistant(""),
+        finish_reason="stop",
+        usage=usage,
+        provider_data=None if tier is None else {"service_tier": tier},
+    )
     result = SimpleNamespace(cost=None, cost_details=None)
     _execution._price_result(lm, result, reply, route.provider, None)
     return result.cost
@@ -232,6 +251,22 @@ def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
         return repair(decode(self), self.body)
 
     HttpResponse.json = json
+
+
+def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:
+    """Let ``divert(request, send)`` answer the requests of DSPy's engines, in place of ``send(request)``.
+
+    All of its dialects send requests with this one method, asynchronous calls only. A second call has no effect.
+    """
+    send: Any = AsyncBaseProviderLM._send
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @functools.wraps(send)
+    async def diverted(self: Any, request: HttpRequest) -> HttpReply:
+        return await divert(request, functools.partial(send, self))
+
+    AsyncBaseProviderLM._send = diverted
 
 
 def widen_pools(connections: int) -> None:

@@ -21,7 +21,17 @@ from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.suite import Devset, OwnData, named_metric, open_benchmark, remarks_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Job", "check_reach", "data_name", "fields_of", "find_benchmark", "find_judge", "prepare", "shaped", "tuning_job"]
+__all__ = [
+    "Job",
+    "check_reach",
+    "data_name",
+    "fields_of",
+    "find_benchmark",
+    "find_judge",
+    "prepare",
+    "shaped",
+    "tuning_job",
+]
 
 _SAMPLES: Final = 5
 

@@ -188,7 +188,9 @@ class Run(ProgramOptions, CallingOptions):
     """
 
     program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
-    data: str = _option("DATA", "The rows: a file, a folder, a hub id, or - for JSON lines.", "--data", "-d", default=MISSING)
+    data: str = _option(
+        "DATA", "The rows: a file, a folder, a hub id, or - for JSON lines.", "--data", "-d", default=MISSING
+    )
     out: str = _option("FILE", "The answers: .jsonl, .csv or .parquet.", "--out", "-o", default=MISSING)
     fields: str | None = _option("FIELD=COLUMN,...", "The columns of the task's fields.  [default: all columns]")
     split: str | None = _option("NAME", "The split.  [default: test]")

@@ -159,6 +159,7 @@ class BudgetGuard:
         self._reserved_calls = 0
         self._settled = NOTHING - self._metered()
         self._answered, self._answered_total = 0, NOTHING
+        self._is_known = False  # whether the usage of one piece of work is planned
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -263,6 +264,12 @@ class BudgetGuard:
         if pass_on and self._parent is not None:
             self._parent.spend(used)
 
+    def expect(self, amounts: Amounts) -> None:
+        """Take a planned usage for the largest of one piece of work so far, so that none has to end before others start."""
+        with self._lock:
+            self.largest = self.largest.largest(amounts)
+            self._is_known = True
+
     async def admit(self, calls: int) -> bool:
         """Wait until the budget covers another piece of work, and reserve its calls. ``settle`` ends the reservation.
 
@@ -276,7 +283,7 @@ class BudgetGuard:
             Whether the calls are reserved. False if the budget does not cover them and no running work could release
             any.
         """
-        unknown = min(self._limits.tokens, self._limits.usd) < math.inf
+        unknown = min(self._limits.tokens, self._limits.usd) < math.inf and not self._is_known
         while (unknown and self.under_way and not self._answered) or not self.reserve(
             calls, own=self.largest * (self.under_way + 1)
         ):

@@ -60,7 +60,7 @@ class EvaluateProgress:
         return ", ".join([*parts, cost_so_far(self.usage)])
 
     @property
-    def failure(self) -> str | None:
+    def remark(self) -> str | None:
         """Return how the last item failed; None if it did not."""
         if self.record is None or self.record.error is None:
             return None
@@ -123,7 +123,7 @@ class Shown(Protocol):
     @property
     def status(self) -> str: ...  # noqa: D102
     @property
-    def failure(self) -> str | None: ...  # noqa: D102
+    def remark(self) -> str | None: ...  # noqa: D102
 
 
 P = TypeVar("P", bound=Shown)
@@ -137,9 +137,7 @@ def cost_so_far(usage: Usage) -> str:
 
 
 @contextmanager
-def progress_display(
-    progress: Callable[[P], None] | bool, name: str = "items"
-) -> Iterator[Callable[[P], None] | None]:
+def progress_display(progress: Callable[[P], None] | bool, name: str = "items") -> Iterator[Callable[[P], None] | None]:
     """Yield the function that shows progress: the caller's, None, a bar on a terminal, or lines.
 
     Args:
@@ -165,7 +163,7 @@ class _Lines:
 
     def __call__(self, state: Shown) -> None:
         first = self._first = self._first or state
-        if state.failure is None and not self._is_due(state):
+        if state.remark is None and not self._is_due(state):
             return
         self._last = state.seconds
         of = "" if state.total is None else f" of {state.total}"
@@ -173,7 +171,7 @@ class _Lines:
         if state.total and first.done < state.done < state.total:
             left = (state.seconds - first.seconds) * (state.total - state.done) / (state.done - first.done)
             text += f", about {left:.0f} s left" if left < _MINUTES else f", about {left / 60:.0f} min left"
-        text += "" if state.failure is None else f"; {state.failure}"
+        text += "" if state.remark is None else f"; {state.remark}"
         if sys.stderr is not None:  # None if it was closed; print would then write to standard output
             with suppress(OSError):
                 print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)

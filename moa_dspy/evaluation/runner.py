@@ -17,6 +17,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import dspy
 
 from moa_dspy.agents import Agent
+from moa_dspy.batches.batcher import Question, current_batcher
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import CallsOfItem, metered
 from moa_dspy.cost.usage import Price, Usage
@@ -166,7 +167,8 @@ class ExampleRunner:
         """
         waiting = iter(items)
         self._total = len(items) if isinstance(items, Sized) else None
-        self._reading = asyncio.Lock()
+        self._reading, self._admitting = asyncio.Lock(), asyncio.Lock()
+        self._batcher = current_batcher.get()
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
             workers = [asyncio.create_task(self._work(waiting, on_run)) for _ in range(self.concurrency)]
             try:
@@ -178,9 +180,18 @@ class ExampleRunner:
         return self._complete
 
     async def _work(self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None]) -> None:
+        with nullcontext() if self._batcher is None else self._batcher.question() as question:
+            await self._work_on(waiting, on_run, question)
+
+    async def _work_on(
+        self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None], question: Question | None
+    ) -> None:
         while (item := await self._next(waiting)) is not None:
             calls = max(self._calls, int(self.guard.largest.calls))
-            if not await self.guard.admit(calls):
+            with nullcontext() if question is None else question.closed():
+                async with self._admitting:
+                    is_admitted = await self.guard.admit(calls)
+            if not is_admitted:
                 self._complete = False
                 return
             used, run, room = {"program": _NO_USAGE, "metric": _NO_USAGE}, None, CallsOfItem(self.guard, calls)

@@ -207,7 +207,9 @@ class AnswerFile(Answers):
                 with replacing(self.path) as file:
                     file.writelines(line for _, line in self._lines())
         except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}; the answers are in {self._file.path}") from None
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror}; the answers are in {self._file.path}"
+            ) from None
 
     def _in_order(self) -> Iterator[dict[str, Any]]:
         return (json.loads(line) for _, line in self._lines())

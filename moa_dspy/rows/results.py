@@ -24,7 +24,7 @@ class RunProgress:
         errors: number of rows that failed in this start.
         usage: usage so far, that of earlier starts included.
         seconds: seconds since this start.
-        failure: how the last row failed; None if it did not.
+        remark: how the last row failed, or what happened to a batch; None if neither.
     """
 
     total: int | None
@@ -32,7 +32,7 @@ class RunProgress:
     errors: int
     usage: Usage
     seconds: float
-    failure: str | None = None
+    remark: str | None = None
 
     @property
     def status(self) -> str:

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import dspy
 
 from moa_dspy._dspy import few_replies_in_memory
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.batches.batcher import PRICE, Batcher, Batches, may_have_batches
+from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import digest, fingerprint, label
@@ -29,6 +30,8 @@ from moa_dspy.runtime import event_loop
 __all__ = ["RowRun", "run"]
 
 _PLANNED: Final = 5  # number of rows planned for an estimate
+_AT_ONCE: Final = 8  # rows
+_IN_BATCHES: Final = 10_000  # rows that are open at once in batches
 _IN_MEMORY: Final = 10_000  # replies of DSPy's response cache that stay in memory
 
 
@@ -41,7 +44,8 @@ def run(
     split: str | None = None,
     limit: int | None = None,
     trace: bool = False,
-    concurrency: int = 8,
+    batch: Batches | bool = False,
+    concurrency: int | None = None,
     budget: Budget | None = None,
     progress: Callable[[RunProgress], None] | bool = False,
 ) -> RunResult:
@@ -59,7 +63,8 @@ def run(
         split: the split of a folder, a hub data set or a benchmark.
         limit: number of rows, from the first.
         trace: whether each answer has its trace.
-        concurrency: maximum number of concurrent rows.
+        batch: whether requests go in batches of their provider, at half the price; or how, see ``Batches``.
+        concurrency: maximum number of concurrent rows. Default: 8, or 10,000 in batches.
         budget: limits of the run, earlier starts included (seconds: this start only). At its end, running rows end.
         progress: called after each row; True shows progress on standard error.
 
@@ -68,7 +73,8 @@ def run(
         RunError: if the first ten rows all failed, or the file cannot be written.
     """
     rows = Rows(inputs, program, fields=fields, split=split, limit=limit)
-    with RowRun(program, rows, out, trace=trace, concurrency=concurrency, budget=budget) as prepared:
+    options = {"trace": trace, "batch": batch, "concurrency": concurrency, "budget": budget}
+    with RowRun(program, rows, out, **options) as prepared:
         return prepared.go(progress)
 
 
@@ -80,6 +86,7 @@ class RowRun:
         rows: the rows.
         out: the file of answers; None keeps them in memory.
         trace: whether each answer has its trace.
+        batch: whether and how provider batches are used.
         concurrency: maximum number of concurrent rows.
         budget: limits.
 
@@ -94,11 +101,14 @@ class RowRun:
         out: str | Path | None = None,
         *,
         trace: bool = False,
-        concurrency: int = 8,
+        batch: Batches | bool = False,
+        concurrency: int | None = None,
         budget: Budget | None = None,
     ) -> None:
-        check_concurrency(concurrency)
-        self._program, self._rows, self._concurrency = program, rows, concurrency
+        self._batches = Batches.of(batch)
+        self._concurrency = (_AT_ONCE if self._batches is None else _IN_BATCHES) if concurrency is None else concurrency
+        check_concurrency(self._concurrency)
+        self._program, self._rows = program, rows
         self._guard = BudgetGuard(budget)
         calls, allowed = calls_of_a_run(program), self._guard.budget.calls
         if allowed is not None and allowed < calls:
@@ -137,8 +147,26 @@ class RowRun:
             return None
         if not survey.sample:
             return CostEstimate()
-        plans = total(self._program.plan(row.inputs()).full for row in survey.sample)
+        plans = total(self._planned(row) for row in survey.sample)
         return plans.times(survey.waiting / len(survey.sample))
+
+    def _planned(self, row: dspy.Example) -> CostEstimate:
+        """Return the planned cost of a row. Models whose provider has batches cost less in them."""
+        assert isinstance(self._program, AttentionMoA)
+        run = self._program.plan(row.inputs()).full
+        if self._batches is None:
+            return run
+        return total(
+            model.model_copy(
+                update={
+                    "usd": None if model.usd is None else model.usd * PRICE,
+                    "usd_at_least": model.usd_at_least * PRICE,
+                }
+            )
+            if may_have_batches(model.model)
+            else model
+            for model in run.models
+        )
 
     def go(self, progress: Callable[[RunProgress], None] | bool = False) -> RunResult:
         """Answer the rows that have no answer, and write the file.
@@ -165,10 +193,10 @@ class RowRun:
         with ExitStack() as stack:
             show = stack.enter_context(progress_display(progress, "rows"))
 
-            def report(failure: str | None = None) -> None:
+            def report(remark: str | None = None) -> None:
                 if show is not None:
                     done, seconds = state.answered + state.errors, time.perf_counter() - began
-                    show(RunProgress(survey.total, done, state.errors, state.usage, seconds, failure))
+                    show(RunProgress(survey.total, done, state.errors, state.usage, seconds, remark))
 
             def on_run(item: Item, run: Run) -> None:
                 earlier = answers.earlier(item.key)
@@ -178,6 +206,9 @@ class RowRun:
                 report(None if run.failure is None else f"row {item.key.number} failed: {answer['error'][:200]}")
 
             report()
+            if self._batches is not None:
+                self._expect()
+                stack.enter_context(Batcher(self._batches, self._batch_journal, report))
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
             complete = event_loop.run(lambda: runner.run(self._items(), on_run))
         usage = state.usage + runner.cut_short["program"]
@@ -192,6 +223,18 @@ class RowRun:
             seconds=time.perf_counter() - began,
             path=self._out,
         )
+
+    @property
+    def _batch_journal(self) -> Path | None:
+        return None if self._out is None else self._out.with_name(f"{self._out.name}.batches.db")
+
+    def _expect(self) -> None:
+        """Tell the budget what a row will use. In batches, no row has ended before all others have started."""
+        if isinstance(self._program, AttentionMoA) and self.survey.sample:
+            cost = self.estimate()
+            if cost is not None and self.survey.waiting:
+                each = cost.times(1 / self.survey.waiting)
+                self._guard.expect(Amounts(each.calls, each.tokens, each.usd or 0.0))
 
     def _items(self) -> Iterator[Item]:
         return (Item(row, row.example) for row in self._rows.without(self._answers.done) if not row.is_done)

@@ -109,4 +109,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
         for name, value in row.items()
     }
-

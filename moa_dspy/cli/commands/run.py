@@ -72,7 +72,12 @@ def _warn_of_gaps(result: RunResult) -> None:
 def _parts(result: RunResult) -> list[object]:
     rows = [("", "answered", "failed", "not run")]
     rows.append(("rows", f"{result.answered:,}", f"{result.errors:,}", _count(result.pending)))
-    return [table(rows), f"\nprogram  {result.program}", f"usage    {usage_line(result.usage)}", f"answers  {result.path}"]
+    return [
+        table(rows),
+        f"\nprogram  {result.program}",
+        f"usage    {usage_line(result.usage)}",
+        f"answers  {result.path}",
+    ]
 
 
 def _count(number: int | None) -> str:

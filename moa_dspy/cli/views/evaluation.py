@@ -127,4 +127,3 @@ def _compared(comparison: PairedDifference) -> str:
         f"{comparison.matched} items in both: {comparison.better} better, {comparison.worse} worse, "
         f"{comparison.equal} equal; {comparison.only_here} only here, {comparison.only_there} only there"
     )
-
