@@ -75,7 +75,8 @@ def stream(
 ) -> Iterator[dspy.Example]:
     """Yield the examples of `load` in order, for data sets that do not fit in memory.
 
-    `-` reads standard input, as JSON lines. Hub data sets are read during the download and not cached. The arguments are those of `load`.
+    `-` reads standard input, as JSON lines. Hub data sets are read during the download and not cached. The arguments
+    are those of `load`.
     """
     if is_benchmark(name_or_path):
         return _benchmark(name_or_path, fields, inputs, config).stream(split, path=path)

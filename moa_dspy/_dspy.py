@@ -21,8 +21,8 @@ import dspy.clients.costs as _costs
 import dspy.clients.execution as _execution
 from cachetools import LRUCache
 from dspy._vendor.lm15.providers.async_base import AsyncBaseProviderLM
-from dspy._vendor.lm15.providers.base import HttpResponse
-from dspy._vendor.lm15.transports import TransportRequest
+from dspy._vendor.lm15.providers.base import HttpResponse as HttpReply
+from dspy._vendor.lm15.transports import TransportRequest as HttpRequest
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
 from dspy.adapters.utils import (
@@ -87,10 +87,8 @@ __all__ = [
     "with_postprocess",
 ]
 
-HttpRequest, HttpReply = TransportRequest, HttpResponse
-"""A request of DSPy's engine as it goes to a server, and a whole response."""
-
 Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpReply]]
+"""Sends a request of DSPy's engine as it goes to a server, and returns the whole response."""
 
 FIELD_KIND: Final = "__dspy_field_type"
 """The key under which a field says whether it is an input or an output."""
@@ -171,7 +169,7 @@ A paid call is reported to the usage tracker. Right after that, on the same thre
 
 
 def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
-    """Return the dollars that DSPy would record for a call with so many tokens at its tier; None if it knows no price."""
+    """Return the dollars that DSPy would record for a call with so many tokens; None if it knows no price."""
     try:
         route = resolve(lm)
     except LM15Error:
@@ -242,15 +240,15 @@ def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
 
     All of its dialects decode bodies with this one method, before they validate them.
     """
-    decode: Any = HttpResponse.json
+    decode: Any = HttpReply.json
     if hasattr(decode, "__wrapped__"):
         return
 
     @functools.wraps(decode)
-    def json(self: HttpResponse) -> Any:
+    def json(self: HttpReply) -> Any:
         return repair(decode(self), self.body)
 
-    HttpResponse.json = json
+    HttpReply.json = json
 
 
 def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:

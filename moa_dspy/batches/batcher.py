@@ -136,7 +136,7 @@ class Batcher:
     """
 
     def __init__(self, options: Batches, path: Path | None = None, report: Callable[[str], None] | None = None) -> None:
-        self._options, self._report = options, report or (lambda line: None)
+        self._options, self._reporter = options, report
         self._journal = Journal(path)
         self._links: dict[str, Link] = {}
         self._waiters: defaultdict[str, list[_Waiter]] = defaultdict(list)
@@ -355,9 +355,13 @@ class Batcher:
         assert batch.id is not None
         job = await link.wire.status(link, batch.id)
         if job.ended:
-            self._finish(link, batch, job, await link.wire.entries(link, job))
+            self._finish(batch, job, await link.wire.entries(link, job))
 
-    def _finish(self, link: Link, batch: SentBatch, job: Job, entries: Iterable[Entry]) -> None:
+    def _report(self, line: str) -> None:
+        if self._reporter is not None:
+            self._reporter(line)
+
+    def _finish(self, batch: SentBatch, job: Job, entries: Iterable[Entry]) -> None:
         keys = self._journal.keys(batch.token)
         kept: dict[str, Entry] = {}
         for entry in entries:

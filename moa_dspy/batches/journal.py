@@ -12,7 +12,6 @@ from typing import Final
 
 from moa_dspy.batches.wire import Entry
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.files.atomic_write import create_private
 
 __all__ = ["PRICE", "Journal", "SentBatch"]
 
@@ -70,7 +69,7 @@ class Journal:
         self._start = secrets.token_hex(8)
         try:
             if path is not None:
-                create_private(path)
+                path.touch(mode=0o600)  # replies are private
             self._base = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = normal")
@@ -95,7 +94,8 @@ class Journal:
     def add_single(self, entry: Entry) -> None:
         """Note the reply to a request that was sent alone."""
         self._base.execute(
-            "insert into requests (key, token, status, reply, used) values (?, ?, ?, ?, ?) on conflict (key) do update set "
+            "insert into requests (key, token, status, reply, used) values (?, ?, ?, ?, ?) "
+            "on conflict (key) do update set "
             "token = excluded.token, status = excluded.status, reply = excluded.reply, used = excluded.used",
             (entry.key, _ALONE, entry.status, entry.body, self._start),
         )

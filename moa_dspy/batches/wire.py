@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send
 
-__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "link_of"]
+__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of"]
 
 _MEGABYTE: Final = 1_000_000
 _LISTED: Final = 100  # batches of which a lost one is searched

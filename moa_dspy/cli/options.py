@@ -196,7 +196,11 @@ class Run(ProgramOptions, CallingOptions):
     split: str | None = _option("NAME", "The split.  [default: test]")
     limit: int | None = _option("N", "Only the first N rows.", min=1)
     trace: bool = _flag("Write the record of every step with each answer.", "--trace")
-    concurrency: int = _option("N", "Rows that run at once.", default=8, min=1)
+    batch: bool = _flag("Send requests in batches of their provider, at half the price, within a day.", "--batch")
+    batch_rest: str = _option(
+        "HOW", "Requests that a batch did not answer: single, or resubmit.", "--batch-rest", default="single"
+    )
+    concurrency: int | None = _option("N", "Rows that run at once.  [default: 8; with --batch 10000]", min=1)
     yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
 
 

@@ -265,7 +265,7 @@ class BudgetGuard:
             self._parent.spend(used)
 
     def expect(self, amounts: Amounts) -> None:
-        """Take a planned usage for the largest of one piece of work so far, so that none has to end before others start."""
+        """Take a planned usage for the largest so far, so that no work has to end before other work starts."""
         with self._lock:
             self.largest = self.largest.largest(amounts)
             self._is_known = True

@@ -7,6 +7,7 @@ has repaired are left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 from array import array
 from collections import Counter
@@ -216,7 +217,7 @@ class AnswerFile(Answers):
 
     def _needs_order(self) -> bool:
         places, _ = self._index()
-        return any(one > other for one, other in zip(places, places[1:], strict=False)) or bool(self._repaired)
+        return any(one > other for one, other in itertools.pairwise(places)) or bool(self._repaired)
 
     def _index(self) -> tuple[array[int], array[int]]:
         """Return places and numbers of the lines to keep, 16 bytes for a line, in the order of the rows."""

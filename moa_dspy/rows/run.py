@@ -73,8 +73,7 @@ def run(
         RunError: if the first ten rows all failed, or the file cannot be written.
     """
     rows = Rows(inputs, program, fields=fields, split=split, limit=limit)
-    options = {"trace": trace, "batch": batch, "concurrency": concurrency, "budget": budget}
-    with RowRun(program, rows, out, **options) as prepared:
+    with RowRun(program, rows, out, trace=trace, batch=batch, concurrency=concurrency, budget=budget) as prepared:
         return prepared.go(progress)
 
 
@@ -141,7 +140,7 @@ class RowRun:
         return self._rows.survey(self._answers.done, _PLANNED)
 
     def estimate(self) -> CostEstimate | None:
-        """Return the estimated cost of the waiting rows; None if their number is unknown, or the program has no plan."""
+        """Return the estimated cost of the waiting rows; None if it has no plan, or their number is unknown."""
         survey = self.survey
         if survey.waiting is None or not isinstance(self._program, AttentionMoA):
             return None
@@ -157,14 +156,7 @@ class RowRun:
         if self._batches is None:
             return run
         return total(
-            model.model_copy(
-                update={
-                    "usd": None if model.usd is None else model.usd * PRICE,
-                    "usd_at_least": model.usd_at_least * PRICE,
-                }
-            )
-            if may_have_batches(model.model)
-            else model
+            model.at_price(PRICE) if may_have_batches(model.model) else model  # a model on this machine is free
             for model in run.models
         )
 

@@ -1,4 +1,4 @@
-"""Providers with batches on loopback: the interfaces of OpenAI, Anthropic and Gemini, with faults and a simulated clock."""
+"""Providers with batches on loopback: the interfaces of OpenAI, Anthropic and Gemini, with faults and a clock."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class BatchServer:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self._answer(b"")
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 self._answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
             def _answer(self, body: bytes) -> None:
@@ -248,8 +248,8 @@ def _result(kind: str, key: str, status: int | None, body: Body) -> Body:
         return {"custom_id": key, "response": response, "error": None if status else {"code": "batch_expired"}}
     if kind == "anthropic":
         types = {200: "succeeded", None: "expired"}
-        error = {"type": "error", "error": {"type": "invalid_request_error" if status == 400 else "api_error", **{
-            "message": str(body)}}}  # fmt: skip
+        name = "invalid_request_error" if status == 400 else "api_error"
+        error = {"type": "error", "error": {"type": name, "message": str(body)}}
         return {"custom_id": key, "result": {"type": types.get(status, "errored"), "message": body, "error": error}}
     about = {"metadata": {"key": key}}
     if status == 200:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from moa_dspy.batches import Batches
 from moa_dspy.cli.examples import fields_of
 from moa_dspy.cli.options import Run
 from moa_dspy.cli.output import confirmed, note, settings, table, warning, write_json, write_parts
@@ -13,6 +17,9 @@ from moa_dspy.rows.reading import Rows
 from moa_dspy.rows.results import RunResult
 from moa_dspy.rows.run import RowRun
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 __all__ = ["run"]
 
 
@@ -21,15 +28,22 @@ def run(options: Run) -> None:
     budget = budget_of(options)
     program = build_program(options)
     rows = Rows(options.data, program, fields=fields_of(options.fields), split=options.split, limit=options.limit)
+    rest: Any = options.batch_rest
     with RowRun(
-        program, rows, options.out, trace=options.trace, concurrency=options.concurrency, budget=budget
+        program,
+        rows,
+        options.out,
+        trace=options.trace,
+        batch=options.batch and Batches(rest=rest),
+        concurrency=options.concurrency,
+        budget=budget,
     ) as prepared:
         note_default_agents(options, "running")
         check_keys(program)
         _announce(prepared)
         if prepared.survey.waiting and options.data != STDIN and not (options.yes or options.quiet):
             _confirm()
-        result = _go(prepared, options.out)
+        result = _go(prepared)
     _warn_of_gaps(result)
     write_json(result.to_dict()) if options.json else write_parts(*_parts(result))
     if not result.answered:
@@ -53,7 +67,7 @@ def _confirm() -> None:
         raise ConfigurationError("not confirmed; nothing was run")
 
 
-def _go(prepared: RowRun, out: str) -> RunResult:
+def _go(prepared: RowRun) -> RunResult:
     try:
         return prepared.go(progress=not settings.quiet)
     except KeyboardInterrupt:
@@ -69,15 +83,12 @@ def _warn_of_gaps(result: RunResult) -> None:
         warning(f"the budget ended it: {pending} were not run; the same command with a larger budget goes on")
 
 
-def _parts(result: RunResult) -> list[object]:
-    rows = [("", "answered", "failed", "not run")]
-    rows.append(("rows", f"{result.answered:,}", f"{result.errors:,}", _count(result.pending)))
-    return [
-        table(rows),
-        f"\nprogram  {result.program}",
-        f"usage    {usage_line(result.usage)}",
-        f"answers  {result.path}",
-    ]
+def _parts(result: RunResult) -> Iterator[RenderableType]:
+    counts = f"{result.answered:,}", f"{result.errors:,}", _count(result.pending)
+    yield table([("", "answered", "failed", "not run"), ("rows", *counts)])
+    yield f"\nprogram  {result.program}"
+    yield f"usage    {usage_line(result.usage)}"
+    yield f"answers  {result.path}"
 
 
 def _count(number: int | None) -> str:
