@@ -7,11 +7,13 @@ import contextvars
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, ParamSpec, TypeVar
 
 import dspy
@@ -150,13 +152,14 @@ class ExampleRunner:
         self._total: int | None = None  # None if it is unknown
         self.cut_short = {"program": _NO_USAGE, "metric": _NO_USAGE}
 
-    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None]) -> bool:
+    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None], ahead: int = 1) -> bool:
         """Run the items concurrently.
 
         Args:
-            items: in the order in which they start. Items without a length are read one by one, in a thread, as they
-                start, so any number of them takes little memory.
+            items: in the order in which they start. Items without a length are read in a thread as they start, so any
+                number of them takes little memory.
             on_run: called with each finished run.
+            ahead: number of such items that are read at once.
 
         Returns:
             Whether all items were run; False if the budget ended first.
@@ -167,6 +170,7 @@ class ExampleRunner:
         """
         waiting = iter(items)
         self._total = len(items) if isinstance(items, Sized) else None
+        self._read, self._ahead = deque[Item](), ahead
         self._reading, self._admitting = asyncio.Lock(), asyncio.Lock()
         self._batcher = current_batcher.get()
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
@@ -211,8 +215,11 @@ class ExampleRunner:
         """Return the next item, or None after the last."""
         if self._total is not None:
             return next(waiting, None)
-        async with self._reading:
-            return await self._in_thread(next, waiting, None)
+        if not self._read:
+            async with self._reading:
+                if not self._read:
+                    self._read.extend(await self._in_thread(list, islice(waiting, self._ahead)))
+        return self._read.popleft() if self._read else None
 
     async def _run(self, item: Item, used: dict[str, Usage]) -> Run | None:
         """Return the run of an item; None if the budget's time ended first. Set its usage in ``used``."""

@@ -32,6 +32,7 @@ __all__ = ["RowRun", "run"]
 _PLANNED: Final = 5  # number of rows planned for an estimate
 _AT_ONCE: Final = 8  # rows
 _IN_BATCHES: Final = 10_000  # rows that are open at once in batches
+_AHEAD: Final = 64  # rows that are read at once; of a stream, each is answered as it comes
 _IN_MEMORY: Final = 10_000  # replies of DSPy's response cache that stay in memory
 
 
@@ -202,7 +203,7 @@ class RowRun:
                 self._expect()
                 stack.enter_context(Batcher(self._batches, self._batch_journal, report))
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
-            complete = event_loop.run(lambda: runner.run(self._items(), on_run))
+            complete = event_loop.run(lambda: runner.run(self._items(), on_run, _AHEAD if self._rows.replayable else 1))
         usage = state.usage + runner.cut_short["program"]
         return RunResult(
             program=label(self._program),
