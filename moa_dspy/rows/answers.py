@@ -97,6 +97,7 @@ class Answers:
     Attributes:
         done: number of answered rows by digest, of earlier starts.
         spent: usage of earlier starts.
+        ended: number of rows that it is of.
         journal: the file to which answers are written at once; None without a file.
     """
 
@@ -104,7 +105,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.done: Counter[bytes] = Counter()
-        self.spent = Usage()
+        self.spent, self.ended = Usage(), 0
         self._answers: list[dict[str, Any]] = []
 
     def earlier(self, row: Row) -> Usage:  # noqa: ARG002 - a file has some
@@ -167,6 +168,7 @@ class AnswerFile(Answers):
                 self._failed[key] = used  # it includes those of earlier failures
             end = place + len(line)
         self.spent += sum(self._failed.values(), start=Usage())
+        self.ended = self.done.total() + len(self._failed)
         self._file.truncate(end)
 
     def _parsed(self, line: bytes, number: int) -> Mapping[str, Any]:

@@ -172,7 +172,7 @@ class RowRun:
             RunError: if the first rows all failed, or the file cannot be written.
         """
         answers, guard = self._answers, self._guard
-        guard.spend(answers.spent)
+        guard.spend(answers.spent, pieces=answers.ended)
         survey, began = self.survey, time.perf_counter()
         state = _State(answers.done.total(), answers.spent)
         runner = ExampleRunner(
