@@ -21,7 +21,7 @@ from moa_dspy.batches.wire import Entry, Job, Link, Refused, Request, is_lost, l
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.redaction import redacted
 
-__all__ = ["PRICE", "Batcher", "Batches", "Question", "Sending", "current_batcher", "may_have_batches", "sending"]
+__all__ = ["PRICE", "Batcher", "Batches", "Question", "Sending", "UndeliveredError", "current_batcher", "may_have_batches", "sending"]
 
 _TURNS: Final = 20  # of the event loop without a change, after which every question is taken to wait
 _TRIES: Final = 3  # batches that a request is put into before it is sent alone
@@ -70,6 +70,18 @@ class Batches:
 def may_have_batches(model: str) -> bool:
     """Return whether the provider of a model is one that has batches. Its server is asked when it is needed."""
     return model.partition("/")[0] in ("openai", "anthropic", "gemini")
+
+
+class UndeliveredError(BaseException):
+    """A request whose batch could be neither sent nor read. No adapter may take it for an unreadable reply.
+
+    Attributes:
+        error: the cause.
+    """
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass
@@ -249,10 +261,12 @@ class Batcher:
                     await asyncio.sleep(0)
                 if version == self._version:
                     await self._wave()
-        except Exception as error:  # noqa: BLE001 (whatever it is, those who wait must know)
-            failure = error if isinstance(error, RunError) else RunError(f"batches: {redacted(str(error))}")
+        except BaseException as error:  # whatever it is, those who wait must know
+            failure = error if isinstance(error, RunError) else RunError(f"batches failed: {redacted(str(error))}")
             for key in list(self._waiters):
-                self._wake(key, failure)
+                self._wake(key, UndeliveredError(failure))
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._settling = None
 
@@ -375,7 +389,7 @@ class Batcher:
             self._wake(key)
         self._report(f"batch {job.id}: {len(kept.keys() & set(keys)):,} of {len(keys):,} requests answered")
 
-    def _wake(self, key: str, error: Exception | None = None) -> None:
+    def _wake(self, key: str, error: UndeliveredError | None = None) -> None:
         """Let the calls that wait for a request look again."""
         for waiter in self._waiters.pop(key, ()):
             self.change(waiter.question, calls=-1)

@@ -223,11 +223,13 @@ class RowRun:
 
     def _expect(self) -> None:
         """Tell the budget what a row will use. In batches, no row has ended before all others have started."""
-        if isinstance(self._program, AttentionMoA) and self.survey.sample:
-            cost = self.estimate()
-            if cost is not None and self.survey.waiting:
-                each = cost.times(1 / self.survey.waiting)
-                self._guard.expect(Amounts(each.calls, each.tokens, each.usd or 0.0))
+        limits = self._guard.budget
+        if limits.tokens is None and limits.usd is None:
+            return
+        cost, waiting = self.estimate(), self.survey.waiting
+        if cost is not None and waiting:
+            each = cost.times(1 / waiting)
+            self._guard.expect(Amounts(each.calls, each.tokens, each.usd or 0.0))
 
     def _items(self) -> Iterator[Item]:
         return (Item(row, row.example) for row in self._rows.without(self._answers.done) if not row.is_done)

@@ -22,7 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess, watched
 from moa_dspy.agents import AgentSlot
-from moa_dspy.batches.batcher import Sending, sending
+from moa_dspy.batches.batcher import Sending, UndeliveredError, sending
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
 from moa_dspy.runtime import accepted, concurrency
@@ -333,6 +333,8 @@ class _Call:
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
                 raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
+            if isinstance(error, UndeliveredError):
+                raise _UserError(error.error) from None
             if isinstance(error, Exception):
                 self._note_error(known, error)
                 self._adapts |= accepted.learn(lm, known.rejected, error, args, options)

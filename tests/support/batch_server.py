@@ -6,6 +6,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class BatchServer:
     delay: float = 3600.0
     has_batches: bool = True
     kills: Callable[[str, str], None] = lambda method, path: None
-    now: float = 1_700_000_000.0
+    now: float = field(default_factory=time.time)
     batches: list[Batch] = field(default_factory=list)
     singles: list[str] = field(default_factory=list)
     billed: Counter[str] = field(default_factory=Counter)
