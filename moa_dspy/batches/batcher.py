@@ -21,7 +21,17 @@ from moa_dspy.batches.wire import Entry, Job, Link, Refused, Request, is_lost, l
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.redaction import redacted
 
-__all__ = ["PRICE", "Batcher", "Batches", "Question", "Sending", "UndeliveredError", "current_batcher", "may_have_batches", "sending"]
+__all__ = [
+    "PRICE",
+    "Batcher",
+    "Batches",
+    "Question",
+    "Sending",
+    "UndeliveredError",
+    "current_batcher",
+    "may_have_batches",
+    "sending",
+]
 
 _TURNS: Final = 20  # of the event loop without a change, after which every question is taken to wait
 _TRIES: Final = 3  # batches that a request is put into before it is sent alone

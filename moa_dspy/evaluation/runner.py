@@ -170,7 +170,7 @@ class ExampleRunner:
         """
         waiting = iter(items)
         self._total = len(items) if isinstance(items, Sized) else None
-        self._read, self._ahead = deque[Item](), ahead
+        self._read, self._ahead, self._all_read = deque[Item](), ahead, False
         self._reading, self._admitting = asyncio.Lock(), asyncio.Lock()
         self._batcher = current_batcher.get()
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
@@ -217,8 +217,9 @@ class ExampleRunner:
             return next(waiting, None)
         if not self._read:
             async with self._reading:
-                if not self._read:
+                if not self._read and not self._all_read:
                     self._read.extend(await self._in_thread(list, islice(waiting, self._ahead)))
+                    self._all_read = not self._read
         return self._read.popleft() if self._read else None
 
     async def _run(self, item: Item, used: dict[str, Usage]) -> Run | None:

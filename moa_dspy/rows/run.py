@@ -178,7 +178,7 @@ class RowRun:
         runner = ExampleRunner(
             self._program,
             None,
-            concurrency=self._concurrency,
+            concurrency=self._concurrency if survey.waiting is None else max(1, min(self._concurrency, survey.waiting)),
             guard=guard,
             keep_traces=True,
             succeeded=state.answered > 0,

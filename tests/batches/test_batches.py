@@ -23,7 +23,9 @@ def reply(prompt: str) -> str:
 
 
 def moa(server: BatchServer, provider: str = "openai") -> AttentionMoA:
-    return attention_moa("question -> answer", [server.lm(provider, PROVIDERS[provider], temperature=1.0)] * 2, layers=2)
+    return attention_moa(
+        "question -> answer", [server.lm(provider, PROVIDERS[provider], temperature=1.0)] * 2, layers=2
+    )
 
 
 def one(server: BatchServer, provider: str = "openai", **options: Any) -> AttentionMoA:

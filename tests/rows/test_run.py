@@ -19,7 +19,9 @@ from support.loopback import Loopback
 from moa_dspy import Budget, ConfigurationError, RunError, attention_moa, run, single_model
 from moa_dspy.testing import ScriptedLM, prompt_of
 
-ROWS = [{"id": number, "question": f"what is {number}?", "answer": "gold", "tags": ["a", number]} for number in range(7)]
+ROWS = [
+    {"id": number, "question": f"what is {number}?", "answer": "gold", "tags": ["a", number]} for number in range(7)
+]
 
 
 def program(fails: str = "never") -> Any:
