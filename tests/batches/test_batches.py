@@ -7,10 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from support.batch_server import BatchServer, Fate
 
-from moa_dspy import AttentionMoA, Batches, Budget, ConfigurationError, Tolerance, attention_moa, run, single_model
+from moa_dspy import (
+    AttentionMoA,
+    Batches,
+    Budget,
+    ConfigurationError,
+    Tolerance,
+    attention_moa,
+    evaluate,
+    run,
+    single_model,
+)
 from moa_dspy.testing import ScriptedLM
 
 ROWS = [{"question": f"question {number}"} for number in range(4)]
@@ -146,6 +157,17 @@ def test_a_timeout_of_calls_does_not_end_batches() -> None:
     with BatchServer(reply) as server:
         program = one(server, tolerance=Tolerance(timeout=0.001))
         assert run(program, ROWS, batch=Batches(sleep=server.sleep, poll_seconds=60)).answered == 4
+
+
+def test_an_evaluation_can_use_batches() -> None:
+    with BatchServer(lambda prompt: "yes") as server:
+        devset = [dspy.Example(question=row["question"], answer="yes").with_inputs("question") for row in ROWS]
+
+        def metric(example: Any, prediction: Any, trace: Any = None) -> bool:
+            return bool(example.answer == prediction.answer)
+
+        result = evaluate(one(server), devset, metric, batch=Batches(sleep=server.sleep, poll_seconds=3600))
+        assert (result.scored, len(server.batches), len(server.singles)) == (4, 1, 0)
 
 
 @pytest.mark.parametrize("options", [{"rest": "none"}, {"poll_seconds": 0}])
