@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             program = single_model(TASK, lm_at(url))
             asked = ask(
                 ray.data.from_items(rows, override_num_blocks=32), program, actors=actors,
-                concurrency=options.concurrency, calls_at_once=options.concurrency * actors, num_cpus=1, max_restarts=-1,
-                max_task_retries=-1,
+                concurrency=options.concurrency, calls_at_once=options.concurrency * actors, num_cpus=1,
+                max_restarts=-1, max_task_retries=-1,
             )  # fmt: skip
             asked.write_parquet(str(out))
             answers = ray.data.read_parquet(str(out))
