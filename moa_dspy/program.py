@@ -355,8 +355,8 @@ class AttentionMoA(Displayed, dspy.Module):
 
         The history is long after many questions, and each trace asks for the predictors.
         """
-        without_history = object.__new__(type(self))
-        vars(without_history).update((name, value) for name, value in vars(self).items() if name != "history")
+        without_history: Any = object.__new__(type(self))
+        without_history.__dict__.update((name, value) for name, value in vars(self).items() if name != "history")
         return super(AttentionMoA, without_history).named_parameters()
 
     def set_lm(self, lm: dspy.BaseLM) -> None:
