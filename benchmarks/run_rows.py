@@ -172,7 +172,7 @@ def kills(argv: Sequence[str]) -> dict[str, float]:
 
 def _killed(kind: str, draw: random.Random, number: int, concurrency: int) -> tuple[int, int, int]:
     """Return requests paid twice beyond those in flight, rows lost or changed, and kills, of one command."""
-    most = 4 * number if kind == "single" else 70
+    most = 4 * number if kind == "single" else 30
     point, seen, victims = draw.randrange(1, most), 0, list[multiprocessing.process.BaseProcess]()
 
     def on_request(method: str, path: str) -> None:
