@@ -24,8 +24,6 @@ from dspy.lm15 import (
     unregister_provider,
 )
 from dspy.utils.callback import BaseCallback
-
-
 from support.batch_server import BatchServer
 from support.loopback import Http, Loopback
 

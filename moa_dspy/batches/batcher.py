@@ -29,8 +29,8 @@ __all__ = [
     "Sending",
     "UndeliveredError",
     "current_batcher",
+    "current_sending",
     "may_have_batches",
-    "sending",
 ]
 
 _TURNS: Final = 20  # of the event loop without a change, after which every question is taken to wait
@@ -107,7 +107,7 @@ class Sending:
     price: float = 1.0
 
 
-sending: contextvars.ContextVar[Sending | None] = contextvars.ContextVar("moa_dspy_sending", default=None)
+current_sending: contextvars.ContextVar[Sending | None] = contextvars.ContextVar("moa_dspy_sending", default=None)
 current_batcher: contextvars.ContextVar[Batcher | None] = contextvars.ContextVar("moa_dspy_batcher", default=None)
 
 
@@ -214,7 +214,7 @@ class Batcher:
 
     async def send(self, request: HttpRequest, send: Send) -> HttpReply:
         """Return the reply to a request, from a batch if its server has them."""
-        link, call = self._link(request, send), sending.get()
+        link, call = self._link(request, send), current_sending.get()
         if link is None or call is None or link.has_batches is False:
             return await send(request)
         key = hashlib.blake2b(

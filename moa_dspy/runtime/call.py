@@ -22,7 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess, watched
 from moa_dspy.agents import AgentSlot
-from moa_dspy.batches.batcher import Sending, UndeliveredError, sending
+from moa_dspy.batches.batcher import Sending, UndeliveredError, current_sending
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
 from moa_dspy.runtime import accepted, concurrency
@@ -388,7 +388,7 @@ class _Call:
         ends. An LM that calls a program of its own gets the adapter that the caller configured, not this step's.
         """
         lm, kind = known.lm, type(known.lm)
-        sending.set(call)  # in the task of this call
+        current_sending.set(call)  # in the task of this call
         with dspy.context(adapter=self._session.adapter, trace=None):
             if "acall" in vars(lm):
                 return await lm.acall(*args, **options)
