@@ -30,11 +30,14 @@ import multiprocessing
 import os
 import random
 import resource
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import dspy
@@ -130,17 +133,18 @@ def questions(argv: Sequence[str]) -> dict[str, float]:
 def batches(argv: Sequence[str]) -> dict[str, float]:
     """Batches of many questions, against single calls of some of them."""
     options = arguments(__doc__, argv, questions=10_000, agents=2, layers=2, single=100)
-    with BatchServer(_answer) as server, tempfile.TemporaryDirectory() as folder:
-        lms = [server.lm(model="gpt-4.1", temperature=1.0) for _ in range(options.agents)]
+    with _served() as url, tempfile.TemporaryDirectory() as folder:
+        lms = [_lm(url) for _ in range(options.agents)]
         program = AttentionMoA(TASK, lms, layers=options.layers)
         inputs = [{"question": question(number)} for number in range(options.questions)]
         singles = run(program, inputs[: options.single], concurrency=50)
         before, wall = _held(), time.perf_counter()
-        settings = Batches(sleep=server.sleep, poll_seconds=1800)
+        settings = Batches(poll_seconds=0.2)
         result = run(program, inputs, out=Path(folder) / "answers.jsonl", batch=settings)
         wall = time.perf_counter() - wall
         lines = (Path(folder) / "answers.jsonl").read_text().splitlines()[: options.single]
-        made, held = len(server.batches), _peak()
+        with closing(sqlite3.connect(Path(folder) / "answers.jsonl.batches.db")) as journal:
+            made, held = journal.execute("select count(*) from batches").fetchone()[0], _peak()
     answered = [json.loads(line) for line in lines]
     equal = sum(one["answer"] == other["answer"] for one, other in zip(answered, singles.answers or (), strict=True))
     cost = sum(one["cost_usd"] for one in answered)
@@ -209,11 +213,34 @@ def _killed(kind: str, draw: random.Random, number: int, concurrency: int) -> tu
 def _command(kind: str, url: str, source: str, out: str, concurrency: int) -> None:
     """Run one command, in a process of its own."""
     os.environ["DSPY_CACHEDIR"] = str(Path(out).parent / "cache")
-    lm = dspy.LM("openai/gpt-4.1", api_base=f"{url}/v1", api_key="loopback", temperature=1.0, max_tokens=100)
-    program = AttentionMoA(TASK, [lm] * _AGENTS, layers=1, attention="cross")
+    program = AttentionMoA(TASK, [_lm(url, cache=True)] * _AGENTS, layers=1, attention="cross")
     assert program.architecture.max_calls == _CALLS
     batch = Batches(poll_seconds=0.05) if kind == "batch" else False
     run(program, source, out=out, batch=batch, concurrency=None if batch else concurrency)
+
+
+def _lm(url: str, *, cache: bool = False) -> dspy.LM:
+    settings = {"temperature": 1.0, "max_tokens": 100, "num_retries": 0, "cache": cache}
+    return dspy.LM("openai/gpt-4.1", api_base=f"{url}/v1", api_key="loopback", **settings)
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    """A provider in a process of its own, so that its memory is not counted; yields its URL."""
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(pipe: Connection) -> None:
+    with BatchServer(_answer, delay=0.1) as server:
+        pipe.send(server.url)
+        _tick(server, threading.Event())
 
 
 def _tick(server: BatchServer, ended: threading.Event) -> None:
