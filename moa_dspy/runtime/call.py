@@ -106,9 +106,8 @@ async def ask(
     for watcher in session.watchers:
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
-        await in_span(step_id, call.run, lambda: call.outputs or call.failure)
         with _AT_ONCE if session.batcher is None else session.batcher.step():
-            await call.run()
+            await in_span(step_id, call.run, lambda: call.outputs or call.failure)
     except asyncio.CancelledError as error:
         call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise
