@@ -39,7 +39,7 @@ from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.stop_fitting.rescoring import score_rules
 
-SHARES = (0.1, 0.2)
+SHARES = (0.02, 0.05, 0.1, 0.2)
 """Paid calls, as shares of those of the exhaustive run, after which the best design so far is noted."""
 
 

@@ -11,11 +11,14 @@ import dspy
 
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import benchmarks, get_benchmark
-from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub
+from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub, read_stdin
 from moa_dspy.data.splitting import first_or_sampled
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["is_benchmark", "load", "stream"]
+__all__ = ["STDIN", "is_benchmark", "load", "stream"]
+
+STDIN = "-"
+"""The name under which `stream` reads standard input, as JSON lines."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -72,7 +75,8 @@ def stream(
 ) -> Iterator[dspy.Example]:
     """Yield the examples of `load` in order, for data sets that do not fit in memory.
 
-    Hub data sets are read during the download and not cached. The arguments are those of `load`.
+    `-` reads standard input, as JSON lines. Hub data sets are read during the download and not cached. The arguments
+    are those of `load`.
     """
     if is_benchmark(name_or_path):
         return _benchmark(name_or_path, fields, inputs, config).stream(split, path=path)
@@ -85,7 +89,7 @@ def is_benchmark(name: str | Path) -> bool:
     Raises:
         ConfigurationError: if it is a plain word that is neither.
     """
-    if isinstance(name, Path) or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
+    if isinstance(name, Path) or name == STDIN or "/" in name or "\\" in name or Path(name).suffix.lower() in FORMATS:
         return False
     try:
         get_benchmark(name)
@@ -128,6 +132,8 @@ def _own_examples(
 
 
 def _rows(name: str | Path, split: str | None, config: str | None, *, streaming: bool) -> Iterator[Row]:
+    if name == STDIN:
+        return read_stdin()
     path = Path(name)
     if path.is_dir():
         files = {file.stem: file for suffix in reversed(FORMATS) for file in sorted(path.glob(f"*{suffix}"))}

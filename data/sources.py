@@ -12,14 +12,15 @@ import csv
 import glob
 import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from moa_dspy.errors import ConfigurationError
 
-__all__ = ["DATA_VARIABLE", "FORMATS", "Row", "parse_structure", "read_file", "read_hub"]
+__all__ = ["DATA_VARIABLE", "FORMATS", "Row", "parse_structure", "read_file", "read_hub", "read_stdin"]
 
 Row = dict[str, Any]
 
@@ -62,14 +63,31 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
     return readers[path.suffix.lower()]()
 
 
+def read_stdin() -> Iterator[Row]:
+    """Yield the rows of standard input, an object a line.
+
+    Raises:
+        ConfigurationError: if it is closed, or has a line that cannot be read.
+    """
+    if sys.stdin is None:
+        raise ConfigurationError("standard input is closed; give a file, or send the rows to standard input")
+    stream = getattr(sys.stdin, "buffer", None)
+    lines = sys.stdin if stream is None else (line.decode("utf-8-sig") for line in stream)
+    yield from _objects(lines, "standard input")
+
+
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _object(_json(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"{path.name} is not UTF-8 text: {error.reason}") from error
+        yield from _objects(lines, path.name)
+
+
+def _objects(lines: Iterable[str], name: str) -> Iterator[Row]:
+    try:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _object(_json(line, f"{name}, line {number}"), f"{name}, line {number}")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{name} is not UTF-8 text: {error.reason}") from error
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

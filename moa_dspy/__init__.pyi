@@ -5,6 +5,7 @@ from .architecture import (
     AgentSpec as AgentSpec,
     Architecture as Architecture,
 )
+from .batches import Batches as Batches
 from .cost.budget import Budget as Budget
 from .cost.usage import (
     Tokens as Tokens,
@@ -51,6 +52,11 @@ from .protocols import (
     AnswerPattern as AnswerPattern,
     AttentionPattern as AttentionPattern,
     StopCondition as StopCondition,
+)
+from .rows import (
+    RunProgress as RunProgress,
+    RunResult as RunResult,
+    run as run,
 )
 from .runtime.concurrency import limit_concurrency as limit_concurrency
 from .runtime.tolerance import Tolerance as Tolerance

@@ -12,14 +12,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dspy
 import dspy.clients.costs as _costs
 import dspy.clients.execution as _execution
-from dspy._vendor.lm15.providers.base import HttpResponse
+from cachetools import LRUCache
+from dspy._vendor.lm15.providers.async_base import AsyncBaseProviderLM
+from dspy._vendor.lm15.providers.base import HttpResponse as HttpReply
+from dspy._vendor.lm15.transports import TransportRequest as HttpRequest
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
 from dspy.adapters.utils import (
@@ -43,6 +46,9 @@ __all__ = [
     "ENGINE_STATE",
     "FIELD_KIND",
     "USAGE_TRACKER",
+    "HttpReply",
+    "HttpRequest",
+    "Send",
     "annotation_allows_none",
     "apply_output_field_defaults",
     "cache_folder",
@@ -50,7 +56,9 @@ __all__ = [
     "decision_evidence",
     "declared_address",
     "default_instructions",
+    "divert_requests",
     "enforces_schema",
+    "few_replies_in_memory",
     "field_header_pattern",
     "format_field_value",
     "gepa_sizes",
@@ -80,6 +88,9 @@ __all__ = [
     "with_postprocess",
 ]
 
+Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpReply]]
+"""Sends a request of DSPy's engine as it goes to a server, and returns the whole response."""
+
 FIELD_KIND: Final = "__dspy_field_type"
 """The key under which a field says whether it is an input or an output."""
 
@@ -87,6 +98,24 @@ default_instructions = _default_instructions
 
 cache_folder = default_cache_dir
 """Return the folder of the response cache that DSPy creates when its cache is first used."""
+
+
+@contextlib.contextmanager
+def few_replies_in_memory(most: int) -> Iterator[None]:
+    """Keep at most so many replies of DSPy's response cache in memory within the block, in place of a million.
+
+    Those that are there stay. The cache on disk is not changed.
+    """
+    cache: Any = dspy.cache
+    before = cache.memory_cache
+    if cache.enable_memory_cache and before.maxsize > most:
+        cache.memory_cache = LRUCache(maxsize=most)
+        for key in list(before)[-most:]:
+            cache.memory_cache[key] = before[key]
+    try:
+        yield
+    finally:
+        cache.memory_cache = before
 
 
 def get_litellm() -> Any:
@@ -147,7 +176,15 @@ def price_call(lm: dspy.BaseLM, prompt: int, completion: int) -> float | None:
     except LM15Error:
         return None
     usage = Usage(input_tokens=prompt, output_tokens=completion)
-    reply = Response(id=None, model=route.model, message=Message.assistant(""), finish_reason="stop", usage=usage)
+    tier = getattr(lm, "kwargs", {}).get("service_tier")
+    reply = Response(
+        id=None,
+        model=route.model,
+        message=Message.assistant(""),
+        finish_reason="stop",
+        usage=usage,
+        provider_data=None if tier is None else {"service_tier": tier},
+    )
     result = SimpleNamespace(cost=None, cost_details=None)
     _execution._price_result(lm, result, reply, route.provider, None)
     return result.cost
@@ -214,15 +251,31 @@ def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
 
     All of its dialects decode bodies with this one method, before they validate them.
     """
-    decode: Any = HttpResponse.json
+    decode: Any = HttpReply.json
     if hasattr(decode, "__wrapped__"):
         return
 
     @functools.wraps(decode)
-    def json(self: HttpResponse) -> Any:
+    def json(self: HttpReply) -> Any:
         return repair(decode(self), self.body)
 
-    HttpResponse.json = json
+    HttpReply.json = json
+
+
+def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:
+    """Let ``divert(request, send)`` answer the requests of DSPy's engines, in place of ``send(request)``.
+
+    All of its dialects send requests with this one method, asynchronous calls only. A second call has no effect.
+    """
+    send: Any = AsyncBaseProviderLM._send
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @functools.wraps(send)
+    async def diverted(self: Any, request: HttpRequest) -> HttpReply:
+        return await divert(request, functools.partial(send, self))
+
+    AsyncBaseProviderLM._send = diverted
 
 
 def widen_pools(connections: int) -> None:

@@ -356,6 +356,15 @@ class AttentionMoA(Displayed, dspy.Module):
                 values[name] = field.default
         return values
 
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Return the predictors by name, as DSPy does, but without looking for them in the history of calls.
+
+        The history is long after many questions, and each trace asks for the predictors.
+        """
+        without_history: Any = object.__new__(type(self))
+        without_history.__dict__.update((name, value) for name, value in vars(self).items() if name != "history")
+        return super(AttentionMoA, without_history).named_parameters()
+
     def set_lm(self, lm: dspy.BaseLM) -> None:
         """Set the LM whose rollouts the agents follow. Every agent keeps its own model.
 

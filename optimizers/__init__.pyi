@@ -19,6 +19,10 @@ from .analysis.profile import (
     StageRow as StageRow,
     profile as profile,
 )
+from .analysis.quarantine import (
+    Quarantine as Quarantine,
+    quarantine as quarantine,
+)
 from .analysis.stages import (
     StageScore as StageScore,
     StageScores as StageScores,

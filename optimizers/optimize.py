@@ -1,4 +1,4 @@
-"""``optimize``: architecture, then prompts, then the stop rule, and a test on held-out examples.
+"""``optimize``: architecture, then prompts, then the stop rule, a test on held-out examples, and the gate.
 
 ::
 
@@ -26,6 +26,7 @@ from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.analysis.ceiling import Ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions
 from moa_dspy.optimizers.analysis.profile import Profile
+from moa_dspy.optimizers.analysis.quarantine import Quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, Part, SearchOptions, estimate
@@ -37,6 +38,7 @@ from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.provenance import Provenance, provenance_of, stamp
 from moa_dspy.optimizers.search.search import SearchResult
 from moa_dspy.optimizers.stop_fitting.fit import StopFit
+from moa_dspy.optimizers.stop_fitting.gates import GateFit
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 
@@ -52,16 +54,18 @@ class OptimizeResult(Displayed):
 
     Attributes:
         program: the program to use, with its provenance: the candidate if the test shows that it is better, else the
-            original program.
+            original program. If a gate was certified, it has that gate.
         candidate: the best program found, whether accepted or not.
         acceptance: the test on held-out examples; None if there was no candidate, or no budget for the test.
-        score: score of ``program`` on the held-out examples; None if it was not run on them.
+        score: score of ``program`` without a fitted gate on the held-out examples; None if it was not run on them.
         cost: total amount paid.
         searched: the results of the searches, one per round.
         compiled: the results of the prompt tunings, one per round.
         stop: the fits of the stop rule, one per round.
+        gate: the fit of the gate; None if there were no runs to fit it on.
         profile: gain of each stage of ``program`` on the held-out examples.
         contributions: gain of each agent of ``program`` on the held-out examples.
+        quarantine: agents that were left out of the search; None without a search.
         ceiling: what the agents can reach on the examples to tune on. None without a search and ``least_gain``, and if
             the metric calls models.
         report: all results as JSON values; ``moa-dspy report`` renders them as a page.
@@ -76,8 +80,10 @@ class OptimizeResult(Displayed):
     searched: tuple[SearchResult, ...]
     compiled: tuple[CompileResult, ...]
     stop: tuple[StopFit, ...]
+    gate: GateFit | None
     profile: Profile | None
     contributions: Contributions | None
+    quarantine: Quarantine | None
     ceiling: Ceiling | None
     report: dict[str, Any]
     ended_by: EndedBy
@@ -124,6 +130,7 @@ def optimize(
     seed: int = 0,
     concurrency: int = 8,
     least_gain: float | None = None,
+    max_loss: float = 0.01,
     progress: Callable[[OptimizeProgress], None] | None = None,
     before: Callable[[WorkEstimate], bool] | None = None,
     data_names: Mapping[str, str] | None = None,
@@ -136,7 +143,9 @@ def optimize(
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
-        parts: the parts to tune, in this order: ``architecture``, ``prompts``, ``stop`` (depth and stop rule).
+        parts: the parts to tune: ``prompts``, ``architecture``, ``stop`` (depth and stop rule), ``gate``. Prompts and
+            architecture are tuned in this order. The gate is fitted last, on runs that the other parts and the test
+            made. No run is made for it, unless it is the only part.
         rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
@@ -150,6 +159,7 @@ def optimize(
         least_gain: the smallest gain over the best single agent that is worth the rest. With it, every agent is first
             asked once for each example of ``trainset``. If the ceiling of their answers leaves less room, the program
             is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it. Graded scores never stop.
+        max_loss: the loss of the mean score that a gate may cause; see ``fit_gate``.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid. It returns whether to continue.
         data_names: names of the ``tuning`` and the ``held-out`` examples, for the provenance.
@@ -161,7 +171,7 @@ def optimize(
     """
     plan = OptimizePlan(
         program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
-        gain, explain, seed, concurrency, least_gain, search,
+        gain, explain, seed, concurrency, least_gain, max_loss, search,
     )  # fmt: skip
     if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
@@ -208,7 +218,8 @@ def forecast(program: AttentionMoA, **arguments: Any) -> WorkEstimate:
 def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
     """Return the result. The program to use gets its provenance."""
     plan, chosen, score = run.plan, run.chosen, run.score
-    found = "+".join(dict.fromkeys(run.adopted)) or "nothing"
+    used = [*(run.adopted if run.decided is not plan.program else []), *(["gate"] if run.gated is not None else [])]
+    found = "+".join(dict.fromkeys(used or run.adopted)) or "nothing"
     record = provenance_of(
         chosen,
         f"optimize: {found}" if chosen is not plan.program else f"kept, against optimize: {found}",
@@ -230,8 +241,10 @@ def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
         searched=tuple(run.searched),
         compiled=tuple(run.compiled),
         stop=tuple(run.stops),
+        gate=run.gate,
         profile=run.profile,
         contributions=run.contributions,
+        quarantine=run.quarantine,
         ceiling=run.ceiling,
         report=_report(run, record),
         ended_by=run.ended_by,
@@ -257,6 +270,7 @@ def _report(run: OptimizeRun, record: Provenance) -> dict[str, Any]:
         },
         "rounds": run.rounds,
         "acceptance": None if run.acceptance is None else run.acceptance.report,
+        "gate": None if run.gate is None else run.gate.report,
         "profile": None if run.profile is None else run.profile.report,
         "contributions": None if run.contributions is None else run.contributions.report,
         "ceiling": None if run.ceiling is None else run.ceiling.report,

@@ -42,7 +42,7 @@ from moa_dspy.program import AttentionMoA
 
 __all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "search_arguments"]
 
-Part: TypeAlias = Literal["architecture", "prompts", "stop"]
+Part: TypeAlias = Literal["prompts", "architecture", "stop", "gate"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _PLANNED: Final = 3
@@ -122,6 +122,7 @@ class OptimizePlan:
     seed: int
     concurrency: int
     least_gain: float | None
+    max_loss: float
     search: Mapping[str, Any]
     tune: list[dspy.Example] = field(init=False)
     held: list[dspy.Example] = field(init=False)
@@ -139,6 +140,7 @@ class OptimizePlan:
         check_concurrency(self.concurrency)
         if self.least_gain is not None:
             check_share("least_gain", self.least_gain)
+        check_share("max_loss", self.max_loss)
         if isinstance(self.parts, str) or not self.parts or not set(self.parts) <= set(PARTS):
             raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}")
         if self.rounds < 1:
@@ -157,7 +159,7 @@ class OptimizePlan:
         check_storage(self.search["storage"])
         if "architecture" in self.parts:
             check_trials(self.search["n_trials"])
-            self.bound = bind_space(self.program, self.search["space"])
+            self.bound = bind_space(self.program, self.space)
             self.notes += _not_varied(self.bound)
         check_budget(self.budget, self.lms)
         check_unit(self.objective, self.lms)
@@ -165,9 +167,32 @@ class OptimizePlan:
     @property
     def stages(self) -> list[str]:
         """Return the names of all parts, in order."""
-        tuned = [part for part in PARTS if part in self.parts] * self.rounds
+        tuned = [part for number in range(self.rounds) for part in self.order(first=not number)]
         first = [] if self.least_gain is None else ["ceiling"]
-        return [*first, *tuned, "acceptance", *(["explanation"] if self.explain else [])]
+        last = [part for part, wanted in (("gate", "gate" in self.parts), ("explanation", self.explain)) if wanted]
+        return [*first, *tuned, "acceptance", *last]
+
+    def order(self, *, first: bool) -> list[str]:
+        """Return the parts of a round in order.
+
+        Prompts that are tuned before the search may be tuned again after it. Later rounds start with the search.
+        """
+        tuned: list[str] = [part for part in self.parts if part in ("prompts", "architecture")]
+        if tuned == ["prompts", "architecture"]:
+            tuned = ["prompts", "architecture", "prompts again"] if first else ["architecture", "prompts"]
+        return [*tuned, *(["stop"] if "stop" in self.parts else [])]
+
+    @property
+    def only_gate(self) -> bool:
+        """Return whether the gate is the only part. Only then are runs made for it."""
+        return set(self.parts) == {"gate"}
+
+    @property
+    def space(self) -> SearchSpace:
+        """Return the space of the search. It leaves the gate to ``fit_gate``, unless the price matters."""
+        space = self.search["space"] or SearchSpace()
+        fitted = "gate" in self.parts and self.search["objective"] == "score"
+        return replace(space, gate=("off",)) if fitted and space.gate is None else space
 
     @property
     def sensitivity(self) -> str:
@@ -195,6 +220,8 @@ class OptimizePlan:
         """Return the settings for the record."""
         settings: dict[str, Any] = {"parts": list(self.parts), "rounds": self.rounds, "alpha": self.alpha}
         settings["budget"] = self.limits
+        if "gate" in self.parts:
+            settings["max_loss"] = self.max_loss
         if "architecture" in self.parts:
             settings |= {"trials": self.search["n_trials"], "objective": self.objective.to_dict()}
         if "prompts" in self.parts:
@@ -296,7 +323,7 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
     if plan.least_gain is not None:  # every agent is asked once for each example
         asked = _price(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
         yield "ceiling", asked, asked
-    for start in [own, *[largest] * (plan.rounds - 1)]:
+    for number, start in enumerate([own, *[largest] * (plan.rounds - 1)]):
         if "architecture" in plan.parts:  # the program so far and each trial run on all examples
             itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)
             yield "architecture", itself + trials, itself + trials.times(_DESIGN * _RUN)
@@ -306,10 +333,15 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
             job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
             measured, tried = 2 * len(hold), most_runs(plan.method, job)
             yield "prompts", largest.times(measured + tried), usual.times(measured + tried * _TRIED)
+            if "prompts again" in plan.order(first=not number):  # if the search did not take the tuned prompts
+                yield "prompts again", largest.times(measured + tried), usual.times(0)
         if "stop" in plan.parts:  # a pass over the examples, and one that repeats the syntheses and what follows them
             passes = 2 * tuning if program.architecture.layers > 1 or plan.bound is not None else 0
             yield "stop", largest.times(passes), usual.times(0.75 * passes)
-    yield "acceptance", (own + largest).times(held), (own + usual).times(held)
+    if plan.only_gate:
+        yield "gate", own.times(tuning + held), own.times(tuning + held)
+    else:
+        yield "acceptance", (own + largest).times(held), (own + usual).times(held)
     if plan.explain:  # the result runs twice, and once without each agent; the cache holds the runs of the acceptance
         agents = len(program.agents)
         most = agents if plan.bound is None else max(agents, plan.bound.space.max_agents)
@@ -343,9 +375,9 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
     by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
     by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
     for order, aggregator, attention, residual in itertools.product(
-        sorted({tuple(by_usd), tuple(by_tokens)}), bound.aggregators, space.attention, space.residual
+        sorted({tuple(by_usd), tuple(by_tokens)}), bound.aggregators, bound.choices["attention"], space.residual
     ):
-        choices: dict[str, Any] = {"aggregator": aggregator, "attention": str(attention), "residual": residual}
+        choices: dict[str, Any] = {"aggregator": aggregator, "attention": attention, "residual": residual}
         for place, name in enumerate(order):  # the first agents as often as possible
             choices[f"samples.{name}"] = min(space.samples, max(0, space.max_agents - space.samples * place))
         design = bound.design({name: choices.get(name, values[0]) for name, values in bound.choices.items()})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
+
+import dspy
 
 from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
@@ -16,7 +18,9 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
 from moa_dspy.optimizers.analysis.profile import Profile, profile
-from moa_dspy.optimizers.comparison.acceptance import Acceptance, accept
+from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
+from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
+from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
@@ -24,6 +28,8 @@ from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
+from moa_dspy.optimizers.stop_fitting.gates import GateFit, fit_gate
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
@@ -33,9 +39,11 @@ EndedBy: TypeAlias = Literal["done", "budget"]
 _WEIGHTS: Final[Mapping[str, float]] = {
     "ceiling": 0.0,
     "architecture": 4.0,
-    "prompts": 3.0,
+    "prompts": 6.0,
+    "prompts again": 1.0,
     "stop": 1.0,
     "acceptance": 2.0,
+    "gate": 0.0,
     "explanation": 0.0,
 }
 """Weights that divide the budget. Each part gets a share of what is left, so later parts get what is unused."""
@@ -46,7 +54,7 @@ class OptimizeProgress:
     """The progress of ``optimize``.
 
     Attributes:
-        part: the current part: ``architecture``, ``prompts``, ``stop``, ``acceptance`` or ``explanation``.
+        part: the current part, as in ``OptimizePlan.stages``.
         number: the number of the part, from 1.
         of: the number of parts.
         done: the share of the part that is done.
@@ -73,6 +81,7 @@ class OptimizeRun:
         rounds: a report of each part of each round.
         notes: further remarks for the reader.
         spent: the cost of each part.
+        gated: the program to use with a certified gate; None without one.
         hopeless: whether the agents' ceiling leaves less room than the smallest gain that is worth it.
     """
 
@@ -83,6 +92,9 @@ class OptimizeRun:
         self.searched: list[SearchResult] = []
         self.compiled: list[CompileResult] = []
         self.stops: list[StopFit] = []
+        self.gate: GateFit | None = None
+        self.quarantine: Quarantine | None = None
+        self.gated: AttentionMoA | None = None
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.spent: list[tuple[str, Usage]] = []
@@ -95,8 +107,13 @@ class OptimizeRun:
         self._guard, self._meter, self._progress = BudgetGuard(plan.budget, meter=meter), meter, progress
         self._storage = open_storage(plan.search["storage"])
         self._best: float | None = None
+        self._tuned: AttentionMoA | None = None
+        self._tuned_to_end = self._has_tuned_prompts = False
         # Prompts may hold demos. The examples that they were learnt from say nothing about later parts.
         self._unlearnt = plan.tune
+        # Full runs with traces: of the original program on tuning examples, and of either program on held-out ones.
+        self._own_runs: list[Run] = []
+        self._held_runs: dict[str, list[Run]] = {"baseline": [], "candidate": []}
 
     @property
     def cost(self) -> Usage:
@@ -106,6 +123,11 @@ class OptimizeRun:
     @property
     def chosen(self) -> AttentionMoA:
         """Return the program to use."""
+        return self.gated or self.decided
+
+    @property
+    def decided(self) -> AttentionMoA:
+        """Return the program to use, without a fitted gate."""
         return self.plan.program if self.acceptance is None else self.acceptance.program
 
     @property
@@ -135,6 +157,8 @@ class OptimizeRun:
             why += self.ceiling.sentence
         else:
             why = f"the budget covers no part; {more}" if cut else "there was nothing to tune"
+        if self.gated is not None:
+            return f"The program is kept, with a gate: {why}."
         return f"The program is kept: {why}."
 
     def run(self) -> None:
@@ -143,13 +167,19 @@ class OptimizeRun:
             self._do("ceiling", self._find_ceiling)
             if self.hopeless:
                 return
-        work = {"architecture": self._search, "prompts": self._compile, "stop": self._fit_stop}
-        for _ in range(self.plan.rounds):
-            self.rounds.append(dict.fromkeys(("search", "prompts", "stop")))
-            for part, tune in work.items():
-                if part in self.plan.parts:
-                    self._do(part, tune)
+        work = {
+            "prompts": self._compile,
+            "architecture": self._search,
+            "prompts again": self._compile_again,
+            "stop": self._fit_stop,
+        }
+        for number in range(self.plan.rounds):
+            self.rounds.append(dict.fromkeys(("block", "search", "prompts", "stop")))
+            for part in self.plan.order(first=not number):
+                self._do(part, work[part])
         self._do("acceptance", self._accept)
+        if "gate" in self.plan.parts:
+            self._do("gate", self._fit_gate)
         if self.plan.explain:
             self._do("explanation", self._explain)
 
@@ -178,15 +208,18 @@ class OptimizeRun:
             self._say((at.trials + at.examples / at.of) / at.n_trials, where, at.best)
 
         name = plan.search["study_name"]
+        if self._tuned is not None:
+            name += f"-{digest_of(self._tuned)[:8]}"
         own = self._measure_own(share)
-        arguments: dict[str, Any] = {**plan.search, **search_arguments(program, plan.search["space"])}
+        arguments: dict[str, Any] = {**plan.search, **self._search_arguments()}
         arguments |= {
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
             "prompts": [program] if self.candidate is program else [program, self.candidate],
+            "tuned": self._tuned,
         }
         searched = search(
-            trainset=self._unlearnt,
+            trainset=self._searchable,
             metric=plan.metric,
             budget=None if share is None else share.share().budget,
             seed=plan.seed,
@@ -203,9 +236,29 @@ class OptimizeRun:
             self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
         self._adopt(searched, own)
 
+    def _quarantine(self, runs: Sequence[Run]) -> None:
+        """Leave agents out of the search that the program's own runs show to be much worse than the others."""
+        plan = self.plan
+        if any(run.trace is not None for run in runs):
+            self.quarantine = quarantine(plan.program, runs, plan.metric, concurrency=plan.concurrency)
+            if self.quarantine.agents:
+                self.notes.append(f"architecture: {self.quarantine}")
+
+    def _search_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the search that follow from the program, its agents in quarantine left out."""
+        out = () if self.quarantine is None else self.quarantine.agents
+        program = self.plan.program if self.quarantine is None else self.quarantine.program
+        return search_arguments(program, self.plan.space.without(out))
+
+    @property
+    def _searchable(self) -> list[dspy.Example]:
+        """Return the examples for trials: those to tune on that no prompt shows as a demo."""
+        shown = set(demo_questions(self.candidate, *([] if self._tuned is None else [self._tuned])))
+        return [example for example in self.plan.tune if question_of(example) not in shown] if shown else self.plan.tune
+
     def _measure_own(self, share: BudgetGuard | None) -> Measurement:
         """Measure the score that the trials must exceed, before any trial is paid for."""
-        examples = self._unlearnt
+        examples = self._searchable
         count = self._counter(len(examples), "runs of the program itself")
         try:
             own = measure(
@@ -225,12 +278,15 @@ class OptimizeRun:
         if len(self.rounds) == 1:
             known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
             self.ceiling = known or self.ceiling
+            if known is not None:
+                self._quarantine(own.runs)
+            self._own_runs += own.runs if "gate" in self.plan.parts else ()
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Make the found program the candidate if it scores higher than the original on the same examples."""
         objective, report, own_price = self.plan.objective, searched.report, own.known_price
-        examples = sample(self._unlearnt, seed=report["seed"])[: searched.score.examples]
+        examples = sample(self._searchable, seed=report["seed"])[: searched.score.examples]
         scores = {id(run.example): run.score or 0.0 for run in own.runs}
         score = Score.of([scores[id(example)] for example in examples])
         self._best = max(score.value, searched.score.value)
@@ -244,9 +300,10 @@ class OptimizeRun:
         if best["price"] and not objective.affords(Price(**best["price"])):  # no price if the budget ended the trial
             self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
         if searched.score.value > score.value or too_expensive:
+            self._has_tuned_prompts = bool(best["params"].get("tuned"))
             self.candidate = searched.program
             self.candidate.budget = self.plan.program.budget
-            self.adopted.append("architecture")
+            self.adopted += [method_name(self.plan.method)] * self._has_tuned_prompts + ["architecture"]
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
 
@@ -255,9 +312,11 @@ class OptimizeRun:
         if method == "reanchor" and not (architecture.synthesizes and architecture.early_stop):
             self.notes.append("prompts: the architecture found has no stop decision for reanchor to fit")
             return
+        first = "prompts again" in plan.stages and not self.searched
         learn, hold = split_off(plan.tune, plan.seed)
+        start = self._start(first=first)
         tuned = compile(
-            self.candidate,
+            start,
             trainset=learn,
             valset=hold,
             metric=plan.metric,
@@ -270,10 +329,11 @@ class OptimizeRun:
             progress=lambda at: self._say(at.done, f"{method}: {at.cost.paid_calls} of at most {at.of} calls"),
         )
         self.compiled.append(tuned)
-        self.rounds[-1]["prompts"] = tuned.report
+        self.rounds[-1]["block" if first else "prompts"] = tuned.report
+        self._tuned_to_end = tuned.report["ended_by"] == "done"
         if tuned.report["ended_by"] == "budget":
-            self._cut(f"prompts: {method} ended with its share of the budget; they stay as they were")
-        elif tuned.report["ended_by"] == "prompt_lm":
+            self._cut(f"prompts: {method} ended with its share of the budget")
+        if tuned.report["ended_by"] == "prompt_lm":
             model = tuned.report["prompt_lm"]
             self.notes.append(
                 f"prompts: no proposal of {model} could be read, so they stay as they were; give another prompt_lm="
@@ -283,8 +343,22 @@ class OptimizeRun:
         elif not plan.objective.affords(tuned.price):
             self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
         else:
-            self.candidate, self._unlearnt = tuned.program, hold
-            self.adopted.append(method)
+            self._tuned, self._unlearnt = tuned.program, hold
+            if start is self.candidate:
+                self.candidate = tuned.program
+                self.adopted.append(method)
+
+    def _compile_again(self, share: BudgetGuard | None) -> None:
+        """Tune the prompts of the architecture found, unless it has prompts that were tuned to the end."""
+        if not (self._tuned_to_end and self._has_tuned_prompts):
+            self._compile(share)
+
+    def _start(self, *, first: bool) -> AttentionMoA:
+        """Return the program whose prompts are tuned. Before a search it has critics, whose prompts count, too."""
+        bound = self.plan.bound
+        if not first or bound is None or self.candidate.architecture.critique_count:
+            return self.candidate
+        return bound.program(bound.richest(), StopRule(1))
 
     def _fit_stop(self, share: BudgetGuard | None) -> None:
         plan, architecture = self.plan, self.candidate.architecture
@@ -317,6 +391,11 @@ class OptimizeRun:
             return
         plan = self.plan
         count = self._counter(2 * len(plan.held), "held-out runs")
+
+        def keep(side: Side, run: Run) -> None:
+            self._held_runs[side].append(run)
+            count(run)
+
         self.acceptance = accept(
             plan.program,
             self.candidate,
@@ -326,11 +405,43 @@ class OptimizeRun:
             alpha=plan.alpha,
             concurrency=plan.concurrency,
             budget=self._guard,
-            progress=lambda _, run: count(run),
+            progress=keep,
+            keep_traces="gate" in plan.parts,
         )
 
+    def _fit_gate(self, _: BudgetGuard | None) -> None:
+        """Fit the gate on full runs on examples that the program to use was not tuned on."""
+        plan, program = self.plan, self.decided
+        if program.architecture.agreement_gate is not None:
+            self.notes.append("gate: the program has one, which stays; no bound on its loss was computed")
+            return
+        if len(program.agents) < 2:
+            self.notes.append("gate: the program has one agent, and nobody to agree with")
+            return
+        runs = [run for run in self._recorded(program) if run.trace is not None]
+        if not runs:
+            self.notes.append("gate: no runs on examples that the program was not tuned on, so no bound")
+            return
+        if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
+            self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
+            return
+        self.gate = fit_gate(runs, plan.metric, plan.max_loss, program=program, concurrency=plan.concurrency)
+        self.notes.append(f"gate: {self.gate.verdict}")
+        if self.gate.gate != "off":
+            self.gated = program.replace(gate=self.gate.gate)
+
+    def _recorded(self, program: AttentionMoA) -> Sequence[Run]:
+        """Return full runs of the program. Those on tuning examples count only if nothing was tuned on them."""
+        plan, original = self.plan, program is self.plan.program
+        if plan.only_gate:
+            examples = [*plan.tune, *plan.held]
+            count = self._counter(len(examples), "runs of the program")
+            options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard, "progress": count}
+            return measure(program, examples, plan.metric, keep_traces=True, **options).runs
+        return [*self._own_runs, *self._held_runs["baseline"]] if original else self._held_runs["candidate"]
+
     def _explain(self, _: BudgetGuard | None) -> None:
-        plan, chosen, agents = self.plan, self.chosen, len(self.chosen.agents)
+        plan, chosen, agents = self.plan, self.decided, len(self.decided.agents)
         options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard}
         self._say(0.0, "stages")
         self.profile = profile(chosen, plan.held, plan.metric, **options)
@@ -371,7 +482,7 @@ class OptimizeRun:
         except BudgetTooSmallError as error:
             self._cut(f"{part}: {error}")
         except MoAError as error:
-            nothing_found = not (self.searched or self.compiled or self.stops)
+            nothing_found = not (self.searched or self.compiled or self.stops or self.gate)
             if part != "explanation" and (nothing_found or isinstance(error, AllRunsFailedError)):
                 raise
             self.notes.append(f"{part}: failed, and what was found before stands: {error}")

@@ -24,6 +24,7 @@ from dspy.lm15 import (
     unregister_provider,
 )
 from dspy.utils.callback import BaseCallback
+from support.batch_server import BatchServer
 from support.loopback import Http, Loopback
 
 from moa_dspy import _dspy
@@ -337,3 +338,34 @@ def test_callbacks_see_every_acall_once_or_budgets_would_miss_calls_or_count_the
             asyncio.run(_dspy.watched(type(lm).acall)(lm, "?"))
         assert seen.calls == 1
     assert _dspy.watched(dspy.LM.acall) is dspy.LM.acall
+
+
+def test_requests_of_all_providers_leave_by_one_door_or_batches_would_get_none() -> None:
+    from moa_dspy.batches import batcher
+
+    seen: list[str] = []
+
+    class Watching(batcher.Batcher):
+        async def send(self, request: Any, send: Any) -> Any:
+            assert isinstance(request, _dspy.HttpRequest)
+            seen.append(request.url.rpartition("/")[2])
+            reply = await send(request)
+            return _dspy.HttpReply(status=reply.status, reason="", headers=[], body=reply.body)  # as of a batch
+
+    async def ask() -> list[str]:
+        lms = [server.lm(provider, "model") for provider in ("openai", "anthropic", "gemini")]
+        return [(await lm.acall(Request(model=lm.model, messages=(Message.user("?"),)))).text for lm in lms]
+
+    with BatchServer() as server, Watching(batcher.Batches()):
+        assert asyncio.run(ask()) == ["a reply"] * 3
+    assert seen == ["completions", "messages", "model:generateContent"]
+
+
+def test_the_cache_in_memory_can_be_small_or_a_run_holds_a_million_replies() -> None:
+    cache: Any = dspy.cache
+    before = cache.memory_cache
+    with _dspy.few_replies_in_memory(2):
+        for number in range(4):
+            cache.put({"request": number}, "reply", [])
+        assert len(cache.memory_cache) == min(2, cache.memory_cache.maxsize)
+    assert cache.memory_cache is before

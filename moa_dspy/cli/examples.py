@@ -21,7 +21,17 @@ from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.suite import Devset, OwnData, named_metric, open_benchmark, remarks_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Job", "check_reach", "data_name", "find_benchmark", "find_judge", "prepare", "shaped", "tuning_job"]
+__all__ = [
+    "Job",
+    "check_reach",
+    "data_name",
+    "fields_of",
+    "find_benchmark",
+    "find_judge",
+    "prepare",
+    "shaped",
+    "tuning_job",
+]
 
 _SAMPLES: Final = 5
 
@@ -85,7 +95,7 @@ def prepare(
         limit=options.limit,
         seed=options.seed,
         path=options.path,
-        fields=_fields(options.fields),
+        fields=fields_of(options.fields),
         inputs=list(program.task.input_fields),
     )
     check_inputs(program, devset.examples[0])
@@ -186,7 +196,7 @@ def data_name(data: str | None) -> str:
     return Path(data or "").name
 
 
-def _fields(text: str | None) -> dict[str, str] | None:
+def fields_of(text: str | None) -> dict[str, str] | None:
     """Return the mapping of ``question=prompt,answer=label``. A field alone maps to the column of the same name.
 
     Raises:

@@ -31,6 +31,7 @@ __all__ = [
     "ProgramOptions",
     "QuestionOptions",
     "Report",
+    "Run",
     "Serve",
     "ServingOptions",
     "Show",
@@ -189,6 +190,31 @@ class Eval(ExampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run(ProgramOptions, CallingOptions):
+    """Answer many questions: the rows of a file, a data set or standard input.
+
+    The expected cost is shown first. An interrupted run goes on with the same command: rows that have an answer are not
+    asked again. Without PROGRAM, --config or --agent, three agents run on the embedded model.
+    """
+
+    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
+    data: str = _option(
+        "DATA", "The rows: a file, a folder, a hub id, or - for JSON lines.", "--data", "-d", default=MISSING
+    )
+    out: str = _option("FILE", "The answers: .jsonl, .csv or .parquet.", "--out", "-o", default=MISSING)
+    fields: str | None = _option("FIELD=COLUMN,...", "The columns of the task's fields.  [default: all columns]")
+    split: str | None = _option("NAME", "The split.  [default: test]")
+    limit: int | None = _option("N", "Only the first N rows.", min=1)
+    trace: bool = _flag("Write the record of every step with each answer.", "--trace")
+    batch: bool = _flag("Send requests in batches of their provider, at half the price, within a day.", "--batch")
+    batch_rest: str = _option(
+        "HOW", "Requests that a batch did not answer: single, or resubmit.", "--batch-rest", default="single"
+    )
+    concurrency: int | None = _option("N", "Rows that run at once.  [default: 8; with --batch 10000]", min=1)
+    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimize(ExampleOptions):
     """Tune a program, and test the result.
 
@@ -198,7 +224,7 @@ class Optimize(ExampleOptions):
 
     valset: str | None = _option("FILE", "Examples that decide, not tuned on.  [default: a third of the examples]")
     gain: float | None = _option("SCORE", "A wished gain: tell how many held-out examples it takes.")
-    only: list[str] | None = _option("PART", "architecture, prompts or stop. Repeatable.  [default: all three]")
+    only: list[str] | None = _option("PART", "architecture, prompts, stop or gate. Repeatable.  [default: all]")
     rounds: int = _option("N", "Number of rounds; each continues the last.", default=1, min=1)
     method: str = _option(
         "NAME",
@@ -210,6 +236,7 @@ class Optimize(ExampleOptions):
     least_gain: float | None = _option(
         "GAIN", "Stop at once if the agents' ceiling leaves less room than this, such as 0.02."
     )
+    max_loss: float = _option("LOSS", "The most that a gate may lose of the score.", default=0.01)
     n_trials: int = _option("N", "Architectures that a search tries.", default=40, min=1)
     objective: str = _option("NAME", "Of a search: score, score_at_price, or score,cost for both.", default="score")
     price: float | None = _option("AMOUNT", "For score_at_price: the most that an example may cost.")
@@ -347,7 +374,7 @@ class Mcp(ServingOptions):
 
 
 COMMANDS: Final[tuple[type[Command], ...]] = (
-    *(Init, Doctor, Ask, Plan, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp),
+    *(Init, Doctor, Ask, Plan, Run, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp),
 )
 
 

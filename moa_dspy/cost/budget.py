@@ -159,6 +159,7 @@ class BudgetGuard:
         self._reserved_calls = 0
         self._settled = NOTHING - self._metered()
         self._answered, self._answered_total = 0, NOTHING
+        self._is_known = False  # whether the usage of one piece of work is planned
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -243,25 +244,32 @@ class BudgetGuard:
             if self._parent is not None:
                 self._parent.settle(used, calls=calls)
 
-    def spend(self, used: Usage | Amounts | None, *, pass_on: bool = True) -> None:
+    def spend(self, used: Usage | Amounts | None, *, pass_on: bool = True, pieces: int = 1) -> None:
         """Count usage without a reservation, such as items of an earlier, resumed run.
 
         Args:
             used: the usage.
             pass_on: whether the parent counts it, too.
+            pieces: number of pieces of work that used it.
         """
-        if used is None:
+        if used is None or not pieces:
             return
         amounts = used if isinstance(used, Amounts) else Amounts.of(used)
         with self._lock:
-            self.largest = self.largest.largest(amounts)
+            self.largest = self.largest.largest(amounts * (1 / pieces))
             if amounts.seconds:  # only answered calls show the size of a call
-                self._answered += 1
+                self._answered += pieces
             self._answered_total += amounts
             if self._meter is None:
                 self._settled += amounts
         if pass_on and self._parent is not None:
-            self._parent.spend(used)
+            self._parent.spend(used, pieces=pieces)
+
+    def expect(self, amounts: Amounts) -> None:
+        """Take a planned usage for the largest so far, so that no work has to end before other work starts."""
+        with self._lock:
+            self.largest = self.largest.largest(amounts)
+            self._is_known = True
 
     async def admit(self, calls: int) -> bool:
         """Wait until the budget covers another piece of work, and reserve its calls. ``settle`` ends the reservation.
@@ -276,7 +284,7 @@ class BudgetGuard:
             Whether the calls are reserved. False if the budget does not cover them and no running work could release
             any.
         """
-        unknown = min(self._limits.tokens, self._limits.usd) < math.inf
+        unknown = min(self._limits.tokens, self._limits.usd) < math.inf and not self._is_known
         while (unknown and self.under_way and not self._answered) or not self.reserve(
             calls, own=self.largest * (self.under_way + 1)
         ):

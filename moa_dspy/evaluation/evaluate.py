@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.batches.batcher import Batcher, Batches
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.benchmark import Answered, Benchmark
@@ -34,6 +35,7 @@ from moa_dspy.runtime import event_loop
 
 __all__ = ["check_inputs", "check_outputs", "estimate_cost", "evaluate", "turns_of"]
 
+_AT_ONCE: Final = 8  # items
 _PLANNED: Final = 5  # number of examples planned for an estimate
 _REPLY: Final = 300  # assumed tokens of a judge's reply
 _ANSWER: Final = "word " * 450  # assumed answer in a conversation
@@ -53,7 +55,8 @@ def evaluate(
     against: str | Path | None = None,
     outputs: str | Path | None = None,
     name: str | None = None,
-    concurrency: int = 8,
+    batch: Batches | bool = False,
+    concurrency: int | None = None,
     budget: Budget | None = None,
     progress: Callable[[EvaluateProgress], None] | bool = False,
 ) -> EvaluateResult:
@@ -73,7 +76,8 @@ def evaluate(
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format, or a folder for answers and judgments in the official layout.
         name: the program's name in the result and in official files.
-        concurrency: maximum number of concurrent items.
+        batch: whether requests go in batches of their provider, at half the price; or how, see ``Batches``.
+        concurrency: maximum number of concurrent items. Default: 8, or all in batches.
         budget: limits of the evaluation, including the judge and earlier starts (seconds: this start only).
         progress: called after each item; True shows progress on standard error.
 
@@ -91,7 +95,12 @@ def evaluate(
     if outputs is not None:
         check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
-    done, cut_short = _run(job, out, budget, concurrency, progress)
+    batches = Batches.of(batch)
+    if concurrency is None:
+        concurrency = _AT_ONCE if batches is None else len(job.examples)
+    journal = None if out is None else Path(f"{out}.batches.db")
+    with nullcontext() if batches is None else Batcher(batches, journal):
+        done, cut_short = _run(job, out, budget, concurrency, progress)
     result = _result(job, done, cut_short, out)
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))

@@ -29,7 +29,7 @@ __all__ = ["CONNECTION", "connection_digest", "content_of", "describe", "digest"
 CONNECTION: Final = "connection"
 """The part of a fingerprint, and of what identifies a study, that older versions did not record."""
 
-
+_BYTES: Final = 8
 _COUNTERS = frozenset({"judged", "unparsed", "history", "callbacks"})
 _CONSTANTS = (str, bytes, int, float, type, functools.partial)
 _EMPTY_CELL = types.CellType()
@@ -93,9 +93,9 @@ def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
     return named
 
 
-def content_of(example: dspy.Example) -> str:
-    """Return a digest of all fields of an example."""
-    return digest(to_jsonable_python(_ordered(example.toDict()), fallback=str))
+def content_of(example: dspy.Example, size: int = _BYTES) -> str:
+    """Return a digest of all fields of an example, of ``size`` bytes."""
+    return digest(to_jsonable_python(_ordered(example.toDict()), fallback=str), size)
 
 
 def _ordered(value: Any) -> Any:
@@ -107,10 +107,10 @@ def _ordered(value: Any) -> Any:
     return [_ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def digest(value: Any) -> str:
-    """Return a short digest of a JSON value."""
+def digest(value: Any, size: int = _BYTES) -> str:
+    """Return a digest of a JSON value, of ``size`` bytes."""
     text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def describe(value: Any) -> Any:

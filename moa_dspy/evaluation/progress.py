@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.records import Record
 from moa_dspy.json_safe import printable
 
-__all__ = ["EvaluateProgress", "Totals", "progress_display"]
+__all__ = ["EvaluateProgress", "Shown", "Totals", "cost_so_far", "progress_display"]
 
 _LINES: Final = 20  # number of progress lines in a log
+_SECONDS: Final = 15.0  # between these lines, if the number of items is unknown
+_MINUTES: Final = 100.0  # from so many seconds on, a time is told in minutes
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ class EvaluateProgress:
         parts += [f"{self.errors} errors"] if self.errors else []
         parts += [f"{self.unparsed} unparsed"] if self.unparsed else []
         parts += [f"{self.unread} unread"] if self.unread else []
-        calls, cost = self.usage.calls, self.usage.cost_usd
-        parts += [f"{calls} call{'' if calls == 1 else 's'}"]
-        parts += ["cost unknown" if cost is None else f"${cost:.4f}" if cost else "$0"]
-        return ", ".join(parts)
+        return ", ".join([*parts, cost_so_far(self.usage)])
+
+    @property
+    def remark(self) -> str | None:
+        """Return how the last item failed; None if it did not."""
+        if self.record is None or self.record.error is None:
+            return None
+        return f"item {self.record.id} failed: {self.record.error.message[:200]}"
 
 
 class Totals:
@@ -105,35 +111,79 @@ class Totals:
         )
 
 
+class Shown(Protocol):
+    """What a display shows of the progress of a loop over items. ``total`` is None if their number is unknown."""
+
+    @property
+    def total(self) -> int | None: ...  # noqa: D102
+    @property
+    def done(self) -> int: ...  # noqa: D102
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def remark(self) -> str | None: ...  # noqa: D102
+
+
+P = TypeVar("P", bound=Shown)
+
+
+def cost_so_far(usage: Usage) -> str:
+    """Return calls and dollars as text."""
+    calls, cost = usage.calls, usage.cost_usd
+    dollars = "cost unknown" if cost is None else f"${cost:.4f}" if cost else "$0"
+    return f"{calls} call{'' if calls == 1 else 's'}, {dollars}"
+
+
 @contextmanager
-def progress_display(
-    progress: Callable[[EvaluateProgress], None] | bool,
-) -> Iterator[Callable[[EvaluateProgress], None] | None]:
-    """Yield the function that shows progress: the caller's, None, a bar on a terminal, or lines."""
+def progress_display(progress: Callable[[P], None] | bool, name: str = "items") -> Iterator[Callable[[P], None] | None]:
+    """Yield the function that shows progress: the caller's, None, a bar on a terminal, or lines.
+
+    Args:
+        progress: the caller's function; or whether to show progress on standard error.
+        name: what is counted.
+    """
     if callable(progress) or not progress:
         yield progress or None
     elif sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar() as show:
             yield show
     else:
-        yield _print_line
+        yield _Lines(name)
 
 
-def _print_line(progress: EvaluateProgress) -> None:
-    step = max(1, progress.total // _LINES)
-    failure = None if progress.record is None else progress.record.error
-    if progress.done % step and progress.done != progress.total and failure is None:
-        return
-    text = f"{progress.done} of {progress.total} items: {progress.status}, {progress.seconds:.0f} s"
-    if failure is not None and progress.record is not None:
-        text += f"; item {progress.record.id} failed: {failure.message[:200]}"
-    if sys.stderr is not None:  # None if it was closed; print would then write to standard output
-        with suppress(OSError):
-            print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
+class _Lines:
+    """Prints a line for every twentieth of the items, or from time to time if their number is unknown."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._first: Shown | None = None
+        self._last = 0.0
+
+    def __call__(self, state: Shown) -> None:
+        first = self._first = self._first or state
+        if state.remark is None and not self._is_due(state):
+            return
+        self._last = state.seconds
+        of = "" if state.total is None else f" of {state.total}"
+        text = f"{state.done}{of} {self._name}: {state.status}, {state.seconds:.0f} s"
+        if state.total and first.done < state.done < state.total:
+            left = (state.seconds - first.seconds) * (state.total - state.done) / (state.done - first.done)
+            text += f", about {left:.0f} s left" if left < _MINUTES else f", about {left / 60:.0f} min left"
+        text += "" if state.remark is None else f"; {state.remark}"
+        if sys.stderr is not None:  # None if it was closed; print would then write to standard output
+            with suppress(OSError):
+                print(printable(" ".join(text.splitlines())), file=sys.stderr, flush=True)
+
+    def _is_due(self, state: Shown) -> bool:
+        if state.total is None:
+            return not state.done or state.seconds - self._last >= _SECONDS
+        return state.done == state.total or not state.done % max(1, state.total // _LINES)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[EvaluateProgress], None]]:
+def _bar() -> Iterator[Callable[[Shown], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

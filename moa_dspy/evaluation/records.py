@@ -7,9 +7,7 @@ one incomplete line at the end. It is removed when the file is opened again.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -19,10 +17,10 @@ import pydantic
 
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.metrics.metric import UNREAD
-from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
-from moa_dspy.files.atomic_write import PRIVATE, in_use, lock
+from moa_dspy.files.append_file import AppendFile
 from moa_dspy.trace import Failure
 
 __all__ = ["FORMAT", "Record", "RecordFile", "difference", "latest", "outputs_of", "read_records", "restored"]
@@ -171,20 +169,16 @@ class RecordFile:
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
         self.path = Path(path)
+        self._file = AppendFile(path, "evaluation")
         try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
-        try:
-            _lock(self._file, self.path)
             recorded, self.records, length = _read(self.path)
             if recorded is not None:
                 _check_run(self.path, recorded, run, latest(self.records), contents)
-            os.ftruncate(self._file, length)
+            self._file.truncate(length)
             if recorded is None:
                 self._write({"format": FORMAT, "format_version": _VERSION, "run": dict(run)})
         except BaseException:
-            os.close(self._file)
+            self._file.__exit__()
             raise
 
     def append(self, record: Record) -> None:
@@ -196,26 +190,13 @@ class RecordFile:
         self._write(record.model_dump(mode="python"))
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        line = (json.dumps(value) + "\n").encode("ascii")
-        reason: str | None = None
-        try:
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk is full
-                os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR) - written)
-                reason = os.strerror(errno.ENOSPC)
-        except OSError as error:
-            reason = error.strerror
-        if reason is not None:
-            raise RunError(
-                f"cannot write {self.path}: {reason}; its records are kept; run the same command "
-                "again to continue once the file can be written"
-            )
+        self._file.append((json.dumps(value) + "\n").encode("ascii"))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        self._file.__exit__()
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:
@@ -264,17 +245,3 @@ def _check_run(
         raise ConfigurationError(
             f"{path} is of another run: {'; '.join(reasons)}. Give another file, or the options of that run"
         )
-
-
-def _lock(file: int, path: Path) -> None:
-    try:
-        lock(file)
-    except OSError as error:
-        if in_use(error):
-            raise ConfigurationError(
-                f"{path} is being written by another evaluation; wait for it, or stop it"
-            ) from None
-        raise ConfigurationError(
-            f"{path} cannot be locked ({error.strerror}), so two evaluations might mix their records; give a file in a "
-            "folder on a local disk"
-        ) from None

@@ -7,16 +7,19 @@ import contextvars
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, ParamSpec, TypeVar
 
 import dspy
 
 from moa_dspy.agents import Agent
+from moa_dspy.batches.batcher import Question, current_batcher
 from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.meter import CallsOfItem, metered
 from moa_dspy.cost.usage import Price, Usage
@@ -143,17 +146,20 @@ class ExampleRunner:
     def __post_init__(self) -> None:
         self._calls = calls_of_a_run(self.program) if self.calls is None else self.calls
         self._programs: dict[str, dspy.Module] = {}  # by the settings of its models
-        self._failures: list[str | None] = []
-        self._scoreless = 0
-        self._complete, self._total = True, 0
+        self._failed = self._scoreless = 0
+        self._first_failure: str | None = None
+        self._complete = True
+        self._total: int | None = None  # None if it is unknown
         self.cut_short = {"program": _NO_USAGE, "metric": _NO_USAGE}
 
-    async def run(self, items: Sequence[Item], on_run: Callable[[Item, Run], None]) -> bool:
+    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None], ahead: int = 1) -> bool:
         """Run the items concurrently.
 
         Args:
-            items: in the order in which they start.
+            items: in the order in which they start. Items without a length are read in a thread as they start, so any
+                number of them takes little memory.
             on_run: called with each finished run.
+            ahead: number of such items that are read at once.
 
         Returns:
             Whether all items were run; False if the budget ended first.
@@ -162,7 +168,11 @@ class ExampleRunner:
             ConfigurationError: if program, metric and data are incompatible.
             AllRunsFailedError: if the first items all failed.
         """
-        waiting, self._total = iter(items), len(items)
+        waiting = iter(items)
+        self._total = len(items) if isinstance(items, Sized) else None
+        self._read, self._ahead, self._all_read = deque[Item](), ahead, False
+        self._reading, self._admitting = asyncio.Lock(), asyncio.Lock()
+        self._batcher = current_batcher.get()
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="moa-dspy-examples") as self._threads:
             workers = [asyncio.create_task(self._work(waiting, on_run)) for _ in range(self.concurrency)]
             try:
@@ -174,9 +184,18 @@ class ExampleRunner:
         return self._complete
 
     async def _work(self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None]) -> None:
-        for item in waiting:
+        with nullcontext() if self._batcher is None else self._batcher.question() as question:
+            await self._work_on(waiting, on_run, question)
+
+    async def _work_on(
+        self, waiting: Iterator[Item], on_run: Callable[[Item, Run], None], question: Question | None
+    ) -> None:
+        while (item := await self._next(waiting)) is not None:
             calls = max(self._calls, int(self.guard.largest.calls))
-            if not await self.guard.admit(calls):
+            with nullcontext() if question is None else question.closed():
+                async with self._admitting:
+                    is_admitted = await self.guard.admit(calls)
+            if not is_admitted:
                 self._complete = False
                 return
             used, run, room = {"program": _NO_USAGE, "metric": _NO_USAGE}, None, CallsOfItem(self.guard, calls)
@@ -191,6 +210,17 @@ class ExampleRunner:
                 return
             on_run(item, run)
             self._check_failures(run)
+
+    async def _next(self, waiting: Iterator[Item]) -> Item | None:
+        """Return the next item, or None after the last."""
+        if self._total is not None:
+            return next(waiting, None)
+        if not self._read:
+            async with self._reading:
+                if not self._read and not self._all_read:
+                    self._read.extend(await self._in_thread(list, islice(waiting, self._ahead)))
+                    self._all_read = not self._read
+        return self._read.popleft() if self._read else None
 
     async def _run(self, item: Item, used: dict[str, Usage]) -> Run | None:
         """Return the run of an item; None if the budget's time ended first. Set its usage in ``used``."""
@@ -268,9 +298,10 @@ class ExampleRunner:
         if run.status != "error" or (self.metric_may_fail and run.prediction is not None):
             self.succeeded = True
         else:
-            self._failures.append(run.error)
+            self._first_failure = self._first_failure or run.error
+            self._failed += 1
             self._scoreless += run.failure is not None and run.failure.kind == MetricError.__name__
-        failed = len(self._failures)
+        failed = self._failed
         scoreless = failed == self._scoreless  # the metric returned something that is no score, whatever the answer
         if self.succeeded or self.patience is None or not failed:
             return
@@ -278,7 +309,7 @@ class ExampleRunner:
             who = "program" if run.prediction is None else "metric"
             which = "every example" if failed == self._total else f"the first {failed} examples"
             kind = ConfigurationError if scoreless else AllRunsFailedError
-            raise kind(f"the {who} fails on {which}; the first one: {self._failures[0]}")
+            raise kind(f"the {who} fails on {which}; the first one: {self._first_failure}")
 
 
 def price_of(trace: Trace, layers: int | None = None) -> Price:

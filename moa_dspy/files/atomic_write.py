@@ -11,10 +11,11 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["PRIVATE", "check_folder", "check_writable", "create_private", "in_use", "lock", "replace_file"]
+__all__ = ["PRIVATE", "check_folder", "check_writable", "create_private", "in_use", "lock", "replace_file", "replacing"]
 
 PRIVATE: Final = 0o600
 """The rights of a new file."""
@@ -27,10 +28,9 @@ _in_use: set[str] = set()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a new file beside ``path`` and rename it to ``path``.
+    """Write a new file beside ``path`` and rename it to ``path``; see ``replacing``.
 
-    A file that exists keeps its permissions. The target of a link is replaced, not the link. A pipe or a device is
-    written to directly. Temporary files that killed processes left for this path are removed.
+    A pipe or a device is written to directly.
 
     Raises:
         OSError: if the file cannot be written. The old file is then unchanged.
@@ -38,12 +38,26 @@ def replace_file(path: Path, content: bytes) -> None:
     if _is_special(path):
         path.write_bytes(content)
         return
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file beside ``path``. At the end of the block, rename it to ``path``; after an error, remove it.
+
+    A file that exists keeps its permissions. The target of a link is replaced, not the link. Temporary files that
+    killed processes left for this path are removed.
+
+    Raises:
+        OSError: if the file cannot be written. The old file is then unchanged.
+    """
     path = Path(os.path.realpath(path))
     temporary = _beside(path)
     _in_use.add(temporary.name)
     try:
         with _created(temporary) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

@@ -49,6 +49,11 @@ class CostEstimate(_Record):
         """Return the larger value of each figure."""
         return self._combined(other, max)
 
+    def at_price(self, share: float) -> CostEstimate:
+        """Return the same cost with dollars multiplied by ``share``."""
+        usd = None if self.usd is None else self.usd * share
+        return self.model_copy(update={"usd": usd, "usd_at_least": self.usd_at_least * share})
+
     def times(self, factor: float) -> CostEstimate:
         """Return the cost multiplied by ``factor``, in whole calls and tokens."""
         return CostEstimate(

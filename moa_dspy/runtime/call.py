@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess, watched
 from moa_dspy.agents import AgentSlot
+from moa_dspy.batches.batcher import Sending, UndeliveredError, current_sending
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
 from moa_dspy.runtime import accepted, concurrency
@@ -115,7 +116,8 @@ async def ask(
     for watcher in session.watchers:
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
-        await in_span(step_id, call.run, lambda: call.outputs or call.failure)
+        with _AT_ONCE if session.batcher is None else session.batcher.step():
+            await in_span(step_id, call.run, lambda: call.outputs or call.failure)
     except asyncio.CancelledError as error:
         call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise
@@ -316,19 +318,23 @@ class _Call:
             raise _NotSentError(_over_budget("the budget allows no further call"))
         waiting, sent, answered, reply, unanswered, sending = clock(), None, None, None, False, None
         whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
+        call, timeout = Sending(options.get("rollout_id")), session.tolerance.timeout
         turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else _AT_ONCE
+        connection = known.connections or _AT_ONCE
+        if known.in_batches:
+            turn, connection, timeout = _AT_ONCE, _AT_ONCE, None
         try:
-            async with whole, turn, known.connections or _AT_ONCE:
+            async with whole, turn, connection:
                 if known.rejected:
                     args, options = accepted.without(lm, set(known.rejected), args, options)
                 if session.rereading is not None and getattr(self._adapter, "inputs_first", False):
                     shared = shared_text(self._signature, self._inputs)
                     args, options = marked(lm, shared, args, options, reread=lm.model in session.rereading)
                 sent = clock()
-                async with asyncio.timeout(session.tolerance.timeout):
+                async with asyncio.timeout(timeout):
                     self._meter.begin()
                     # In its own task, so that the transport does not wake all layers of the run at each step.
-                    sending = asyncio.create_task(self._send(known, args, options))
+                    sending = asyncio.create_task(self._send(known, args, options, call))
                     reply = await sending
                 answered = clock()
         except BaseException as error:
@@ -338,6 +344,8 @@ class _Call:
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
                 raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
+            if isinstance(error, UndeliveredError):
+                raise _UserError(error.error) from None
             if isinstance(error, Exception):
                 self._note_error(known, error)
                 self._adapts |= accepted.learn(lm, known.rejected, error, args, options)
@@ -353,7 +361,9 @@ class _Call:
             # A thread that goes on after its step reports its own call.
             goes_on = known.in_thread and (sending is None or not sending.done() or sending.cancelled())
             lost = None if sent is None or answered is not None or goes_on else unanswered
-            await self._meter.settle(budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost)
+            await self._meter.settle(
+                budget, known, prompt, reply, seconds, sent=sent is not None, lost=lost, price=call.price
+            )
         return self._answer_in(lm, reply)
 
     def _answer_in(self, lm: dspy.BaseLM, reply: Any) -> Any:
@@ -384,13 +394,14 @@ class _Call:
         is_changed = bool(completions) and getattr(reply, "text", None) != completions[0].text
         return with_texts(reply, completions) if is_changed else reply
 
-    async def _send(self, known: RunLM, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _send(self, known: RunLM, args: tuple[Any, ...], options: dict[str, Any], call: Sending) -> Any:
         """Make one call of an LM.
 
         An LM without asynchronous calls is called in its own thread. It keeps its concurrency slot until that thread
         ends. An LM that calls a program of its own gets the adapter that the caller configured, not this step's.
         """
         lm, kind = known.lm, type(known.lm)
+        current_sending.set(call)  # in the task of this call
         reader = self._reader(known)
         current_answer.set(None)  # of this run, and not of a program that the LM calls
         with dspy.context(adapter=self._session.adapter, trace=None, send_stream=reader):
@@ -404,7 +415,7 @@ class _Call:
                 if reader is None or not cannot_stream(error):
                     raise
         known.rejected.add(accepted.STREAM)
-        return await self._send(known, args, options)
+        return await self._send(known, args, options, call)
 
     def _reader(self, known: RunLM) -> ReplyReader | None:
         """Return what reads a reply while it is written, if the reply is the answer of the run and can be read so."""

@@ -14,6 +14,7 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, can_stream, enforces_schema, needs_thread, pool_of
 from moa_dspy.agents import AgentSlot
+from moa_dspy.batches.batcher import current_batcher
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import is_free, own_price
 from moa_dspy.errors import ConfigurationError
@@ -72,6 +73,7 @@ class RunLM:
         in_thread: whether it must be called in a thread.
         enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
         connections: what a call waits for; None if DSPy opens no connections for it.
+        in_batches: whether its requests may go in batches. They then wait for no connection, and for hours.
         rejected: what it rejects, see ``runtime/accepted.py``. Calls add what they learn.
         refused: the failure by which the provider rejected its key or account. It is not called again.
     """
@@ -88,6 +90,7 @@ class RunLM:
             concurrency.limit_by_default(slots, lm.model)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
+        self.in_batches = pool is not None and current_batcher.get() is not None
         self.rejected = accepted.rejected_by(lm)
         self._streams = not is_own and not self.in_thread and can_stream(lm)
         self.refused: Failure | None = None
@@ -117,6 +120,7 @@ class Session:
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
         answer: where the answer goes while it is written; None if nobody reads it.
+        batcher: collects the run's requests into batches; None without batches.
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
         record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
@@ -148,6 +152,7 @@ class Session:
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
         self.answer = current_answer.get()
+        self.batcher = current_batcher.get()
         self.lms: dict[int, RunLM] = {}
         self.record_prompts = prompts_recorded.get()
         self.rereading: frozenset[str] | None = None

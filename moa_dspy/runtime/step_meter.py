@@ -66,6 +66,7 @@ class StepMeter(UsageMeter):
         *,
         sent: bool,
         lost: bool | None = None,
+        price: float = 1.0,
     ) -> None:
         """Count the usage of a request. DSPy may have reported a paid call, a cached one, or nothing.
 
@@ -77,6 +78,7 @@ class StepMeter(UsageMeter):
             seconds: duration of the call; None if there was no answer.
             sent: whether it was called at all.
             lost: of a call that DSPy will never report: True if it was cut short, False if it failed with an error.
+            price: share of the usual price that it costs.
         """
         before, after = self._before, self.reading
         paid, cached = after.paid_calls - before.paid_calls, after.cached_calls > before.cached_calls
@@ -96,6 +98,10 @@ class StepMeter(UsageMeter):
                 if wanted or not (reported.prompt and reported.completion):
                     await self._complete(budget, known.lm, prompt(), "".join(texts_in(reply)), reported, unpriced)
                     after = self.reading
+            saved = (after.known_usd - before.known_usd) * (1 - price)
+            if saved:
+                self.add(Usage(cost_usd=-saved))
+                after = self.reading
         finally:
             self._before = after
             if budget.limited:

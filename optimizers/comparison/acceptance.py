@@ -27,7 +27,7 @@ from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget
 from moa_dspy.optimizers.reported import Reported
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["Acceptance", "Scores", "accept", "decide", "looks"]
+__all__ = ["Acceptance", "Scores", "Side", "accept", "decide", "looks"]
 
 Side: TypeAlias = Literal["baseline", "candidate"]
 _INTERIM: Final = 0.02
@@ -114,6 +114,7 @@ def accept(
     budget: Budget | BudgetGuard | None = None,
     concurrency: int = 8,
     progress: Callable[[Side, Run], None] | None = None,
+    keep_traces: bool = False,
 ) -> Acceptance:
     """Run both programs on held-out examples. Keep the baseline unless the test shows that the candidate is better.
 
@@ -129,6 +130,7 @@ def accept(
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
         concurrency: maximum number of concurrent runs.
         progress: called with ``baseline`` or ``candidate`` and each finished run.
+        keep_traces: whether these runs keep their traces.
 
     Raises:
         ConfigurationError: if a held-out example was tuned on or is a demo, or if an argument is out of range.
@@ -141,7 +143,16 @@ def accept(
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)
     guard = _guard_of(budget, [baseline, candidate])
-    measured = functools.partial(_measured, metric=metric, concurrency=concurrency, budget=guard, progress=progress)
+    options: dict[str, Any] = {
+        "metric": metric,
+        "concurrency": concurrency,
+        "budget": guard,
+        "keep_traces": keep_traces,
+    }
+
+    def measured(side: Side, program: AttentionMoA, part: Sequence[dspy.Example]) -> Measurement:
+        return _measured(side, program, part, progress, **options)
+
     old = new = Measurement((), Usage())
     decision: Any = None
     for count, level in looks(len(questions), alpha, interim):

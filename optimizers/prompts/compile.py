@@ -53,6 +53,8 @@ __all__ = ["CompileProgress", "CompileResult", "compile", "split_off"]
 EndedBy: TypeAlias = Literal["done", "budget", "prompt_lm"]
 
 _NO_LIMIT: Final = 2**31
+_LAST_PASSES: Final = 1.5
+"""Passes over the validation set for which budget is left when a method ends. The cache holds the last measurement."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def compile(  # noqa: A001 (DSPy's word)
         effort: ``light``, ``medium`` or ``heavy``; sets the options that are not given.
         prompt_lm: the model that writes instructions; default: the aggregator's model.
         budget: limits of this call, the model that writes prompts included. Only running calls can exceed it. If it
-            ends early, the original program is returned, and the finished calls stay in DSPy's cache. The same holds
-            if no proposal of ``prompt_lm`` can be read. ``report["ended_by"]`` says so.
+            ends early, GEPA returns the best so far. Of other methods the original program is returned, and the
+            finished calls stay in DSPy's cache. The same holds if no proposal of ``prompt_lm`` can be read.
+            ``report["ended_by"]`` says so.
         seed: the same seed, cache and arguments give the same result.
         concurrency: maximum number of concurrent examples.
         progress: called at every paid call, from any thread. ``cost`` does not yet include the price of that call.
@@ -213,7 +216,7 @@ class _Compilation:
         return measure(program, job.valset, job.metric, concurrency=job.concurrency, budget=self._guard)
 
     def _tune(self) -> dspy.Module:
-        job = replace(self._job, metric=audible(self._job.metric))
+        job = replace(self._job, metric=audible(self._job.metric), budget_ends=self._budget_ends)
         callbacks = [*dspy.settings.callbacks, *([] if self._callback is None else [self._callback])]
         settings = dspy.context(lm=job.ambient, max_errors=_NO_LIMIT, callbacks=callbacks, adapter=job.adapter())
         with settings, silenced() as self._errors:
@@ -224,6 +227,14 @@ class _Compilation:
                 raise
             self._end_calls()
             return tuned
+
+    def _budget_ends(self) -> bool:
+        """Return whether the budget may not cover a further step of the method and the last measurement."""
+        left, price = self._guard.left, self._before.known_price
+        needs = (left.calls, price.calls), (left.tokens, price.tokens), (left.usd, price.usd or 0.0)
+        if any(left_over < _LAST_PASSES * len(self._job.valset) * each for left_over, each in needs):
+            self._ended_by = "budget"
+        return self._ended_by == "budget"
 
     def _end_calls(self) -> None:
         running = 0 if self._callback is None else self._callback.drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
 
@@ -50,6 +50,7 @@ class PromptJob:
     concurrency: int
     unscored: list[str] = field(default_factory=list)
     unwritten: list[str] = field(default_factory=list)
+    budget_ends: Callable[[], bool] = lambda: False
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
         """Return the metric's score as a number; 0 if it raises or returns no score, which ``unscored`` notes.

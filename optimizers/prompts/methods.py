@@ -350,7 +350,7 @@ class Gepa(BuiltInMethod):
             warn_on_score_mismatch=False,
             seed=job.seed,
             instruction_proposer=InstructionProposer(adapter=job.adapter(dspy.JSONAdapter())),
-            gepa_kwargs=dict(self.more),
+            gepa_kwargs={"stop_callbacks": [lambda _: job.budget_ends()], **self.more},
             **budget,
         )
 

@@ -86,20 +86,24 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
         yield _Section(_TITLES["ceiling"], "ceiling", record.ceiling)
     for number, done in enumerate(record.rounds, 1):
         prefix = f"Round {number}: " if len(record.rounds) > 1 else ""
-        method = done.prompts.method if done.prompts else None
+        tuned = done.prompts or done.block
+        method = tuned.method if tuned else None
         parts = [
+            (f"prompts before the search, by {as_text(method)}", "compile", done.block, ""),
             ("optimization history and Pareto front", "search", done.search, "architecture"),
-            (f"prompts, by {as_text(method)}", "compile", done.prompts, "prompts"),
+            (f"prompts, by {as_text(method)}", "compile", done.prompts, "" if done.block else "prompts"),
             ("depth curve and stop rule", "stop", done.stop, "depth and stop rule"),
         ]
         sections = [_Section(title, body, part) for title, body, part, _ in parts if part is not None]
-        absent = ", ".join(what for *_, part, what in parts if part is None)
+        absent = ", ".join(what for *_, part, what in parts if part is None and what)
         if absent:
             sections.append(_Section("what is absent", "absent", f"Not done, or not reached: {absent}."))
         for title, body, part in sections:
             yield _Section(f"{prefix}{title}" if prefix else f"{title[0].upper()}{title[1:]}", body, part)
     if not record.rounds:
         yield _Section("Rounds", "absent", "No round of the optimization is on record.")
+    if record.gate is not None:
+        yield _Section(_TITLES["gate"], "gate", record.gate)
     for kind, measured in (("profile", record.profile), ("contributions", record.contributions)):
         yield _Section(_TITLES[kind], kind if measured else "absent", measured or "It was not measured.")
     yield _Section("What changed, before and after", "differences", record)

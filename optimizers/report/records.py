@@ -266,6 +266,7 @@ class CompareRecord(Comparison):
 
 
 class _Round(_Value):
+    block: CompileRecord | None = None
     search: SearchRecord | None = None
     prompts: CompileRecord | None = None
     stop: StopRecord | None = None
@@ -298,6 +299,7 @@ class OptimizeRecord(_Value):
     profile: ProfileRecord | None = None
     contributions: ContributionsRecord | None = None
     ceiling: CeilingRecord | None = None
+    gate: GateRecord | None = None
     baseline: _ProgramSide = _ProgramSide()
     candidate: _ProgramSide = _ProgramSide()
     cost: Usage | None = None

@@ -70,6 +70,7 @@ class Design:
         aggregator: the name of the agent whose model aggregates; None if no model does.
         shared_prompts: as for ``AttentionMoA``.
         critiques: as for ``AttentionMoA``.
+        tuned: whether the design takes the tuned prompts.
     """
 
     samples: tuple[int, ...]
@@ -80,12 +81,13 @@ class Design:
     aggregator: str | None
     shared_prompts: bool = True
     critiques: Critiques = "single"
+    tuned: bool = False
 
     @property
     def features(self) -> tuple[Any, ...]:
         """Return the choices as a tuple. Its length is the same for all designs of a space."""
         shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts, self.critiques)
-        return (*self.samples, *self.temperatures, *shape)
+        return (*self.samples, *self.temperatures, *shape, self.tuned)
 
 
 class BoundSpace:
@@ -98,6 +100,7 @@ class BoundSpace:
         options: further arguments of ``AttentionMoA``, the same for all designs.
         aggregators: further models that may aggregate but do not propose.
         prompts: programs of the same task. All designs take their prompts and demos; later programs take precedence.
+        tuned: a further program of the task, whose prompts and demos a design may take or not.
 
     Attributes:
         names: names of the agents.
@@ -118,6 +121,7 @@ class BoundSpace:
         options: Mapping[str, Any],
         aggregators: Sequence[AgentLike] = (),
         prompts: Sequence[AttentionMoA] = (),
+        tuned: AttentionMoA | None = None,
     ) -> None:
         chosen = sorted(_CHOSEN & options.keys())
         if chosen:
@@ -126,6 +130,7 @@ class BoundSpace:
             raise ConfigurationError(f"agents={agents!r} must list at least one model, for example agents=['local']")
         named = slots_of([agent_of(agent) for agent in (*agents, *aggregators)])
         self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
+        self.tuned = tuned
         self.models = {one.name: replace(one.agent, name=one.name) for one in named}
         self.names = tuple(self.models)[: len(agents)]
         self._samples = [f"samples.{name}" for name in self.names]
@@ -171,10 +176,11 @@ class BoundSpace:
         for name in ["temperature"] if self.space.shared_temperature else used:
             take(name)
         aggregation: Aggregation = take("aggregation") if sum(counts) > 1 else "none"
-        take("attention")
-        take("critiques")
+        if _has_peers(_simplest(take("attention"), sum(counts)), sum(counts)):
+            take("critiques")
         residual = take("residual")
         take("shared_prompts")
+        take("tuned")
         if self._needs_aggregator(aggregation, residual):
             take("aggregator")
         return params
@@ -201,7 +207,6 @@ class BoundSpace:
             residual = "none"  # the only answer is passed on
         aggregates = self._needs_aggregator(aggregation, residual)
         attention = _simplest(self._value(params, "attention"), agents)
-        several = attention not in ("self", "none") and (agents > 2 or attention in ("full", 1))
         return Design(
             samples=counts,
             temperatures=temperatures,
@@ -210,7 +215,8 @@ class BoundSpace:
             aggregation=aggregation,
             aggregator=self._value(params, "aggregator") if aggregates else None,
             shared_prompts=self._value(params, "shared_prompts"),
-            critiques=self._value(params, "critiques") if several else "single",
+            critiques=self._value(params, "critiques") if _has_peers(attention, agents) else "single",
+            tuned=self._value(params, "tuned"),
         )
 
     def design_of(self, trial: FrozenTrial) -> Design | None:
@@ -258,6 +264,16 @@ class BoundSpace:
         values = self.choices[name]
         return values[int(generator.integers(len(values)))]
 
+    def richest(self) -> Design:
+        """Return a design of one sample of each agent with all roles of a layer, as far as the space has them."""
+        counts = {name: int(number < self.space.max_agents) for number, name in enumerate(self._samples)}
+        counts = {name: max(count, self.choices[name][0]) for name, count in counts.items()}
+        rank = {"none": 0, "self": 1}
+        chosen = {**counts, "attention": max(self.choices["attention"], key=lambda pattern: rank.get(pattern, 2))}
+        design = self.design({name: chosen.get(name, values[0]) for name, values in self.choices.items()})
+        assert design is not None
+        return design
+
     def rules(self, design: Design) -> tuple[StopRule, ...]:
         """Return the stop rules of a design. Without residual synthesis there is no early stopping.
 
@@ -266,7 +282,7 @@ class BoundSpace:
         space = self.space
         if design.residual == "synthesis":
             return space.rules
-        return stop_rules([self.layers] if design.residual == "answers" else space.layers, [False], gates=space.gate)
+        return stop_rules([self.layers] if design.residual == "answers" else space.layers, [False], gates=space.gates)
 
     def program(self, design: Design, rule: StopRule | None = None) -> AttentionMoA:
         """Return the program of a design; without a rule, with the largest depth and without early stopping."""
@@ -286,7 +302,7 @@ class BoundSpace:
             aggregation=design.aggregation,
             **self.options,
         )
-        for prompts in self.prompts:
+        for prompts in (*self.prompts, *([self.tuned] if design.tuned and self.tuned is not None else [])):
             known = [spec.name for spec in prompts.architecture.agents]
             program.take_prompts(prompts, [known.index(name) if name in known else None for name in owners])
         if self.space.thresholds and program.architecture.synthesizes:
@@ -305,7 +321,7 @@ class BoundSpace:
         repeated = (min(samples, most), *[0] * (count - 1))
         plain = "none" if "none" in self.space.residual else "synthesis"
         moa = "answers" if "answers" in self.choices["residual"] else plain
-        own = "self" if "self" in self.space.attention else "full"  # the same with one agent
+        own = "self" if "self" in self.choices["attention"] else "full"  # the same with one agent
         wanted = [
             *((counts, "none", plain) for counts in alone),
             (repeated, "none", plain),
@@ -333,6 +349,7 @@ class BoundSpace:
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
             "aggregators": [spec for name, spec in specs.items() if name not in self.names],
             "prompts": [digest_of(prompts) for prompts in self.prompts],
+            **({} if self.tuned is None else {"tuned": digest_of(self.tuned)}),
         }
 
     def _choices(self) -> dict[str, Sequence[Any]]:
@@ -347,13 +364,19 @@ class BoundSpace:
         return {
             **dict.fromkeys(self._samples, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
-            "attention": tuple(str(pattern) for pattern in space.attention),
-            "critiques": space.critiques,
+            "attention": tuple(str(pattern) for pattern in space.patterns(typed=typed)),
+            "critiques": space.critiques if self._has_peers else space.critiques[:1],
             "residual": self._joins(),
             "aggregation": space.aggregation or (("synthesis", "vote") if typed else ("synthesis",)),
             "aggregator": self.aggregators,
             "shared_prompts": space.shared_prompts or (True,),
+            "tuned": (True, False) if self.tuned is not None else (False,),
         }
+
+    @property
+    def _has_peers(self) -> bool:
+        most = min(self.space.max_agents, self.space.samples * len(self.names))
+        return any(_has_peers(_simplest(pattern, most), most) for pattern in self.space.patterns(typed=True))
 
     def _joins(self) -> tuple[Residual, ...]:
         """Return how layers may be joined. With two layers, passing all answers on is the same as one layer."""
@@ -413,6 +436,11 @@ def _check_names(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> N
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigurationError(f"{what} names {unknown[0]!r}, but the agents are: {', '.join(known)}")
+
+
+def _has_peers(attention: Attention, agents: int) -> bool:
+    """Return whether a critic may have several critiques to write."""
+    return attention not in ("self", "none") and (agents > 2 or attention in ("full", 1))
 
 
 def _simplest(pattern: Any, agents: int) -> Attention:

@@ -126,7 +126,7 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
     made: set[Request] = set()
 
     def ask(role: str, member: object, *read: Request) -> Request:
-        made.add(request := hash((role, member, *read)))
+        made.add(request := hash((role, member, design.tuned, *read)))
         return request
 
     counted = enumerate(zip(design.samples, design.temperatures, strict=True))

@@ -130,6 +130,7 @@ def search(
     progress: Callable[[SearchProgress], None] | None = None,
     aggregators: Sequence[AgentLike] = (),
     prompts: AttentionMoA | Sequence[AttentionMoA] = (),
+    tuned: AttentionMoA | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search for the best architecture for a task. The usual ensembles are tried first.
@@ -156,6 +157,7 @@ def search(
         progress: called after every batch.
         aggregators: further models that may aggregate but do not propose.
         prompts: programs of the task; all trials take their prompts and demos. Later programs take precedence.
+        tuned: a further program of the task. A design may take its prompts and demos, or not.
         **options: further arguments of ``AttentionMoA``, such as ``tolerance``.
 
     Raises:
@@ -163,7 +165,7 @@ def search(
         RunError: if the budget ended before anything was scored, or if every run failed.
     """
     carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
-    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried)
+    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried, tuned)
     wanted = Objective(objective, price, unit)
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, pruning or Pruning(), progress)
     return job.run(storage, study_name, sampler, seed)

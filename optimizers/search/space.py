@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias, cast, get_args
 
@@ -17,9 +17,11 @@ __all__ = ["SearchSpace", "Temperatures"]
 
 Temperatures: TypeAlias = tuple[float | None, ...]
 
-_OPTIONAL: Final = ("aggregation", "aggregators", "shared_prompts")
-_CHOICES: Final = ("attention", "critiques", "residual", *_OPTIONAL, "layers", "early_stop", "gate")
+_OPTIONAL: Final = ("attention", "aggregation", "aggregators", "shared_prompts", "gate")
+_CHOICES: Final = ("critiques", "residual", *_OPTIONAL, "layers", "early_stop")
 _PATTERNS: Final[tuple[Attention, ...]] = ("full", "cross", "self", "none")
+_BY_ANSWER: Final[tuple[Attention, ...]] = ("disagreeing",)
+_GATES: Final = ("off", "unanimous")
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     "critiques": get_args(Critiques),
     "residual": get_args(Residual),
@@ -38,7 +40,8 @@ class SearchSpace:
         max_agents: the largest N, all samples counted.
         temperatures: temperatures of every agent, or by agent name. None is the agent's own temperature.
         shared_temperature: one temperature for all agents, instead of one for each.
-        attention: attention patterns; a number is a number of peers. ``"disagreeing"`` is not among the defaults.
+        attention: attention patterns; a number is a number of peers. None is full, cross, self and none, and also
+            disagreeing if every output of the task is typed. Free text is seldom equal.
         critiques: one call for each critique (``"single"``), or for all critiques of a critic (``"joint"``).
         residual: how layers are joined.
         aggregation: how the answers of a layer are combined. None is synthesis, and also vote if every output of the
@@ -51,7 +54,8 @@ class SearchSpace:
         thresholds: minimum probabilities of an improvement at which a run continues. If there are any, every trial asks
             its synthesis for that probability instead of yes or no, and returns the scores of all thresholds.
         gate: gates that compare texts. A trial runs without a gate and returns the scores of all gates. A search picks
-            the best score; ``fit_gate`` bounds what a gate loses.
+            the best score; ``fit_gate`` bounds what a gate loses. None is off and unanimous; in ``optimize`` it is off
+            if the gate is fitted afterwards.
 
     Raises:
         ConfigurationError: if a field has no choice, or an invalid one.
@@ -61,8 +65,8 @@ class SearchSpace:
     max_agents: int = 5
     temperatures: Temperatures | Mapping[str, Temperatures] = (0.3, 0.7, 1.0)
     shared_temperature: bool = False
-    attention: tuple[Attention, ...] = _PATTERNS
-    critiques: tuple[Critiques, ...] = ("single",)
+    attention: tuple[Attention, ...] | None = None
+    critiques: tuple[Critiques, ...] = ("single", "joint")
     residual: tuple[Residual, ...] = get_args(Residual)
     aggregation: tuple[Aggregation, ...] | None = None
     aggregators: tuple[str, ...] | None = None
@@ -70,17 +74,17 @@ class SearchSpace:
     layers: tuple[int, ...] = (1, 2, 3)
     early_stop: tuple[bool, ...] = (True, False)
     thresholds: tuple[float, ...] = ()
-    gate: tuple[str, ...] = ("off",)
+    gate: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in _CHOICES:
             object.__setattr__(self, name, _choices(name, getattr(self, name)))
-        gates = [gate_of(gate) for gate in self.gate]
+        gates = [gate_of(gate) for gate in self.gate or ()]
         if any(isinstance(gate, Gate) and gate.compare == "meaning" for gate in gates):
             raise ConfigurationError(
                 "a gate with compare='meaning' cannot be searched, because runs record no such calls"
             )
-        object.__setattr__(self, "gate", tuple(map(str, gates)))
+        object.__setattr__(self, "gate", tuple(map(str, gates)) or None)
         object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
         object.__setattr__(self, "thresholds", _numbers("thresholds", self.thresholds, 1) if self.thresholds else ())
         sizes = [("samples", self.samples), ("max_agents", self.max_agents), *(("layers", n) for n in self.layers)]
@@ -92,7 +96,7 @@ class SearchSpace:
                 if value not in allowed:
                     listed = ", ".join(map(repr, allowed))
                     raise ConfigurationError(f"{name}={value!r} cannot be searched; use some of {listed}")
-        for pattern in self.attention:
+        for pattern in self.attention or ():
             if not isinstance(pattern, (str, int)):
                 raise ConfigurationError(
                     f"attention={pattern!r} cannot be searched; use built-in patterns, such as 'full'"
@@ -102,7 +106,25 @@ class SearchSpace:
     @property
     def rules(self) -> tuple[StopRule, ...]:
         """Return the stop rules of a program whose layers are joined by synthesis."""
-        return stop_rules(self.layers, self.early_stop, self.thresholds, self.gate)
+        return stop_rules(self.layers, self.early_stop, self.thresholds, self.gates)
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """Return the gates."""
+        return self.gate or _GATES
+
+    def patterns(self, *, typed: bool) -> tuple[Attention, ...]:
+        """Return the attention patterns for a task whose outputs are all typed, or not."""
+        return self.attention or (*_PATTERNS, *(_BY_ANSWER if typed else ()))
+
+    def without(self, agents: Collection[str]) -> Self:
+        """Return the space without the choices of some agents."""
+        temperatures, aggregators = self.temperatures, self.aggregators
+        if isinstance(temperatures, Mapping):
+            temperatures = {name: values for name, values in temperatures.items() if name not in agents}
+        if aggregators is not None:
+            aggregators = tuple(name for name in aggregators if name not in agents) or None
+        return dataclasses.replace(self, temperatures=temperatures, aggregators=aggregators)
 
     def temperatures_of(self, agent: str) -> Temperatures:
         """Return the possible temperatures of an agent."""
@@ -110,11 +132,8 @@ class SearchSpace:
         return choices.get(agent, (None,)) if isinstance(choices, Mapping) else choices
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as JSON values. Newer fields with their default are left out, so that old studies go on."""
+        """Return the space as JSON values."""
         values = dataclasses.asdict(self)
-        for name in ("critiques", "gate"):
-            if values[name] == getattr(SearchSpace, name):
-                del values[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

@@ -130,12 +130,14 @@ class GateFit:
             )
             for trial in self.trials
         ]
-        return f"{text_table([head, *rows], left=(0,))}\n\n{self._verdict()}"
+        return f"{text_table([head, *rows], left=(0,))}\n\n{self.verdict}"
 
     def _saved(self, trial: GateTrial) -> float:
         return 1 - trial.price.calls / self.full.calls if self.full.calls else 0.0
 
-    def _verdict(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """Return the choice in one sentence."""
         allowed = f"a loss of at most {self.max_loss:g} with a confidence of {self.confidence:.0%}"
         if self.chosen is not None:
             return f"gate {self.gate} saves {self.saved:.0%} of the calls; {self.runs} runs show {allowed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers import (
     Copro,
     OptimizeProgress,
+    PromptJob,
     SearchSpace,
     contributions,
     fit_stop_rule,
@@ -66,7 +68,7 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     assert sum(entry.examples for entry in record.data) == 72
     assert [entry.use for entry in record.data] == ["tuning", "held-out"]
     assert record.method.startswith("optimize: ")
-    assert set(record.method.removeprefix("optimize: ").split("+")) <= {"architecture", "copro", "stop"}
+    assert set(record.method.removeprefix("optimize: ").split("+")) <= {"architecture", "copro", "stop", "gate"}
     assert "copro" in record.method
     assert record.metric == "support.planted:right"
     assert record.verdict == result.acceptance.reason == str(result).splitlines()[0]
@@ -74,8 +76,11 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
     report = json.loads(json.dumps(result.report))
     assert report == result.report
     assert [entry["stage"] for entry in report["spent"]] == [
-        "architecture", "prompts", "stop", "acceptance", "explanation",
+        "prompts", "architecture", "prompts again", "stop", "acceptance", "gate", "explanation",
     ]  # fmt: skip
+    assert report["rounds"][0]["block"]["kind"] == "compile"
+    assert report["gate"]["gate"] == "off"
+    assert report["gate"]["runs"] <= 72
     assert sum(Usage.model_validate(entry["cost"]).paid_calls for entry in report["spent"]) == result.cost.paid_calls
     asked = sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM))
     assert 0 < result.cost.paid_calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
@@ -257,8 +262,8 @@ def test_progress_has_an_end_in_sight() -> None:
         weak(), trainset=planted.examples(0, 30), metric=planted.right, method="labeled", progress=seen.append, **SEARCH
     )
     parts = list(dict.fromkeys((at.number, at.part, at.of) for at in seen))
-    names = ["architecture", "prompts", "stop", "acceptance", "explanation"]
-    assert parts == [(number, name, 5) for number, name in enumerate(names, 1)]
+    names = ["prompts", "architecture", "prompts again", "stop", "acceptance", "gate", "explanation"]
+    assert parts == [(number, name, 7) for number, name in enumerate(names, 1)]
     assert all(0 <= at.done <= 1 for at in seen)
     costs = [at.cost.paid_calls for at in seen]
     assert costs == sorted(costs)
@@ -272,7 +277,7 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"metric": None}, "metric=None is invalid"),
         ({"trainset": []}, "0 examples to tune on"),
         ({"valset": examples(30)[:4]}, "4 of 4 held-out examples are among those"),
-        ({"parts": ["prompt"]}, "must be some of architecture, prompts, stop"),
+        ({"parts": ["prompt"]}, "must be some of prompts, architecture, stop, gate"),
         ({"parts": "prompts"}, "must be some of"),
         ({"rounds": 0}, "rounds=0"),
         ({"method": "magic"}, "method='magic' is unknown"),
@@ -718,3 +723,80 @@ def test_where_there_is_room_the_search_goes_on_and_pays_the_first_calls_once() 
     for lm in lms:
         asked = [(request.config.temperature, prompt_of(request)) for request in lm.requests]
         assert [asked.count(one) for one in asked[:16]] == [1] * 16
+
+
+class TestTheGate:
+    def program(self, **skill: Any) -> AttentionMoA:
+        lms = [simulated(name, seed=seed, **skill) for seed, name in enumerate("abc")]
+        return AttentionMoA("question -> answer", lms, layers=1)
+
+    def test_alone_it_is_fitted_on_runs_of_the_program_and_kept_with_its_bound(self) -> None:
+        program = self.program(knows=1.0)
+        options: dict[str, Any] = {"trainset": examples(30), "metric": exact, "parts": ["gate"], "explain": False}
+        cost = forecast(program, **options)
+        assert [part.part for part in cost.parts] == ["gate"]
+        result = optimize(program, max_loss=0.2, **options)
+        assert result.gate is not None
+        assert result.gate.runs == 30
+        assert str(result.program.architecture.gate) == "first=2"
+        assert result.program(question="task 001").trace.calls == 2
+        assert result.cost.paid_calls <= cost.most.calls
+        assert result.program.provenance is not None
+        assert result.program.provenance.method == "optimize: gate"
+        assert "The program is kept, with a gate" in str(result)
+        assert "Loss against savings" in render([result.report])
+        assert optimize(program, **options).program.architecture.gate == "off"  # 30 runs cannot show 0.01
+
+    def test_after_a_search_it_takes_no_further_call(self) -> None:
+        paid = []
+        for parts in (["architecture"], ["architecture", "gate"]):
+            cast("Any", dspy).cache.reset_memory_cache()
+            program = self.program(knows=0.97, finds=0.0)
+            options: dict[str, Any] = {"trainset": examples(36), "metric": exact, "explain": False, **SEARCH}
+            result = optimize(program, parts=cast("Any", parts), max_loss=0.3, **options)
+            paid.append(sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM)))
+        assert result.gate is not None
+        assert paid[0] == paid[1]
+
+    def test_one_that_the_program_has_stays(self) -> None:
+        program = self.program(knows=1.0).replace(gate="unanimous")
+        result = optimize(program, trainset=examples(12), metric=exact, parts=["gate"], explain=False)
+        assert result.gate is None
+        assert any(note.startswith("gate: the program has one") for note in result.report["notes"])
+
+
+class Tell:
+    """Tell every role the planted sentence."""
+
+    def tune(self, job: PromptJob) -> dspy.Module:
+        for _, predictor in job.student.named_predictors():
+            predictor.signature = cast("Any", predictor.signature).with_instructions(planted.PHRASE)
+        return job.student
+
+
+def test_prompts_of_roles_that_the_program_lacks_are_tuned_before_the_search() -> None:
+    lean = planted.program_of(planted.critics(count=2, cache=True))
+    options: dict[str, Any] = {"space": replace(SPACE, layers=(1,), critiques=("single",)), "n_trials": 12}
+    result = optimize(
+        lean, trainset=planted.examples(0, 30), metric=planted.right, method=Tell(), explain=False, **options
+    )
+    assert len(result.compiled) == 1, "the prompts were tuned to their end, and the search took them"
+    assert result.compiled[0].report["predictors"]["critique"]["instructions"]["after"] == planted.PHRASE
+    rounds = result.report["rounds"]
+    assert rounds[0]["block"] is not None
+    assert {trial["params"]["tuned"] for trial in rounds[0]["search"]["trials"]} == {True, False}
+    assert result.candidate.architecture.critique_count
+    assert instructions_of(result.candidate)["critique"] == planted.PHRASE
+
+
+def test_an_agent_that_deceives_is_left_out_of_the_search() -> None:
+    lms = [simulated(name, knows=0.7, deceives=float(name == "a"), seed=seed) for seed, name in enumerate("abcd")]
+    program = AttentionMoA("question -> answer", lms, layers=1, attention="none")
+    result = optimize(
+        program, trainset=examples(50), metric=exact, parts=["architecture"], explain=False,
+        space=SearchSpace(samples=1, temperatures={"a": (0.7,)}, layers=(1,), attention=("none",)), n_trials=2,
+    )  # fmt: skip
+    assert result.quarantine is not None
+    assert result.quarantine.agents == ("a",)
+    assert [spec["name"] for spec in result.searched[0].report["agents"]] == ["b", "c", "d"]
+    assert any("left out, since they score less than half" in note for note in result.report["notes"])

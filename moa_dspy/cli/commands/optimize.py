@@ -32,8 +32,8 @@ from moa_dspy.planning import WorkEstimate
 __all__ = ["run"]
 
 _SAME_NAME: Final = (
-    "gain", "rounds", "method", "effort", "explain", "seed", "least_gain", "n_trials", "price", "unit", "storage",
-    "study_name",
+    "gain", "rounds", "method", "effort", "explain", "seed", "least_gain", "max_loss", "n_trials", "price", "unit",
+    "storage", "study_name",
 )  # fmt: skip
 
 

@@ -9,11 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from moa_dspy.cli.output import table
-from moa_dspy.cli.views.progress import dollars
+from moa_dspy.cli.views.progress import usage_line
 from moa_dspy.evaluation.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from moa_dspy.cost.usage import Usage
     from moa_dspy.evaluation import EvaluateResult, PairedDifference, Score
 
 __all__ = ["recipe_table", "recipe_values", "result_parts"]
@@ -37,9 +36,9 @@ def result_parts(result: EvaluateResult, published: Mapping[str, Any]) -> Iterat
         yield table(list(_figures(result.figures, published)))
     if result.comparison is not None:
         yield f"\n{_compared(result.comparison)}"
-    yield f"\nprogram  {_usage(result.program_usage)}"
+    yield f"\nprogram  {usage_line(result.program_usage)}"
     if result.judge_usage.calls:
-        yield f"judge    {_usage(result.judge_usage)}"
+        yield f"judge    {usage_line(result.judge_usage)}"
     each = result.seconds_per_item
     yield f"time     {result.seconds:.1f} s{'' if each is None else f', {each:.2f} s an item (median)'}"
 
@@ -128,9 +127,3 @@ def _compared(comparison: PairedDifference) -> str:
         f"{comparison.matched} items in both: {comparison.better} better, {comparison.worse} worse, "
         f"{comparison.equal} equal; {comparison.only_here} only here, {comparison.only_there} only there"
     )
-
-
-def _usage(usage: Usage) -> str:
-    cached = f" ({usage.cached_calls:,} cached)" if usage.cached_calls else ""
-    cost = "cost unknown" if usage.cost_usd is None else dollars(usage.cost_usd)
-    return f"{usage.calls:,} calls{cached}, {usage.tokens.total:,} tokens, {cost}"

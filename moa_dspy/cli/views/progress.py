@@ -12,6 +12,7 @@ from typing import Final
 from moa_dspy.architecture import Architecture
 from moa_dspy.cli.output import is_terminal, note, warning
 from moa_dspy.cli.views.failures import brief, grouped
+from moa_dspy.cost.usage import Usage
 from moa_dspy.trace import Step, StepStarted, StoppedBy, Trace, watch
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "note_totals",
     "time_left",
     "totals",
+    "usage_line",
     "watching_run",
 ]
 
@@ -125,6 +127,13 @@ def totals(trace: Trace, architecture: Architecture | None = None) -> str:
     more = f" and {cut} call{'s' if cut != 1 else ''} cut short, which may be billed" if cut else ""
     end = f"{cost}{more}, {trace.seconds:.1f} s{_STOPPED[trace.stopped_by]}"
     return f"{agreed}{layers}, {calls}, {trace.tokens.total} tokens, {end}"
+
+
+def usage_line(usage: Usage) -> str:
+    """Return calls, tokens and dollars in one line."""
+    cached = f" ({usage.cached_calls:,} cached)" if usage.cached_calls else ""
+    cost = "cost unknown" if usage.cost_usd is None else dollars(usage.cost_usd)
+    return f"{usage.calls:,} calls{cached}, {usage.tokens.total:,} tokens, {cost}"
 
 
 def dollars(amount: float) -> str:

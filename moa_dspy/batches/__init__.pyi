@@ -1,0 +1,1 @@
+from .batcher import Batches as Batches

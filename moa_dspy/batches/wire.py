@@ -1,0 +1,370 @@
+"""The batch interfaces of providers, over HTTP: OpenAI's, Anthropic's and Gemini's.
+
+The body of a request in a batch is that of a single request, and so is the body of its reply.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
+from urllib.parse import urlsplit
+
+from moa_dspy._dspy import HttpReply, HttpRequest, Send
+
+__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of"]
+
+_MEGABYTE: Final = 1_000_000
+_LISTED: Final = 100  # batches of which a lost one is searched
+_CLOCK_SKEW: Final = 300.0  # seconds between this machine and the provider
+_NOT_SENT_AGAIN: Final = frozenset({"content-length", "content-type", "host", "transfer-encoding"})
+_STATUS_OF_ANTHROPIC: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400, "authentication_error": 401, "permission_error": 403, "not_found_error": 404,
+    "request_too_large": 413, "rate_limit_error": 429, "overloaded_error": 529,
+}  # fmt: skip
+_STATUS_OF_RPC: Final[Mapping[int, int]] = {3: 400, 5: 404, 7: 403, 8: 429, 9: 400, 14: 503, 16: 401}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request in a batch.
+
+    Attributes:
+        key: identifies it within the batch.
+        body: the body of the single request, as JSON.
+    """
+
+    key: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a request in a batch.
+
+    Attributes:
+        key: identifies the request.
+        status: HTTP status that a single request would have got; None if the request was not processed.
+        body: body of the reply.
+    """
+
+    key: str
+    status: int | None
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch as its provider reports it.
+
+    Attributes:
+        id: the provider's id.
+        ended: whether it makes no further progress.
+        token: our name of it, where the provider keeps one.
+        created: time of its creation, in seconds since 1970.
+        count: number of requests.
+        content: the whole report.
+    """
+
+    id: str
+    ended: bool
+    token: str | None
+    created: float | None
+    count: int | None
+    content: Mapping[str, Any]
+
+
+class Refused(Exception):  # noqa: N818 (a status, and no error of this package)
+    """A server refused a request about batches."""
+
+    def __init__(self, reply: HttpReply, url: str) -> None:
+        super().__init__(f"{url} answered {reply.status}: {reply.text()[:200]}")
+        self.status = reply.status
+
+    @property
+    def is_transient(self) -> bool:
+        """Return whether the same request may succeed later."""
+        return self.status in (408, 409, 425, 429) or self.status >= 500
+
+
+class Link:
+    """A URL to which requests go, and how to reach it: with the credentials of its last request.
+
+    Args:
+        url: the URL of single requests.
+        wire: the batch interface of its server.
+
+    Attributes:
+        has_batches: whether the server has batches; None if that is not yet known.
+    """
+
+    def __init__(self, url: str, wire: Wire) -> None:
+        self.url, self.wire = url, wire
+        self.has_batches: bool | None = None
+        self._headers: list[tuple[str, str]] = []
+        self._send: Send | None = None
+
+    def renew(self, request: HttpRequest, send: Send) -> None:
+        """Take the credentials of a request."""
+        self._headers = [(name, value) for name, value in request.headers if name.lower() not in _NOT_SENT_AGAIN]
+        self._send = send
+
+    async def text(self, method: str, url: str, body: bytes = b"", kind: str = "application/json") -> str:
+        """Return the body of the reply to a request.
+
+        Raises:
+            Refused: if the server refuses it.
+        """
+        assert self._send is not None
+        headers = [*self._headers, *([("Content-Type", kind)] if body else [])]
+        reply = await self._send(HttpRequest(method=method, url=url, headers=headers, body=body))
+        if reply.status >= 400:
+            raise Refused(reply, url)
+        return reply.text()
+
+    async def json(self, method: str, url: str, payload: Any = None) -> dict[str, Any]:
+        """Return the reply to a request as an object.
+
+        Raises:
+            Refused: if the server refuses it, or replies with something else.
+        """
+        body = b"" if payload is None else json.dumps(payload).encode()
+        text = await self.text(method, url, body)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise Refused(HttpReply(status=502, reason="", headers=[], body=text.encode()), url)
+        return value
+
+
+class Wire(Protocol):
+    """The batch interface of a server.
+
+    Attributes:
+        most: largest number of requests in a batch.
+        most_bytes: largest size of a batch.
+    """
+
+    most: int
+    most_bytes: int
+
+    def group(self, body: bytes) -> str:
+        """Return equal names for requests that may be in one batch."""
+
+    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
+        """Create a batch under our name ``token``, and return its id."""
+
+    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
+        """Return the state of a batch."""
+
+    async def entries(self, link: Link, job: Job) -> list[Entry]:
+        """Return what became of the requests of an ended batch, in any order."""
+
+    async def jobs(self, link: Link) -> list[Job]:
+        """Return the newest batches."""
+
+
+def link_of(request: HttpRequest) -> Link | None:
+    """Return the link for a request; None if it cannot be in a batch."""
+    parts = urlsplit(request.url)
+    if request.method != "POST" or parts.query or not request.body:
+        return None
+    for suffix, kind in _WIRES.items():
+        if parts.path.endswith(suffix):
+            return Link(request.url, kind(request.url))
+    return None
+
+
+@dataclass
+class OpenAI:
+    """Files of lines, of one model each."""
+
+    url: str
+    most: ClassVar[int] = 50_000
+    most_bytes: ClassVar[int] = 200 * _MEGABYTE
+
+    @property
+    def _base(self) -> str:
+        return self.url.removesuffix("/chat/completions").removesuffix("/responses")
+
+    def group(self, body: bytes) -> str:
+        return str(json.loads(body).get("model"))
+
+    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
+        endpoint = urlsplit(self.url).path
+        lines = (
+            b'{"custom_id": "%s", "method": "POST", "url": "%s", "body": %s}\n'
+            % (one.key.encode(), endpoint.encode(), one.body.replace(b"\n", b" "))
+            for one in requests
+        )
+        kind, body = _form({"purpose": "batch"}, f"{token}.jsonl", b"".join(lines))
+        file = json.loads(await link.text("POST", f"{self._base}/files", body, kind))
+        payload = {
+            "input_file_id": file["id"],
+            "endpoint": endpoint,
+            "completion_window": "24h",
+            "metadata": {"moa_dspy": token},
+        }
+        return str((await link.json("POST", f"{self._base}/batches", payload))["id"])
+
+    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
+        return self._job(await link.json("GET", f"{self._base}/batches/{id}"))
+
+    def _job(self, value: Mapping[str, Any]) -> Job:
+        ended = value.get("status") in ("completed", "failed", "expired", "cancelled")
+        token = (value.get("metadata") or {}).get("moa_dspy")
+        count = (value.get("request_counts") or {}).get("total")
+        return Job(str(value["id"]), ended, token, value.get("created_at"), count, value)
+
+    async def entries(self, link: Link, job: Job) -> list[Entry]:
+        files = [job.content[name] for name in ("output_file_id", "error_file_id") if job.content.get(name)]
+        texts = [await link.text("GET", f"{self._base}/files/{file}/content") for file in files]
+        return [self._entry(item) for text in texts for item in _lines(text)]
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry:
+        response = item.get("response") or {}
+        status = response.get("status_code")
+        body = response.get("body") or {"error": item.get("error")}
+        return Entry(str(item.get("custom_id")), int(status) if status else None, json.dumps(body).encode())
+
+    async def jobs(self, link: Link) -> list[Job]:
+        listed = await link.json("GET", f"{self._base}/batches?limit={_LISTED}")
+        return [self._job(value) for value in listed.get("data") or ()]
+
+
+@dataclass
+class Anthropic:
+    """Message batches. The provider keeps no name of ours, so a lost batch is found by its time and size."""
+
+    url: str
+    most: ClassVar[int] = 100_000
+    most_bytes: ClassVar[int] = 250 * _MEGABYTE
+
+    def group(self, body: bytes) -> str:  # noqa: ARG002 (models may be mixed)
+        return ""
+
+    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:  # noqa: ARG002
+        items = b", ".join(b'{"custom_id": "%s", "params": %s}' % (one.key.encode(), one.body) for one in requests)
+        text = await link.text("POST", f"{self.url}/batches", b'{"requests": [%s]}' % items)
+        return str(json.loads(text)["id"])
+
+    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
+        return self._job(await link.json("GET", f"{self.url}/batches/{id}"))
+
+    def _job(self, value: Mapping[str, Any]) -> Job:
+        counts = value.get("request_counts") or {}
+        count = sum(number for number in counts.values() if isinstance(number, int)) or None
+        created = value.get("created_at")
+        when = datetime.datetime.fromisoformat(created).timestamp() if isinstance(created, str) else None
+        return Job(str(value["id"]), value.get("processing_status") == "ended", None, when, count, value)
+
+    async def entries(self, link: Link, job: Job) -> list[Entry]:
+        url = job.content.get("results_url")
+        return [self._entry(item) for item in _lines(await link.text("GET", str(url)))] if url else []
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry:
+        key, result = str(item.get("custom_id")), item.get("result") or {}
+        if result.get("type") == "succeeded":
+            return Entry(key, 200, json.dumps(result.get("message")).encode())
+        if result.get("type") != "errored":
+            return Entry(key, None)
+        error = result.get("error") or {}
+        error = error if "error" in error else {"type": "error", "error": error}
+        status = _STATUS_OF_ANTHROPIC.get(str(error["error"].get("type")), 500)
+        return Entry(key, status, json.dumps(error).encode())
+
+    async def jobs(self, link: Link) -> list[Job]:
+        listed = await link.json("GET", f"{self.url}/batches?limit={_LISTED}")
+        return [self._job(value) for value in listed.get("data") or ()]
+
+
+@dataclass
+class Gemini:
+    """Batches of one model, with the requests in the call."""
+
+    url: str
+    most: ClassVar[int] = 50_000
+    most_bytes: ClassVar[int] = 18 * _MEGABYTE
+
+    @property
+    def _base(self) -> str:
+        return self.url[: self.url.rindex("/models/")]
+
+    def group(self, body: bytes) -> str:  # noqa: ARG002 (the model is in the URL)
+        return ""
+
+    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
+        items = b", ".join(
+            b'{"request": %s, "metadata": {"key": "%s"}}' % (one.body, one.key.encode()) for one in requests
+        )
+        batch = b'{"batch": {"displayName": "%s", "inputConfig": {"requests": {"requests": [%s]}}}}'
+        url = f"{self.url.removesuffix(':generateContent')}:batchGenerateContent"
+        return str(json.loads(await link.text("POST", url, batch % (token.encode(), items)))["name"])
+
+    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
+        return self._job(await link.json("GET", f"{self._base}/{id}"))
+
+    def _job(self, value: Mapping[str, Any]) -> Job:
+        about = value.get("metadata") or {}
+        state = str(about.get("state") or "").rpartition("_STATE_")[2]
+        ended = bool(value.get("done")) or state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
+        return Job(str(value["name"]), ended, about.get("displayName"), None, None, value)
+
+    async def entries(self, link: Link, job: Job) -> list[Entry]:  # noqa: ARG002 (they are in the report)
+        found = (job.content.get("response") or {}).get("inlinedResponses") or []
+        found = found.get("inlinedResponses") or [] if isinstance(found, dict) else found
+        return [self._entry(item) for item in found]
+
+    def _entry(self, item: Mapping[str, Any]) -> Entry:
+        key, error = str((item.get("metadata") or {}).get("key")), item.get("error")
+        if item.get("response"):
+            return Entry(key, 200, json.dumps(item["response"]).encode())
+        code = (error or {}).get("code")
+        if code in (1, 4, None):  # cancelled, deadline exceeded
+            return Entry(key, None)
+        status = _STATUS_OF_RPC.get(code, 500)
+        return Entry(key, status, json.dumps({"error": {**(error or {}), "code": status}}).encode())
+
+    async def jobs(self, link: Link) -> list[Job]:
+        listed = await link.json("GET", f"{self._base}/batches?pageSize={_LISTED}")
+        return [self._job(value) for value in listed.get("operations") or ()]
+
+
+_WIRES: Final[Mapping[str, Any]] = {
+    "/chat/completions": OpenAI,
+    "/responses": OpenAI,
+    "/messages": Anthropic,
+    ":generateContent": Gemini,
+}
+
+
+def is_lost(job: Job, token: str, began: float, count: int) -> bool:
+    """Return whether a batch is the one that was about to be created under ``token``."""
+    if job.token is not None:
+        return job.token == token
+    return job.created is not None and job.created > began - _CLOCK_SKEW and job.count == count
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        if line.strip():
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
+
+
+def _form(fields: Mapping[str, str], name: str, content: bytes) -> tuple[str, bytes]:
+    """Return the type and the body of a form with a file."""
+    mark = secrets.token_hex(16)
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        for field, value in fields.items()
+    ]
+    parts.append(f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n')
+    head = "".join([*parts, "Content-Type: application/jsonl\r\n\r\n"]).encode()
+    return f"multipart/form-data; boundary={mark}", head + content + f"\r\n--{mark}--\r\n".encode()

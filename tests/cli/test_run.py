@@ -1,0 +1,73 @@
+"""``moa-dspy run`` from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.batch_server import BatchServer
+
+from moa_dspy.cli import main
+
+
+def config_for(server: BatchServer, tmp_path: Path) -> Path:
+    path = tmp_path / "moa.toml"
+    path.write_text(
+        f'[[agents]]\nmodel = "openai/gpt-4.1"\napi_base = "{server.url}/v1"\napi_key_env = "SOME_KEY"\n'
+        '[architecture]\nlayers = 1\nattention = "none"\naggregation = "none"\n'
+    )
+    return path
+
+
+def rows_in(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"question {number}"}) + "\n" for number in range(5)))
+    return path
+
+
+def test_rows_are_planned_answered_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "x")
+    out = tmp_path / "answers.jsonl"
+    with BatchServer(lambda prompt: "yes", delay=0.0) as server:
+        words = ["run", "--config", str(config_for(server, tmp_path)), "--data", str(rows_in(tmp_path))]
+        words += ["--fields", "question=text", "--out", str(out), "--no-cache"]
+        assert main([*words, "--limit", "2", "--json"]) == 0
+        printed = capsys.readouterr()
+        single = json.loads(printed.out)
+        assert (single["answered"], single["usage"]["calls"]) == (2, 2)
+        assert "2 of 2 rows wait; estimated, if nothing stops early: 2 calls" in printed.err
+        assert main([*words, "--batch"]) == 0
+        printed = capsys.readouterr()
+        assert "3 of 5 rows wait" in printed.err
+        assert "batch-1: 3 requests sent" in printed.err
+        assert len(server.singles) == 2
+        assert main([*words, "--max-calls", "5"]) == 0  # nothing waits
+        costs = [json.loads(line)["cost_usd"] for line in out.read_text().splitlines()]
+    assert costs[4] == pytest.approx(costs[0] / 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--out", "answers.xml"], "--out answers.xml has an unknown format"),
+        (["--out", "answers.csv", "--batch", "--batch-rest", "never"], "never"),
+        (["--out", "answers.csv", "--fields", "question"], "lacks 'question'"),
+        (["--out", "nowhere/answers.csv"], "cannot write nowhere/answers.csv"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_nothing_is_asked(
+    tmp_path: Path, words: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "x")
+    monkeypatch.chdir(tmp_path)
+    with BatchServer() as server:
+        config, data = config_for(server, tmp_path), rows_in(tmp_path)
+        assert main(["run", "--config", str(config), "--data", str(data), *words]) == 2
+        assert not server.calls
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert expected in printed.err.splitlines()[-1]

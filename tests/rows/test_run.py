@@ -1,0 +1,208 @@
+"""``moa_dspy.run``: rows in, answers out, and what is kept when a run ends early."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pyarrow.parquet as pq
+import pytest
+from support.loopback import Loopback
+
+from moa_dspy import Budget, ConfigurationError, RunError, attention_moa, run, single_model
+from moa_dspy.testing import ScriptedLM, prompt_of
+
+ROWS = [
+    {"id": number, "question": f"what is {number}?", "answer": "gold", "tags": ["a", number]} for number in range(7)
+]
+
+
+def program(fails: str = "never") -> Any:
+    def reply(request: Any) -> str:
+        if fails in prompt_of(request):
+            raise ValueError("no reply")
+        return f"reply to {request.messages[-1].text}"
+
+    return single_model("question -> answer", ScriptedLM(reply))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return pq.read_table(path).to_pylist() if path.suffix == ".parquet" else lines(path)
+
+
+def numbers(model: Any) -> int:
+    return len(model.agents[0].lm.requests)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_every_row_is_answered_in_order_with_its_columns(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"answers{suffix}"
+    result = run(program(), ROWS, out=out, concurrency=3)
+    rows = written(out)
+    assert (result.answered, result.errors, result.pending, result.ended_by) == (7, 0, 0, "rows")
+    assert [int(row["id"]) for row in rows] == list(range(7))
+    assert [int(row["row"]) for row in rows] == list(range(1, 8))
+    assert all(row["input_answer"] == "gold" for row in rows)  # the program's own output keeps its name
+    assert all(f"what is {row['id']}?" in row["answer"] for row in rows)
+    assert all(int(row["calls"]) == 1 and row["stopped_by"] == "layers" and not row["error"] for row in rows)
+    tags = rows[3]["tags"]
+    assert (tags if suffix == ".jsonl" else json.loads(tags)) == ["a", 3]
+
+
+def test_files_streams_and_mappings_of_columns_give_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"text": row["question"]}) + "\n" for row in ROWS))
+    fields = {"question": "text"}
+    expected = [answer["answer"] for answer in run(program(), source, fields=fields).answers or ()]
+    assert len(expected) == len(ROWS)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    streamed = run(program(), "-", fields=fields)
+    assert streamed.pending is None
+    assert [answer["answer"] for answer in streamed.answers or ()] == expected
+    iterated = run(program(), ({"text": row["question"]} for row in ROWS), fields=fields, limit=4)
+    assert [answer["answer"] for answer in iterated.answers or ()] == expected[:4]
+
+
+def test_a_second_start_asks_only_new_and_failed_rows(tmp_path: Path) -> None:
+    out = tmp_path / "answers.csv"
+    first = run(program(fails="what is 2"), ROWS, out=out)
+    assert (first.answered, first.errors) == (6, 1)
+    assert [row["error"] != "" for row in written(out)] == [False, False, True, False, False, False, False]
+    model = program()
+    again = [ROWS[2], {"id": 9, "question": "new", "answer": "", "tags": []}, *ROWS]  # one row twice
+    second = run(model, again, out=out)
+    assert numbers(model) == 3
+    assert (second.answered, second.errors) == (9, 0)
+    assert second.usage.calls == 9 + 1  # with the failed call
+    rows = written(out)
+    assert len(rows) == 9
+    assert not any(row["error"] for row in rows)
+    assert sorted(int(row["id"]) for row in rows) == [0, 1, 2, 2, 3, 4, 5, 6, 9]
+    assert sorted(int(row["calls"]) for row in rows if row["id"] == "2") == [1, 2]
+
+
+def test_a_budget_ends_the_run_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "answers.parquet"
+    result = run(program(), ROWS, out=out, budget=Budget(calls=4))
+    assert (result.answered, result.pending, result.ended_by) == (4, 3, "budget")
+    assert len(written(out)) == 4
+    result = run(program(), ROWS, out=out, budget=Budget(calls=7))
+    assert (result.answered, result.pending, result.usage.calls) == (7, 0, 7)
+
+
+def test_the_trace_is_written_on_request(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(attention_moa("question -> answer", [ScriptedLM("yes")] * 2, layers=1), ROWS[:1], out=out, trace=True)
+    assert len(lines(out)[0]["trace"]["steps"]) == lines(out)[0]["calls"]
+
+
+@pytest.mark.parametrize("content", ['{"row": 1}\n', "id,question\n1,2\n"])
+def test_foreign_files_are_refused(tmp_path: Path, content: str) -> None:
+    for name in ("answers.jsonl", "answers.csv"):
+        out = tmp_path / name
+        out.write_text(content)
+        with pytest.raises(ConfigurationError):
+            run(program(), ROWS, out=out)
+        assert out.read_text() == content
+
+
+def test_answers_of_another_program_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(program(), ROWS[:1], out=out)
+    with pytest.raises(ConfigurationError, match="another program"):
+        run(single_model("question -> answer", ScriptedLM("x", model="scripted/other")), ROWS, out=out)
+
+
+def test_bad_input_is_found_before_anything_is_asked(tmp_path: Path) -> None:
+    source, model = tmp_path / "rows.jsonl", program()
+    source.write_text('{"question": "a"}\n' * 3 + "broken\n")
+    for rows, words in (
+        (source, "line 4"),
+        ([], "is empty"),
+        ([{"text": "a"}], "map columns"),
+        ({"question": "a"}, "one row"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            run(model, rows)
+    with pytest.raises(ConfigurationError, match="unknown format"):
+        run(model, ROWS, out=tmp_path / "answers.xml")
+    assert not numbers(model)
+
+
+def test_a_program_that_always_fails_ends_the_run() -> None:
+    with pytest.raises(RunError, match="first 10"):
+        run(program(fails="what"), [{"question": f"what {number}"} for number in range(100)])
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "answers.csv"
+
+    def second(state: Any) -> None:
+        if state.done == 1:
+            with pytest.raises(ConfigurationError, match="another run"):
+                run(program(), ROWS, out=out)
+
+    assert run(program(), ROWS, out=out, progress=second, concurrency=1).answered == 7
+
+
+def test_any_module_can_be_run() -> None:
+    class Echo(dspy.Module):
+        def forward(self, text: str) -> dspy.Prediction:
+            return dspy.Prediction(reply=text.upper(), calls="own")
+
+    answers = run(Echo(), [{"text": "a"}, {"text": "b"}]).answers or ()
+    assert [(answer["reply"], answer["output_calls"], answer["calls"]) for answer in answers] == [
+        ("A", "own", 0), ("B", "own", 0)
+    ]  # fmt: skip
+
+
+SCRIPT = """
+import sys
+from moa_dspy.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "answers.csv"
+    source.write_text("".join(json.dumps({"question": f"question {number}"}) + "\n" for number in range(40)))
+    victim: list[subprocess.Popen[bytes]] = []
+
+    def reply(body: dict[str, Any]) -> str:
+        if len(server.calls) == 15 and victim:
+            victim.pop().send_signal(signal.SIGKILL)
+        return "yes"
+
+    with Loopback(reply=reply) as server:
+        config = tmp_path / "moa.toml"
+        config.write_text(
+            f'[[agents]]\nmodel = "openai/one"\napi_base = "{server.url}"\napi_key_env = "SOME_KEY"\n'
+            '[architecture]\nlayers = 1\nattention = "none"\naggregation = "none"\n'
+        )
+        words = ["run", "--config", str(config), "--data", str(source), "--out", str(out), "--concurrency", "2", "-q"]
+        command = [sys.executable, "-c", SCRIPT, *words]
+        environment = {"SOME_KEY": "x", "DSPY_CACHEDIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+        victim.append(subprocess.Popen(command, env=environment))
+        assert victim[0].wait() == -signal.SIGKILL
+        assert not out.exists()
+        assert subprocess.run(command, env=environment, check=False).returncode == 0
+        rows = written(out)
+        assert [int(row["row"]) for row in rows] == list(range(1, 41))
+        assert 40 <= len(server.calls) <= 42  # two were in flight
