@@ -339,7 +339,7 @@ def _field_content(field: FieldInfo) -> dict[str, Any]:
 def _predictor_content(predictor: dspy.Predict) -> dict[str, Any]:
     state = predictor.dump_state()
     content = {key: to_jsonable_python(state[key]) for key in _SAVED if key in state}
-    nearest = Nearest.of(predictor)
+    nearest = Nearest.of(predictor) if "nearest" in vars(predictor) else None  # most have none
     if nearest is None:
         return content
     if nearest.embedding_model is not None:

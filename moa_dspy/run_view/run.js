@@ -223,7 +223,7 @@
   if (byId("stop")) byId("stop").addEventListener("click", async event => {
     event.target.disabled = true;
     try {
-      const answer = await fetch(page.stop, {method: "POST"});
+      const answer = await fetch(page.stop, {method: "POST", headers: {"Content-Type": "application/json"}, body: "{}"});
       if (!answer.ok) throw new Error(answer.status);
       if (!ended) progress("Stopping");
     } catch (error) {

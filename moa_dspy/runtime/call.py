@@ -20,7 +20,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic_core import to_jsonable_python
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess, watched
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, decision_evidence, preprocess
 from moa_dspy.agents import AgentSlot
 from moa_dspy.batches.batcher import Sending, UndeliveredError, current_sending
 from moa_dspy.cost.usage import Tokens, Usage
@@ -117,7 +117,10 @@ async def ask(
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
         with _AT_ONCE if session.batcher is None else session.batcher.step():
-            await in_span(step_id, call.run, lambda: call.outputs or call.failure)
+            if session.spans:
+                await in_span(step_id, call.run, lambda: call.outputs or call.failure)
+            else:
+                await call.run()
     except asyncio.CancelledError as error:
         call.fail(Failure(kind="cancelled", message=str(error) or "the run ended without waiting for this step"))
         raise
@@ -332,7 +335,7 @@ class _Call:
                     args, options = marked(lm, shared, args, options, reread=lm.model in session.rereading)
                 sent = clock()
                 async with asyncio.timeout(timeout):
-                    self._meter.begin()
+                    self._meter.response, self._meter.under_way = None, True
                     # In its own task, so that the transport does not wake all layers of the run at each step.
                     sending = asyncio.create_task(self._send(known, args, options, call))
                     reply = await sending
@@ -376,7 +379,7 @@ class _Call:
         adapter = None if isinstance(self._adapter, LENIENT) else self._adapter
         keep = () if adapter is None else fields_in_tags(adapter, self._signature)
         completions = read(reply, self._meter.response, keep)
-        if completions:
+        if completions and self._session.answer is not None:
             note_reply(lm.model, self._lm.server, text_in(reply), completions[0].text)
         for completion in completions:
             self._truncated = completion.end == "truncated"
@@ -410,7 +413,7 @@ class _Call:
             if known.in_thread:
                 return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
             try:
-                return await watched(kind.acall)(self._proxies[id(lm)], *args, **options)
+                return await known.acall(self._proxies[id(lm)], *args, **options)
             except Exception as error:
                 if reader is None or not cannot_stream(error):
                     raise

@@ -94,7 +94,7 @@ async def report_dissent(
 
 def _answers(session: Session) -> list[tuple[StepId, Step]]:
     """Return the proposals and refinements that succeeded, in canonical order: refinements after proposals."""
-    recorded = sorted(session.recorded, key=lambda item: item[0].order)
+    recorded = session.recorded_in_order
     return [(step_id, step) for step_id, step in recorded if step.stage in _ANSWERS and step.status == "ok"]
 
 

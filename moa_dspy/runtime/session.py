@@ -7,12 +7,13 @@ import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Final
 
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
-from moa_dspy._dspy import CALLERS, USAGE_TRACKER, can_stream, enforces_schema, needs_thread, pool_of
+from moa_dspy._dspy import CALLERS, USAGE_TRACKER, can_stream, enforces_schema, needs_thread, pool_of, watched
 from moa_dspy.agents import AgentSlot
 from moa_dspy.batches.batcher import current_batcher
 from moa_dspy.cost.budget import Budget
@@ -73,6 +74,7 @@ class RunLM:
         in_thread: whether it must be called in a thread.
         enforces_schema: whether its server enforces a JSON schema, so that JSON is tried first.
         connections: what a call waits for; None if DSPy opens no connections for it.
+        acall: its class's method for asynchronous calls, seen by callbacks; None if it is another kind of model.
         in_batches: whether its requests may go in batches. They then wait for no connection, and for hours.
         rejected: what it rejects, see ``runtime/accepted.py``. Calls add what they learn.
         refused: the failure by which the provider rejected its key or account. It is not called again.
@@ -91,6 +93,7 @@ class RunLM:
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.in_batches = pool is not None and current_batcher.get() is not None
+        self.acall: Any = watched(type(lm).acall) if hasattr(type(lm), "acall") else None
         self.rejected = accepted.rejected_by(lm)
         self._streams = not is_own and not self.in_thread and can_stream(lm)
         self.refused: Failure | None = None
@@ -119,6 +122,7 @@ class Session:
         tracker: the caller's usage tracker.
         max_history: number of calls that DSPy keeps in a model's history.
         watchers: called for each step.
+        spans: whether each step is a module that DSPy's callbacks see.
         answer: where the answer goes while it is written; None if nobody reads it.
         batcher: collects the run's requests into batches; None without batches.
         lms: what ``lm`` has returned, by the id of the LM or of the agent.
@@ -151,6 +155,7 @@ class Session:
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
+        self.spans = _modules_are_watched()
         self.answer = current_answer.get()
         self.batcher = current_batcher.get()
         self.lms: dict[int, RunLM] = {}
@@ -190,7 +195,12 @@ class Session:
     @property
     def steps(self) -> tuple[Step, ...]:
         """Return the steps so far, in canonical order."""
-        return tuple(step for _, step in sorted(self.recorded, key=lambda item: item[0].order))
+        return tuple(step for _, step in self.recorded_in_order)
+
+    @property
+    def recorded_in_order(self) -> list[tuple[StepId, Step]]:
+        """Return the steps so far with their ids, in canonical order."""
+        return sorted(self.recorded, key=lambda item: item[0].order)
 
     def record_text(self, step_id: StepId, text: str, outputs: Mapping[str, Any]) -> None:
         """Record a step that needed no call of its own.
@@ -224,3 +234,9 @@ class Session:
                 if len(self._trace) >= self._max_trace > 0:
                     self._trace.pop(0)
                 self._trace.append(entry)
+
+
+def _modules_are_watched() -> bool:
+    """Return whether DSPy has callbacks, or a tracing tool has wrapped the calls of modules."""
+    # A wrapper says that it is a function, but its type is not.
+    return bool(dspy.settings.get("callbacks")) or type(vars(dspy.Module)["acall"]) is not FunctionType

@@ -32,16 +32,13 @@ class StepMeter(UsageMeter):
 
     Attributes:
         from_cache: number of requests that the response cache answered.
+        under_way: whether a request is sent that ``settle`` has not counted yet.
     """
 
     from_cache = 0
+    under_way = False
     _before = Reading()  # of the meter, before the current request
-    _under_way = False  # whether a request is not counted yet
     _releases: tuple[Callable[[], None], ...] = ()
-
-    def begin(self) -> None:
-        """Expect a request. ``settle`` counts it."""
-        self.response, self._under_way = None, True
 
     def after_count(self, release: Callable[[], None]) -> bool:
         """Call ``release`` when ``settle`` has counted the request under way. Return False if it is counted now.
@@ -51,7 +48,7 @@ class StepMeter(UsageMeter):
         with self._lock:
             before, now = self._before, self.reading
             counted = (before.paid_calls, before.cached_calls) != (now.paid_calls, now.cached_calls)
-            if counted or not self._under_way:
+            if counted or not self.under_way:
                 return False
             self._releases = (*self._releases, release)
             return True
@@ -109,7 +106,7 @@ class StepMeter(UsageMeter):
                 usd = after.known_usd - before.known_usd
                 budget.settle(Amounts(paid, after.tokens - before.tokens, usd, seconds or 0.0))
             with self._lock:
-                releases, self._releases, self._under_way = self._releases, (), False
+                releases, self._releases, self.under_way = self._releases, (), False
             for release in releases:
                 release()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from types import FunctionType
 from typing import Any
 
 import dspy
@@ -43,25 +42,16 @@ class StepSpan(dspy.Module):
 
 
 async def in_span(step_id: StepId, run: Callable[[], Awaitable[None]], outcome: Callable[[], Any]) -> None:
-    """Do a step, in a span of its own if anything looks at the modules of the program.
+    """Do a step in a span of its own.
 
     Args:
         step_id: identifies the step.
         run: does the step.
         outcome: returns what the span shows as its output: the step's outputs, or its failure.
     """
-    if not _is_watched():
-        await run()
-        return
     span = _kind(_name_of(step_id))(step_id, run, outcome)
     about = {"layer": span.layer, "stage": span.stage, "agent": span.agent, "target": span.target}
     await span.acall(**{name: value for name, value in about.items() if value is not None})
-
-
-def _is_watched() -> bool:
-    """Return whether DSPy has callbacks, or a tracing tool has wrapped the calls of modules."""
-    # A wrapper says that it is a function, but its type is not.
-    return bool(dspy.settings.get("callbacks")) or type(vars(dspy.Module)["acall"]) is not FunctionType
 
 
 def _name_of(step_id: StepId) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from moa_dspy.program import AttentionMoA
+from moa_dspy.run_view import event_data, run_page
 from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
 from moa_dspy.serve.guard import BodyLimits, Guard, read_body
 from moa_dspy.serve.models import Served
 from moa_dspy.serve.problems import Problem, problem_of, response_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
-from moa_dspy.serve.runs import Run, Runs, event_json
+from moa_dspy.serve.runs import Run, Runs
 
 __all__ = ["ServeOptions", "create_app"]
 
@@ -73,7 +75,9 @@ def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | Non
             Route("/v1/chat/completions", _told(server.chat), methods=["POST"]),
             Route("/usage", _told(server.usage)),
             Route("/runs", _told(server.list_runs)),
+            Route("/runs", _told(server.start), methods=["POST"]),
             Route("/runs/{run}", _told(server.trace)),
+            Route("/runs/{run}/page", _told(server.run_page)),
             Route("/runs/{run}/events", _told(server.events)),
             Route("/runs/{run}/stop", _told(server.stop), methods=["POST"]),
         ],
@@ -113,10 +117,13 @@ class _Server:
     async def chat(self, request: Request) -> Response:
         """Answer a question."""
         wished = ChatRequest.read(await read_body(request, self.options.body))
+        run = self._started(wished)
+        return streamed(run, wished) if wished.stream else await whole(request, run, wished)
+
+    def _started(self, wished: ChatRequest) -> Run:
         name, program = self.served.find(wished.model)
         check_format(wished, program.task)
-        run = self.runs.start(name, program, inputs_of(wished, program), wished.budget)
-        return streamed(run, wished) if wished.stream else await whole(request, run, wished)
+        return self.runs.start(name, program, inputs_of(wished, program), wished.budget)
 
     async def models(self, _: Request) -> Response:
         """List the programs."""
@@ -137,14 +144,35 @@ class _Server:
         return JSONResponse(self.runs.total.model_dump(mode="json"))
 
     async def page(self, _: Request) -> Response:
-        """Show the programs to people."""
+        """Show programs and runs to people, who can ask a question there."""
         models = [await self.served.model(name) for name in self.served.programs]
-        return HTMLResponse(_PAGES.get_template("models.html.j2").render(models=models))
+        nonce = secrets.token_urlsafe(16)
+        page = _PAGES.get_template("models.html.j2").render(models=models, runs=self._newest(), nonce=nonce)
+        policy = (
+            f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def start(self, request: Request) -> Response:
+        """Start a run that goes on without its client; it is followed at its page."""
+        run = self._started(ChatRequest.read(await read_body(request, self.options.body)))
+        return JSONResponse(_summary(run), 201)
+
+    async def run_page(self, request: Request) -> Response:
+        """Show a run to people: live while it is under way."""
+        run = self.runs.find(request.path_params["run"])
+        if run.trace is not None and run.status != "running":
+            return HTMLResponse(run_page(run.trace))
+        address = f"/runs/{run.id}"
+        return HTMLResponse(run_page(events=f"{address}/events", stop=f"{address}/stop", title=run.title))
 
     async def list_runs(self, _: Request) -> Response:
         """List the runs under way and the last ones that ended, newest first."""
-        runs = [*self.runs.ended.values(), *self.runs.running.values()][::-1]
-        return JSONResponse({"object": "list", "data": [_summary(run) for run in runs]})
+        return JSONResponse({"object": "list", "data": self._newest()})
+
+    def _newest(self) -> list[dict[str, Any]]:
+        return [_summary(run) for run in [*self.runs.ended.values(), *self.runs.running.values()][::-1]]
 
     async def trace(self, request: Request) -> Response:
         """Return the record of a run that has ended."""
@@ -156,12 +184,15 @@ class _Server:
         return Response(run.trace.to_json(), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """Follow a run: its steps and its answer, from the beginning."""
+        """Follow a run from the beginning: its steps, its trace at the end, and parts of its answer as ``text``."""
         run = self.runs.find(request.path_params["run"])
 
         async def lines() -> AsyncIterator[ServerSentEvent]:
             async for event in run.events():
-                yield ServerSentEvent(data=json.dumps(event_json(event)))
+                if isinstance(event, str):
+                    yield ServerSentEvent(event="text", data=json.dumps(event))
+                else:
+                    yield ServerSentEvent(data=event_data(event))
 
         return EventSourceResponse(lines(), ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
 
@@ -174,4 +205,5 @@ class _Server:
 
 def _summary(run: Run) -> dict[str, Any]:
     figures = {} if run.trace is None else run.trace.figures
-    return {"id": run.id, "model": f"moa/{run.model}", "created": run.created, "status": run.status, **figures}
+    about = {"id": run.id, "model": f"moa/{run.model}", "title": run.title, "created": run.created}
+    return {**about, "status": run.status, "page": f"/runs/{run.id}/page", **figures}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.usage import Usage
@@ -18,12 +17,15 @@ from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
 from moa_dspy.serve.problems import Problem
 from moa_dspy.trace import Step, StepStarted, Trace, watch
 
-__all__ = ["Event", "Run", "Runs", "event_json"]
+__all__ = ["Event", "Run", "Runs"]
 
 Event: TypeAlias = StepStarted | Step | Trace | str
 """An event of a run: a step that starts or ends, a part of the answer, or the trace at the end."""
 
 Status: TypeAlias = Literal["running", "ok", "failed", "stopped"]
+
+
+_TITLE: Final = 200
 
 
 class Run:
@@ -38,6 +40,7 @@ class Run:
     Attributes:
         id: not to be guessed.
         created: seconds since the epoch.
+        title: the beginning of its first text input, or the program's name.
         answer: what of the answer is known.
         trace: the record; None while it runs.
     """
@@ -47,6 +50,7 @@ class Run:
         self.program = program
         self.trace: Trace | None = None
         self.answer = AnswerStream(lambda _: self._wake())
+        self.title = next((value for value in inputs.values() if isinstance(value, str) and value), model)[:_TITLE]
         self._inputs, self._budget = inputs, budget
         self._events: list[StepStarted | Step | Trace] = []
         self._changed = asyncio.Event()
@@ -176,15 +180,3 @@ class Runs:
             self.ended[run.id] = run
         while len(self.ended) > self.keep:
             self.ended.popitem(last=False)
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """Return an event as JSON values, with its kind under ``event``."""
-    match event:
-        case str():
-            return {"event": "text", "text": event}
-        case StepStarted():
-            return {"event": "started", **dataclasses.asdict(event)}
-        case Step():
-            return {"event": "step", **event.model_dump(mode="json")}
-    return {"event": "ended", "trace": event.model_dump(mode="json")}

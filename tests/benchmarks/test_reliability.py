@@ -19,9 +19,9 @@ def test_random_programs_under_faults_report_what_was_billed() -> None:
 
 
 def test_mutated_replies_are_read_or_unreadable() -> None:
-    ends, slowest = fuzz_replies.block(1, seed=11, seeds=BUILT_IN, count=60)
+    ends, slowest = fuzz_replies.block(1, seed=11, seeds=BUILT_IN, count=20)
     assert set(ends) <= {"read", "unreadable", "slow"}
-    assert sum(ends.values()) == 60 * len(fuzz_replies.readers("", random.Random(0)))
+    assert sum(ends.values()) == 20 * len(fuzz_replies.readers("", random.Random(0)))
     assert len(slowest) == 5
 
 

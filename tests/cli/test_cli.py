@@ -923,7 +923,8 @@ def test_an_interrupt_ends_the_run_with_130_and_keeps_the_trace(provider: Provid
     *_, paid, last = err.splitlines()
     assert last == "error: interrupted"
     assert re.fullmatch(
-        r"1 layer, \d calls, \d+ tokens, cost unknown and \d calls? cut short, which may be billed, .* s, interrupted",
+        r"1 layer, \d of \d+ calls, \d+ tokens, cost unknown and \d calls? cut short, which may be billed, .* s, "
+        r"interrupted",
         paid,
     )
     assert "Traceback" not in err
@@ -1057,7 +1058,7 @@ def test_on_a_terminal_the_run_is_shown_live_and_leaves_one_line(provider: Provi
     assert out == b"Paris\n"
     assert b"working" in shown
     assert b"critique" in shown
-    assert b"1 layer, 9 calls" in shown.splitlines()[-1]
+    assert b"1 layer, 9 of 9 calls" in shown.splitlines()[-1]
 
 
 @pytest.mark.xdist_group("local")

@@ -105,5 +105,6 @@ def test_a_folder_that_cannot_hold_the_cache_is_said_in_one_line_and_the_command
 
 def test_exactly_the_commands_that_call_models_have_it() -> None:
     having = {command.__name__.lower() for command in COMMANDS if "no_cache" in [p.name for p in parameters(command)]}
-    assert having == set(ARGUMENTS)
+    # Of a command run twice, these call nothing the second time, or call until they are stopped.
+    assert having == {*ARGUMENTS, "doctor", "run", "serve", "mcp"}
     assert having == {command.__name__.lower() for command in COMMANDS if issubclass(command, CallingOptions)}

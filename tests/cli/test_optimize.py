@@ -190,7 +190,7 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
     ("arguments", "message"),
     [
         (["--candidate", "./program.json"], "is named by another option too"),
-        (["--only", "prompt"], "must be some of architecture, prompts, stop"),
+        (["--only", "prompt"], "must be some of prompts, architecture, stop, gate"),
         (["--only", ""], "must be some of"),
         (["--method", "magic"], "--method magic is unknown; use one of labeled"),
         (["--effort", "huge"], "--effort huge"),

@@ -161,7 +161,7 @@ def test_what_the_command_line_writes_can_be_shown(folder: Path, capsys: pytest.
     assert main(["report", "run.jsonl", "trace.json"]) == 0
     assert said(capsys) == "written to report.html: 2 records\n"
     page = Path("report.html").read_text()
-    for words in ("Evaluation: run.jsonl", "a &lt; b", "Trace: trace.json", "1 steps"):
+    for words in ("Evaluation: run.jsonl", "a &lt; b", "Trace: trace.json", "1 propose a"):
         assert words in page
 
 

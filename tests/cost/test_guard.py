@@ -238,7 +238,7 @@ def test_the_room_of_a_steps_call_is_not_free_before_the_step_has_counted_it(rep
         failed = isinstance(reply, BaseException)
 
         async def call() -> None:
-            step.begin()
+            step.under_way = True
             callback.on_lm_start("one", lm, {})
             callback.on_lm_end("one", None, reply if failed else None)
             assert not guard.reserve()

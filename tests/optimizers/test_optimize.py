@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -79,8 +80,8 @@ def test_architecture_and_prompts_are_found_tested_and_on_record(tmp_path: Path)
         "prompts", "architecture", "prompts again", "stop", "acceptance", "gate", "explanation",
     ]  # fmt: skip
     assert report["rounds"][0]["block"]["kind"] == "compile"
-    assert report["gate"]["gate"] == "off"
-    assert report["gate"]["runs"] <= 72
+    assert (report["gate"] is None) == (len(result.program.agents) == 1), "one agent has nobody to agree with"
+    assert report["gate"] is None or (report["gate"]["gate"] == "off" and report["gate"]["runs"] <= 72)
     assert sum(Usage.model_validate(entry["cost"]).paid_calls for entry in report["spent"]) == result.cost.paid_calls
     asked = sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM))
     assert 0 < result.cost.paid_calls - asked <= len(writer.requests), "COPRO asks for several completions in one call"
@@ -191,7 +192,7 @@ def test_a_further_round_searches_with_the_prompts_that_were_found() -> None:
     assert [bool(each["search"] and each["prompts"]) for each in result.report["rounds"]] == [True, True]
     names = [found.study.study_name for found in result.searched]
     assert names[0] == "moa-dspy"
-    assert names[1].startswith("moa-dspy-2-")
+    assert re.fullmatch(r"moa-dspy-(?:[0-9a-f]{8}-)?2-[0-9a-f]{8}", names[1])
     assert result.compiled[0].gain.value > 0
     found, tuned = (instructions_of(one.program) for one in (result.searched[1], result.compiled[0]))
     assert planted.PHRASE in tuned.values()
