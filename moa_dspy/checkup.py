@@ -100,13 +100,15 @@ async def _check(agent: Agent, budget: Budget | None) -> Checkup:
         _TASK, [small], layers=1, attention="none", aggregation="none", budget=budget, tolerance=_TOLERANCE
     )
     question = _QUESTION.format(random.randrange(10**6))  # noqa: S311 (one that no cache has answered)
+    message = "no call was made"
     try:
         with watch(lambda event: traces.append(event) if isinstance(event, Trace) else None):
             await program.acall(question=question)
     except MoAError as error:
-        if not traces:
-            failure = Failure(kind="configuration", message=str(error))
-            return Checkup(agent=agent.name or "agent", model=model, failure=failure, remedies=(str(error),))
+        message = str(error)
+    if not (traces and traces[0].steps):
+        kind = "budget" if traces else "configuration"
+        return Checkup(agent=agent.name or "agent", model=model, failure=Failure(kind=kind, message=message))
     step = traces[0].steps[0]
     price, context = PriceTable().price(lm) if isinstance(lm, dspy.BaseLM) else None, _context(model)
     features = dict(_features(lm))

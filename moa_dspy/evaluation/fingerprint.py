@@ -95,7 +95,7 @@ def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
 
 def content_of(example: dspy.Example, size: int = _BYTES) -> str:
     """Return a digest of all fields of an example, of ``size`` bytes."""
-    return digest(to_jsonable_python(_ordered(example.toDict()), fallback=str), size)
+    return digest(to_jsonable_python(_ordered(example.toDict()), bytes_mode="base64", fallback=str), size)
 
 
 def _ordered(value: Any) -> Any:

@@ -152,7 +152,13 @@ class ExampleRunner:
         self._total: int | None = None  # None if it is unknown
         self.cut_short = {"program": _NO_USAGE, "metric": _NO_USAGE}
 
-    async def run(self, items: Iterable[Item], on_run: Callable[[Item, Run], None], ahead: int = 1) -> bool:
+    async def run(
+        self,
+        items: Iterable[Item],
+        on_run: Callable[[Item, Run], None],
+        ahead: int = 1,
+        on_cut: Callable[[Item, Usage], None] | None = None,
+    ) -> bool:
         """Run the items concurrently.
 
         Args:
@@ -160,6 +166,7 @@ class ExampleRunner:
                 number of them takes little memory.
             on_run: called with each finished run.
             ahead: number of such items that are read at once.
+            on_cut: called with each item that the budget cut short, and the usage of the program on it.
 
         Returns:
             Whether all items were run; False if the budget ended first.
@@ -168,7 +175,7 @@ class ExampleRunner:
             ConfigurationError: if program, metric and data are incompatible.
             AllRunsFailedError: if the first items all failed.
         """
-        waiting = iter(items)
+        waiting, self._on_cut = iter(items), on_cut
         self._total = len(items) if isinstance(items, Sized) else None
         self._read, self._ahead, self._all_read = deque[Item](), ahead, False
         self._reading, self._admitting = asyncio.Lock(), asyncio.Lock()
@@ -207,6 +214,8 @@ class ExampleRunner:
             if run is None:
                 self._complete = False
                 self.cut_short = {who: usage + used[who] for who, usage in self.cut_short.items()}
+                if self._on_cut is not None:
+                    self._on_cut(item, used["program"])
                 return
             on_run(item, run)
             self._check_failures(run)

@@ -182,6 +182,6 @@ def failure_of(error: Exception, prefix: str = "") -> Failure:
 
 
 def jsonable(values: Any) -> dict[str, Any]:
-    """Return a mapping as JSON values. Values that JSON cannot represent become text."""
-    plain: dict[str, Any] = to_jsonable_python(dict(values), fallback=str)
+    """Return a mapping as JSON values. Bytes become base64, and other values that JSON cannot represent become text."""
+    plain: dict[str, Any] = to_jsonable_python(dict(values), bytes_mode="base64", fallback=str)
     return plain

@@ -1,8 +1,8 @@
 """The file of answers: a line of JSON for each answered row while it is written, and a table at the end.
 
 A JSONL file is its own journal. Beside a CSV or Parquet file there is a journal in JSONL, ``NAME.csv.jsonl``, from
-which the table is made. When a run ends, its rows are put in the order of the input, and failures that a later start
-has repaired are left out.
+which the table is made. When a run ends, its rows are put in the order of the input. A failure that was tried again is
+left out then, and its usage is added to that of the later run of its row. So the sum over a file is always all usage.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self, cast
 
 import dspy
 
@@ -27,7 +26,7 @@ from moa_dspy.files.atomic_write import check_writable, replacing
 from moa_dspy.json_safe import json_safe
 from moa_dspy.program import AttentionMoA
 from moa_dspy.rows.reading import Row
-from moa_dspy.rows.tables import SUFFIXES, write_table
+from moa_dspy.rows.tables import SUFFIXES, journal_of, write_table
 
 __all__ = ["AnswerFile", "Answers", "Columns"]
 
@@ -61,7 +60,7 @@ class Columns:
         Args:
             row: the row.
             run: the program's run on it.
-            used: the usage of this run and of earlier failed ones.
+            used: its usage.
         """
         outputs = outputs_of(run.prediction)
         if isinstance(self._program, AttentionMoA):
@@ -69,16 +68,12 @@ class Columns:
         own = {f"output_{name}" if name in _FIGURES else name: value for name, value in outputs.items()}
         taken = {*own, *_FIGURES}
         carried = outputs_of(dspy.Prediction(**row.example.toDict()))
-        trace, tokens = run.trace, used.tokens
+        trace = run.trace
         values = {
             "row": row.number,
             **{f"input_{name}" if name in taken else name: value for name, value in carried.items()},
             **own,
-            "calls": used.calls,
-            "cached_calls": used.cached_calls,
-            "prompt_tokens": tokens.prompt,
-            "completion_tokens": tokens.completion,
-            "cost_usd": used.cost_usd,
+            **_figures_of(used),
             "seconds": round(run.seconds, 3),
             "stopped_by": None if trace is None else trace.stopped_by,
             "agreement": None if trace is None else trace.agreement,
@@ -97,7 +92,7 @@ class Answers:
     Attributes:
         done: number of answered rows by digest, of earlier starts.
         spent: usage of earlier starts.
-        ended: number of rows that it is of.
+        ended: number of runs that it is of.
         journal: the file to which answers are written at once; None without a file.
     """
 
@@ -107,10 +102,6 @@ class Answers:
         self.done: Counter[bytes] = Counter()
         self.spent, self.ended = Usage(), 0
         self._answers: list[dict[str, Any]] = []
-
-    def earlier(self, row: Row) -> Usage:  # noqa: ARG002 - a file has some
-        """Return the usage of failed runs of a row in earlier starts."""
-        return Usage()
 
     def add(self, answer: dict[str, Any]) -> None:
         """Keep an answer."""
@@ -139,13 +130,12 @@ class AnswerFile(Answers):
         if self.path.suffix.lower() not in SUFFIXES:
             raise ConfigurationError(f"out={str(path)!r} has an unknown format; use {', '.join(SUFFIXES)}")
         self._is_table = self.path.suffix.lower() != ".jsonl"
-        self.journal = journal = self.path.with_name(f"{self.path.name}.jsonl") if self._is_table else self.path
+        self.journal = journal = journal_of(self.path)
         if self._is_table and self.path.exists() and not journal.exists():
             raise ConfigurationError(
                 f"{path} exists, without the journal {journal.name} from which a run goes on; give another file"
             )
         _check(self.path)
-        self._failed: dict[bytes, Usage] = {}
         self._file = AppendFile(journal, "run")
         try:
             self._read()
@@ -159,35 +149,26 @@ class AnswerFile(Answers):
         end = 0
         for number, (place, line) in enumerate(self._file.lines(), start=1):
             answer = self._parsed(line, number)
-            key, used = bytes.fromhex(answer["row_id"]), _usage_in(answer)
             if answer["error"] is None:
-                self._failed.pop(key, None)
-                self.done[key] += 1
-                self.spent += used
-            else:
-                self._failed[key] = used  # it includes those of earlier failures
+                self.done[bytes.fromhex(answer["row_id"])] += 1
+            self.spent += _usage_in(answer)
+            self.ended += 1
             end = place + len(line)
-        self.spent += sum(self._failed.values(), start=Usage())
-        self.ended = self.done.total() + len(self._failed)
         self._file.truncate(end)
 
     def _parsed(self, line: bytes, number: int) -> Mapping[str, Any]:
-        answer: Any = None
-        with suppress(ValueError, RecursionError):
+        try:
             answer = json.loads(line)
-        if not isinstance(answer, dict) or not {"row", "row_id", "program", "error"} <= answer.keys():
+            bytes.fromhex(answer["row_id"]), _usage_in(answer), answer["row"] + 0, answer["error"], answer["program"]
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise ConfigurationError(
                 f"{self._file.path}, line {number}: no answer of a run; give another file, or remove that line"
-            )
+            ) from None
         if answer["program"] != self._identity:
             raise ConfigurationError(
                 f"{self._file.path} holds answers of another program, or of other models; give another file"
             )
-        return answer
-
-    def earlier(self, row: Row) -> Usage:
-        """Return the usage of failed runs of a row in earlier starts."""
-        return self._failed.pop(row.id, Usage())
+        return cast("Mapping[str, Any]", answer)
 
     def add(self, answer: dict[str, Any]) -> None:
         """Write an answer. It is kept even if this process is killed afterwards.
@@ -208,45 +189,100 @@ class AnswerFile(Answers):
                 write_table(self.path, self._in_order, _NUMBERS)
             elif self._needs_order():
                 with replacing(self.path) as file:
-                    file.writelines(line for _, line in self._lines())
+                    file.writelines(json.dumps(answer).encode() + b"\n" for answer in self._in_order())
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path}: {error.strerror}; the answers are in {self._file.path}"
             ) from None
 
-    def _in_order(self) -> Iterator[dict[str, Any]]:
-        return (json.loads(line) for _, line in self._lines())
-
     def _needs_order(self) -> bool:
-        places, _ = self._index()
-        return any(one > other for one, other in itertools.pairwise(places)) or bool(self._repaired)
+        places, repaired = self._index()
+        return bool(repaired) or any(one > other for one, other in itertools.pairwise(places))
 
-    def _index(self) -> tuple[array[int], array[int]]:
-        """Return places and numbers of the lines to keep, 16 bytes for a line, in the order of the rows."""
+    def _index(self) -> tuple[array[int], dict[int, Usage]]:
+        """Return the places of the lines to keep, in the order of the rows, and the usage to add to some of them.
+
+        It takes 16 bytes for a line, and more for a failure.
+        """
         places, numbers = array("q"), array("q")
-        self._repaired = 0
+        failures, repaired = _Failures(self._began), dict[int, Usage]()
         for place, line in self._file.lines():
             answer = json.loads(line)
-            if answer["error"] is not None and place < self._began:
-                self._repaired += 1
-                continue
+            failure = failures.tried_again(answer, place)
+            if failure is not None:
+                repaired[place] = failure.used + repaired.pop(failure.place, Usage())
             places.append(place)
             numbers.append(answer["row"])
         order = sorted(range(len(places)), key=numbers.__getitem__)
-        return array("q", map(places.__getitem__, order)), array("q", map(numbers.__getitem__, order))
+        kept = (places[index] for index in order if places[index] not in failures.replaced)
+        return array("q", kept), repaired
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        places, numbers = self._index()
+    def _in_order(self) -> Iterator[dict[str, Any]]:
+        places, repaired = self._index()
         with self._file.path.open("rb") as file:
-            for place, number in zip(places, numbers, strict=True):
+            for place in places:
                 file.seek(place)
-                yield number, file.readline()
+                answer = json.loads(file.readline())
+                if place in repaired:
+                    answer |= _figures_of(_usage_in(answer) + repaired[place])
+                yield answer
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.__exit__()
+
+
+class _Failure(NamedTuple):
+    """A failed run in a file of answers: the number of its row, its place and its usage."""
+
+    number: int
+    place: int
+    used: Usage
+
+
+class _Failures:
+    """The failed runs in a file of answers, and which of them were tried again.
+
+    Args:
+        began: size of the file at this start.
+
+    Attributes:
+        replaced: places of the failures that were tried again.
+    """
+
+    def __init__(self, began: int) -> None:
+        self._began = began
+        self._open: defaultdict[str, list[_Failure]] = defaultdict(list)
+        self.replaced: set[int] = set()
+
+    def tried_again(self, answer: Mapping[str, Any], place: int) -> _Failure | None:
+        """Return the earlier failure of the row of this answer; None if there is none.
+
+        It is that of an equal row with the same number. A row may have moved since an earlier start, so an answer of
+        this start may also follow any failure of an earlier one.
+        """
+        failures = self._open[answer["row_id"]] if answer["error"] is not None else self._open.get(answer["row_id"], [])
+        found = next((one for one in failures if one.number == answer["row"]), None)
+        if found is None and place >= self._began:
+            found = next((one for one in failures if one.place < self._began), None)
+        if found is not None:
+            failures.remove(found)
+            self.replaced.add(found.place)
+        if answer["error"] is not None:
+            failures.append(_Failure(answer["row"], place, _usage_in(answer)))
+        return found
+
+
+def _figures_of(used: Usage) -> dict[str, Any]:
+    return {
+        "calls": used.calls,
+        "cached_calls": used.cached_calls,
+        "prompt_tokens": used.tokens.prompt,
+        "completion_tokens": used.tokens.completion,
+        "cost_usd": used.cost_usd,
+    }
 
 
 def _usage_in(answer: Mapping[str, Any]) -> Usage:

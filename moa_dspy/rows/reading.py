@@ -16,6 +16,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.evaluate import check_inputs
 from moa_dspy.evaluation.fingerprint import content_of
 from moa_dspy.program import AttentionMoA
+from moa_dspy.rows.tables import journal_of
 from moa_dspy.signatures import needed_inputs
 
 __all__ = ["Inputs", "Row", "Rows", "Survey"]
@@ -94,6 +95,17 @@ class Rows:
         """Return the name of the input in messages."""
         return str(self._inputs) if isinstance(self._inputs, (str, Path)) else "the input"
 
+    def refuse(self, out: str | Path) -> None:
+        """Refuse a file of answers that is the input: a run that reads what it writes would not end.
+
+        Raises:
+            ConfigurationError: if it is, or if its journal is.
+        """
+        if isinstance(self._inputs, (str, Path)) and self.replayable:
+            source = Path(self._inputs).resolve()
+            if source in (Path(out).resolve(), journal_of(Path(out)).resolve()):
+                raise ConfigurationError(f"out={str(out)!r} would be written over its own input; give another file")
+
     def __iter__(self) -> Iterator[Row]:
         for number, example in enumerate(self._examples(), start=1):
             if self._limit is not None and number > self._limit:
@@ -153,6 +165,8 @@ class Rows:
         if not isinstance(row, (Mapping, dspy.Example)):
             raise ConfigurationError(f"a row is {type(row).__name__}; give rows as mappings of columns to values")
         values = dict(row.items())
+        if unnamed := [name for name in values if not isinstance(name, str)]:
+            raise ConfigurationError(f"a row has a column {unnamed[0]!r}; names of columns are text")
         if self._fields is None:
             return row if isinstance(row, dspy.Example) else dspy.Example(values)
         if missing := [column for column in self._fields.values() if column not in values]:

@@ -26,6 +26,7 @@ from moa_dspy.rows.answers import AnswerFile, Answers, Columns
 from moa_dspy.rows.reading import Inputs, Rows, Survey
 from moa_dspy.rows.results import RunProgress, RunResult
 from moa_dspy.runtime import event_loop
+from moa_dspy.trace import Failure
 
 __all__ = ["RowRun", "run"]
 
@@ -33,6 +34,7 @@ _PLANNED: Final = 5  # number of rows planned for an estimate
 _AT_ONCE: Final = 8  # rows
 _IN_BATCHES: Final = 10_000  # rows that are open at once in batches
 _AHEAD: Final = 64  # rows that are read at once; of a stream, each is answered as it comes
+_CUT: Final = Failure(kind="budget", message="the budget ended while this row ran")
 _IN_MEMORY: Final = 10_000  # replies of DSPy's response cache that stay in memory
 
 
@@ -115,6 +117,8 @@ class RowRun:
             raise ConfigurationError(f"a budget of {allowed} calls is too small for a single row, which takes {calls}")
         parts = fingerprint(program, "", "", 0, None)
         identity = digest([parts["program"], parts["connection"]])
+        if out is not None:
+            rows.refuse(out)
         self._columns = Columns(program, identity, trace=trace)
         self._files = ExitStack()
         self._answers = Answers() if out is None else self._files.enter_context(AnswerFile(out, identity))
@@ -174,7 +178,8 @@ class RowRun:
         answers, guard = self._answers, self._guard
         guard.spend(answers.spent, pieces=answers.ended)
         survey, began = self.survey, time.perf_counter()
-        state = _State(answers.done.total(), answers.spent)
+        known = answers.done.total() if survey.total is None else survey.total - (survey.waiting or 0)
+        state = _State(known, answers.spent)
         runner = ExampleRunner(
             self._program,
             None,
@@ -192,18 +197,23 @@ class RowRun:
                     show(RunProgress(survey.total, done, state.errors, state.usage, seconds, remark))
 
             def on_run(item: Item, run: Run) -> None:
-                earlier = answers.earlier(item.key)
-                answer = self._columns.of(item.key, run, earlier + run.program_usage)
+                answer = self._columns.of(item.key, run, run.program_usage)
                 answers.add(answer)
                 state.add(run)
                 report(None if run.failure is None else f"row {item.key.number} failed: {answer['error'][:200]}")
+
+            def on_cut(item: Item, used: Usage) -> None:
+                if used.calls and self._out is not None:  # they count in the budget of a later start
+                    run = Run("error", failure=_CUT, example=item.example, program_usage=used)
+                    answers.add(self._columns.of(item.key, run, used))
 
             report()
             if self._batches is not None:
                 self._expect()
                 stack.enter_context(Batcher(self._batches, self._batch_journal, report))
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
-            complete = event_loop.run(lambda: runner.run(self._items(), on_run, _AHEAD if self._rows.replayable else 1))
+            ahead = _AHEAD if self._rows.replayable else 1
+            complete = event_loop.run(lambda: runner.run(self._items(), on_run, ahead, on_cut))
         usage = state.usage + runner.cut_short["program"]
         return RunResult(
             program=label(self._program),

@@ -15,11 +15,16 @@ from moa_dspy.files.atomic_write import replacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SUFFIXES", "write_table"]
+__all__ = ["SUFFIXES", "journal_of", "write_table"]
 
 SUFFIXES: Final = (".jsonl", ".csv", ".parquet")
 
 _CHUNK: Final = 2_000  # rows
+
+def journal_of(path: Path) -> Path:
+    """Return the file to which answers are written at once: a JSONL file is its own."""
+    return path if path.suffix.lower() == ".jsonl" else path.with_name(f"{path.name}.jsonl")
+
 
 Values = Callable[[], Iterator[Mapping[str, Any]]]
 

@@ -106,6 +106,79 @@ def test_a_budget_ends_the_run_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     assert (result.answered, result.pending, result.usage.calls) == (7, 0, 7)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_no_usage_is_forgotten_between_starts(tmp_path: Path, suffix: str) -> None:
+    """Equal rows that fail, failures that no later start tries again, and rows that the budget cuts short all count."""
+    out = tmp_path / f"answers{suffix}"
+    rows = [{"question": "good"}, *[{"question": "bad"}] * 3]
+    first = run(program(fails="bad"), rows, out=out, concurrency=1)
+    assert (first.answered, first.errors, first.usage.calls) == (1, 3, 4)
+    stopped = run(program(), rows, out=out, budget=Budget(calls=5), concurrency=1)
+    assert (stopped.answered, stopped.pending, stopped.usage.calls) == (2, 2, 5)
+    assert [row["error"] != "" and row["error"] is not None for row in written(out)] == [False, False, True, True]
+    last = run(program(), rows, out=out)
+    assert (last.answered, last.errors, last.usage.calls) == (4, 0, 7)
+    assert [int(row["calls"]) for row in written(out)] == [1, 2, 2, 2]
+
+
+class Twice(dspy.Module):
+    """Asks a question about 1 twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+        self.predict.lm = self.model = ScriptedLM(["first", "second", "third", "fourth"])
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        for _ in range(2 if "1" in question else 1):
+            prediction = await self.predict.acall(question=question)
+        return prediction
+
+
+def test_calls_of_a_row_that_the_budget_cuts_short_count_later(tmp_path: Path) -> None:
+    out, model = tmp_path / "answers.jsonl", Twice()
+    rows = [{"question": row["question"]} for row in ROWS[:2]]
+    cut = run(model, rows, out=out, budget=Budget(calls=2), concurrency=1)
+    assert (cut.answered, cut.errors, cut.pending, cut.usage.calls) == (1, 0, 1, 2)
+    assert run(model, rows, out=out, budget=Budget(calls=2)).usage.calls == 2
+    last = run(model, rows, out=out)
+    assert (last.answered, last.usage.calls, len(model.model.requests)) == (2, 4, 4)
+    assert [row["calls"] for row in lines(out)] == [1, 3]
+
+
+def test_rows_that_are_no_longer_in_the_input_are_not_counted(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(program(), ROWS, out=out)
+    fewer = run(program(), ROWS[:2], out=out)
+    assert (fewer.answered, fewer.pending, len(lines(out))) == (2, 0, 7)
+
+
+@pytest.mark.parametrize("change", [{"row_id": "zz"}, {"row_id": 3}, {"calls": "x"}, {"row": None}])
+def test_a_damaged_answer_is_named_by_its_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(program(), ROWS[:2], out=out)
+    good, bad = lines(out)
+    out.write_text("".join(json.dumps(answer) + "\n" for answer in (good, bad | change)))
+    with pytest.raises(ConfigurationError, match="line 2: no answer"):
+        run(program(), ROWS, out=out)
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.csv"])
+def test_a_run_does_not_read_what_it_writes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "answers.csv.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "answers.jsonl").write_text('{"question": "a"}\n')
+    source = tmp_path / (name if name.endswith("l") else "answers.csv.jsonl")
+    with pytest.raises(ConfigurationError, match="own input"):
+        run(program(), source, out=tmp_path / name)
+
+
+def test_bytes_are_a_column_and_unnamed_columns_are_refused() -> None:
+    answers = run(program(), [{"question": "a", "image": b"\xff\xd8"}]).answers or ()
+    assert answers[0]["image"] == "_9g="
+    with pytest.raises(ConfigurationError, match="names of columns are text"):
+        run(program(), [{"question": "a", 3: "b"}])  # type: ignore[dict-item]
+
+
 def test_the_trace_is_written_on_request(tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     run(attention_moa("question -> answer", [ScriptedLM("yes")] * 2, layers=1), ROWS[:1], out=out, trace=True)

@@ -64,7 +64,7 @@ def run(options: Init) -> None:
         write_json({"file": options.out, "agents": models, "found": [offer.source for offer in offers]}
                    | {"calls": calls, "cost_usd": usd})  # fmt: skip
     else:
-        write_result(f"{options.out}: {', '.join(agent.model for agent in agents)}; {_price(plan)}")
+        write_result(f"{options.out}: {', '.join(agent.model for agent in agents)}. {_price(plan)}")
 
 
 def _agents(offers: Sequence[Offer]) -> tuple[AgentConfig, ...]:
