@@ -86,46 +86,52 @@ def check_agents(agents: Sequence[Agent], *, budget: Budget | None = None) -> li
         budget: limit of each agent's spending.
     """
 
-    async def together() -> list[Checkup]:
-        return list(await asyncio.gather(*(_check(agent, budget) for agent in agents)))
+    async def together() -> list[Step | Failure]:
+        return list(await asyncio.gather(*(_ask(agent, budget) for agent in agents)))
 
-    return event_loop.run(together)
+    # LiteLLM, which knows the features, takes seconds to import. They must not count as latency of the agents.
+    return [_checkup(agent, asked) for agent, asked in zip(agents, event_loop.run(together), strict=True)]
 
 
-async def _check(agent: Agent, budget: Budget | None) -> Checkup:
-    lm, traces = agent.lm, list[Trace]()
-    model = getattr(lm, "model", None)
+async def _ask(agent: Agent, budget: Budget | None) -> Step | Failure:
+    """Return the step in which an agent answered a small question, or why there was none."""
+    traces, message = list[Trace](), "no call was made"
     small = agent if (agent.max_tokens or _LONGEST) < _LONGEST else replace(agent, max_tokens=_LONGEST)
     program = AttentionMoA(
         _TASK, [small], layers=1, attention="none", aggregation="none", budget=budget, tolerance=_TOLERANCE
     )
     question = _QUESTION.format(random.randrange(10**6))  # noqa: S311 (one that no cache has answered)
-    message = "no call was made"
     try:
         with watch(lambda event: traces.append(event) if isinstance(event, Trace) else None):
             await program.acall(question=question)
     except MoAError as error:
         message = str(error)
-    if not (traces and traces[0].steps):
-        kind = "budget" if traces else "configuration"
-        return Checkup(agent=agent.name or "agent", model=model, failure=Failure(kind=kind, message=message))
-    step = traces[0].steps[0]
-    price, context = PriceTable().price(lm) if isinstance(lm, dspy.BaseLM) else None, _context(model)
+    if traces and traces[0].steps:
+        return traces[0].steps[0]
+    return Failure(kind="budget" if traces else "configuration", message=message)
+
+
+def _checkup(agent: Agent, asked: Step | Failure) -> Checkup:
+    name, lm = agent.name or "agent", agent.lm
+    model = getattr(lm, "model", None)
+    if isinstance(asked, Failure):
+        return Checkup(agent=name, model=model, server=server_of(lm), failure=asked)
+    price = PriceTable().price(lm) if isinstance(lm, dspy.BaseLM) else None
     features = dict(_features(lm))
     return Checkup(
-        agent=agent.name or "agent",
+        agent=name,
         model=model,
         server=server_of(lm),
-        answer=step.text if step.status == "ok" else None,
-        failure=step.error,
-        seconds=step.end - step.start - step.queued,
-        calls=step.calls,
-        tokens=step.tokens.total,
-        cost_usd=step.cost_usd,
+        answer=asked.text if asked.status == "ok" else None,
+        failure=asked.error,
+        seconds=asked.end - asked.start - asked.queued,
+        calls=asked.calls,
+        tokens=asked.tokens.total,
+        cost_usd=asked.cost_usd,
         price=price,
-        context=context,
+        context=_context(model),
         features=features,
-        remedies=tuple(_remedies(agent, step, price, features)),
+        remedies=tuple(_remedies(agent, asked, price, features)),
     )
 
 

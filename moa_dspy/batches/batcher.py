@@ -100,10 +100,12 @@ class Sending:
 
     Attributes:
         sample: tells equal requests apart that are samples of their own.
+        timeout: seconds for its request, if it is sent alone; None for no limit.
         price: what it costs, as a share of the price of a single call.
     """
 
     sample: object = None
+    timeout: float | None = None
     price: float = 1.0
 
 
@@ -215,8 +217,10 @@ class Batcher:
     async def send(self, request: HttpRequest, send: Send) -> HttpReply:
         """Return the reply to a request, from a batch if its server has them."""
         link, call = self._link(request, send), current_sending.get()
-        if link is None or call is None or link.has_batches is False:
+        if call is None:
             return await send(request)
+        if link is None or link.has_batches is False:
+            return await self._send_single(request, send, call)
         key = hashlib.blake2b(
             repr((request.url, call.sample)).encode() + b"\0" + request.body, digest_size=16
         ).hexdigest()
@@ -227,11 +231,20 @@ class Batcher:
         if known is not None:
             entry, call.price = known
             return HttpReply(status=entry.status, reason="", headers=[], body=entry.body)
-        async with self._singles:
-            reply = await send(request)
+        reply = await self._send_single(request, send, call)
         if key in self._alone and not _may_succeed_later(reply.status):
             self._journal.add_single(Entry(key, reply.status, reply.body))
         return reply
+
+    async def _send_single(self, request: HttpRequest, send: Send, call: Sending) -> HttpReply:
+        async with self._singles:
+            try:
+                async with asyncio.timeout(call.timeout) as limit:
+                    return await send(request)
+            except TimeoutError:
+                if limit.expired():
+                    raise TimeoutError(f"timed out after {call.timeout:g} s") from None  # DSPy keeps the words alone
+                raise
 
     async def _wait(self, key: str, link: Link, body: bytes) -> None:
         """Wait until there is something new about a request."""
@@ -347,7 +360,7 @@ class Batcher:
         return link.has_batches
 
     async def _submit(self, link: Link, requests: Sequence[Request]) -> None:
-        """Create a batch. If the server refuses it, its requests are sent alone."""
+        """Create a batch. If the server refuses it for good, its requests are sent alone."""
         keys = [request.key for request in requests]
         if not await self._has_batches(link):
             self._send_alone(keys)
@@ -362,6 +375,9 @@ class Batcher:
             if error.status >= 500:
                 raise  # it may have been created
             self._journal.forget(token)
+            if error.is_transient:
+                self._pending |= {one.key: (link, one.body) for one in requests if one.key in self._waiters}
+                raise
             self._report(f"a batch of {len(keys):,} requests was refused: {redacted(str(error))}")
             self._send_alone(keys)
             return

@@ -321,7 +321,8 @@ class _Call:
             raise _NotSentError(_over_budget("the budget allows no further call"))
         waiting, sent, answered, reply, unanswered, sending = clock(), None, None, None, False, None
         whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
-        call, timeout = Sending(options.get("rollout_id")), session.tolerance.timeout
+        timeout = session.tolerance.timeout
+        call = Sending(options.get("rollout_id"), timeout)
         turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else _AT_ONCE
         connection = known.connections or _AT_ONCE
         if known.in_batches:

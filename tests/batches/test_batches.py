@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,39 @@ def test_agents_without_batches_run_beside() -> None:
         assert len(server.batches) == 4
         assert not server.singles
         assert len(other.singles) == 4 * (1 + 3 + 1)
+
+
+def test_a_server_without_batches_keeps_the_timeout_of_calls() -> None:
+    release = threading.Event()
+
+    def late(prompt: str) -> str:
+        release.wait(20)
+        return "late"
+
+    with BatchServer(late, has_batches=False) as server:
+        try:
+            program = one(server, tolerance=Tolerance(timeout=0.3, retries=0))
+            result = run(program, ROWS[:1], batch=Batches(sleep=server.sleep))
+        finally:
+            release.set()
+    assert result.answers is not None
+    assert (result.errors, result.answers[0]["error"].partition(":")[0]) == (1, "AllProposalsFailedError")
+    assert "timeout" in result.answers[0]["error"]
+
+
+def test_a_batch_that_the_server_has_no_time_for_is_sent_again() -> None:
+    class Busy(BatchServer):
+        def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+            is_first = path.endswith("/batches") and method == "POST" and not self.calls["refused"]
+            if not is_first:
+                return super().answer(method, path, body)
+            self.calls["refused"] += 1
+            return 429, {"error": {"message": "too many"}}
+
+    with Busy(reply) as server:
+        result = run(one(server), ROWS, batch=Batches(sleep=server.sleep))
+        assert (server.calls["refused"], len(server.batches), len(server.singles)) == (1, 1, 0)
+    assert (result.answered, result.errors) == (4, 0)
 
 
 def test_a_batch_over_the_limit_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,3 +143,5 @@ def test_doctor_reports_each_agent_and_what_to_do(run: Run) -> None:
         assert "broken: auth" in out
         assert "check the API key" in out
         assert "no system: nothing to do" in out
+        code, out, err = run("doctor", "--config", "moa.toml", "--max-tokens", "1")
+        assert (code, out.count("budget: ")) == (1, 3)

@@ -127,7 +127,6 @@ class Twice(dspy.Module):
     def __init__(self) -> None:
         super().__init__()
         self.predict = dspy.Predict("question -> answer")
-        self.predict.lm = self.model = ScriptedLM(["first", "second", "third", "fourth"])
 
     async def aforward(self, question: str) -> dspy.Prediction:
         for _ in range(2 if "1" in question else 1):
@@ -136,13 +135,14 @@ class Twice(dspy.Module):
 
 
 def test_calls_of_a_row_that_the_budget_cuts_short_count_later(tmp_path: Path) -> None:
-    out, model = tmp_path / "answers.jsonl", Twice()
+    out, model = tmp_path / "answers.jsonl", ScriptedLM("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
     rows = [{"question": row["question"]} for row in ROWS[:2]]
-    cut = run(model, rows, out=out, budget=Budget(calls=2), concurrency=1)
-    assert (cut.answered, cut.errors, cut.pending, cut.usage.calls) == (1, 0, 1, 2)
-    assert run(model, rows, out=out, budget=Budget(calls=2)).usage.calls == 2
-    last = run(model, rows, out=out)
-    assert (last.answered, last.usage.calls, len(model.model.requests)) == (2, 4, 4)
+    with dspy.context(lm=model):
+        cut = run(Twice(), rows, out=out, budget=Budget(calls=2), concurrency=1)
+        assert (cut.answered, cut.errors, cut.pending, cut.usage.calls) == (1, 0, 1, 2)
+        assert run(Twice(), rows, out=out, budget=Budget(calls=2)).usage.calls == 2
+        last = run(Twice(), rows, out=out)
+    assert (last.answered, last.usage.calls, len(model.requests)) == (2, 4, 4)
     assert [row["calls"] for row in lines(out)] == [1, 3]
 
 
