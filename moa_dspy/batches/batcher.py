@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from dspy.lm15 import LM15Error
+from dspy.lm15 import TimeoutError as NoReplyInTime
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send, divert_requests
 from moa_dspy.batches.journal import PRICE, Journal, SentBatch
@@ -243,7 +244,7 @@ class Batcher:
                     return await send(request)
             except TimeoutError:
                 if limit.expired():
-                    raise TimeoutError(f"timed out after {call.timeout:g} s") from None  # DSPy keeps the words alone
+                    raise NoReplyInTime(f"no reply within {call.timeout:g} s") from None  # DSPy knows this one
                 raise
 
     async def _wait(self, key: str, link: Link, body: bytes) -> None:

@@ -176,7 +176,7 @@ def test_bytes_are_a_column_and_unnamed_columns_are_refused() -> None:
     answers = run(program(), [{"question": "a", "image": b"\xff\xd8"}]).answers or ()
     assert answers[0]["image"] == "_9g="
     with pytest.raises(ConfigurationError, match="names of columns are text"):
-        run(program(), [{"question": "a", 3: "b"}])  # type: ignore[dict-item]
+        run(program(), [{"question": "a", 3: "b"}])
 
 
 def test_the_trace_is_written_on_request(tmp_path: Path) -> None:
