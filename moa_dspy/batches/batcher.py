@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from dspy.lm15 import LM15Error
-from dspy.lm15 import TimeoutError as NoReplyInTime
+from dspy.lm15 import LM15Error, TimeoutError as NoReplyInTime
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send, divert_requests
 from moa_dspy.batches.journal import PRICE, Journal, SentBatch
