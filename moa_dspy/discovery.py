@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,18 +108,38 @@ def discover(environment: Mapping[str, str] | None = None, servers: Sequence[Ser
 def models_at(port: int) -> list[str]:
     """Return the names of the models that a server on this machine lists; empty if none answers in time."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+    ending = contextlib.ExitStack()
     try:
+        connection.connect()
+        ending.enter_context(_closed_after(_SECONDS, connection.sock))
         connection.request("GET", "/v1/models", headers={"Accept": "application/json"})
         reply = connection.getresponse()
         content = json.loads(reply.read(_BYTES)) if reply.status == http.client.OK else None
     except (OSError, ValueError, RecursionError, http.client.HTTPException):
         return []
     finally:
+        ending.close()
         connection.close()
     entries = content.get("data") if isinstance(content, dict) else None
     names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     usable = [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
     return [name for name in dict.fromkeys(usable) if not _NOT_CHATTING.search(name)][:_MODELS]
+
+
+@contextlib.contextmanager
+def _closed_after(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """End a connection if the block takes longer. Its own timeout begins anew at each byte."""
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def three_of(offers: Sequence[Offer], count: int = 3) -> list[tuple[str, Offer]]:

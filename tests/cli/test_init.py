@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,25 @@ def test_a_server_that_never_answers_costs_a_second(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("moa_dspy.discovery._SECONDS", 0.05)
     with Loopback(lambda _: Hang()) as server:
         assert models_at(port_of(server)) == []
+
+
+def test_a_server_that_never_ends_its_answer_costs_a_second() -> None:
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not ended.wait(0.05):
+                connection.sendall(b"[")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        assert models_at(listener.getsockname()[1]) == []
+        ended.set()
+        thread.join()
 
 
 def test_three_models_of_as_many_sources_as_there_are() -> None:
