@@ -202,18 +202,13 @@ class RowRun:
                 state.add(run)
                 report(None if run.failure is None else f"row {item.key.number} failed: {answer['error'][:200]}")
 
-            def on_cut(item: Item, used: Usage) -> None:
-                if used.calls and self._out is not None:  # they count in the budget of a later start
-                    run = Run("error", failure=_CUT, example=item.example, program_usage=used)
-                    answers.add(self._columns.of(item.key, run, used))
-
             report()
             if self._batches is not None:
                 self._expect()
                 stack.enter_context(Batcher(self._batches, self._batch_journal, report))
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
             ahead = _AHEAD if self._rows.replayable else 1
-            complete = event_loop.run(lambda: runner.run(self._items(), on_run, ahead, on_cut))
+            complete = event_loop.run(lambda: runner.run(self._items(), on_run, ahead, self._keep_cut))
         usage = state.usage + runner.cut_short["program"]
         return RunResult(
             program=label(self._program),
@@ -226,6 +221,12 @@ class RowRun:
             seconds=time.perf_counter() - began,
             path=self._out,
         )
+
+    def _keep_cut(self, item: Item, used: Usage) -> None:
+        """Write a row that the budget cut short, so that its calls count in the budget of a later start."""
+        if used.calls and self._out is not None:
+            run = Run("error", failure=_CUT, example=item.example, program_usage=used)
+            self._answers.add(self._columns.of(item.key, run, used))
 
     @property
     def _batch_journal(self) -> Path | None:
