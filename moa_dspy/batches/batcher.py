@@ -238,8 +238,9 @@ class Batcher:
 
     async def _send_single(self, request: HttpRequest, send: Send, call: Sending) -> HttpReply:
         async with self._singles:
+            limit = asyncio.timeout(call.timeout)
             try:
-                async with asyncio.timeout(call.timeout) as limit:
+                async with limit:
                     return await send(request)
             except TimeoutError:
                 if limit.expired():

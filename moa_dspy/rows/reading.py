@@ -112,6 +112,8 @@ class Rows:
                 return
             if number == 1:
                 self._check(example)
+            if lacking := [name for name in self._needed if example.get(name) is None]:
+                raise ConfigurationError(f"row {number:,} has no value for {', '.join(map(repr, lacking))}")
             yield Row(number, bytes.fromhex(content_of(example, _DIGEST)), example)
 
     def survey(self, done: Mapping[bytes, int], sample: int) -> Survey:

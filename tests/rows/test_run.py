@@ -129,9 +129,9 @@ class Twice(dspy.Module):
         self.predict = dspy.Predict("question -> answer")
 
     async def aforward(self, question: str) -> dspy.Prediction:
-        for _ in range(2 if "1" in question else 1):
-            prediction = await self.predict.acall(question=question)
-        return prediction
+        if "1" in question:
+            await self.predict.acall(question=question)
+        return await self.predict.acall(question=question)
 
 
 def test_calls_of_a_row_that_the_budget_cuts_short_count_later(tmp_path: Path) -> None:
@@ -174,9 +174,10 @@ def test_a_run_does_not_read_what_it_writes(tmp_path: Path, name: str) -> None:
 
 def test_bytes_are_a_column_and_unnamed_columns_are_refused() -> None:
     answers = run(program(), [{"question": "a", "image": b"\xff\xd8"}]).answers or ()
-    assert answers[0]["image"] == "_9g="
+    assert [answer["image"] for answer in answers] == ["_9g="]
+    row: Any = {"question": "a", 3: "b"}
     with pytest.raises(ConfigurationError, match="names of columns are text"):
-        run(program(), [{"question": "a", 3: "b"}])
+        run(program(), [row])
 
 
 def test_the_trace_is_written_on_request(tmp_path: Path) -> None:
@@ -210,6 +211,8 @@ def test_bad_input_is_found_before_anything_is_asked(tmp_path: Path) -> None:
         ([], "is empty"),
         ([{"text": "a"}], "map columns"),
         ({"question": "a"}, "one row"),
+        ([*ROWS, {"question": None}], "row 8 has no value for 'question'"),
+        ([*ROWS, {"id": 8}], "row 8 has no value for 'question'"),
     ):
         with pytest.raises(ConfigurationError, match=words):
             run(model, rows)
