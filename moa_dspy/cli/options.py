@@ -348,6 +348,7 @@ class ServingOptions(LimitOptions, CallingOptions):
         "PROGRAM", "Saved programs, moa.toml files, or folders with them.  [default: the embedded model]", default=None
     )
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,9 @@ def served_programs(options: ServingOptions) -> dict[str, AttentionMoA]:
         program = Config(agents=DEFAULT_AGENTS).program()
         program.budget = program.budget.within(budget)
         return {"local": program}
-    programs = load_programs(options.programs, budget=budget, vectorizers=options.vectorizer or ())
+    programs = load_programs(
+        options.programs, budget=budget, vectorizers=options.vectorizer or (), modules=options.module or ()
+    )
     for name, program in programs.items():
         check_keys(program)
         if (problem := warning_of(program)) is not None:

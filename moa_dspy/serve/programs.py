@@ -19,7 +19,11 @@ _CONFIG = "moa.toml"
 
 
 def load_programs(
-    paths: Iterable[str], *, budget: Budget | None = None, vectorizers: Collection[str] = ()
+    paths: Iterable[str],
+    *,
+    budget: Budget | None = None,
+    vectorizers: Collection[str] = (),
+    modules: Collection[str] = (),
 ) -> dict[str, AttentionMoA]:
     """Return programs by name: the name of the file, or of the folder for a ``moa.toml``.
 
@@ -27,6 +31,7 @@ def load_programs(
         paths: saved programs (``.json``), configurations (``.toml``), and folders with such files.
         budget: limits of each run; they narrow the programs' own.
         vectorizers: see ``moa_dspy.load``.
+        modules: see ``moa_dspy.load``.
 
     Raises:
         ConfigurationError: if a file is no program, a folder has none, or two have one name.
@@ -37,7 +42,7 @@ def load_programs(
         if name in programs:
             raise ConfigurationError(f"two programs would be called {name!r}, one of them {path}; rename a file")
         is_config = path.suffix == ".toml"
-        program = load_config(path).program() if is_config else load(path, vectorizers=vectorizers)
+        program = load_config(path).program() if is_config else load(path, vectorizers=vectorizers, modules=modules)
         program.budget = program.budget.within(budget)
         programs[name] = program
     return programs

@@ -12,6 +12,7 @@ import dspy
 import litellm
 import openai
 import pytest
+from markupsafe import escape
 from support.loopback import Broken, Call, Loopback, refusal
 from support.runs import in_format, role_of, until
 from support.serving import PATH, asked, content_of, data_of, serving
@@ -241,6 +242,24 @@ def test_a_client_that_leaves_stops_the_calls(stream: bool):
     assert run.trace is not None
     assert run.trace.stopped_by == "cancelled"
     assert server.runs.total.unanswered == len(provider.calls) == 2
+
+
+def test_a_run_that_was_started_goes_on_alone_and_has_a_page():
+    with Loopback(answering) as provider, serving({"p": program(provider)}) as server:
+        begun = server.http.post("/runs", json=asked("Who <b>won</b>?"))
+        assert begun.status_code == 201
+        run = begun.json()
+        live = server.http.get(run["page"]).text if run["status"] == "running" else None
+        assert until(lambda: server.http.get(f"/runs/{run['id']}").status_code == 200)
+        finished, home = server.http.get(run["page"]).text, server.http.get("/")
+    assert live is None or f'data-events="/runs/{run["id"]}/events"' in live
+    assert escape(ANSWER) in finished
+    assert "<script" not in finished
+    for page in (finished, home.text):
+        assert "Who &lt;b&gt;won&lt;/b&gt;?" in page
+    nonce = home.headers["Content-Security-Policy"].partition("'nonce-")[2].partition("'")[0]
+    assert nonce
+    assert home.text.count("<script") == home.text.count(f'<script nonce="{nonce}">') == 1
 
 
 def test_a_run_can_be_followed_and_stopped():
