@@ -148,6 +148,7 @@ class Ask(QuestionOptions, CallingOptions):
 
     trace: str | None = _option("FILE", "Write the record of every step to this file, as JSON.")
     prompts: bool = _flag("Keep the prompt of every call in the trace, too.", "--prompts")
+    open: bool = _flag("Show the run live in the browser, until Ctrl-C.", "--open")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ class Run:
         id: not to be guessed.
         created: seconds since the epoch.
         title: the beginning of its first text input, or the program's name.
+        task: the work of the run.
         answer: what of the answer is known.
         trace: the record; None while it runs.
     """
@@ -54,25 +55,25 @@ class Run:
         self._inputs, self._budget = inputs, budget
         self._events: list[StepStarted | Step | Trace] = []
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._work(), name=f"run {self.id}")
-        self._task.add_done_callback(lambda _: self._wake())
+        self.task = asyncio.create_task(self._work(), name=f"run {self.id}")
+        self.task.add_done_callback(lambda _: self._wake())
 
     @property
     def status(self) -> Status:
         """Return how far the run is."""
-        if not self._task.done():
+        if not self.task.done():
             return "running"
-        if self._task.cancelled():
+        if self.task.cancelled():
             return "stopped"
-        return "ok" if self._task.exception() is None else "failed"  # which also tells asyncio that it was seen
+        return "ok" if self.task.exception() is None else "failed"  # which also tells asyncio that it was seen
 
     def stop(self) -> None:
         """Cancel the calls under way. A run that has ended stays as it is."""
-        self._task.cancel("the client stopped the run")
+        self.task.cancel("the client stopped the run")
 
     def when_done(self, then: Any) -> None:
         """Call ``then`` with this run when it has ended."""
-        self._task.add_done_callback(lambda _: then(self))
+        self.task.add_done_callback(lambda _: then(self))
 
     async def result(self) -> Prediction:
         """Return the answer of the run. To cancel the wait does not stop the run.
@@ -81,16 +82,16 @@ class Run:
             Problem: if the run was stopped.
             Exception: what the program raised.
         """
-        await asyncio.wait({self._task})
-        if self._task.cancelled():
+        await asyncio.wait({self.task})
+        if self.task.cancelled():
             raise Problem("the run was stopped", 409, code="run_stopped")
-        return self._task.result()
+        return self.task.result()
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the run from its beginning, until it has ended. Parts of the answer may be joined."""
         at = read = 0
         while True:
-            ended, changed = self._task.done(), self._changed
+            ended, changed = self.task.done(), self._changed
             while at < len(self._events):
                 at += 1
                 yield self._events[at - 1]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Any, Final
 
 import uvicorn
+from starlette.applications import Starlette
 
 from moa_dspy.errors import ConfigurationError, RunError
-from moa_dspy.program import AttentionMoA
+from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.serve.app import ServeOptions, create_app
 from moa_dspy.serve.guard import is_loopback
 
-__all__ = ["check_address", "serve"]
+__all__ = ["LiveRun", "check_address", "serve"]
 
-_SECONDS_TO_END = 5
+_SECONDS_TO_END: Final = 5
+_LIVE: Final = "program"
 
 
 def check_address(host: str, options: ServeOptions) -> None:
@@ -52,8 +58,66 @@ def serve(
     """
     options = options or ServeOptions()
     check_address(host, options)
-    config = uvicorn.Config(
-        create_app(programs, options),
+    server = _Server(_config(create_app(programs, options), host, port), ready)
+    try:
+        server.run()
+    except SystemExit:
+        raise RunError(f"cannot listen at {host}:{port}; is another server there? Choose another --port") from None
+
+
+class LiveRun:
+    """A run whose page is served on a free port of loopback, in a thread of its own.
+
+    Args:
+        program: the program.
+        inputs: of its task.
+        ready: called with the address of the page.
+    """
+
+    def __init__(self, program: AttentionMoA, inputs: Mapping[str, Any], ready: Callable[[str], None]) -> None:
+        self._program, self._inputs, self._page_is_ready = program, inputs, ready
+        self._app, self._address = create_app({_LIVE: program}), Future[tuple[str, asyncio.AbstractEventLoop]]()
+        self._server = _Server(_config(self._app, "127.0.0.1", 0), self._note_address)
+        self._thread = threading.Thread(target=self._server.run, name="moa-dspy-page", daemon=True)
+
+    def result(self) -> Prediction:
+        """Do the run, and return its prediction. The page stays until ``close``.
+
+        Raises:
+            Exception: what the program raised. An interrupt stops the run.
+        """
+        self._thread.start()
+        address, loop = self._address.result()
+
+        async def work() -> Prediction:
+            run = self._app.state.runs.start(_LIVE, self._program, self._inputs, self._program.budget)
+            self._page_is_ready(f"{address}/runs/{run.id}/page")
+            try:
+                return await run.result()
+            finally:
+                run.stop()
+                await asyncio.wait({run.task})
+
+        answer = asyncio.run_coroutine_threadsafe(work(), loop)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            answer.cancel()
+            wait([answer])
+            raise
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def _note_address(self, address: str) -> None:
+        self._address.set_result((address, asyncio.get_running_loop()))
+
+
+def _config(app: Starlette, host: str, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         host=host,
         port=port,
         log_level="warning",
@@ -62,11 +126,6 @@ def serve(
         timeout_graceful_shutdown=_SECONDS_TO_END,
         h11_max_incomplete_event_size=64_000,
     )
-    server = _Server(config, ready)
-    try:
-        server.run()
-    except SystemExit:
-        raise RunError(f"cannot listen at {host}:{port}; is another server there? Choose another --port") from None
 
 
 class _Server(uvicorn.Server):

@@ -85,6 +85,28 @@ def test_a_process_is_an_mcp_server(config: str, tmp_path: Path):
         asyncio.run(talk())
 
 
+@pytest.mark.slow
+def test_a_question_is_shown_live_until_an_interrupt(config: str, tmp_path: Path):
+    with Loopback() as provider:
+        Path(config).write_text(agents(provider))
+        variables = environment(LOOPBACK_KEY="x", DSPY_CACHEDIR=str(tmp_path), BROWSER="true")
+        command = [sys.executable, *ARGUMENTS, "ask", "Who won?", "--config", config, "--open"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True
+        ) as process:
+            assert process.stderr is not None
+            told = []
+            while "stays until Ctrl-C" not in (told or [""])[-1]:
+                told.append(process.stderr.readline())
+            (address,) = (line.split()[-1] for line in told if line.startswith("the run is at "))
+            page = httpx.get(address, timeout=30).text
+            process.send_signal(signal.SIGINT)
+            answer, _ = process.communicate(timeout=20)
+    assert (process.returncode, answer) == (0, "a reply\n")
+    assert "<title>Who won?</title>" in page
+    assert "a reply" in page
+
+
 def test_what_cannot_be_served_is_told_in_one_line(
     config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
-from typing import Any, cast
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, cast
 
 from moa_dspy.cli.inputs import gather_inputs
 from moa_dspy.cli.options import Ask
 from moa_dspy.cli.output import (
     check_files,
+    note,
     printable,
     settings,
     warning,
@@ -21,9 +25,13 @@ from moa_dspy.cli.programs import budget_of, build_program, check_keys, note_def
 from moa_dspy.cli.views.failures import failure_of
 from moa_dspy.cli.views.progress import note_totals, watching_run
 from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, RunError
+from moa_dspy.extras import SERVE, why_missing
 from moa_dspy.json_safe import json_safe
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.trace import Trace, record_prompts
+
+if TYPE_CHECKING:
+    from moa_dspy.serve.server import LiveRun
 
 __all__ = ["run"]
 
@@ -39,23 +47,49 @@ def run(options: Ask) -> None:
     check_keys(program)
     values = gather_inputs(program.task, options)
     note_default_agents(options, "asking")
-    with record_prompts() if options.prompts else nullcontext():
-        prediction = _ask(program, values, options.trace)
+    with record_prompts() if options.prompts else nullcontext(), _page(options, program, values) as live:
+        answer = live.result if live is not None else lambda: program(**values)
+        prediction = _ask(program, answer, options.trace)
+        try:
+            _write_trace(prediction.trace, options.trace)  # first: printing may fail, as into a pipe without a reader
+        finally:
+            if options.json:
+                write_json(_as_json(program, prediction))
+            else:
+                text = _as_text(program, prediction)
+                write_result(printable(text))
+        if live is not None:
+            note("the page stays until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+
+
+@contextmanager
+def _page(options: Ask, program: AttentionMoA, values: dict[str, Any]) -> Iterator[LiveRun | None]:
+    """Yield the run with a page of its own, or None without ``--open``."""
+    if not options.open:
+        yield None
+        return
+    if problem := why_missing(SERVE, "--open"):
+        raise ConfigurationError(problem)
+    from moa_dspy.serve.server import LiveRun  # only now: its packages may be missing
+
+    def show(address: str) -> None:
+        note(f"the run is at {address}")
+        webbrowser.open(address)
+
+    live = LiveRun(program, values, show)
     try:
-        _write_trace(prediction.trace, options.trace)  # first: printing may fail, as into a pipe without a reader
+        yield live
     finally:
-        if options.json:
-            write_json(_as_json(program, prediction))
-        else:
-            text = _as_text(program, prediction)
-            write_result(printable(text))
+        live.close()
 
 
-def _ask(program: AttentionMoA, values: dict[str, Any], path: str | None) -> Prediction:
+def _ask(program: AttentionMoA, answer: Callable[[], Any], path: str | None) -> Prediction:
     """Return the answer. If the run fails or is interrupted, its trace is written, too."""
     with watching_run(program.architecture, silent=settings.quiet) as ended:
         try:
-            prediction = cast("Prediction", program(**values))
+            prediction = cast("Prediction", answer())
         except BaseException as problem:
             for trace in ended:
                 if isinstance(problem, KeyboardInterrupt):
