@@ -16,20 +16,28 @@ import json
 import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dspy
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.fingerprint import digest, label
 from moa_dspy.evaluation.runner import ExampleRunner, Item, Run
 from moa_dspy.extras import install_command, missing_packages
 from moa_dspy.program import AttentionMoA, load
-from moa_dspy.rows.answers import Columns
+from moa_dspy.rows.answers import Columns, carried_name, output_name
 from moa_dspy.rows.reading import Row, Rows
 from moa_dspy.runtime.concurrency import limit_concurrency
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = ["ask"]
+
+_TYPES: Final = {
+    "calls": "int64", "cached_calls": "int64", "prompt_tokens": "int64", "completion_tokens": "int64",
+    "cost_usd": "float64", "seconds": "float64", "agreement": "float64",
+}  # fmt: skip
+_OUTPUT_TYPES: Final = {int: "int64", float: "float64", bool: "bool"}  # of outputs with that annotation; else text
 
 
 def ask(
@@ -50,19 +58,18 @@ def ask(
     """Return a Ray data set of answers to the rows of a data set. It is lazy: write or read it to run.
 
     Each actor holds the program and its connections, and answers several blocks of rows at once. If an actor or its
-    machine is lost, Ray gives its unfinished blocks to another one. With a response cache that all machines share, only
-    calls in flight are repeated.
+    machine is lost, Ray gives its unfinished blocks to another one.
 
     Args:
-        dataset: the rows, as a ``ray.data.Dataset``.
+        dataset: the rows, as a ``ray.data.Dataset``. All of their columns are kept.
         program: a saved program, which all machines can read, or a program.
-        fields: the column of each input field. Default: columns of the same names; all others are kept, too.
+        fields: the column of each input field. Default: columns of the same names.
         id_column: a column that identifies a row, to go on from ``done``.
-        done: a ``ray.data.Dataset`` of earlier answers. Rows with their ids are left out.
+        done: a ``ray.data.Dataset`` of earlier answers. Rows that it has with an answer are left out.
         actors: number of actors.
         concurrency: maximum number of rows that an actor answers at once.
         calls_at_once: maximum number of concurrent calls over all actors, of each model or of all together. Each actor
-            gets an equal share, at least one.
+            has an equal share.
         rows_per_block: rows that are given to an actor at once, and given anew if it is lost.
         trace: whether each answer has its trace.
         lms: of a saved program: its LMs by agent name or model, see ``load``.
@@ -75,32 +82,62 @@ def ask(
         raise ConfigurationError(f"answering rows with Ray Data needs ray: {install_command(*map(repr, missing))}")
     import ray.data
 
-    for name, value in (("actors", actors), ("concurrency", concurrency), ("rows_per_block", rows_per_block)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"{name}={value!r} is invalid; it must be a whole number of at least 1")
-    if done is not None:
-        if id_column is None:
-            raise ConfigurationError("done= needs id_column=, the column that identifies a row in both")
-        known = {row[id_column] for row in done.select_columns([id_column]).iter_rows()}
-        dataset = dataset.filter(_Waiting(id_column, known))
-    limits = calls_at_once if isinstance(calls_at_once, Mapping) else {None: calls_at_once} if calls_at_once else {}
-    shares = {model: max(1, math.floor(calls / actors)) for model, calls in limits.items()}
-    return dataset.map_batches(
+    _check_sizes(actors=actors, concurrency=concurrency, rows_per_block=rows_per_block)
+    settings = {"lm": dspy.settings.lm, "adapter": dspy.settings.adapter}
+    arguments = (program, lms, settings, fields, _shares(calls_at_once, actors), concurrency, trace)
+    _check_sendable(arguments)
+    waiting = dataset if done is None else dataset.filter(_Waiting(id_column, done))
+    return waiting.repartition(target_num_rows_per_block=rows_per_block).map_batches(
         _Asker,
-        fn_constructor_args=(program, lms, fields, shares, concurrency, trace),
+        fn_constructor_args=arguments,
         batch_size=rows_per_block,
-        batch_format="numpy",
+        batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
-        max_concurrency=max(1, math.ceil(concurrency / rows_per_block)),
+        max_concurrency=1 + math.ceil(concurrency / rows_per_block),  # one more, whose rows follow without a gap
         **options,
     )
+
+
+def _check_sizes(**sizes: Any) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigurationError(f"{name}={value!r} is invalid; it must be a whole number of at least 1")
+
+
+def _shares(calls: int | Mapping[str, int] | None, actors: int) -> dict[str | None, int]:
+    """Return an actor's share of each limit."""
+    limits: Mapping[Any, int] = calls if isinstance(calls, Mapping) else {} if calls is None else {None: calls}
+    for model, limit in limits.items():
+        of = "" if model is None else f" of {model}"
+        _check_sizes(**{f"calls_at_once{of}": limit})
+        if limit < actors:
+            raise ConfigurationError(f"{limit} calls at once{of} are too few for {actors} actors; use fewer actors")
+    return {model: limit // actors for model, limit in limits.items()}
+
+
+def _check_sendable(arguments: Any) -> None:
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.dumps(arguments)
+    except Exception as error:  # noqa: BLE001 - objects raise anything
+        raise ConfigurationError(
+            f"the program cannot be sent to other processes ({error}); give the path of a saved program, and LMs that "
+            "can be pickled, such as dspy.LM"
+        ) from None
 
 
 class _Waiting:
     """Whether a row has no answer yet."""
 
-    def __init__(self, column: str, done: Collection[Any]) -> None:
-        self._column, self._done = column, done
+    def __init__(self, column: str | None, done: Any) -> None:
+        if column is None:
+            raise ConfigurationError("done= needs id_column=, the column that identifies a row in both")
+        if missing := {column, "error"}.difference(done.columns() or (column, "error")):
+            raise ConfigurationError(f"done= has no column {', '.join(map(repr, sorted(missing)))}")
+        answers = done.select_columns([column, "error"]).iter_rows()
+        self._column = column
+        self._done: Collection[Any] = {row[column] for row in answers if row["error"] is None}
 
     def __call__(self, row: Mapping[str, Any]) -> bool:
         return row[self._column] not in self._done
@@ -113,6 +150,7 @@ class _Asker:
         self,
         program: str | Path | AttentionMoA,
         lms: Mapping[str, dspy.BaseLM] | None,
+        settings: Mapping[str, Any],
         fields: Mapping[str, str] | None,
         limits: Mapping[str | None, int],
         concurrency: int,
@@ -121,17 +159,23 @@ class _Asker:
         self._program = program if isinstance(program, AttentionMoA) else load(program, lms=lms)
         for model, calls in limits.items():
             limit_concurrency(calls, model)
-        self._columns = Columns(self._program, digest(label(self._program)), trace=trace)
+        self._settings = settings
+        with dspy.context(**settings):
+            self._columns = Columns(self._program, trace=trace)
+        outputs = self._program.task.output_fields.items()
+        self._types = {output_name(name): _OUTPUT_TYPES.get(field.annotation, "string") for name, field in outputs}
         self._fields, self._places = fields, asyncio.Semaphore(concurrency)
 
-    async def __call__(self, batch: Mapping[str, Any]) -> AsyncIterator[dict[str, list[Any]]]:
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer a block of rows."""
-        names = list(batch)
-        values = [dict(zip(names, map(_plain, row), strict=True)) for row in zip(*batch.values(), strict=True)]
-        rows = list(Rows(values, self._program, fields=self._fields))
-        answers = await asyncio.gather(*map(self._answer, rows))
-        columns = dict.fromkeys(name for answer in answers for name in answer)
-        yield {name: _column([answer.get(name) for answer in answers]) for name in columns}
+        import pyarrow as pa
+
+        rows = list(Rows(batch.to_pylist(), self._program, fields=self._fields))
+        with dspy.context(**self._settings):
+            answers = await asyncio.gather(*map(self._answer, rows))
+        own = dict.fromkeys(name for answer in answers for name in answer)
+        carried = {carried_name(name, own): batch[name] for name in batch.column_names}
+        yield pa.table(carried | {name: self._column(name, [answer.get(name) for answer in answers]) for name in own})
 
     async def _answer(self, row: Row) -> dict[str, Any]:
         """Return the answer to a row. The loop over examples makes a failure a value."""
@@ -139,13 +183,13 @@ class _Asker:
         async with self._places:
             runner = ExampleRunner(self._program, None, concurrency=1, keep_traces=True, patience=None)
             await runner.run([Item(row.id, row.example)], lambda _, run: answered.append(run))
-        return self._columns.of(row, answered[0], answered[0].program_usage)
+        return self._columns.own(row, answered[0], answered[0].program_usage)
 
+    def _column(self, name: str, values: Sequence[Any]) -> pa.Array:
+        """Return values of the type that the column has in all blocks, whatever these hold. Lists and objects are JSON."""
+        import pyarrow as pa
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
-
-
-def _column(values: Sequence[Any]) -> list[Any]:
-    """Return values of one type, as Arrow needs them: lists and objects as JSON."""
-    return [json.dumps(value) if isinstance(value, (list, dict)) else value for value in values]
+        kind = {**_TYPES, **self._types}.get(name, "string")
+        if kind == "string":
+            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        return pa.array(values, pa.type_for_alias(kind))

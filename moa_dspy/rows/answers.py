@@ -11,7 +11,7 @@ import itertools
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, cast
 
@@ -19,6 +19,7 @@ import dspy
 
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.fingerprint import CONNECTION, digest, fingerprint
 from moa_dspy.evaluation.records import outputs_of
 from moa_dspy.evaluation.runner import Run
 from moa_dspy.files.append_file import AppendFile
@@ -28,7 +29,7 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.rows.reading import Row
 from moa_dspy.rows.tables import SUFFIXES, journal_of, write_table
 
-__all__ = ["AnswerFile", "Answers", "Columns"]
+__all__ = ["AnswerFile", "Answers", "Columns", "carried_name", "output_name"]
 
 _FIGURES: Final = (
     "row", "row_id", "calls", "cached_calls", "prompt_tokens", "completion_tokens", "cost_usd", "seconds",
@@ -45,17 +46,32 @@ class Columns:
 
     Args:
         program: the program.
-        identity: digest of the program and its models.
         trace: whether each answer has its trace.
+
+    Attributes:
+        identity: digest of the program, its models and their servers, and of the settings that it takes from DSPy.
     """
 
-    def __init__(self, program: dspy.Module, identity: str, *, trace: bool) -> None:
-        self.identity = identity
+    def __init__(self, program: dspy.Module, *, trace: bool) -> None:
+        parts = fingerprint(program, "", "", 0, None)
+        self.identity = digest([parts["program"], parts[CONNECTION]])
         self._program, self._trace = program, trace
         self._outputs = tuple(program.task.output_fields) if isinstance(program, AttentionMoA) else ()
 
     def of(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
-        """Return the answer to a row.
+        """Return the answer to a row, with the row's columns.
+
+        Args:
+            row: the row.
+            run: the program's run on it.
+            used: the usage of this run and of earlier failed ones.
+        """
+        own = self.own(row, run, used)
+        carried = json_safe(outputs_of(dspy.Prediction(**row.example.toDict())))
+        return {"row": row.number, **{carried_name(name, own): value for name, value in carried.items()}, **own}
+
+    def own(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
+        """Return the program's outputs and the figures of its run.
 
         Args:
             row: the row.
@@ -65,14 +81,9 @@ class Columns:
         outputs = outputs_of(run.prediction)
         if isinstance(self._program, AttentionMoA):
             outputs = {name: outputs.get(name) for name in self._outputs}
-        own = {f"output_{name}" if name in _FIGURES else name: value for name, value in outputs.items()}
-        taken = {*own, *_FIGURES}
-        carried = outputs_of(dspy.Prediction(**row.example.toDict()))
         trace = run.trace
         values = {
-            "row": row.number,
-            **{f"input_{name}" if name in taken else name: value for name, value in carried.items()},
-            **own,
+            **{output_name(name): value for name, value in outputs.items()},
             **_figures_of(used),
             "seconds": round(run.seconds, 3),
             "stopped_by": None if trace is None else trace.stopped_by,
@@ -84,6 +95,16 @@ class Columns:
         if self._trace:
             values["trace"] = None if trace is None else trace.model_dump(mode="json")
         return json_safe(values)
+
+
+def output_name(name: str) -> str:
+    """Return the column of a program's output."""
+    return f"output_{name}" if name in _FIGURES else name
+
+
+def carried_name(name: str, own: Collection[str]) -> str:
+    """Return the column of a row's column, beside the program's ``own``."""
+    return f"input_{name}" if name in own or name in _FIGURES else name
 
 
 class Answers:

@@ -17,7 +17,7 @@ from moa_dspy.batches.batcher import PRICE, Batcher, Batches, may_have_batches
 from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.fingerprint import digest, fingerprint, label
+from moa_dspy.evaluation.fingerprint import label
 from moa_dspy.evaluation.progress import progress_display
 from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run, check_concurrency
 from moa_dspy.planning import CostEstimate, total
@@ -115,13 +115,11 @@ class RowRun:
         calls, allowed = calls_of_a_run(program), self._guard.budget.calls
         if allowed is not None and allowed < calls:
             raise ConfigurationError(f"a budget of {allowed} calls is too small for a single row, which takes {calls}")
-        parts = fingerprint(program, "", "", 0, None)
-        identity = digest([parts["program"], parts["connection"]])
         if out is not None:
             rows.refuse(out)
-        self._columns = Columns(program, identity, trace=trace)
+        self._columns = Columns(program, trace=trace)
         self._files = ExitStack()
-        self._answers = Answers() if out is None else self._files.enter_context(AnswerFile(out, identity))
+        self._answers = Answers() if out is None else self._files.enter_context(AnswerFile(out, self._columns.identity))
         self._out = None if out is None else Path(out)
 
     def __enter__(self) -> RowRun:
