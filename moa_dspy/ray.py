@@ -92,8 +92,10 @@ def ask(
         fn_constructor_args=arguments,
         batch_size=rows_per_block,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        max_concurrency=1 + math.ceil(concurrency / rows_per_block),  # one more, whose rows follow without a gap
+        compute=ray.data.ActorPoolStrategy(
+            size=actors,
+            max_concurrent_calls_per_actor=1 + math.ceil(concurrency / rows_per_block),  # so places are never empty
+        ),
         **options,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +71,7 @@ def evaluate(
         judge: the judge's LM, if the benchmark's metric has a judge.
         judge_prompts: folder with the official judge prompts; default: our own judge prompt.
         official: compute the benchmark's official figures; default: if the benchmark's own metric is used.
-        out: JSONL file of records. Items with a record are not run again, except failed items
-            and those whose answer or verdict could not be read.
+        out: JSONL file of records. Items with a record run again only if they failed or could not be read.
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format, or a folder for answers and judgments in the official layout.
         name: the program's name in the result and in official files.
@@ -95,19 +94,13 @@ def evaluate(
     if outputs is not None:
         check_outputs(data.benchmark, outputs)
     began = time.perf_counter()
-    batches = Batches.of(batch)
-    if concurrency is None:
-        concurrency = _AT_ONCE if batches is None else len(job.examples)
-    journal = None if out is None else Path(f"{out}.batches.db")
-    with nullcontext() if batches is None else Batcher(batches, journal):
-        done, cut_short = _run(job, out, budget, concurrency, progress)
+    done, cut_short = _run(job, out, Batches.of(batch), budget, concurrency, progress)
     result = _result(job, done, cut_short, out)
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
-    if against is not None:
-        result = replace(result, comparison=paired_difference(done, others, other=Path(against).name))
+    comparison = None if against is None else paired_difference(done, others, other=Path(against).name)
     remarks += [] if outputs is None else _write_outputs(job, done, outputs)
-    return replace(result, seconds=time.perf_counter() - began, remarks=remarks)
+    return replace(result, comparison=comparison, seconds=time.perf_counter() - began, remarks=remarks)
 
 
 def turns_of(examples: Sequence[dspy.Example]) -> int:
@@ -221,11 +214,14 @@ class _Job:
 def _run(
     job: _Job,
     out: str | Path | None,
+    batches: Batches | None,
     budget: Budget | None,
-    concurrency: int,
+    concurrency: int | None,
     progress: Callable[[EvaluateProgress], None] | bool,
 ) -> tuple[dict[str, Record], Mapping[str, Usage]]:
     """Run the items without a record. Return the record of each item that has one, and the usage of those cut short."""
+    if concurrency is None:
+        concurrency = _AT_ONCE if batches is None else len(job.examples)
     check_concurrency(concurrency)
     judged = job.metric.calls if isinstance(job.metric, JudgeMetric) else 0
     calls = (calls_of_a_run(job.program) + judged) * turns_of(list(job.examples.values()))
@@ -235,6 +231,8 @@ def _run(
             f"a budget of {guard.budget.calls} calls is too small for a single item, which takes {calls}"
         )
     with ExitStack() as stack:
+        if batches is not None:
+            stack.enter_context(Batcher(batches, None if out is None else Path(f"{out}.batches.db")))
         file = None if out is None else stack.enter_context(RecordFile(out, job.run, job.contents))
         done = {} if file is None else latest(file.records)
         for record in done.values():
