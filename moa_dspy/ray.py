@@ -188,7 +188,7 @@ class _Asker:
         return self._columns.own(row, answered[0], answered[0].program_usage)
 
     def _column(self, name: str, values: Sequence[Any]) -> pa.Array:
-        """Return values of the type that the column has in all blocks, whatever these hold. Lists and objects are JSON."""
+        """Return values of the type that the column has in all blocks, as JSON if they are lists or objects."""
         import pyarrow as pa
 
         kind = {**_TYPES, **self._types}.get(name, "string")
