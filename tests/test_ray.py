@@ -1,0 +1,99 @@
+"""Rows answered with Ray Data, on this machine. Ray is an extra: without it, only the message is tested."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.loopback import Call, Loopback
+
+from moa_dspy import ConfigurationError, run, single_model
+from moa_dspy.ray import ask
+from moa_dspy.testing import ScriptedLM
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="needs Ray: uv pip install 'ray[data]'")
+ROWS = [{"id": number, "question": f"what is {number}?", "answer": "gold"} for number in range(24)]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    from benchmarks import ray_rows
+
+    ray_rows.start()
+    yield ray_rows
+    ray_rows.ray.shutdown()
+
+
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
+def test_without_ray_the_message_says_how_to_install_it() -> None:
+    with pytest.raises(ConfigurationError, match=r"ray\[data\]"):
+        ask(None, single_model("question -> answer", ScriptedLM("yes")))
+
+
+@needs_ray
+def test_arguments_that_do_not_fit_are_refused_before_anything_starts() -> None:
+    program = single_model("question -> answer", dspy.LM("openai/model", api_key="x"))
+    for options, words in (
+        ({"actors": 0}, "actors=0"),
+        ({"actors": 4, "calls_at_once": {"openai/model": 3}}, "3 calls at once of openai/model"),
+        ({"done": object()}, "id_column="),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            ask(None, program, **options)
+    with pytest.raises(ConfigurationError, match="cannot be sent"):
+        ask(None, single_model("question -> answer", ScriptedLM("yes")))  # it has a lock
+
+
+class Provider(Loopback):
+    """A provider that counts concurrent calls, and during whose tenth call an actor is killed."""
+
+    def __init__(self, kill: Any) -> None:
+        super().__init__(reply=self._reply, hold=self._hold)
+        self.open = self.most = 0
+        self._kill = kill
+
+    def _reply(self, body: dict[str, Any]) -> str:
+        if len(self.calls) == 10:
+            self._kill()
+        return "yes"
+
+    async def _hold(self, _: Call) -> None:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await asyncio.sleep(0.1)
+        finally:
+            self.open -= 1
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_killed_actor_loses_no_row_and_done_rows_are_not_asked_again(cluster: Any) -> None:
+    data = cluster.ray.data
+    with Provider(cluster.kill_an_actor) as provider:
+        program = single_model("question -> answer", provider.lm())
+        options: Any = {"rows_per_block": 4, "concurrency": 4, "num_cpus": 1}
+        answers = ask(data.from_items(ROWS), program, actors=2, calls_at_once=6, **options).take_all()
+        assert sorted(answer["id"] for answer in answers) == list(range(24))  # none lost, none twice
+        assert {(answer["answer"], answer["input_answer"], answer["error"]) for answer in answers} == {
+            ("yes", "gold", None)
+        }
+        assert provider.most <= 6
+        assert 24 <= len(provider.calls) <= 24 + 2 * 4  # the actor had two blocks at most
+
+        known = (run(program, ROWS[:1]).answers or [])[0]
+        first = next(answer for answer in answers if answer["id"] == 0)
+        assert (first["program"], first["row_id"]) == (known["program"], known["row_id"])
+
+        done = [
+            {**answer, "error": "no reply" if answer["id"] == 3 else None} for answer in answers if answer["id"] < 20
+        ]
+        rest = ask(data.from_items(ROWS), program, id_column="id", done=data.from_items(done), **options)
+        assert sorted(answer["id"] for answer in rest.take_all()) == [3, 20, 21, 22, 23]
