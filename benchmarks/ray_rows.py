@@ -65,7 +65,7 @@ def start() -> None:
 
 def _answer(rows: Sequence[Any], program: AttentionMoA, out: Path, actors: int, concurrency: int) -> None:
     asked = ask(
-        ray.data.from_items(rows), program, actors=actors, concurrency=concurrency,
+        ray.data.from_items(rows, override_num_blocks=8), program, actors=actors, concurrency=concurrency,
         calls_at_once=concurrency * actors, rows_per_block=_BLOCK, num_cpus=1,
     )  # fmt: skip
     asked.write_parquet(str(out))

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -46,7 +47,7 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_starts() -> None:
         ({"done": object()}, "id_column="),
     ):
         with pytest.raises(ConfigurationError, match=words):
-            ask(None, program, **options)
+            ask(SimpleNamespace(filter=None), program, **options)
     with pytest.raises(ConfigurationError, match="cannot be sent"):
         ask(None, single_model("question -> answer", ScriptedLM("yes")))  # it has a lock
 
@@ -75,12 +76,16 @@ class Provider(Loopback):
 
 @pytest.mark.slow
 @needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_killed_actor_loses_no_row_and_done_rows_are_not_asked_again(cluster: Any) -> None:
     data = cluster.ray.data
     with Provider(cluster.kill_an_actor) as provider:
         program = single_model("question -> answer", provider.lm())
         options: Any = {"rows_per_block": 4, "concurrency": 4, "num_cpus": 1}
-        answers = ask(data.from_items(ROWS), program, actors=2, calls_at_once=6, **options).take_all()
+        rows = data.from_items(ROWS, override_num_blocks=2)
+        answers = ask(
+            data.from_items(ROWS, override_num_blocks=2), program, actors=2, calls_at_once=6, **options
+        ).take_all()
         assert sorted(answer["id"] for answer in answers) == list(range(24))  # none lost, none twice
         assert {(answer["answer"], answer["input_answer"], answer["error"]) for answer in answers} == {
             ("yes", "gold", None)
@@ -95,5 +100,6 @@ def test_a_killed_actor_loses_no_row_and_done_rows_are_not_asked_again(cluster: 
         done = [
             {**answer, "error": "no reply" if answer["id"] == 3 else None} for answer in answers if answer["id"] < 20
         ]
-        rest = ask(data.from_items(ROWS), program, id_column="id", done=data.from_items(done), **options)
+        earlier = data.from_items(done, override_num_blocks=1)
+        rest = ask(rows, program, id_column="id", done=earlier, **options)
         assert sorted(answer["id"] for answer in rest.take_all()) == [3, 20, 21, 22, 23]
