@@ -63,7 +63,7 @@ def start() -> None:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
 
 
-def _answer(rows: Sequence[Any], program: AttentionMoA, out: Path, actors: int, concurrency: int) -> None:
+def _answer(rows: list[dict[str, Any]], program: AttentionMoA, out: Path, actors: int, concurrency: int) -> None:
     asked = ask(
         ray.data.from_items(rows, override_num_blocks=8), program, actors=actors, concurrency=concurrency,
         calls_at_once=concurrency * actors, rows_per_block=_BLOCK, num_cpus=1,

@@ -38,6 +38,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import dspy
@@ -177,7 +178,7 @@ def kills(argv: Sequence[str]) -> dict[str, float]:
 def _killed(kind: str, draw: random.Random, number: int, concurrency: int) -> tuple[int, int, int]:
     """Return requests paid twice beyond those in flight, rows lost or changed, and kills, of one command."""
     most = 4 * number if kind == "single" else 30
-    point, seen, victims = draw.randrange(1, most), 0, list[multiprocessing.process.BaseProcess]()
+    point, seen, victims = draw.randrange(1, most), 0, list[BaseProcess]()
 
     def on_request(method: str, path: str) -> None:
         nonlocal seen

@@ -121,7 +121,7 @@ def _check_sendable(arguments: Any) -> None:
     from ray import cloudpickle
 
     try:
-        cloudpickle.dumps(arguments)
+        cloudpickle.dumps(arguments)  # pyright: ignore[reportPrivateImportUsage]
     except Exception as error:  # noqa: BLE001 - objects raise anything
         raise ConfigurationError(
             f"the program cannot be sent to other processes ({error}); give the path of a saved program, and LMs that "

@@ -41,11 +41,12 @@ def test_without_ray_the_message_says_how_to_install_it() -> None:
 @needs_ray
 def test_arguments_that_do_not_fit_are_refused_before_anything_starts() -> None:
     program = single_model("question -> answer", dspy.LM("openai/model", api_key="x"))
-    for options, words in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"actors": 0}, "actors=0"),
         ({"actors": 4, "calls_at_once": {"openai/model": 3}}, "3 calls at once of openai/model"),
         ({"done": object()}, "id_column="),
-    ):
+    ]
+    for options, words in cases:
         with pytest.raises(ConfigurationError, match=words):
             ask(SimpleNamespace(filter=None), program, **options)
     with pytest.raises(ConfigurationError, match="cannot be sent"):

@@ -230,6 +230,7 @@ class Batcher:
             known = self._journal.reply(key)
         if known is not None:
             entry, call.price = known
+            assert entry.status is not None
             return HttpReply(status=entry.status, reason="", headers=[], body=entry.body)
         reply = await self._send_single(request, send, call)
         if key in self._alone and not _may_succeed_later(reply.status):

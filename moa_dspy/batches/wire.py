@@ -155,18 +155,23 @@ class Wire(Protocol):
 
     def group(self, body: bytes) -> str:
         """Return equal names for requests that may be in one batch."""
+        ...
 
     async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
         """Create a batch under our name ``token``, and return its id."""
+        ...
 
     async def status(self, link: Link, id: str) -> Job:  # noqa: A002
         """Return the state of a batch."""
+        ...
 
     async def entries(self, link: Link, job: Job) -> list[Entry]:
         """Return what became of the requests of an ended batch, in any order."""
+        ...
 
     async def jobs(self, link: Link) -> list[Job]:
         """Return the newest batches."""
+        ...
 
 
 def link_of(request: HttpRequest) -> Link | None:

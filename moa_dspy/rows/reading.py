@@ -86,7 +86,7 @@ class Rows:
             raise ConfigurationError(f"limit is 1 or more, not {limit}")
         self._inputs, self._program, self._fields, self._split, self._limit = inputs, program, fields, split, limit
         task = program.task if isinstance(program, AttentionMoA) else None
-        self._known = None if task is None else tuple(program.signature.input_fields)
+        self._known = tuple(program.signature.input_fields) if isinstance(program, AttentionMoA) else None
         self._needed: Collection[str] = () if task is None else needed_inputs(task)
         self.replayable = str(inputs) != STDIN if isinstance(inputs, (str, Path)) else not isinstance(inputs, Iterator)
 

@@ -210,14 +210,15 @@ def test_answers_of_another_program_are_refused(tmp_path: Path) -> None:
 def test_bad_input_is_found_before_anything_is_asked(tmp_path: Path) -> None:
     source, model = tmp_path / "rows.jsonl", program()
     source.write_text('{"question": "a"}\n' * 3 + "broken\n")
-    for rows, words in (
+    cases: list[tuple[Any, str]] = [
         (source, "line 4"),
         ([], "is empty"),
         ([{"text": "a"}], "map columns"),
         ({"question": "a"}, "one row"),
         ([*ROWS, {"question": None}], "row 8 has no value for 'question'"),
         ([*ROWS, {"id": 8}], "row 8 has no value for 'question'"),
-    ):
+    ]
+    for rows, words in cases:
         with pytest.raises(ConfigurationError, match=words):
             run(model, rows)
     with pytest.raises(ConfigurationError, match="unknown format"):
