@@ -19,8 +19,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers are start
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")  # on a busy machine, Ray starts slowly
 
 import pyarrow.parquet as pq
-import ray
-import ray.data
+import ray  # pyright: ignore[reportMissingImports]
+import ray.data  # pyright: ignore[reportMissingImports]
 
 from benchmarks.common import TASK, arguments, lm_at, provider, question, table
 from moa_dspy import AttentionMoA, single_model

@@ -363,7 +363,7 @@ class AttentionMoA(Displayed, dspy.Module):
         """
         without_history: Any = object.__new__(type(self))
         without_history.__dict__.update((name, value) for name, value in vars(self).items() if name != "history")
-        return super(AttentionMoA, without_history).named_parameters()
+        return super(AttentionMoA, without_history).named_parameters()  # pyright: ignore[reportAttributeAccessIssue]
 
     def set_lm(self, lm: dspy.BaseLM) -> None:
         """Set the LM whose rollouts the agents follow. Every agent keeps its own model.

@@ -80,7 +80,7 @@ def ask(
     """
     if missing := missing_packages({"ray": "ray[data]"}):
         raise ConfigurationError(f"answering rows with Ray Data needs ray: {install_command(*map(repr, missing))}")
-    import ray.data
+    import ray.data  # pyright: ignore[reportMissingImports]
 
     _check_sizes(actors=actors, concurrency=concurrency, rows_per_block=rows_per_block)
     settings = {"lm": dspy.settings.lm, "adapter": dspy.settings.adapter}
@@ -118,7 +118,7 @@ def _shares(calls: int | Mapping[str, int] | None, actors: int) -> dict[str | No
 
 
 def _check_sendable(arguments: Any) -> None:
-    from ray import cloudpickle
+    from ray import cloudpickle  # pyright: ignore[reportAttributeAccessIssue]
 
     try:
         cloudpickle.dumps(arguments)  # pyright: ignore[reportPrivateImportUsage]

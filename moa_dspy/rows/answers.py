@@ -180,7 +180,8 @@ class AnswerFile(Answers):
     def _parsed(self, line: bytes, number: int) -> Mapping[str, Any]:
         try:
             answer = json.loads(line)
-            bytes.fromhex(answer["row_id"]), _usage_in(answer), answer["row"] + 0, answer["error"], answer["program"]
+            _ = bytes.fromhex(answer["row_id"]), answer["row"] + 0, answer["error"], answer["program"]
+            _usage_in(answer)
         except (ValueError, TypeError, LookupError, RecursionError):
             raise ConfigurationError(
                 f"{self._file.path}, line {number}: no answer of a run; give another file, or remove that line"

@@ -88,7 +88,7 @@ class BatchServer:
                 self.end_headers()
                 self.wfile.write(payload)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name of the base class)
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -124,7 +124,7 @@ class BatchServer:
             return 200, self._completion(_kind(path), request)
         if not self.has_batches:
             return 404, {"error": {"message": "no such path"}}
-        for rule, answer in (
+        rules: list[tuple[str, Callable[[Any], Any]]] = [
             (r"POST .*/files", self._upload),
             (r"GET .*/files/([^/]+)/content", self._download),
             (r"POST .*/v1/batches", self._create_openai),
@@ -133,7 +133,8 @@ class BatchServer:
             (r"GET .*/messages/batches/([^/]+)/results", self._results_anthropic),
             (r"GET .*/batches/([^/]+)", self._status),
             (r"GET .*/batches", lambda _: self._list(path)),
-        ):
+        ]
+        for rule, answer in rules:
             if match := re.fullmatch(rule, f"{method} {path}"):
                 return 200, answer(match[1] if match.groups() else body)
         return 404, {"error": {"message": f"no such path: {path}"}}
