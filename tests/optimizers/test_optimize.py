@@ -662,7 +662,7 @@ class TestTheStopRule:
 
 def test_what_the_method_was_told_is_on_record(tmp_path: Path) -> None:
     result = optimize(
-        weak(), trainset=planted.examples(0, 30), metric=planted.right, prompt_lm=planted.writer(),
+        weak(), trainset=planted.examples(0, 16), metric=planted.right, prompt_lm=planted.writer(),
         objective="score_at_price",
         price=50.0, unit="calls", explain=False, budget=Budget(calls=5000), **SEARCH, **PROMPTS,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.search_simulated import exhaustive, real_search
 from benchmarks.search_worlds import SPACE, critic_and_writer
 
-SEEDS = 4
+SEEDS = 3
 
 
 @pytest.mark.slow
