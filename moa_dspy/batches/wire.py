@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of a request in a batch.
+    """The outcome of a request in a batch.
 
     Attributes:
         key: identifies the request.
@@ -166,7 +166,7 @@ class Wire(Protocol):
         ...
 
     async def entries(self, link: Link, job: Job) -> list[Entry]:
-        """Return what became of the requests of an ended batch, in any order."""
+        """Return the outcomes of the requests of an ended batch, in any order."""
         ...
 
     async def jobs(self, link: Link) -> list[Job]:

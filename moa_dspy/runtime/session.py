@@ -87,15 +87,15 @@ class RunLM:
         is_own = "acall" in vars(lm)  # of a model that does not go through DSPy
         self.in_thread = not is_own and needs_thread(lm)
         self.enforces_schema = enforces_schema(lm)
+        self.acall: Any = watched(type(lm).acall) if hasattr(type(lm), "acall") else None
+        self._streams = not is_own and not self.in_thread and can_stream(lm)
         slots = getattr(getattr(lm, "engine", None), "slots", None)  # calls that its server handles at once, if known
         if isinstance(slots, int):
             concurrency.limit_by_default(slots, lm.model)
         pool = None if is_own else pool_of(lm)
         self.connections = None if pool is None else concurrency.connections(pool, lm.model)
         self.in_batches = pool is not None and current_batcher.get() is not None
-        self.acall: Any = watched(type(lm).acall) if hasattr(type(lm), "acall") else None
         self.rejected = accepted.rejected_by(lm)
-        self._streams = not is_own and not self.in_thread and can_stream(lm)
         self.refused: Failure | None = None
 
     @property

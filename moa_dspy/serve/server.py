@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Final
 
 import uvicorn
@@ -88,10 +88,11 @@ class LiveRun:
         """
         self._thread.start()
         address, loop = self._address.result()
+        started = Future[str]()
 
         async def work() -> Prediction:
             run = self._app.state.runs.start(_LIVE, self._program, self._inputs, self._program.budget)
-            self._page_is_ready(f"{address}/runs/{run.id}/page")
+            started.set_result(run.id)
             try:
                 return await run.result()
             finally:
@@ -100,6 +101,9 @@ class LiveRun:
 
         answer = asyncio.run_coroutine_threadsafe(work(), loop)
         try:
+            wait([answer, started], return_when=FIRST_COMPLETED)
+            if started.done():  # not in the loop of the server, since a browser may take its time
+                self._page_is_ready(f"{address}/runs/{started.result()}/page")
             return answer.result()
         except KeyboardInterrupt:
             answer.cancel()
@@ -109,7 +113,8 @@ class LiveRun:
     def close(self) -> None:
         """End the server."""
         self._server.should_exit = True
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _note_address(self, address: str) -> None:
         self._address.set_result((address, asyncio.get_running_loop()))
