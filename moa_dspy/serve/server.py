@@ -101,7 +101,8 @@ class LiveRun:
 
         answer = asyncio.run_coroutine_threadsafe(work(), loop)
         try:
-            wait([answer, started], return_when=FIRST_COMPLETED)
+            either: list[Future[Any]] = [answer, started]
+            wait(either, return_when=FIRST_COMPLETED)
             if started.done():  # not in the loop of the server, since a browser may take its time
                 self._page_is_ready(f"{address}/runs/{started.result()}/page")
             return answer.result()
