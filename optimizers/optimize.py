@@ -143,9 +143,8 @@ def optimize(
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
-        parts: the parts to tune: ``prompts``, ``architecture``, ``stop`` (depth and stop rule), ``gate``. Prompts and
-            architecture are tuned in this order. The gate is fitted last, on runs that the other parts and the test
-            made. No run is made for it, unless it is the only part.
+        parts: the parts to tune, in this order: ``prompts``, ``architecture``, ``stop`` (depth and stop rule), ``gate``
+            (fitted last, on runs made for the rest and the test; it makes runs only if it is the only part).
         rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
@@ -156,9 +155,8 @@ def optimize(
         explain: whether to analyse stages and agents of the result on the held-out examples.
         seed: seed of everything random.
         concurrency: maximum number of concurrent examples.
-        least_gain: the smallest gain over the best single agent that is worth the rest. With it, every agent is first
-            asked once for each example of ``trainset``. If the ceiling of their answers leaves less room, the program
-            is kept and nothing more is paid. See ``ceiling``; synthesis may exceed it. Graded scores never stop.
+        least_gain: the smallest gain over the best single agent that is worth the rest. With it, the ``ceiling`` of the
+            agents on ``trainset`` comes first. If it leaves less room, the program is kept and nothing more is paid.
         max_loss: the loss of the mean score that a gate may cause; see ``fit_gate``.
         progress: called with the progress, from any thread.
         before: called with the estimated cost before anything is paid. It returns whether to continue.
@@ -173,12 +171,21 @@ def optimize(
         program, trainset, valset, metric, parts, rounds, resolve_method(method), effort, prompt_lm, budget, alpha,
         gain, explain, seed, concurrency, least_gain, max_loss, search,
     )  # fmt: skip
+    return _carried_out(plan, before, progress, data_names or {})
+
+
+def _carried_out(
+    plan: OptimizePlan,
+    before: Callable[[WorkEstimate], bool] | None,
+    progress: Callable[[OptimizeProgress], None] | None,
+    data_names: Mapping[str, str],
+) -> OptimizeResult:
     if before is not None and not before(estimate(plan)):
         raise DeclinedError("not confirmed; nothing was paid")
     with metered(plan.lms) as meter:
         run = OptimizeRun(plan, meter, progress)
         run.run()
-        return _result(run, data_names or {})
+        return _result(run, data_names)
 
 
 def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:

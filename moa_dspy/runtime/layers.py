@@ -79,28 +79,13 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         ConfigurationError: if the budget does not cover one proposal, or is in dollars and a price is unknown.
         StepFailedError: if a step failed and the run is strict.
     """
-    run = _Run(parts, inputs, session)
-    architecture, outputs = parts.architecture, parts.architecture.output_layers
+    run, architecture = _Run(parts, inputs, session), parts.architecture
     if are_long(inputs):
         models = [session.lm(agent).lm.model for agent in (*parts.agents, parts.aggregator)]
         session.rereading = rereading(architecture, models[:-1], models[-1])
-    answers = await run.first_layer()
-    first = None if answers else await run.last_resort()
-    if not answers and first is None:
-        not_asked = {agent.name: "budget: it was used up before the agent was asked" for agent in parts.agents}
-        raise AllProposalsFailedError(_causes(session.steps) or not_asked)
-    stopped_by: StoppedBy = "layers"
-    for layer in range(2, outputs[0] if first is None else 0):
-        if run.agreeing.reached:
-            break
-        further = await run.further_layer(layer, answers)
-        if not further:
-            stopped_by = "failure"
-            break
-        answers = further
-    first = first or await run.aggregate(outputs[0], answers)
+    first, stopped_by = await run.first_output()
     accepted, improved = [first], list[bool | None]()
-    for layer in outputs[1:]:
+    for layer in architecture.output_layers[1:]:
         if run.agreeing.reached:
             break
         further = await run.further_layer(layer, accepted[-1:])
@@ -150,7 +135,31 @@ class _Run:
         self._asked = 0  # agents that the budget allowed to propose in the first layer
         self._final = self._may_stream()
 
-    async def first_layer(self) -> list[Answer]:
+    async def first_output(self) -> tuple[Answer, StoppedBy]:
+        """Return the first output of the run, and why no further layer would run if none does.
+
+        In MoA, the layers before it pass all their answers on.
+        """
+        output = self.architecture.output_layers[0]
+        answers = await self._first_layer()
+        if not answers:
+            resort = await self._last_resort()
+            if resort is not None:
+                return resort, "layers"
+            not_asked = {agent.name: "budget: it was used up before the agent was asked" for agent in self.agents}
+            raise AllProposalsFailedError(_causes(self.session.steps) or not_asked)
+        stopped_by: StoppedBy = "layers"
+        for layer in range(2, output):
+            if self.agreeing.reached:
+                break
+            further = await self.further_layer(layer, answers)
+            if not further:
+                stopped_by = "failure"
+                break
+            answers = further
+        return await self.aggregate(output, answers), stopped_by
+
+    async def _first_layer(self) -> list[Answer]:
         """Return the first layer's answers, with as many proposals and refinements as the budget allows."""
         session, critics = self.session, self._critics(1)
         needs = await self._needs()
@@ -166,7 +175,7 @@ class _Run:
         self._asked = proposing
         return await self._layer(1, (), kept, at_once)
 
-    async def last_resort(self) -> Answer | None:
+    async def _last_resort(self) -> Answer | None:
         """Return an answer that an agent can still give after a first layer without answers."""
         session = self.session
         failures = {step.agent: step.error for step in session.steps if step.error is not None}

@@ -142,37 +142,24 @@ def accept(
     refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)
-    guard = _guard_of(budget, [baseline, candidate])
-    options: dict[str, Any] = {
-        "metric": metric,
-        "concurrency": concurrency,
-        "budget": guard,
-        "keep_traces": keep_traces,
-    }
-
-    def measured(side: Side, program: AttentionMoA, part: Sequence[dspy.Example]) -> Measurement:
-        return _measured(side, program, part, progress, **options)
-
+    options = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces}
+    runs = functools.partial(_measured, progress, budget=_guard_of(budget, [baseline, candidate]), **options)
     old = new = Measurement((), Usage())
-    decision: Any = None
     for count, level in looks(len(questions), alpha, interim):
         part = questions[len(old.runs) : count]
-        old += measured("baseline", baseline, part)
-        new += measured("candidate", candidate, part)
+        old += runs("baseline", baseline, part)
+        new += runs("candidate", candidate, part)
         decision = decide(old.scores, new.scores, alpha=level, power=power)
         if decision.accepted or decision.gain.value <= 0:
             break
     ran, reused = len(old.runs), count_decision(questions, metric, (baseline, candidate))
+    reason = decision.reason + _saved_note(ran, len(questions)) + reuse_note(reused, alpha)
     return Acceptance(
-        **{**dict(decision), "reason": decision.reason + _saved_note(ran, len(questions)) + reuse_note(reused, alpha)},
+        **{**dict(decision), "reason": reason},
         program=candidate if decision.accepted else baseline,
-        failed=(old.errors, new.errors),
-        checked=len(tuned_on),
-        repeated=len(valset) - len(questions),
-        saved=len(questions) - ran,
-        reused=reused,
-        cost=old.cost + new.cost,
-    )
+        failed=(old.errors, new.errors), checked=len(tuned_on), repeated=len(valset) - len(questions),
+        saved=len(questions) - ran, reused=reused, cost=old.cost + new.cost,
+    )  # fmt: skip
 
 
 def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionMoA]) -> BudgetGuard:
@@ -184,10 +171,10 @@ def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionM
 
 
 def _measured(
+    progress: Callable[[Side, Run], None] | None,
     side: Side,
     program: AttentionMoA,
     examples: Sequence[dspy.Example],
-    progress: Callable[[Side, Run], None] | None,
     **options: Any,
 ) -> Measurement:
     tell = None if progress is None else functools.partial(progress, side)

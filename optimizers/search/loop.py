@@ -6,9 +6,9 @@ import contextlib
 import time
 from typing import Any, Final, Literal, TypeAlias
 
-import optuna
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError
@@ -51,8 +51,9 @@ class TrialLoop:
                 continue
             if not guard.has_room():
                 return "budget"
-            trial = self._study.ask()
-            with working_on(trial):
+            trial, ended_by = self._study.ask(), None
+            # Another process may have considered this trial dead, and queued it again.
+            with contextlib.suppress(UpdateFinishedTrialError), working_on(trial):
                 ended_by = self._run_one(trial)
             if ended_by is not None:
                 return ended_by
@@ -90,8 +91,7 @@ class TrialLoop:
             again = isinstance(error, (KeyboardInterrupt, SystemExit))
             give_up(self._study, trial, type(error).__name__, again=again)
             raise
-        # Another process may have considered this trial dead, and queued it again.
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
+        with contextlib.suppress(ValueError):  # the trial has ended, as above
             self._study.tell(trial, values, state)
         return None
 

@@ -16,7 +16,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from moa_dspy.errors import ConfigurationError, RunError
@@ -196,16 +196,30 @@ def _database(url: str) -> RDBStorage:
 
     SQLite and MySQL then raise an OperationalError, PostgreSQL a ProgrammingError or an IntegrityError.
     """
-    patient: dict[str, Any] = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK}}
+    is_sqlite = url.startswith("sqlite")
+    patient: dict[str, Any] = {"connect_args": {"timeout": _SECONDS_FOR_A_LOCK, "isolation_level": None}}
     deadline = time.monotonic() + _SECONDS_FOR_TABLES
     while True:
         try:
-            return RDBStorage(url, engine_kwargs=patient if url.startswith("sqlite") else {"pool_pre_ping": True})
+            storage = RDBStorage(url, engine_kwargs=patient if is_sqlite else {"pool_pre_ping": True})
         except DBAPIError as error:
             created_meanwhile = isinstance(error, IntegrityError) or "already exists" in str(error.orig)
             if not created_meanwhile or time.monotonic() > deadline:
                 raise
             time.sleep(_POLL)
+        else:
+            if is_sqlite:
+                event.listen(storage.engine, "begin", _begin_alone)
+            return storage
+
+
+def _begin_alone(connection: Connection) -> None:
+    """Begin a transaction of SQLite that no other process writes beside.
+
+    SQLite has no ``SELECT ... FOR UPDATE``. Otherwise two processes may take the same trial from the queue: both read
+    that it waits, and both write that it runs.
+    """
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _url_of(storage: str | Path) -> str:

@@ -182,8 +182,10 @@ class Loopback:
             case str():
                 content = completion(call.body, reply)
                 call.usage = content["usage"]
+                call.answered = time.monotonic()  # before a client can have read it
                 writer.write(_response(content))
             case Http():
+                call.answered = time.monotonic()
                 writer.write(_bytes(reply.status, reply.payload, reply.headers))
             case Reset() | Broken():
                 raw = writer.get_extra_info("socket")
@@ -192,7 +194,7 @@ class Loopback:
             case Hang():
                 await _unless_left(reader, asyncio.Event().wait())
         await writer.drain()
-        call.answered = time.monotonic()
+        call.answered = call.answered or time.monotonic()
 
     async def _stream(
         self, call: Call, reply: str | Broken, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

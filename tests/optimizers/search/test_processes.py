@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -22,6 +23,7 @@ import optuna
 import pytest
 import sqlalchemy
 import sqlalchemy.event
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from support.search_worker import work
 
@@ -219,3 +221,27 @@ class TestStaleTrials:
             trial.suggest_int("x", 0, 3)
             give_up(study, trial, "the budget ended")
         assert study.ask().user_attrs["retries_of"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_two_processes_never_take_the_same_trial_from_the_queue(tmp_path: Path) -> None:
+    """The second one asks between the first one's reading that the trial waits and its writing that it runs."""
+    one, two = (open_storage(tmp_path / "study.db") for _ in range(2))
+    study = optuna.create_study(storage=one, study_name="s")
+    other = optuna.load_study(study_name="s", storage=two)
+    for number in range(2):
+        study.enqueue_trial({"x": number})
+    taken: list[int] = []
+    between = threading.Thread(target=lambda: taken.append(other.ask().number))
+    before = RDBStorage.check_trial_is_updatable
+
+    def check(self: RDBStorage, trial_id: int, state: TrialState) -> None:
+        before(self, trial_id, state)
+        if threading.current_thread() is not between and not between.ident:
+            between.start()
+            between.join(0.2)  # it waits for the lock
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RDBStorage, "check_trial_is_updatable", check)
+        taken.append(study.ask().number)
+    between.join()
+    assert sorted(taken) == [0, 1]

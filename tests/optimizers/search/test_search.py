@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 import optuna
 import pytest
+from optuna.trial import TrialState
 from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
@@ -18,6 +19,7 @@ from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, search
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, cannot_win, pick_rule
+from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores, score_rules
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
@@ -355,6 +357,20 @@ class TestStorage:
         more = found(lms, storage=storage, n_trials=5)
         assert len(more.report["trials"]) == 5
         assert more.report["trials"][:3] == first.report["trials"]
+
+    def test_a_trial_that_another_process_gave_up_meanwhile_does_not_end_the_search(self, tmp_path: Path) -> None:
+        storage, given_up = open_storage(tmp_path / "study.db"), list[int]()
+
+        def give_up_the_first(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            if not given_up:
+                study = optuna.load_study(study_name="moa-dspy-search", storage=open_storage(tmp_path / "study.db"))
+                given_up.append(study.get_trials(states=(TrialState.RUNNING,))[0].number)
+                study.tell(given_up[0], state=TrialState.FAIL)
+            return float(exact(example, prediction, trace))
+
+        result = found(agents(), metric=give_up_the_first, storage=storage)
+        assert given_up
+        assert result.score.value > 0
 
     def test_trials_are_plain_for_other_readers(self, tmp_path: Path) -> None:
         found(agents(), storage=tmp_path / "study.db")
