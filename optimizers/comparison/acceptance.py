@@ -142,8 +142,8 @@ def accept(
     refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)
-    options = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces}
-    runs = functools.partial(_measured, progress, budget=_guard_of(budget, [baseline, candidate]), **options)
+    options: Any = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces}
+    runs: Any = functools.partial(_measured, progress, budget=_guard_of(budget, [baseline, candidate]), **options)
     old = new = Measurement((), Usage())
     for count, level in looks(len(questions), alpha, interim):
         part = questions[len(old.runs) : count]
