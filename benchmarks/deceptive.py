@@ -90,7 +90,7 @@ def world_figures(
         draw, names = random.Random(options.seed), list[list[str]]()
         for _ in range(options.draws):
             picked = draw.sample(range(len(pool)), options.tuning)
-            p = p_values({name: [column[index] for index in picked] for name, column in columns.items()})
+            p = p_values(list(columns), [{name: column[index] for name, column in columns.items()} for index in picked])
             names.append([name for name, value in p.items() if value <= QUARANTINE_LEVEL / len(p)])
         return names, {name: sum(column) for name, column in columns.items()}
 

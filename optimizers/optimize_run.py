@@ -28,7 +28,7 @@ from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
-from moa_dspy.optimizers.stop_fitting.gates import GateFit, fit_gate
+from moa_dspy.optimizers.stop_fitting.gates import GATE_CONFIDENCE, GateFit, fit_gate
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
 
@@ -425,7 +425,11 @@ class OptimizeRun:
         if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
             self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
             return
-        self.gate = fit_gate(runs, plan.metric, plan.max_loss, program=program, concurrency=plan.concurrency)
+        # The held-out runs chose between two programs. At half the level for each, the bound holds for either.
+        programs, level = 1 if self.acceptance is None else 2, 1 - GATE_CONFIDENCE
+        options: Any = {"program": program, "concurrency": plan.concurrency}
+        fit = fit_gate(runs, plan.metric, plan.max_loss, 1 - level / programs, **options)
+        self.gate = replace(fit, confidence=GATE_CONFIDENCE)
         self.notes.append(f"gate: {self.gate.verdict}")
         if self.gate.gate != "off":
             self.gated = program.replace(gate=self.gate.gate)

@@ -71,7 +71,8 @@ def quarantine(
 
     Args:
         program: the program that made the runs.
-        runs: runs with traces in which every agent proposed, on independent examples.
+        runs: runs with traces, on independent examples. An agent is compared on those in which it proposed. A failed
+            proposal shows nothing about what an agent answers.
         metric: the task's metric, with scores from 0 to 1.
         level: see above.
         concurrency: number of runs scored at once.
@@ -86,23 +87,27 @@ def quarantine(
     scored = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
     known = [{one.step.agent: one.score for one in run.select(1, "propose")} for run in scored]
     names = [spec.name for spec in program.architecture.agents]
-    columns = {name: [scores.get(name, 0.0) for scores in known] for name in names}
-    p = p_values(columns)
+    p = p_values(names, known)
     worse = tuple(name for name in names if p[name] <= level / len(names))
-    means = {name: statistics.fmean(column) for name, column in columns.items()}
+    columns = {name: [scores[name] for scores in known if name in scores] for name in names}
+    means = {name: statistics.fmean(column) if column else 0.0 for name, column in columns.items()}
     return Quarantine(drop(program, worse, means), worse, means, p, level, len(traced))
 
 
-def p_values(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the p value of each agent, by the scores of its proposals on the same examples; 1 for fewer than three."""
-    if len(scores) < _LEAST_AGENTS:
-        return dict.fromkeys(scores, 1.0)
-    totals = [math.fsum(row) for row in zip(*scores.values(), strict=True)]
-    others = len(scores) - 1
-    return {
-        name: improvement_p_value(own, [_SHARE * (all_ - one) / others for one, all_ in zip(own, totals, strict=True)])
-        for name, own in scores.items()
-    }
+def p_values(names: Sequence[str], scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the p value of each agent; 1 for fewer than three, and for one that was never scored with another one.
+
+    Args:
+        names: the agents.
+        scores: for each example, the score of each agent that proposed.
+    """
+    p = dict.fromkeys(names, 1.0)
+    for name in names if len(names) >= _LEAST_AGENTS else ():
+        compared = [row for row in scores if name in row and len(row) > 1]
+        others = [(math.fsum(row.values()) - row[name]) / (len(row) - 1) for row in compared]
+        if compared:
+            p[name] = improvement_p_value([row[name] for row in compared], [_SHARE * mean for mean in others])
+    return p
 
 
 def drop(program: AttentionMoA, names: Collection[str], scores: Mapping[str, float]) -> AttentionMoA:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
@@ -28,7 +28,9 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import Roles, derive_roles
 from moa_dspy.text_table import text_table
 
-__all__ = ["GateFit", "GateTrial", "Replays", "choose_gate", "fit_gate", "replay_gates"]
+__all__ = ["GATE_CONFIDENCE", "GateFit", "GateTrial", "Replays", "choose_gate", "fit_gate", "replay_gates"]
+
+GATE_CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def fit_gate(
     runs: Sequence[Run],
     metric: Metric,
     max_loss: float = 0.01,
-    confidence: float = 0.95,
+    confidence: float = GATE_CONFIDENCE,
     *,
     program: AttentionMoA | None = None,
     sequences: Sequence[Sequence[Gate]] | None = None,

@@ -739,6 +739,7 @@ class TestTheGate:
         result = optimize(program, max_loss=0.2, **options)
         assert result.gate is not None
         assert result.gate.runs == 30
+        assert result.gate.trials[0].level == pytest.approx(0.05)
         assert str(result.program.architecture.gate) == "first=2"
         assert result.program(question="task 001").trace.calls == 2
         assert result.cost.paid_calls <= cost.most.calls
@@ -758,6 +759,9 @@ class TestTheGate:
             paid.append(sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM)))
         assert result.gate is not None
         assert paid[0] == paid[1]
+        # Its runs chose between two programs, so each of the two is tested at half the level.
+        assert result.gate.confidence == 0.95
+        assert result.gate.trials[0].level == pytest.approx(0.025)
 
     def test_one_that_the_program_has_stays(self) -> None:
         program = self.program(knows=1.0).replace(gate="unanimous")

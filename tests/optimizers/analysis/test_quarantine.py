@@ -40,11 +40,24 @@ def test_honest_agents_stay() -> None:
         quarantine(asked, (), exact)
 
 
+def rows(**scores: list[float | None]) -> list[dict[str, float]]:
+    """The scores of each example; None where an agent did not propose."""
+    columns = zip(*scores.values(), strict=True)
+    return [{name: one for name, one in zip(scores, row, strict=True) if one is not None} for row in columns]
+
+
 def test_it_takes_three_agents_and_less_than_half_of_the_others_score() -> None:
     bad, good = [0.0] * 60, [1.0] * 60
-    assert p_values({"a": bad, "b": good}) == {"a": 1.0, "b": 1.0}
-    p = p_values({"a": bad, "b": good, "c": good})
+    assert p_values("ab", rows(a=bad, b=good)) == {"a": 1.0, "b": 1.0}
+    p = p_values("abc", rows(a=bad, b=good, c=good))
     assert p["a"] < 0.001
     assert p["b"] > 0.5
     half = [float(number % 2) for number in range(60)]
-    assert p_values({"a": half, "b": good, "c": good})["a"] > 0.3  # exactly half is no ground
+    assert p_values("abc", rows(a=half, b=good, c=good))["a"] > 0.3  # exactly half is no ground
+
+
+def test_an_agent_whose_provider_fails_is_judged_by_what_it_answered() -> None:
+    good, rarely = [1.0] * 60, [1.0 if number % 6 == 0 else None for number in range(60)]
+    assert p_values("abc", rows(a=rarely, b=good, c=good))["a"] > 0.5
+    never = p_values("abc", rows(a=[None] * 60, b=good, c=good))
+    assert never["a"] == 1.0
