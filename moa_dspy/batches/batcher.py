@@ -169,6 +169,7 @@ class Batcher:
         self._settling: asyncio.Task[None] | None = None
         self._singles = asyncio.Semaphore(_SINGLE)
         self._alone: set[str] = set()  # keys of requests that are not put into a batch
+        self._foreign: set[str] = set()  # ids of batches that were taken for a lost one, and hold other requests
 
     def __enter__(self) -> Batcher:
         divert_requests(_divert)
@@ -306,7 +307,7 @@ class Batcher:
                     await self._submit(link, requests)
                 for batch in self._under_way(links):
                     await self._poll(links[batch.url], batch)
-                if not self._under_way(links):
+                if not self._journal.under_way(links):
                     return
                 failed = 0
             except (Refused, LM15Error, OSError) as error:
@@ -323,11 +324,12 @@ class Batcher:
         for batch in self._journal.under_way(links):
             if batch.id is not None:
                 continue
-            known, link = self._journal.ids(), links[batch.url]
+            known, link = self._journal.ids() | self._foreign, links[batch.url]
             jobs = await link.wire.jobs(link) if await self._has_batches(link) else []
             found = [job for job in jobs if job.id not in known and is_lost(job, batch.token, batch.began, batch.count)]
             if found:
-                self._journal.created(batch.token, found[0].id)
+                nearest = min(found, key=lambda job: abs((job.created or batch.began) - batch.began))
+                self._journal.created(batch.token, nearest.id)
                 continue
             for key in self._journal.forget(batch.token):
                 self._wake(key)
@@ -396,8 +398,18 @@ class Batcher:
         """Look at a batch, and hand its replies out if it has ended."""
         assert batch.id is not None
         job = await link.wire.status(link, batch.id)
-        if job.ended:
-            self._finish(batch, job, await link.wire.entries(link, job))
+        if not job.ended:
+            return
+        entries = list(await link.wire.entries(link, job))
+        if (
+            entries
+            and job.token is None
+            and not {entry.key for entry in entries} & set(self._journal.keys(batch.token))
+        ):
+            self._foreign.add(job.id)  # another program's, of the same time and size: look further
+            self._journal.created(batch.token, None)
+            return
+        self._finish(batch, job, entries)
 
     def _report(self, line: str) -> None:
         if self._reporter is not None:

@@ -130,8 +130,8 @@ class Journal:
             )
         return batch
 
-    def created(self, token: str, id: str) -> None:  # noqa: A002
-        """Note the id of a batch."""
+    def created(self, token: str, id: str | None) -> None:  # noqa: A002
+        """Note the id of a batch; None if it is not known after all."""
         self._base.execute("update batches set id = ? where token = ?", (id, token))
 
     def forget(self, token: str) -> list[str]:

@@ -17,6 +17,8 @@ __all__ = ["AppendFile"]
 class AppendFile:
     """A file of lines, locked for this process until it is closed. Each line is one append of the operating system.
 
+    A file that it created and that is still empty when an error ends the block is removed.
+
     Args:
         path: the file; it is created if it does not exist.
         what: what another process that writes it is called in the message.
@@ -27,6 +29,7 @@ class AppendFile:
 
     def __init__(self, path: str | Path, what: str) -> None:
         self.path = Path(path)
+        self._is_new = not self.path.exists()
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE)
         except OSError as error:
@@ -87,5 +90,7 @@ class AppendFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object = None, *_: object) -> None:
+        if error is not None and self._is_new and not self.size:
+            self.path.unlink(missing_ok=True)
         os.close(self._file)

@@ -252,8 +252,8 @@ class AnswerFile(Answers):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.__exit__()
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
 
 
 class _Failure(NamedTuple):

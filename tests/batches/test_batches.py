@@ -162,6 +162,23 @@ def test_a_run_that_ends_in_a_batch_pays_nothing_twice(tmp_path: Path, provider:
         assert answers_in(out) == expected
 
 
+def test_a_batch_of_another_program_with_equal_time_and_size_is_not_taken_for_a_lost_one(tmp_path: Path) -> None:
+    with BatchServer(reply) as server:
+
+        async def end(seconds: float) -> None:
+            raise OSError("the end")
+
+        out, program = tmp_path / "answers.jsonl", one(server, "anthropic")
+        run(program, ROWS, out=out, batch=Batches(sleep=end))
+        _forget_id(out)
+        (own,) = server.batches
+        foreign = server._create("anthropic", {str(number): {} for number in range(len(ROWS))}, None)
+        foreign.created, own.created = own.created, own.created + 60  # it is the nearer one
+        result = run(program, ROWS, out=out, batch=Batches(sleep=server.sleep))
+        assert (result.answered, result.errors) == (len(ROWS), 0)
+        assert (server.batches, server.singles) == ([own, foreign], [])
+
+
 def answers_in(out: Path) -> list[str]:
     import json
 

@@ -220,7 +220,8 @@ def test_bad_input_is_found_before_anything_is_asked(tmp_path: Path) -> None:
     ]
     for rows, words in cases:
         with pytest.raises(ConfigurationError, match=words):
-            run(model, rows)
+            run(model, rows, out=tmp_path / "answers.csv")
+        assert not list(tmp_path.glob("answers*")), "a refused run leaves no file"
     with pytest.raises(ConfigurationError, match="unknown format"):
         run(model, ROWS, out=tmp_path / "answers.xml")
     assert not numbers(model)
