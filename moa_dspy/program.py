@@ -399,8 +399,8 @@ class AttentionMoA(Displayed, dspy.Module):
             )
         if self.architecture.custom_parts:
             raise ConfigurationError(
-                f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is an object of your "
-                "own; save a program with a built-in variant, and replace it after loading"
+                f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is a custom "
+                "object; save a program with a built-in variant, and replace it after loading"
             )
         save(self, path)
 

@@ -1,4 +1,4 @@
-"""``optimize``: architecture, then prompts, then the stop rule, a test on held-out examples, and the gate.
+"""``optimize``: prompts, then architecture, then the stop rule, a test on held-out examples, and the gate.
 
 ::
 
@@ -143,15 +143,15 @@ def optimize(
         trainset: examples to tune on, with their inputs set.
         metric: ``metric(example, prediction, trace=None)``; see ``Metric``.
         valset: held-out examples for the final test; default: a third of ``trainset``, which is then not tuned on.
-        parts: the parts to tune, in this order: ``prompts``, ``architecture``, ``stop`` (depth and stop rule), ``gate``
-            (fitted last, on runs made for the rest and the test; it makes runs only if it is the only part).
+        parts: the parts to tune: ``prompts`` and ``architecture`` in the order given, ``stop`` (depth and stop rule),
+            ``gate`` (fitted last, on runs that were made anyway; it makes runs only if it is the only part).
         rounds: number of rounds. Each further round searches the architecture again with the prompts found.
         method: tunes the prompts: a name, or a method with its options, such as ``Gepa(runs=200)``; see ``compile``.
         effort: effort of the method.
         prompt_lm: the model that writes prompts; default: the aggregator's model.
         budget: limits of the whole call. Parts it cannot cover are skipped or shortened. A share is kept for the test.
         alpha: probability of accepting a candidate that is not better.
-        gain: a wished gain. The notes say how many held-out examples it takes to show it.
+        gain: a gain that you want to detect. The notes say how many held-out examples that takes.
         explain: whether to analyse stages and agents of the result on the held-out examples.
         seed: seed of everything random.
         concurrency: maximum number of concurrent examples.

@@ -151,7 +151,7 @@ class OptimizePlan:
         custom = self.program.architecture.custom_parts
         if custom:
             self.notes.append(
-                f"{', '.join(custom)} of the program is an object of your own: a search tries the built-in variants "
+                f"{', '.join(custom)} of the program is a custom object: a search tries the built-in variants "
                 "only, and neither the report nor a program file can hold it"
             )
         if "prompts" in self.parts:
@@ -261,7 +261,7 @@ def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[s
 
 def _not_varied(bound: BoundSpace) -> list[str]:
     fixed = ", ".join(bound.fixed)
-    return [f"the temperature of {fixed} is not varied, because the model takes none"] if fixed else []
+    return [f"the temperature of {fixed} is not varied, because the model does not accept one"] if fixed else []
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
@@ -285,12 +285,12 @@ def _split(
         tune = deduplicate(example for example, asked in zip(trainset, questions, strict=True) if asked not in out)
         if program.provenance is not None:
             notes.append(
-                "the program was made from examples before (see its provenance); if these are the same, some that are "
-                "held out now may have been tuned on then: give examples that it never saw as valset="
+                "the program was tuned on examples before (see its provenance); some of them may be among those held "
+                "out now: give examples that it never saw as valset="
             )
     repeated = len(trainset) + len(valset or ()) - len(tune) - len(held)
     if repeated:
-        notes.append(f"{repeated} examples ask what another one asks, and are left out")
+        notes.append(f"{repeated} examples repeat the question of another one, and are left out")
     if len(tune) < 3 or len(held) < 2:
         raise ConfigurationError(
             f"{len(tune)} examples to tune on and {len(held)} held-out ones are too few; give more, at least 3 and 2"
@@ -308,7 +308,7 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     notes = [plan.sensitivity, *([] if plan.bound is None else _not_varied(plan.bound))]
     notes += ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in plan.parts:
-        notes.append("the model that writes prompts comes on top: some calls for each new prompt")
+        notes.append("the model that writes prompts is not included: it makes some calls for each new prompt")
         notes.append("demos and longer instructions make later prompts longer than estimated")
     if plan.budget is not None:
         limits = ", ".join(f"{value:g} {name}" for name, value in plan.limits.items())

@@ -143,7 +143,7 @@ class OptimizeRun:
         if self.acceptance is not None:
             return self.acceptance.reason
         cut, tuned = self.ended_by == "budget", self.searched or self.compiled or self.stops
-        more = "with a larger one, the same call goes on from here out of the cache"
+        more = "with a larger one, the same call continues from the cache"
         if self._changed:
             why = "its candidate could not be tested on held-out examples"
             if cut:
@@ -233,7 +233,7 @@ class OptimizeRun:
             self._cut("architecture: the search ended with its share of the budget")
         if searched.report["ended_by"] == "failures":
             failure = searched.report["failure"]
-            self.notes.append(f"architecture: the search ended early ({failure}); the same call goes on from there")
+            self.notes.append(f"architecture: the search ended early ({failure}); the same call continues it")
         self._adopt(searched, own)
 
     def _quarantine(self, runs: Sequence[Run]) -> None:
@@ -272,8 +272,8 @@ class OptimizeRun:
             )
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
-                f"left out, since the budget ended while the program itself was run on the {len(examples)} examples to "
-                "search with; raise it, or give fewer examples"
+                f"skipped, because the budget ended while the program itself was run on the {len(examples)} examples "
+                "to search with; raise it, or give fewer examples"
             ) from None
         if len(self.rounds) == 1:
             known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
@@ -295,10 +295,10 @@ class OptimizeRun:
         if too_expensive:
             self.notes.append(
                 f"architecture: the program itself costs {objective.cost(own_price):g} {objective.unit} "
-                "an example, which is above the price; the test on held-out examples is of scores alone"
+                "an example, which is above the price; the test on held-out examples compares scores only"
             )
         if best["price"] and not objective.affords(Price(**best["price"])):  # no price if the budget ended the trial
-            self.notes.append("architecture: nothing within the price was found; what comes nearest goes on")
+            self.notes.append("architecture: nothing within the price was found; the nearest program is used")
         if searched.score.value > score.value or too_expensive:
             self._has_tuned_prompts = bool(best["params"].get("tuned"))
             self.candidate = searched.program
@@ -336,12 +336,12 @@ class OptimizeRun:
         if tuned.report["ended_by"] == "prompt_lm":
             model = tuned.report["prompt_lm"]
             self.notes.append(
-                f"prompts: no proposal of {model} could be read, so they stay as they were; give another prompt_lm="
+                f"prompts: no proposal of {model} could be read, so they are unchanged; give another prompt_lm="
             )
         elif tuned.gain.value <= 0:
-            self.notes.append(f"prompts: {method} found none that score higher; they stay as they were")
+            self.notes.append(f"prompts: {method} found none that score higher, so they are unchanged")
         elif not plan.objective.affords(tuned.price):
-            self.notes.append(f"prompts: with those that {method} found an example costs too much; they stay")
+            self.notes.append(f"prompts: with those of {method}, an example costs too much, so they are unchanged")
         else:
             self._tuned, self._unlearnt = tuned.program, hold
             if start is self.candidate:
@@ -363,10 +363,10 @@ class OptimizeRun:
     def _fit_stop(self, share: BudgetGuard | None) -> None:
         plan, architecture = self.plan, self.candidate.architecture
         if len(architecture.output_layers) < 2:
-            self.notes.append("stop: the candidate has an output in one layer only, and nothing to stop")
+            self.notes.append("stop: the candidate has an output in one layer only, so there is nothing to stop")
             return
         if not isinstance(architecture.early_stop, bool):
-            self.notes.append("stop: the candidate has a stop condition of its own, which stays")
+            self.notes.append("stop: the candidate has a custom stop condition, which is kept")
             return
         runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
         fit = fit_stop_rule(
@@ -413,14 +413,16 @@ class OptimizeRun:
         """Fit the gate on full runs on examples that the program to use was not tuned on."""
         plan, program = self.plan, self.decided
         if program.architecture.agreement_gate is not None:
-            self.notes.append("gate: the program has one, which stays; no bound on its loss was computed")
+            self.notes.append("gate: the program has one, which is kept; no bound on its loss was computed")
             return
         if len(program.agents) < 2:
-            self.notes.append("gate: the program has one agent, and nobody to agree with")
+            self.notes.append("gate: the program has one agent, so there is no agreement to measure")
             return
         runs = [run for run in self._recorded(program) if run.trace is not None]
         if not runs:
-            self.notes.append("gate: no runs on examples that the program was not tuned on, so no bound")
+            self.notes.append(
+                "gate: not fitted, because there are no runs on examples that the program was not tuned on"
+            )
             return
         if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
             self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
@@ -482,7 +484,7 @@ class OptimizeRun:
         try:
             work(self._guard.share(weights[0] / sum(weights)) if limited else None)
         except BudgetExhaustedError:
-            self._cut(f"{part}: left out, since the budget does not cover it")
+            self._cut(f"{part}: skipped, because the budget does not cover it")
         except BudgetTooSmallError as error:
             self._cut(f"{part}: {error}")
         except MoAError as error:

@@ -2,7 +2,7 @@
 
 Questions run as usual. Their requests to a server that has batches are not sent one by one: they wait until every open
 question waits, and go as one batch. So each stage of all questions is one batch. A journal in SQLite records what was
-sent and what came back, so a killed process goes on without paying twice.
+sent and what came back, so a killed process resumes without paying twice.
 
 Batches           how batches are used
 """

@@ -33,7 +33,7 @@ __all__ = [
     "may_have_batches",
 ]
 
-_TURNS: Final = 20  # of the event loop without a change, after which every question is taken to wait
+_TURNS: Final = 20  # of the event loop without a change, after which all questions count as waiting
 _TRIES: Final = 3  # batches that a request is put into before it is sent alone
 _SINGLE: Final = 100  # single requests at once
 _FAILURES: Final = 20  # in a row, after which batches are given up
@@ -83,7 +83,7 @@ def may_have_batches(model: str) -> bool:
 
 
 class UndeliveredError(BaseException):
-    """A request whose batch could be neither sent nor read. No adapter may take it for an unreadable reply.
+    """A request whose batch could be neither sent nor read. No adapter may treat it as an unreadable reply.
 
     Attributes:
         error: the cause.
@@ -99,7 +99,7 @@ class Sending:
     """An LM call on its way.
 
     Attributes:
-        sample: tells equal requests apart that are samples of their own.
+        sample: distinguishes equal requests that are separate samples.
         timeout: seconds for its request, if it is sent alone; None for no limit.
         price: what it costs, as a share of the price of a single call.
     """
@@ -123,7 +123,7 @@ class Question:
 
     @property
     def waits(self) -> bool:
-        """Return whether nothing of it can go on without a batch."""
+        """Return whether the question cannot continue without a batch."""
         return self.is_open and self.calls > 0 and self.calls >= self.steps
 
     @contextlib.contextmanager
@@ -250,7 +250,7 @@ class Batcher:
                 raise
 
     async def _wait(self, key: str, link: Link, body: bytes) -> None:
-        """Wait until there is something new about a request."""
+        """Wait for news of a request."""
         waiter = _Waiter(_question.get(), asyncio.get_running_loop().create_future())
         if not self._waiters[key] and not self._journal.is_under_way(key):
             self._pending[key] = link, body
@@ -287,7 +287,7 @@ class Batcher:
                     await asyncio.sleep(0)
                 if version == self._version:
                     await self._wave()
-        except BaseException as error:  # whatever it is, those who wait must know
+        except BaseException as error:  # whatever it is, the waiting calls must get it
             failure = error if isinstance(error, RunError) else RunError(f"batches failed: {redacted(str(error))}")
             for key in list(self._waiters):
                 self._wake(key, UndeliveredError(failure))
@@ -297,7 +297,7 @@ class Batcher:
             self._settling = None
 
     async def _wave(self) -> None:
-        """Send what is pending, and wait for all batches under way. Go on after failures that may pass."""
+        """Send what is pending, and wait for all batches under way. Continue after transient failures."""
         failed = 0
         while True:
             try:

@@ -38,7 +38,7 @@ class SentBatch:
     """A batch that has not ended.
 
     Attributes:
-        token: our name of it.
+        token: our name for it.
         url: the URL of its single requests.
         id: the provider's id; None if the process ended before it was known.
         began: when it was about to be created, in seconds since 1970.

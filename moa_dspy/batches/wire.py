@@ -18,7 +18,7 @@ from moa_dspy._dspy import HttpReply, HttpRequest, Send
 __all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of"]
 
 _MEGABYTE: Final = 1_000_000
-_LISTED: Final = 100  # batches of which a lost one is searched
+_LISTED: Final = 100  # batches among which a lost one is searched
 _CLOCK_SKEW: Final = 300.0  # seconds between this machine and the provider
 _NOT_SENT_AGAIN: Final = frozenset({"content-length", "content-type", "host", "transfer-encoding"})
 _STATUS_OF_ANTHROPIC: Final[Mapping[str, int]] = {
@@ -63,7 +63,7 @@ class Job:
     Attributes:
         id: the provider's id.
         ended: whether it makes no further progress.
-        token: our name of it, where the provider keeps one.
+        token: our name for it, if the provider keeps one.
         created: time of its creation, in seconds since 1970.
         count: number of requests.
         content: the whole report.
@@ -77,7 +77,7 @@ class Job:
     content: Mapping[str, Any]
 
 
-class Refused(Exception):  # noqa: N818 (a status, and no error of this package)
+class Refused(Exception):  # noqa: N818 (a status, not an error of this package)
     """A server refused a request about batches."""
 
     def __init__(self, reply: HttpReply, url: str) -> None:
@@ -244,7 +244,7 @@ class OpenAI:
 
 @dataclass
 class Anthropic:
-    """Message batches. The provider keeps no name of ours, so a lost batch is found by its time and size."""
+    """Message batches. The provider keeps no name for a batch, so a lost one is found by its time and size."""
 
     url: str
     most: ClassVar[int] = 100_000

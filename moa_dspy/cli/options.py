@@ -68,7 +68,7 @@ class Command:
 class CallingOptions(Command):
     """The options of every command that calls models."""
 
-    no_cache: bool = _flag("Ask every model anew; the response cache is neither read nor written.", "--no-cache")
+    no_cache: bool = _flag("Neither read nor write the response cache.", "--no-cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,12 @@ class ProgramOptions(LimitOptions):
     agent: list[str] | None = _option("MODEL", "A model, or model@temperature. Repeatable.", "--agent", "-a")
     layers: int | None = _option("N", "Number of layers.  [default: 2]", min=1)
     attention: str | None = _option("PATTERN", "full, cross, disagreeing, self, none, or a number.  [default: full]")
-    critiques: str | None = _option("KIND", "single, or joint: a critic writes all in one call.  [default: single]")
+    critiques: str | None = _option("KIND", "single, or joint (one call for each critic).  [default: single]")
     gate: str | None = _option("GATE", "off, unanimous, a share, or first=2,agreement=0.8.  [default: off]")
     dissent: bool | None = _option(None, "Also report where the agents differ, in one more call.", "--dissent")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
-    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
     module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
 
@@ -147,7 +147,7 @@ class Ask(QuestionOptions, CallingOptions):
     """
 
     trace: str | None = _option("FILE", "Write the record of every step to this file, as JSON.")
-    prompts: bool = _flag("Keep the prompt of every call in the trace, too.", "--prompts")
+    prompts: bool = _flag("Also record the prompt of every call in the trace.", "--prompts")
     open: bool = _flag("Show the run live in the browser, until Ctrl-C.", "--open")
 
 
@@ -179,7 +179,7 @@ class Eval(ExampleOptions):
     """
 
     preset: str | None = _option("NAME", "The same agents as single, self-consistency, self-moa, moa or attention-moa.")
-    samples: int | None = _option("N", "Of self-consistency and self-moa.  [default: 5]", min=2)
+    samples: int | None = _option("N", "Samples of self-consistency and self-moa.  [default: 5]", min=2)
     judge_prompts: str | None = _option("FOLDER", "The official judge prompts.  [default: our own]")
     out: str | None = _option("FILE", "Records, a line for each item. Resumes if it exists.", "--out", "-o")
     against: str | None = _option("FILE", "Records of another run, compared item by item.")
@@ -194,7 +194,7 @@ class Eval(ExampleOptions):
 class Run(ProgramOptions, CallingOptions):
     """Answer many questions: the rows of a file, a data set or standard input.
 
-    The expected cost is shown first. An interrupted run goes on with the same command: rows that have an answer are not
+    The expected cost is shown first. The same command resumes an interrupted run: rows that have an answer are not
     asked again. Without PROGRAM, --config or --agent, three agents run on the embedded model.
     """
 
@@ -209,9 +209,12 @@ class Run(ProgramOptions, CallingOptions):
     trace: bool = _flag("Write the record of every step with each answer.", "--trace")
     batch: bool = _flag("Send requests in batches of their provider, at half the price, within a day.", "--batch")
     batch_rest: str = _option(
-        "HOW", "Requests that a batch did not answer: single, or resubmit.", "--batch-rest", default="single"
+        "HOW",
+        "How to send requests that a batch did not answer: single, or resubmit.",
+        "--batch-rest",
+        default="single",
     )
-    concurrency: int | None = _option("N", "Rows that run at once.  [default: 8; with --batch 10000]", min=1)
+    concurrency: int | None = _option("N", "Rows that run at once.  [default: 8, or 10000 with --batch]", min=1)
     yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
 
 
@@ -219,36 +222,41 @@ class Run(ProgramOptions, CallingOptions):
 class Optimize(ExampleOptions):
     """Tune a program, and test the result.
 
-    Architecture, prompts and stop rule are tuned. The result is kept only if it wins on examples it has not seen. The
-    [space] table of --config holds what a search may choose. When a budget ends, the best so far is tested.
+    Prompts, architecture, stop rule and gate are tuned. The result is kept only if it is better on examples that it was
+    not tuned on. The [space] table of --config holds what a search may choose. When the budget is used up, the best
+    program so far is tested.
     """
 
-    valset: str | None = _option("FILE", "Examples that decide, not tuned on.  [default: a third of the examples]")
-    gain: float | None = _option("SCORE", "A wished gain: tell how many held-out examples it takes.")
-    only: list[str] | None = _option("PART", "architecture, prompts, stop or gate. Repeatable.  [default: all]")
-    rounds: int = _option("N", "Number of rounds; each continues the last.", default=1, min=1)
+    valset: str | None = _option("FILE", "Held-out examples for the test.  [default: a third of the examples]")
+    gain: float | None = _option("SCORE", "A gain to detect; shows how many held-out examples that takes.")
+    only: list[str] | None = _option(
+        "PART", "Tune only prompts, architecture, stop or gate. Repeatable.  [default: all]"
+    )
+    rounds: int = _option("N", "Number of rounds; each starts from the last one's result.", default=1, min=1)
     method: str = _option(
         "NAME",
-        "Of the prompts: gepa, mipro, simba, copro, bootstrap, bootstrap_random, labeled, knn, reanchor.",
+        "Prompt method: gepa, mipro, simba, copro, bootstrap, bootstrap_random, labeled, knn, reanchor.",
         default="gepa",
     )
-    effort: str = _option("LEVEL", "Of the method: light, medium or heavy.", default="light")
-    prompt_lm: str | None = _option("MODEL", "Writes instructions.  [default: the aggregator's model]")
+    effort: str = _option("LEVEL", "Effort of the prompt method: light, medium or heavy.", default="light")
+    prompt_lm: str | None = _option("MODEL", "The model that writes instructions.  [default: the aggregator's]")
     least_gain: float | None = _option(
         "GAIN", "Stop at once if the agents' ceiling leaves less room than this, such as 0.02."
     )
     max_loss: float = _option("LOSS", "The most that a gate may lose of the score.", default=0.01)
     n_trials: int = _option("N", "Architectures that a search tries.", default=40, min=1)
-    objective: str = _option("NAME", "Of a search: score, score_at_price, or score,cost for both.", default="score")
+    objective: str = _option(
+        "NAME", "Objective of the search: score, score_at_price, or score,cost for both.", default="score"
+    )
     price: float | None = _option("AMOUNT", "For score_at_price: the most that an example may cost.")
-    unit: str = _option("UNIT", "Of prices: usd, tokens or calls.", default="usd")
-    storage: str | None = _option("PLACE", "FILE.db or a database URL that keeps the study, to go on from.")
-    study_name: str = _option("NAME", "Of the study in the storage.", default="moa-dspy")
-    explain: bool = _flag("Also tell what each stage and each agent adds.", "--explain/--no-explain", default=True)
-    out: str = _option("FILE", "The program to use, saved.", "--out", "-o", default="program.json")
-    candidate: str | None = _option("FILE", "The tuned program, saved even if it was not accepted.")
-    record: str | None = _option("FILE", "All results, as JSON for moa-dspy report.")
-    report: str | None = _option("FILE", "All results, as an HTML page.")
+    unit: str = _option("UNIT", "Unit of prices: usd, tokens or calls.", default="usd")
+    storage: str | None = _option("PLACE", "FILE.db or a database URL for the study; an existing study is continued.")
+    study_name: str = _option("NAME", "Name of the study in the storage.", default="moa-dspy")
+    explain: bool = _flag("Also show what each stage and each agent adds.", "--explain/--no-explain", default=True)
+    out: str = _option("FILE", "File for the program to use.", "--out", "-o", default="program.json")
+    candidate: str | None = _option("FILE", "File for the tuned program, even if it was not accepted.")
+    record: str | None = _option("FILE", "File for all results, as JSON for moa-dspy report.")
+    report: str | None = _option("FILE", "File for all results, as an HTML page.")
     estimate: bool = _flag("Show the expected and the highest cost, and exit.", "--estimate")
     yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
     force: bool = _flag("Replace files that exist.", "--force")
@@ -258,8 +266,8 @@ class Optimize(ExampleOptions):
 class Compare(ExampleOptions):
     """Compare a program with simpler ones at matched spend.
 
-    The simpler ones are its best single model, self-consistency, Self-MoA and MoA. The verdict may be to use the single
-    model.
+    The simpler programs are its best single model, self-consistency, Self-MoA and MoA. The verdict may be to use the
+    single model.
     """
 
     match: str = _option("UNIT", "What is matched: calls, tokens or usd.", default="calls")
@@ -268,11 +276,11 @@ class Compare(ExampleOptions):
     )
     tolerance: float = _option("SHARE", "Share by which a baseline may spend more.", default=0.1)
     prefer: str = _option(
-        "WHAT", "Of those not shown to be worse: cheapest, or score for the highest.", default="cheapest"
+        "WHAT", "Among programs not shown to be worse: cheapest, or score for the highest.", default="cheapest"
     )
-    gain: float | None = _option("SCORE", "A wished gain: tell how many examples it takes.")
+    gain: float | None = _option("SCORE", "A gain to detect; shows how many examples that takes.")
     alpha: float = _option("LEVEL", "Significance level of the tests.", default=0.05)
-    out: str | None = _option("FILE", "Save the winner, whichever it is, as a program.", "--out", "-o")
+    out: str | None = _option("FILE", "File for the winner, whichever it is.", "--out", "-o")
     force: bool = _flag("Replace files that exist.", "--force")
 
 
@@ -283,7 +291,9 @@ class Profile(ExampleOptions):
     Every stage of a program's runs is scored: proposals, refinements, aggregates, syntheses.
     """
 
-    contributions: bool = _flag("Also run without each agent in turn: what it adds, at which price.", "--contributions")
+    contributions: bool = _flag(
+        "Also run without each agent in turn, to show what it adds and at what price.", "--contributions"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,10 +333,10 @@ class Init(Command):
     """Write a moa.toml for the models that you already have.
 
     Looks for keys of providers in the environment, and for Ollama, LM Studio, vLLM and llama.cpp on this machine.
-    Proposes three agents, with the price of a question. No model is called.
+    Writes three agents, and prints the price of a question. No model is called.
     """
 
-    out: str = _option("FILE", "The file.", "--out", "-o", default="moa.toml")
+    out: str = _option("FILE", "The file to write.", "--out", "-o", default="moa.toml")
     force: bool = _flag("Replace a file that exists.", "--force")
 
 
@@ -334,8 +344,8 @@ class Init(Command):
 class Doctor(ProgramOptions, CallingOptions):
     """Check every agent with one small call.
 
-    Shows latency, price, context window, and what the model does not take: temperature, system role, schemas,
-    log-probabilities. Says what to do about it. The limits are those of each agent.
+    Shows latency, price, context window, and what the model does not support: temperature, system role, schemas,
+    log-probabilities. Says what to do about it. The limits apply to each agent.
     """
 
     program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
@@ -343,35 +353,37 @@ class Doctor(ProgramOptions, CallingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions(LimitOptions, CallingOptions):
-    """Programs that clients of another kind ask, and limits of each question."""
+    """Programs for other clients, and limits of each question."""
 
     programs: list[str] | None = _argument(
         "PROGRAM", "Saved programs, moa.toml files, or folders with them.  [default: the embedded model]", default=None
     )
-    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may ask. Repeatable.")
+    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
     module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(ServingOptions):
-    """Serve programs behind an OpenAI-compatible address.
+    """Serve programs over an OpenAI-compatible API.
 
     Each program is a model called moa/NAME, after its file, or after its folder for a moa.toml. Without PROGRAM, three
-    agents run on the embedded model, as moa/local. The limits are those of each question. A client that leaves stops
-    its calls.
+    agents run on the embedded model, as moa/local. The limits apply to each question. When a client disconnects, its
+    calls are cancelled.
     """
 
-    host: str = _option("ADDRESS", "Where to listen. Others than loopback need --key-env.", default="127.0.0.1")
-    port: int = _option("N", "Its port; 0 takes a free one.", default=8000, min=0, max=65535)
+    host: str = _option(
+        "ADDRESS", "Where to listen. Addresses other than loopback need --key-env.", default="127.0.0.1"
+    )
+    port: int = _option("N", "The port; 0 picks a free one.", default=8000, min=0, max=65535)
     key_env: str | None = _option("NAME", "The environment variable with the key that clients must send.")
-    concurrency: int = _option("N", "Questions at once; more get status 429.", default=64, min=1)
+    concurrency: int = _option("N", "Questions that run at once; further ones get status 429.", default=64, min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp(ServingOptions):
     """Serve programs as tools of an MCP server, on standard input and output.
 
-    Each program is a tool. Its arguments are the task's inputs, and a budget. The limits are those of each question.
+    Each program is a tool. Its arguments are the task's inputs and a budget. The limits apply to each question.
     """
 
 

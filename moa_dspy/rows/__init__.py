@@ -1,8 +1,8 @@
 """Many questions: the rows of a file, a data set or standard input, answered and written row by row.
 
 run           answers rows, without a metric
-RunResult     what was answered, and what it took
-RunProgress   how far it is
+RunResult     answers and usage of a run
+RunProgress   progress of a run
 """
 
 import lazy_loader

@@ -113,7 +113,7 @@ class Answers:
     Attributes:
         done: number of answered rows by digest, of earlier starts.
         spent: usage of earlier starts.
-        ended: number of runs that it is of.
+        ended: number of runs that used it.
         journal: the file to which answers are written at once; None without a file.
     """
 
@@ -134,7 +134,7 @@ class Answers:
 
 
 class AnswerFile(Answers):
-    """Answers in a file, from which the same run can go on.
+    """Answers in a file, from which the same run can resume.
 
     Args:
         path: a ``.jsonl``, ``.csv`` or ``.parquet`` file.
@@ -154,7 +154,7 @@ class AnswerFile(Answers):
         self.journal = journal = journal_of(self.path)
         if self._is_table and self.path.exists() and not journal.exists():
             raise ConfigurationError(
-                f"{path} exists, without the journal {journal.name} from which a run goes on; give another file"
+                f"{path} exists, but the journal {journal.name} to resume from does not; give another file"
             )
         _check(self.path)
         self._file = AppendFile(journal, "run")
@@ -184,7 +184,7 @@ class AnswerFile(Answers):
             _usage_in(answer)
         except (ValueError, TypeError, LookupError, RecursionError):
             raise ConfigurationError(
-                f"{self._file.path}, line {number}: no answer of a run; give another file, or remove that line"
+                f"{self._file.path}, line {number}: not an answer of a run; give another file, or remove that line"
             ) from None
         if answer["program"] != self._identity:
             raise ConfigurationError(

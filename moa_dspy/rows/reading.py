@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first reading of all rows has shown.
+    """What a first reading of all rows has found.
 
     Attributes:
         total: number of rows; None if they can be read only once.
@@ -83,7 +83,7 @@ class Rows:
         if isinstance(inputs, (Mapping, dspy.Example)):
             raise ConfigurationError("inputs= is one row; give a list of rows, such as [row]")
         if limit is not None and limit < 1:
-            raise ConfigurationError(f"limit is 1 or more, not {limit}")
+            raise ConfigurationError(f"limit={limit} is out of range; it must be at least 1")
         self._inputs, self._program, self._fields, self._split, self._limit = inputs, program, fields, split, limit
         task = program.task if isinstance(program, AttentionMoA) else None
         self._known = tuple(program.signature.input_fields) if isinstance(program, AttentionMoA) else None
@@ -165,10 +165,12 @@ class Rows:
 
     def _mapped(self, row: Any) -> dspy.Example:
         if not isinstance(row, (Mapping, dspy.Example)):
-            raise ConfigurationError(f"a row is {type(row).__name__}; give rows as mappings of columns to values")
+            raise ConfigurationError(
+                f"a row is of type {type(row).__name__}; give rows as mappings of columns to values"
+            )
         values = dict(row.items())
         if unnamed := [name for name in values if not isinstance(name, str)]:
-            raise ConfigurationError(f"a row has a column {unnamed[0]!r}; names of columns are text")
+            raise ConfigurationError(f"a row has a column {unnamed[0]!r}; column names must be text")
         if self._fields is None:
             return row if isinstance(row, dspy.Example) else dspy.Example(values)
         if missing := [column for column in self._fields.values() if column not in values]:

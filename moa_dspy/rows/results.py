@@ -1,4 +1,4 @@
-"""How far a run is, and what it has done."""
+"""Progress and result of a run."""
 
 from __future__ import annotations
 

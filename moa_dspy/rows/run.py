@@ -54,8 +54,8 @@ def run(
 ) -> RunResult:
     """Answer rows. With ``out``, memory does not grow with their number, and an interrupted run resumes.
 
-    A run goes on by the content of rows: a row that is equal to an answered one in all columns is not asked again.
-    Equal rows of one input are answered once each; a response cache answers all but the first of them.
+    Rows are identified by their content: a row that equals an answered one in all columns is not asked again. Equal
+    rows of one input each get an answer. The response cache answers all but the first of them.
 
     Args:
         program: any DSPy module.
@@ -66,7 +66,7 @@ def run(
         split: the split of a folder, a hub data set or a benchmark.
         limit: number of rows, from the first.
         trace: whether each answer has its trace.
-        batch: whether requests go in batches of their provider, at half the price; or how, see ``Batches``.
+        batch: whether requests are sent in batches of their provider, at half the price; or how, see ``Batches``.
         concurrency: maximum number of concurrent rows. Default: 8, or 10,000 in batches.
         budget: limits of the run, earlier starts included (seconds: this start only). At its end, running rows end.
         progress: called after each row; True shows progress on standard error.

@@ -50,7 +50,7 @@ def run_page(
         title: title of the page. Default: the run's first text input.
 
     Raises:
-        ConfigurationError: if there is neither a trace nor events, or an address is not one of http.
+        ConfigurationError: if there is neither a trace nor events, or an address is not http(s).
     """
     if trace is None and events is None:
         raise ConfigurationError("a page shows a trace or the events of a run; give one of them")
@@ -110,7 +110,7 @@ def _origin(address: str) -> str:
         return "'self'"
     if parts.scheme not in ("http", "https") or not parts.netloc or any(sign in parts.netloc for sign in " ;,'\""):
         raise ConfigurationError(
-            f"{address!r} is not an address of http; give a path, or an address such as http://..."
+            f"{address!r} is not an http(s) address; give a path, or an address such as http://..."
         )
     return f"{parts.scheme}://{parts.netloc}"
 

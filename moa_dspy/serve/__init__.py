@@ -1,10 +1,10 @@
 """Programs as models of an OpenAI-compatible server, and as tools of an MCP server; the extras ``serve`` and ``mcp``.
 
-programs     the programs by name, and what clients are told of them
+programs     the programs by name, and what clients are told about them
 inputs       values of inputs from JSON, and schemas
 models       the programs as models
 requests     a request: its inputs, options and limits
-runs         runs under way, and the last ones that ended
+runs         the runs under way, and the last ones that ended
 replies      completions and chunks, as the types of the ``openai`` package
 chat         one answer: as one completion, or as a stream of chunks
 problems     errors in OpenAI's format

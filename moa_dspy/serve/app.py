@@ -39,7 +39,7 @@ class ServeOptions:
     """Settings of a server.
 
     Attributes:
-        key: what clients must send; None if everybody who reaches the server may ask.
+        key: what clients must send; None if no key is needed.
         concurrency: number of runs at once. A request beyond it gets status 429.
         kept_runs: number of runs that have ended, of which the record is kept.
         body: limits of a request's body.
@@ -103,7 +103,7 @@ def _told(endpoint: Endpoint) -> Endpoint:
 
 async def _wrong_address(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: "there is nothing here", 405: f"{request.method} is not for this address"}.get(status, "refused")
+    words = {404: "there is no such address", 405: f"{request.method} is not allowed here"}.get(status, "refused")
     headers = getattr(error, "headers", None)
     return response_of(Problem(f"{words}; see /v1/models and /v1/chat/completions", status, headers=headers))
 
@@ -136,11 +136,11 @@ class _Server:
         return JSONResponse(await self.served.model(name))
 
     async def health(self, _: Request) -> Response:
-        """Say that the server answers."""
+        """Report that the server answers."""
         return JSONResponse({"status": "ok", "running": len(self.runs.running)})
 
     async def usage(self, _: Request) -> Response:
-        """Tell what all runs that have ended used."""
+        """Return the usage of all runs that have ended."""
         return JSONResponse(self.runs.total.model_dump(mode="json"))
 
     async def page(self, _: Request) -> Response:
@@ -155,7 +155,7 @@ class _Server:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     async def start(self, request: Request) -> Response:
-        """Start a run that goes on without its client; it is followed at its page."""
+        """Start a run that continues without its client. Its page follows it."""
         run = self._started(ChatRequest.read(await read_body(request, self.options.body)))
         return JSONResponse(_summary(run), 201)
 

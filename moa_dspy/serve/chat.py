@@ -1,4 +1,4 @@
-"""One answer: as one completion, or as a stream of chunks while the run goes on."""
+"""One answer: as one completion, or as a stream of chunks during the run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from moa_dspy.trace import Step, StepStarted
 __all__ = ["SECONDS_BETWEEN_COMMENTS", "streamed", "whole"]
 
 SECONDS_BETWEEN_COMMENTS = 10
-"""Seconds without a chunk after which a stream has a comment, so that nobody takes the connection for dead."""
+"""Seconds without a chunk after which a stream sends a comment, to keep the connection alive."""
 
 _DONE = "[DONE]"
 _ENDS_A_LAYER = ("aggregate", "synthesize")
 
 
 async def whole(request: Request, run: Run, wished: ChatRequest) -> Response:
-    """Return the answer as one completion. If the client leaves, the run is stopped."""
+    """Return the answer as one completion. If the client disconnects, the run is stopped."""
     leaving = asyncio.create_task(_left(request))
     answering = asyncio.create_task(run.result())
     try:
         await asyncio.wait({leaving, answering}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
-            return response_of(Problem("the client left", 408, code="client_left"))
+            return response_of(Problem("the client disconnected", 408, code="client_left"))
         reply = completion(run, answering.result(), with_trace=wished.moa.trace)
         return Response(reply.to_json(indent=None, exclude_unset=True), media_type="application/json")
     except Exception as error:  # noqa: BLE001 (whatever it is, the client gets it in OpenAI's format)
@@ -51,7 +51,7 @@ async def _left(request: Request) -> None:
 
 
 def streamed(run: Run, wished: ChatRequest) -> Response:
-    """Return the answer as a stream of chunks. If the client leaves, the run is stopped."""
+    """Return the answer as a stream of chunks. If the client disconnects, the run is stopped."""
     return EventSourceResponse(_chunks(run, wished), ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
 
 
@@ -75,7 +75,7 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
 
 
 def _rest(run: Run, answer: str) -> str:
-    """Return what of the answer was not sent yet."""
+    """Return the part of the answer that was not sent yet."""
     sent = run.answer.sent
     if run.answer.finish(answer):
         return answer[len(sent) :]
@@ -87,7 +87,7 @@ def _rest(run: Run, answer: str) -> str:
 
 
 async def _deltas(run: Run, detail: str) -> AsyncIterator[dict[str, object]]:
-    """Yield what the messages' parts are, as the run goes on: steps as reasoning, drafts, and the answer."""
+    """Yield the parts of the message during the run: steps as reasoning, drafts, and the answer."""
     layer, draft, answering = 1, "", False
     async for event in run.events():
         match event:

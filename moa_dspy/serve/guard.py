@@ -1,7 +1,7 @@
-"""Who may ask: keys, hosts, and bodies that are too large, too slow or no JSON.
+"""Which requests are accepted: keys, hosts, and bodies that are too large, too slow or not JSON.
 
-On loopback without a key, a page of any site in the user's browser could ask. So bodies must be declared as JSON, which
-a browser sends to other sites only with their consent, and the host must be a loopback name.
+On loopback without a key, a page of any site in the user's browser could send requests. So bodies must be declared as
+JSON, which a browser sends to other sites only with their consent. The host must be a loopback name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BodyLimits:
 
     Attributes:
         size: in bytes.
-        seconds: until the whole body must have come.
+        seconds: within which the whole body must arrive.
     """
 
     size: int = 8_000_000
@@ -63,7 +63,11 @@ class Guard:
     def _problem(self, request: Request) -> Problem | None:
         if self._key is None:
             if not is_loopback(_host_in(request)):
-                return Problem("without a key, this server answers only to loopback names", 421, code="wrong_host")
+                return Problem(
+                    "this server has no key, so it answers only at loopback names such as localhost",
+                    421,
+                    code="wrong_host",
+                )
         elif request.url.path not in _OPEN and not any(
             hmac.compare_digest(key, self._key) for key in _keys_in(request)
         ):
@@ -83,7 +87,7 @@ async def read_body(request: Request, limits: BodyLimits) -> bytes:
     """Return the body of a request.
 
     Raises:
-        Problem: if it is too large, or does not come in time.
+        Problem: if it is too large, or does not arrive in time.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdecimal() or int(declared[:20]) > limits.size:
@@ -98,10 +102,13 @@ async def read_body(request: Request, limits: BodyLimits) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise Problem(
-            f"the body did not come within {limits.seconds:g} s", 408, code="slow_body", headers={"Connection": "close"}
+            f"the body did not arrive within {limits.seconds:g} s",
+            408,
+            code="slow_body",
+            headers={"Connection": "close"},
         ) from None
     except ClientDisconnect:
-        raise Problem("the client left", 408, code="client_left") from None
+        raise Problem("the client disconnected", 408, code="client_left") from None
     return b"".join(parts)
 
 

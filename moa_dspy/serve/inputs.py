@@ -60,14 +60,14 @@ def named_input(task: TaskSignature, name: str, value: Any) -> Any:
 
 
 def picture(url: str) -> dspy.Image:
-    """Return an image at an address, which may be the image itself. Files of this machine are none.
+    """Return an image from a data URL or an http(s) address. Files of this machine are refused.
 
     Raises:
-        InputError: if it is no such address.
+        InputError: if it is another address, or not an image.
     """
     if not url.startswith(_URLS):
-        raise InputError("an image is a data URL (data:image/...;base64,...) or an http(s) address")
+        raise InputError("an image must be a data URL (data:image/...;base64,...) or an http(s) address")
     try:
         return dspy.Image(url)
     except ValueError:
-        raise InputError("an image cannot be read") from None
+        raise InputError("an image cannot be read; send a valid data URL or an http(s) address") from None

@@ -37,7 +37,7 @@ def tool_server(programs: Mapping[str, AttentionMoA]) -> Server[Any]:
             return await _answer(tools, params.name, params.arguments or {})
         except MoAError as error:
             is_ours = isinstance(error, ConfigurationError)
-            words = str(error) if is_ours else "the agents gave no answer; the log of the server says why"
+            words = str(error) if is_ours else "no agent answered; the log of the server says why"
             return types.CallToolResult(content=[types.TextContent(type="text", text=words)], is_error=True)
 
     version = moa_dspy.__version__
@@ -54,7 +54,7 @@ async def serve_tools(programs: Mapping[str, AttentionMoA]) -> None:
 async def _answer(tools: Mapping[str, AttentionMoA], name: str, arguments: dict[str, Any]) -> types.CallToolResult:
     program = tools.get(name)
     if program is None:
-        raise InputError(f"there is no tool {name!r:.60}; there are: {', '.join(tools)}")
+        raise InputError(f"there is no tool {name!r:.60}; the tools are: {', '.join(tools)}")
     given = dict(arguments)
     budget = _budget(given.pop(_BUDGET, None))
     inputs = {field: named_input(program.task, field, value) for field, value in given.items()}
@@ -82,7 +82,7 @@ def _tool(name: str, program: AttentionMoA) -> types.Tool:
     inputs = inputs_schema(program.task)
     inputs["properties"][_BUDGET] = {
         "type": "object",
-        "description": "Limits of this question: calls, tokens, usd, seconds. They narrow the server's.",
+        "description": "Limits of this question: calls, tokens, usd, seconds. They can only lower the server's.",
         "properties": {
             "calls": {"type": "integer"},
             "tokens": {"type": "integer"},
@@ -91,5 +91,5 @@ def _tool(name: str, program: AttentionMoA) -> types.Tool:
         },
     }
     shape, warning = program.architecture, warning_of(program)
-    text = f"{program.task.instructions}\n\n{len(shape.agents)} agents, at most {shape.max_calls} calls of models."
+    text = f"{program.task.instructions}\n\n{len(shape.agents)} agents, at most {shape.max_calls} model calls."
     return types.Tool(name=name, description=f"{text} Warning: {warning}" if warning else text, input_schema=inputs)

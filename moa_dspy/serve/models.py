@@ -42,7 +42,7 @@ class Served:
         return name, self.programs[name]
 
     async def model(self, name: str) -> dict[str, Any]:
-        """Return a program as a model of OpenAI's, with what is known of it."""
+        """Return a program as a model in OpenAI's format, with what is known about it."""
         if name not in self._facts:
             self._facts[name] = await asyncio.to_thread(facts_of, self.programs[name])
         facts = self._facts[name]

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's format. They tell what the client can change, and nothing of providers or other requests."""
+"""Errors in OpenAI's format. They say what the client can change, and nothing about providers or other requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INVALID = "invalid_request_error"
 _OURS = "server_error"
 
 
-class Problem(Exception):  # noqa: N818 (an answer to the client, and no failure of this process)
+class Problem(Exception):  # noqa: N818 (an answer to the client, not a failure of this process)
     """A request that gets an error.
 
     Args:
@@ -47,7 +47,7 @@ def problem_of(error: BaseException, run: str | None = None) -> Problem:
     """Return the error that a client gets for an exception.
 
     Args:
-        error: the exception. One that nobody expected is logged.
+        error: the exception. An unexpected one is logged.
         run: the run's id, under which its record is found.
     """
     record = f"; the run's record says why: GET /runs/{run}" if run else ""

@@ -1,4 +1,4 @@
-"""What is served: the programs by name, and what clients are told of them."""
+"""What is served: the programs by name, and what clients are told about them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_programs(
         modules: see ``moa_dspy.load``.
 
     Raises:
-        ConfigurationError: if a file is no program, a folder has none, or two have one name.
+        ConfigurationError: if a file is not a program, a folder has none, or two programs have the same name.
     """
     programs: dict[str, AttentionMoA] = {}
     for path in (file for given in paths for file in _files(Path(given))):
@@ -53,7 +53,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix == ".json" or file.name == _CONFIG)
     if not found:
-        raise ConfigurationError(f"{path} has no program; save one there as NAME.json, or write a {_CONFIG}")
+        raise ConfigurationError(f"{path} contains no program; save one there as NAME.json, or write a {_CONFIG}")
     return found
 
 
@@ -68,7 +68,7 @@ def warning_of(program: AttentionMoA) -> str | None:
 
 
 def facts_of(program: AttentionMoA) -> dict[str, Any]:
-    """Return the task of a program, its agents, its price, and what was measured of it, as JSON values."""
+    """Return the task of a program, its agents, its price, and its measured scores, as JSON values."""
     task, record = program.task, program.provenance
     return {
         "task": task.signature,
@@ -82,7 +82,7 @@ def facts_of(program: AttentionMoA) -> dict[str, Any]:
 
 
 def _price(program: AttentionMoA) -> dict[str, Any] | None:
-    """Return the expected calls and dollars of a question, at most and at least; None if they cannot be planned."""
+    """Return the expected calls and dollars of a question, the most and the least; None if they cannot be planned."""
     try:
         plan = program.plan()
     except MoAError:

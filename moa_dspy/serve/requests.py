@@ -51,9 +51,9 @@ class MoaOptions(_Model):
 
     Attributes:
         inputs: inputs of the task, by name. The last user message is the one that is not among them.
-        stream: what a stream tells of the steps: ``none``, ``steps`` (a line for each) or ``text`` (their texts, too).
-        budget: limits of this request; they narrow the server's and the program's.
-        trace: whether the answer comes with the record of every step.
+        stream: what a stream shows of the steps: ``none``, ``steps`` (a line for each) or ``text`` (also their texts).
+        budget: limits of this request; they can only lower the server's and the program's.
+        trace: whether the reply has the record of every step.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -96,7 +96,7 @@ class ChatRequest(_Model):
         """Read a body.
 
         Raises:
-            Problem: if it is no JSON, or no such request, or asks for what programs do not have.
+            Problem: if it is not JSON, not such a request, or asks for something that programs do not support.
         """
         try:
             request = cls.model_validate_json(body)
@@ -106,7 +106,7 @@ class ChatRequest(_Model):
             raise Problem("a program gives one answer; leave n out", param="n", code="unsupported")
         for name in ("tools", "functions", "logprobs"):
             if getattr(request, name):
-                raise Problem(f"programs have no {name}; leave it out", param=name, code="unsupported")
+                raise Problem(f"programs do not support {name}; leave it out", param=name, code="unsupported")
         return request
 
     @property
@@ -123,10 +123,10 @@ class ChatRequest(_Model):
 
 
 def check_format(request: ChatRequest, task: TaskSignature) -> None:
-    """Check that the wished format is that of the task's answers.
+    """Check that the requested format is that of the task's answers.
 
     Raises:
-        Problem: if it is another one.
+        Problem: if it is a different one.
     """
     wished = request.response_format
     if wished is None or wished.type == "text":
@@ -135,7 +135,7 @@ def check_format(request: ChatRequest, task: TaskSignature) -> None:
     if answers_as_text(task):
         problem = "this program answers in plain text; leave response_format out"
     elif schema is not None and not _fits(schema, outputs_schema(task)):
-        problem = f"the schema is not that of this program's answers, which have: {', '.join(task.output_fields)}"
+        problem = f"the schema does not fit this program's answers, whose fields are: {', '.join(task.output_fields)}"
     if problem is not None:
         raise Problem(problem, param="response_format", code="format_mismatch")
 
@@ -167,12 +167,11 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
     values = {name: named_input(task, name, value) for name, value in request.moa.inputs.items()}
     *earlier, last = request.messages or (None,)
     if last is not None and last.role != "user":
-        raise Problem("the last message is not the user's; a program answers a question", param="messages")
+        raise Problem("the last message must be the user's question", param="messages")
     if earlier:
         if history is None or history in values:
             raise Problem(
-                "this program answers one question, and its task has no place for earlier turns or instructions; "
-                "send one user message",
+                "this program's task has no input for earlier turns or system messages; send one user message",
                 param="messages",
                 code="no_history",
             )
@@ -181,7 +180,9 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
     values |= _pictures(task, images, values)
     question = field_of_question(task, values) if text.strip() else None
     if text.strip() and question is None:
-        raise InputError(f"the task has the inputs {', '.join(task.input_fields)}; name each in moa.inputs but one")
+        raise InputError(
+            f"the task has the inputs {', '.join(task.input_fields)}; give all but one of them in moa.inputs"
+        )
     if question is not None:
         values[question] = read_input(question, text, task.input_fields[question])
     return values
@@ -193,7 +194,7 @@ def _text(message: _Message) -> str:
         return content or ""
     for part in content:
         if part.type not in ("text", "image_url"):
-            raise Problem(f"messages may have texts and images, and no {part.type[:40]!r}", param="messages")
+            raise Problem(f"messages may contain text and images, not {part.type[:40]!r}", param="messages")
     return "\n".join(part.text or "" for part in content if part.type == "text")
 
 
@@ -212,5 +213,7 @@ def _pictures(task: TaskSignature, urls: Sequence[str], values: Mapping[str, Any
     if several is not None and not singles:
         return {several: [picture(url) for url in urls]}
     if len(urls) > len(singles):
-        raise Problem(f"the task takes {len(singles) or 'no'} images, and not {len(urls)}", param="messages")
+        raise Problem(
+            f"the task takes {len(singles) or 'no'} images, but the message has {len(urls)}", param="messages"
+        )
     return {name: picture(url) for name, url in zip(singles, urls, strict=False)}

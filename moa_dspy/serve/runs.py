@@ -1,4 +1,4 @@
-"""Runs under way, and the last ones that ended: their steps, their answers as they are written, stopping them."""
+"""The runs under way, and the last ones that ended: their steps, their partial answers, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Run:
         budget: limits of this run.
 
     Attributes:
-        id: not to be guessed.
+        id: cannot be guessed.
         created: seconds since the epoch.
         title: the beginning of its first text input, or the program's name.
-        task: the work of the run.
-        answer: what of the answer is known.
-        trace: the record; None while it runs.
+        task: the asyncio task of the run.
+        answer: the part of the answer that is known.
+        trace: the record; None during the run.
     """
 
     def __init__(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> None:
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """Return how far the run is."""
+        """Return the state of the run."""
         if not self.task.done():
             return "running"
         if self.task.cancelled():
@@ -76,7 +76,7 @@ class Run:
         self.task.add_done_callback(lambda _: then(self))
 
     async def result(self) -> Prediction:
-        """Return the answer of the run. To cancel the wait does not stop the run.
+        """Return the answer of the run. Cancelling the wait does not stop the run.
 
         Raises:
             Problem: if the run was stopped.
@@ -127,7 +127,7 @@ class Runs:
         keep: number of runs that have ended, of which the record is kept.
 
     Attributes:
-        total: what all runs that have ended used.
+        total: usage of all runs that have ended.
     """
 
     limit: int = 64

@@ -23,10 +23,10 @@ _LIVE: Final = "program"
 
 
 def check_address(host: str, options: ServeOptions) -> None:
-    """Check that others than this machine need a key.
+    """Check that there is a key if other machines can reach the host.
 
     Raises:
-        ConfigurationError: if they need none.
+        ConfigurationError: if there is none.
     """
     if options.key is None and not is_loopback(host):
         raise ConfigurationError(
@@ -62,7 +62,9 @@ def serve(
     try:
         server.run()
     except SystemExit:
-        raise RunError(f"cannot listen at {host}:{port}; is another server there? Choose another --port") from None
+        raise RunError(
+            f"cannot listen at {host}:{port}; is another server running there? Choose another --port"
+        ) from None
 
 
 class LiveRun:
@@ -81,7 +83,7 @@ class LiveRun:
         self._thread = threading.Thread(target=self._server.run, name="moa-dspy-page", daemon=True)
 
     def result(self) -> Prediction:
-        """Do the run, and return its prediction. The page stays until ``close``.
+        """Run the program, and return its prediction. The page is served until ``close``.
 
         Raises:
             Exception: what the program raised. An interrupt stops the run.

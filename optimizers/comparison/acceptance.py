@@ -31,9 +31,9 @@ __all__ = ["Acceptance", "Scores", "Side", "accept", "decide", "looks"]
 
 Side: TypeAlias = Literal["baseline", "candidate"]
 _INTERIM: Final = 0.02
-"""The share of alpha that is spent on the look half-way (Haybittle and Peto's rule). The rest is left for the end."""
+"""The share of alpha for the interim test (Haybittle and Peto's rule). The rest is left for the final test."""
 _LEAST_INTERIM: Final = 20
-"""With fewer examples there is no look half-way."""
+"""With fewer examples there is no interim test."""
 
 
 class Scores(pydantic.BaseModel):
@@ -77,7 +77,7 @@ class Acceptance(Scores, Reported):
         failed: the number of failed runs of the baseline and of the candidate; they score 0.
         checked: the number of tuning examples that the held-out examples were checked against.
         repeated: the number of held-out examples that were left out, because they repeat a question.
-        saved: the number of held-out examples that were not run, because the result was clear half-way.
+        saved: the number of held-out examples that were not run, because the interim test was clear.
         reused: the number of other decisions that were taken on these held-out examples before.
         cost: cost of both measurements.
     """
@@ -126,7 +126,7 @@ def accept(
         tuned_on: all examples that the candidate was tuned or chosen on, validation included.
         alpha: probability of accepting a candidate that is not better.
         power: of the test for which ``needed`` is computed.
-        interim: whether to end half-way if the result is clear; see ``looks``.
+        interim: whether to end halfway if the result is clear; see ``looks``.
         budget: limits; a ``BudgetGuard`` shares one budget among several calls.
         concurrency: maximum number of concurrent runs.
         progress: called with ``baseline`` or ``candidate`` and each finished run.
@@ -189,7 +189,7 @@ def _saved_note(ran: int, planned: int) -> str:
 def looks(examples: int, alpha: float, interim: bool) -> list[tuple[int, float]]:
     """Return after how many examples the test is made, and at what level.
 
-    The levels add up to ``alpha``, so that both looks together err as often as one test. A candidate that does not gain
+    The levels add up to ``alpha``, so that both tests together err as often as one. A candidate that does not gain
     on the first half is not run on the rest; this can only reduce errors.
     """
     if not interim or examples < _LEAST_INTERIM:

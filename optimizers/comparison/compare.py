@@ -233,8 +233,8 @@ def _run_all(
             run.enter_baselines(names, program, singles, pilot)
     except BudgetExhaustedError:
         raise BudgetTooSmallError(
-            "the budget ended before all contenders had run, so nothing can be said of them; with a larger one the "
-            "same call goes on from here out of the cache"
+            "the budget ended before all contenders had run, so there is no verdict; with a larger one the "
+            "same call continues from the cache"
         ) from None
     if len(run.entries) == 1:
         raise RunError(f"there is nothing to compare with: {'; '.join(run.notes)}")
@@ -348,7 +348,9 @@ def _unseen(devset: Sequence[dspy.Example], programs: Sequence[AttentionMoA]) ->
             f"{len(devset) - len(unseen)} test examples are left out: a program shows them to its models as demos"
         )
     if len(examples) < len(unseen):
-        notes.append(f"{len(unseen) - len(examples)} test examples are left out: they ask what another one asks")
+        notes.append(
+            f"{len(unseen) - len(examples)} test examples are left out: they repeat the question of another one"
+        )
     return examples, notes
 
 

@@ -182,7 +182,7 @@ def storage_failures() -> Iterator[None]:
         cause = failure.orig if isinstance(failure, DBAPIError) else failure or error
         raise RunError(
             f"the storage of the study failed ({str(cause).splitlines()[0]}); its trials are kept, so the same command "
-            "goes on from there once it can be written"
+            "continues once it can be written"
         ) from error
 
 

@@ -104,7 +104,7 @@ def test_a_budget_ends_it_and_says_how_to_go_on(
     assert main([command, *COMMON, "--metric", "exact", *limit]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "goes on from here" in said.err
+    assert "the same call continues" in said.err
     assert main([command, *COMMON, "--metric", "exact", "--max-calls", "500"]) == 0
 
 

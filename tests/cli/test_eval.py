@@ -187,7 +187,10 @@ def test_a_budget_that_ends_it_is_said(
     out = str(tmp_path / "run.jsonl")
     assert main(command(items, config, "--max-calls", "4", "--out", out)) == 0
     said = capsys.readouterr()
-    assert "the budget ended it: 20 of 24 items were not run; the same command with a larger budget goes on" in said.err
+    assert (
+        "the budget ended the run: 20 of 24 items were not run; the same command with a larger budget resumes it"
+        in said.err
+    )
     assert main(command(items, config, "--max-calls", "100", "--out", out, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["scored"] == COUNT
 

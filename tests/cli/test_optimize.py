@@ -104,7 +104,7 @@ def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureF
     assert main(["optimize", *COMMON, *arguments, "--out", "tuned.json"]) == 0
     said = capsys.readouterr()
     assert "score on 12 held-out examples" in said.out or "nothing better" in said.out
-    assert "saved in tuned.json: the program as it was given" in said.err
+    assert "saved in tuned.json: the original program" in said.err
     record = loaded("tuned.json").provenance
     assert record is not None
     assert [(entry.use, entry.name) for entry in record.data] == [("tuning", "items.jsonl"), ("held-out", "held.jsonl")]

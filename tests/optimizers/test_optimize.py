@@ -585,9 +585,7 @@ class TestCustomAttention:
         result = optimize(program, trainset=examples(24), metric=exact, parts=parts, method="labeled", **SEARCH)
         assert isinstance(program.architecture.attention, Ring)
         assert result.report["baseline"]["architecture"] is None
-        assert any(
-            note.startswith("attention of the program is an object of your own") for note in result.report["notes"]
-        )
+        assert any(note.startswith("attention of the program is a custom object") for note in result.report["notes"])
         assert "No architecture is on record" in render([result.report])
         if parts == ["architecture"]:
             assert result.searched[0].program.architecture.custom_parts == ()
@@ -595,7 +593,7 @@ class TestCustomAttention:
             assert isinstance(result.candidate.architecture.attention, Ring)
             critiques = result.candidate(question="task 001").trace.select(layer=1, stage="critique")
             assert {(step.agent, step.target) for step in critiques} == {("b", "a"), ("c", "b"), ("a", "c")}
-            with pytest.raises(ConfigurationError, match="attention is an object of your own"):
+            with pytest.raises(ConfigurationError, match="attention is a custom object"):
                 result.candidate.save(tmp_path / "program.json")
 
     def test_it_is_no_choice_of_a_search(self) -> None:
@@ -619,7 +617,7 @@ class TestWhatIsHeldOut:
 
         again = optimize(first.program, trainset=tasks, seed=1, **given | {"metric": noted, "method": "bootstrap"})
         assert again.report["data"]["held-out"]["examples"] >= 20
-        assert any("was made from examples before" in note for note in again.report["notes"])
+        assert any("was tuned on examples before" in note for note in again.report["notes"])
         held = [example for example in tasks if example.question in shown]
         with pytest.raises(ConfigurationError, match="that the program shows its models as demos"):
             optimize(first.program, trainset=[task for task in tasks if task not in held], valset=held, **given)
@@ -631,7 +629,7 @@ class TestWhatIsHeldOut:
         )
         sizes = result.report["data"]
         assert sizes["tuning"]["examples"] + sizes["held-out"]["examples"] == 20
-        assert "20 examples ask what another one asks, and are left out" in result.report["notes"]
+        assert "20 examples repeat the question of another one, and are left out" in result.report["notes"]
 
 
 class TestTheStopRule:

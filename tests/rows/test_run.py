@@ -163,7 +163,7 @@ def test_a_damaged_answer_is_named_by_its_line(tmp_path: Path, change: dict[str,
     run(program(), ROWS[:2], out=out)
     good, bad = lines(out)
     out.write_text("".join(json.dumps(answer) + "\n" for answer in (good, bad | change)))
-    with pytest.raises(ConfigurationError, match="line 2: no answer"):
+    with pytest.raises(ConfigurationError, match="line 2: not an answer"):
         run(program(), ROWS, out=out)
 
 
@@ -180,7 +180,7 @@ def test_bytes_are_a_column_and_unnamed_columns_are_refused() -> None:
     answers = run(program(), [{"question": "a", "image": b"\xff\xd8"}]).answers or ()
     assert [answer["image"] for answer in answers] == ["_9g="]
     row: Any = {"question": "a", 3: "b"}
-    with pytest.raises(ConfigurationError, match="names of columns are text"):
+    with pytest.raises(ConfigurationError, match="column names must be text"):
         run(program(), [row])
 
 

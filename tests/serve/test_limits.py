@@ -60,14 +60,14 @@ DEEP = b'{"model": "moa/p", "messages": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
         (DEEP, 400, "recursion limit"),
         (b"x" * 100_001, 413, "larger than 100000 bytes"),
         (asked("?", n=2), 400, "one answer"),
-        (asked("?", tools=[{}]), 400, "no tools"),
+        (asked("?", tools=[{}]), 400, "not support tools"),
         (asked("?", stream="yes"), 400, "stream: Input should be a valid boolean"),
         (asked("?", model=3), 400, "model: Input should be a valid string"),
         (asked("?", model="moa/q"), 404, "there is no model 'moa/q'; there are: moa/p"),
         (asked("?", messages="?"), 400, "messages: "),
         (asked("?", messages=[{"role": "robot", "content": "?"}]), 400, "messages.0.role"),
-        (asked("?", messages=[{"role": "user", "content": [{"type": "audio"}]}]), 400, "no 'audio'"),
-        (asked("?", messages=[{"role": "assistant", "content": "?"}]), 400, "not the user's"),
+        (asked("?", messages=[{"role": "user", "content": [{"type": "audio"}]}]), 400, "not 'audio'"),
+        (asked("?", messages=[{"role": "assistant", "content": "?"}]), 400, "must be the user's"),
         (asked("?", messages=[]), 400, "question is missing"),
         (asked("?", moa={"streem": "none"}), 400, "moa.streem"),
         (asked("?", moa={"budget": {"calls": 0}}), 400, "must be at least 1"),
@@ -179,7 +179,7 @@ def test_programs_are_named_after_files_and_folders(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="two programs would be called 'one'"):
         load_programs([str(tmp_path), str(tmp_path / "one.json")])
     (tmp_path / "three").mkdir()
-    with pytest.raises(ConfigurationError, match="has no program"):
+    with pytest.raises(ConfigurationError, match="contains no program"):
         load_programs([str(tmp_path / "three")])
 
 

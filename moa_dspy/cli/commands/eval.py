@@ -161,7 +161,7 @@ def _evaluate(job: Job, options: Eval, budget: Budget | None) -> EvaluateResult:
         )
     except KeyboardInterrupt:
         if options.out is not None:
-            note(f"the same command goes on from here: what is finished is in {options.out}")
+            note(f"the same command resumes the run: finished items are in {options.out}")
         raise
 
 
@@ -179,5 +179,5 @@ def _warn_of_gaps(result: EvaluateResult, remarks: Sequence[str]) -> None:
         how = "the same command asks again" if result.path else "with --out they could be asked for again"
         warning(f"{result.unread} of {result.items} answers could not be read and count as wrong; {how}")
     if result.pending:
-        how = "the same command with a larger budget goes on" if result.path else "with --out it could go on"
-        warning(f"the budget ended it: {result.pending} of {result.items} items were not run; {how}")
+        how = "the same command with a larger budget resumes it" if result.path else "with --out it could be resumed"
+        warning(f"the budget ended the run: {result.pending} of {result.items} items were not run; {how}")

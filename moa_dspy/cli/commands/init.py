@@ -23,11 +23,11 @@ __all__ = ["run"]
 
 _TEMPERATURES: Final = (None, 0.9, 0.6)  # of the first, second and third sample of one model
 _HEAD: Final = """\
-# Agents of moa-dspy, written by moa-dspy init {version}. Keys have no place here: they stay in the environment.
+# Agents of moa-dspy, written by moa-dspy init {version}. Keys do not belong here: they stay in the environment.
 #
 #   moa-dspy ask "Why is the night sky dark?" --config {file}
 #   moa-dspy plan --config {file}          what a question costs
-#   moa-dspy doctor --config {file}        whether every agent answers, and what it lacks
+#   moa-dspy doctor --config {file}        whether every agent answers, and what it does not support
 #
 # {price}
 """

@@ -87,7 +87,7 @@ def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
                 before=None if settings.quiet else confirm,
             )
         except KeyboardInterrupt:
-            note("the same command goes on from here: answered calls are in the response cache, trials in --storage")
+            note("the same command continues: answered calls are in the response cache, trials in --storage")
             raise
 
 
@@ -99,9 +99,9 @@ def _write(result: OptimizeResult, options: Optimize) -> None:
     write_file(options.record, json_text(result.report) + "\n")
     if options.report is not None:
         write_file(options.report, render([result.report]))
-    note(f"saved in {options.out}: {'the candidate' if result.accepted else 'the program as it was given'}")
+    note(f"saved in {options.out}: {'the candidate' if result.accepted else 'the original program'}")
     if result.ended_by == "budget":
-        note("to go on with a larger budget, run the same command with --force, which replaces what was saved")
+        note("to continue with a larger budget, run the same command with --force, which replaces the saved files")
 
 
 def _prompt_lm(name: str | None) -> dspy.BaseLM | None:

@@ -31,8 +31,8 @@ def run(options: Profile) -> None:
             agents = contributions(job.program, job.examples, job.metric, progress=progress, **shared)
     except BudgetExhaustedError:
         raise RunError(
-            "the budget ended before all examples had run; with a larger one the same command goes on from here, "
-            "since answered calls are in the response cache"
+            "the budget ended before all examples had run; with a larger one the same command continues, "
+            "because answered calls are in the response cache"
         ) from None
     if options.json:
         write_json({"stages": stages.report, "contributions": None if agents is None else agents.report})

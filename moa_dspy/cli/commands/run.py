@@ -54,7 +54,7 @@ def _announce(prepared: RowRun) -> None:
     """Write what the run will cost."""
     survey, cost = prepared.survey, prepared.estimate()
     if survey.total is None:
-        note("the rows are read as they come, so their number and their cost are not known")
+        note("the rows are read as they are answered, so their number and their cost are not known")
     elif cost is not None:
         note(
             f"{survey.waiting:,} of {survey.total:,} rows wait; estimated, if nothing stops early: "
@@ -71,7 +71,7 @@ def _go(prepared: RowRun) -> RunResult:
     try:
         return prepared.go(progress=not settings.quiet)
     except KeyboardInterrupt:
-        note(f"the same command goes on from here: the answers so far are in {prepared.journal}")
+        note(f"the same command resumes the run: the answers so far are in {prepared.journal}")
         raise
 
 
@@ -80,7 +80,7 @@ def _warn_of_gaps(result: RunResult) -> None:
         warning(f"{result.errors:,} rows failed; the same command tries them again")
     if result.ended_by == "budget":
         pending = "further rows" if result.pending is None else f"{result.pending:,} rows"
-        warning(f"the budget ended it: {pending} were not run; the same command with a larger budget goes on")
+        warning(f"the budget ended the run: {pending} were not run; the same command with a larger budget resumes it")
 
 
 def _parts(result: RunResult) -> Iterator[RenderableType]:

@@ -1,4 +1,4 @@
-"""``moa-dspy serve``: programs behind an OpenAI-compatible address."""
+"""``moa-dspy serve``: programs over an OpenAI-compatible API."""
 
 from __future__ import annotations
 

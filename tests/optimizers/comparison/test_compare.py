@@ -174,7 +174,7 @@ def test_what_failed_runs_paid_for_is_in_the_cost() -> None:
 
 def test_a_budget_ends_it_with_what_to_do() -> None:
     program = ensemble()
-    with pytest.raises(RunError, match="with a larger one the same call goes on"):
+    with pytest.raises(RunError, match="with a larger one the same call continues"):
         compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=100))
     assert sum(len(agent.lm.requests) for agent in program.agents) <= 100  # type: ignore[union-attr]
     assert compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=400)).use
@@ -187,7 +187,7 @@ def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None
     result = compare(program, baselines={"mine": other}, devset=[*TASKS[:10], *TASKS[5:10]], metric=exact)
     assert result.examples == 9
     assert "1 test examples are left out: a program shows them to its models as demos" in result.notes
-    assert "5 test examples are left out: they ask what another one asks" in result.notes
+    assert "5 test examples are left out: they repeat the question of another one" in result.notes
 
 
 def test_the_largest_size_is_called_that() -> None:
