@@ -259,10 +259,14 @@ def _run(
                 totals.add(record, earlier)
                 show(totals.progress(record))
 
+        def on_cut(item: Item, run: Run) -> None:
+            if file is not None and (run.program_usage.calls or run.metric_usage.calls):
+                file.append(job.record(item, run, done.get(item.key)))  # so that a later start counts it
+
         if show is not None:
             show(totals.progress())
         items = [job.item(name, done.get(name)) for name in job.examples if name not in done or not done[name].complete]
-        event_loop.run(lambda: runner.run(items, on_run))
+        event_loop.run(lambda: runner.run(items, on_run, on_cut=on_cut))
     return done, runner.cut_short
 
 

@@ -35,7 +35,7 @@ from moa_dspy.errors import (
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
-from moa_dspy.trace import Step, StepStarted, Trace, watch
+from moa_dspy.trace import Failure, Step, StepStarted, Trace, watch
 
 __all__ = [
     "FIRST_FAILURES",
@@ -58,6 +58,7 @@ FIRST_FAILURES: Final = 10
 """The loop ends if this many examples fail before any has succeeded, because they probably have one cause."""
 
 _NO_USAGE: Final = Usage()
+_CUT: Final = Failure(kind="budget", message="the budget ended while this item ran")
 _AGENT_FIELDS: Final = frozenset({"temperature", "max_tokens"})
 
 
@@ -157,7 +158,7 @@ class ExampleRunner:
         items: Iterable[Item],
         on_run: Callable[[Item, Run], None],
         ahead: int = 1,
-        on_cut: Callable[[Item, Usage], None] | None = None,
+        on_cut: Callable[[Item, Run], None] | None = None,
     ) -> bool:
         """Run the items concurrently.
 
@@ -166,7 +167,7 @@ class ExampleRunner:
                 number of them takes little memory.
             on_run: called with each finished run.
             ahead: number of such items that are read at once.
-            on_cut: called with each item that the budget cut short, and the usage of the program on it.
+            on_cut: called with each item that the budget cut short, and a failed run that holds the usage so far.
 
         Returns:
             Whether all items were run; False if the budget ended first.
@@ -215,7 +216,11 @@ class ExampleRunner:
                 self._complete = False
                 self.cut_short = {who: usage + used[who] for who, usage in self.cut_short.items()}
                 if self._on_cut is not None:
-                    self._on_cut(item, used["program"])
+                    own, metrics = used["program"], used["metric"]
+                    cut = Run(
+                        status="error", failure=_CUT, example=item.example, program_usage=own, metric_usage=metrics
+                    )
+                    self._on_cut(item, cut)
                 return
             on_run(item, run)
             self._check_failures(run)

@@ -26,7 +26,6 @@ from moa_dspy.rows.answers import AnswerFile, Answers, Columns
 from moa_dspy.rows.reading import Inputs, Rows, Survey
 from moa_dspy.rows.results import RunProgress, RunResult
 from moa_dspy.runtime import event_loop
-from moa_dspy.trace import Failure
 
 __all__ = ["RowRun", "run"]
 
@@ -34,7 +33,6 @@ _PLANNED: Final = 5  # number of rows planned for an estimate
 _AT_ONCE: Final = 8  # rows
 _IN_BATCHES: Final = 10_000  # rows that are open at once in batches
 _AHEAD: Final = 64  # rows that are read at once; of a stream, each is answered as it comes
-_CUT: Final = Failure(kind="budget", message="the budget ended while this row ran")
 _IN_MEMORY: Final = 10_000  # replies of DSPy's response cache that stay in memory
 
 
@@ -220,11 +218,10 @@ class RowRun:
             path=self._out,
         )
 
-    def _keep_cut(self, item: Item, used: Usage) -> None:
+    def _keep_cut(self, item: Item, run: Run) -> None:
         """Write a row that the budget cut short, so that its calls count in the budget of a later start."""
-        if used.calls and self._out is not None:
-            run = Run("error", failure=_CUT, example=item.example, program_usage=used)
-            self._answers.add(self._columns.of(item.key, run, used))
+        if run.program_usage.calls and self._out is not None:
+            self._answers.add(self._columns.of(item.key, run, run.program_usage))
 
     @property
     def _batch_journal(self) -> Path | None:

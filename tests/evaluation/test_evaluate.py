@@ -391,7 +391,7 @@ def test_a_budget_of_calls_holds_whatever_is_repeated_or_asked_by_the_metric(kin
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported(ensemble: bool) -> None:
+def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported(ensemble: bool, tmp_path: Path) -> None:
     quick, slow = model(latency=0.05), ScriptedLM("x", latency=60)
 
     class Both(dspy.Module):
@@ -400,10 +400,16 @@ def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported(ensemble
 
     moa = AttentionMoA("question -> answer", [quick, slow], layers=1, attention="none")
     program = moa if ensemble else Both()
-    result = evaluate(program, mine(items(4)), ExactMatch(), budget=Budget(seconds=0.8), concurrency=2)
-    assert (result.scored, result.ended_by) == (0, "budget")
+    options: dict[str, Any] = {"concurrency": 2, "out": tmp_path / "records.jsonl"}
+    result = evaluate(program, mine(items(4)), ExactMatch(), budget=Budget(seconds=0.8), **options)
+    assert (result.scored, result.ended_by, result.pending, result.errors) == (0, "budget", 4, 0)
     assert result.usage.paid_calls - result.usage.unanswered == len(quick.requests)
     assert result.usage.unanswered > 0
+    vars(slow)["_engine_spec"].latency = 0
+    later = evaluate(program, mine(items(4)), ExactMatch(), **options)
+    assert (later.scored, later.errors) == (4, 0)
+    assert later.usage.paid_calls - later.usage.unanswered == len(quick.requests) + len(slow.requests)
+    assert later.usage.unanswered == result.usage.unanswered
 
 
 def test_a_budget_of_tokens_is_kept_with_many_items_under_way() -> None:
