@@ -72,6 +72,13 @@ class CallingOptions(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TraceOptions(Command):
+    """The options of every command that writes many answers."""
+
+    trace: bool = _flag("Write the record of every step with each answer.", "--trace")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitOptions(Command):
     """Limits on what a command, or each question to a server, may spend."""
 
@@ -171,7 +178,7 @@ class Plan(QuestionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(ExampleOptions):
+class Eval(ExampleOptions, TraceOptions):
     """Score a program on a benchmark or on your own examples.
 
     An interrupted run with --out resumes where it stopped. Without PROGRAM, --config, --agent or --recipe, three agents
@@ -191,7 +198,7 @@ class Eval(ExampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(ProgramOptions, CallingOptions):
+class Run(ProgramOptions, CallingOptions, TraceOptions):
     """Answer many questions: the rows of a file, a data set or standard input.
 
     The expected cost is shown first. The same command resumes an interrupted run: rows that have an answer are not
@@ -206,7 +213,6 @@ class Run(ProgramOptions, CallingOptions):
     fields: str | None = _option("FIELD=COLUMN,...", "The columns of the task's fields.  [default: all columns]")
     split: str | None = _option("NAME", "The split.  [default: test]")
     limit: int | None = _option("N", "Only the first N rows.", min=1)
-    trace: bool = _flag("Write the record of every step with each answer.", "--trace")
     batch: bool = _flag("Send requests in batches of their provider, at half the price, within a day.", "--batch")
     batch_rest: str = _option(
         "HOW",

@@ -55,6 +55,7 @@ def evaluate(
     against: str | Path | None = None,
     outputs: str | Path | None = None,
     name: str | None = None,
+    trace: bool = False,
     batch: Batches | bool = False,
     concurrency: int | None = None,
     budget: Budget | None = None,
@@ -75,6 +76,7 @@ def evaluate(
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format, or a folder for answers and judgments in the official layout.
         name: the program's name in the result and in official files.
+        trace: whether each record has the trace of its run. The report then shows the run.
         batch: whether requests go in batches of their provider, at half the price; or how, see ``Batches``.
         concurrency: maximum number of concurrent items. Default: 8, or all in batches.
         budget: limits of the evaluation, including the judge and earlier starts (seconds: this start only).
@@ -89,7 +91,7 @@ def evaluate(
     check_metric(scorer)
     check_inputs(program, data.examples[0])
     remarks = remarks_of(scorer, data.examples)
-    job = _Job(program, data, scorer, identified(data.examples), name or label(program))
+    job = _Job(program, data, scorer, identified(data.examples), name or label(program), trace)
     others = {} if against is None else read_other(against, job.run)
     if outputs is not None:
         check_outputs(data.benchmark, outputs)
@@ -173,6 +175,7 @@ class _Job:
     metric: Metric
     examples: Mapping[str, dspy.Example]
     name: str
+    trace: bool
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -208,6 +211,7 @@ class _Job:
             judge=run.metric_usage + earlier.judge if earlier else run.metric_usage,
             seconds=round(run.seconds + (answered.seconds if answered else 0.0), 3),
             finished=round(time.time(), 3),
+            trace=answered.trace if answered else run.trace,
         )
 
 
@@ -247,6 +251,7 @@ def _run(
             guard=guard,
             benchmark=job.data.benchmark,
             calls=calls,
+            keep_traces=job.trace,
             succeeded=len(failed) < len(done),
         )
 

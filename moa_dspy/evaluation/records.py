@@ -21,7 +21,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import CONNECTION
 from moa_dspy.evaluation.scoring import Status, jsonable
 from moa_dspy.files.append_file import AppendFile
-from moa_dspy.trace import Failure
+from moa_dspy.trace import Failure, Trace
 
 __all__ = ["FORMAT", "Record", "RecordFile", "difference", "latest", "outputs_of", "read_records", "restored"]
 
@@ -48,6 +48,7 @@ class Record(pydantic.BaseModel):
         judge: usage of the metric's calls.
         seconds: wall time of program and metric.
         finished: end time, in seconds since 1970.
+        trace: the record of every step, if it was asked for.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +66,7 @@ class Record(pydantic.BaseModel):
     judge: Usage = Usage()
     seconds: float = 0.0
     finished: float = 0.0
+    trace: Trace | None = None
 
     @property
     def unread(self) -> bool:
@@ -187,7 +189,8 @@ class RecordFile:
         Raises:
             RunError: if it cannot be written.
         """
-        self._write(record.model_dump(mode="python"))
+        trace = {} if record.trace is None else {"trace": record.trace.model_dump(mode="json")}
+        self._write({**record.model_dump(mode="python", exclude={"trace"}), **trace})
 
     def _write(self, value: Mapping[str, Any]) -> None:
         self._file.append((json.dumps(value) + "\n").encode("ascii"))

@@ -23,6 +23,7 @@ from moa_dspy.run_view import RunView, visible_signs
 
 __all__ = ["render"]
 
+_SHOWN_RUNS: Final = 50  # of an evaluation: each has all texts of its run
 _TITLES: Final = {
     "stop": "Depth and stop rule",
     "gate": "Agreement gate: loss against savings",
@@ -120,5 +121,6 @@ def _environment() -> jinja2.Environment:
         architecture_text=architecture_text,
         prompt_changes=prompt_changes,
         run_view=RunView.of,
+        shown_runs=_SHOWN_RUNS,
     )
     return made

@@ -158,6 +158,7 @@ def _evaluate(job: Job, options: Eval, budget: Budget | None) -> EvaluateResult:
             budget=budget,
             progress=not settings.quiet,
             name=options.name,
+            trace=options.trace,
         )
     except KeyboardInterrupt:
         if options.out is not None:

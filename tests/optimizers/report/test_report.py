@@ -23,7 +23,7 @@ from hypothesis import example, given, settings, strategies as st
 from support import planted
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import ConfigurationError
+from moa_dspy import ConfigurationError, evaluate
 from moa_dspy.optimizers import SearchSpace, accept, ceiling, compare, compile, contributions, profile, search  # noqa: A004
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
@@ -521,6 +521,23 @@ def test_the_records_of_an_evaluation_are_shown(tmp_path: Path) -> None:
         "12 calls, 90 tokens, $3.000000",
     ):
         assert words in page.text, words
+
+
+def test_an_evaluation_with_traces_shows_the_runs_of_wrong_answers_first(tmp_path: Path) -> None:
+    program = planted.program_of(planted.agents(planted.told, 2), attention="full", layers=1)
+    data, out = planted.examples(0, 3), tmp_path / "records.jsonl"
+
+    def metric(asked: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        return float(asked.question != data[1].question)
+
+    result = evaluate(program, data, metric, out=out, trace=True)
+    assert [record.trace.calls for record in result.records if record.trace] == [9, 9, 9]
+    again = evaluate(program, data, metric, out=out, trace=True)
+    assert [record.trace for record in again.records] == [record.trace for record in result.records]
+    page = checked(render(records_of_file(str(out))))
+    runs = re.findall(r"Run of .*?, score \d", page.text)
+    assert [run[-1] for run in runs] == ["0", "1", "1"]
+    assert page.text.count("Layer 1") == 3
 
 
 def test_a_trace_is_shown_with_every_step(tmp_path: Path) -> None:
