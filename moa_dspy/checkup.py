@@ -15,6 +15,7 @@ from moa_dspy._dspy import enforces_schema, get_litellm
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.prices import ModelPrice, PriceTable, price_list
+from moa_dspy.discovery import context_at
 from moa_dspy.errors import MoAError
 from moa_dspy.identity import server_of
 from moa_dspy.model_limits import takes_system, takes_temperature
@@ -129,7 +130,7 @@ def _checkup(agent: Agent, asked: Step | Failure) -> Checkup:
         tokens=asked.tokens.total,
         cost_usd=asked.cost_usd,
         price=price,
-        context=_context(model),
+        context=_context(lm),
         features=features,
         remedies=tuple(_remedies(agent, asked, price, features)),
     )
@@ -167,8 +168,12 @@ def _entry(model: Any) -> Any:
     return prices.get(str(model)) or prices.get(str(model).partition("/")[2]) or {}
 
 
-def _context(model: str | None) -> int | None:
-    tokens = _entry(model).get("max_input_tokens")
+def _context(lm: Any) -> int | None:
+    """Return the longest prompt in tokens, as the model's own server says, or by a list; None if neither knows it."""
+    model, address = str(getattr(lm, "model", None)), server_of(lm)
+    if address is not None:
+        return context_at(address, model.partition("/")[2], getattr(lm, "kwargs", {}).get("api_key"))
+    tokens = getattr(getattr(lm, "engine", None), "window", None) or _entry(model).get("max_input_tokens")
     return tokens if isinstance(tokens, int) else None
 
 

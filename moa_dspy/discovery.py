@@ -12,15 +12,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
-__all__ = ["PROVIDERS", "SERVERS", "Offer", "Provider", "Server", "discover", "models_at", "three_of"]
+__all__ = ["PROVIDERS", "SERVERS", "Offer", "Provider", "Server", "context_at", "discover", "models_at", "three_of"]
 
 _SECONDS: Final = 1.0
 _BYTES: Final = 1 << 20
 _MODELS: Final = 20
 # What a model's name may be in a configuration. Anything else that a server says is not one.
 _NAME: Final = re.compile(r"[\w.:@/+-]{1,200}")
+# What servers call the longest prompt; of a model that is loaded before that of the model itself.
+_CONTEXT: Final = ("loaded_context_length", "max_model_len", "n_ctx", "context_length", "max_context_length")
 _NOT_CHATTING: Final = re.compile(r"embed|rerank|whisper|tts|clip|bge-", re.IGNORECASE)
 
 
@@ -107,23 +110,58 @@ def discover(environment: Mapping[str, str] | None = None, servers: Sequence[Ser
 
 def models_at(port: int) -> list[str]:
     """Return the names of the models that a server on this machine lists; empty if none answers in time."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
-    ending = contextlib.ExitStack()
-    try:
-        connection.connect()
-        ending.enter_context(_closed_after(_SECONDS, connection.sock))
-        connection.request("GET", "/v1/models", headers={"Accept": "application/json"})
-        reply = connection.getresponse()
-        content = json.loads(reply.read(_BYTES)) if reply.status == http.client.OK else None
-    except (OSError, ValueError, RecursionError, http.client.HTTPException):
-        return []
-    finally:
-        ending.close()
-        connection.close()
-    entries = content.get("data") if isinstance(content, dict) else None
-    names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    content = _json_at(f"http://127.0.0.1:{port}/v1/models")
+    names = [entry.get("id") for entry in _entries(content)]
     usable = [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]
     return [name for name in dict.fromkeys(usable) if not _NOT_CHATTING.search(name)][:_MODELS]
+
+
+def context_at(address: str, model: str, key: str | None = None) -> int | None:
+    """Return the longest prompt that a server takes for a model, in tokens; None if it does not say.
+
+    OpenAI's interface has no place for it, so each server has its own: vLLM and routers list it with their models, LM
+    Studio and Ollama with the models that are loaded, llama.cpp with its settings.
+
+    Args:
+        address: of OpenAI's interface, such as ``http://127.0.0.1:8000/v1``.
+        model: its name there.
+        key: sent to the server.
+    """
+    base = address.rstrip("/")
+    root = base.removesuffix("/v1")
+    for url in (f"{base}/models", f"{root}/api/v0/models", f"{root}/api/ps", f"{root}/props"):
+        content = _json_at(url, key)
+        entries = [entry for entry in _entries(content) if model in (entry.get("id"), entry.get("model"))]
+        settings = content.get("default_generation_settings") if isinstance(content, dict) else None
+        for entry in (*entries, settings):
+            sizes = [entry.get(name) for name in _CONTEXT] if isinstance(entry, dict) else []
+            known = next((size for size in sizes if isinstance(size, int) and size > 0), None)
+            if known is not None:
+                return known
+    return None
+
+
+def _entries(content: Any) -> list[dict[str, Any]]:
+    """Return the models in a list of models."""
+    listed = (content.get("data") or content.get("models")) if isinstance(content, dict) else None
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def _json_at(url: str, key: str | None = None) -> Any:
+    """Return the JSON value at an address; None if there is none, or if it takes longer than a second."""
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
+        with contextlib.closing(connection), contextlib.ExitStack() as ending:
+            connection.connect()
+            ending.enter_context(_closed_after(_SECONDS, connection.sock))
+            connection.request("GET", parts.path, headers=headers)
+            reply = connection.getresponse()
+            return json.loads(reply.read(_BYTES)) if reply.status == http.client.OK else None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException):
+        return None
 
 
 @contextlib.contextmanager

@@ -196,12 +196,14 @@ class _Engine:
         model: name of the local model.
         free: calls cost nothing; read by the price table.
         slots: number of requests that the server handles at once; read as the default limit of concurrent calls.
+        window: tokens of prompt and answer together.
     """
 
     model: str = EMBEDDED
 
     free: ClassVar[bool] = True
     slots: ClassVar[int] = LocalSettings.slots
+    window: ClassVar[int] = LocalSettings.window
     supports_response_schema: ClassVar[bool] = True
     supports_function_calling: ClassVar[bool] = False
     supports_reasoning: ClassVar[bool] = False

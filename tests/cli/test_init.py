@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from moa_dspy.cli import main
 from moa_dspy.cli.commands import init
 from moa_dspy.config import load_config
 from moa_dspy.cost.prices import price_list
-from moa_dspy.discovery import PROVIDERS, Server, discover, models_at, three_of
+from moa_dspy.discovery import PROVIDERS, Server, context_at, discover, models_at, three_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -129,6 +130,43 @@ def test_a_server_that_never_ends_its_answer_costs_a_second() -> None:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "expected"),
+    [
+        ("/v1/models", {"data": [{"id": "other", "max_model_len": 1}, {"id": "m", "max_model_len": 4096}]}, 4096),
+        ("/v1/models", {"data": [{"id": "m", "context_length": 131072}]}, 131072),
+        ("/api/v0/models", {"data": [{"id": "m", "max_context_length": 32768, "loaded_context_length": 4096}]}, 4096),
+        ("/api/ps", {"models": [{"name": "m", "model": "m", "context_length": 8192}]}, 8192),
+        ("/props", {"default_generation_settings": {"n_ctx": 2048}}, 2048),
+        ("/v1/models", {"data": [{"id": "m", "max_model_len": "many"}]}, None),
+        ("/v1/models", {"data": [{"id": "m", "meta": {"n_ctx_train": 4096}}]}, None),
+        ("/nowhere", {}, None),
+    ],
+)
+def test_the_context_is_what_the_server_says(path: str, content: Any, expected: int | None) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_response(200 if self.path == path else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        assert context_at(f"http://127.0.0.1:{server.server_port}/v1/", "m", "key") == expected
+        server.shutdown()
+    assert set(asked) == {"Bearer key"}
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/v1", "nowhere", "http://[::1", "http://127.0.0.1:99999/v1"])
+def test_the_context_at_a_useless_address_is_unknown(address: str) -> None:
+    assert context_at(address, "m") is None
+
+
 def test_three_models_of_as_many_sources_as_there_are() -> None:
     offers = discover({"GROQ_API_KEY": "x", "XAI_API_KEY": "y", "OPENAI_API_KEY": " "}, servers=())
     assert [offer.source for offer in offers] == ["Groq", "xAI"]
@@ -141,6 +179,8 @@ def test_three_models_of_as_many_sources_as_there_are() -> None:
 
 def test_doctor_reports_each_agent_and_what_to_do(run: Run) -> None:
     def reply(body: Body) -> Any:
+        if not body:
+            return Http(200, {"data": [{"id": "good", "max_model_len": 4096}]})
         if body["model"] == "broken":
             return refusal(401, "no such key", "invalid_api_key")
         if body["model"] == "old" and body["messages"][0]["role"] == "system":
@@ -154,10 +194,10 @@ def test_doctor_reports_each_agent_and_what_to_do(run: Run) -> None:
         Path("moa.toml").write_text(agents, encoding="utf-8")
         code, out, err = run("doctor", "--config", "moa.toml", "--json")
         good, old, broken = json.loads(out)
-        assert (code, len(server.calls)) == (1, 4)
+        assert (code, sum(bool(call.body) for call in server.calls)) == (1, 4)  # the others ask for the context
         assert err.splitlines()[-1] == "error: 1 of 3 agents did not answer: broken"
         assert (good["answer"], good["calls"], good["failure"], good["features"]["system"]) == ("7", 1, None, "yes")
-        assert good["price"] is None
+        assert (good["context"], old["context"], good["price"]) == (4096, None, None)
         assert any("price = {" in remedy for remedy in good["remedies"])
         assert (old["answer"], old["calls"], old["features"]["system"]) == ("7", 2, "no")
         assert (broken["answer"], broken["failure"]["kind"]) == (None, "auth")
