@@ -345,6 +345,7 @@ def typed_file() -> str:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
+@pytest.mark.slow
 def test_whatever_is_changed_in_a_file_it_loads_or_is_refused_in_one_line(tmp_path: Path, data: st.DataObject):
     content = json.loads(typed_file())
     for _ in range(data.draw(st.integers(1, 2))):

@@ -5,6 +5,7 @@ The measure is strict. Outside the fences, every prompt is the same, letter by l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -88,6 +89,13 @@ def run(attack: str, task: str, adapter: str) -> tuple[Trace, dict[str, list[str
     return prediction.trace, prompts
 
 
+@functools.cache
+def usual_skeletons(task: str, adapter: str) -> dict[str, set[str]]:
+    """The prompts of each role if all agents are calm, without what is fenced in."""
+    _, calm = run("hello", task, adapter)
+    return {role: {skeleton(prompt) for prompt in prompts} for role, prompts in calm.items()}
+
+
 def skeleton(prompt: str) -> str:
     return FENCED.sub(r"\1...\4", prompt)
 
@@ -102,13 +110,12 @@ def skeleton(prompt: str) -> str:
     ],
 )
 def test_outside_the_fences_no_prompt_is_changed_by_what_an_agent_says(attack: str, adapter: str, task: str) -> None:
-    _, calm = run("hello", task, adapter)
     trace, attacked = run(ATTACKS[attack], task, adapter)
 
     for step in trace.steps:
         if step.agent != "attacker":
             assert step.status == "ok", step.error
-    usual = {role: {skeleton(prompt) for prompt in prompts} for role, prompts in calm.items()}
+    usual = usual_skeletons(task, adapter)
     out = [step for step in trace.steps if step.status != "ok"]
     for role, prompts in attacked.items():
         for prompt in prompts:

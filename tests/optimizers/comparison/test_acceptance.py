@@ -176,6 +176,7 @@ def test_few_examples_that_all_agree_are_not_taken_for_certain() -> None:
     assert Gain.of([1.0] * 5, [1.0] * 5).high > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["right or wrong", "graded"])
 def test_of_candidates_that_are_no_better_at_most_alpha_are_accepted(kind: str) -> None:
     draws = np.random.default_rng(7).random((2, 200, 40))

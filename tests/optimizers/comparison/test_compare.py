@@ -396,6 +396,7 @@ def test_intervals_and_p_values_say_what_the_rule_says() -> None:
         assert ("up to -" in verdict.sentence, verdict.use == "single") == (False, right >= 40 or not shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 100])
 def test_with_all_contenders_equal_the_single_model_is_used(count: int) -> None:
     random, used = np.random.default_rng(5), 0

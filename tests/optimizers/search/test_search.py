@@ -72,6 +72,7 @@ def test_a_model_whose_answers_cannot_be_judged_is_a_bad_choice_and_no_end() -> 
 
 
 class TestWhatItFinds:
+    @pytest.mark.slow
     def test_the_best_of_everything_there_is(self) -> None:
         bound = BoundSpace(SMALL, TASK, agents(), {})
         scores = [
@@ -339,7 +340,7 @@ class TestBudget:
         lms = [simulated("a", latency=0.05), simulated("b", latency=0.05)]
         began = time.monotonic()
         result = found(
-            lms, budget=Budget(seconds=4), n_trials=500, space=SearchSpace(samples=2), pruning=Pruning(first_batch=2)
+            lms, budget=Budget(seconds=2), n_trials=500, space=SearchSpace(samples=2), pruning=Pruning(first_batch=2)
         )
         assert result.report["ended_by"] == "budget"
         assert time.monotonic() - began < 8
