@@ -341,10 +341,11 @@ def proxy(options: argparse.Namespace) -> dict[str, Any]:
                             "model": "openai/moa/p",
                             "api_base": f"{server.url}/v1",
                             "api_key": "moa-key",
+                            "use_chat_completions_api": True,
                         },
                     }
                 ],
-                "litellm_settings": {"num_retries": 0},
+                "litellm_settings": {"num_retries": 0, "use_chat_completions_url_for_anthropic_messages": True},
                 "general_settings": {"master_key": "sk-master", "cancel_on_disconnect": True},
             }
             path = Path(folder) / "litellm.json"

@@ -15,6 +15,7 @@ from moa_dspy._dspy import gepa_sizes, reanchor_candidates, with_distinct_instru
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
+from moa_dspy.optimizers.prompts.stage_guide import StageGuide
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, Vectorizer
 
@@ -314,6 +315,8 @@ class Gepa(BuiltInMethod):
         minibatch: number of runs per reflection.
         merge: whether instructions of different candidates are also combined.
         perfect: the best possible score.
+        guide: ``"text"``: the feedback is text alone. ``"stages"``: the scores of stages also choose the predictor to
+            work on, and guard which proposals are kept.
         more: further options of ``gepa.optimize``.
     """
 
@@ -323,7 +326,13 @@ class Gepa(BuiltInMethod):
     minibatch: int = 3
     merge: bool = True
     perfect: float = 1.0
+    guide: Literal["text", "stages"] = "text"
     more: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guide not in ("text", "stages"):
+            raise ConfigurationError(f"guide={self.guide!r} is unknown; use 'text' or 'stages'")
 
     def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best candidate on the validation set."""
@@ -340,6 +349,8 @@ class Gepa(BuiltInMethod):
         from dspy.teleprompt.gepa import InstructionProposer  # GEPA is slow to import
 
         budget: dict[str, Any] = {"auto": job.effort} if self.runs is None else {"max_metric_calls": self.runs}
+        stages = StageGuide(job.metric, job.student, job.seed) if self.guide == "stages" else None
+        guided = {} if stages is None else {"acceptance_criterion": stages}
         return teleprompt.GEPA(
             metric=StageFeedback(job.metric, job.student, job.note),
             reflection_lm=cast("Any", job.prompt_lm),
@@ -350,7 +361,8 @@ class Gepa(BuiltInMethod):
             warn_on_score_mismatch=False,
             seed=job.seed,
             instruction_proposer=InstructionProposer(adapter=job.adapter(dspy.JSONAdapter())),
-            gepa_kwargs={"stop_callbacks": [lambda _: job.budget_ends()], **self.more},
+            component_selector=cast("Any", stages or "round_robin"),
+            gepa_kwargs={"stop_callbacks": [lambda _: job.budget_ends()], **guided, **self.more},
             **budget,
         )
 
