@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from moa_dspy.parsing.structures import read_structures
 
-__all__ = ["FieldValues", "find_fields", "marked_text", "partial_fields"]
+__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields"]
 
 FieldValues = dict[str, list[Any]]
 """The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
@@ -18,6 +18,7 @@ _ANY_MARKER: Final = re.compile(
     r"[*_`>]{0,3}\\?\[\\?\[[ \t]{0,3}\\?#{1,3}[ \t]{0,3}\w{1,60}[ \t]{0,3}#{0,3}[ \t]{0,3}\\?\]"
 )
 _COMPLETED: Final = "completed"
+_OF_MARKERS: Final = "*_`:\\]#"  # what may still belong to a marker
 _REPEATS: Final = 20  # values of one field
 
 
@@ -56,6 +57,16 @@ def marked_text(text: str, name: str) -> str:
 def partial_fields(text: str, names: Sequence[str]) -> dict[str, str]:
     """Return the fields that have begun in a reply that is still being written, between markers at starts of lines."""
     return {name: values[0] for name, values in _markers_on_lines(text, tuple(names), ()).items() if name}
+
+
+def field_start(text: str, names: Sequence[str], name: str) -> int | None:
+    """Return where the value of a field begins, as ``partial_fields`` reads it; None if that may still change."""
+    wanted = _plain(name)
+    for match in _marker(tuple(names)).finditer(text):
+        if _plain(match["name"]) == wanted and _begins_line(text, match.start()):
+            value = text[match.end() :].lstrip()
+            return len(text) - len(value) if value and value[0] not in _OF_MARKERS else None
+    return None
 
 
 def _plain(name: str) -> str:

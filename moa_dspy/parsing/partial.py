@@ -13,7 +13,7 @@ from typing import Final
 from moa_dspy.parsing.marks import tags, tokens
 from moa_dspy.parsing.reasoning import ANSWER_BEGINS, EDGES, PLAIN, split_reasoning
 
-__all__ = ["AnswerSoFar", "begins_with"]
+__all__ = ["AnswerSoFar", "begins_with", "grown"]
 
 _TAGS: Final = ("<", "＜", "◁", "&")  # tags around the whole answer are removed
 _CLOSERS: Final = ">＞▷⟩〉》»›】"
@@ -33,6 +33,7 @@ _FIELD: Final = re.compile(r"\[\\?\[?[ \t]{0,3}\\?#")
 _HEADS: Final = ("here", "my", "thinking", "thought", "analysis", "#", "```", "~~~")
 _HEAD_MAX: Final = 100
 _COMPARED: Final = 32
+_PACE: Final = 64  # what is undecided is read again when it has grown by this part, so that reading stays linear
 
 
 class AnswerSoFar:
@@ -40,7 +41,7 @@ class AnswerSoFar:
 
     def __init__(self) -> None:
         self._start = -1  # where the answer begins; -1 if that is not known yet
-        self._certain = self._read = 0
+        self._certain = self._end = self._read = self._next = 0
         self._stopped = False
 
     def read(self, text: str) -> str:
@@ -50,13 +51,19 @@ class AnswerSoFar:
             text: the reply so far. It begins with the text of the previous call.
         """
         if self._start < 0:
-            self._start = self._certain = self._begin(text)
-        self._read = len(text)
+            if len(text) < self._next:
+                return ""
+            self._next = grown(text)
+            self._start = self._certain = self._end = self._begin(text)
+            self._read = len(text)
         if self._start < 0:
             return ""
         if not self._stopped:
+            before = self._certain
             self._go_on(text)
-        return text[self._start : self._certain].rstrip(_HELD)
+            shown = text[before : self._certain].rstrip(_HELD)
+            self._end = before + len(shown) if shown else self._end
+        return text[self._start : self._end]
 
     def _begin(self, text: str) -> int:
         """Return where the answer begins; -1 if it has not begun, or that is not certain."""
@@ -70,6 +77,8 @@ class AnswerSoFar:
         if self._read and not any(mark in text[self._read - 1 :] for mark in _CLOSERS + "]:;\n"):
             return -1
         split, whole = split_reasoning(text), text.rstrip(EDGES)
+        if split.ended and not split.text:
+            self._next = 0  # the answer may begin with the next word
         start = len(whole) - len(split.text)
         if not (split.reasoning and split.text) or whole[start:] != split.text or split.text.startswith(_TAGS):
             return -1
@@ -95,6 +104,11 @@ class AnswerSoFar:
                 self._stopped = True
                 return
             self._certain += 1
+
+
+def grown(text: str) -> int:
+    """Return the length at which a growing text is worth reading again from its beginning."""
+    return len(text) + len(text) // _PACE
 
 
 def begins_with(reply: str, answer: str) -> bool:

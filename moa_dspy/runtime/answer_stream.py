@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,8 +17,8 @@ from dspy.utils.exceptions import LMError, LMUnsupportedFeatureError
 
 from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, UnreadableError, parse_value
-from moa_dspy.parsing.fields import partial_fields
-from moa_dspy.parsing.partial import AnswerSoFar, begins_with
+from moa_dspy.parsing.fields import field_start, partial_fields
+from moa_dspy.parsing.partial import AnswerSoFar, begins_with, grown
 
 __all__ = [
     "AnswerStream",
@@ -102,6 +102,8 @@ class ReplyReader:
         self._stream, self._call, self._names = stream, call, names
         self._reply = ""
         self._answer = AnswerSoFar()
+        self._start: int | None = None  # where the answer's field begins in a reply with markers
+        self._next = 0  # length of the reply at which it is read again
 
     async def send(self, chunk: Any) -> None:
         """Read a part of the reply."""
@@ -115,16 +117,29 @@ class ReplyReader:
 
     def _value(self, names: tuple[str, ...]) -> str | None:
         """Return the answer's field so far, if it is the answer; None if that is not known yet."""
+        if self._start is not None:
+            return self._reply[self._start :]  # a marker behind the answer is seen by the reader of the answer
+        if len(self._reply) < self._next:
+            return None
         lead = self._reply.lstrip(EDGES)
-        values = _json(lead) if lead.startswith(("{", "```")) else partial_fields(self._reply, names)
-        value, decision = values.get(self._call.field), self._call.decision
-        if not isinstance(value, str) or not values.keys() >= set(names):
-            return None
+        is_json = lead.startswith(("{", "```"))
+        values = _json(lead) if is_json else partial_fields(self._reply, names)
+        value = values.get(self._call.field)
+        is_known = isinstance(value, str) and values.keys() >= set(names) and self._decided(values)
+        if is_known and not is_json:
+            self._start = field_start(self._reply, names, self._call.field)
+        if not (is_known and is_json) and self._start is None:
+            self._next = grown(self._reply)
+        return value if is_known else None
+
+    def _decided(self, values: Mapping[str, Any]) -> bool:
+        """Return whether the decision is known and makes this the answer."""
+        if self._call.decision is None:
+            return True
         try:
-            decided = decision is None or parse_value(values[decision], bool) is True
+            return parse_value(values[self._call.decision], bool) is True
         except UnreadableError:
-            return None
-        return value if decided else None
+            return False
 
 
 def is_readable(model: str, server: str | None) -> bool:
