@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, Final
 
-__all__ = ["json_safe", "json_text", "printable"]
+__all__ = ["escaped_json", "json_safe", "json_text", "printable"]
 
 # Controls of terminals (C0 but tab and newline, DEL, C1), the characters that reorder a line (bidirectional embeddings,
 # overrides and isolates), line separators, invisible tags, and lone surrogates.
@@ -41,7 +41,11 @@ def printable(text: str) -> str:
 
 def json_text(value: Any, indent: int | None = 2) -> str:
     """Return ``value`` as JSON that can be printed anywhere. What ``printable`` removes is escaped instead."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return escaped_json(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def escaped_json(text: str) -> str:
+    """Return JSON without raw characters that ``printable`` removes. Some readers end a line at some of them."""
     return _UNPRINTABLE.sub(lambda match: _escaped(match[0]), text)
 
 

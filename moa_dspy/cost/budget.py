@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import math
 import operator
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ class Budget:
             if value is not None and not valid:
                 least = "at least 1" if whole else "above 0"
                 raise ConfigurationError(
-                    f"budget {field.name}={value!r} is too small for a single proposal; it must be {least}"
+                    f"budget {field.name}={value!r:.40} is too small for a single proposal; it must be {least}"
                 )
 
     @classmethod
@@ -153,7 +154,8 @@ class BudgetGuard:
         self.budget: Budget = Budget.of(parent.budget if budget is None and parent is not None else budget)
         self.largest = NOTHING
         self.under_way = 0
-        self._limits = Amounts(*(math.inf if limit is None else limit for limit in dataclasses.astuple(self.budget)))
+        limits = dataclasses.astuple(self.budget)
+        self._limits = Amounts(*(math.inf if limit is None else min(limit, sys.float_info.max) for limit in limits))
         self._meter, self._clock, self._parent = meter, clock, parent
         self._began = clock()
         self._reserved_calls = 0

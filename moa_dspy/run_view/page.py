@@ -21,6 +21,7 @@ from markupsafe import Markup
 import moa_dspy
 from moa_dspy.display import environment
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.json_safe import escaped_json
 from moa_dspy.run_view.view import RunView
 from moa_dspy.trace import Step, StepStarted, Trace
 
@@ -77,7 +78,7 @@ def run_page(
 
 def event_data(event: StepStarted | Step | Trace) -> str:
     """Return an event of ``watch`` as the data of a server-sent event, in one line, for ``run_page(events=...)``."""
-    return json.dumps(asdict(event)) if isinstance(event, StepStarted) else event.model_dump_json()
+    return json.dumps(asdict(event)) if isinstance(event, StepStarted) else escaped_json(event.model_dump_json())
 
 
 def visible_signs(page: str) -> str:

@@ -19,13 +19,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from moa_dspy.program import AttentionMoA
-from moa_dspy.run_view import event_data, run_page
+from moa_dspy.run_view import event_data, run_page, visible_signs
 from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
 from moa_dspy.serve.guard import BodyLimits, Guard, read_body
 from moa_dspy.serve.models import Served
 from moa_dspy.serve.problems import Problem, problem_of, response_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
 from moa_dspy.serve.runs import Run, Runs
+from moa_dspy.trace import Trace
 
 __all__ = ["ServeOptions", "create_app"]
 
@@ -85,6 +86,7 @@ def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | Non
         exception_handlers={HTTPException: _wrong_address},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect is no error in OpenAI's format
     app.state.runs = server.runs
     return app
 
@@ -103,7 +105,7 @@ def _told(endpoint: Endpoint) -> Endpoint:
 
 async def _wrong_address(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: "there is no such address", 405: f"{request.method} is not allowed here"}.get(status, "refused")
+    words = {404: "there is no such address", 405: f"{request.method:.20} is not allowed here"}.get(status, "refused")
     headers = getattr(error, "headers", None)
     return response_of(Problem(f"{words}; see /v1/models and /v1/chat/completions", status, headers=headers))
 
@@ -152,7 +154,7 @@ class _Server:
             f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+        return HTMLResponse(visible_signs(page), headers={"Content-Security-Policy": policy})
 
     async def start(self, request: Request) -> Response:
         """Start a run that continues without its client. Its page follows it."""
@@ -162,8 +164,8 @@ class _Server:
     async def run_page(self, request: Request) -> Response:
         """Show a run to people: live while it is under way."""
         run = self.runs.find(request.path_params["run"])
-        if run.trace is not None and run.status != "running":
-            return HTMLResponse(run_page(run.trace))
+        if run.status != "running":
+            return HTMLResponse(run_page(_record_of(run)))
         address = f"/runs/{run.id}"
         return HTMLResponse(run_page(events=f"{address}/events", stop=f"{address}/stop", title=run.title))
 
@@ -179,9 +181,7 @@ class _Server:
         run = self.runs.find(request.path_params["run"])
         if run.status == "running":
             raise Problem(f"the run has not ended; GET /runs/{run.id}/events follows it", 409, code="run_under_way")
-        if run.trace is None:
-            raise Problem("the run was refused before it began, so there is no record", 404, code="run_not_found")
-        return Response(run.trace.to_json(), media_type="application/json")
+        return Response(_record_of(run).to_json(), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
         """Follow a run from the beginning: its steps, its trace at the end, and parts of its answer as ``text``."""
@@ -201,6 +201,12 @@ class _Server:
         run = self.runs.find(request.path_params["run"])
         run.stop()
         return JSONResponse(_summary(run))
+
+
+def _record_of(run: Run) -> Trace:
+    if run.trace is None:
+        raise Problem("the run was refused before it began, so there is no record", 404, code="run_not_found")
+    return run.trace
 
 
 def _summary(run: Run) -> dict[str, Any]:

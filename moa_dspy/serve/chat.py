@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from moa_dspy.serve.problems import Problem, error_body, problem_of, response_of
 from moa_dspy.serve.replies import ChunkMaker, answer_of, completion, step_line
@@ -52,7 +53,21 @@ async def _left(request: Request) -> None:
 
 def streamed(run: Run, wished: ChatRequest) -> Response:
     """Return the answer as a stream of chunks. If the client disconnects, the run is stopped."""
-    return EventSourceResponse(_chunks(run, wished), ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
+    return _RunResponse(run, _chunks(run, wished))
+
+
+class _RunResponse(EventSourceResponse):
+    """A stream whose run ends with it, also if the client disconnected before the first chunk."""
+
+    def __init__(self, run: Run, chunks: AsyncIterator[ServerSentEvent]) -> None:
+        super().__init__(chunks, ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._run.stop()
 
 
 async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEvent]:
@@ -70,8 +85,6 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
         yield ServerSentEvent(data=_DONE)
     except Exception as error:  # noqa: BLE001 (whatever it is, the client gets it in OpenAI's format)
         yield ServerSentEvent(data=json.dumps(error_body(problem_of(error, run.id))))
-    finally:
-        run.stop()
 
 
 def _rest(run: Run, answer: str) -> str:

@@ -1,7 +1,8 @@
 """Which requests are accepted: keys, hosts, and bodies that are too large, too slow or not JSON.
 
 On loopback without a key, a page of any site in the user's browser could send requests. So bodies must be declared as
-JSON, which a browser sends to other sites only with their consent. The host must be a loopback name.
+JSON, which a browser sends to other sites only with their consent. The host must be a loopback name, and a page
+that sends a request must be the server's own.
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ class Guard:
                     421,
                     code="wrong_host",
                 )
-        elif request.url.path not in _OPEN and not any(
+            origin = request.headers.get("origin")
+            if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+                return Problem(
+                    "this server has no key, so it does not answer pages of other sites", 403, code="wrong_origin"
+                )
+        elif request.scope["path"] not in _OPEN and not any(
             hmac.compare_digest(key, self._key) for key in _keys_in(request)
         ):
             return Problem(
@@ -101,20 +107,14 @@ async def read_body(request: Request, limits: BodyLimits) -> bytes:
                     raise _too_large(limits)
                 parts.append(part)
     except TimeoutError:
-        raise Problem(
-            f"the body did not arrive within {limits.seconds:g} s",
-            408,
-            code="slow_body",
-            headers={"Connection": "close"},
-        ) from None
+        raise Problem(f"the body did not arrive within {limits.seconds:g} s", 408, code="slow_body") from None
     except ClientDisconnect:
         raise Problem("the client disconnected", 408, code="client_left") from None
     return b"".join(parts)
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    headers = {"Connection": "close"}
-    return Problem(f"the body is larger than {limits.size} bytes", 413, code="body_too_large", headers=headers)
+    return Problem(f"the body is larger than {limits.size} bytes", 413, code="body_too_large")
 
 
 def _host_in(request: Request) -> str:

@@ -17,6 +17,7 @@ __all__ = ["Problem", "error_body", "problem_of", "response_of"]
 _log = logging.getLogger(__name__)
 _INVALID = "invalid_request_error"
 _OURS = "server_error"
+_MOST_ERRORS = 100  # each is an object, and pydantic has no first one
 
 
 class Problem(Exception):  # noqa: N818 (an answer to the client, not a failure of this process)
@@ -66,6 +67,8 @@ def problem_of(error: BaseException, run: str | None = None) -> Problem:
 
 def validation_problem(error: pydantic.ValidationError) -> Problem:
     """Return the first of pydantic's errors, without the values, which may be long."""
+    if error.error_count() > _MOST_ERRORS:
+        return Problem(f"{error.error_count()} parts of the body are wrong or unknown")
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])[:200]
     return Problem(f"{where or 'the body'}: {first['msg'][:500]}", param=where or None)

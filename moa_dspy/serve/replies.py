@@ -9,7 +9,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletio
 from openai.types.chat.chat_completion_chunk import Choice, ChoiceDelta
 from openai.types.completion_usage import PromptTokensDetails
 
-from moa_dspy.json_safe import json_safe, json_text
+from moa_dspy.json_safe import escaped_json, json_safe, json_text
 from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA
 from moa_dspy.serve.inputs import answers_as_text
@@ -79,6 +79,8 @@ class ChunkMaker:
 
     def _json(self, choices: list[Choice], **extra: Any) -> str:
         run = self._run
+        if self._usage_apart:
+            extra.setdefault("usage", None)
         chunk = ChatCompletionChunk(
             id=_id(run),
             object="chat.completion.chunk",
@@ -87,7 +89,7 @@ class ChunkMaker:
             choices=choices,
             **extra,
         )
-        return chunk.to_json(indent=None, exclude_unset=True)
+        return escaped_json(chunk.to_json(indent=None, exclude_unset=True))
 
 
 def step_line(step: Step) -> str:
@@ -105,7 +107,11 @@ def _id(run: Run) -> str:
 
 
 def _finish_reason(trace: Trace) -> Any:
-    return "length" if trace.steps and trace.steps[-1].truncated else "stop"
+    """Return ``length`` if the text of the answer was cut at ``max_tokens``."""
+    answer = trace.outputs[-1] if trace.outputs else {}
+    written = (step for step in reversed(trace.steps) if step.model and answer.items() <= step.outputs.items())
+    step = next(written, None)
+    return "length" if step is not None and step.truncated else "stop"
 
 
 def _usage(trace: Trace) -> CompletionUsage:

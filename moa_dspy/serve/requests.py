@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import dspy
 import pydantic
@@ -16,6 +18,11 @@ from moa_dspy.serve.problems import Problem, validation_problem
 from moa_dspy.signatures import TaskSignature, field_of_question, read_input
 
 __all__ = ["ChatRequest", "MoaOptions", "check_format", "inputs_of"]
+
+
+# Each value of JSON needs much more memory and time than its text, so a body has a limit of values, too.
+_MOST_TOKENS: Final = 300_000
+_TOKEN: Final = re.compile(rb'[,\[{]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 class _Model(pydantic.BaseModel):
@@ -81,7 +88,7 @@ class ChatRequest(_Model):
     """The parts of a request that are read. Sampling options of the client are not: the agents have their own."""
 
     model: str
-    messages: tuple[_Message, ...]
+    messages: tuple[_Message, ...] = pydantic.Field(fail_fast=True)
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     response_format: _Format | None = None
@@ -98,11 +105,13 @@ class ChatRequest(_Model):
         Raises:
             Problem: if it is not JSON, not such a request, or asks for something that programs do not support.
         """
+        if _has_too_many_values(body):
+            raise Problem("the body has too many values", 413, code="body_too_large")
         try:
             request = cls.model_validate_json(body)
         except pydantic.ValidationError as error:
             raise validation_problem(error) from None
-        if (request.n or 1) != 1:
+        if request.n not in (None, 1):
             raise Problem("a program gives one answer; leave n out", param="n", code="unsupported")
         for name in ("tools", "functions", "logprobs"):
             if getattr(request, name):
@@ -120,6 +129,12 @@ class ChatRequest(_Model):
             return Budget(**self.moa.budget.model_dump())
         except ConfigurationError as error:
             raise Problem(str(error), param="moa.budget", code="budget_too_small") from None
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    if sum(map(body.count, (b",", b"[", b"{", b'"'))) <= _MOST_TOKENS:
+        return False
+    return next(itertools.islice(_TOKEN.finditer(body), _MOST_TOKENS, None), None) is not None
 
 
 def check_format(request: ChatRequest, task: TaskSignature) -> None:
@@ -165,7 +180,7 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
     """
     task, history = program.task, program.roles.history
     values = {name: named_input(task, name, value) for name, value in request.moa.inputs.items()}
-    *earlier, last = request.messages or (None,)
+    earlier, last = request.messages[:-1], request.messages[-1] if request.messages else None
     if last is not None and last.role != "user":
         raise Problem("the last message must be the user's question", param="messages")
     if earlier:
@@ -175,7 +190,9 @@ def inputs_of(request: ChatRequest, program: AttentionMoA) -> Values:
                 param="messages",
                 code="no_history",
             )
-        values[history] = {"messages": [{"role": one.role, "content": _text(one)} for one in earlier if one]}
+        if any(map(_images, earlier)):
+            raise Problem("an image of an earlier turn cannot be read; send it with the question", param="messages")
+        values[history] = {"messages": [{"role": one.role, "content": _text(one)} for one in earlier]}
     text, images = ("", []) if last is None else (_text(last), _images(last))
     values |= _pictures(task, images, values)
     question = field_of_question(task, values) if text.strip() else None
@@ -195,12 +212,14 @@ def _text(message: _Message) -> str:
     for part in content:
         if part.type not in ("text", "image_url"):
             raise Problem(f"messages may contain text and images, not {part.type[:40]!r}", param="messages")
+        if getattr(part, part.type) is None:
+            raise Problem(f"a part of type {part.type} has no {part.type}", param="messages")
     return "\n".join(part.text or "" for part in content if part.type == "text")
 
 
 def _images(message: _Message) -> list[str]:
     parts = () if message.content is None or isinstance(message.content, str) else message.content
-    return [part.image_url.url for part in parts if part.image_url is not None]
+    return [part.image_url.url for part in parts if part.type == "image_url" and part.image_url is not None]
 
 
 def _pictures(task: TaskSignature, urls: Sequence[str], values: Mapping[str, Any]) -> Values:

@@ -14,9 +14,10 @@ from starlette.applications import Starlette
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.serve.app import ServeOptions, create_app
+from moa_dspy.serve.connection import Connection
 from moa_dspy.serve.guard import is_loopback
 
-__all__ = ["LiveRun", "check_address", "serve"]
+__all__ = ["LiveRun", "check_address", "config_of", "serve"]
 
 _SECONDS_TO_END: Final = 5
 _LIVE: Final = "program"
@@ -58,7 +59,7 @@ def serve(
     """
     options = options or ServeOptions()
     check_address(host, options)
-    server = _Server(_config(create_app(programs, options), host, port), ready)
+    server = _Server(config_of(create_app(programs, options), host, port), ready)
     try:
         server.run()
     except SystemExit:
@@ -79,7 +80,7 @@ class LiveRun:
     def __init__(self, program: AttentionMoA, inputs: Mapping[str, Any], ready: Callable[[str], None]) -> None:
         self._program, self._inputs, self._page_is_ready = program, inputs, ready
         self._app, self._address = create_app({_LIVE: program}), Future[tuple[str, asyncio.AbstractEventLoop]]()
-        self._server = _Server(_config(self._app, "127.0.0.1", 0), self._note_address)
+        self._server = _Server(config_of(self._app, "127.0.0.1", 0), self._note_address)
         self._thread = threading.Thread(target=self._server.run, name="moa-dspy-page", daemon=True)
 
     def result(self) -> Prediction:
@@ -123,11 +124,14 @@ class LiveRun:
         self._address.set_result((address, asyncio.get_running_loop()))
 
 
-def _config(app: Starlette, host: str, port: int) -> uvicorn.Config:
+def config_of(app: Starlette, host: str, port: int) -> uvicorn.Config:
+    """Return the settings of uvicorn."""
     return uvicorn.Config(
         app,
         host=host,
         port=port,
+        http=Connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,

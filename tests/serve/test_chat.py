@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import dspy
@@ -13,16 +14,22 @@ import litellm
 import openai
 import pytest
 from markupsafe import escape
-from support.loopback import Broken, Call, Loopback, refusal
+from support.loopback import Broken, Call, Cut, Loopback, refusal
 from support.runs import in_format, role_of, until
 from support.serving import PATH, asked, content_of, data_of, serving
 from support.streams import Streamed, both_ways, drawn
 
 from moa_dspy import AttentionMoA, Budget, Trace, single_model
-from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
+from moa_dspy.parsing.fields import partial_fields
+from moa_dspy.run_view import visible_signs
+from moa_dspy.runtime import answer_stream
+from moa_dspy.runtime.answer_stream import AnswerStream, LastCall, ReplyReader, answer_streams
+from moa_dspy.serve.chat import streamed
+from moa_dspy.serve.requests import ChatRequest
+from moa_dspy.serve.runs import Run
 from moa_dspy.testing import ScriptedLM, prompt_of
 
-ANSWER = "Use `a[0]` of [the list](x), if **a** < b.\n\n```\nx = [1, 2]\n```\nIt is 42 & nothing else."
+ANSWER = "Use `a[0]` of [the list](x), if **a** < b.\n\n```\nx = [1, 2]\n```\nIt is\u2028 42\x85 & nothing else."
 
 
 def program(server: Loopback, **options: Any) -> AttentionMoA:
@@ -56,6 +63,29 @@ def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_one(layers: int):
     assert chunks[-1]["moa"]["calls"] == whole["moa"]["calls"] == len(provider.calls) // 2
     used = [call.usage for call in provider.calls]
     assert whole["usage"]["total_tokens"] == sum(one["total_tokens"] for one in used) // 2
+
+
+@pytest.mark.parametrize(
+    ("cut", "shape", "reason"),
+    [
+        ("aggregate", {"dissent": True}, "length"),
+        ("dissent", {"dissent": True}, "stop"),
+        ("synthesize", {"layers": 2}, "length"),
+        ("propose", {}, "stop"),
+        ("propose", {"aggregation": "vote"}, "length"),
+    ],
+)
+def test_the_finish_reason_is_that_of_the_call_that_wrote_the_answer(cut: str, shape: Any, reason: str):
+    def reply(body: Any) -> str:
+        text = in_format(body, role_of(body))
+        return Cut(text) if role_of(body) == cut else text
+
+    with Loopback(reply) as provider, serving({"p": program(provider, attention="none", **shape)}) as server:
+        *chunks, end, used, _ = server.stream(stream_options={"include_usage": True})
+        assert server.ask().json()["choices"][0]["finish_reason"] == reason
+    assert end["choices"][0]["finish_reason"] == reason
+    assert all("usage" in chunk and chunk["usage"] is None for chunk in [*chunks, end])
+    assert used["usage"]["total_tokens"]
 
 
 def test_a_rejected_synthesis_is_never_sent():
@@ -172,7 +202,7 @@ class Chat(dspy.Signature):
 
 def test_earlier_turns_are_history_and_named_inputs_are_inputs():
     lm = ScriptedLM("yes")
-    turns = [
+    turns: list[Any] = [
         {"role": "user", "content": "FIRST"},
         {"role": "assistant", "content": "SECOND"},
         {"role": "user", "content": "THIRD"},
@@ -186,6 +216,8 @@ def test_earlier_turns_are_history_and_named_inputs_are_inputs():
         assert "CONTEXT" in (texts[2] or "")
         assert "THIRD" in (texts[2] or "")
         assert server.ask(model="q", messages=turns).json()["error"]["code"] == "no_history"
+        turns[0]["content"] = [{"type": "image_url", "image_url": {"url": PIXEL}}]
+        assert "image of an earlier turn" in server.ask(messages=turns).json()["error"]["message"]
         wrong = server.ask(moa={"inputs": {"contxt": "?"}}).json()["error"]
         assert "its inputs are: history, context, question" in wrong["message"]
         assert "context is missing" in server.ask().json()["error"]["message"]
@@ -222,6 +254,47 @@ def test_the_answer_is_found_in_the_notation_of_the_callers_adapter(adapter: dsp
     assert (len(parts) > 3) is not isinstance(adapter, dspy.XMLAdapter)
 
 
+def test_a_long_reply_is_read_in_linear_time(monkeypatch: pytest.MonkeyPatch):
+    reads = list[str]()
+
+    def counted(text: str, names: Any) -> dict[str, str]:
+        reads.append(text)
+        return partial_fields(text, names)
+
+    monkeypatch.setattr(answer_stream, "partial_fields", counted)
+    for text, sent in (("some words. " * 300).strip(), 901), ("*" * 4000, 0):
+        reads.clear()
+        parts = list[str]()
+        reader = ReplyReader(AnswerStream(parts.append), LastCall("answer", "improved"), ("improved", "answer"))
+
+        async def read(reader: ReplyReader, reply: str) -> None:
+            for at in range(0, len(reply), 4):
+                delta = SimpleNamespace(content=reply[at : at + 4])
+                await reader.send(SimpleNamespace(choices=[SimpleNamespace(delta=delta)]))
+
+        asyncio.run(read(reader, f"[[ ## improved ## ]]\ntrue\n\n[[ ## answer ## ]]\n{text}"))
+        assert len(reads) < 400
+        assert (len(parts), text.startswith("".join(parts))) == (sent, True)
+
+
+def test_a_run_ends_with_a_client_that_left_before_the_first_chunk():
+    async def leave() -> Run:
+        run = Run("p", single_model("question -> answer", ScriptedLM("yes")), {"question": "?"}, Budget())
+
+        async def send(_: Any) -> None:
+            await asyncio.Event().wait()
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        wished = ChatRequest.read(json.dumps(asked("?", stream=True)).encode())
+        await streamed(run, wished)({"type": "http", "method": "POST"}, receive, send)
+        await asyncio.wait({run.task})
+        return run
+
+    assert asyncio.run(leave()).status == "stopped"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_calls(stream: bool):
     called = threading.Semaphore(0)
@@ -246,17 +319,17 @@ def test_a_client_that_leaves_stops_the_calls(stream: bool):
 
 def test_a_run_that_was_started_goes_on_alone_and_has_a_page():
     with Loopback(answering) as provider, serving({"p": program(provider)}) as server:
-        begun = server.http.post("/runs", json=asked("Who <b>won</b>?"))
+        begun = server.http.post("/runs", json=asked("Who <b>won</b>?\u202e"))
         assert begun.status_code == 201
         run = begun.json()
         live = server.http.get(run["page"]).text if run["status"] == "running" else None
         assert until(lambda: server.http.get(f"/runs/{run['id']}").status_code == 200)
         finished, home = server.http.get(run["page"]).text, server.http.get("/")
     assert live is None or f'data-events="/runs/{run["id"]}/events"' in live
-    assert escape(ANSWER) in finished
+    assert visible_signs(escape(ANSWER)) in finished
     assert "<script" not in finished
     for page in (finished, home.text):
-        assert "Who &lt;b&gt;won&lt;/b&gt;?" in page
+        assert "Who &lt;b&gt;won&lt;/b&gt;?\ufffd" in page
     nonce = home.headers["Content-Security-Policy"].partition("'nonce-")[2].partition("'")[0]
     assert nonce
     assert home.text.count("<script") == home.text.count(f'<script nonce="{nonce}">') == 1

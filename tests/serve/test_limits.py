@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import http.client
 import json
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from support.loopback import Call, Loopback, refusal
 from support.serving import PATH, Server, asked, serving
+from uvicorn.server import ServerState
 
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, single_model
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.serve.app import ServeOptions
+from moa_dspy.serve.connection import Connection
 from moa_dspy.serve.guard import BodyLimits
+from moa_dspy.serve.problems import Problem
 from moa_dspy.serve.programs import load_programs, warning_of
-from moa_dspy.serve.server import check_address
+from moa_dspy.serve.requests import ChatRequest
+from moa_dspy.serve.server import check_address, config_of
 from moa_dspy.testing import ScriptedLM
 
 JSON = {"Content-Type": "application/json"}
@@ -46,6 +53,8 @@ def error_in(answer: Any) -> dict[str, Any]:
     return error
 
 
+TEXT_PART = {"type": "text", "text": "?"}
+MANY = b'{"model": "moa/p", "messages": [' + b"0," * 30_000 + b"0]}"
 DEEP = b'{"model": "moa/p", "messages": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
 
 
@@ -59,7 +68,10 @@ DEEP = b'{"model": "moa/p", "messages": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
         (b"{}", 400, "model: Field required"),
         (DEEP, 400, "recursion limit"),
         (b"x" * 100_001, 413, "larger than 100000 bytes"),
+        (MANY, 400, "messages.0: Input should be an object"),
+        (asked("?", moa={f"key{one}": 1 for one in range(101)}), 400, "101 parts of the body are wrong"),
         (asked("?", n=2), 400, "one answer"),
+        (asked("?", n=0), 400, "one answer"),
         (asked("?", tools=[{}]), 400, "not support tools"),
         (asked("?", stream="yes"), 400, "stream: Input should be a valid boolean"),
         (asked("?", model=3), 400, "model: Input should be a valid string"),
@@ -67,6 +79,8 @@ DEEP = b'{"model": "moa/p", "messages": ' + b"[" * 40_000 + b"]" * 40_000 + b"}"
         (asked("?", messages="?"), 400, "messages: "),
         (asked("?", messages=[{"role": "robot", "content": "?"}]), 400, "messages.0.role"),
         (asked("?", messages=[{"role": "user", "content": [{"type": "audio"}]}]), 400, "not 'audio'"),
+        (asked("?", messages=[{"role": "user", "content": [{"type": "text"}]}]), 400, "type text has no text"),
+        (asked("?", messages=[{"role": "user", "content": [TEXT_PART, {"type": "image_url"}]}]), 400, "no image_url"),
         (asked("?", messages=[{"role": "assistant", "content": "?"}]), 400, "must be the user's"),
         (asked("?", messages=[]), 400, "question is missing"),
         (asked("?", moa={"streem": "none"}), 400, "moa.streem"),
@@ -89,11 +103,116 @@ def test_other_addresses_methods_and_media_are_refused(server: Server):
         "invalid_request_error",
     )
     assert server.http.get(PATH).status_code == 405
+    assert server.http.get("/runs/", follow_redirects=False).status_code == 404
+    assert len(error_in(server.http.request("A" * 999, PATH, json={}))["message"]) < 200
     form = server.http.post(PATH, content=json.dumps(asked("?")), headers={"Content-Type": "text/plain"})
     assert (form.status_code, error_in(form)["code"]) == (415, "not_json")  # what a page of another site can send
     foreign = server.http.get("/v1/models", headers={"Host": "evil.example"})
     assert (foreign.status_code, error_in(foreign)["code"]) == (421, "wrong_host")
+    for origin in ("https://evil.example", "null", "http://localhost:1"):
+        page = server.http.post(PATH, json=asked("?"), headers={"Origin": origin})
+        assert (page.status_code, error_in(page)["code"]) == (403, "wrong_origin")
+    assert server.http.post(PATH, json=asked("?", model="q"), headers={"Origin": server.url}).status_code == 404
     assert error_in(server.http.get("/runs/nothing"))["code"] == "run_not_found"
+
+
+def test_a_body_with_too_many_values_is_not_read():
+    for text in ("[],", "{},", '"a":0,', '"\\"",'):
+        with pytest.raises(Problem, match="too many values") as refused:
+            ChatRequest.read(text.encode() * 300_000)
+        assert refused.value.status == 413
+    body = json.dumps(asked("1,[{" * 200_000)).encode()
+    assert ChatRequest.read(body).model == "moa/p"  # commas and brackets in a text are no values
+
+
+def connected(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("", None),
+        (HEAD, 408),
+        (f"{HEAD}Content-Length: 9\r\n\r\n", 415),
+        ("\x16\x03\r\n\r\n", 400),
+        (f"{HEAD}Host: evil\r\n\r\n", 400),
+        (f"{HEAD}X: {'a' * 70_000}", 400),
+        (f"{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+def test_a_connection_without_a_whole_request_ends(
+    sent: str, status: int | None, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Connection, "request_seconds", 0.1)
+    with connected(server) as raw:
+        raw.sendall(sent.encode())
+        if status is not None:
+            reply = http.client.HTTPResponse(raw)
+            reply.begin()
+            assert reply.status == status
+            assert json.loads(reply.read())["error"].keys() == {"message", "type", "param", "code"}
+        assert not raw.recv(1)
+
+
+class Transport(asyncio.Transport):
+    """A client that takes what is written in steps, and then nothing more."""
+
+    def __init__(self, *left: int) -> None:
+        super().__init__()
+        self.left, self.aborted = [*left], False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.left.pop(0)
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def write_eof(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Connection, "write_seconds", 0.01)
+
+    async def write(*left: int) -> Transport:
+        transport = Transport(*left)
+        connection = Connection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
+        connection.connection_made(transport)
+        connection.pause_writing()
+        await asyncio.sleep(0.1)
+        connection.connection_lost(OSError())
+        return transport
+
+    slow = asyncio.run(write(5, 4, 3, 3, 2))
+    assert (slow.aborted, slow.left) == (True, [2])
+
+
+def test_nothing_is_kept_of_a_refused_connection():
+    async def refuse() -> Any:
+        connection = Connection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
+        connection.connection_made(Transport())
+        connection.data_received(b"\x16\x03\r\n\r\n")
+        connection.connection_lost(OSError())
+        kept = weakref.ref(connection)
+        del connection
+        gc.collect()
+        return kept()
+
+    assert asyncio.run(refuse()) is None
 
 
 @pytest.mark.parametrize("head", ["Content-Length: 50", "Content-Length: 99999999999", "Transfer-Encoding: chunked"])
@@ -115,6 +234,7 @@ def test_a_budget_of_a_request_only_narrows(lm: ScriptedLM):
         assert server.ask(moa={"budget": {"calls": 100}}).json()["moa"]["calls"] == 3
         narrow = server.ask(moa={"budget": {"calls": 2}}).json()["moa"]
         assert (narrow["calls"], narrow["stopped_by"]) == (2, "budget")
+        assert server.ask(moa={"budget": {"calls": 10**400, "tokens": 10**400}}).json()["moa"]["calls"] == 3
 
 
 def test_failures_tell_nothing_of_providers():

@@ -50,6 +50,10 @@ class Broken:
     text: str
 
 
+class Cut(str):
+    """A text that ends at ``max_tokens``."""
+
+
 Reply = str | Http | Reset | Hang | Broken
 
 
@@ -208,7 +212,7 @@ class Loopback:
         if isinstance(reply, Broken):
             choices = choices[: 1 + len(words) // 2]
         else:
-            choices += [[{"index": 0, "delta": {}, "finish_reason": "stop"}], []]
+            choices += [[{"index": 0, "delta": {}, "finish_reason": _finish_reason(text)}], []]
         for number, one in enumerate(choices):
             if self.pace is not None:
                 await _unless_left(reader, self.pace(call))
@@ -241,6 +245,10 @@ async def _unless_left(reader: asyncio.StreamReader, work: Awaitable[object]) ->
             await leaving
 
 
+def _finish_reason(text: str) -> str:
+    return "length" if isinstance(text, Cut) else "stop"
+
+
 def completion(body: Body, text: str) -> Body:
     """A chat completion in the OpenAI format; one token a word."""
     prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
@@ -250,7 +258,9 @@ def completion(body: Body, text: str) -> Body:
         "object": "chat.completion",
         "created": 0,
         "model": body["model"],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [
+            {"index": 0, "finish_reason": _finish_reason(text), "message": {"role": "assistant", "content": text}}
+        ],
         "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
     }
 

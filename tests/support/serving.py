@@ -14,6 +14,7 @@ import uvicorn
 from moa_dspy import AttentionMoA
 from moa_dspy.serve.app import ServeOptions, create_app
 from moa_dspy.serve.runs import Runs
+from moa_dspy.serve.server import config_of
 
 PATH = "/v1/chat/completions"
 
@@ -51,7 +52,7 @@ def content_of(chunks: list[Any], name: str = "content") -> str:
 @contextmanager
 def serving(programs: Mapping[str, AttentionMoA], options: ServeOptions | None = None) -> Iterator[Server]:
     app = create_app(programs, options)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none"))
+    server = uvicorn.Server(config_of(app, "127.0.0.1", 0))
     started = threading.Event()
     startup = server.startup
 
