@@ -4,6 +4,7 @@
     uv run python -m benchmarks.serve delay                 # 20 at once: the first delta, the time without the server
     uv run python -m benchmarks.serve same                  # 1,000 random runs: streamed and whole answers
     uv run python -m benchmarks.serve bills                 # 10,000 requests with faults, clients that leave, SIGKILL
+    uv run python -m benchmarks.serve hostile               # 2,000 bad requests, and clients that leave at any moment
     uv run python -m benchmarks.serve start                 # the first answer of a new process
     uv run python -m benchmarks.serve proxy --litellm PATH  # a LiteLLM proxy in front, from an environment of its own
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import http.client
 import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +39,7 @@ from support.runs import environment, in_format, open_files, until
 from support.serving import PATH, Server, asked, content_of, data_of, serving
 from support.streams import both_ways, drawn
 
+from benchmarks.bad_requests import BODIES, HEADS, JSON
 from benchmarks.common import question, spread, table
 from moa_dspy import AttentionMoA, Tolerance, single_model
 from moa_dspy.serve.app import ServeOptions
@@ -292,6 +296,78 @@ def _compared(calls: Sequence[Call], runs: Sequence[Any]) -> dict[str, int]:
     return {"equal": exact, "with cut calls": cut, "wrong": wrong, "tokens billed": tokens[0], "reported": tokens[1]}
 
 
+_KINDS = ("streamed", "whole")
+
+
+def hostile(options: argparse.Namespace) -> dict[str, Any]:
+    """Send bad requests of every kind, then let clients leave at random moments, streaming or not."""
+    draws = random.Random(0)
+
+    async def hold(_: Call) -> None:
+        await asyncio.sleep(draws.random() * 0.1)
+
+    settings = ServeOptions(kept_runs=0)
+    with Loopback(hold=hold) as provider, serving({"p": program(provider)}, settings) as server:
+        statuses: Counter[str] = Counter()
+        kinds = [*BODIES, *HEADS]
+        for number in range(-len(kinds), options.requests):
+            if number == 0:  # each kind was sent once
+                gc.collect()
+                memory, files = resident(), open_files()
+            statuses[_status_of(server, kinds[number % len(kinds)])] += number >= 0
+        server.http.close()
+        gc.collect()
+        until(lambda: open_files() <= files, 10)
+        names = ["MB before", "after", "sockets before", "after", "calls made", *statuses]
+        calls = len(provider.calls)
+        grown = f"{memory:.0f}", f"{resident():.0f}", files, open_files(), calls
+        table([tuple(names), tuple(map(str, [*grown, *statuses.values()]))])
+        delays = {kind: _delays(server, draws, options.leavers, stream=kind == "streamed") for kind in _KINDS}
+    figures = {kind: (median(each), quantiles(each, n=20)[-1], max(each)) for kind, each in delays.items()}
+    head = "clients that left", "runs stopped after, median", "p95", "most"
+    table([head, *((kind, *(f"{1000 * seconds:.0f} ms" for seconds in each)) for kind, each in figures.items())])
+    return {"statuses": statuses, "calls": calls, "delays": delays}
+
+
+def _status_of(server: Server, kind: str) -> str:
+    """Send a bad request, and return the status of the error."""
+    if kind in BODIES:
+        reply = server.http.post(PATH, content=BODIES[kind], headers={"Content-Type": "application/json"})
+        status, text = reply.status_code, reply.text
+    else:
+        with _connected(server) as raw:
+            raw.sendall(f"{HEADS[kind]}\r\n\r\n".encode("latin-1"))
+            answer = http.client.HTTPResponse(raw)
+            answer.begin()
+            status, text = answer.status, answer.read().decode()
+    assert json.loads(text)["error"].keys() == {"message", "type", "param", "code"}, kind
+    assert "Traceback" not in text, kind
+    return str(status)
+
+
+def _connected(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def _delays(server: Server, draws: random.Random, number: int, *, stream: bool) -> list[float]:
+    """Let clients ask and leave within 0.3 s. Return how long their runs went on."""
+    delays: list[float] = []
+    body = json.dumps(asked("?", stream=stream)).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
+    while len(delays) < number:
+        with _connected(server) as raw:
+            raw.sendall(head.encode() + body)
+            time.sleep(draws.random() * 0.3)
+            is_running = bool(server.runs.running)
+        left = time.monotonic()
+        while server.runs.running:
+            time.sleep(0.001)
+        if is_running:
+            delays.append(time.monotonic() - left)
+    return delays
+
+
 def start(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the time from starting a process to its first answers, and the process's CPU until then."""
     ready, answered, cpu = list[float](), list[float](), list[float]()
@@ -407,6 +483,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         (delay, {"streams": 20, "latency": 0.5, "repeats": 5}),
         (same, {"runs": 1000}),
         (bills, {"requests": 10_000, "kills": 5}),
+        (hostile, {"requests": 2000, "leavers": 100}),
         (start, {"repeats": 3}),
         (proxy, {"litellm": "litellm", "port": 4321}),
     ):
