@@ -10,13 +10,15 @@ import pydantic
 from openai.types.shared import ErrorObject
 from starlette.responses import JSONResponse
 
-from moa_dspy.errors import ConfigurationError, InputError, RunError
+from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, InputError, RunError
+from moa_dspy.redaction import redacted
 
 __all__ = ["Problem", "error_body", "problem_of", "response_of"]
 
 _log = logging.getLogger(__name__)
 _INVALID = "invalid_request_error"
 _OURS = "server_error"
+_UNEXPECTED = logging.CRITICAL + 1  # above what the command line silences
 _MOST_ERRORS = 100  # each is an object, and pydantic has no first one
 
 
@@ -59,9 +61,12 @@ def problem_of(error: BaseException, run: str | None = None) -> Problem:
             return Problem(str(error), code="invalid_input")
         case ConfigurationError():
             return Problem(str(error), code="run_refused")
+        case AllProposalsFailedError() if all(cause.startswith("budget:") for cause in error.causes.values()):
+            return Problem("the budget ended before any agent had answered; raise it", code="budget_exceeded")
         case RunError():
             return Problem("the agents gave no answer" + record, 502, code="no_answer")
-    _log.error("a request failed", exc_info=error)
+    words = f"{type(error).__name__}: {redacted(str(error))}"
+    _log.log(_UNEXPECTED, "a request failed: %s", words, exc_info=error if _log.isEnabledFor(logging.ERROR) else None)
     return Problem("the server failed" + record, 500, code="internal_error")
 
 

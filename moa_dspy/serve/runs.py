@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.cost.budget import Budget
@@ -67,6 +68,12 @@ class Run:
             return "stopped"
         return "ok" if self.task.exception() is None else "failed"  # which also tells asyncio that it was seen
 
+    @cached_property
+    def letters(self) -> int:
+        """Return about how many letters the record of a run that ended has."""
+        steps = () if self.trace is None else self.trace.steps
+        return sum(len(step.text) + len(str(step.outputs)) for step in steps) + len(str(self._inputs))
+
     def stop(self) -> None:
         """Cancel the calls under way. A run that has ended stays as it is."""
         self.task.cancel("the client stopped the run")
@@ -125,6 +132,7 @@ class Runs:
     Args:
         limit: number of runs under way at once.
         keep: number of runs that have ended, of which the record is kept.
+        keep_letters: letters in these records, of which the last one is always kept.
 
     Attributes:
         total: usage of all runs that have ended.
@@ -132,6 +140,7 @@ class Runs:
 
     limit: int = 64
     keep: int = 100
+    keep_letters: int = 50_000_000
     total: Usage = field(default_factory=Usage)
     running: dict[str, Run] = field(default_factory=dict)
     ended: OrderedDict[str, Run] = field(default_factory=OrderedDict)
@@ -179,5 +188,6 @@ class Runs:
         del self.running[run.id]
         if run.status != "running":
             self.ended[run.id] = run
-        while len(self.ended) > self.keep:
-            self.ended.popitem(last=False)
+        letters = sum(one.letters for one in self.ended.values())
+        while len(self.ended) > self.keep or (letters > self.keep_letters and len(self.ended) > 1):
+            letters -= self.ended.popitem(last=False)[1].letters

@@ -21,6 +21,7 @@ from support.serving import PATH, Server, asked, serving
 from uvicorn.server import ServerState
 
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, single_model
+from moa_dspy.cli.output import quiet_libraries
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.serve.app import ServeOptions
 from moa_dspy.serve.connection import Connection
@@ -235,6 +236,37 @@ def test_a_budget_of_a_request_only_narrows(lm: ScriptedLM):
         narrow = server.ask(moa={"budget": {"calls": 2}}).json()["moa"]
         assert (narrow["calls"], narrow["stopped_by"]) == (2, "budget")
         assert server.ask(moa={"budget": {"calls": 10**400, "tokens": 10**400}}).json()["moa"]["calls"] == 3
+
+
+def test_a_budget_that_ends_before_any_answer_is_told_from_a_failure(lm: ScriptedLM):
+    with serving({"p": single_model("question -> answer", lm)}) as server:
+        refused = server.ask(moa={"budget": {"seconds": 1e-9}})
+        assert (refused.status_code, error_in(refused)["code"]) == (400, "budget_exceeded")
+
+
+def test_the_cause_of_an_unexpected_failure_is_told_to_the_operator_alone(caplog: pytest.LogCaptureFixture):
+    async def broken(**_: Any) -> None:
+        raise AssertionError("key sk-abcdefghijklmnopqrstuvwxyz of the model")
+
+    program = single_model("question -> answer", ScriptedLM("x"))
+    vars(program)["acall"] = broken
+    with quiet_libraries(), serving({"p": program}) as server:
+        failed = server.ask()
+        assert (failed.status_code, error_in(failed)["code"]) == (500, "internal_error")
+        assert "AssertionError" not in failed.text
+    (record,) = caplog.records
+    assert record.getMessage() == "a request failed: AssertionError: key [redacted] of the model"
+    assert record.exc_info is None
+
+
+def test_records_of_long_questions_do_not_fill_the_memory(lm: ScriptedLM):
+    with serving({"p": single_model("question -> answer", lm)}) as server:
+        server.runs.keep_letters = 5_000
+        for _ in range(3):
+            server.ask("x" * 2_000)
+        assert len(server.runs.ended) == 2
+        server.ask("x" * 10_000)
+        assert len(server.runs.ended) == 1, "the last one is kept, however long"
 
 
 def test_failures_tell_nothing_of_providers():
