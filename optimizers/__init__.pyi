@@ -129,6 +129,7 @@ from .search.search import (
 )
 from .search.space import SearchSpace as SearchSpace
 from .search.trials import Pruning as Pruning
+from .search.warm_start import WarmStart as WarmStart
 from .stop_fitting.fit import (
     StopFit as StopFit,
     fit_stop_rule as fit_stop_rule,

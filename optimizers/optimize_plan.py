@@ -36,6 +36,7 @@ from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_
 from moa_dspy.optimizers.search.search import check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
+from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
@@ -68,6 +69,7 @@ class SearchOptions(TypedDict, total=False):
         storage: storage of the studies. With it, and with DSPy's disk cache, an interrupted optimization continues.
         study_name: the name of the study; default: ``moa-dspy``. Later rounds append their number and a digest of
             their starting program.
+        warm_start: programs or studies of similar tasks; see ``search``.
     """
 
     space: SearchSpace | None
@@ -77,6 +79,7 @@ class SearchOptions(TypedDict, total=False):
     unit: Unit
     storage: str | Path | BaseStorage | None
     study_name: str
+    warm_start: WarmStart | Sequence[WarmStart]
 
 
 _DEFAULTS: Final[SearchOptions] = {
@@ -87,6 +90,7 @@ _DEFAULTS: Final[SearchOptions] = {
     "unit": "usd",
     "storage": None,
     "study_name": "moa-dspy",
+    "warm_start": (),
 }
 
 
@@ -158,6 +162,7 @@ class OptimizePlan:
             check_method(self.method, self.program, final="architecture" not in self.parts)
         check_storage(self.search["storage"])
         if "architecture" in self.parts:
+            warm_designs(bind_space(self.program, self.search["space"]), self.search["warm_start"])
             check_trials(self.search["n_trials"])
             self.bound = bind_space(self.program, self.space)
             self.notes += _not_varied(self.bound)

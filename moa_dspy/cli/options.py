@@ -258,6 +258,9 @@ class Optimize(ExampleOptions):
     unit: str = _option("UNIT", "Unit of prices: usd, tokens or calls.", default="usd")
     storage: str | None = _option("PLACE", "FILE.db or a database URL for the study; an existing study is continued.")
     study_name: str = _option("NAME", "Name of the study in the storage.", default="moa-dspy")
+    warm_start: list[str] | None = _option(
+        "FILE", "A program or a study of a similar task, whose architecture is tried early. Repeatable."
+    )
     explain: bool = _flag("Also show what each stage and each agent adds.", "--explain/--no-explain", default=True)
     out: str = _option("FILE", "File for the program to use.", "--out", "-o", default="program.json")
     candidate: str | None = _option("FILE", "File for the tuned program, even if it was not accepted.")

@@ -120,7 +120,7 @@ class BoundSpace:
         agents: Sequence[AgentLike],
         options: Mapping[str, Any],
         aggregators: Sequence[AgentLike] = (),
-        prompts: Sequence[AttentionMoA] = (),
+        prompts: AttentionMoA | Sequence[AttentionMoA] = (),
         tuned: AttentionMoA | None = None,
     ) -> None:
         chosen = sorted(_CHOSEN & options.keys())
@@ -129,7 +129,8 @@ class BoundSpace:
         if isinstance(agents, str) or not agents:
             raise ConfigurationError(f"agents={agents!r} must list at least one model, for example agents=['local']")
         named = slots_of([agent_of(agent) for agent in (*agents, *aggregators)])
-        self.space, self.task, self.options, self.prompts = space, task_signature(task), dict(options), tuple(prompts)
+        self.space, self.task, self.options = space, task_signature(task), dict(options)
+        self.prompts = (prompts,) if isinstance(prompts, AttentionMoA) else tuple(prompts)
         self.tuned = tuned
         self.models = {one.name: replace(one.agent, name=one.name) for one in named}
         self.names = tuple(self.models)[: len(agents)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from optuna import Trial
@@ -12,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError
-from moa_dspy.optimizers.search.designs import Design
+from moa_dspy.optimizers.search.designs import Design, Params
 from moa_dspy.optimizers.search.samplers import SpaceExhaustedError
 from moa_dspy.optimizers.search.trials import TrialRunner
 from moa_dspy.optimizers.search.workers import Watch, enqueue_again, give_up, this_process, working_on
@@ -29,12 +30,17 @@ _OUTAGE: Final = 3
 class TrialLoop:
     """Runs trials until a study, which several processes may share, has enough. Failed ones do not count.
 
+    Args:
+        runner: runs a trial.
+        n_trials: number of trials of the study.
+        first: designs that a new study tries after the usual ensembles.
+
     Attributes:
         failures: the causes of the last consecutive trials whose runs all failed.
     """
 
-    def __init__(self, runner: TrialRunner, n_trials: int) -> None:
-        self._runner, self._study, self._n_trials = runner, runner.study, n_trials
+    def __init__(self, runner: TrialRunner, n_trials: int, first: Sequence[Params] = ()) -> None:
+        self._runner, self._study, self._n_trials, self._first = runner, runner.study, n_trials, first
         self._watch = Watch(runner.study)
         self.failures: list[str] = []
 
@@ -62,7 +68,8 @@ class TrialLoop:
         """Queue the baselines of a new study, and the trials whose runs all failed before."""
         trials = self._study.get_trials(deepcopy=False)
         if not trials:
-            for params in self._runner.bound.baselines():
+            bound = self._runner.bound
+            for params in bound.unique([*bound.baselines(), *self._first]).values():
                 self._study.enqueue_trial(params, skip_if_exists=True)
         repeated = {number for trial in trials for number in trial.user_attrs.get("retries_of", [])}
         for trial in trials:

@@ -24,6 +24,7 @@ __all__ = [
     "Point",
     "best_trial",
     "depth_points",
+    "finished",
     "front_of",
     "incumbents_of",
     "pareto_of",

@@ -36,7 +36,7 @@ from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.optimizers.measuring import Metric, check_budget, check_concurrency, check_metric, metric_name
 from moa_dspy.optimizers.prompts.silence import silenced
-from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.search.designs import BoundSpace, Params
 from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns
 from moa_dspy.optimizers.search.loop import EndedBy, TrialLoop
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
@@ -53,6 +53,7 @@ from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, Un
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
+from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
@@ -131,11 +132,10 @@ def search(
     aggregators: Sequence[AgentLike] = (),
     prompts: AttentionMoA | Sequence[AttentionMoA] = (),
     tuned: AttentionMoA | None = None,
+    warm_start: WarmStart | Sequence[WarmStart] = (),
     **options: Any,
 ) -> SearchResult:
     """Search for the best architecture for a task. The usual ensembles are tried first.
-
-    Several processes with equal arguments and storage share the trials. A repeated call continues the study.
 
     Args:
         task: any DSPy signature.
@@ -144,12 +144,13 @@ def search(
         metric: a DSPy metric with scores from 0 to 1.
         space: the choices.
         n_trials: number of trials of the study, pruned ones included, failed ones not.
-        storage: a path (SQLite), ``journal:///path``, a database URL, an Optuna storage, or None for memory.
+        storage: a path (SQLite), ``journal:///path``, a database URL, an Optuna storage, or None for memory. Equal
+            calls continue its study; several processes share the trials.
         study_name: unique in the storage.
         objective: ``"score"``, ``"score_at_price"`` or ``("score", "cost")``; see ``Objective``.
-        price: with ``"score_at_price"``, the maximum mean cost of an example, in ``unit``.
+        price: with ``"score_at_price"``, the maximum mean cost of an example.
         unit: unit of the price and of costs.
-        budget: limits of this call. When it ends, the best result so far is returned. A later call continues.
+        budget: limits of this call. At its end the best result so far is returned. A later call continues.
         seed: seed of sampling and of the order of examples; a study keeps its first seed.
         concurrency: maximum number of concurrent runs.
         pruning: when a trial ends early; default ``Pruning()``.
@@ -158,17 +159,18 @@ def search(
         aggregators: further models that may aggregate but do not propose.
         prompts: programs of the task; all trials take their prompts and demos. Later programs take precedence.
         tuned: a further program of the task. A design may take its prompts and demos, or not.
+        warm_start: programs or studies of similar tasks. Their designs are tried after the usual ensembles.
         **options: further arguments of ``AttentionMoA``, such as ``tolerance``.
 
     Raises:
         ConfigurationError: if an argument is invalid, or differs from those of the study in ``storage``.
         RunError: if the budget ended before anything was scored, or if every run failed.
     """
-    carried = [prompts] if isinstance(prompts, AttentionMoA) else list(prompts)
-    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, carried, tuned)
-    wanted = Objective(objective, price, unit)
-    job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, pruning or Pruning(), progress)
-    return job.run(storage, study_name, sampler, seed)
+    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts, tuned)
+    first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
+    return _Search(
+        bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first
+    ).run(storage, study_name, sampler, seed)  # fmt: skip
 
 
 def check_trials(n_trials: Any) -> None:
@@ -192,6 +194,7 @@ class _Search:
     concurrency: int
     pruning: Pruning
     progress: Callable[[SearchProgress], None] | None
+    first: Sequence[Params]
 
     def __post_init__(self) -> None:
         if not self.trainset:
@@ -234,7 +237,7 @@ class _Search:
                 concurrency=self.concurrency,
                 on_batch=lambda trial, examples: self._tell(study, trial, examples, meter.usage),
             )
-            loop = TrialLoop(runner, self.n_trials)
+            loop = TrialLoop(runner, self.n_trials, self.first)
             ended_by = loop.run()
             return self._result(study, ended_by, loop.failures, meter.usage)
 

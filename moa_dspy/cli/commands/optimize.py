@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import dspy
+from optuna import Study
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.cli.examples import Job, data_name, find_benchmark, prepare, tuning_job
 from moa_dspy.cli.options import ExampleOptions, Optimize
 from moa_dspy.cli.output import (
@@ -22,10 +24,13 @@ from moa_dspy.cli.programs import budget_of, check_lms, model_named
 from moa_dspy.cli.views.optimization import result_parts, watching
 from moa_dspy.config import load_config
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.json_safe import json_text
 from moa_dspy.optimizers.optimize import OptimizeResult, forecast, optimize
 from moa_dspy.optimizers.optimize_plan import PARTS
 from moa_dspy.optimizers.report.page import render
+from moa_dspy.optimizers.report.sources import is_storage
+from moa_dspy.optimizers.report.studies import study_in
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.planning import WorkEstimate
 
@@ -59,6 +64,7 @@ def _arguments(options: Optimize) -> dict[str, Any]:
         "objective": objective if len(objective) > 1 else options.objective,
         "parts": options.only or PARTS,
         "prompt_lm": _prompt_lm(options.prompt_lm),
+        "warm_start": [_warm(source) for source in options.warm_start or ()],
     }
     job = tuning_job(options)
     return arguments | {
@@ -68,6 +74,10 @@ def _arguments(options: Optimize) -> dict[str, Any]:
         "metric": job.metric,
         "space": _space(options.config),
     }
+
+
+def _warm(source: str) -> Study | Architecture:
+    return study_in(source) if is_storage(source) else SavedProgram.read(source).architecture
 
 
 def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
