@@ -168,9 +168,8 @@ def search(
     """
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
-    return _Search(
-        bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first
-    ).run(storage, study_name, sampler, seed)  # fmt: skip
+    job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)
+    return job.run(storage, study_name, sampler, seed)
 
 
 def check_trials(n_trials: Any) -> None:
