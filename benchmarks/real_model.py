@@ -6,7 +6,10 @@ One row per contender: share of right answers with its interval, the paired diff
 and tokens of a problem, tokens per right answer. Every problem is written to ``--out`` as soon as it is answered, and
 replies are kept in a cache there: the same command resumes, and contenders share their samples.
 
-``--stages`` prints which stages of Attention-MoA are right instead, from the records.
+``--stages`` also prints which stages are right, from the records. ``--profile NAME`` prints the stage profile of one
+contender instead of the table: where critiques, refinements and the aggregation gain and lose. ``--calibrate NAME``
+fits the probability that an answer is right to the agreement of one contender, and tests it on other problems
+(``--on``).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from moa_dspy.data import gsm8k
 from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.evaluation import EvaluateResult, Score, evaluate
 from moa_dspy.local import local_lm
+from moa_dspy.optimizers import calibrate, expected_calibration_error, measure, profile
 
 Domain = Literal[
     "Culture", "Math", "Coding", "Humanities", "Language", "Social Science", "Natural Science", "Technology", "Health",
@@ -215,6 +219,9 @@ def main() -> None:
     options.add_argument("--max-tokens", type=int, default=320, help="of each call")
     options.add_argument("--only", nargs="*", help="names of contenders")
     options.add_argument("--stages", action="store_true", help="which stages are right, from the records")
+    options.add_argument("--profile", metavar="NAME", help="the stage profile of one contender")
+    options.add_argument("--calibrate", metavar="NAME", help="what the agreement of one contender is worth")
+    options.add_argument("--on", default="400:500", help="the problems on which that is tested")
     arguments = options.parse_args()
     logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)  # that answers are cut short is expected here
     folder = arguments.out / arguments.task / arguments.problems.replace(":", "-")
@@ -222,9 +229,19 @@ def main() -> None:
     dspy.configure_cache(disk_cache_dir=str(arguments.out / "cache"), enable_memory_cache=False)
     task, examples = TASKS[arguments.task]
     first, _, last = arguments.problems.partition(":")
-    devset = list(examples(arguments.data))[int(first) : int(last)]
+    problems = list(examples(arguments.data))
+    devset = problems[int(first) : int(last)]
     lm = _lm(arguments)
     other = local_lm(max_tokens=arguments.max_tokens) if arguments.mix else None
+    if arguments.profile:
+        asked = contenders(task, lm, other)[arguments.profile]
+        print(profile(asked, devset, Right(), concurrency=arguments.concurrency))
+        return
+    if arguments.calibrate:
+        asked = contenders(task, lm, other)[arguments.calibrate]
+        first, _, last = arguments.on.partition(":")
+        print(calibration(asked, devset, problems[int(first) : int(last)], arguments.concurrency))
+        return
     single: EvaluateResult | None = None
     print("| contender | right, 95 % interval | against the first | calls | tokens | tokens per right |")
     print("|---|---|---|---|---|---|", flush=True)
@@ -246,6 +263,24 @@ def _lm(arguments: argparse.Namespace) -> dspy.LM:
     return dspy.LM(
         arguments.model, api_base=arguments.url, api_key="unused", max_tokens=arguments.max_tokens, timeout=3600
     )
+
+
+def calibration(asked: AttentionMoA, fit: list[dspy.Example], test: list[dspy.Example], concurrency: int) -> str:
+    """Return the table of a fitted calibration, and its error on other problems beside that of plain agreement."""
+    fitted, tested = (
+        [
+            (run.trace.agreement, run.score or 0.0)
+            for run in measure(asked, part, Right(), concurrency=concurrency, keep_traces=True).runs
+            if run.trace is not None and run.trace.agreement is not None
+        ]
+        for part in (fit, test)
+    )
+    probability = calibrate(fitted)
+    plain, after = (
+        expected_calibration_error([(read(agreement), score) for agreement, score in tested])
+        for read in (float, probability)
+    )
+    return f"{probability}\n\nexpected calibration error on {len(tested)} others: {plain:.3f} plain, {after:.3f} fitted"
 
 
 def row(name: str, result: EvaluateResult) -> str:
