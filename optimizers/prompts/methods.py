@@ -315,8 +315,8 @@ class Gepa(BuiltInMethod):
         minibatch: number of runs per reflection.
         merge: whether instructions of different candidates are also combined.
         perfect: the best possible score.
-        guide: ``"text"``: the feedback is text alone. ``"stages"``: the scores of stages also choose the predictor to
-            work on, and guard which proposals are kept.
+        guide: ``"stages"``: the scores of stages choose the predictor to work on, and guard which proposals are kept.
+            ``"text"``: the feedback is text alone; predictors take turns.
         more: further options of ``gepa.optimize``.
     """
 
@@ -326,13 +326,13 @@ class Gepa(BuiltInMethod):
     minibatch: int = 3
     merge: bool = True
     perfect: float = 1.0
-    guide: Literal["text", "stages"] = "text"
+    guide: Literal["stages", "text"] = "stages"
     more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.guide not in ("text", "stages"):
-            raise ConfigurationError(f"guide={self.guide!r} is unknown; use 'text' or 'stages'")
+            raise ConfigurationError(f"guide={self.guide!r} is unknown; use 'stages' or 'text'")
 
     def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best candidate on the validation set."""

@@ -72,7 +72,7 @@ def test_guided_gepa_finds_what_is_planted(shared: bool) -> None:
         trainset=planted.examples(0, 12),
         valset=planted.examples(12, 20),
         metric=planted.right,
-        method=Gepa(runs=60, guide="stages"),
+        method=Gepa(runs=60),
         prompt_lm=planted.writer(),
     )
     assert done.cost.paid_calls
@@ -80,5 +80,5 @@ def test_guided_gepa_finds_what_is_planted(shared: bool) -> None:
 
 
 def test_an_unknown_guide_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="use 'text' or 'stages'"):
+    with pytest.raises(ConfigurationError, match="use 'stages' or 'text'"):
         Gepa(guide="stars")  # type: ignore[arg-type]
