@@ -46,8 +46,7 @@ class UsageMeter(UsageTracker):
     Args:
         outer: the caller's usage tracker. It receives every report, too.
         free: names of models that cost nothing, besides those on this machine.
-        on_paid: called with the usage so far at every paid call, on the thread of the call and before its price is
-            known.
+        on_paid: called with the usage so far at every paid call, on the thread of the call.
 
     Attributes:
         history: receives DSPy's history entries without storing them.
@@ -97,8 +96,6 @@ class UsageMeter(UsageTracker):
             if self._outer is not None:
                 self._outer.add_usage(lm, usage_entry)
         self._reported[threading.get_ident()] = lm, usage_entry
-        if self._on_paid is not None:
-            self._on_paid(self.usage)
 
     def add_entry(self, entry: Mapping[str, Any]) -> None:
         """Add the price of the call just reported, or count a cached call (called by DSPy)."""
@@ -117,6 +114,8 @@ class UsageMeter(UsageTracker):
             further = len(response) - 1 if isinstance(response, tuple) else 0  # one request per completion
             usd = None if free and not cost else cost  # a model on this machine may have a price of the user's
             self._count(calls=further, usd=usd or 0.0, unpriced=-(usd is not None and not free))
+        if self._on_paid is not None:
+            self._on_paid(self.usage)
 
     def add(self, used: Usage) -> None:
         """Add usage that DSPy does not report: a call, or a call's missing tokens and dollars."""

@@ -148,7 +148,7 @@ def compile(  # noqa: A001 (DSPy's word)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])
     with seeded(seed), dspy.context(trace=None):
         job = PromptJob(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency)
-        with _counted(program, tuner, job, progress) as meter:
+        with _counted(program, tuner, job, budget, progress) as meter:
             work = _Compilation(program, tuner, job, meter, budget)
             work.run()
             return work.result(meter.usage)
@@ -245,10 +245,16 @@ class _Compilation:
 
 @contextmanager
 def _counted(
-    program: AttentionMoA, method: PromptMethod, job: PromptJob, progress: Callable[[CompileProgress], None] | None
+    program: AttentionMoA,
+    method: PromptMethod,
+    job: PromptJob,
+    budget: Budget | None,
+    progress: Callable[[CompileProgress], None] | None,
 ) -> Iterator[UsageMeter]:
     """Count what is paid for within the block, and report it to ``progress``."""
     most = (2 * len(job.valset) + most_runs(method, job)) * program.architecture.max_calls
+    if budget is not None and budget.calls is not None:
+        most = min(most, budget.calls)
     over = False
 
     def tell(cost: Usage) -> None:

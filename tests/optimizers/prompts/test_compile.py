@@ -489,6 +489,14 @@ def test_a_budget_that_does_not_cover_the_first_measurement_is_refused():
         compiled(planted.program_of(planted.agents(count=2)), "bootstrap", budget=Budget(calls=3))
 
 
+def test_progress_knows_the_price_so_far_and_that_a_budget_ends_it():
+    seen: list[Any] = []
+    agents = [Agent(lm, price={"prompt": 1.0, "completion": 1.0}) for lm in planted.agents(planted.told, count=1)]
+    compiled(planted.program_of(agents), "gepa", runs=60, progress=seen.append, budget=Budget(calls=60))
+    assert all(at.cost.cost_usd for at in seen[:8])  # the scripted model that writes prompts has no price
+    assert {at.of for at in seen} == {60}
+
+
 def test_progress_knows_about_how_far_it_is():
     seen: list[Any] = []
     compiled(planted.program_of(planted.agents(planted.either, count=2)), "gepa", runs=40, progress=seen.append)
