@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +76,7 @@ def evaluate(
         against: records of another evaluation of the same data, to compare with.
         outputs: file for answers in the official format, or a folder for answers and judgments in the official layout.
         name: the program's name in the result and in official files.
-        trace: whether each record has the trace of its run. The report then shows the run.
+        trace: whether each record has the trace of its run, for the report.
         batch: whether requests go in batches of their provider, at half the price; or how, see ``Batches``.
         concurrency: maximum number of concurrent items. Default: 8, or all in batches.
         budget: limits of the evaluation, including the judge and earlier starts (seconds: this start only).
@@ -93,16 +93,14 @@ def evaluate(
     remarks = remarks_of(scorer, data.examples)
     job = _Job(program, data, scorer, identified(data.examples), name or label(program), trace)
     others = {} if against is None else read_other(against, job.run)
-    if outputs is not None:
-        check_outputs(data.benchmark, outputs)
-    began = time.perf_counter()
+    check_outputs(data.benchmark, outputs)
     done, cut_short = _run(job, out, Batches.of(batch), budget, concurrency, progress)
     result = _result(job, done, cut_short, out)
     if official or (official is None and metric is None):
         result = replace(result, figures=_figures(data, result.records))
     comparison = None if against is None else paired_difference(done, others, other=Path(against).name)
     remarks += [] if outputs is None else _write_outputs(job, done, outputs)
-    return replace(result, comparison=comparison, seconds=time.perf_counter() - began, remarks=remarks)
+    return replace(result, comparison=comparison, seconds=time.perf_counter() - job.began, remarks=remarks)
 
 
 def turns_of(examples: Sequence[dspy.Example]) -> int:
@@ -128,12 +126,16 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
         )
 
 
-def check_outputs(benchmark: Benchmark, path: str | Path) -> None:
+def check_outputs(benchmark: Benchmark, path: str | Path | None) -> None:
     """Check that answers can be written for the benchmark's official evaluator, in a file or an existing folder.
+
+    Without a path nothing is checked.
 
     Raises:
         ConfigurationError: if the benchmark has no official format, or the file has no folder.
     """
+    if path is None:
+        return
     if not benchmark.official_outputs:
         raise ConfigurationError(f"{benchmark.name} has no official format of outputs; leave the file of outputs out")
     if not Path(path).is_dir() and not Path(path).parent.is_dir():
@@ -176,6 +178,7 @@ class _Job:
     examples: Mapping[str, dspy.Example]
     name: str
     trace: bool
+    began: float = field(default_factory=time.perf_counter)
 
     @cached_property
     def run(self) -> dict[str, Any]:
