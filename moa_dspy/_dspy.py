@@ -32,6 +32,7 @@ from dspy.adapters.utils import (
     get_annotation_name,
     parse_value as parse_dspy_value,
 )
+from dspy.clients import base_lm
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
@@ -104,10 +105,13 @@ cache_folder = default_cache_dir
 def few_replies_in_memory(most: int) -> Iterator[None]:
     """Keep at most so many replies of DSPy's response cache in memory within the block, in place of a million.
 
-    Those that are there stay. The cache on disk is not changed.
+    Those that are there stay. The cache on disk is not changed. DSPy's history of all calls keeps a tenth as many, in
+    place of 10,000; each entry holds a prompt and a response.
     """
     cache: Any = dspy.cache
-    before = cache.memory_cache
+    before, entries = cache.memory_cache, base_lm.MAX_HISTORY_SIZE
+    base_lm.MAX_HISTORY_SIZE = min(entries, max(most // 10, 1))
+    del base_lm.GLOBAL_HISTORY[: -base_lm.MAX_HISTORY_SIZE]
     if cache.enable_memory_cache and before.maxsize > most:
         cache.memory_cache = LRUCache(maxsize=most)
         for key in list(before)[-most:]:
@@ -115,7 +119,7 @@ def few_replies_in_memory(most: int) -> Iterator[None]:
     try:
         yield
     finally:
-        cache.memory_cache = before
+        cache.memory_cache, base_lm.MAX_HISTORY_SIZE = before, entries
 
 
 def get_litellm() -> Any:

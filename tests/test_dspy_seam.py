@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import dspy
 import pytest
+from dspy.clients import base_lm
 from dspy.lm15 import (
     AccessPolicy,
     EndpointSupport,
@@ -369,3 +370,17 @@ def test_the_cache_in_memory_can_be_small_or_a_run_holds_a_million_replies() -> 
             cache.put({"request": number}, "reply", [])
         assert len(cache.memory_cache) == min(2, cache.memory_cache.maxsize)
     assert cache.memory_cache is before
+
+
+def test_the_history_of_all_calls_can_be_short_or_a_server_holds_ten_thousand_prompts() -> None:
+    history, lm = base_lm.GLOBAL_HISTORY, ScriptedLM("x")
+    for number in range(5):
+        lm(str(number))
+    with _dspy.few_replies_in_memory(30):
+        assert len(history) <= 3
+        for number in range(5):
+            lm(str(number))
+        assert len(history) == 3
+    assert base_lm.MAX_HISTORY_SIZE == 10_000
+    lm("6")
+    assert len(history) == 4

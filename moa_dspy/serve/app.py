@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from moa_dspy._dspy import few_replies_in_memory
 from moa_dspy.program import AttentionMoA
 from moa_dspy.run_view import event_data, run_page, visible_signs
 from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
@@ -31,6 +32,8 @@ from moa_dspy.trace import Trace
 __all__ = ["ServeOptions", "create_app"]
 
 _PAGES: Final = Environment(loader=PackageLoader("moa_dspy.serve", "."), autoescape=True, undefined=StrictUndefined)
+
+_IN_MEMORY: Final = 10_000  # replies of DSPy's response cache
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -64,8 +67,9 @@ def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | Non
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await server.runs.close()
+        with few_replies_in_memory(_IN_MEMORY):
+            yield
+            await server.runs.close()
 
     app = Starlette(
         routes=[
