@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
@@ -168,6 +168,12 @@ class OptimizePlan:
             self.notes += _not_varied(self.bound)
         check_budget(self.budget, self.lms)
         check_unit(self.objective, self.lms)
+
+    @cached_property
+    def test_cost(self) -> CostEstimate:
+        """Return a guess at the cost of the test on all held-out examples."""
+        own, _, usual = _prices(self)
+        return (own + usual).times(len(self.held))
 
     @property
     def stages(self) -> list[str]:
@@ -346,7 +352,7 @@ def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate
     if plan.only_gate:
         yield "gate", own.times(tuning + held), own.times(tuning + held)
     else:
-        yield "acceptance", (own + largest).times(held), (own + usual).times(held)
+        yield "acceptance", (own + largest).times(held), plan.test_cost
     if plan.explain:  # the result runs twice, and once without each agent; the cache holds the runs of the acceptance
         agents = len(program.agents)
         most = agents if plan.bound is None else max(agents, plan.bound.space.max_agents)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import dspy
 
@@ -22,6 +22,7 @@ from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
+from moa_dspy.optimizers.optimize_budget import affordable, is_limited, share_of
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
@@ -35,18 +36,6 @@ from moa_dspy.program import AttentionMoA
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
-
-_WEIGHTS: Final[Mapping[str, float]] = {
-    "ceiling": 0.0,
-    "architecture": 4.0,
-    "prompts": 6.0,
-    "prompts again": 1.0,
-    "stop": 1.0,
-    "acceptance": 2.0,
-    "gate": 0.0,
-    "explanation": 0.0,
-}
-"""Weights that divide the budget. Each part gets a share of what is left, so later parts get what is unused."""
 
 
 @dataclass(frozen=True)
@@ -389,8 +378,12 @@ class OptimizeRun:
     def _accept(self, _: BudgetGuard | None) -> None:
         if not self._changed:
             return
-        plan = self.plan
-        count = self._counter(2 * len(plan.held), "held-out runs")
+        plan, held = self.plan, self.plan.held
+        if plan.budget is not None:
+            held = affordable(held, [plan.program, self.candidate], self._guard.left)
+        if len(held) < len(plan.held):
+            self._cut(f"acceptance: on {len(held)} of {len(plan.held)} held-out examples, which the budget covers")
+        count = self._counter(2 * len(held), "held-out runs")
 
         def keep(side: Side, run: Run) -> None:
             self._held_runs[side].append(run)
@@ -399,7 +392,7 @@ class OptimizeRun:
         self.acceptance = accept(
             plan.program,
             self.candidate,
-            valset=plan.held,
+            valset=held,
             metric=plan.metric,
             tuned_on=plan.tune,
             alpha=plan.alpha,
@@ -478,11 +471,11 @@ class OptimizeRun:
         raised.
         """
         before = self.cost
-        weights = [_WEIGHTS[name] for name in self.plan.stages[len(self.spent) :]]
-        limited = self.plan.budget is not None and weights[0]
+        limited, stages = self.plan.budget is not None and is_limited(part), self.plan.stages[len(self.spent) :]
         self._say(0.0, "")
         try:
-            work(self._guard.share(weights[0] / sum(weights)) if limited else None)
+            share = share_of(stages, self._guard.left, self.plan.test_cost) if limited else 1.0
+            work(self._guard.share(share) if limited else None)
         except BudgetExhaustedError:
             self._cut(f"{part}: skipped, because the budget does not cover it")
         except BudgetTooSmallError as error:
