@@ -1,12 +1,15 @@
 """Our answer parsers beside those of lm-evaluation-harness and inspect_evals, on real replies and on tables of forms.
 
     uv venv /tmp/lm && uv pip install --python /tmp/lm/bin/python --no-deps lm-eval
-    uv venv /tmp/inspect && uv pip install --python /tmp/inspect/bin/python inspect-evals
+    uv pip install --python /tmp/lm/bin/python math-verify antlr4-python3-runtime==4.11
+    uv venv /tmp/inspect && uv pip install --python /tmp/inspect/bin/python inspect-evals \\
+        latex2sympy2-extended antlr4-python3-runtime==4.11
     uv run python -m benchmarks.compare_parsers --data ../shared/data --lm-eval /tmp/lm/bin/python \\
         --inspect /tmp/inspect/bin/python
 
 Real replies are OpenAI's 2638 GSM8K solutions with the authors' verdicts and the BBH replies of code-davinci-002. The
-tables are those of `tests/data/metrics/test_reading.py`. A reply is a disagreement if one of the other parsers gives a
+tables are those of `tests/data/metrics/test_reading.py` and `test_mathematics.py`. `--fresh` reads the replies of
+`benchmarks.fresh_replies`. A reply is a disagreement if one of the other parsers gives a
 different verdict than ours. The published verdict, or the table, says who is right. The
 columns count the replies on which our parser, the other one, or only one of the two is right.
 """
@@ -22,15 +25,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dspy
+
 from benchmarks.common import table
-from moa_dspy.data import bbh, choice_letter, gsm8k
+from moa_dspy.data import MathEquivalence, bbh, choice_letter, gsm8k
+from moa_dspy.data.metrics.mathematics import equivalent
 
 LM_EVAL = r"""
-import json, re, sys
+import importlib.util, json, os, re, sys
+from types import ModuleType
+import lm_eval
 from lm_eval.filters.extraction import MultiChoiceRegexFilter, RegexFilter
 
 MARKS = ("The answer is ", "the answer is ", "The answer: ", "The final answer: ")
 ANSWER = "(" + "|".join(f"(?<={mark})(.*)(?=.)" for mark in MARKS) + ")"
+PAIRS = r"\b(True|False)\b", r"\b(Yes|No|yes|no)\b", r"\b(valid|invalid)\b"
 FILTERS = {  # of the tasks gsm8k, mmlu_flan_cot_zeroshot, mmlu_pro and bbh_cot_zeroshot
     "number": {
         "strict": RegexFilter(r"#### (\-?[0-9\.\,]+)"),
@@ -43,38 +52,85 @@ FILTERS = {  # of the tasks gsm8k, mmlu_flan_cot_zeroshot, mmlu_pro and bbh_cot_
     "hard": {"bbh": RegexFilter(ANSWER)},
 }
 
+def utils(task):
+    sys.modules.setdefault("datasets", ModuleType("datasets")).Dataset = None  # only for annotations
+    path = os.path.join(os.path.dirname(lm_eval.__file__), "tasks", task, "utils.py")
+    spec = importlib.util.spec_from_file_location(task, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+minerva, hendrycks = utils("minerva_math"), utils("hendrycks_math")
+
+def mathematics(row):
+    reply, target, norm = row["reply"], row["target"], minerva.normalize_final_answer
+    boxed, bare = rf"\boxed{{{target}}}", row["kind"] == "expression"
+    read = norm(reply if bare else minerva.get_unnormalized_answer(reply))
+    gold, found = minerva.parse(boxed), minerva.parse(rf"\boxed{{{reply}}}" if bare else reply)
+    return {
+        "minerva_math": minerva.is_equiv(read, norm(target)),
+        "math_verify": bool(minerva.verify(gold=gold, target=found)),
+        "hendrycks_math": bool(hendrycks.process_results({"solution": boxed}, [reply])["exact_match"]),
+    }
+
 def norm(text):
     return re.sub(r"[,$()]|\.$", "", text.strip()).strip().casefold()
 
 def verdicts(row):
+    if row["kind"] in ("math", "expression"):
+        return mathematics(row)
     doc = [{"choices": row["choices"]}]
-    found = {name: each.apply([[row["reply"]]], doc) for name, each in FILTERS[row["kind"]].items()}
+    filters = dict(FILTERS[row["kind"]])
+    if row["kind"] == "hard":
+        of_pair = [each for each in PAIRS if re.fullmatch(each, row["target"], re.IGNORECASE)]
+        filters |= {"bbh flexible": RegexFilter(each, group_select=-1) for each in of_pair}
+    found = {name: each.apply([[row["reply"]]], doc) for name, each in filters.items()}
     return {name: norm([*answers][0][0]) == norm(row["target"]) for name, answers in found.items()}
 
 json.dump([verdicts(row) for row in json.load(sys.stdin)], sys.stdout)
 """
 
 INSPECT = r"""
-import json, re, sys
+import asyncio, json, re, sys
 from types import SimpleNamespace
-from inspect_ai.scorer import AnswerPattern
+from inspect_ai.scorer import AnswerPattern, Target, math
 from inspect_ai.scorer._common import match_str
 from inspect_ai.solver._multiple_choice import parse_answers
+from inspect_evals.math.utils import extract_answer, is_equiv, is_equiv_sympy, normalize_final_answer as norm
 
-def letter(row):
-    state = SimpleNamespace(output=SimpleNamespace(completion=row["reply"]), choices=row["choices"])
-    return parse_answers(state, False)
+scorer = math()
 
-def verdicts(row):
+def state_of(row, reply):
+    return SimpleNamespace(output=SimpleNamespace(completion=reply), choices=row["choices"] or [""] * 20)
+
+async def mathematics(row):
+    reply, target, bare = row["reply"], row["target"], row["kind"] == "expression"
+    read = reply if bare else extract_answer(reply)
+    try:
+        score = await scorer(state_of(row, rf"\boxed{{{reply}}}" if bare else reply), Target([target]))
+    except ValueError:  # it cannot read the target
+        score = None
+    return {
+        "math scorer": score is not None and score.value == "C",
+        "math task": bool(read) and await is_equiv(read, target),
+        "math task, sympy": bool(read) and await is_equiv_sympy(await norm(read), await norm(target)),
+    }
+
+async def verdicts(row):
+    if row["kind"] in ("math", "expression"):
+        return await mathematics(row)
     if row["kind"] == "number":
         return {"match": bool(match_str(row["reply"], row["target"], numeric=True)[1])}
     if row["kind"] == "letter" or re.fullmatch(r"\([A-Z]\)", row["target"]):
-        row = row if row["choices"] else {**row, "choices": [""] * 20}
-        return {"choice": letter(row) == {row["target"].strip("()")}}
+        return {"choice": parse_answers(state_of(row, row["reply"]), False) == {row["target"].strip("()")}}
     found = re.findall(AnswerPattern.WORD, row["reply"])
-    return {"word": bool(found) and found[-1].casefold() == row["target"].casefold()}
+    word = bool(found) and found[-1].casefold() == row["target"].casefold()
+    return {"word": word, "match": bool(match_str(row["reply"], row["target"])[1])}
 
-json.dump([verdicts(row) for row in json.load(sys.stdin)], sys.stdout)
+async def main():
+    return [await verdicts(row) for row in json.load(sys.stdin)]
+
+json.dump(asyncio.run(main()), sys.stdout)
 """
 
 
@@ -125,9 +181,7 @@ def main() -> None:
                     who = "only ours" if mine == reply.right else "only theirs"
                     count[who] += 1
                     if arguments.list or who == "only theirs":
-                        print(
-                            f"{reply.source}, {program} {name}: {who} right on {reply.reply[-200:]!r}, {reply.target}"
-                        )
+                        print(f"{reply.source}, {program} {name}: {who} on {reply.reply[-200:]!r}, {reply.target}")
     columns = ("replies", "ours", "theirs", "only ours", "only theirs")
     rows = [(*names, *(str(count[column]) for column in columns)) for names, count in sorted(counts.items())]
     table([("replies of", "parser", *columns), *rows])
@@ -159,16 +213,16 @@ def reasoned_replies(folder: Path) -> Iterator[Reply]:
 
 
 def fresh_replies(files: Sequence[Path]) -> Iterator[Reply]:
-    """Yield replies without a published verdict. Ours is taken for right; a person reads the disagreements."""
+    """Yield replies without a published verdict. Who agrees with the target is taken for right; a person reads them."""
     for file in files:
         for row in rows_of(file):
-            reply = Reply(file.stem, row["kind"], row["reply"], row["target"], True, row.get("choices") or [])
-            yield reply._replace(right=verdict(reply))
+            yield Reply(f"fresh {file.stem}", row["kind"], row["reply"], row["target"], True, row.get("choices") or [])
 
 
 def forms() -> Iterator[Reply]:
     """Yield our tables of forms. A form that must not be read is right if it is not taken for its wrong answer."""
-    table_of = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "data" / "metrics" / "test_reading.py"))
+    tests = Path(__file__).parents[1] / "tests" / "data" / "metrics"
+    table_of = {**runpy.run_path(str(tests / "test_reading.py")), **runpy.run_path(str(tests / "test_mathematics.py"))}
     for text, number in table_of["NUMBERS"]:
         if number is None or number.denominator == 1:
             for target in {number, 18, 72} - {None}:
@@ -178,6 +232,10 @@ def forms() -> Iterator[Reply]:
             yield Reply("letters", "letter", text, target, letter == target, table_of["CITIES"])
     for text, target, right in table_of["HARD"]:
         yield Reply("hard tasks", "hard", text, target, right, [])
+    for target, text, right in table_of["EXPRESSIONS"]:
+        yield Reply("expressions", "expression", text, target, right, [])
+    for target, text, right in table_of["SOLUTIONS"]:
+        yield Reply("solutions", "math", text, target, right, [])
 
 
 def rows_of(file: Path) -> Iterator[dict[str, Any]]:
@@ -192,6 +250,10 @@ def verdict(reply: Reply) -> bool:
         return gsm8k.is_correct(reply.reply, reply.target)
     if reply.kind == "letter":
         return choice_letter(reply.reply, reply.choices) == reply.target
+    if reply.kind == "expression":
+        return equivalent(reply.target, reply.reply)
+    if reply.kind == "math":
+        return MathEquivalence()(dspy.Example(answer=reply.target), dspy.Prediction(answer=reply.reply)) is True
     return bbh.is_correct(reply.reply, reply.target)
 
 

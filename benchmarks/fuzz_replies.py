@@ -30,8 +30,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 from benchmarks.fuzz_seeds import BUILT_IN, mutated, real_replies, templated
 from moa_dspy.data import choice_letter, parse_score
+from moa_dspy.data.metrics.expressions import final_expression
 from moa_dspy.data.metrics.hard_tasks import final_answer, read_as
-from moa_dspy.data.metrics.mathematics import final_expression
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.data.metrics.ratings import parse_scores, parse_verdict
 from moa_dspy.parsing import UnreadableError, parse_value, split_reasoning

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dspy
 
 from moa_dspy.data.benchmark import Benchmark, Hub
-from moa_dspy.data.metrics.mathematics import MathEquivalence, equivalent, final_expression
+from moa_dspy.data.metrics.expressions import final_expression
+from moa_dspy.data.metrics.mathematics import MathEquivalence, equivalent
 from moa_dspy.data.sources import Row
 
 __all__ = ["Math500", "is_correct"]

@@ -11,13 +11,18 @@ import dspy
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.parsing.choices import choice_letter, read_choice
-from moa_dspy.parsing.phrases import TEXT_MAX, claims, last_boxed, plain
+from moa_dspy.parsing.phrases import TEXT_MAX, claims, is_negated, last_boxed, plain
 
 __all__ = ["HardTaskAnswer", "final_answer", "read_as"]
 
 _CHOICE = re.compile(r"\([A-Z]\)")
 _NUMBER = re.compile(r"-?\d+")
 _OPTION = re.compile(r"^\(([A-Z])\)[ \t]+(.+)$", re.MULTILINE)
+_WORDS = re.compile(r"[\w'-]+(?: [\w'-]+)*")
+_ARTICLE = re.compile(r"\A(?:an?|the) (?=\w)", re.IGNORECASE)
+_SENTENCE = re.compile(r"[A-Z](?:(?![.,;:!?]\s)[^\n])*[.!]")
+_IS = r"(?:is|are|was|were|be|equals|named|called)"
+_LINK = r"(?:than|and|or|nor|not|of|in|on|at|by|to|for|from|with|after|before|between|like|as|about|but|if)"
 _CLOSED = (("true", "false"), ("yes", "no"), ("valid", "invalid"))
 
 
@@ -36,6 +41,7 @@ def read_as(prediction: str, target: str, options: Sequence[str] = ()) -> str | 
     | `(B)` | a letter, or the text of an option (`choice_letter`) | `So the answer is (B).`, `(B) 12/02/1990` |
     | True, False; yes, no; valid, invalid | one of the two words (`read_choice`) | `The answer is **valid**.` |
     | a number | a number (`final_number`) | `So the answer is 1,234.`, `the answer is 3 * 6 = 18` |
+    | words | as below, without an article; of more words, those that it says are the answer | `The capital is Tokyo.` |
     | anything else | the text after the last marker, else the box, else the whole text | `] ) }` |
 
     Args:
@@ -51,8 +57,27 @@ def read_as(prediction: str, target: str, options: Sequence[str] = ()) -> str | 
         return None if value is None else str(value)
     pair = next((pair for pair in _CLOSED if expected.casefold() in pair), None)
     if pair is None:
-        return final_answer(text).casefold()
+        return _words(text, len(expected.split())) if _WORDS.fullmatch(expected) else final_answer(text).casefold()
     return read_choice(text, pair) or _at_ends(text, lambda line: read_choice(line, pair))
+
+
+def _words(text: str, count: int) -> str:
+    """Return the final answer without an article; of more words than wanted, those that it says the answer is."""
+    answer = _ARTICLE.sub("", final_answer(text))
+    if len(answer.split()) > count:
+        said = claims(text)
+        answer = said[-1].answer if said else text.strip().rpartition("\n")[2]
+        words = rf"[\s*_\"'`(]*(?:(?:an?|the)\s+)?[*_\"'`(]*(?P<words>[\w'-]+(?:\s+[\w'-]+){{{count - 1}}})"
+        whole = not said and _SENTENCE.fullmatch(text.strip())
+        before = rf"\b(?!{_LINK}\s)[\w'-]+\s" if whole else rf"\b{_IS}\b:?"
+        begins = re.match(
+            rf"{words}[*_\"'`)]*(?:[.;:!(]|,?\s(?:because|since|as|which|who|not)\b)", answer, re.IGNORECASE
+        )
+        ends = re.search(rf"{before}{words}\W*\Z", answer, re.IGNORECASE)
+        for match in (begins if said else None, ends):
+            if match and not is_negated(answer, match.start("words"), match.end("words")):
+                return " ".join(match["words"].split()).casefold()
+    return answer.casefold()
 
 
 def _at_ends(text: str, read: Callable[[str], str | None]) -> str | None:

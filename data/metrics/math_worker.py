@@ -24,6 +24,17 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
+def _with_symbols_of(reference: list[Any], answer: list[Any]) -> list[Any]:
+    """Return the answer with the symbols of the reference. The library assumes that `i` is real in one, not in both."""
+    known = {symbol.name: symbol for part in reference for symbol in getattr(part, "free_symbols", ())}
+    return [
+        part.xreplace({symbol: known[symbol.name] for symbol in part.free_symbols if symbol.name in known})
+        if hasattr(part, "xreplace")
+        else part
+        for part in answer
+    ]
+
+
 def main() -> None:
     """Answer requests until the pipe is closed."""
     _limit_memory()
@@ -35,7 +46,10 @@ def main() -> None:
     for line in sys.stdin:
         try:
             reference, answer = (parse(f"${text}$", parsing_timeout=off) for text in json.loads(line))
-            equal = bool(reference and answer and verify(reference, answer, timeout_seconds=None))
+            answer = _with_symbols_of(reference, answer)
+            equal = bool(
+                reference and answer and verify(reference, answer, allow_set_relation_comp=True, timeout_seconds=None)
+            )
         except Exception:  # noqa: BLE001 - an expression that the library cannot handle is not equal
             equal = False
         print(json.dumps({"equal": equal}), flush=True)

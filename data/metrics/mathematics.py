@@ -20,12 +20,12 @@ from pathlib import Path
 
 import dspy
 
+from moa_dspy.data.metrics.expressions import final_expression, in_latex
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.extras import require_eval
-from moa_dspy.parsing.phrases import last_boxed
 
-__all__ = ["MathEquivalence", "equivalent", "final_expression"]
+__all__ = ["MathEquivalence", "equivalent"]
 
 _EXPRESSION_MAX = 500
 _START_SECONDS = 120.0
@@ -35,18 +35,9 @@ _SPACE = re.compile(r"(?:\s|\\[,;: ]|~)+")
 _IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _THOUSANDS = re.compile(r"(?<![\d ])(\d{1,3})((?: \d{3})+)(?![\d ])")
 _NUMBERS_APART = re.compile(r"[+-]?\d+(?: \d+)+")
+_SIGN_OF_EQUALITY = re.compile(r"(?<![<>!:=])=(?!=)")
+_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 _BASE = re.compile(r"\d_\{?(\d+)")
-_MARKED_LINE = re.compile(r"(?:\banswer\s*(?:is|:)\s*:?)([^\n]*)", re.IGNORECASE)
-
-
-def final_expression(text: str) -> str:
-    r"""Return the final expression of a solution: the last `\boxed{}`, else after "answer is", else the last line."""
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed.strip()
-    marked = [match[1] for match in _MARKED_LINE.finditer(text) if match[1].strip()]
-    answer = (marked or text.strip().splitlines() or [""])[-1].strip()
-    return re.sub(r"^(\$+|\\\(|\\\[)|(\$+|\\\)|\\\])\.?$", "", answer.removesuffix(".")).strip().strip("*")
 
 
 def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
@@ -63,6 +54,7 @@ def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
     """
     if not reference.strip() or not answer.strip() or max(len(reference), len(answer)) > _EXPRESSION_MAX:
         return False
+    reference, answer = in_latex(reference), in_latex(answer)
     one, other = _tidy(reference), _tidy(answer)
     if one == other:
         return True
@@ -71,8 +63,13 @@ def equivalent(reference: str, answer: str, *, seconds: float = 10.0) -> bool:
     with _lock:
         free = _workers_of(os.getpid())
     worker = free.get()
+    sides = _SIGN_OF_EQUALITY.split(answer)
     try:
-        return worker.equal(reference, answer, seconds)
+        if worker.equal(reference, answer, seconds):
+            return True
+        if len(sides) == 1 or "=" in reference or "," in _BRACKETS.sub("", answer):
+            return False
+        return worker.equal(reference, sides[-1], seconds)
     finally:
         free.put(worker)
 
@@ -86,7 +83,9 @@ def _tidy(expression: str) -> str:
 
 @dataclass(frozen=True)
 class MathEquivalence(TextMetric):
-    r"""The last `\boxed{}` of the output is mathematically equal to the answer (math-verify, extra `eval`).
+    r"""The final expression of the output is mathematically equal to the answer (math-verify, extra `eval`).
+
+    `final_expression` reads both: the last `\boxed{}`, else the last claim, else the last expression.
 
     Attributes:
         seconds: time limit of a comparison; a comparison that takes longer counts as wrong.

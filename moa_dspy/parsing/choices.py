@@ -265,7 +265,7 @@ def _whole(text: str, known: _Set[Value]) -> Value | None:
     for form in (plain_text, plain_text if named else undecorated(rest)):
         if form in known.labels:
             return known.labels[form]
-        same = known.folded.get(_folded(form), [])
+        same = known.folded.get(_folded(form), []) or known.folded.get(_folded(form.strip("().:[] ")), [])
         qualified = re.fullmatch(r"<?[A-Za-z_]\w{0,40}\.(\w{1,80})(?::[^<>]{0,80}>)?", form)
         same = same or (known.folded.get(_folded(qualified[1]), []) if qualified else [])
         if len(same) == 1:

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from moa_dspy.data import bbh, vote
 from moa_dspy.data.judges import fill, fill_known
 from moa_dspy.data.metrics.choices import choice_letter
-from moa_dspy.data.metrics.mathematics import final_expression
+from moa_dspy.data.metrics.expressions import final_expression
 from moa_dspy.data.metrics.ratings import parse_scores
 from moa_dspy.data.metrics.text import f1, normalize
 from moa_dspy.parsing.phrases import last_boxed
@@ -121,7 +121,16 @@ def test_text_functions_take_anything(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["\\boxed{" * 20_000, "answer " * 20_000, "answer" + " " * 100_000, "(" * 100_000, "1," * 50_000, "{" * 100_000],
+    [
+        "\\boxed{" * 20_000,
+        "answer " * 20_000,
+        "answer" + " " * 100_000,
+        "(" * 100_000,
+        "1," * 50_000,
+        "{" * 100_000,
+        r"\(" * 50_000,
+        "$x$ or " * 9000,
+    ],
 )
 def test_hostile_texts_take_no_time(text):
     started = time.monotonic()

@@ -159,6 +159,9 @@ LETTERS = [
     ("Answer: none of the above", None),
     ("A is wrong. C is wrong. D is wrong.", None),
     ("The answer is a capital city.", None),
+    ("The last line has the form **Answer:** Paris.", "B"),
+    ("The answer is X. The city is Paris.", "B"),
+    ("So the answer is X.", None),
 ]
 
 
@@ -171,6 +174,8 @@ def test_a_choice_by_its_text_is_not_a_letter_or_a_part_of_another_number():
     assert choice_letter("Answer: 3", ["1", "2", "3", "4"]) == "C"
     assert choice_letter("The answer is 3.5", ["1", "2", "3", "4"]) is None
     assert choice_letter("Answer: A dog", ["cat", "A dog"]) == "B"
+    for reply in ("The correct answer is B).", "Answer: B", "Answer: (B)", "The answer is B."):
+        assert choice_letter(reply, ["B", "U", "T"]) == "B"
 
 
 @given(
@@ -207,6 +212,24 @@ HARD = [
     ("The correct answer here is therefore (D).", "(D)", True),
     ("So the answer is (A) or (B).", "(A)", False),
     ("So the answer is above big coexist.\nLet me know if the answer is unclear.", "above big coexist", True),
+    ("So the answer is a dog.", "dog", True),
+    ("The capital of Japan is Tokyo.", "Tokyo", True),
+    ('The word that comes first is **"basket"**.', "basket", True),
+    ("Grace is taller than Ben.\n\nSo, the tallest of the three is Grace.", "Grace", True),
+    ("Bees produce honey.", "honey", True),
+    ("The gas that plants take in is carbon dioxide.", "carbon dioxide", True),
+    ("Answer: Paris, because it is in France.", "Paris", True),
+    ("Final answer: The word is basket.", "basket", True),
+    (r"The name is \(\boxed{\text{Anna}}\).", "Anna", True),
+    ("Today is Monday. So in 2 days it will be Wednesday.", "Wednesday", True),
+    ("Frank is taller than Henry.", "Henry", False),
+    ("The capital is not Paris.", "Paris", False),
+    ("I do not think it is Paris.", "Paris", False),
+    ("It is Lyon or Paris.", "Paris", False),
+    ("Answer: They take in water and carbon dioxide.", "carbon dioxide", False),
+    ("It is the capital of France.", "France", False),
+    ("Anna is tall. Bees are fond of honey.", "honey", False),
+    ("Answer: Grace is taller than Clara.", "Grace", False),
 ]
 
 
