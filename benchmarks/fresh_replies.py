@@ -78,7 +78,7 @@ def letter(draw: random.Random) -> Question:
         text, right = f"What is {a} * {b}?", str(a * b)
         options = [right, *map(str, draw.sample([a * b + d for d in (-10, -2, -1, 1, 2, 10, a, -b)], 3))]
     elif topic == 1:
-        options = draw.sample(WORDS, 4)
+        options = draw.sample([*WORDS], 4)
         text, right = "Which of these words comes first in the alphabet?", min(options)
     elif topic == 2:
         vowels = draw.sample("AEIOU", 1) + draw.sample("BCDFGHKLMNPRST", 3)

@@ -309,7 +309,7 @@ def hostile(options: argparse.Namespace) -> dict[str, Any]:
     settings = ServeOptions(kept_runs=0)
     with Loopback(hold=hold) as provider, serving({"p": program(provider)}, settings) as server:
         statuses: Counter[str] = Counter()
-        kinds = [*BODIES, *HEADS]
+        kinds, memory, files = [*BODIES, *HEADS], 0.0, 0
         for number in range(-len(kinds), options.requests):
             if number == 0:  # each kind was sent once
                 gc.collect()

@@ -144,6 +144,7 @@ def accept(
     questions = sorted(deduplicate(valset), key=unit_hash)
     options: Any = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces}
     runs: Any = functools.partial(_measured, progress, budget=_guard_of(budget, [baseline, candidate]), **options)
+    decision: Any = None
     old = new = Measurement((), Usage())
     for count, level in looks(len(questions), alpha, interim):
         part = questions[len(old.runs) : count]

@@ -151,7 +151,7 @@ def test_the_context_is_what_the_server_says(path: str, content: Any, expected: 
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name of the base class)
             pass
 
     asked: list[str] = []

@@ -32,7 +32,7 @@ def left(calls: float = UNLIMITED, tokens: float = UNLIMITED) -> Amounts:
     ],
 )
 def test_tuning_leaves_enough_for_the_test(stages: list[str], test: int, share: float) -> None:
-    assert share_of(stages, left(calls=3000), CostEstimate(calls=test, tokens=10)) == pytest.approx(share)
+    assert share_of(stages, left(calls=3000), CostEstimate(calls=test, prompt_tokens=10)) == pytest.approx(share)
 
 
 def test_a_test_that_the_budget_does_not_cover_is_made_on_fewer_examples() -> None:

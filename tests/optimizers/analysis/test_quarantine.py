@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_honest_agents_stay() -> None:
         quarantine(asked, (), exact)
 
 
-def rows(**scores: list[float | None]) -> list[dict[str, float]]:
+def rows(**scores: Sequence[float | None]) -> list[dict[str, float]]:
     """The scores of each example; None where an agent did not propose."""
     columns = zip(*scores.values(), strict=True)
     return [{name: one for name, one in zip(scores, row, strict=True) if one is not None} for row in columns]
