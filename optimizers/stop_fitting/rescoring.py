@@ -17,7 +17,7 @@ import dspy
 import pydantic
 
 from moa_dspy.cost.usage import Price
-from moa_dspy.errors import MetricError
+from moa_dspy.errors import ConfigurationError, MetricError
 from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.evaluation.statistics import Score
@@ -164,12 +164,15 @@ class AnswerJudge:
         self._known: dict[str, Judgement] = {}
 
     def score(self, outputs: Mapping[str, Any]) -> float:
-        """Return the score of an answer, given as JSON values; 0 if the metric raises or returns no score."""
+        """Return the score of an answer, given as JSON values; 0 if the metric raises or returns no score.
+
+        Raises:
+            ConfigurationError: if the type of an output does not read what it writes.
+        """
         answer = {name: outputs[name] for name in self._fields}
         key = json.dumps(answer, sort_keys=True)
         if key not in self._known:
-            types: dict[str, Any] = {name: field.annotation for name, field in self._fields.items()}
-            typed = {name: pydantic.TypeAdapter(types[name]).validate_python(answer[name]) for name in answer}
+            typed = {name: _restored(name, self._fields[name].annotation, answer[name]) for name in answer}
             self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
         return self._known[key].score or 0.0
 
@@ -182,6 +185,22 @@ class AnswerJudge:
     def judged(self) -> bool:
         """Return whether the metric judged any answer."""
         return any(one.failure is None for one in self._known.values())
+
+
+def _restored(name: str, kind: Any, value: Any) -> Any:
+    """Return a recorded value of an output with its type."""
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
+    try:
+        try:
+            return adapter.validate_python(value)
+        except pydantic.ValidationError:  # strict types take texts for dates and enums only from JSON
+            return adapter.validate_json(json.dumps(value))
+    except pydantic.ValidationError as error:
+        where, why = ".".join(map(str, (name, *error.errors()[0]["loc"]))), error.errors()[0]["msg"]
+        raise ConfigurationError(
+            f"recorded answers cannot be scored: their JSON values do not give the output type again ({where}: {why}); "
+            "give it aliases and serializers whose output it also accepts, and no excluded fields"
+        ) from None
 
 
 def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) -> dict[StopRule, Reading]:

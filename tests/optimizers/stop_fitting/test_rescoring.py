@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import dspy
+import pydantic
 import pytest
 from support.simulated_tasks import exact, examples, simulated
 
@@ -162,3 +164,30 @@ def test_a_stop_condition_of_ones_own_is_not_replaced_in_silence() -> None:
     with pytest.raises(ConfigurationError, match="OnAgreement cannot be fitted"):
         fit_stop_rule(moa, trainset=examples(2), metric=exact)
     assert paid(moa) == 0
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+
+    day: datetime.date
+
+
+class OneWay(pydantic.BaseModel):
+    day: datetime.date = pydantic.Field(validation_alias="read", serialization_alias="written")
+
+
+def dated(kind: type, reply: str) -> Any:
+    signature: Any = dspy.Signature({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())})
+    program = AttentionMoA(signature, [ScriptedLM(f"[[ ## answer ## ]]\n{reply}")], layers=1, reasoning=False)
+    measured = measure(program, examples(2), lambda *_: True, keep_traces=True)
+    return depth_curve(program, measured.runs, lambda example, prediction: prediction.answer.day.year == 2024)
+
+
+def test_recorded_answers_of_strict_types_are_scored() -> None:
+    (depth,) = dated(Strict, '{"day": "2024-01-02"}')
+    assert depth.score.value == 1
+
+
+def test_types_that_do_not_read_what_they_write_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"do not give the output type again \(answer.read: Field required\)"):
+        dated(OneWay, '{"read": "2024-01-02"}')
