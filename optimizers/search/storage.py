@@ -154,6 +154,11 @@ def open_study(
     study = optuna.create_study(
         storage=storage, study_name=name, directions=directions, load_if_exists=True, pruner=optuna.pruners.NopPruner()
     )
+    if [direction.name.lower() for direction in study.directions] != directions and "about" not in study.user_attrs:
+        raise ConfigurationError(
+            f"study {name!r} was not made by a search: its directions are not {', '.join(directions)}; use another "
+            "study_name or another storage"
+        )
     known = study.user_attrs.get("about")
     if known is None and not study.get_trials(deepcopy=False):
         study.set_user_attr("about", about)

@@ -15,7 +15,7 @@ import pytest
 from moa_dspy.cli import main
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.optimizers.report.studies import study_in
-from moa_dspy.optimizers.search.storage import open_storage, storage_failures
+from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 
 NAMES = ["why?.db", "a#b.db", "a b.db", "a%20b.db", "100%.db", "a&b=c.db", "q?mode=memory.db", "ü.db", "a;b.db",
          "a:b@c.db", "[x].db", "+.db", "what??.db", "a'b.db", '"a".db', "a,b.db", "~x.db",
@@ -84,6 +84,14 @@ def test_a_database_in_a_folder_without_locks_is_refused_at_once(tmp_path: Path,
     with pytest.raises(ConfigurationError, match=r"cannot be written: No locks available; a journal:///FILE needs no"):
         open_storage(tmp_path / "study.db")
     open_storage(f"journal:///{tmp_path / 'study.log'}")
+
+
+@pytest.mark.parametrize("directions", [["maximize", "minimize"], ["minimize"]])
+def test_an_empty_study_of_other_directions_is_refused(directions: list[str]):
+    storage = open_storage(None)
+    optuna.create_study(storage=storage, study_name="s", directions=directions)
+    with pytest.raises(ConfigurationError, match="its directions are not maximize; use another study_name"):
+        open_study(storage, "s", ["maximize"], {})
 
 
 def test_a_storage_that_fails_in_the_middle_is_one_line(tmp_path: Path):
