@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
+from pydantic_core import to_jsonable_python
 
 from moa_dspy._dspy import has_input_keys
 from moa_dspy.data.splitting import canonical
@@ -65,7 +66,8 @@ def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: 
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:
-    return digest(_casefolded(canonical(dict(inputs))))
+    # as a program file writes demos: one that was read from a file equals the example that it was made of
+    return digest(_casefolded(to_jsonable_python(canonical(dict(inputs)), bytes_mode="base64", fallback=str)))
 
 
 def _casefolded(value: Any) -> Any:
