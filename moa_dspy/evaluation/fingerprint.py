@@ -24,7 +24,16 @@ from moa_dspy.agents import Agent
 from moa_dspy.identity import connection_of
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["CONNECTION", "connection_digest", "content_of", "describe", "digest", "fingerprint", "identified"]
+__all__ = [
+    "CONNECTION",
+    "connection_digest",
+    "content_of",
+    "describe",
+    "digest",
+    "fingerprint",
+    "identified",
+    "ordered",
+]
 
 CONNECTION: Final = "connection"
 """The part of a fingerprint, and of what identifies a study, that older versions did not record."""
@@ -95,16 +104,19 @@ def identified(examples: Sequence[dspy.Example]) -> dict[str, dspy.Example]:
 
 def content_of(example: dspy.Example, size: int = _BYTES) -> str:
     """Return a digest of all fields of an example, of ``size`` bytes."""
-    return digest(to_jsonable_python(_ordered(example.toDict()), bytes_mode="base64", fallback=str), size)
+    return digest(to_jsonable_python(ordered(example.toDict()), bytes_mode="base64", fallback=str), size)
 
 
-def _ordered(value: Any) -> Any:
-    """Return a value with its sets as sorted lists, because the order of sets differs between processes."""
+def ordered(value: Any) -> Any:
+    """Return a value with its sets as sorted lists, because the order of sets differs between processes.
+
+    Keys become texts: those of several types cannot be sorted.
+    """
     if isinstance(value, Mapping):
-        return {key: _ordered(part) for key, part in value.items()}
+        return {str(key): ordered(part) for key, part in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
-    return [_ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
+    return [ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def digest(value: Any, size: int = _BYTES) -> str:

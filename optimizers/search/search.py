@@ -31,7 +31,7 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import sample
 from moa_dspy.display import Displayed
 from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, ConfigurationError, RunError
-from moa_dspy.evaluation.fingerprint import CONNECTION, connection_digest, describe, digest
+from moa_dspy.evaluation.fingerprint import CONNECTION, connection_digest, describe, digest, ordered
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.optimizers.measuring import Metric, check_budget, check_concurrency, check_metric, metric_name
@@ -258,7 +258,7 @@ class _Search:
 
     def _about(self) -> dict[str, Any]:
         """Return the properties that must be equal for trials of a study to be comparable."""
-        rows = [json.dumps(example.toDict(), sort_keys=True, default=str) for example in self.trainset]
+        rows = [json.dumps(ordered(example.toDict()), sort_keys=True, default=str) for example in self.trainset]
         content = hashlib.sha256("\n".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest()
         about = {
             **self.bound.to_dict(),

@@ -515,3 +515,16 @@ def test_models_that_fail_score_nothing_and_the_search_goes_on() -> None:
     space = SearchSpace(samples=1, temperatures=(None,), attention=("none",), residual=("none",), aggregators=("b",))
     result = search(TASK, lms, space=space, trainset=examples(8), metric=exact, n_trials=3, unit="calls", seed=1)
     assert [spec.name for spec in result.program.architecture.agents] != ["down"]
+
+
+def test_a_study_continues_whatever_the_order_of_sets_and_the_types_of_keys(tmp_path: Path) -> None:
+    def trials(tags: set[int]) -> int:
+        example = dspy.Example(question="task 001", tags=tags, notes={1: "a", "b": 2}).with_inputs("question")
+        lm = ScriptedLM("answer")
+        result = search(
+            TASK, [lm], trainset=[example], metric=lambda *_: 1.0, space=QUICK, n_trials=1, storage=tmp_path / "s.db"
+        )
+        return len(result.study.trials)
+
+    assert list({0, 8}) != list({8, 0})
+    assert trials({0, 8}) == trials({8, 0}) == 1
