@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import dspy
 
@@ -35,6 +35,7 @@ __all__ = [
     "check_concurrency",
     "check_metric",
     "check_program",
+    "check_seed",
     "failures_of",
     "guard_of",
     "measure",
@@ -211,6 +212,16 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
     if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
         raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
     check_prices(lms)
+
+
+def check_seed(seed: Any) -> None:
+    """Check a seed before anything is paid.
+
+    Raises:
+        ConfigurationError: if it is not a whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigurationError(f"seed={seed!r} is invalid; it must be a whole number from 0")
 
 
 def check_program(program: object, name: str = "program") -> AttentionMoA:

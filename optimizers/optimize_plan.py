@@ -25,6 +25,7 @@ from moa_dspy.optimizers.measuring import (
     check_concurrency,
     check_metric,
     check_program,
+    check_seed,
     models_of,
 )
 from moa_dspy.optimizers.prompts.compile import split_off
@@ -142,13 +143,15 @@ class OptimizePlan:
         check_alpha(self.alpha)
         check_gain(self.gain)
         check_concurrency(self.concurrency)
+        check_seed(self.seed)
         if self.least_gain is not None:
             check_share("least_gain", self.least_gain)
         check_share("max_loss", self.max_loss)
-        if isinstance(self.parts, str) or not self.parts or not set(self.parts) <= set(PARTS):
-            raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}")
-        if self.rounds < 1:
-            raise ConfigurationError(f"rounds={self.rounds!r} must be at least 1")
+        once = [part for part in PARTS if list(self.parts).count(part) == 1]
+        if isinstance(self.parts, str) or not self.parts or len(once) < len(self.parts):
+            raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}, each once")
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
+            raise ConfigurationError(f"rounds={self.rounds!r} must be a whole number from 1")
         check_effort(self.effort)
         self.tune, self.held, self.notes = _split(self.program, self.trainset, self.valset, self.seed)
         self.notes.append(self.sensitivity)

@@ -157,10 +157,12 @@ def check_metric(metric: Any) -> None:
     """Check that a metric can be called.
 
     Raises:
-        ConfigurationError: if it is not callable.
+        ConfigurationError: if it is not callable, or asynchronous.
     """
     if not callable(metric):
         raise ConfigurationError(f"metric={metric!r} is invalid; pass a function of an example and a prediction")
+    if inspect.iscoroutinefunction(metric) or inspect.iscoroutinefunction(type(metric).__call__):
+        raise ConfigurationError(f"the metric {metric_name(metric)} is async; pass a function that returns the score")
 
 
 def metric_name(metric: Metric) -> str:

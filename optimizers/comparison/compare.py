@@ -34,6 +34,7 @@ from moa_dspy.optimizers.measuring import (
     check_budget,
     check_concurrency,
     check_metric,
+    check_seed,
     models_of,
 )
 from moa_dspy.optimizers.reported import Tabulated
@@ -197,6 +198,7 @@ def compare(
         ConfigurationError: if an argument is invalid. Nothing was paid for.
         RunError: if a contender fails on every example, or the budget ends first.
     """
+    check_seed(seed)
     names, own = _baselines(baselines)
     _check(metric, match, tolerance, prefer, alpha, gain, concurrency)
     singles = [] if own or names == ["moa"] else singles_of(program)

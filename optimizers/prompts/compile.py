@@ -30,6 +30,7 @@ from moa_dspy.optimizers.measuring import (
     check_budget,
     check_concurrency,
     check_metric,
+    check_seed,
     measure,
     models_of,
 )
@@ -143,6 +144,7 @@ def compile(  # noqa: A001 (DSPy's word)
     tuner = resolve_method(method, options)
     _check(program, trainset, valset, metric, effort, concurrency)
     check_method(tuner, program)
+    check_seed(seed)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer, ambient = prompt_lm or program.get_lm(), ambient_lm(program)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])

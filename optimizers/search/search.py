@@ -34,7 +34,14 @@ from moa_dspy.errors import AllRunsFailedError, BudgetTooSmallError, Configurati
 from moa_dspy.evaluation.fingerprint import CONNECTION, connection_digest, describe, digest, ordered
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.leakage import check_examples
-from moa_dspy.optimizers.measuring import Metric, check_budget, check_concurrency, check_metric, metric_name
+from moa_dspy.optimizers.measuring import (
+    Metric,
+    check_budget,
+    check_concurrency,
+    check_metric,
+    check_seed,
+    metric_name,
+)
 from moa_dspy.optimizers.prompts.silence import silenced
 from moa_dspy.optimizers.search.designs import BoundSpace, Params
 from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns
@@ -166,6 +173,7 @@ def search(
         ConfigurationError: if an argument is invalid, or differs from those of the study in ``storage``.
         RunError: if the budget ended before anything was scored, or if every run failed.
     """
+    check_seed(seed)
     bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)

@@ -272,6 +272,10 @@ def test_progress_has_an_end_in_sight() -> None:
     assert seen[-1].best is not None
 
 
+async def awaited(example: dspy.Example, prediction: Any) -> bool:
+    return exact(example, prediction)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -280,7 +284,11 @@ def test_progress_has_an_end_in_sight() -> None:
         ({"valset": examples(30)[:4]}, "4 of 4 held-out examples are among those"),
         ({"parts": ["prompt"]}, "must be some of prompts, architecture, stop, gate"),
         ({"parts": "prompts"}, "must be some of"),
+        ({"parts": ["stop", "stop"]}, "each once"),
         ({"rounds": 0}, "rounds=0"),
+        ({"rounds": 1.5}, "rounds=1.5 must be a whole number"),
+        ({"seed": None}, "seed=None is invalid"),
+        ({"metric": awaited}, "awaited is async; pass a function that returns the score"),
         ({"method": "magic"}, "method='magic' is unknown"),
         ({"method": print}, "neither a name nor an object with a method tune"),
         (

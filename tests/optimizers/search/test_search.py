@@ -478,6 +478,8 @@ class TestSpace:
             ({"layers": 3}, "SearchSpace"),
             ({"trainset": []}, "trainset"),
             ({"n_trials": 0}, "n_trials"),
+            ({"seed": -1}, "seed=-1 is invalid"),
+            ({"seed": 1.5}, "seed=1.5 is invalid"),
             ({"objective": "fame"}, "fame"),
             ({"price": 3.0}, "score_at_price"),
             ({"objective": "score_at_price"}, "price"),
