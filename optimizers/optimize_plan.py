@@ -14,11 +14,11 @@ from optuna.storages import BaseStorage
 
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
-from moa_dspy.data.splitting import split
+from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import check_alpha, check_gain, check_share, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import proposals_of
-from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
+from moa_dspy.optimizers.leakage import check_examples, deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
@@ -287,16 +287,19 @@ def _split(
     program: AttentionMoA, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[str]]:
     """Return the examples to tune on, the held-out examples, and notes on both."""
-    questions, demos, notes = [question_of(example) for example in trainset], demo_questions(program), []
+    check_examples(trainset)
+    demos, notes = demo_questions(program), []
     if valset is not None:
-        refuse_overlap(valset, questions, "held-out", "that are tuned on")
+        refuse_overlap(valset, map(question_of, trainset), "held-out", "that are tuned on")
         refuse_overlap(valset, demos, "held-out", "that the program shows its models as demos")
         tune, held = deduplicate(trainset), deduplicate(valset)
     else:
-        drawn = split(trainset, train=2 / 3, val=0, test=1 / 3, seed=seed).test
-        held = [example for example in deduplicate(drawn) if question_of(example) not in demos]
-        out = set(map(question_of, held))
-        tune = deduplicate(example for example, asked in zip(trainset, questions, strict=True) if asked not in out)
+        every = deduplicate(trainset)
+        free = [example for example in every if question_of(example) not in demos]
+        drawn = sorted(free, key=lambda example: unit_hash(example, seed), reverse=True)[: len(every) // 3]
+        out = set(map(question_of, drawn))
+        held = [example for example in every if question_of(example) in out]
+        tune = [example for example in every if question_of(example) not in out]
         if program.provenance is not None:
             notes.append(
                 "the program was tuned on examples before (see its provenance); some of them may be among those held "

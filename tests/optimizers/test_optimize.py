@@ -257,6 +257,13 @@ class TestBudget:
             optimize(program, trainset=examples(12), metric=exact, method="labeled", parts=["prompts"])
 
 
+@pytest.mark.parametrize("count", [6, 12, 40])
+def test_a_third_of_the_examples_is_held_out(count: int) -> None:
+    program = AttentionMoA("question -> answer", [simulated("a", knows=1.0)], layers=1)
+    cost = forecast(program, trainset=examples(count), metric=exact, parts=["prompts"], method="labeled")
+    assert cost.notes[0].startswith(f"with {count // 3} examples that decide")
+
+
 def test_progress_has_an_end_in_sight() -> None:
     seen: list[OptimizeProgress] = []
     optimize(
