@@ -87,7 +87,7 @@ class OptimizeRun:
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.spent: list[tuple[str, Usage]] = []
-        self.ended_by: EndedBy = "done"
+        self._cut_parts: set[str] = set()
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
@@ -108,6 +108,11 @@ class OptimizeRun:
     def cost(self) -> Usage:
         """Return the cost so far."""
         return self._meter.usage
+
+    @property
+    def ended_by(self) -> EndedBy:
+        """Return ``budget`` if the budget skipped or shortened a part, else ``done``."""
+        return "budget" if self._cut_parts else "done"
 
     @property
     def chosen(self) -> AttentionMoA:
@@ -131,7 +136,7 @@ class OptimizeRun:
         """Return the outcome in one sentence."""
         if self.acceptance is not None:
             return self.acceptance.reason
-        cut, tuned = self.ended_by == "budget", self.searched or self.compiled or self.stops
+        cut, tuned = bool(self._cut_parts - {"explanation"}), self.searched or self.compiled or self.stops
         more = "with a larger one, the same call continues from the cache"
         if self._changed:
             why = "its candidate could not be tested on held-out examples"
@@ -488,7 +493,7 @@ class OptimizeRun:
         self.spent.append((part, self.cost - before))
 
     def _cut(self, why: str) -> None:
-        self.ended_by = "budget"
+        self._cut_parts.add(self.plan.stages[len(self.spent)])
         self.notes.append(why)
 
     def _counter(self, of: int, what: str) -> Callable[[Run], None]:

@@ -264,6 +264,15 @@ def test_a_third_of_the_examples_is_held_out(count: int) -> None:
     assert cost.notes[0].startswith(f"with {count // 3} examples that decide")
 
 
+def test_a_budget_that_ends_in_the_explanation_is_not_said_to_cover_nothing() -> None:
+    program = AttentionMoA("question -> answer", [simulated("x", knows=0.5), simulated("y", knows=0.5)], layers=1)
+    asked = {"trainset": examples(12), "metric": exact, "parts": ["gate"]}
+    result = optimize(program, budget=Budget(calls=12 * program.architecture.max_calls), **asked)
+    assert result.gate is not None
+    assert result.ended_by == "budget"
+    assert result.report["verdict"] == "The program is kept: there was nothing to tune."
+
+
 def test_progress_has_an_end_in_sight() -> None:
     seen: list[OptimizeProgress] = []
     optimize(
