@@ -42,7 +42,7 @@ from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_s
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "search_arguments"]
+__all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "like", "search_arguments"]
 
 Part: TypeAlias = Literal["prompts", "architecture", "stop", "gate"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -271,6 +271,15 @@ def search_arguments(program: AttentionMoA, space: SearchSpace | None) -> dict[s
     models, count = list(bound.models.values()), len(bound.names)
     agents, further = models[:count], models[count:]
     return {"task": bound.task, "agents": agents, "space": bound.space, "aggregators": further, **bound.options}
+
+
+def like(program: AttentionMoA, found: AttentionMoA) -> AttentionMoA:
+    """Return a program that a search found, with what a search does not choose: dissent, budget and provenance."""
+    kept: AttentionMoA = found.replace(dissent=program.architecture.dissent, budget=program.budget)
+    kept.provenance = program.provenance
+    if "dissent" in vars(kept) and "dissent" in vars(program):
+        kept.dissent = program.dissent.deepcopy()
+    return kept
 
 
 def _not_varied(bound: BoundSpace) -> list[str]:

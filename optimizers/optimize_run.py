@@ -23,7 +23,7 @@ from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
 from moa_dspy.optimizers.optimize_budget import affordable, is_limited, share_of
-from moa_dspy.optimizers.optimize_plan import OptimizePlan, search_arguments
+from moa_dspy.optimizers.optimize_plan import OptimizePlan, like, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
@@ -295,8 +295,7 @@ class OptimizeRun:
             self.notes.append("architecture: nothing within the price was found; the nearest program is used")
         if searched.score.value > score.value or too_expensive:
             self._has_tuned_prompts = bool(best["params"].get("tuned"))
-            self.candidate = searched.program
-            self.candidate.budget = self.plan.program.budget
+            self.candidate = like(self.plan.program, searched.program)
             self.adopted += [method_name(self.plan.method)] * self._has_tuned_prompts + ["architecture"]
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import dspy
@@ -18,7 +19,7 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.measuring import Metric, check_program
 from moa_dspy.optimizers.optimize import OptimizeResult, optimize
-from moa_dspy.optimizers.optimize_plan import search_arguments
+from moa_dspy.optimizers.optimize_plan import like, search_arguments
 from moa_dspy.optimizers.search.search import SearchResult, search
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.program import AttentionMoA
@@ -113,8 +114,7 @@ class ArchitectureSearch(_Optimizer[SearchResult]):
         if arguments.pop("valset") is not None:
             raise ConfigurationError("ArchitectureSearch takes no valset: give all examples as trainset")
         found = search(**{**search_arguments(program, self.space), "prompts": program, **arguments})
-        found.program.budget = program.budget
-        return found
+        return replace(found, program=like(program, found.program))
 
 
 class MoAOptimizer(_Optimizer[OptimizeResult]):

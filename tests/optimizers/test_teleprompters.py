@@ -13,7 +13,7 @@ from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import AttentionMoA, Budget, ConfigurationError
 from moa_dspy.files.program_file import digest_of
-from moa_dspy.optimizers import ArchitectureSearch, Labeled, MoAOptimizer, SearchSpace
+from moa_dspy.optimizers import ArchitectureSearch, Labeled, MoAOptimizer, SearchSpace, provenance_of, stamp
 
 SPACE = SearchSpace(samples=1, temperatures=(0.7,), layers=(1,), attention=("none",), residual=("synthesis",))
 
@@ -35,11 +35,12 @@ class Recorder(BaseCallback):
 
 def two_agents() -> AttentionMoA:
     lms = [simulated("weak", knows=0.1), simulated("strong", knows=0.95)]
-    return AttentionMoA("question -> answer", lms, layers=1, attention="none", budget=Budget(calls=50))
+    return AttentionMoA("question -> answer", lms, layers=1, attention="none", dissent=True, budget=Budget(calls=50))
 
 
 def test_a_search_is_a_teleprompter_that_callbacks_see() -> None:
     program, recorder = two_agents(), Recorder()
+    program = stamp(program, provenance_of(program, "earlier"))
     before = digest_of(program)
     optimizer = ArchitectureSearch(exact, space=SPACE, n_trials=3, seed=1)
     with dspy.context(callbacks=[recorder]):
@@ -48,6 +49,8 @@ def test_a_search_is_a_teleprompter_that_callbacks_see() -> None:
     assert [spec.name for spec in found.architecture.agents] == ["strong"]
     assert digest_of(program) == before
     assert found.budget == program.budget
+    assert found.architecture.dissent
+    assert found.provenance == program.provenance
     assert optimizer.result is not None
     assert optimizer.result.program is found
     ((instance, inputs),) = recorder.started
