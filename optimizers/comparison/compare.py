@@ -34,6 +34,7 @@ from moa_dspy.optimizers.measuring import (
     check_budget,
     check_concurrency,
     check_metric,
+    check_program,
     check_seed,
     models_of,
 )
@@ -199,7 +200,10 @@ def compare(
         RunError: if a contender fails on every example, or the budget ends first.
     """
     check_seed(seed)
+    check_program(program)
     names, own = _baselines(baselines)
+    for name, one in own.items():
+        check_program(one, f"baselines[{name!r}]")
     _check(metric, match, tolerance, prefer, alpha, gain, concurrency)
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])

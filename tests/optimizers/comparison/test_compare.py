@@ -271,6 +271,7 @@ def test_samples_of_a_model_at_temperature_zero_are_warmed_and_that_is_said() ->
     ("options", "message"),
     [
         ({"metric": None}, "metric=None is invalid"),
+        ({"baselines": {"mine": dspy.Predict("a -> b")}}, r"baselines\['mine'\] must be an AttentionMoA, not Predict"),
         ({"match": "euros"}, "match='euros' is unknown; use 'calls', 'tokens' or 'usd'"),
         ({"tolerance": -0.1}, "tolerance=-0.1"),
         ({"alpha": 2}, "alpha=2"),
