@@ -114,7 +114,7 @@ class SearchResult(Displayed):
     pareto: tuple[Point, ...]
 
     def _facts(self) -> Mapping[str, Any]:
-        return {"score": self.score, "trials": len(self.study.trials), "paid_calls": self.cost.paid_calls}
+        return {"score": self.score, "trials": len(self.report["trials"]), "paid_calls": self.cost.paid_calls}
 
 
 def search(

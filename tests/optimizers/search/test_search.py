@@ -530,3 +530,8 @@ def test_a_study_continues_whatever_the_order_of_sets_and_the_types_of_keys(tmp_
 
     assert list({0, 8}) != list({8, 0})
     assert trials({0, 8}) == trials({8, 0}) == 1
+
+
+def test_a_result_counts_the_trials_that_ran() -> None:
+    result = search(TASK, agents(), trainset=examples(2), metric=exact, space=QUICK, n_trials=1)
+    assert "trials=1" in repr(result), "the usual ensembles wait in the queue"
