@@ -192,6 +192,8 @@ def test_progress_without_a_terminal_says_how_long_it_takes() -> None:
         (["--candidate", "./program.json"], "is named by another option too"),
         (["--only", "prompt"], "must be some of prompts, architecture, stop, gate"),
         (["--only", ""], "must be some of"),
+        (["--only", "stop,stop"], "each once"),
+        (["--seed", "-1"], "--seed -1 is invalid"),
         (["--method", "magic"], "--method magic is unknown; use one of labeled"),
         (["--effort", "huge"], "--effort huge"),
         (["--objective", "speed"], "--objective speed"),
