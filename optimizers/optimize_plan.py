@@ -29,7 +29,7 @@ from moa_dspy.optimizers.measuring import (
     models_of,
 )
 from moa_dspy.optimizers.prompts.compile import split_off
-from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, most_runs
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.search.designs import BoundSpace
@@ -153,6 +153,7 @@ class OptimizePlan:
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
             raise ConfigurationError(f"rounds={self.rounds!r} must be a whole number from 1")
         check_effort(self.effort)
+        check_prompt_lm(self.prompt_lm)
         self.tune, self.held, self.notes = _split(self.program, self.trainset, self.valset, self.seed)
         self.notes.append(self.sensitivity)
         custom = self.program.architecture.custom_parts

@@ -34,7 +34,7 @@ from moa_dspy.optimizers.measuring import (
     measure,
     models_of,
 )
-from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort
+from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import (
     MethodName,
     check_method,
@@ -145,6 +145,7 @@ def compile(  # noqa: A001 (DSPy's word)
     _check(program, trainset, valset, metric, effort, concurrency)
     check_method(tuner, program)
     check_seed(seed)
+    check_prompt_lm(prompt_lm)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))
     writer, ambient = prompt_lm or program.get_lm(), ambient_lm(program)
     check_budget(budget, [*(agent.lm for agent in program.agents), program.get_lm(), writer])

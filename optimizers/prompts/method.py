@@ -14,7 +14,7 @@ from moa_dspy.evaluation.scoring import Judgement, Metric, judge_in_context
 from moa_dspy.optimizers.prompts.writing import PromptModelAdapter
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["BuiltInMethod", "Effort", "PromptJob", "PromptMethod", "check_effort"]
+__all__ = ["BuiltInMethod", "Effort", "PromptJob", "PromptMethod", "check_effort", "check_prompt_lm"]
 
 Effort: TypeAlias = Literal["light", "medium", "heavy"]
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class BuiltInMethod:
         least: the lowest allowed values of options.
 
     Raises:
-        ConfigurationError: if an option is too small.
+        ConfigurationError: if an option is no whole number, or too small.
     """
 
     efforts: ClassVar[Mapping[str, tuple[int, int, int]]] = {}
@@ -121,7 +121,11 @@ class BuiltInMethod:
     def __post_init__(self) -> None:
         for option, least in self.least.items():
             value = getattr(self, option)
-            if value is not None and value < least:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigurationError(f"{option}={value!r} must be a whole number")
+            if value < least:
                 raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
@@ -152,3 +156,9 @@ def check_effort(effort: str) -> None:
     """Raise ConfigurationError unless ``effort`` is 'light', 'medium' or 'heavy'."""
     if effort not in get_args(Effort):
         raise ConfigurationError(f"effort={effort!r} is unknown; use 'light', 'medium' or 'heavy'")
+
+
+def check_prompt_lm(prompt_lm: Any) -> None:
+    """Raise ConfigurationError unless the model that writes prompts is a model or None."""
+    if prompt_lm is not None and not isinstance(prompt_lm, dspy.BaseLM):
+        raise ConfigurationError(f"prompt_lm={prompt_lm!r} must be a model, such as dspy.LM({str(prompt_lm)!r})")

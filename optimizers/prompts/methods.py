@@ -51,6 +51,8 @@ class Labeled(BuiltInMethod):
         demos: the number of demos.
     """
 
+    least: ClassVar = {"demos": 0}
+
     demos: int = 16
 
     def tune(self, job: PromptJob) -> dspy.Module:
@@ -75,6 +77,7 @@ class Bootstrap(BuiltInMethod):
     """
 
     efforts: ClassVar = {"rounds": (1, 2, 4)}
+    least: ClassVar = {"bootstrapped_demos": 0, "labeled_demos": 0, "rounds": 1}
 
     bootstrapped_demos: int = 4
     labeled_demos: int = 16
@@ -107,6 +110,7 @@ class BootstrapRandom(BuiltInMethod):
     """
 
     efforts: ClassVar = {"candidates": (3, 8, 16)}
+    least: ClassVar = {"candidates": 0, "bootstrapped_demos": 1, "labeled_demos": 0, "rounds": 1}
 
     candidates: int | None = None
     bootstrapped_demos: int = 4
@@ -142,6 +146,8 @@ class Knn(BuiltInMethod):
         vectorizer: how questions are compared; see ``Nearest``.
         rounds, threshold: as in ``Bootstrap``.
     """
+
+    least: ClassVar = {"k": 1, "rounds": 1}
 
     k: int = 3
     vectorizer: Vectorizer = WORDS
@@ -217,7 +223,7 @@ class Mipro(BuiltInMethod):
     """
 
     efforts: ClassVar = {"candidates": (6, 12, 18)}
-    least: ClassVar = {"candidates": 3, "trials": 1, "minibatch": 1}
+    least: ClassVar = {"candidates": 3, "trials": 1, "bootstrapped_demos": 0, "labeled_demos": 0, "minibatch": 1}
 
     candidates: int | None = None
     trials: int | None = None
@@ -280,7 +286,7 @@ class Simba(BuiltInMethod):
     """
 
     efforts: ClassVar = {"steps": (4, 8, 12), "candidates": (4, 6, 6)}
-    least: ClassVar = {"steps": 1, "batch": 1, "candidates": 1}
+    least: ClassVar = {"steps": 1, "batch": 1, "candidates": 1, "demos": 0}
 
     steps: int | None = None
     batch: int | None = None

@@ -304,6 +304,7 @@ async def awaited(example: dspy.Example, prediction: Any) -> bool:
         ({"rounds": 0}, "rounds=0"),
         ({"rounds": 1.5}, "rounds=1.5 must be a whole number"),
         ({"seed": None}, "seed=None is invalid"),
+        ({"prompt_lm": "openai/x"}, "prompt_lm='openai/x' must be a model"),
         ({"metric": awaited}, "awaited is async; pass a function that returns the score"),
         ({"method": "magic"}, "method='magic' is unknown"),
         ({"method": print}, "neither a name nor an object with a method tune"),
