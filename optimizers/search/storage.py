@@ -54,9 +54,10 @@ class _Journal(JournalFileBackend):
                     continue
                 if damaged:
                     raise ConfigurationError(f"{self._file_path} is damaged in entry {number + 1}; remove that line")
-                try:
-                    entry = json.loads(line)
-                except ValueError:
+                entry = _entry(line)
+                if entry is None and number == 0:
+                    raise ConfigurationError(f"{self._file_path} is no journal of a study; name another file")
+                if entry is None:
                     damaged = True
                     continue
                 number += 1
@@ -84,6 +85,15 @@ class _Journal(JournalFileBackend):
         finally:
             if acquired:
                 self._lock.release()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return the log entry in a line; None if it is none."""
+    with contextlib.suppress(ValueError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and "op_code" in entry:
+            return entry
+    return None
 
 
 def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:

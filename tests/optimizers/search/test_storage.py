@@ -67,6 +67,15 @@ def test_a_damaged_line_is_told_with_its_place(tmp_path: Path):
         open_storage(f"journal:///{path}").get_all_studies()
 
 
+@pytest.mark.parametrize("content", ["notes\n", "[1, 2]\n", '{"question": "?"}\n', '{"question": "?"}\n{"half'])
+def test_a_file_of_another_kind_is_no_journal(content: str, tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match="is no journal of a study; name another file"):
+        open_storage(f"journal:///{path}")
+    assert path.read_text() == content
+
+
 def test_a_storage_that_cannot_be_written_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "study.db"
     optuna.create_study(storage=open_storage(path), study_name="s")
