@@ -9,6 +9,7 @@ from typing import Final
 import dspy
 
 from moa_dspy.cost.budget import Amounts
+from moa_dspy.cost.usage import Price
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import BudgetExhaustedError
 from moa_dspy.planning import CostEstimate, evenly_spaced, total
@@ -32,7 +33,7 @@ _MOST_KEPT: Final = 0.5
 _LEAST_HELD: Final = 10
 """A test on fewer examples is skipped."""
 _MARGIN: Final = 1.25
-"""Calls of a run over the planned ones: retries, and second questions for values that a reply lacks."""
+"""A run over its mean price: retries, and second questions for values that a reply lacks."""
 _PLANNED: Final = 5
 
 
@@ -56,22 +57,35 @@ def share_of(stages: Sequence[str], left: Amounts, test: CostEstimate) -> float:
     return (1 - kept) * weights[0] / (sum(weights) - own)
 
 
-def affordable(held: Sequence[dspy.Example], programs: Sequence[AttentionMoA], left: Amounts) -> list[dspy.Example]:
+def affordable(
+    held: Sequence[dspy.Example], programs: Mapping[AttentionMoA, Price | None], left: Amounts
+) -> list[dspy.Example]:
     """Return the held-out examples, drawn by their content, on which the rest of a budget covers all programs.
+
+    Args:
+        held: all held-out examples.
+        programs: with the measured price of an example, or None if it must be planned.
+        left: the rest of the budget.
 
     Raises:
         BudgetExhaustedError: if they are too few for a test.
     """
-    sample = evenly_spaced(held, _PLANNED)
-    costs = total(program.plan(one).full for program in programs for one in sample)
-    fraction = _fraction(costs.times(_MARGIN * len(held) / len(sample)), left)
+    prices = (_planned(program, held) if price is None else price for program, price in programs.items())
+    price = sum(prices, start=Price())
+    fraction = len(held) * _MARGIN * _fraction(price, left)
     count = len(held) if fraction <= 1 else int(len(held) / fraction)
     if count < min(len(held), _LEAST_HELD):
         raise BudgetExhaustedError("the budget does not cover the test")
     return sorted(held, key=unit_hash)[:count]
 
 
-def _fraction(cost: CostEstimate, left: Amounts) -> float:
+def _planned(program: AttentionMoA, examples: Sequence[dspy.Example]) -> Price:
+    sample = evenly_spaced(examples, _PLANNED)
+    cost = total(program.plan(one).full for one in sample)
+    return Price(calls=cost.calls, tokens=cost.tokens, usd=cost.usd).per(len(sample))
+
+
+def _fraction(cost: CostEstimate | Price, left: Amounts) -> float:
     """Return what a cost takes of the rest of a budget; infinite if nothing is left of what it takes."""
     pairs = (cost.calls, left.calls), (cost.tokens, left.tokens), (cost.usd or 0.0, left.usd)
     return max((needed / has if has > 0 else math.inf for needed, has in pairs if needed), default=0.0)

@@ -88,6 +88,7 @@ class OptimizeRun:
         self.rounds: list[dict[str, Any]] = []
         self.spent: list[tuple[str, Usage]] = []
         self._cut_parts: set[str] = set()
+        self._prices: dict[str, Price] = {}  # of an example, as measured, by the program's digest
         self.acceptance: Acceptance | None = None
         self.profile: Profile | None = None
         self.contributions: Contributions | None = None
@@ -280,6 +281,7 @@ class OptimizeRun:
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:
         """Make the found program the candidate if it scores higher than the original on the same examples."""
         objective, report, own_price = self.plan.objective, searched.report, own.known_price
+        self._prices.setdefault(digest_of(self.candidate), own_price)
         examples = sample(self._searchable, seed=report["seed"])[: searched.score.examples]
         scores = {id(run.example): run.score or 0.0 for run in own.runs}
         score = Score.of([scores[id(example)] for example in examples])
@@ -296,6 +298,8 @@ class OptimizeRun:
         if searched.score.value > score.value or too_expensive:
             self._has_tuned_prompts = bool(best["params"].get("tuned"))
             self.candidate = like(self.plan.program, searched.program)
+            if best["price"]:
+                self._prices[digest_of(self.candidate)] = Price(**best["price"])
             self.adopted += [method_name(self.plan.method)] * self._has_tuned_prompts + ["architecture"]
         else:
             self.notes.append(f"architecture: no trial scores higher than the program itself ({score}), which is kept")
@@ -339,6 +343,7 @@ class OptimizeRun:
             self._tuned, self._unlearnt = tuned.program, hold
             if start is self.candidate:
                 self.candidate = tuned.program
+                self._prices[digest_of(self.candidate)] = tuned.price
                 self.adopted.append(method)
 
     def _compile_again(self, share: BudgetGuard | None) -> None:
@@ -384,7 +389,8 @@ class OptimizeRun:
             return
         plan, held = self.plan, self.plan.held
         if plan.budget is not None:
-            held = affordable(held, [plan.program, self.candidate], self._guard.left)
+            both = plan.program, self.candidate
+            held = affordable(held, {one: self._prices.get(digest_of(one)) for one in both}, self._guard.left)
         if len(held) < len(plan.held):
             self._cut(f"acceptance: on {len(held)} of {len(plan.held)} held-out examples, which the budget covers")
         count = self._counter(2 * len(held), "held-out runs")

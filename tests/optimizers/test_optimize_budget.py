@@ -10,6 +10,7 @@ from support.simulated_tasks import examples
 
 from moa_dspy import AttentionMoA, BudgetExhaustedError, single_model
 from moa_dspy.cost.budget import Amounts
+from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers.optimize_budget import affordable, share_of
 from moa_dspy.planning import CostEstimate
 from moa_dspy.testing import ScriptedLM
@@ -41,14 +42,22 @@ def test_a_test_that_the_budget_does_not_cover_is_made_on_fewer_examples() -> No
         single_model("question -> answer", lm),
         AttentionMoA("question -> answer", [lm] * 3, layers=1, attention="none", aggregation="vote"),
     )
-    assert len(affordable(held, [one, three], left())) == 40
-    assert len(affordable(held, [one, three], left(calls=200))) == 40  # 160, and a quarter more
-    fewer = affordable(held, [one, three], left(calls=100))
+    both: dict[AttentionMoA, Price | None] = {one: None, three: None}
+    assert len(affordable(held, both, left())) == 40
+    assert len(affordable(held, both, left(calls=200))) == 40  # 160, and a quarter more
+    fewer = affordable(held, both, left(calls=100))
     assert len(fewer) == 20
-    assert {example.question for example in affordable(held, [one, three], left(calls=60))} < {
-        example.question for example in fewer
-    }
+    fewest = affordable(held, both, left(calls=60))
+    assert {example.question for example in fewest} < {example.question for example in fewer}
     with pytest.raises(BudgetExhaustedError):
-        affordable(held, [one, three], left(calls=40))
+        affordable(held, both, left(calls=40))
     few: list[dspy.Example] = held[:4]
-    assert len(affordable(few, [one, three], left(calls=20))) == 4
+    assert len(affordable(few, both, left(calls=20))) == 4
+
+
+def test_measured_prices_count_more_than_planned_ones() -> None:
+    program, held = single_model("question -> answer", ScriptedLM("x")), examples(40)
+    with pytest.raises(BudgetExhaustedError):
+        affordable(held, {program: None}, left(tokens=3000))  # a long answer is planned
+    assert len(affordable(held, {program: Price(calls=1, tokens=50)}, left(tokens=3000))) == 40
+    assert len(affordable(held, {program: Price(calls=3, tokens=50)}, left(calls=75))) == 20
