@@ -17,8 +17,10 @@ from moa_dspy.program import AttentionMoA
 __all__ = ["check_examples", "deduplicate", "demo_questions", "question_of", "refuse_overlap"]
 
 
-def check_examples(examples: Iterable[dspy.Example]) -> None:
-    """Raise ConfigurationError unless the inputs of all examples are set."""
+def check_examples(examples: Sequence[dspy.Example]) -> None:
+    """Raise ConfigurationError unless they are a list of examples whose inputs are set."""
+    if not isinstance(examples, Sequence) or isinstance(examples, str):
+        raise ConfigurationError(f"the examples are a {type(examples).__name__}; pass a list, which can be read again")
     if any(not has_input_keys(example) for example in examples):
         raise ConfigurationError("the examples do not say what their inputs are; use example.with_inputs('question')")
 

@@ -201,13 +201,13 @@ def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> Budge
 
 
 def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
-    """Raise ConfigurationError if a budget in dollars cannot be enforced.
+    """Raise ConfigurationError if it is no budget, or in dollars and cannot be enforced.
 
     Args:
         budget: the budget.
         lms: all models that may be called; None is DSPy's configured model.
     """
-    if budget is None or budget.usd is None:
+    if Budget.of(budget).usd is None:
         return
     if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
         raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")

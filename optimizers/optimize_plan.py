@@ -205,7 +205,7 @@ class OptimizePlan:
     @property
     def space(self) -> SearchSpace:
         """Return the space of the search. It leaves the gate to ``fit_gate``, unless the price matters."""
-        space = self.search["space"] or SearchSpace()
+        space = SearchSpace.of(self.search["space"])
         fitted = "gate" in self.parts and self.search["objective"] == "score"
         return replace(space, gate=("off",)) if fitted and space.gate is None else space
 
@@ -255,7 +255,7 @@ def bind_space(program: AttentionMoA, space: SearchSpace | None) -> BoundSpace:
     Raises:
         ConfigurationError: if the space and the program do not fit.
     """
-    space, shape, aggregator = space or SearchSpace(), program.architecture, program.aggregator
+    space, shape, aggregator = SearchSpace.of(space), program.architecture, program.aggregator
     if space.shared_prompts is None:
         space = replace(space, shared_prompts=(shape.shared_prompts,))
     aggregators: list[Agent] = []

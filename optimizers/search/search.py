@@ -174,7 +174,7 @@ def search(
         RunError: if the budget ended before anything was scored, or if every run failed.
     """
     check_seed(seed)
-    bound = BoundSpace(space or SearchSpace(), task, agents, options, aggregators, prompts, tuned)
+    bound = BoundSpace(SearchSpace.of(space), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)
     return job.run(storage, study_name, sampler, seed)

@@ -103,6 +103,19 @@ class SearchSpace:
                 )
             check_attention(pattern, max(self.max_agents, 2))
 
+    @classmethod
+    def of(cls, value: Any) -> SearchSpace:
+        """Return ``value`` if it is a space, and the default one for None.
+
+        Raises:
+            ConfigurationError: if it has another type.
+        """
+        if value is None:
+            return cls()
+        if not isinstance(value, cls):
+            raise ConfigurationError(f"space={value!r} is not a SearchSpace; pass SearchSpace(...)")
+        return value
+
     @property
     def rules(self) -> tuple[StopRule, ...]:
         """Return the stop rules of a program whose layers are joined by synthesis."""
