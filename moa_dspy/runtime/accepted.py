@@ -33,15 +33,19 @@ _OPTIONAL: Final = (
     *("logit_bias", "reasoning_effort"),
 )
 _LIMITS: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_SPELT: Final = {name: re.compile(rf"\b{name.replace('_', '_?')}\b", re.IGNORECASE) for name in (*_OPTIONAL, *_LIMITS)}
 _REFUSING: Final = re.compile(
-    r"(?:not|n't|cannot|can't|no longer) (?:be )?(?:support|permit|allow|accept|enable|recogni[sz]|available|a valid)"
+    r"(?:not|n't|cannot|can't|no longer) (?:both )?(?:be )?"
+    r"(?:support|permit|allow|accept|enable|implement|specif|use|recogni[sz]|available|a valid)"
     r"|unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated|forbidden|extra (?:inputs|fields)|extra_forbidden"
-    r"|only (?:the )?(?:default|1\b|user and assistant)|must be (?:set to )?(?:1\b|1\.0|the default|unset|omitted)",
+    r"|incompatible|disabled|\bis fixed|only (?:the )?(?:default|1\b|user and assistant)|only [\d.]+ is allowed"
+    r"|(?:must|should|may only|can only) be (?:set to )?(?:1\b|1\.0|the default|unset|omitted|[\d.]+ (?:for|on) this)"
+    r"|only supports? [`'\"]?(?:temperature|top_p)\b|invalid role|role must be one of",
     re.IGNORECASE,
 )
 _SYSTEM_ROLE: Final = re.compile(
-    r"\bsystem['\"`]?[ -](?:role|message|prompt|instruction)|\bdeveloper instruction"
-    r"|\broles?\b[^\n]{0,60}\bsystem\b|messages\[0\]\.role"
+    r"\b(?:system|developer)['\"`]?[ -](?:role|message|prompt|instruction)"
+    r"|\broles?\b[^\n]{0,60}\bsystem\b|messages?\[0\]\.role"
     r"|roles must alternate|only user and assistant roles",
     re.IGNORECASE,
 )
@@ -85,7 +89,7 @@ def rejected_in(error: Exception) -> list[str]:
         return [SYSTEM]
     if not _REFUSING.search(text):
         return []
-    named = [(match.start(), name) for name in (*_OPTIONAL, *_LIMITS) if (match := re.search(rf"\b{name}\b", text))]
+    named = [(match.start(), name) for name, spelt in _SPELT.items() if (match := spelt.search(text))]
     first = [name for _, name in sorted(named) if name in _LIMITS][:1]  # the other name is the advice
     return [name for _, name in sorted(named) if name in _OPTIONAL] + first
 

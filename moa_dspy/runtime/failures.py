@@ -13,6 +13,7 @@ from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
     LMError,
+    LMInvalidRequestError,
     LMProviderError,
     LMRateLimitError,
     LMServerError,
@@ -45,22 +46,41 @@ REFUSED: Final = frozenset({"auth", "billing"})
 # The prompt is longer than the model's context window.
 OVERFLOW: Final = "context_window_exceeded"
 UNREADABLE: Final = "adapter_parse_error"
+# The provider's content filter stopped the prompt or the reply.
+FILTERED: Final = "content_filter"
 
 # DSPy recognizes only OpenAI's error code. vLLM, llama.cpp, OpenRouter, Anthropic and others report it in words.
+_ASKED: Final = r"\b(?:inputs?|prompts?|messages?|requests?|totals?|sequences?)\b"
 _TOO_LONG: Final = re.compile(
-    r"(?:maximum|available|exceed\w*|too long|larger)[^.\n]{0,80}\bcontext[ _-]?(?:length|size|window)"
+    r"(?:maximum|available|exceed\w*|too long|larger|longer)[^.\n]{0,80}\bcontext[ _-]?(?:length|size|window|limit)"
     r"|context[ _-]?(?:length|size|window)[^.\n]{0,80}(?:exceed|too (?:long|small)|larger)"
-    r"|exceed_context_size|(?:prompt|input|request)\b[^.\n]{0,30} too (?:long|large)"
-    r"|too many (?:input |prompt )?tokens",
+    rf"|exceed_context_size|{_ASKED}[^.\n]{{0,30}} too (?:long|large)|too many (?:input |prompt )?tokens"
+    rf"|{_ASKED}[^.\n]{{0,60}}\b(?:tokens?|length)\b[^.\n]{{0,60}}(?:exceed|longer than|larger than|must be <)"
+    rf"|\b(?:tokens?|length)\b[^.\n]{{0,30}}{_ASKED}[^.\n]{{0,20}}(?:exceed|too long)"
+    rf"|exceed[^.\n]{{0,30}}\btoken[ _-]limit|(?:maximum|range of) {_ASKED}[ _-]length"
+    rf"|reduce the length of[^.\n]{{0,30}}{_ASKED}|超长|超过[^。\n]{{0,12}}(?:长度|上下文)",
+    re.IGNORECASE,
+)
+_PER_TIME: Final = re.compile(
+    r"\bper[ _-]?(?:sec|min|hour|day)|\b[TR]P[SMHD]\b|\b(?:daily|monthly|quota)\b", re.IGNORECASE
+)
+# Providers report a filtered prompt as an error of status 400 or 403.
+_FILTERED: Final = re.compile(
+    r"content[ _-]?(?:filter|policy|management polic|moderation)|responsible ?ai|content exists risk"
+    r"|data_?inspection|(?:inappropriate|prohibited|sensitive|unsafe|harmful) content"
+    r"|flagged[^.\n]{0,30}(?:moderation|safety|policy)|safety (?:system|filter|polic)|敏感内容",
     re.IGNORECASE,
 )
 _PAYLOAD_TOO_LARGE: Final = 413
 # Errors inside a successful response, by HTTP status or by the words of their code.
 _BY_STATUS: Final = {
+    400: LMInvalidRequestError,
     401: LMAuthError,
     402: LMBillingError,
     403: LMAuthError,
+    404: LMInvalidRequestError,
     408: LMTimeoutError,
+    422: LMInvalidRequestError,
     429: LMRateLimitError,
 }
 _BY_WORD: Final = (
@@ -87,7 +107,7 @@ def failure_of(error: Exception) -> Failure:
     message = redacted(" ".join(str(error).split())[:_READ])[:_LONGEST]
     hint = getattr(error, "retry_after", None)
     return Failure(
-        kind=OVERFLOW if _says_too_long(error, kind) else kind,
+        kind=OVERFLOW if _says_too_long(error, kind) else FILTERED if _says_filtered(error, kind) else kind,
         message=message,
         retry_after=float(hint) if hint is not None and math.isfinite(float(hint)) else None,
     )
@@ -103,9 +123,7 @@ def unfinished(completion: Completion, model: str) -> LMError | None:
         case "refused":
             return LMProviderError(f"the model refused to answer{said}", code="refusal", model=model)
         case "filtered":
-            return LMProviderError(
-                f"the provider's content filter ended the reply{said}", code="content_filter", model=model
-            )
+            return LMProviderError(f"the provider's content filter ended the reply{said}", code=FILTERED, model=model)
         case "failed":
             return _provider_error(completion, model)
         case "truncated" if not completion.answered:
@@ -162,4 +180,11 @@ def _says_too_long(error: Exception, kind: str) -> bool:
     # Only provider messages count. The text of a parse error comes from a model.
     if not isinstance(error, LMError) or kind in TRANSIENT | REFUSED:
         return False
-    return getattr(error, "status", None) == _PAYLOAD_TOO_LARGE or _TOO_LONG.search(str(error)) is not None
+    if getattr(error, "status", None) == _PAYLOAD_TOO_LARGE:
+        return True
+    return _TOO_LONG.search(str(error)) is not None and not _PER_TIME.search(str(error))
+
+
+def _says_filtered(error: Exception, kind: str) -> bool:
+    # As an error of the key, it would take the model out of the run.
+    return isinstance(error, LMError) and kind not in TRANSIENT and _FILTERED.search(str(error)) is not None

@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import LMInvalidRequestError
 from support.loopback import Body, Call, Hang, Http, Loopback, Reply, Reset, context_too_long, refusal
 from support.runs import Watched, in_format, in_role, role_of, until
 
@@ -28,6 +29,7 @@ from moa_dspy import (
     Tolerance,
     Trace,
 )
+from moa_dspy.runtime.failures import failure_of
 from moa_dspy.trace import watch
 
 SIGNATURE = "question -> answer"
@@ -499,6 +501,55 @@ def test_whatever_words_a_server_has_for_a_prompt_that_is_too_long(words: str) -
         _, trace = run(AttentionMoA(SIGNATURE, [server.lm(f"m{i}") for i in range(2)], layers=1))
         tried = [(step.status, step.error and step.error.kind) for step in trace.select(stage="refine", agent="m0")]
         assert tried == [("failed", "context_window_exceeded"), ("ok", None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("context_window_exceeded", "The total length of all messages is too long."),
+        ("context_window_exceeded", "The input (9000 tokens) is longer than the model's context length (8192 tokens)."),
+        ("context_window_exceeded", "Input tokens exceed the configured limit of 8000 tokens."),
+        ("context_window_exceeded", "input length and `max_tokens` exceed context limit: 9000 + 200 > 8192"),
+        (
+            "context_window_exceeded",
+            "The input token count (1200) exceeds the maximum number of tokens allowed (1000).",
+        ),
+        ("context_window_exceeded", "Range of input length should be [1, 30720]"),
+        ("context_window_exceeded", "`inputs` tokens + `max_new_tokens` must be <= 4096"),
+        ("context_window_exceeded", "Please reduce the length of the messages or completion."),
+        ("context_window_exceeded", "This model's maximum prompt length is 1000 but the request contains 2000 tokens."),
+        ("context_window_exceeded", "prompt token count of 70000 exceeds the limit of 64000"),
+        ("context_window_exceeded", "Your request exceeded model token limit: 262144"),
+        ("context_window_exceeded", "The sequence length is longer than the maximum"),
+        ("context_window_exceeded", "tokens in request exceeds max message tokens: 8192"),
+        ("context_window_exceeded", "Message is too long. The maximum number of tokens is 4096"),
+        ("context_window_exceeded", "输入内容超过模型最大长度限制"),
+        ("invalid_request", "Too many tokens per minute"),
+        ("invalid_request", "Request too large on tokens per min (TPM): Limit 30000, Requested 40000"),
+        ("invalid_request", "You have exceeded your daily token limit"),
+        ("invalid_request", "max_completion_tokens exceeds the maximum output length 8192 of this model"),
+        ("invalid_request", "Invalid 'stop': too long"),
+        ("content_filter", "The prompt triggered the provider's content management policy"),
+        ("content_filter", "rejected (content_policy_violation)"),
+        ("content_filter", "rejected as a result of our safety system"),
+        ("content_filter", "Content Exists Risk"),
+        ("content_filter", "Input may contain inappropriate content. (data_inspection_failed)"),
+        ("content_filter", "输入可能包含不安全或敏感内容"),
+    ],
+)
+def test_an_error_of_a_request_has_its_kind_by_its_words(kind: str, words: str) -> None:
+    assert failure_of(LMInvalidRequestError(words, model="m")).kind == kind
+
+
+def test_a_flagged_prompt_does_not_take_the_model_out_of_the_run() -> None:
+    def reply(body: Body) -> Reply:
+        flagged = role_of(body) == "propose" and body["model"] == "m0"
+        return refusal(403, "The input was flagged by moderation") if flagged else in_format(body)
+
+    with Loopback(reply) as server:
+        _, trace = run(AttentionMoA(SIGNATURE, [server.lm("m0"), server.lm("m1")], layers=1))
+        assert [step.error.kind for step in trace.steps if step.error is not None] == ["content_filter"]
+        assert len([call for call in server.calls if call.body["model"] == "m0"]) == 2, "it critiques"
 
 
 def test_what_a_model_writes_of_context_windows_is_no_overflow() -> None:
