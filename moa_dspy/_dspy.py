@@ -36,7 +36,7 @@ from dspy.clients import base_lm
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
-from dspy.lm15 import LM15Error, Message, Response, RouterConfig, Usage
+from dspy.lm15 import LM15Error, Message, ProviderError, Response, RouterConfig, ServerError, Usage
 from dspy.signatures.signature import _default_instructions
 from dspy.utils.caching import default_cache_dir
 from dspy.utils.callback import with_callbacks
@@ -96,6 +96,8 @@ FIELD_KIND: Final = "__dspy_field_type"
 """The key under which a field says whether it is an input or an output."""
 
 default_instructions = _default_instructions
+_REDIRECT: Final = 300
+_BAD_REQUEST: Final = 400
 
 cache_folder = default_cache_dir
 """Return the folder of the response cache that DSPy creates when its cache is first used."""
@@ -250,20 +252,37 @@ def can_stream(lm: Any) -> bool:
     )
 
 
-def repair_bodies(repair: Callable[[Any, bytes], Any]) -> None:
+def repair_bodies(repair: Callable[[Any, bytes], Any], repair_error: Callable[[str], str]) -> None:
     """Let DSPy's engine read ``repair(body, raw)`` in place of a response's decoded body. A second call has no effect.
 
-    All of its dialects decode bodies with this one method, before they validate them.
+    All of its dialects decode bodies with this one method, before they validate them. What is no JSON object, such as
+    the page of a gateway or a reply that was cut off, is a failure of the server. ``repair_error`` changes the texts
+    of responses with an HTTP status of an error.
     """
     decode: Any = HttpReply.json
+    read: Any = HttpReply.text
     if hasattr(decode, "__wrapped__"):
         return
 
     @functools.wraps(decode)
     def json(self: HttpReply) -> Any:
-        return repair(decode(self), self.body)
+        try:
+            body = repair(decode(self), self.body)
+            if isinstance(body, dict):
+                return body
+            words = f"the reply is no JSON object: {body!r:.200}"
+        except ProviderError as error:
+            if self.status >= _REDIRECT:
+                raise
+            words = error.message
+        raise ServerError(words, provider=self.provider, status=self.status)
 
-    HttpReply.json = json
+    @functools.wraps(read)
+    def text(self: HttpReply) -> str:
+        said: str = read(self)
+        return repair_error(said) if self.status >= _BAD_REQUEST else said
+
+    HttpReply.json, HttpReply.text = json, text
 
 
 def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:

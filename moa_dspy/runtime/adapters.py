@@ -22,7 +22,7 @@ from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
 from moa_dspy.parsing import EDGES, PLAIN, marked_text, split_reasoning
 from moa_dspy.runtime.conversation import alternating, has_tool_calls, history_messages, without_history
 from moa_dspy.runtime.outputs import read_outputs, unusable
-from moa_dspy.runtime.reading import VISIBLE, is_visible
+from moa_dspy.runtime.reading import VISIBLE, is_visible, text_in
 from moa_dspy.runtime.shared_prefix import SHARED_FROM, inputs_first
 from moa_dspy.signatures import TaskSignature
 
@@ -138,7 +138,7 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
         controls = _controls(lm, lm_kwargs)
         response = await lm.acall(request, **controls)
-        return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
+        return postprocess(self, signature, signature, [text_in(response)], lm, lm_kwargs)
 
     def __call__(
         self,
@@ -153,7 +153,7 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
         if request is None:
             return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         response = lm(request, **_controls(lm, lm_kwargs))
-        return postprocess(self, signature, signature, [response.text or ""], lm, lm_kwargs)
+        return postprocess(self, signature, signature, [text_in(response)], lm, lm_kwargs)
 
     def format_system_message(self, signature: TaskSignature) -> str:
         """Return the instructions, and the descriptions of fields that have one."""

@@ -2,11 +2,13 @@
 
 DSPy raises on a fractional token count or on a log-probability of null, and the answer in the same body is lost. Counts
 become whole numbers. Counts that cannot be meant are removed, so that the usage is estimated from the texts. Either
-way ``MARKER`` in the body says so.
+way ``MARKER`` in the body says so. An error in place of an answer becomes one choice with that error, whatever the
+body calls it, so that it is handled by its code and its words.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 from moa_dspy.json_safe import json_safe
 
-__all__ = ["MARKER", "counts_are_doubtful", "repair_body"]
+__all__ = ["MARKER", "counts_are_doubtful", "repair_body", "repair_error"]
 
 MARKER: Final = "_moa_dspy_usage"
 """The key in a body whose usage was repaired."""
@@ -26,6 +28,10 @@ _USAGES: Final = ("usage", "usageMetadata", "usage_metadata")
 _COUNT: Final = re.compile(r"tokens?\Z|count\Z", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\s*\+?\d[\d,_]{0,14}(?:\.\d{0,9})?\s*\Z")
 _MOST: Final = 10**10  # tokens
+# Where bodies have an error's words and code, if not in "error".
+_WORDS: Final = ("message", "msg", "detail", "error_msg", "status_msg", "errors")
+_CODES: Final = ("code", "error_code", "status_code", "status")
+_ERRORS: Final = (*_WORDS, *_CODES, "error", "base_resp", "success", "timestamp", "path", "id", "request_id")
 
 
 def repair_body(body: Any, raw: bytes = b"") -> Any:
@@ -42,10 +48,44 @@ def repair_body(body: Any, raw: bytes = b"") -> Any:
     for name in _USAGES:
         if body.get(name) is not None:
             body[name] = _repaired_usage(body, body[name])
-    for choice in body.get("choices") or () if isinstance(body.get("choices"), list) else ():
-        if isinstance(choice, dict):
-            _repair_choice(choice)
+    error = _error_in(body)
+    if error is not None and body.get("type") != "error":  # Anthropic's errors have this type, and are read by DSPy
+        failed = {"index": 0, "finish_reason": "error", "message": {"content": ""}, "error": error}
+        return {**{key: part for key, part in body.items() if key != "error"}, "choices": [failed]}
+    if isinstance(body.get("choices"), list):
+        _repair_choices(body)
     return body
+
+
+def repair_error(text: str) -> str:
+    """Return the text of a response that is an error, with the error in the place where OpenAI has it."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    body = body[0] if isinstance(body, list) and body else body
+    if not isinstance(body, dict) or (isinstance(body.get("error"), (str, dict)) and body["error"]):
+        return json.dumps(body) if isinstance(body, dict) else text
+    error = _error_in(body)
+    return text if error is None else json.dumps({"error": error})
+
+
+def _error_in(body: dict[str, Any]) -> Any:
+    """Return the error that a body contains in place of an answer; None if there is none."""
+    if body.get("choices") or body.keys() & {"output", "candidates", "data"}:  # Responses, Gemini and embeddings
+        return None
+    error = body.get("error")
+    if isinstance(error, (str, dict)) and error:
+        return error
+    if any(part and isinstance(part, (dict, list)) for key, part in body.items() if key not in _ERRORS):
+        return None
+    base = body["base_resp"] if isinstance(body.get("base_resp"), dict) else body
+    words = next((base[name] for name in _WORDS if base.get(name)), None)
+    if words is None or (isinstance(words, dict) and "content" in words):
+        return None
+    code = next((base[name] for name in _CODES if base.get(name)), None)
+    said = words if isinstance(words, str) else json.dumps(words, ensure_ascii=False)[:1000]
+    return {"message": said, "code": None if code is None else str(code)}
 
 
 def counts_are_doubtful(usage: Any) -> bool:
@@ -115,14 +155,33 @@ def _whole(value: Any) -> int | None:
     return None
 
 
+def _repair_choices(body: dict[str, Any]) -> None:
+    """Leave the choices that are some, without errors that say nothing."""
+    choices = [choice for choice in body["choices"] if isinstance(choice, dict)]
+    for choice in choices:
+        _repair_choice(choice)
+    body["choices"] = choices
+    for holder in (body, *choices):
+        error = holder.get("error")
+        if isinstance(error, dict) and not any(error.values()):
+            del holder["error"]
+
+
 def _repair_choice(choice: dict[str, Any]) -> None:
+    if not isinstance(choice.get("message"), dict) and isinstance(choice.get("delta"), dict):
+        choice["message"] = choice["delta"]
     logprobs = choice.get("logprobs")
     if isinstance(logprobs, dict):
         for token in logprobs.get("content") or () if isinstance(logprobs.get("content"), list) else ():
             if isinstance(token, dict):
                 _repair_token(token)
     message = choice.get("message")
-    if isinstance(message, dict) and message.get("tool_calls") and message.get("content"):
+    if not isinstance(message, dict):
+        return
+    content = message.get("content")
+    if type(content) in (int, float) or (isinstance(content, dict) and not content.keys() & {"type", "text", "parts"}):
+        message["content"] = json.dumps(content, ensure_ascii=False)
+    if message.get("tool_calls") and content:
         calls = message["tool_calls"] if isinstance(message["tool_calls"], list) else []
         message["tool_calls"] = [call for call in calls if _is_call(call)]
 

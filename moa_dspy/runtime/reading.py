@@ -19,7 +19,7 @@ from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
 from moa_dspy.parsing.ends import End, end_of
 from moa_dspy.parsing.marks import has_cognition
-from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body
+from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body, repair_error
 
 __all__ = [
     "VISIBLE",
@@ -47,7 +47,7 @@ VISIBLE: Final = re.compile("[!-~]")
 _REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "finishReason", "done_reason")
 _MESSAGE_MAX: Final = 4000  # cut again after credentials are redacted
 
-repair_bodies(repair_body)
+repair_bodies(repair_body, repair_error)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def with_texts(reply: Any, completions: Sequence[Completion]) -> Any:
 def text_in(reply: Any) -> str:
     """Return the first text in an LM's return value, as the model wrote it."""
     if isinstance(reply, Response):
-        return reply.text or ""
+        return _text_of(reply)
     first = next(iter(reply or ()), None)
     return str((first.get("text") if isinstance(first, Mapping) else first) or "")
 
@@ -125,7 +125,7 @@ def texts_in(reply: Any) -> list[str]:
     """Return the texts in an LM's return value, with reasoning and refusals that are outside of them."""
     if isinstance(reply, Response):
         others = [part.text for part in reply.message.parts if isinstance(part, (ThinkingPart, RefusalPart))]
-        return [*others, reply.text or ""]
+        return [*others, _text_of(reply)]
     outputs = reply if isinstance(reply, Sequence) else ()
     named = [output if isinstance(output, Mapping) else {"text": output} for output in outputs]
     return [str(output.get(name) or "") for output in named for name in ("reasoning_content", "text")]
@@ -180,10 +180,7 @@ def _completion(raw: Completion, keep: Collection[str]) -> Completion:
 
 def _of_response(response: Response) -> Completion:
     """Return the parts of a canonical response. What DSPy has no place for is in the provider's body."""
-    parts = response.message.parts
-    text = response.text
-    if text is None:
-        text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    parts, text = response.message.parts, _text_of(response)
     raw = _of_body(response.provider_data, 0)
     refusal = "\n".join(part.text for part in parts if isinstance(part, RefusalPart))
     thinking = "\n\n".join(part.text for part in parts if isinstance(part, ThinkingPart))
@@ -201,6 +198,13 @@ def _of_response(response: Response) -> Completion:
         usage_doubtful=raw.usage_doubtful,
         logprobs=tuple(response.logprobs or ()),
     )
+
+
+def _text_of(response: Response) -> str:
+    """Return the text of a response. DSPy gives none if there is a tool call or a refusal beside it."""
+    if response.text is not None:
+        return response.text
+    return "\n".join(part.text for part in response.message.parts if isinstance(part, TextPart))
 
 
 def _of_body(body: Any, number: int) -> Completion:

@@ -275,6 +275,95 @@ def test_content_parts_are_read(content: Any) -> None:
     assert "".join(outcome.answer.split()) == "Paris"
 
 
+CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "Paris", "tool_calls": [CALL]},
+        {"content": "Paris", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": None}}]},
+        {"content": "Paris", "refusal": "no"},
+        {"content": "Paris", "tool_calls": [CALL], "reasoning_content": "Rome?"},
+    ],
+)
+def test_a_text_beside_other_parts_is_the_answer(message: dict[str, Any]) -> None:
+    for task in ("question -> answer", "question -> answer: Literal['Paris', 'Rome']"):
+        outcome, _ = run(body(message, "tool_calls"), task=task)
+        assert outcome.answer == "Paris"
+
+
+PARIS = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Paris"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"error": {}},
+        {"error": ""},
+        {"error": {"code": 0, "message": ""}},
+        {"choices": [PARIS, None]},
+        {"choices": [{**PARIS, "error": {}}]},
+        {"choices": [{"index": 0, "finish_reason": "stop", "delta": {"content": "Paris"}}]},
+        {"choices": [{"index": 0, "finish_reason": "stop", "text": "Paris"}]},
+        {"detail": None, "msg": "", "code": 0},
+    ],
+)
+def test_odd_parts_of_a_body_cost_no_answer(changes: dict[str, Any]) -> None:
+    outcome, _ = run(body("Paris", **changes))
+    assert outcome.answer == "Paris"
+
+
+@pytest.mark.parametrize(("content", "text"), [(42, "42"), (1.5, "1.5"), ({"city": "Köln"}, '{"city": "Köln"}')])
+def test_a_content_that_is_json_is_its_text(content: Any, text: str) -> None:
+    outcome, _ = run(body({"content": content}))
+    assert outcome.answer == text
+
+
+@pytest.mark.parametrize(
+    ("whole", "kind"),
+    [
+        ({"error": {"code": 429, "message": "WORDS"}}, "rate_limit"),
+        ({"error": {"code": 401, "message": "WORDS"}}, "auth"),
+        ({"error": {"code": 402, "message": "WORDS"}, "user_id": "u"}, "billing"),
+        ({"error": {"code": 502, "message": "WORDS"}, "choices": []}, "server"),
+        ({"error": {"code": 404, "message": "WORDS"}}, "invalid_request"),
+        ({"error": {"code": 400, "message": "WORDS: the prompt is too long"}}, "context_window_exceeded"),
+        ({"error": "WORDS"}, "server"),
+        ({"detail": "WORDS: not authenticated"}, "auth"),
+        ({"detail": [{"loc": ["body"], "msg": "WORDS"}], "code": 422}, "invalid_request"),
+        ({"code": 429, "msg": "WORDS", "success": False}, "rate_limit"),
+        ({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "WORDS: rate limit"}}, "rate_limit"),
+        ({"message": "WORDS"}, "server"),
+        ({"errors": ["WORDS"], "status": 500}, "server"),
+    ],
+)
+def test_an_error_in_place_of_a_completion_is_handled_as_its_code_and_words(whole: Any, kind: str) -> None:
+    _, trace = run(Http(200, whole))
+    error = step_of(trace).error
+    assert error is not None
+    assert error.kind == kind
+    assert "WORDS" in error.message
+
+
+@pytest.mark.parametrize(
+    "whole", [{"detail": "WORDS"}, {"detail": [{"msg": "WORDS"}]}, {"msg": "WORDS"}, {"message": "WORDS"}]
+)
+@pytest.mark.parametrize("status", [404, 422])
+def test_the_words_of_an_error_are_found_where_its_server_puts_them(whole: Any, status: int) -> None:
+    _, trace = run(Http(status, whole))
+    error = step_of(trace).error
+    assert error is not None
+    assert "WORDS" in error.message
+
+
+def test_an_error_in_a_list_has_its_words() -> None:
+    _, trace = run(Http(400, [{"error": {"code": 400, "message": "WORDS"}}]))
+    error = step_of(trace).error
+    assert error is not None
+    assert "WORDS" in error.message
+
+
 def test_an_answer_in_the_reasoning_field_after_its_closing_tag_is_found() -> None:
     outcome, _ = run(body({"content": "", "reasoning_content": "Rome? No.\n</think>\n\nParis"}))
     assert outcome.answer == "Paris"
