@@ -6,6 +6,7 @@
     fields       named fields in any notation
     phrases      where a text says what its answer is, and what surrounds a value
     numbers      numbers
+    dates        dates
     choices      members of a closed set, letters, yes or no
     structures   JSON and Python literals
     values       values of any type

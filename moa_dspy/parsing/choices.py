@@ -231,8 +231,13 @@ def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
 
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 _WHOLE_TRUTH: Final = {
-    **dict.fromkeys(("y", "t", "1", "correct", "right", "affirmative", "✓", "✔", "✅"), True),
-    **dict.fromkeys(("n", "f", "0", "incorrect", "wrong", "negative", "✗", "✘", "❌"), False),
+    **dict.fromkeys(("y", "t", "1", "1.0", "on", "correct", "right", "affirmative", "✓", "✔", "✅", "👍"), True),
+    **dict.fromkeys(("n", "f", "0", "0.0", "off", "incorrect", "wrong", "negative", "✗", "✘", "❌", "👎"), False),
+    # German, French, Spanish, Italian, Portuguese, Russian, Chinese, Japanese, Korean.
+    **dict.fromkeys(("ja", "wahr", "oui", "vrai", "sí", "sì", "vero", "verdadero", "sim", "verdadeiro"), True),
+    **dict.fromkeys(("да", "верно", "是", "对", "正确", "はい", "예", "네"), True),
+    **dict.fromkeys(("nein", "falsch", "non", "faux", "falso", "não"), False),
+    **dict.fromkeys(("нет", "неверно", "否", "不是", "错", "错误", "いいえ", "아니요", "아니오"), False),
 }
 
 

@@ -62,6 +62,7 @@ _CONTROL: Final = (
     r"|(?i:(?:start|begin|end)_of_\w{1,40}|(?:\w{1,20}[:_])?(?:bos|eos|eot|eom)(?:_token)?)|[A-Z_]{2,30}_TOKEN"
     r"|SPECIAL_\d{1,6}|extra_id_\d{1,6}|0x[0-9A-F]{2})"
 )
+_LINK: Final = re.compile(r"\((?:https?:|[/#.])[^\s()]*\)|:\s*https?:")
 _TOKEN: Final = re.compile(rf"{_BARRED}|</?{_CONTROL}>|\[/?{_CONTROL}\]|</?s>|[\[\]][a-z!]?~!?[a-z]?[\[\]](?!\()")
 _FENCE: Final = re.compile(r"^[ \t]{0,3}(```+|~~~+)([^\n`]*)$", re.MULTILINE)
 
@@ -160,6 +161,8 @@ def _tag(text: str, match: re.Match[str]) -> Mark | None:
 def _is_bracketed_name(text: str, match: re.Match[str]) -> bool:
     """Return whether square or quoting brackets contain a name and nothing else, and are no link."""
     alone = has_cognition(match["name"]) and not (match["rest"] or "").strip(_BARS + _SLASHES + " \t")
+    if match["name"].isupper():  # a token of a chat template, unless what follows is the address of a link
+        return alone and not _LINK.match(text, match.end())
     return alone and text[match.end() : match.end() + 1] not in ("(", "[", ":")
 
 

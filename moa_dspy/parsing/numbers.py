@@ -19,20 +19,18 @@ _MINUS: Final = "-−‒–－﹣"
 _CURRENCY: Final = r"(?:US|A|C|HK|NZ|R)?\\?[$€£¥₹₩₽₺¢฿￥]|\b(?:USD|EUR|GBP|JPY|CHF|INR|CNY|RMB|Rs\.?|kr)(?![^\W\d_])"
 _MONTH: Final = r"(?-i:Jan|Feb|Mar|Apr|May|June?|July?|Aug|Sept?|Oct|Nov|Dec)[a-z]{0,6}\.?"
 _SCALES: Final = {
-    "hundred": 100,
     "k": 1000,
-    "thousand": 1000,
-    "lakh": 10**5,
-    "mn": 10**6,
-    "mio": 10**6,
-    "million": 10**6,
-    "crore": 10**7,
-    "bn": 10**9,
-    "mrd": 10**9,
-    "billion": 10**9,
-    "tn": 10**12,
-    "trillion": 10**12,
+    **dict.fromkeys(("hundred",), 100),
+    **dict.fromkeys(("thousand", "tausend", "тыс", "тысяч"), 1000),
+    **dict.fromkeys(("lakh",), 10**5),
+    **dict.fromkeys(("million", "millones", "milhões", "milioni", "mn", "mio", "млн", "миллион"), 10**6),
+    **dict.fromkeys(("crore",), 10**7),
+    **dict.fromkeys(("billion", "milliard", "miliardi", "bn", "mrd", "млрд", "миллиард"), 10**9),
+    **dict.fromkeys(("trillion", "billionen", "billones", "tn"), 10**12),
 }
+# Attached to the number, and to what follows.
+_SIGNS: Final = {"千": 1000, "천": 1000, "万": 10**4, "萬": 10**4, "만": 10**4, "億": 10**8, "亿": 10**8, "억": 10**8}
+_NAMES: Final = "|".join(sorted((name for name in _SCALES if name != "k"), key=len, reverse=True))
 _MONEY_SCALES: Final = {"m": 10**6, "b": 10**9, "t": 10**12}
 _NUMBER: Final = re.compile(
     rf"""
@@ -53,7 +51,7 @@ _NUMBER: Final = re.compile(
       (?P<exponent>[eE][+-]?\d{{1,4}}(?!\w)
         |[ ]?(?:[×x*·]|\\times|\\cdot)[ ]?10[ ]?(?:(?:\^|\*\*)[ ]?\{{?)?(?P<ten>[+\-−]?\d{{1,4}}
           |[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{{1,5}})\}}?(?![\d.]))?
-      (?P<scale>[ ]?(?:{"|".join(name for name in _SCALES if name != "k")})\b|k\b)?
+      (?P<scale>[ ]?(?:(?:{_NAMES})(?:e?s|en|ов|а|и)?\b|[{"".join(_SIGNS)}])|k\b)?
       (?:[ ]?(?P<after>\\?%|{_CURRENCY}))?
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
@@ -421,13 +419,19 @@ def _magnitude(match: re.Match[str], text: str) -> Fraction | None:
     if around in (("[", "]"), ("(", ")")) and re.fullmatch(r"\d+,(?!\d{3}\Z)\d+", match["digits"]):
         return None  # a list or a point
     if match["scale"]:
-        value *= _SCALES[match["scale"].strip().lower()]
+        value *= _scale(match["scale"].strip().lower())
     if match["exponent"]:
         exponent = int((match["ten"] or match["exponent"][1:]).translate(_SUPERSCRIPTS))
         if abs(exponent) > _DIGITS_MAX:
             return None
         value *= Fraction(10) ** exponent
     return value
+
+
+def _scale(name: str) -> int:
+    if name in _SCALES or name in _SIGNS:
+        return _SCALES.get(name) or _SIGNS[name]
+    return _SCALES[next(one for one in _NAMES.split("|") if name.startswith(one))]  # a plural
 
 
 def _grouped(digits: str) -> Fraction | None:

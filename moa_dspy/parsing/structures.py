@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
+import itertools
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -114,11 +117,21 @@ def decode(text: str, kind: type) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text, strict=False, parse_constant=_no_constant)
         return value if isinstance(value, kind) else NOTHING
-    if len(text) <= _LITERAL_MAX and not _WARNED_OF.search(text):
+    if len(text) <= _LITERAL_MAX and not _WARNED_OF.search(text) and not _lacks_a_comma(text):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(text)
             return value if isinstance(value, kind) else NOTHING
     return NOTHING
+
+
+def _lacks_a_comma(text: str) -> bool:
+    """Return whether two texts stand beside each other, which Python would join."""
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        kinds = [
+            token.type for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type != tokenize.NL
+        ]
+        return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(kinds))
+    return False
 
 
 def _no_constant(name: str) -> Any:

@@ -7,24 +7,30 @@ and metrics are read by these rules.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import enum
 import functools
 import inspect
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, Literal, Union
 
 import pydantic
 
 from moa_dspy.parsing.choices import read_bool, read_choice
+from moa_dspy.parsing.dates import iso_date
+from moa_dspy.parsing.fields import find_fields
 from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.phrases import undecorated, unlabelled
 from moa_dspy.parsing.reasoning import split_reasoning
-from moa_dspy.parsing.structures import NOTHING, read_structure
+from moa_dspy.parsing.structures import NOTHING, decode, read_structure
 
 __all__ = ["UnreadableError", "is_closed", "parse_value"]
 
@@ -35,6 +41,20 @@ _DIGITS: Final = re.compile(r"\s*[+-]?[0-9]{1,15}\s*")
 _LONG: Final = 2000  # characters, more than any sentence that names a member
 _ITEM: Final = re.compile(r"^[ \t]*(?:[-*•+–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+(\S.*)$", re.MULTILINE)
 _LISTS: Final = (list, set, frozenset, tuple)
+# What stands for no value, if texts are none. A text field may mean these words.
+_ABSENT: Final = re.compile(
+    r"[-–—]|(?:none|null|n/a|unknown|unspecified|missing|(?:it is |is )?not (?:applicable|available|specified|stated|"
+    r"mentioned|provided|given|found|known|disclosed|reported))(?:\s*\([^()\n]{0,80}\))?",
+    re.IGNORECASE,
+)
+_INVISIBLE: Final = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
+_QUOTED: Final = re.compile(r"""["“][^"“”\n]*["”](?:\s*,\s*["“][^"“”\n]*["”])+""")
+_ENTRY: Final = re.compile(
+    r"[ \t]*(?:[-*•+]\s+)?[*_`\"']{0,3}(?P<key>[^:\n]{1,80}?)[*_`\"']{0,3}:[*_`]{0,3}[ \t]+(?P<value>\S.*)"
+)
+
+
+_DATES: Final = (datetime.date, datetime.datetime)
 
 
 class UnreadableError(ValueError):
@@ -78,6 +98,8 @@ def _parse(value: Any, annotation: Any, prose: bool) -> Any:
         return _member_of_union(value, args, prose)
     if annotation is str:
         return _text(value)
+    if is_closed(annotation):
+        value = _only(value)
     if origin is Literal:
         return _literal(value, args, annotation, prose)
     if isinstance(annotation, enum.EnumMeta):
@@ -117,6 +139,19 @@ def _answer(text: str) -> str:
     return split.text
 
 
+def _only(value: Any) -> Any:
+    """Return the value in a list or object of one value."""
+    while isinstance(value, (list, tuple, Mapping)) and len(value) == 1:
+        value = next(iter(value.values() if isinstance(value, Mapping) else value))
+    return value
+
+
+def _word(text: str) -> str:
+    """Return the answer in the text of a short value, composed and without invisible characters."""
+    text = _answer(text)
+    return text if text.isascii() else unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+
+
 def _literal(value: Any, members: tuple[Any, ...], annotation: Any, prose: bool) -> Any:
     for member in members:
         if type(value) is type(member) and value == member:
@@ -130,32 +165,43 @@ def _literal(value: Any, members: tuple[Any, ...], annotation: Any, prose: bool)
     if None in members and _is_null(value):
         return None
     by_label = {_label(member): member for member in members if member is not None}
-    found = read_choice(_answer(value), tuple(by_label), prose=prose)
+    found = read_choice(_word(value), tuple(by_label), prose=prose)
     if found is not None:
         return by_label[found]
-    numbers = [member for member in members if type(member) is int]
-    if numbers and len(numbers) == len(members):
-        number = read_number(_answer(value), prose=prose, integer=True)
-        if number in numbers:
-            return next(member for member in numbers if member == number)
+    number = _number_of_set(value, members, prose)
+    if number is not None:
+        return next(member for member in members if member == number)
     if set(members) <= {True, False}:
         return _bool(value, annotation, prose)
     raise _unreadable(value, annotation)
 
 
 def _label(member: Any) -> str:
-    return str(member.value) if isinstance(member, enum.Enum) else str(member)
+    label = str(member.value) if isinstance(member, enum.Enum) else str(member)
+    return label if label.isascii() else unicodedata.normalize("NFC", label)
+
+
+def _number_of_set(value: Any, members: Iterable[Any], prose: bool) -> Any:
+    """Return the number that is a member, in a set of numbers; None if there is none."""
+    kinds = {type(member) for member in members}
+    if not kinds or not kinds <= {int, float} or isinstance(value, bool):
+        return None
+    number = read_number(_answer(value), prose=prose, integer=kinds == {int}) if isinstance(value, str) else value
+    return number if number in members else None
 
 
 def _enum_member(value: Any, annotation: Any, prose: bool) -> Any:
     for member in annotation:
         if value is member or (type(member.value) is type(value) and member.value == value):
             return member
-    by_value = {str(member.value): member for member in annotation}
+    number = _number_of_set(value, [member.value for member in annotation], prose)
+    if number is not None:
+        return next(member for member in annotation if member.value == number)
+    by_value = {_label(member): member for member in annotation}
     by_name = {name: member for name, member in annotation.__members__.items() if name not in by_value}
     if value is None or isinstance(value, (dict, list)):
         raise _unreadable(value, annotation)
-    text = _answer(value) if isinstance(value, str) else str(value)
+    text = _word(value) if isinstance(value, str) else str(value)
     both = {**by_name, **by_value}
     for labels, sentence in ((by_value, False), (by_name, False), (both, False), (both, prose), (by_value, prose)):
         if sentence and labels is both and len({label.casefold() for label in labels}) < len(labels):
@@ -173,7 +219,7 @@ def _bool(value: Any, annotation: Any, prose: bool) -> bool:
         return value
     if isinstance(value, (int, float)) and value in (0, 1):
         return bool(value)
-    found = read_bool(_answer(value), prose=prose) if isinstance(value, str) else None
+    found = read_bool(_word(value), prose=prose) if isinstance(value, str) else None
     if found is None:
         raise _unreadable(value, annotation)
     return found
@@ -202,11 +248,20 @@ def _is_null(text: str) -> bool:
     return undecorated(text).casefold() in _NULLS
 
 
+def _is_absent(text: str, others: Sequence[Any]) -> bool:
+    """Return whether a text stands for no value in a union of these types and None."""
+    if any(typing.get_origin(kind) is Literal or isinstance(kind, enum.EnumMeta) for kind in others):
+        for kind in others:
+            with contextlib.suppress(ValueError, TypeError):
+                return _parse(text, kind, False) is None  # "none" may be a member
+    return _is_null(text) or (str not in others and _ABSENT.fullmatch(undecorated(text) or text.strip()) is not None)
+
+
 def _member_of_union(value: Any, args: tuple[Any, ...], prose: bool) -> Any:
     """Return the value of the first type that it fits. The text itself is the last choice."""
     optional = type(None) in args
     others = [arg for arg in args if arg is not type(None)]
-    if optional and (value is None or (isinstance(value, str) and _is_null(value))):
+    if optional and (value is None or (isinstance(value, str) and _is_absent(value, others))):
         return None
     if not isinstance(value, str):
         exact = [arg for arg in others if inspect.isclass(arg) and type(value) is arg]
@@ -228,6 +283,8 @@ def _list(value: Any, annotation: Any, args: tuple[Any, ...], prose: bool) -> An
     items = _items(value, args, prose) if isinstance(value, str) else value
     if isinstance(items, Mapping) and len(items) == 1 and isinstance(next(iter(items.values())), list):
         items = next(iter(items.values()))
+    if isinstance(items, (int, float)) or (isinstance(items, Mapping) and args and _is_object(args[0])):
+        items = [items]
     if not isinstance(items, (list, tuple, set, frozenset)):
         raise _unreadable(value, annotation)
     kinds = [arg for arg in args if arg is not Ellipsis]
@@ -243,12 +300,16 @@ def _list(value: Any, annotation: Any, args: tuple[Any, ...], prose: bool) -> An
 def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     """Return the items of a list in a text: JSON, lines with bullets or numbers, or short values with commas."""
     text = _answer(text)
-    found = read_structure(text, list)
-    if found is not NOTHING:
-        return found
-    if text.lstrip().startswith(("{", "[")):
-        return read_structure(text, dict)
     lines = [match[1].strip() for match in _ITEM.finditer(text)]
+    if len(lines) > 1 and "[" in text and "[" not in _ITEM.sub("", text) and "```" not in text:
+        return lines  # brackets inside of items are none of the list
+    found = read_structure(text, list)
+    if found is NOTHING and (text.lstrip().startswith(("{", "[")) or (args and _is_object(args[0]))):
+        found = _objects(text)
+    if found is not NOTHING or text.lstrip().startswith(("{", "[")):
+        return found
+    if _QUOTED.fullmatch(text.strip()):
+        return decode(f"[{re.sub('[“”]', chr(34), text.strip())}]", list)
     if len(lines) > 1 or (len(lines) == 1 and _ITEM.fullmatch(text.strip())):
         return lines
     kind = args[0] if args else str
@@ -259,28 +320,72 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     return parts if len(parts) > 1 or prose else None
 
 
+def _objects(text: str) -> Any:
+    """Return the one object in a text, or those of its lines, or the items of a set in Python."""
+    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.strip() and not line.startswith("```")]
+    if len(lines) > 1 and all(line.startswith("{") for line in lines):
+        objects = [decode(line, dict) for line in lines]
+        if NOTHING not in objects:
+            return objects
+    text = text.strip()
+    is_set = text.startswith("{") and text.endswith("}") and ":" not in text
+    return decode(f"[{text[1:-1]}]", list) if is_set else read_structure(text, dict)
+
+
+def _is_object(annotation: Any) -> bool:
+    return annotation is dict or typing.get_origin(annotation) is dict or _fields_of(annotation) is not None
+
+
 def _object(value: Any, annotation: Any) -> Any:
+    fields, args = _fields_of(annotation), typing.get_args(annotation)
     if isinstance(value, str):
-        value = read_structure(_answer(value), dict)
+        value = _object_in(_answer(value), fields, args)
+    if isinstance(value, list) and fields is not None and len(fields) == 1:
+        value = {next(iter(fields)): value}  # a list alone is the only field
+    if isinstance(value, Mapping) and fields is not None:
+        value = _unwrapped(value, fields)
     adapter = _adapter(annotation)
     try:
         return adapter.validate_python(value)
     except pydantic.ValidationError:
         if not isinstance(value, Mapping):
             raise _unreadable(value if value is not NOTHING else "", annotation) from None
-    fields = _fields_of(annotation)
     if fields is None:
-        args = typing.get_args(annotation)
         if len(args) != 2:
             raise _unreadable(value, annotation)
         fitted = {_parse(key, args[0], False): _parse(part, args[1], False) for key, part in value.items()}
     else:
-        names = {_plain_name(alias): (alias, kind) for alias, kind in fields.items()}
+        own = getattr(annotation, "model_fields", {})
+        names = {_plain_name(name): (field.alias or name, field.annotation) for name, field in own.items()}
+        names |= {_plain_name(alias): (alias, kind) for alias, kind in fields.items()}
         fitted = {}
         for key, part in value.items():
             alias, kind = names.get(_plain_name(str(key)), (key, None))
             fitted[alias] = part if kind is None else _parse(part, kind, False)
     return adapter.validate_python(fitted)
+
+
+def _object_in(text: str, fields: Mapping[str, Any] | None, args: tuple[Any, ...]) -> Any:
+    """Return the object in a text: JSON, or lines with names and values."""
+    alone = fields is not None and len(fields) == 1 and text.lstrip().startswith("[")
+    value = read_structure(text, list if alone else dict)
+    if value is not NOTHING or "{" in text:
+        return value
+    if fields:
+        found = find_fields(text, tuple(fields), tuple(fields))
+        return {name: found[name][0] for name in fields if len(found[name]) == 1} if found else NOTHING
+    entries = [_ENTRY.fullmatch(line) for line in text.splitlines() if line.strip()]
+    if len(args) == 2 and is_closed(args[1]) and all(entries):
+        return {entry["key"].strip(): entry["value"] for entry in entries if entry}
+    return NOTHING
+
+
+def _unwrapped(value: Mapping[Any, Any], fields: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Return the object with the fields, if it is the only object inside of one without them."""
+    names = {_plain_name(name) for name in fields}
+    inner = [part for part in value.values() if isinstance(part, Mapping)]
+    is_outer = len(inner) == 1 and not any(_plain_name(str(key)) in names for key in value)
+    return inner[0] if is_outer else value
 
 
 def _plain_name(name: str) -> str:
@@ -301,10 +406,16 @@ def _fields_of(annotation: Any) -> dict[str, Any] | None:
 def _other(value: Any, annotation: Any) -> Any:
     """Return a value of a type without rules of its own: a date, a decimal number, or a custom type."""
     adapter = _adapter(annotation)
+    if annotation in _DATES and isinstance(value, (int, float)):
+        value = str(value)
     candidates: list[Callable[[], Any]] = [lambda: value]
     if isinstance(value, str):
         text = _answer(value)
         plain = undecorated(unlabelled(undecorated(text)))
+        if annotation in _DATES:
+            # pydantic reads a number as seconds since 1970, which no model means.
+            plain = iso_date(plain) or ("" if _PLAIN_NUMBER.fullmatch(plain) else plain)
+            text = plain
         candidates = [lambda: read_structure(text, dict), lambda: read_structure(text, list)]
         candidates += [lambda: text, lambda: plain, lambda: read_number(plain, prose=False)]
         if annotation is Any:
@@ -314,10 +425,16 @@ def _other(value: Any, annotation: Any) -> Any:
         if candidate is NOTHING or candidate is None:
             continue
         try:
-            return adapter.validate_python(str(candidate) if isinstance(candidate, Fraction) else candidate)
+            return adapter.validate_python(_decimal(candidate) if isinstance(candidate, Fraction) else candidate)
         except pydantic.ValidationError:
             continue
     raise _unreadable(value, annotation)
+
+
+def _decimal(number: Fraction) -> str:
+    """Return a number with decimals, or as fraction if it has no end."""
+    written = Decimal(number.numerator) / Decimal(number.denominator)
+    return format(written, "f") if Fraction(written) == number else str(number)
 
 
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import enum
 import time
+from decimal import Decimal
 from typing import Any, Literal, Optional, Union
 
 import pydantic
@@ -26,6 +28,15 @@ class Color(enum.Enum):
 class Count(enum.IntEnum):
     ONE = 1
     TWO = 2
+
+
+class Named(pydantic.BaseModel):
+    first: str = pydantic.Field(alias="firstName")
+    born: Optional[datetime.date] = None
+
+
+class Box(pydantic.BaseModel):
+    items: list[Count]
 
 
 class Item(pydantic.BaseModel):
@@ -243,6 +254,115 @@ CASES: list[tuple[Any, Any, Any]] = [
     (Union[int, str], "42", 42),
     (Union[int, str], "42 apples", "42 apples"),
     (Literal[True, False], "Yes", True),
+    # One value in a list or an object.
+    (Mood, ["positive"], "positive"),
+    (Mood, {"answer": "Positive."}, "positive"),
+    (Mood, ["positive", "negative"], UNREADABLE),
+    (Mood, {"positive": 0.9}, UNREADABLE),
+    (int, [5], 5),
+    (int, {"value": "1,234"}, 1234),
+    (int, {"a": 1, "b": 2}, UNREADABLE),
+    (float, [[0.5]], 0.5),
+    (bool, {"improved": True}, True),
+    (Color, ["RED"], Color.RED),
+    # Members that are numbers.
+    (Count, 2.0, Count.TWO),
+    (Count, "2.0", Count.TWO),
+    (Count, 2.5, UNREADABLE),
+    (Literal[0.5, 1.0], "1", 1.0),
+    (Literal[0.5, 1.0], 1, 1.0),
+    (Literal[0.5, 1.0], "0.7", UNREADABLE),
+    # Composed and invisible characters.
+    (Literal["café", "thé"], "cafe\u0301", "café"),
+    (Literal["cafe\u0301", "thé"], "café", "cafe\u0301"),
+    (Mood, "posi\u200btive", "positive"),
+    (Mood, "\ufeffpositive", "positive"),
+    (bool, "s\u0069\u0301", True),
+    # Yes and no in other languages, as whole answer.
+    (bool, "Ja", True),
+    (bool, "nein.", False),
+    (bool, "Oui", True),
+    (bool, "**Non**", False),
+    (bool, "да", True),
+    (bool, "нет", False),
+    (bool, "是", True),
+    (bool, "否", False),
+    (bool, "はい", True),
+    (bool, "아니요", False),
+    (bool, "on", True),
+    (bool, "off", False),
+    (bool, "Ja oder nein", UNREADABLE),
+    # No value.
+    (Optional[int], "-", None),
+    (Optional[int], "—", None),
+    (Optional[int], "unknown", None),
+    (Optional[int], "Not specified.", None),
+    (Optional[int], "None (not mentioned)", None),
+    (Optional[float], "not available", None),
+    (Optional[bool], "Unknown", None),
+    (Optional[datetime.date], "unknown", None),
+    (Optional[list[int]], "not found", None),
+    (Optional[str], "unknown", "unknown"),
+    (Optional[str], "Not specified", "Not specified"),
+    (Optional[Literal["none", "some"]], "None", "none"),
+    (Optional[Literal["yes", "unknown"]], "unknown", "unknown"),
+    (Optional[Literal["yes", "no"]], "unknown", None),
+    (Optional[int], "not 5", UNREADABLE),
+    (int, "unknown", UNREADABLE),
+    # Lists.
+    (list[str], '"a", "b"', ["a", "b"]),
+    (list[str], "“a”, “b, c”", ["a", "b, c"]),
+    (list[str], '["a" "b"]', ["a", "b"]),
+    (list[str], "1. Use arr[0] first\n2. Then stop", ["Use arr[0] first", "Then stop"]),
+    (list[str], "- [ ] a\n- [x] b", ["[ ] a", "[x] b"]),
+    (list[str], "- [a](http://x)\n- [b](http://y)", ["[a](http://x)", "[b](http://y)"]),
+    (list[str], 'First:\n- x\n- y\nSo: ["a", "b"]', ["a", "b"]),
+    (list[int], 5, [5]),
+    (list[int], "{1, 2}", [1, 2]),
+    (set[str], "{'a', 'b'}", {"a", "b"}),
+    (list[Item], '{"name": "x", "n": 5}', [Item(name="x", n=5)]),
+    (list[Item], {"name": "x", "n": 5}, [Item(name="x", n=5)]),
+    (list[Item], '{"name":"a","n":1}\n{"name":"b","n":2}', [Item(name="a", n=1), Item(name="b", n=2)]),
+    (list[Item], '{"name":"a","n":1},\n{"name":"a","n":1}', [Item(name="a", n=1)] * 2),
+    (list[str], {"a": "b"}, UNREADABLE),
+    # Objects.
+    (Item, "name: x\nn: 5", Item(name="x", n=5)) if False else (dict[str, int], "a: 1\nb: 2", {"a": 1, "b": 2}),
+    (dict[str, float], "- **a**: 0.5\n- **b**: 1", {"a": 0.5, "b": 1.0}),
+    (dict[str, str], "a: x\nb: y", UNREADABLE),
+    (Item, '{"Item": {"name": "x", "n": 5}}', Item(name="x", n=5)),
+    (Item, '{"type": "object", "properties": {"name": "x", "n": 5}}', Item(name="x", n=5)),
+    (Item, '{"properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}', UNREADABLE),
+    (Item, '{"a": {"name": "x", "n": 5}, "b": {"name": "y", "n": 6}}', UNREADABLE),
+    (Named, '{"firstName": "x"}', Named(firstName="x")),
+    (Named, '{"first": "x", "born": "May 1, 2024"}', Named(firstName="x", born=datetime.date(2024, 5, 1))),
+    (Named, '{"first_name": "x", "born": "unknown"}', Named(firstName="x")),
+    (Named, "firstName: x\nBorn: 2024-05-01", Named(firstName="x", born=datetime.date(2024, 5, 1))),
+    (Box, "[1, 2]", Box(items=[Count.ONE, Count.TWO])),
+    (Box, [1], Box(items=[Count.ONE])),
+    (Box, '{"items": 2}', Box(items=[Count.TWO])),
+    # Dates and decimals.
+    (datetime.date, "2024/05/01", datetime.date(2024, 5, 1)),
+    (datetime.date, "**May 1st, 2024**", datetime.date(2024, 5, 1)),
+    (datetime.date, "Answer: Wednesday, 1 May 2024.", datetime.date(2024, 5, 1)),
+    (datetime.date, "1 Sept 2024", datetime.date(2024, 9, 1)),
+    (datetime.date, "01.05.2024", datetime.date(2024, 5, 1)),
+    (datetime.date, "5/13/2024", datetime.date(2024, 5, 13)),
+    (datetime.date, "13/5/2024", datetime.date(2024, 5, 13)),
+    (datetime.date, "05/01/2024", UNREADABLE),
+    (datetime.date, "20240501", datetime.date(2024, 5, 1)),
+    (datetime.date, 20240501, datetime.date(2024, 5, 1)),
+    (datetime.date, "2024年5月1日", datetime.date(2024, 5, 1)),
+    (datetime.date, "Maybe 1, 2024", UNREADABLE),
+    (datetime.date, "31.02.2024", UNREADABLE),
+    (datetime.date, "May 2024", UNREADABLE),
+    (datetime.date, "1714521600", UNREADABLE),
+    (datetime.datetime, "42", UNREADABLE),
+    (datetime.datetime, 42, UNREADABLE),
+    (datetime.datetime, "2024-05-01 12:30", datetime.datetime(2024, 5, 1, 12, 30)),  # noqa: DTZ001
+    (datetime.datetime, "2024/05/01", datetime.datetime(2024, 5, 1)),  # noqa: DTZ001
+    (Decimal, "1,234.50", Decimal("1234.50")),
+    (Decimal, "$0.10", Decimal("0.1")),
+    (Decimal, "1/3", UNREADABLE),
     (Literal["one", None], "None", None),
 ]
 
