@@ -17,7 +17,7 @@ Nothing here knows DSPy. Replies of agents, judges and metrics are read by the s
 """
 
 from moa_dspy.parsing.choices import read_bool, read_choice
-from moa_dspy.parsing.fields import find_fields, marked_text
+from moa_dspy.parsing.fields import find_fields, marked_text, without_end
 from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.reasoning import EDGES, PLAIN, Split, split_reasoning
 from moa_dspy.parsing.values import UnreadableError, is_closed, parse_value
@@ -35,4 +35,5 @@ __all__ = [
     "read_choice",
     "read_number",
     "split_reasoning",
+    "without_end",
 ]

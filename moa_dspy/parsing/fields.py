@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from moa_dspy.parsing.structures import read_structures
+from moa_dspy.parsing.structures import decode, read_structures
 
-__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields"]
+__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields", "without_end"]
 
 FieldValues = dict[str, list[Any]]
 """The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
@@ -20,12 +20,14 @@ _ANY_MARKER: Final = re.compile(
 _COMPLETED: Final = "completed"
 _OF_MARKERS: Final = "*_`:\\]#"  # what may still belong to a marker
 _REPEATS: Final = 20  # values of one field
+_LINE_MAX: Final = 300  # characters of a line with all fields
 
 
 def find_fields(text: str, names: Sequence[str], required: Collection[str], *, json_first: bool = False) -> FieldValues:
     """Return the fields in a text by the first notation that has all required ones; empty if none has them.
 
-    The notations are DSPy's markers at the start of lines, then anywhere; JSON; tags; and lines such as ``Answer: 42``.
+    The notations are DSPy's markers at the start of lines, then anywhere; JSON; tags; lines such as ``Answer: 42``;
+    headings; and one line such as ``a: 1, b: 2``.
 
     Args:
         text: the answer of a reply.
@@ -33,9 +35,9 @@ def find_fields(text: str, names: Sequence[str], required: Collection[str], *, j
         required: the fields that must be there; at least one.
         json_first: whether JSON was asked for.
     """
-    notations = [_markers_on_lines, _markers_anywhere, _json, _tags, _labels]
+    notations = [_markers_on_lines, _markers_anywhere, _json, _tags, _labels, _headings, _entries]
     if json_first:
-        notations = [_json, _markers_on_lines, _markers_anywhere, _tags, _labels]
+        notations = [_json, _markers_on_lines, _markers_anywhere, _tags, _labels, _headings, _entries]
     for notation in notations:
         found = notation(text, tuple(names), required)
         if found.keys() >= set(required):
@@ -51,7 +53,7 @@ def marked_text(text: str, name: str) -> str:
     if _ANY_MARKER.match(text):
         found = _sections(text, list(_marker((name,)).finditer(text)), (name,))
         return found[name][0] if name in found else text
-    return _without_end(text)
+    return without_end(text)
 
 
 def partial_fields(text: str, names: Sequence[str]) -> dict[str, str]:
@@ -118,16 +120,19 @@ def _sections(text: str, found: Sequence[re.Match[str]], names: tuple[str, ...])
                 break
             continue
         end = len(text) if following is None else following.start()
-        _add(values, name, _without_end(text[match.end() : end]))
+        _add(values, name, without_end(text[match.end() : end]))
     if values:
         _add(values, "", text[: found[0].start()].strip())
     return values
 
 
-_END: Final = re.compile(r"[*_`]{0,3}\\?\[\\?\[?[ \t]{0,3}#{1,3}[ \t]{0,3}completed\b[^\n]{0,12}\Z", re.IGNORECASE)
+_END: Final = re.compile(
+    r"[*_`]{0,3}\\?\[\\?\[?[ \t]{0,3}#{1,3}[ \t]{0,3}(?:completed|end|done|stop)\b[^\n]{0,12}\Z", re.IGNORECASE
+)
 
 
-def _without_end(text: str) -> str:
+def without_end(text: str) -> str:
+    """Return a text without the marker that ends a reply."""
     return _END.sub("", text.strip()).strip()
 
 
@@ -140,8 +145,9 @@ def _add(values: FieldValues, name: str, value: Any) -> None:
 def _json(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
     by_name = {_plain(name): name for name in names}
     objects = read_structures(text, dict)
-    inner = [next(iter(found.values())) for found in objects if len(found) == 1]
-    for candidates in (objects, [found for found in inner if isinstance(found, dict)]):
+    parts = [part for found in objects for part in found.values()]
+    inner = [decode(part.strip(), dict) if isinstance(part, str) else part for part in parts]
+    for candidates in (objects, [part for part in inner if isinstance(part, dict)]):
         values: FieldValues = {}
         for found in candidates:
             fields = {name: found[key] for key in found if (name := by_name.get(_plain(str(key)))) is not None}
@@ -173,12 +179,42 @@ def _tags(text: str, names: tuple[str, ...], required: Collection[str]) -> Field
 @functools.lru_cache(maxsize=256)
 def _label(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"^[ \t]*+[#>*_`\-\"']{{0,6}}+[ \t]*+(?P<name>{_spelt(names)})[*_`\"']{{0,3}}"
-        r"[ \t]{0,4}(?::|=(?!=))[*_`]{0,3}",
+        rf"^[ \t]*+(?:[-*•+][ \t]+|\d{{1,2}}[.)][ \t]+)?[#>*_`\-\"']{{0,6}}+[ \t]*+(?P<name>{_spelt(names)})"
+        r"[*_`\"']{0,3}[ \t]{0,4}(?::|=(?!=))[*_`]{0,3}",
         re.IGNORECASE | re.MULTILINE,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _heading(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(
+        rf"^[ \t]*+(?:#{{1,6}}|\*\*|\[{{1,2}})[ \t]*+[*_]{{0,2}}(?P<name>{_spelt(names)})[*_]{{0,2}}[ \t]*+"
+        r"(?:#{1,6}|\]{1,2})?:?[ \t]*$",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _entry(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?:\A|(?<=[,;|])[ \t]{{1,3}})(?P<name>{_spelt(names)})[ \t]?(?::|=(?!=))", re.IGNORECASE)
 
 
 def _labels(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
     del required
     return _sections(text, list(_label(names).finditer(text)), names)
+
+
+def _headings(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    del required
+    return _sections(text, list(_heading(names).finditer(text)), names)
+
+
+def _entries(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
+    """Return the fields in one short line, with commas or semicolons between them."""
+    found = list(_entry(names).finditer(text)) if len(text) <= _LINE_MAX and "\n" not in text else []
+    if {_plain(match["name"]) for match in found} < {_plain(name) for name in required} or len(found) < 2:
+        return {}
+    return {
+        name: [value.rstrip(",;| ") if isinstance(value, str) else value for value in values]
+        for name, values in _sections(text, found, names).items()
+    }

@@ -13,6 +13,7 @@ import datetime
 import enum
 import functools
 import inspect
+import json
 import re
 import types
 import typing
@@ -128,6 +129,8 @@ def _unreadable(value: Any, annotation: Any) -> UnreadableError:
 def _text(value: Any) -> str:
     if value is None:
         raise UnreadableError("null is no text")
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
     return value if isinstance(value, str) else str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,12 +10,13 @@ from typing import Any, Final
 from dspy.utils.exceptions import AdapterParseError
 
 from moa_dspy._dspy import apply_output_field_defaults, parse_dspy_value
-from moa_dspy.parsing import UnreadableError, find_fields, is_closed, parse_value, split_reasoning
+from moa_dspy.parsing import UnreadableError, find_fields, is_closed, parse_value, split_reasoning, without_end
 from moa_dspy.signatures import ADDED, TaskSignature
 
 __all__ = ["is_added", "read_outputs", "unusable"]
 
 _SHOWN: Final = 20_000  # characters of a reply in an error
+_MARKED: Final = re.compile(r"\[\[|[{<]")  # notations in which a field ends where the next one begins
 
 
 def unusable(adapter: str, signature: TaskSignature, text: str, why: str) -> AdapterParseError:
@@ -49,15 +51,13 @@ def read_outputs(
     required = [name for name in fields if name not in optional] or [name for name in fields if name not in added]
     found = find_fields(split.text, tuple(fields), required, json_first=json_first)
     preamble = found.pop("", [""])[0]
-    if not found and len(required) == 1 and is_closed(fields[required[0]].annotation):
-        found = {required[0]: [split.text]}
-        prose = False
-    else:
-        prose = True
+    prose, whole = True, without_end(split.text)
+    if not found and len(required) == 1 and _may_be_whole(whole, fields[required[0]].annotation):
+        found, prose = {required[0]: [whole]}, False
     values: dict[str, Any] = {}
     for name, texts in found.items():
         try:
-            values[name] = _value(texts, fields[name].annotation, prose)
+            values[name] = _value(texts, fields[name].annotation, prose, whole if prose and [name] == required else "")
         except UnreadableError as error:
             if name in added:
                 continue
@@ -71,14 +71,29 @@ def read_outputs(
     return {name: values[name] for name in fields}
 
 
-def _value(texts: list[Any], annotation: Any, prose: bool) -> Any:
-    """Return the value of a field. If the reply has it several times, typed values must agree; text is the first."""
+def _may_be_whole(text: str, annotation: Any) -> bool:
+    """Return whether a reply without fields may be the value of the only one: a short one, or JSON."""
+    if is_closed(annotation):
+        return True
+    return annotation is not str and not _is_dspy(annotation) and text.startswith(("{", "[", "```"))
+
+
+def _value(texts: list[Any], annotation: Any, prose: bool, whole: str) -> Any:
+    """Return the value of a field. If the reply has it several times, typed values must agree; text is the first.
+
+    The field may go on with other lines, such as ``Confidence: 90%``. Then ``whole`` says which value is the answer.
+    """
     if _is_dspy(annotation):
         try:
             return parse_dspy_value(texts[0], annotation)
         except (ValueError, MemoryError, RecursionError) as error:
             raise UnreadableError(str(error)[:200]) from error
-    values = [_read(text, annotation, prose) for text in (texts[:1] if annotation is str else texts)]
+    try:
+        values = [_read(text, annotation, prose) for text in (texts[:1] if annotation is str else texts)]
+    except UnreadableError:
+        if not (whole and is_closed(annotation)) or _MARKED.search(whole):
+            raise
+        values = [_read(whole, annotation, True)]
     if any(value != values[0] for value in values[1:]):
         raise UnreadableError(f"the reply has different values: {values[:3]!r:.80}")
     return values[0]

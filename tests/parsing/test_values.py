@@ -215,6 +215,8 @@ CASES: list[tuple[Any, Any, Any]] = [
     (Optional[str], "Paris", "Paris"),
     (str, None, UNREADABLE),
     (str, 5, "5"),
+    (str, ["é"], '["é"]'),
+    (str, {"a": None}, '{"a": null}'),
     (Optional[Mood], "N/A", None),
     (Optional[Mood], "Positive.", "positive"),
     (Color, "RED", Color.RED),

@@ -48,6 +48,10 @@ POSITIVE = [
     "Answer: positive",
     "positive",
     "The answer is **positive**.",
+    "positive\n\n[[ ## completed ## ]]",
+    "## Answer\npositive",
+    "Answer: positive.\nConfidence: 90%",
+    "1. **Answer:** positive",
 ]
 
 
@@ -86,6 +90,61 @@ def test_an_unclear_value_is_unreadable_and_the_next_format_is_tried(reply: str)
     assert (prediction.answer, prediction.trace.calls) == ("negative", 2)
     (step,) = prediction.trace.steps
     assert [failure.kind for failure in step.failures] == ["adapter_parse_error"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"json": "{\\"title\\": \\"T\\", \\"body\\": \\"B\\"}"}',
+        '{"type": "function", "name": "answer", "parameters": {"title": "T", "body": "B"}}',
+        '<tool_call>\n{"name": "answer", "arguments": {"title": "T", "body": "B"}}\n</tool_call>',
+        '{"output": {"title": "T", "body": "B"}, "confidence": 0.9}',
+        '{"title": "T", "body": "B"}\n</invoke>',
+        "# Title\nT\n\n# Body\nB",
+        "## Title:\nT\n\n## Body:\nB",
+        "**Title**\nT\n\n**Body**\nB",
+        "1. Title: T\n2. Body: B",
+        "- **Title:** T\n- **Body:** B",
+        "## title ##\nT\n## body ##\nB",
+        "[[title]]\nT\n[[body]]\nB",
+        "[title]\nT\n[body]\nB",
+        "[[ ## title ## ]]\nT\n\n[[ ## body ## ]]\nB\n\n[[ ## end ## ]]",
+        "title: T, body: B",
+        "Title = T; Body = B",
+    ],
+)
+def test_two_texts_are_found_in_any_notation(reply: str) -> None:
+    prediction = outcome("question -> title, body", reply, "never asked")
+    assert (prediction.title, prediction.body) == ("T", "B")
+    assert prediction.trace.calls == 1
+
+
+@pytest.mark.parametrize(
+    "reply", ["a: 1, b: 2", "a=1; b=2", "1. a: 1\n2. b: 2", "| a: 1 | b: 2", "The title and the body"]
+)
+def test_fields_in_one_line_are_read_if_the_line_has_nothing_else(reply: str) -> None:
+    prediction = outcome("question -> a: int, b: int", reply, '{"a": 1, "b": 2}')
+    assert (prediction.a, prediction.b) == (1, 2)
+    assert prediction.trace.calls == 1 + reply.startswith("The")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "value"),
+    [
+        ("list[str]", '["a", "b"]', ["a", "b"]),
+        ("list[int]", "```json\n[1, 2]\n```", [1, 2]),
+        ("dict[str, int]", '{"a": 1}', {"a": 1}),
+        ("dict[str, int]", '{"answer": {"a": 1}}', {"a": 1}),
+    ],
+)
+def test_json_without_the_name_of_the_only_field_is_its_value(kind: str, reply: str, value: Any) -> None:
+    prediction = outcome(f"question -> answer: {kind}", reply)
+    assert (prediction.answer, prediction.trace.calls) == (value, 1)
+
+
+def test_bullets_of_reasoning_are_no_list() -> None:
+    prediction = outcome("question -> answer: list[str]", "- First I think.\n- Then I write.", '{"answer": ["a"]}')
+    assert (prediction.answer, prediction.trace.calls) == (["a"], 2)
 
 
 @pytest.mark.parametrize(
