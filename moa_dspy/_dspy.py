@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ import dspy.clients.execution as _execution
 from cachetools import LRUCache
 from dspy._vendor.lm15.providers.async_base import AsyncBaseProviderLM
 from dspy._vendor.lm15.providers.base import HttpResponse as HttpReply
+from dspy._vendor.lm15.providers.openai_chat import OpenAIChatLM
 from dspy._vendor.lm15.transports import TransportRequest as HttpRequest
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.decision import record_evidence
@@ -252,12 +254,14 @@ def can_stream(lm: Any) -> bool:
     )
 
 
-def repair_bodies(repair: Callable[[Any, bytes], Any], repair_error: Callable[[str], str]) -> None:
+def repair_bodies(
+    repair: Callable[[Any, bytes], Any], repair_error: Callable[[str], str], repair_chunk: Callable[[str], str]
+) -> None:
     """Let DSPy's engine read ``repair(body, raw)`` in place of a response's decoded body. A second call has no effect.
 
     All of its dialects decode bodies with this one method, before they validate them. What is no JSON object, such as
     the page of a gateway or a reply that was cut off, is a failure of the server. ``repair_error`` changes the texts
-    of responses with an HTTP status of an error.
+    of responses with an HTTP status of an error, and ``repair_chunk`` those of the parts of a streamed completion.
     """
     decode: Any = HttpReply.json
     read: Any = HttpReply.text
@@ -282,7 +286,14 @@ def repair_bodies(repair: Callable[[Any, bytes], Any], repair_error: Callable[[s
         said: str = read(self)
         return repair_error(said) if self.status >= _BAD_REQUEST else said
 
+    parse: Any = OpenAIChatLM.parse_stream_events
+
+    @functools.wraps(parse)
+    def parse_chunk(self: OpenAIChatLM, request: Any, event: Any) -> Any:
+        return parse(self, request, dataclasses.replace(event, data=repair_chunk(event.data)) if event.data else event)
+
     HttpReply.json, HttpReply.text = json, text
+    OpenAIChatLM.parse_stream_events = parse_chunk
 
 
 def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:

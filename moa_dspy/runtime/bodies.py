@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from moa_dspy.json_safe import json_safe
 
-__all__ = ["MARKER", "counts_are_doubtful", "repair_body", "repair_error"]
+__all__ = ["MARKER", "counts_are_doubtful", "repair_body", "repair_chunk", "repair_error"]
 
 MARKER: Final = "_moa_dspy_usage"
 """The key in a body whose usage was repaired."""
@@ -28,6 +28,12 @@ _USAGES: Final = ("usage", "usageMetadata", "usage_metadata")
 _COUNT: Final = re.compile(r"tokens?\Z|count\Z", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\s*\+?\d[\d,_]{0,14}(?:\.\d{0,9})?\s*\Z")
 _MOST: Final = 10**10  # tokens
+_CODE_NAMES: Final = {
+    "401": "invalid_api_key",
+    "402": "insufficient_quota",
+    "429": "rate_limit_exceeded",
+    **dict.fromkeys(("500", "502", "503", "504", "None"), "server_error"),
+}
 # Where bodies have an error's words and code, if not in "error".
 _WORDS: Final = ("message", "msg", "detail", "error_msg", "status_msg", "errors")
 _CODES: Final = ("code", "error_code", "status_code", "status")
@@ -68,6 +74,33 @@ def repair_error(text: str) -> str:
         return json.dumps(body) if isinstance(body, dict) else text
     error = _error_in(body)
     return text if error is None else json.dumps({"error": error})
+
+
+def repair_chunk(text: str) -> str:
+    """Return a part of a streamed completion with readable bookkeeping. Its errors have OpenAI's names for codes."""
+    try:
+        chunk = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(chunk, dict):
+        return text
+    if chunk.get("usage") is not None:
+        chunk["usage"] = _repaired_usage(chunk, chunk["usage"]) or None
+    error = chunk.get("error")
+    if error and isinstance(error, (str, dict)):
+        error = {"message": error} if isinstance(error, str) else error
+        return json.dumps({"error": {**error, "code": _CODE_NAMES.get(str(error.get("code")), error.get("code"))}})
+    for choice in chunk.get("choices") or () if isinstance(chunk.get("choices"), list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(delta, dict):
+            continue
+        content, calls = delta.get("content"), delta.get("tool_calls")
+        if isinstance(content, list):
+            parts = [part.get("text") for part in content if isinstance(part, dict)]
+            delta["content"] = "".join(part for part in parts if isinstance(part, str))
+        if isinstance(calls, list):
+            delta["tool_calls"] = [call for call in calls if _is_call(call) or _arguments(call)]
+    return json.dumps(chunk)
 
 
 def _error_in(body: dict[str, Any]) -> Any:
@@ -198,6 +231,11 @@ def _repair_token(token: dict[str, Any]) -> None:
         values = one.get("bytes")
         if not (isinstance(values, list) and all(type(byte) is int and byte >= 0 for byte in values)):
             one["bytes"] = None
+
+
+def _arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    return function.get("arguments") if isinstance(function, dict) else None
 
 
 def _is_call(call: Any) -> bool:

@@ -19,7 +19,7 @@ from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
 from moa_dspy.parsing.ends import End, end_of
 from moa_dspy.parsing.marks import has_cognition
-from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body, repair_error
+from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body, repair_chunk, repair_error
 
 __all__ = [
     "VISIBLE",
@@ -47,7 +47,7 @@ VISIBLE: Final = re.compile("[!-~]")
 _REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "finishReason", "done_reason")
 _MESSAGE_MAX: Final = 4000  # cut again after credentials are redacted
 
-repair_bodies(repair_body, repair_error)
+repair_bodies(repair_body, repair_error, repair_chunk)
 
 
 @dataclass(frozen=True)

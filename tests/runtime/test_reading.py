@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.loopback import Http, Loopback, Reply, completion
 from support.runs import Watched
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Prediction, Tolerance
+from moa_dspy.runtime.bodies import repair_chunk
 from moa_dspy.trace import Step, Trace, watch
 
 
@@ -362,6 +364,56 @@ def test_an_error_in_a_list_has_its_words() -> None:
     error = step_of(trace).error
     assert error is not None
     assert "WORDS" in error.message
+
+
+def chunk(delta: Any = None, finish: Any = None, **others: Any) -> dict[str, Any]:
+    return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **others}
+
+
+class Sent(list[Any]):
+    async def send(self, part: Any) -> None:
+        self.append(part)
+
+
+@pytest.mark.parametrize(
+    ("parts", "counted"),
+    [
+        ([chunk({}, "stop", usage={"prompt_tokens": 5.5, "completion_tokens": "2"})], (6, 2)),
+        ([chunk({}, "stop", usage={"prompt_tokens": -1})], None),
+        ([chunk({}, "stop", usage=[1, 2])], None),
+        ([chunk({"tool_calls": [{"index": 0, "function": {"name": "", "arguments": ""}}]}), chunk({}, "stop")], None),
+        ([chunk({"tool_calls": [None]}), chunk({}, "stop")], None),
+        ([chunk({"content": [{"type": "text", "text": ""}]}), chunk(None, "stop"), {"id": "c", "choices": []}], None),
+    ],
+)
+def test_odd_parts_of_a_stream_cost_no_answer(parts: list[Any], counted: tuple[int, int] | None) -> None:
+    events = [chunk({"content": [{"type": "text", "text": "Pa"}]}), chunk({"content": "ris"}), *parts]
+    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+    with Loopback(lambda _: Http(200, stream)) as server, dspy.context(send_stream=Sent()):
+        lm = server.lm()
+        assert asyncio.run(lm.acall("?")) == ["Paris"]
+    usage = lm.history[-1]["usage"]
+    assert counted is None or (usage["prompt_tokens"], usage["completion_tokens"]) == counted
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ({"code": 429, "message": "m"}, "rate_limit_exceeded"),
+        ({"code": "401", "message": "m"}, "invalid_api_key"),
+        ({"code": 502, "message": "m"}, "server_error"),
+        ({"message": "m"}, "server_error"),
+        ("m", "server_error"),
+        ({"code": "other", "message": "m"}, "other"),
+    ],
+)
+def test_an_error_in_a_stream_has_the_name_of_its_code(error: Any, code: str) -> None:
+    assert json.loads(repair_chunk(json.dumps({"error": error}))) == {"error": {"message": "m", "code": code}}
+
+
+@pytest.mark.parametrize("text", ["[DONE]", "", "[]", "null", '"x"', "{", '{"choices": 1}', '{"choices": [1]}'])
+def test_any_part_of_a_stream_can_be_read(text: str) -> None:
+    assert repair_chunk(text) == text
 
 
 def test_an_answer_in_the_reasoning_field_after_its_closing_tag_is_found() -> None:
