@@ -338,13 +338,39 @@ def _field_content(field: FieldInfo) -> dict[str, Any]:
 
 def _predictor_content(predictor: dspy.Predict) -> dict[str, Any]:
     state = predictor.dump_state()
-    content = {key: to_jsonable_python(state[key]) for key in _SAVED if key in state}
+    content = {key: _plain(state[key]) for key in _SAVED if key in state and key != "demos"}
+    fields = predictor.signature.fields
+    content["demos"] = [_demo(demo, fields) for demo in state["demos"]]
     nearest = Nearest.of(predictor) if "nearest" in vars(predictor) else None  # most have none
     if nearest is None:
         return content
     if nearest.embedding_model is not None:
         check_model_name(nearest.embedding_model, "the demos")
     return {**content, "nearest": nearest.content()}
+
+
+def _demo(demo: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Return a demo without what is no field of the task and cannot be written, such as an object beside the row."""
+    content = {}
+    for name, value in demo.items():
+        try:
+            content[name] = _plain(value)
+        except (TypeError, ValueError):
+            if name in fields:
+                raise
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: numbers and arrays of NumPy as plain ones, and no lone surrogates."""
+    text = json.dumps(to_jsonable_python(value, fallback=_from_numpy), ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))
+
+
+def _from_numpy(value: Any) -> Any:
+    if type(value).__module__.partition(".")[0] != "numpy":
+        raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
+    return value.tolist()
 
 
 # Reading

@@ -19,6 +19,7 @@ from dspy.lm15 import LM15Error, Message, Request, request_from_openai_chat
 from pydantic.fields import FieldInfo
 
 from moa_dspy._dspy import field_header_pattern, format_field_value, postprocess
+from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, marked_text, split_reasoning
 from moa_dspy.runtime.conversation import alternating, has_tool_calls, history_messages, without_history
 from moa_dspy.runtime.outputs import read_outputs, unusable
@@ -74,9 +75,13 @@ class _Conversational:
         return inputs_first(adapter, signature, inputs, messages)
 
     def format_demos(self, signature: TaskSignature, demos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the demos as turns, without conversations."""
+        """Return the demos as turns, without conversations and lone surrogates, which no provider takes."""
         adapter: Any = self
-        return dspy.Adapter.format_demos(adapter, without_history(cast("Any", signature)), demos)
+        shown = [
+            {name: json_safe(value) if isinstance(value, str) else value for name, value in demo.items()}
+            for demo in demos
+        ]
+        return dspy.Adapter.format_demos(adapter, without_history(cast("Any", signature)), shown)
 
     def format_conversation_history(
         self, signature: TaskSignature, history_field_name: str, inputs: dict[str, Any]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dspy
+import numpy as np
 import pydantic
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings, strategies as st
@@ -467,12 +468,31 @@ def test_a_type_or_a_demo_that_cannot_be_written_is_refused_and_the_old_file_sta
     path = tmp_path / "program.json"
     path.write_text("old")
     program = plain_program(models())
-    for demo in ({"question": object(), "answer": "a"}, {"question": "\ud800", "answer": "a"}):
-        program.propose.demos = [demo]  # type: ignore[union-attr]
-        with pytest.raises(ConfigurationError) as caught:
-            program.save(path)
-        assert "\n" not in str(caught.value)
+    program.propose.demos = [{"question": object(), "answer": "a"}]  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError) as caught:
+        program.save(path)
+    assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("demo", "saved"),
+    [
+        ({"question": "\ud800 q", "answer": "a"}, {"question": "? q", "answer": "a"}),
+        ({"question": "q", "answer": "a", "row": object(), "id": 5}, {"question": "q", "answer": "a", "id": 5}),
+        ({"question": "q", "answer": np.float32(0.5)}, {"question": "q", "answer": 0.5}),
+        ({"question": np.array(["q", "r"]), "answer": np.int64(5)}, {"question": ["q", "r"], "answer": 5}),
+        ({"question": date(2024, 5, 6), "answer": {"a"}}, {"question": "2024-05-06", "answer": ["a"]}),
+    ],
+)
+def test_demos_of_data_sets_can_be_saved_and_shown(tmp_path: Path, demo: Any, saved: Any):
+    lm = ScriptedLM("yes", "scripted/m")
+    program = moa_dspy.single_model("question -> answer", lm)
+    program.propose.demos = [demo]  # type: ignore[union-attr]
+    program.save(tmp_path / "p.json")
+    loaded = moa_dspy.load(tmp_path / "p.json", lms={"m": lm})
+    assert loaded.propose.demos == [saved]  # type: ignore[union-attr]
+    assert program(question="?").answer == loaded(question="?").answer == "yes"
 
 
 def test_writing_where_one_cannot_is_refused_and_leaves_nothing_behind(tmp_path: Path):
