@@ -39,9 +39,17 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("", json_safe(text))
 
 
-def json_text(value: Any, indent: int | None = 2) -> str:
-    """Return ``value`` as JSON that can be printed anywhere. What ``printable`` removes is escaped instead."""
-    return escaped_json(json.dumps(value, ensure_ascii=False, indent=indent))
+def json_text(value: Any, indent: int | None = 2, encoding: str = "utf-8") -> str:
+    """Return ``value`` as JSON that can be printed anywhere. What ``printable`` removes is escaped instead.
+
+    If ``encoding`` lacks a character, all that are not ASCII are escaped, so that none is lost.
+    """
+    text = escaped_json(json.dumps(value, ensure_ascii=False, indent=indent))
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return escaped_json(json.dumps(value, indent=indent))
+    return text
 
 
 def escaped_json(text: str) -> str:

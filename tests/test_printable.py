@@ -40,6 +40,14 @@ def test_other_text_stays(text: str):
     assert text.replace("\t", "\\t").replace("\n", "\\n") in json_text(text)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8", "utf-16"])
+@pytest.mark.parametrize("text", [*HOSTILE, "Grüße", "日本語", "👩‍👩‍👧", "plain"])
+def test_json_loses_nothing_in_any_encoding_of_a_terminal(text: str, encoding: str):
+    written = json_text([text], encoding=encoding)
+    assert json.loads(written.encode(encoding).decode(encoding)) == [text]
+    assert not NEVER & set(written)
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

@@ -81,7 +81,7 @@ def write_result(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """Write the result as one JSON value; see ``write_result``. Characters that a terminal obeys are escaped."""
-    write_result(json_text(value))
+    write_result(json_text(value, encoding=sys.stdout.encoding or "utf-8"))
 
 
 def write_parts(*parts: RenderableType) -> None:
