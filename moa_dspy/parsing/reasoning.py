@@ -64,7 +64,9 @@ _HEADED: Final = (
         re.compile(r"\A(?:```|~~~) *(?:thinking|thoughts?|reasoning|think) *\n", re.IGNORECASE),
         re.compile(r"^(?:```|~~~)[ \t]*$", re.MULTILINE),
     ),
+    # Without an answer, these two are reasoning that was cut off.
     (re.compile(r"\Aanalysis(?=[A-Z])"), re.compile(r"assistant\s?final(?=\S|\s*\Z)")),
+    (re.compile(r"\A<[a-z]{2,12}\d{1,3}> ?(?:thought|thinking|think)[ \t]*\n"), re.compile(r"<[a-z]{2,12}\d{1,3}>")),
 )
 
 
@@ -139,7 +141,7 @@ def _split_headed(text: str) -> Split | None:
         answer = second.search(text, head.end())
         if answer is not None:
             return Split(text[head.end() : answer.start()], text[answer.end() :].strip())
-        if first.pattern.startswith(r"\Aanalysis"):
+        if first in (_HEADED[-2][0], _HEADED[-1][0]):
             return Split(text[head.end() :], "", ended=False)
     return None
 
@@ -165,7 +167,10 @@ class _TagReader:
             if mark.start < max(position, shown) or at in self._mentions:
                 continue
             leading = not self._any_kept and visible >= mark.start
-            if mark.closes:
+            if mark.closes and self._reasoning and self._visible_from(mark.end) == len(self._text):
+                self._keep(position, mark.start)  # a second closing tag, after the answer
+                end = mark.end
+            elif mark.closes:
                 self._reasoning += [*self._kept, self._text[position : mark.start]]
                 self._kept, self._any_kept, end = [], False, mark.end
             elif mark.empty:

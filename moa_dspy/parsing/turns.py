@@ -101,19 +101,41 @@ def _structural(text: str) -> list[Mark]:
     ]
     if framed:
         return [mark for mark in marks if text[mark.start - 1 : mark.start] != "`"]
-    last = len(text.rstrip())
+    final = _final(text, marks)
     return [
         mark
         for at, mark in enumerate(marks)
-        if not is_mention(text, mark)
-        and (
-            mark.closes
-            or mark.start == 0
-            or mark.end == last
-            or text[: mark.start].rstrip(" \t")[-1:] in ("", "\n")
-            or (at > 0 and marks[at - 1].end >= mark.start - _LABEL_MAX)
+        if _follows_the_answer(text, mark, final)
+        or (
+            not is_mention(text, mark)
+            and (
+                mark.closes
+                or mark.start == 0
+                or mark.start >= final
+                or text[: mark.start].rstrip(" \t")[-1:] in ("", "\n")
+                or (at > 0 and marks[at - 1].end >= mark.start - _LABEL_MAX)
+            )
         )
     ]
+
+
+def _final(text: str, marks: list[Mark]) -> int:
+    """Return where the tokens at the end of a text begin; the index after the text if there is none."""
+    end = len(text.rstrip())
+    start = len(text)
+    for mark in reversed(marks):
+        if mark.end != end:
+            break
+        start = end = mark.start
+    return start
+
+
+def _follows_the_answer(text: str, mark: Mark, final: int) -> bool:
+    """Return whether a token right after a word ends the text with other tokens, or begins the turn of another role."""
+    if not text[mark.start - 1 : mark.start].strip():
+        return False
+    is_turn = bool(mark.words) and all(word in _OTHERS for word in mark.words)
+    return mark.start >= final or (is_turn and text[mark.end : mark.end + 1] == "\n")
 
 
 def _listed(text: str, mark: Mark) -> bool:

@@ -23,6 +23,14 @@ ANSWERED = [
     ('<|channel|>final <|constrain|>json<|message|>{"a":1}<|return|>', '{"a":1}'),
     ("[THINK]x[/THINK]Paris", "Paris"),
     ("[THINK](x)[/THINK]Paris", "Paris"),
+    ("<think>Rome?</think>Paris</think>", "Paris"),
+    ("<think>Rome?</think>\n\nParis\n\n</think>\n", "Paris"),
+    ("<unused94>thought\nRome?<unused95>Paris", "Paris"),
+    ("<ctrl94>thought\nRome?\n<ctrl95>Paris", "Paris"),
+    ("Paris<|user|>\nAnd Italy?", "Paris"),
+    ("Paris.<|user|>\nAnd?<|assistant|>\nRome.", "Paris."),
+    ("Paris<pad><pad><pad>", "Paris"),
+    ("Paris<|endoftext|><|endoftext|>", "Paris"),
     ("[THINK]: Rome? No.[/THINK]Paris", "Paris"),
     ("◁think▷x◁/think▷Paris", "Paris"),
     ("<seed:think>x<seed:cot_budget_reflect>y</seed:cot_budget_reflect>z</seed:think>Paris", "Paris"),
@@ -85,6 +93,7 @@ CUT = [
     "<think>all</think>",
     "all\n</think>",
     "<|START_THINKING|>x",
+    "<unused94>thought\nRome?",
 ]
 
 # Answers that contain tags or tokens and no reasoning.
@@ -111,6 +120,9 @@ ORDINARY = [
     "[Thinking, Fast and Slow](http://x) is a book",
     "[thinking](http://x)",
     "[THOUGHTS](#thoughts) is a part",
+    "<h1>thought\n</h1>",
+    "Write <|user|>\nand then the question.",
+    "`<|system|>s<|user|>q`\nis the format.",
     "«Thinking, Fast and Slow»",
     "<conversation>\n<think>\nhm\n</think>\n<say>Hi</say>\n</conversation>",
     "Use this format:\n<think>\nyour reasoning\n</think>\nyour answer",
