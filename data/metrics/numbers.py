@@ -12,7 +12,7 @@ import dspy
 from moa_dspy.data.metrics.metric import TextMetric, vote_key
 from moa_dspy.data.metrics.text import denied, ends_with
 from moa_dspy.parsing.numbers import numbers, read_number, stated_number, tidied
-from moa_dspy.parsing.phrases import TEXT_MAX, claims
+from moa_dspy.parsing.phrases import TEXT_MAX, answered_part, claims
 
 __all__ = ["Numeric", "ShortNumber", "final_number"]
 
@@ -41,9 +41,10 @@ def final_number(solution: str) -> Fraction | None:
     | in this line, the number that was calculated last | `9 * 2 = 18.` and below `She makes $18 with 9 eggs.` |
 
     A Markdown heading is no answer: `#### Step 2: multiply`, `#### 2. Multiply`, and `#### Check` with text below. An
-    expression without its value (`#### 3 * 6`), a range and alternatives (`3 or 4`) are not read.
+    expression without its value (`#### 3 * 6`), a range and alternatives (`3 or 4`) are not read. Nor is what follows
+    a further question, such as `Question:`, with which base models go on after an answer.
     """
-    text = tidied(solution[-TEXT_MAX:])
+    text = tidied(answered_part(solution)[-TEXT_MAX:])
     sections = [_section(part) for part in _HASHES.split(text)[1:][-_SECTIONS_MAX:]]
     strong, weak = ([value for value, is_answer in sections if is_answer is wanted] for wanted in (True, False))
     if strong:

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from moa_dspy.parsing.phrases import (
     TEXT_MAX,
     agreed,
+    answered_part,
     boxes,
     claims,
     is_negated,
@@ -226,6 +227,7 @@ def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
         An upper-case letter, or None.
     """
     texts = [] if isinstance(choices, int) else list(map(str, choices))
+    text = answered_part(text)
     return read_choice(text, string.ascii_uppercase[: choices if isinstance(choices, int) else len(texts)], texts)
 
 

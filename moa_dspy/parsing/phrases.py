@@ -11,6 +11,7 @@ __all__ = [
     "TEXT_MAX",
     "Claim",
     "agreed",
+    "answered_part",
     "boxes",
     "claims",
     "is_negated",
@@ -45,6 +46,12 @@ _WRAPPER: Final = re.compile(r"\\(?:text(?:bf|it)?|math(?:rm|bf)|boxed) ?\{([^{}
 _LATEX_SPACE: Final = re.compile(r"\\(?:[ ,;:!]|q?quad\b)|~")
 _BRACE: Final = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}\{)|\\.|[{}]", re.DOTALL)
 
+# Where a reply goes on with a question that nobody asked, after it has answered.
+_NEXT: Final = re.compile(
+    r"^[ \t]{0,4}[*_#]{0,4} ?(?:Question|Q|Problem|Exercise|Human|User|Instruction)(?: ?\d{1,3})?[*_]{0,3}:",
+    re.MULTILINE,
+)
+_ANSWERED: Final = re.compile(r"^####[ \t]*\S|\banswer(?:[*_]{0,3}:| is\b)|\\boxed\{", re.IGNORECASE | re.MULTILINE)
 _CLAIMS_MAX: Final = 100
 _NOT_YET: Final = (
     r"(?:wrong|incorrect|initial|first|tempting|another|other|alternative|previous|possible|common|opposite)"
@@ -53,13 +60,15 @@ _BETWEEN: Final = r"(?:(?!\b(?:not|wrong|incorrect|if|unless|answers?|is|are)\b)
 _MARKER: Final = re.compile(
     rf"""
     (?<![A-Za-z0-9/])(?P<before>{_NOT_YET}[ ]|final[ _]?)?
-    (?:answers?|ans\.?(?=[\s*_"'`]*[:=]|\s)|verdict|conclusion|classification|prediction)(?![A-Za-z0-9])[*_"'`]{{0,3}}
+    (?:answers?|ans\.?(?=[\s*_"'`]*[:=]|\s)|verdict|conclusion|classification|prediction
+        |antwort|réponse|respuesta|risposta|resposta|ответ)(?![A-Za-z0-9])[*_"'`]{{0,3}}
     (?:
         \s{{0,3}}(?P<sign>[:=>：]|-{{1,2}}>|→|\s[-–—](?=\s))
-        | {_BETWEEN}\b(?:is|are|must\ be|should\ be|will\ be|has\ to\ be|equals|(?P<would>would\ be))\b\s{{0,3}}[:=]?
+        | {_BETWEEN}\b(?:is|ist|est|es|è|é|are|must\ be|should\ be|will\ be|has\ to\ be|equals|(?P<would>would\ be))\b
+          \s{{0,3}}[:=]?
     )
     [ \t*_]{{0,8}}
-    | 答案\s?(?P<other>[:：=是为]{{1,2}})\s?
+    | (?:答案|答え|回答|正解|正答|정답)\s?(?P<other>[:：=是为は은]{{1,2}})\s?
     | ^[ \t]{{0,8}}\#\#\#\#[ \t]{{0,8}}(?=[^\s\#])(?!\d{{1,2}}[.)]\s+[^\W\d]|[^\W\d]+[ \#]*\d+\b)
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
@@ -98,6 +107,13 @@ _NEGATED_AFTER: Final = re.compile(
     re.IGNORECASE,
 )
 _BEFORE: Final = 60
+
+
+def answered_part(text: str) -> str:
+    """Return a text without further questions and their answers, with which base models go on after the answer."""
+    answer = _ANSWERED.search(text)
+    following = None if answer is None else _NEXT.search(text, answer.end())
+    return text if following is None else text[: following.start()]
 
 
 def undecorated(text: str) -> str:

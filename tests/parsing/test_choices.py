@@ -10,6 +10,16 @@ from moa_dspy.parsing.choices import choice_letter
 
 CITIES = ["London", "Paris", "Rome", "Oslo"]
 READ_AS_B = [
+    "Antwort: B",
+    "Die richtige Antwort ist B.",
+    "La réponse est B.",
+    "La risposta corretta è B",
+    "A resposta correta é B",
+    "Ответ: B",
+    "答え：B",
+    "回答：B",
+    "정답: B",
+    "Answer: B\n\nQuestion: Which is older?\nAnswer: C",
     "Ans: B",
     "Ans. B",
     "ANS: (B)",

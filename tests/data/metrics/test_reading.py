@@ -21,6 +21,11 @@ def dspy_sandbox():
 
 
 NUMBERS = [
+    ("#### 18\n\nQuestion: Tom has 5.\n#### 5", 18),
+    ("#### 18\nQ: Tom has 5.\nA: 5", 18),
+    ("The answer is 18.\n\n**Problem 2:** Tom has 5.\nThe answer is 5.", 18),
+    ("Answer: 18\n\nHuman: And 5?\nAssistant: The answer is 5.", 18),
+    ("Question: Tom has 5 and 13.\n#### 18", 18),
     (r"The answer is \boxed{18}. (This took 3 steps.)", 18),
     ("#### 18 = 3 * 6", 18),
     ("#### Step 2: multiply\n9 * 2 = 18.\nThe answer is 18.", 18),
