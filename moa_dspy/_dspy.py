@@ -293,7 +293,8 @@ def repair_bodies(
         return parse(self, request, dataclasses.replace(event, data=repair_chunk(event.data)) if event.data else event)
 
     HttpReply.json, HttpReply.text = json, text
-    OpenAIChatLM.parse_stream_events = parse_chunk
+    kind: Any = OpenAIChatLM
+    kind.parse_stream_events = parse_chunk
 
 
 def divert_requests(divert: Callable[[HttpRequest, Send], Awaitable[HttpReply]]) -> None:

@@ -339,8 +339,8 @@ def _field_content(field: FieldInfo) -> dict[str, Any]:
 def _predictor_content(predictor: dspy.Predict) -> dict[str, Any]:
     state = predictor.dump_state()
     content = {key: _plain(state[key]) for key in _SAVED if key in state and key != "demos"}
-    fields = predictor.signature.fields
-    content["demos"] = [_demo(demo, fields) for demo in state["demos"]]
+    signature: Any = predictor.signature  # declared as an instance, but it is a class
+    content["demos"] = [_demo(demo, signature.fields) for demo in state["demos"]]
     nearest = Nearest.of(predictor) if "nearest" in vars(predictor) else None  # most have none
     if nearest is None:
         return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import dspy
 from support.simulated_tasks import simulated
@@ -31,7 +32,8 @@ def test_a_demo_that_was_saved_is_known_as_the_example_that_it_is(tmp_path: Path
     example = dspy.Example(
         kind=Kind.OPEN, at=datetime.datetime(2024, 1, 2, 3, tzinfo=datetime.UTC), answer="yes"
     ).with_inputs("kind", "at")
-    program.propose.demos = [example]
+    predictor: Any = program.propose
+    predictor.demos = [example]
     program.save(tmp_path / "program.json")
     loaded = load(tmp_path / "program.json", lms={"a": lm})
     assert {question_of(example)} == demo_questions(program) == demo_questions(loaded)

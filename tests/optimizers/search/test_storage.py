@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -96,7 +97,7 @@ def test_a_database_in_a_folder_without_locks_is_refused_at_once(tmp_path: Path,
 
 
 @pytest.mark.parametrize("directions", [["maximize", "minimize"], ["minimize"]])
-def test_an_empty_study_of_other_directions_is_refused(directions: list[str]):
+def test_an_empty_study_of_other_directions_is_refused(directions: Any):
     storage = open_storage(None)
     optuna.create_study(storage=storage, study_name="s", directions=directions)
     with pytest.raises(ConfigurationError, match="its directions are not maximize; use another study_name"):

@@ -177,7 +177,8 @@ class OneWay(pydantic.BaseModel):
 
 
 def dated(kind: type, reply: str) -> Any:
-    signature: Any = dspy.Signature({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())})
+    make: Any = dspy.Signature
+    signature = make({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())})
     program = AttentionMoA(signature, [ScriptedLM(f"[[ ## answer ## ]]\n{reply}")], layers=1, reasoning=False)
     measured = measure(program, examples(2), lambda *_: True, keep_traces=True)
     return depth_curve(program, measured.runs, lambda example, prediction: prediction.answer.day.year == 2024)
