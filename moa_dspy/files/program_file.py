@@ -149,12 +149,14 @@ class SavedProgram:
             modules: places of the modules that agents may use.
 
         Raises:
-            ConfigurationError: if ``lms`` names an agent or model that the program does not have, or an agent uses
-                another module.
+            ConfigurationError: if ``lms`` is no mapping or names an agent or model that the program does not have, or
+                an agent uses another module.
             ProgramFileError: if an agent is damaged.
         """
         shape = self.architecture
         specs = _specs(shape)
+        if not isinstance(lms, Mapping):
+            raise ConfigurationError(f"lms={lms!r:.200} is no mapping; give lms={{'agent or model': dspy.LM(...)}}")
         unknown = sorted(map(str, lms.keys() - {name for spec in specs for name in (spec.name, spec.model)}))
         if unknown:
             names = ", ".join(f"{spec.name} ({spec.model})" if spec.model else spec.name for spec in specs)

@@ -450,6 +450,8 @@ def test_a_given_lm_brings_the_connection_and_the_file_the_sampling(tmp_path: Pa
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path, content: dict[str, Any]):
+    with pytest.raises(ConfigurationError, match="is no mapping; give lms="):
+        moa_dspy.load(tmp_path / "good.json", lms=[ScriptedLM("x")])  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"no agent or model nobody; it has: first \(openai/first\), second"):
         moa_dspy.load(tmp_path / "good.json", lms={"nobody": ScriptedLM("x")})
 
