@@ -134,7 +134,7 @@ def compile(  # noqa: A001 (DSPy's word)
             ``report["ended_by"]`` says so.
         seed: the same seed, cache and arguments give the same result.
         concurrency: maximum number of concurrent examples.
-        progress: called at every paid call, from any thread. ``cost`` does not yet include the price of that call.
+        progress: called at every paid call, from any thread.
         **options: the fields of the method's class, if the method is given by name.
 
     Raises:
