@@ -69,6 +69,7 @@ def values() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_repr_is_one_short_line(values: dict[str, Any]) -> None:
     for name, value in values.items():
         assert repr(value).startswith(f"{type(value).__name__}(")
@@ -95,6 +96,7 @@ def test_html_shows_texts_of_models_as_texts(values: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_text_of_a_prediction_stays_complete(values: dict[str, Any]) -> None:
     prediction = values["prediction"]
     assert prediction.answer.strip()[-200:] in str(prediction)

@@ -116,6 +116,7 @@ def test_its_wrong_answers_are_spread_over_the_others():
     assert_rate((answer == "no" for answer in answers), 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("difficulty", "same_error"), [(0, 0), (0.3, 0.5), (0.5, 0.75), (1, 1)])
 def test_agents_fail_together_as_the_model_says_and_each_is_as_skilled_as_stated(difficulty: float, same_error: float):
     """Marginal rates are the skills. Joint ones are those of two correlated normal variables."""
@@ -326,6 +327,7 @@ def test_an_unknown_task_is_an_error_that_shows_the_prompt():
         SimulatedLM({"q?": "yes"})("What?")
 
 
+@pytest.mark.slow
 def test_agents_that_help_each_other_are_right_more_often_than_one_alone():
     """What the kit is for: with critics that see errors the ensemble beats its members, with blind ones it does not."""
     questions = list(TASKS)[:60]
@@ -351,6 +353,7 @@ def accuracy_of(program: AttentionMoA, examples: Iterable[dspy.Example]) -> floa
     return sum(scores) / len(scores)
 
 
+@pytest.mark.slow
 def test_planted_critics_pay_only_with_their_prompt_and_their_architecture():
     examples = planted.examples(0, 40)
     plain, without = (planted.program_of(planted.critics(), attention=attention) for attention in ("full", "none"))
@@ -363,6 +366,7 @@ def test_planted_critics_pay_only_with_their_prompt_and_their_architecture():
     assert best >= accuracy_of(without, examples) + 0.15
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_better_without_its_deceptive_agent():
     world = search_worlds.worlds(40)["deceptive agent"]
     agents = world.agents()

@@ -48,6 +48,7 @@ def answers(result: Any) -> list[str]:
     return [answer["answer"] for answer in result.answers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_nine_batches_at_half_the_price_give_the_same_answers(provider: str) -> None:
     with BatchServer(reply) as server:
@@ -68,6 +69,7 @@ FATES: dict[str, Callable[[int, str], Fate]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("provider", "fate", "rest"), [*itertools.product(PROVIDERS, FATES, ("single", "resubmit"))])
 def test_what_a_batch_leaves_out_is_completed(provider: str, fate: str, rest: Any) -> None:
     with BatchServer(reply, FATES[fate]) as server:
@@ -80,6 +82,7 @@ def test_what_a_batch_leaves_out_is_completed(provider: str, fate: str, rest: An
     assert (result.answered, result.errors) == (4, 0)
 
 
+@pytest.mark.slow
 def test_an_invalid_request_fails_its_row_alone() -> None:
     with BatchServer(reply, lambda batch, prompt: "invalid" if "question 1" in prompt else "ok") as server:
         result = run(one(server), ROWS, batch=Batches(sleep=server.sleep))
@@ -87,6 +90,7 @@ def test_an_invalid_request_fails_its_row_alone() -> None:
         assert not server.singles
 
 
+@pytest.mark.slow
 def test_agents_without_batches_run_beside() -> None:
     with BatchServer(reply) as server, BatchServer(reply, has_batches=False) as other:
         agents = [server.lm(model="gpt-4.1"), other.lm(model="gpt-4o"), ScriptedLM("scripted")]
@@ -98,6 +102,7 @@ def test_agents_without_batches_run_beside() -> None:
         assert len(other.singles) == 4 * (1 + 3 + 1)
 
 
+@pytest.mark.slow
 def test_a_server_without_batches_keeps_the_timeout_of_calls() -> None:
     release = threading.Event()
 
@@ -138,6 +143,7 @@ def test_a_batch_over_the_limit_is_divided(monkeypatch: pytest.MonkeyPatch) -> N
         assert [len(batch.requests) for batch in server.batches] == [3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_run_that_ends_in_a_batch_pays_nothing_twice(tmp_path: Path, provider: str) -> None:
     """The run ends in the middle of each batch, and does not know the id of the last one."""
@@ -194,6 +200,7 @@ def _forget_id(out: Path) -> None:
     base.close()
 
 
+@pytest.mark.slow
 def test_a_budget_in_dollars_lets_all_rows_that_it_covers_go_together() -> None:
     with BatchServer(lambda prompt: "yes") as server:
         program = one(server)
@@ -204,6 +211,7 @@ def test_a_budget_in_dollars_lets_all_rows_that_it_covers_go_together() -> None:
         assert result.ended_by in ("rows", "budget")
 
 
+@pytest.mark.slow
 def test_a_timeout_of_calls_does_not_end_batches() -> None:
     with BatchServer(reply) as server:
         program = one(server, tolerance=Tolerance(timeout=0.001))
@@ -227,6 +235,7 @@ def test_settings_are_checked(options: Any) -> None:
         Batches(**options)
 
 
+@pytest.mark.slow
 def test_flex_is_planned_and_recorded_at_its_price() -> None:
     with BatchServer(reply) as server:
         usual, flex = (

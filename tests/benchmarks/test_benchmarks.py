@@ -38,6 +38,7 @@ SMALL = ["--agents", "2", "--layers", "2"]
 SCHEDULES = {"dataflow", "barriers", "authors'"}
 
 
+@pytest.mark.slow
 def test_on_the_virtual_clock_a_run_takes_its_sequential_calls_exactly(capsys: pytest.CaptureFixture[str]) -> None:
     alone, wall = latency.main(["path", "--agents", "3", "--layers", "2", "--milliseconds", "10", "--repeats", "2"])
     assert alone["dataflow"] == pytest.approx([0.09])
@@ -47,6 +48,7 @@ def test_on_the_virtual_clock_a_run_takes_its_sequential_calls_exactly(capsys: p
     assert "load" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_with_unequal_latencies_dataflow_is_never_slower_than_barriers() -> None:
     command = ["tail", "--agents", "3", "--layers", "2", "--milliseconds", "5", "--questions", "4"]
     alone, wall = latency.main(command)
@@ -56,12 +58,14 @@ def test_with_unequal_latencies_dataflow_is_never_slower_than_barriers() -> None
     assert {name: len(measured) for name, measured in wall.items()} == dict.fromkeys(SCHEDULES, 4)
 
 
+@pytest.mark.slow
 def test_cpu_of_a_call_is_measured_on_both_clients() -> None:
     figures = cpu.main(["call", *SMALL, "--repeats", "1"])
     assert {name.split()[0] for name in figures} == {"HTTP", "scripted"}
     assert all(value > 0 for values in figures.values() for value in values)
 
 
+@pytest.mark.slow
 def test_throughput_is_measured_against_bare_calls() -> None:
     figures = cpu.main(["throughput", *SMALL, "--repeats", "1", "--questions", "2", "--milliseconds", "5"])
     assert len(figures) == 4
@@ -84,11 +88,13 @@ def test_a_question_switches_between_files_about_a_third_as_often_as_it_did() ->
     assert sum(one != other for one, other in pairwise(files)) < 300
 
 
+@pytest.mark.slow
 def test_memory_is_taken_ten_times() -> None:
     sizes = memory.main(["questions", "--questions", "10", "--agents", "2", "--concurrency", "2"])
     assert [done for done, _ in sizes] == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_memory_that_an_evaluation_holds_is_below_twice_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--examples", "6", "--agents", "2", "--layers", "1", "--words", "130", "--history", "9"]
     sizes = memory.main(["evaluate", *small])
@@ -113,6 +119,7 @@ def test_prefix_cache_is_measured() -> None:
     assert all(0 <= measured.cached < measured.prompt for measured in results.values())
 
 
+@pytest.mark.slow
 def test_with_long_inputs_first_most_of_every_prompt_was_read_before() -> None:
     shares = shared_prefix.main(["--agents", "3", "--layers", "2"])
     moa = shares.pop("MoA, 3 models")
@@ -124,6 +131,7 @@ def test_the_search_proposes_a_design_whatever_the_number_of_trials() -> None:
     assert list(suggestion.main(["--most", "25", "--repeats", "1"])) == [25]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_sequence", [False, True])
 def test_the_schedules_compared_ask_the_same_as_the_program(in_sequence: bool) -> None:
     def asked(moa: AttentionMoA) -> list[str]:
@@ -170,6 +178,7 @@ def test_a_row_of_the_evaluation_on_the_embedded_model_is_read_from_the_json_of_
     assert "n = 1 |  | 1 |" in row
 
 
+@pytest.mark.slow
 def test_gates_are_fitted_and_critiques_compared() -> None:
     fitted = gates.main(["fit", "--pool", "4", "--runs", "4", "--fits", "1", "--loss", "0.9"])
     assert set(fitted) == set(gates.WORLDS)
@@ -178,6 +187,7 @@ def test_gates_are_fitted_and_critiques_compared() -> None:
     assert {figures[world, "joint"][1] / figures[world, "full"][1] for world in gates.WORLDS} == {16 / 36}
 
 
+@pytest.mark.slow
 def test_the_test_of_gains_keeps_its_level_where_the_former_one_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mean_tests, "TRIALS", 100)
     monkeypatch.setattr(mean_tests, "SIZES", (20,))

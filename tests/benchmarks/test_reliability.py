@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from benchmarks import fuzz_replies, money_runs
 from benchmarks.fuzz_seeds import BUILT_IN, mutated, templated
 
 
+@pytest.mark.slow
 def test_random_programs_under_faults_report_what_was_billed() -> None:
     figures = money_runs.block(0, seed=11, runs=20)
     assert figures.problems == []

@@ -402,6 +402,7 @@ def test_the_key_of_the_aggregator_is_looked_for_too(
     assert provider.bodies == []
 
 
+@pytest.mark.slow
 def test_servers_without_keys_need_none(moa: Run) -> None:
     outcome = moa("ask", "Where?", "--agent", "ollama/no-such-model", "--layers", "1", "--attention", "none")
     assert "no API key" not in outcome.err

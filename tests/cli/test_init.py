@@ -111,6 +111,7 @@ def test_a_server_that_never_answers_costs_a_second(monkeypatch: pytest.MonkeyPa
         assert models_at(port_of(server)) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_never_ends_its_answer_costs_a_second() -> None:
     ended = threading.Event()
 

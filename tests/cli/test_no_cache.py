@@ -57,6 +57,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         yield loopback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_no_call_is_answered_by_the_cache(
     command: str, served: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

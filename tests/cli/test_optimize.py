@@ -117,6 +117,7 @@ def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixtur
     assert loaded("program.json").architecture.max_calls == 3
 
 
+@pytest.mark.slow
 def test_columns_of_other_names_are_mapped_by_an_option_that_the_message_names(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_wrong_space_is_one_line_that_names_the_file(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_refused_or_counted_and_no_key_is_missed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def test_rows_are_planned_answered_and_counted(
     assert costs[4] == pytest.approx(costs[0] / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -52,6 +52,7 @@ def programs(draw: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(shape=programs(), data=st.data())
 def test_no_call_beyond_the_budget_and_always_an_answer(shape: dict[str, Any], data: st.DataObject) -> None:
@@ -68,6 +69,7 @@ def test_no_call_beyond_the_budget_and_always_an_answer(shape: dict[str, Any], d
     assert (asked(lms) == full) == (limit >= full)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(shape=programs(), seed=st.integers(), rate=st.floats(0.1, 0.9), retries=st.integers(0, 3), data=st.data())
 def test_retries_of_failing_models_count_as_well(
@@ -466,6 +468,7 @@ def slow(seconds: dict[str, float]) -> Any:
     return hold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latencies", "made", "answered"),
     [
@@ -500,6 +503,7 @@ def test_at_the_limit_calls_under_way_are_cancelled_and_the_run_answers(
             assert seen.trace.stopped_by == "budget"
 
 
+@pytest.mark.slow
 def test_one_agent_that_hangs_does_not_take_the_others_time() -> None:
     async def hold(call: Call) -> None:
         await asyncio.sleep(30 if call.body["model"] == "slow" else 0.5)

@@ -390,6 +390,7 @@ def test_a_budget_of_calls_holds_whatever_is_repeated_or_asked_by_the_metric(kin
     assert result.usage.paid_calls == sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_calls_of_items_that_the_budgets_seconds_cut_short_are_reported(ensemble: bool, tmp_path: Path) -> None:
     quick, slow = model(latency=0.05), ScriptedLM("x", latency=60)

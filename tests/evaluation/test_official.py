@@ -326,6 +326,7 @@ def test_verdicts_that_cannot_be_read_are_counted_apart(
 # --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alpaca_eval-small", "mt_bench-small", "flask-small"])
 def test_a_recipe_goes_from_nothing_to_the_table(
     name: str, server: Loopback, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -70,6 +70,7 @@ def test_the_level_holds_for_three_values_whose_mean_is_zero(others: list[float]
     assert (ways * (chances**counts).prod(axis=1)) @ accepted <= 0.05 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.99])
 def test_intervals_cover_graded_scores_near_the_ends(share: float) -> None:
     random, held = np.random.default_rng(7), 0
@@ -79,6 +80,7 @@ def test_intervals_cover_graded_scores_near_the_ends(share: float) -> None:
     assert held >= 92  # 94 % less one standard error
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(GRADES, GRADES), min_size=1, max_size=30))
 def test_an_interval_leaves_out_zero_if_and_only_if_the_test_rejects_it(pairs: list[tuple[float, float]]) -> None:

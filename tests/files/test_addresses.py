@@ -225,6 +225,7 @@ def test_an_absurdly_large_architecture_is_refused_at_once(
     assert "is damaged" in refused(tmp_path, content)
 
 
+@pytest.mark.slow
 def test_a_large_type_that_is_allowed_loads_in_seconds(tmp_path: Path):
     kind = Literal[tuple(f"v{number}" for number in range(15_000))]
     make: Any = dspy.Signature

@@ -75,6 +75,7 @@ def test_an_optimization_is_a_teleprompter_that_callbacks_see() -> None:
     assert "result" not in optimizer.get_params()
 
 
+@pytest.mark.slow
 def test_held_out_examples_may_be_given_and_options_set_for_one_call() -> None:
     optimizer = MoAOptimizer(exact, parts=["architecture"], space=SPACE, explain=False)
     tasks = examples(40)

@@ -112,6 +112,7 @@ def test_a_run_makes_exactly_the_planned_calls_stage_by_stage(shape: dict[str, A
         assert plan.full.calls + left_out == moa.architecture.max_calls
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(shape=shapes)
 def test_a_run_that_stops_at_the_first_chance_makes_the_calls_of_the_minimum(shape: dict[str, Any]) -> None:

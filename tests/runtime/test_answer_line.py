@@ -185,6 +185,7 @@ def test_a_bootstrapped_program_keeps_its_answer_lines() -> None:
     assert "#### 7" in prompt_of(lm.requests[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("local")
 def test_the_embedded_model_is_held_to_the_value_by_a_schema() -> None:
     pytest.importorskip("xllamacpp")

@@ -77,6 +77,7 @@ def test_a_cancelled_task_stops_its_calls_wherever_it_is(role: str) -> None:
         finished_is_on_record(seen.trace, server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["propose", "critique"])
 def test_a_timeout_around_a_call_is_an_ordinary_timeout(role: str) -> None:
     with Loopback(in_format, stuck_in(role)) as server:

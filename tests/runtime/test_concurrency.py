@@ -73,6 +73,7 @@ def test_a_limit_is_a_whole_number_from_one(calls: Any) -> None:
         limit_concurrency(calls)
 
 
+@pytest.mark.slow
 def test_without_a_limit_all_critiques_are_under_way_at_once() -> None:
     gauges = {"all": Gauge()}
     with Loopback(in_format, measured(gauges, 0.3)) as server:
@@ -139,6 +140,7 @@ def test_limits_hold_across_threads_and_event_loops() -> None:
     assert gauges["model"].most == 2
 
 
+@pytest.mark.slow
 def test_waiting_for_a_turn_is_on_record_and_is_not_counted_into_the_timeout() -> None:
     limit_concurrency(1, model=MODEL)
 
@@ -181,6 +183,7 @@ def test_more_calls_than_dspy_has_connections_are_under_way_together() -> None:
     assert [prediction.answer for prediction in predictions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("configured", "connections"), [(None, 4), (8, 8)])
 def test_waiting_for_a_connection_is_queueing_and_no_time_of_the_provider(
     monkeypatch: pytest.MonkeyPatch, configured: int | None, connections: int
@@ -199,6 +202,7 @@ def test_waiting_for_a_connection_is_queueing_and_no_time_of_the_provider(
     assert all(step.end - step.start - step.queued < 1.5 for step in steps)
 
 
+@pytest.mark.slow
 def test_a_call_that_never_got_a_connection_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "_FEWEST_CONNECTIONS", 2)
     monkeypatch.setattr(concurrency, "_MOST_FILES", 0)
@@ -348,6 +352,7 @@ def test_lifting_a_limit_lets_those_in_that_wait() -> None:
     assert asyncio.run(body()) == ["first", "new", "waiting"]
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_set_again_counts_the_calls_that_are_under_way() -> None:
     gauges = {"all": Gauge()}
     with Loopback(in_format, measured(gauges, 0.3)) as server, ThreadPoolExecutor(8) as pool:

@@ -15,6 +15,7 @@ def reply(body: Body) -> str:
     return DECISION if "improved" in str(body["messages"][0]["content"]) else "an answer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("agents", "layers", "attention", "depth"),
     [

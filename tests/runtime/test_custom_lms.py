@@ -229,6 +229,7 @@ def test_calls_that_hang_in_threads_take_no_other_model_along() -> None:
         lm.go.set()
 
 
+@pytest.mark.slow
 def test_a_call_in_a_thread_keeps_its_place_until_the_thread_ends() -> None:
     lm = Hanging()
     lm.model = "own/limited"

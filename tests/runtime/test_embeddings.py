@@ -146,6 +146,7 @@ def test_their_price_is_in_the_trace(provider: Provider):
     assert first.cost_usd is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503, 408])
 def test_a_transient_failure_is_repeated_as_the_tolerance_says(status: int, provider: Provider):
     provider.failures = [refusal(status, "try again")] * 2

@@ -90,6 +90,7 @@ def test_a_failure_has_a_kind_and_is_retried_only_where_that_may_help(fault: Rep
         assert step.calls == len(server.calls) == (3 if again else 1)
 
 
+@pytest.mark.slow
 def test_a_reset_connection_and_a_reply_that_never_comes_are_retried() -> None:
     with Loopback(replies(Reset(), Hang())) as server:
         outcome, trace = run(one_call(server, Tolerance(timeout=1.5, retries=2)))
@@ -122,6 +123,7 @@ def test_the_tolerances_retries_go_before_the_models_own(number: int) -> None:
         assert trace.calls == len(server.calls) == number + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 0.7])
 def test_retry_after_is_honoured_by_the_servers_clock(seconds: float) -> None:
     with Loopback(replies(refusal(429, SECRET, retry_after=str(seconds)))) as server:
@@ -131,6 +133,7 @@ def test_retry_after_is_honoured_by_the_servers_clock(seconds: float) -> None:
         assert seconds <= second - first < seconds + 0.5
 
 
+@pytest.mark.slow
 def test_retry_after_may_be_a_date() -> None:
     first = iter([True])
 
@@ -292,6 +295,7 @@ def test_the_same_model_on_another_server_stands_in_for_the_aggregator() -> None
         assert len([call for call in down.calls if role_of(call) == "aggregate"]) == 1
 
 
+@pytest.mark.slow
 def test_at_a_layers_deadline_it_aggregates_what_there_is() -> None:
     with Loopback(in_format, latencies({("m2", "propose"): 30, ("m0", "refine"): 30})) as server:
         moa = AttentionMoA(
@@ -336,6 +340,7 @@ def test_a_step_that_a_deadline_cuts_says_so() -> None:
         assert trace.steps[0].status == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [Tolerance(layer_deadline=0.5), Tolerance(timeout=0.5)], ids=["cut", "late"])
 def test_what_a_call_without_an_answer_costs_is_not_known_and_not_guessed_as_nothing(tolerance: Tolerance) -> None:
     with Loopback(lambda body: Hang() if body["model"] == "slow" else in_format(body)) as server:
@@ -356,6 +361,7 @@ def test_a_strict_run_keeps_the_deadline_that_was_asked_for() -> None:
         assert isinstance(outcome, Prediction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grace", [0.0, 0.5])
 def test_a_quorum_goes_on_when_the_grace_is_over(grace: float) -> None:
     with Loopback(in_format, latencies({("m2", "propose"): 30})) as server:

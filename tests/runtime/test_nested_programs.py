@@ -264,6 +264,7 @@ def blocks(program: AttentionMoA) -> bool:
     return any(isinstance(nest, Blocking) or blocks(nest.inner) for nest in nests)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_random_nestings_under_random_limits_all_end(seed: int) -> None:
     draw, gauge = random.Random(seed), Gauge()

@@ -157,6 +157,7 @@ def test_a_reply_that_ended_while_reasoning_is_unreadable() -> None:
     assert "while the model was still reasoning" in error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "kind", "again"),
     [

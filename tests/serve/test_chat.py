@@ -223,6 +223,7 @@ def test_earlier_turns_are_history_and_named_inputs_are_inputs():
         assert "context is missing" in server.ask().json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_streamed_and_whole_answers_are_the_same_in_random_runs():
     async def compare() -> list[Streamed]:
         return [await both_ways(*drawn(seed)[:2], seed, drawn(seed)[2]) for seed in range(60)]

@@ -202,6 +202,7 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch)
     assert (slow.aborted, slow.left) == (True, [2])
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_refused_connection():
     async def refuse() -> Any:
         connection = Connection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})

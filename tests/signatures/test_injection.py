@@ -233,6 +233,7 @@ fragments = st.one_of(
 texts = st.lists(fragments, max_size=12).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts, adapter=st.sampled_from(list(ADAPTERS)), task=st.sampled_from(list(TASKS)))
 def test_whatever_an_agent_says(text: str, adapter: str, task: str) -> None:

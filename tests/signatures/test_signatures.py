@@ -281,6 +281,7 @@ def test_lone_surrogates_can_be_sent() -> None:
     assert clean("a\ud800b").encode() == b"a?b"
 
 
+@pytest.mark.slow
 def test_a_megabyte_is_quoted_in_no_time_and_in_full() -> None:
     assert len(quote("answer", "<answer>" * 125_000)) > 1_000_000
     for piece in ("\u00ad", " ", "<", "[", "<\u00ad", "</ ", "<|", "[[ "):

@@ -55,6 +55,7 @@ def test_nothing_is_ever_evaluated(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400))
 def test_any_reply_is_read_without_an_error(reply):
     flask.aggregate([reply, "{" + reply + "}"])

@@ -40,6 +40,7 @@ def lines(file: Path):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_gsm8k_verdicts(shared_data):
     rows = lines(shared_data / "gsm8k" / "model_solutions_6b.jsonl")
     correct = Counter()

@@ -167,6 +167,7 @@ def test_in_threads():
     assert threading.current_thread() is threading.main_thread()
 
 
+@pytest.mark.slow
 def test_a_runaway_is_ended_and_the_next_one_works():
     equivalent("1", "1.0")
     started = time.monotonic()

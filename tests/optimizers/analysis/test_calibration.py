@@ -23,6 +23,7 @@ def test_more_agreement_never_means_less_and_rare_levels_are_not_certain() -> No
     assert str(fitted).splitlines()[1].split() == ["50%", "4", "75%", f"{fitted(0.5):.0%}"]
 
 
+@pytest.mark.slow
 def test_fitted_agreement_is_calibrated_on_other_questions() -> None:
     raw, fitted = calibration_errors(300, {})
     assert fitted < 0.1

@@ -40,6 +40,7 @@ def helpful() -> Comparison:
         return compare(ensemble(), baselines=None, devset=TASKS, metric=exact, match="calls", tolerance=0.1)
 
 
+@pytest.mark.slow
 @together
 def test_where_the_ensemble_helps_the_program_is_the_verdict(helpful: Comparison) -> None:
     assert helpful.use == "program"
@@ -86,6 +87,7 @@ def test_it_prints_as_a_table_and_as_json(helpful: Comparison) -> None:
     assert written["cost"]["calls"] > 0
 
 
+@pytest.mark.slow
 def test_where_one_model_is_as_good_it_is_the_verdict(tmp_path: Any) -> None:
     agents = [
         simulated("strong", knows=0.9, finds=0.0, adopts=0.0),
@@ -112,6 +114,7 @@ def test_no_difference_is_called_that_and_the_cheaper_one_is_used() -> None:
     assert result.contender("program").gain is None
 
 
+@pytest.mark.slow
 def test_tokens_are_matched_on_what_runs_used() -> None:
     result = compare(
         ensemble(),
@@ -132,6 +135,7 @@ def test_tokens_are_matched_on_what_runs_used() -> None:
     assert result.examples == 12
 
 
+@pytest.mark.slow
 def test_a_cached_rerun_costs_nothing_and_says_the_same_of_the_spend() -> None:
     program = ensemble()
     first, second = (compare(program, baselines=["single", "moa"], devset=TASKS[:12], metric=exact) for _ in range(2))
@@ -190,6 +194,7 @@ def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None
     assert "5 test examples are left out: they repeat the question of another one" in result.notes
 
 
+@pytest.mark.slow
 def test_the_largest_size_is_called_that() -> None:
     lms = [simulated("a", knows=0.9), simulated("b", knows=0.9)]
     long = AttentionMoA("question -> answer", lms, layers=9, early_stop=False)
@@ -198,6 +203,7 @@ def test_the_largest_size_is_called_that() -> None:
     assert any("64 is the largest size tried" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_dollars_are_matched_where_prices_are_known() -> None:
     with Loopback(lambda body: "Paris") as served:
         lms = [served.lm(name, cache=True) for name in ("gpt-4.1-nano", "gpt-4.1-mini")]

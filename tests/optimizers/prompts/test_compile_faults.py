@@ -335,6 +335,7 @@ class CutShort(BaseCallback):
         time.sleep(0.2)  # so that the step counts the call later than compile looks
 
 
+@pytest.mark.slow
 def test_a_call_cut_short_at_the_very_end_is_in_the_cost() -> None:
     lm = ScriptedLM("1")
     program = single_model("question -> answer", lm, tolerance=Tolerance(timeout=1.0, retries=0))

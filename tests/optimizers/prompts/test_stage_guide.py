@@ -64,6 +64,7 @@ def test_a_proposal_is_kept_by_the_score_and_by_its_stage() -> None:
     assert not kept(weak, weak, 1.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_guided_gepa_finds_what_is_planted(shared: bool) -> None:
     asked = planted.program_of(planted.agents(planted.told, cache=True), attention="full", shared_prompts=shared)

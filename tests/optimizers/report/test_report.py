@@ -176,6 +176,7 @@ def optimization(results: dict[str, Any]) -> dict[str, Any]:
 # What a page shows
 
 
+@pytest.mark.slow
 def test_an_optimization_has_a_section_for_everything(optimization: dict[str, Any], results: dict[str, Any]) -> None:
     page = checked(render([optimization]))
     assert page.headings == [
@@ -201,6 +202,7 @@ def test_an_optimization_has_a_section_for_everything(optimization: dict[str, An
     assert f"{cost.paid_calls:,} calls, {cost.tokens.total:,} tokens, dollars unknown" in page.text
 
 
+@pytest.mark.slow
 def test_every_record_alone_shows_its_own_figures(results: dict[str, Any]) -> None:
     stages, agents, contest = (results[name] for name in ("profile", "contributions", "compare"))
     expected: dict[str, list[Any]] = {
@@ -557,6 +559,7 @@ def test_a_trace_is_shown_with_every_step(tmp_path: Path) -> None:
 # Studies
 
 
+@pytest.mark.slow
 def test_a_study_in_its_storage_is_read_and_not_written(tmp_path: Path) -> None:
     agents = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
     given: dict[str, Any] = {"trainset": examples(12), "metric": exact, "unit": "calls", "storage": tmp_path / "s.db"}

@@ -80,6 +80,7 @@ class TestGaussianProcess:
 
 
 class TestSharing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("layers", [1, 2, 3])
     def test_a_run_makes_as_many_requests_as_its_architecture_says(self, layers: int) -> None:
         space = SearchSpace(samples=2, temperatures=(0.4, 0.9), attention=("full", "cross", "self", "none", 1))
@@ -92,6 +93,7 @@ class TestSharing:
 
         check()
 
+    @pytest.mark.slow
     def test_what_designs_share_is_what_the_cache_answers(self) -> None:
         world = replace(critic_and_writer(), space=replace(SPACE, attention=("full", "cross", "none")), count=2)
         record, space = exhaustive(world, every=7), BoundSpace(world.space, TASK, world.agents(), {})

@@ -182,6 +182,7 @@ class TestStaleTrials:
         with working_on(study.ask()):
             assert Watch(study, grace=0).revive() == []
 
+    @pytest.mark.slow
     def test_a_process_on_another_machine_is_given_its_grace(self) -> None:
         study = self.study()
         trial = study.ask()

@@ -90,6 +90,7 @@ class TestDesignSamplers:
 
         assert params(3) == params(3) != params(4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("designs", "trials"), [(GaussianProcessDesigns(), 14), (TPEDesigns(), 16)], ids=["GP", "TPE"]
     )
@@ -132,6 +133,7 @@ class TestSamplersOfUsers:
             tell(study, space, ask(study, space))
         assert len({space.design(trial.params) for trial in study.trials}) == 8
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sampler", [Stubborn(), optuna.samplers.RandomSampler(seed=0)])
     def test_a_search_that_is_given_one_runs_every_design(self, sampler: Any) -> None:
         lms = [simulated(name, knows=0.5) for name in ("planner", "writer")]

@@ -84,6 +84,7 @@ class TestWhatItFinds:
         assert result.report["ended_by"] == "space"
         assert result.score.value == max(scores)
 
+    @pytest.mark.slow
     def test_the_score_is_the_programs_own(self) -> None:
         lms = agents()
         result = found(lms)
@@ -93,16 +94,19 @@ class TestWhatItFinds:
         assert again.score().value == result.score.value
         assert reached(lms) == calls, "nothing is paid again"
 
+    @pytest.mark.slow
     def test_the_cost_is_what_reached_the_models(self) -> None:
         lms = agents()
         result = found(lms)
         assert result.cost.paid_calls == reached(lms) > 0
 
+    @pytest.mark.slow
     def test_the_same_seed_finds_the_same(self) -> None:
         space = SearchSpace(samples=1, layers=(1, 2))
         first, second = (found(agents(), space=space, n_trials=12, seed=3, trainset=examples(8)) for _ in range(2))
         assert first.report["trials"] == second.report["trials"]
 
+    @pytest.mark.slow
     def test_the_report_is_json_and_the_program_can_be_exported(self, tmp_path: Path) -> None:
         result = found(agents())
         report = json.loads(json.dumps(result.report))
@@ -111,6 +115,7 @@ class TestWhatItFinds:
         result.program.save(tmp_path / "program.json")
         assert json.loads((tmp_path / "program.json").read_text())
 
+    @pytest.mark.slow
     def test_progress_is_told(self) -> None:
         seen: list[SearchProgress] = []
         found(agents(), progress=seen.append)
@@ -133,6 +138,7 @@ class TestFewCalls:
             assert all(step.cached for step in trace.select(layer=1, stage="propose"))
             assert not any(step.cached for step in trace.select(layer=1, stage="refine"))
 
+    @pytest.mark.slow
     def test_trials_that_cannot_win_are_given_up(self) -> None:
         lms = [simulated("a", knows=0.95), simulated("b", knows=0.05)]
         result = found(lms, trainset=examples(40), pruning=Pruning(first_batch=5))
@@ -151,6 +157,7 @@ class TestFewCalls:
         with pytest.raises(ConfigurationError, match=next(iter(values))):
             Pruning(**values)
 
+    @pytest.mark.slow
     def test_no_architecture_is_run_twice(self) -> None:
         result = found(agents(), space=SearchSpace(samples=1, temperatures=(None,), layers=(1,)), n_trials=10)
         architectures = [
@@ -160,6 +167,7 @@ class TestFewCalls:
 
 
 class TestObjectives:
+    @pytest.mark.slow
     def test_the_best_score_within_a_price(self) -> None:
         result = found(agents(), objective="score_at_price", price=3.0, n_trials=8)
         best = next(t for t in result.report["trials"] if t["number"] == result.report["best"]["trial"])
@@ -167,6 +175,7 @@ class TestObjectives:
         runs = measure(result.program, examples(16), exact, keep_traces=True).runs
         assert sum(run.trace.calls for run in runs if run.trace) / 16 <= 3.0
 
+    @pytest.mark.slow
     def test_score_and_cost_give_a_front(self) -> None:
         result = found(agents(), objective=("score", "cost"), n_trials=8)
         scores, costs = [p.score.value for p in result.pareto], [p.price.calls for p in result.pareto]
@@ -325,6 +334,7 @@ class TestBudget:
         assert reached(lms) == result.cost.paid_calls <= 150
         assert result.score.examples == 16
 
+    @pytest.mark.slow
     def test_what_was_under_way_goes_on_in_the_next_call_and_is_not_paid_twice(self) -> None:
         storage = optuna.storages.InMemoryStorage()
         lms, whole = agents(), agents()
@@ -336,6 +346,7 @@ class TestBudget:
         assert reached(lms) == reached(whole)
         assert result.score == reference.score
 
+    @pytest.mark.slow
     def test_seconds_end_it(self) -> None:
         lms = [simulated("a", latency=0.05), simulated("b", latency=0.05)]
         began = time.monotonic()
@@ -347,6 +358,7 @@ class TestBudget:
 
 
 class TestStorage:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["{}/study.db", "sqlite:///{}/study.db", "journal:///{}/study.log"])
     def test_a_study_goes_on_where_it_ended(self, tmp_path: Path, kind: str) -> None:
         storage = kind.format(tmp_path)
@@ -359,6 +371,7 @@ class TestStorage:
         assert len(more.report["trials"]) == 5
         assert more.report["trials"][:3] == first.report["trials"]
 
+    @pytest.mark.slow
     def test_a_trial_that_another_process_gave_up_meanwhile_does_not_end_the_search(self, tmp_path: Path) -> None:
         storage, given_up = open_storage(tmp_path / "study.db"), list[int]()
 
@@ -373,6 +386,7 @@ class TestStorage:
         assert given_up
         assert result.score.value > 0
 
+    @pytest.mark.slow
     def test_trials_are_plain_for_other_readers(self, tmp_path: Path) -> None:
         found(agents(), storage=tmp_path / "study.db")
         study = optuna.load_study(study_name="moa-dspy-search", storage=f"sqlite:///{tmp_path / 'study.db'}")
@@ -388,6 +402,7 @@ class TestStorage:
         with pytest.raises(ConfigurationError, match="space"):
             found(agents(), storage=tmp_path / "study.db", space=SearchSpace())
 
+    @pytest.mark.slow
     def test_a_half_written_journal_line_is_cleared_away(self, tmp_path: Path) -> None:
         storage = f"journal:///{tmp_path}/study.log"
         found(agents(), storage=storage, n_trials=2)
@@ -405,6 +420,7 @@ class TestStorage:
 
 
 class TestSpace:
+    @pytest.mark.slow
     def test_baselines_come_first(self) -> None:
         result = found(agents(), n_trials=6)
         tried = [t["params"] for t in result.report["trials"]]
@@ -504,6 +520,7 @@ def test_a_metric_that_fails_ends_the_search_and_leaves_no_running_trial() -> No
     assert "RUNNING" not in [t.state.name for t in study.get_trials()]
 
 
+@pytest.mark.slow
 def test_it_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     found(agents(), n_trials=3)
     assert capfd.readouterr() == ("", "")

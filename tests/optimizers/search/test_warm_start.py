@@ -49,6 +49,7 @@ def test_what_the_space_lacks_is_left_out_and_temperatures_are_the_nearest() -> 
         warm_designs(bound("a"), "program.json")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_best_designs_of_a_study_come_after_the_usual_ensembles() -> None:
     lms = [simulated("a", knows=0.3, finds=0.8), simulated("b", knows=0.6, finds=0.1)]
     space = SearchSpace(samples=2, temperatures=(0.4,), layers=(1,), attention=("full", "none"))

@@ -33,6 +33,7 @@ def program(knows: float = 0.7, agents: int = 4, **options: Any) -> AttentionMoA
     return AttentionMoA("question -> answer: int", lms, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", [Gate(), Gate(agreement=0.75), Gate(first=2), Gate(first=3, agreement=0.6)])
 def test_a_replay_is_what_the_gated_program_does(gate: Gate) -> None:
     full = program(layers=2)
@@ -75,6 +76,7 @@ def test_rare_losses_are_bounded_almost_as_by_the_exact_binomial_test(count: int
     assert loss_p_value(gains, 0.01) < 0.05 < loss_p_value([-loss for loss in gains], 0.01)
 
 
+@pytest.mark.slow
 def test_a_gate_opens_only_as_far_as_the_runs_permit() -> None:
     full = program(0.9, layers=1)
     runs = measure(full, EXAMPLES, exact, keep_traces=True).runs

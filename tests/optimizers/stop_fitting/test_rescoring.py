@@ -27,6 +27,7 @@ def paid(moa: AttentionMoA) -> int:
     return sum(len(agent.lm.requests) for agent in moa.agents if isinstance(agent.lm, ScriptedLM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"residual": "none"}, {"attention": "none"}, {"attention": 1}])
 def test_depths_1_to_4_cost_exactly_the_calls_of_one_run_at_depth_4(options: dict[str, Any]) -> None:
     deep = program(4, **options)
@@ -37,6 +38,7 @@ def test_depths_1_to_4_cost_exactly_the_calls_of_one_run_at_depth_4(options: dic
     assert {depth.rule.layers for depth in curve} == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early_stop", [False, True])
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_what_is_read_off_is_what_the_shallower_program_does(layers: int, early_stop: bool) -> None:
@@ -133,6 +135,7 @@ def test_probabilities_are_used_where_they_are_on_record() -> None:
     assert StopRule.parse(str(StopRule(3, True, 2 / 3))) == StopRule(3, True, 2 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, dspy.ChatAdapter(), dspy.JSONAdapter()])
 def test_a_graded_decision_is_read_from_the_trace(adapter: Any) -> None:
     plain, graded = program(2), program(2)
