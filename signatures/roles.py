@@ -410,6 +410,7 @@ def _plain_task(task: TaskSignature, history: str | None) -> str:
     return texts.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
 
 
+@functools.lru_cache(maxsize=64)  # the gate, the vote and the trace of a run compare the same answers
 def _folded(text: str) -> str:
     """Return a text without what does not distinguish answers; not empty unless the text is."""
     plain = unicodedata.normalize("NFKC", text)

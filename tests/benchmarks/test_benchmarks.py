@@ -24,6 +24,7 @@ from benchmarks import (
     mean_tests,
     memory,
     prefix,
+    search_processes,
     serve,
     shared_prefix,
     suggestion,
@@ -100,6 +101,14 @@ def test_memory_that_an_evaluation_holds_is_below_twice_the_text(capsys: pytest.
     sizes = memory.main(["evaluate", *small])
     assert [count for count, _ in sizes] == [6, 12]
     assert "KiB of text" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_processes_share_the_trials_of_a_search() -> None:
+    small = ["--processes", "1", "2", "--trials", "3", "--examples", "4", "--milliseconds", "1", "--repeats", "1"]
+    figures = search_processes.main(small)
+    assert list(figures) == [1, 2]
+    assert all(one["seconds"] > 0 and one["calls"] > 0 for runs in figures.values() for one in runs)
 
 
 @pytest.mark.slow
