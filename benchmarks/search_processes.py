@@ -27,13 +27,13 @@ import dspy
 import sqlalchemy
 from dspy.clients.cache import Cache
 
-from benchmarks.common import spread, table
+from benchmarks.common import Row, spread, table
 from moa_dspy.optimizers import SearchSpace, search
 from moa_dspy.testing import SimulatedLM
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _SPACE = SearchSpace(samples=1, temperatures=(0.3, 0.9), critiques=("single",), gate=("off",), layers=(1,))
-_SKILLS: dict[str, dict[str, float]] = {
+_SKILLS: dict[str, dict[str, Any]] = {
     "planner": {"knows": 0.3, "finds": 0.4, "misled": 0.2},
     "writer": {"knows": 0.45, "finds": 0.15, "misled": 0.3},
     "talker": {"knows": 0.2, "finds": 0.0, "misled": 0.5},
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> dict[int, list[Figures]]:
         for number in settings.processes:
             figures[number].append(together(number, settings))
     first = median(one["seconds"] for one in figures[settings.processes[0]])
-    rows = [("processes", "speed-up", "calls", "best score")]
+    rows: list[Row] = [("processes", "speed-up", "calls", "best score")]
     for number, runs in figures.items():
         columns = (
             [first / one["seconds"] for one in runs],
