@@ -3,7 +3,8 @@
     uv run python -m benchmarks.serve streams               # 1,000 at once: all complete, nothing is left behind
     uv run python -m benchmarks.serve delay                 # 20 at once: the first delta, the time without the server
     uv run python -m benchmarks.serve same                  # 1,000 random runs: streamed and whole answers
-    uv run python -m benchmarks.serve bills                 # 10,000 requests with faults, clients that leave, SIGKILL
+    uv run python -m benchmarks.serve bills                 # 10,000 requests, faults, clients that leave or die
+    uv run python -m benchmarks.serve killed                # SIGKILL of the server, 20 times
     uv run python -m benchmarks.serve hostile               # 2,000 bad requests, and clients that leave at any moment
     uv run python -m benchmarks.serve start                 # the first answer of a new process
     uv run python -m benchmarks.serve proxy --litellm PATH  # a LiteLLM proxy in front, from an environment of its own
@@ -28,7 +29,8 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -41,7 +43,7 @@ from support.streams import both_ways, drawn
 
 from benchmarks.bad_requests import BODIES, HEADS, JSON
 from benchmarks.common import question, spread, table
-from moa_dspy import AttentionMoA, Tolerance, single_model
+from moa_dspy import AttentionMoA, Tolerance, Usage, single_model
 from moa_dspy.serve.app import ServeOptions
 
 NUMBER = re.compile(r"Question (\d+):")
@@ -219,15 +221,20 @@ with ThreadPoolExecutor(10) as pool:
 """
 
 
+def _unreliable(draws: random.Random) -> Callable[[Body], Reply]:
+    """Replies of which one in eight is a fault."""
+
+    def reply(_: Body) -> Reply:
+        if draws.random() < 0.12:
+            return draws.choice([refusal(500, "no"), refusal(429, "no", retry_after="0"), Reset(), Hang()])
+        return "an answer of several words"
+
+    return reply
+
+
 def bills(options: argparse.Namespace) -> dict[str, Any]:
     """Compare what the provider counted with the records of the runs, while faults happen and clients leave."""
     draws = random.Random(0)
-
-    def reply(_: Body) -> Reply:
-        fault = draws.random()
-        if fault < 0.12:
-            return draws.choice([refusal(500, "no"), refusal(429, "no", retry_after="0"), Reset(), Hang()])
-        return "an answer of several words"
 
     async def hold(_: Call) -> None:
         await asyncio.sleep(draws.random() * 0.05)
@@ -254,7 +261,7 @@ def bills(options: argparse.Namespace) -> dict[str, Any]:
         return counts
 
     tolerance = Tolerance(timeout=2.0, retries=1)
-    with Loopback(reply, hold=hold) as provider:
+    with Loopback(_unreliable(draws), hold=hold) as provider:
         settings = ServeOptions(concurrency=200, kept_runs=10**6)
         with serving({"p": program(provider, tolerance=tolerance)}, settings) as server:
             counts = asyncio.run(ask_all(server))
@@ -372,27 +379,82 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the time from starting a process to its first answers, and the process's CPU until then."""
     ready, answered, cpu = list[float](), list[float](), list[float]()
     with Loopback() as provider, tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "moa.toml"
-        agent = f'[[agents]]\nmodel = "openai/x"\napi_base = "{provider.url}"\n'
-        config.write_text(f"{agent * 2}[architecture]\nlayers = 1\n")
-        command = [sys.executable, "-m", "moa_dspy", "serve", str(config), "--port", "0", "--json", "--no-cache"]
         for _ in range(options.repeats):
             began = time.monotonic()
-            with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
-                assert process.stdout is not None
-                told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
-                url = told["address"].removesuffix("/v1")
+            with _process(provider, folder) as (process, url, model):
                 httpx.get(f"{url}/health").raise_for_status()
                 ready.append(time.monotonic() - began)
                 fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
                 cpu.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
-                body = asked("?", model=told["models"][0])
-                httpx.post(f"{url}{PATH}", json=body, timeout=60).raise_for_status()
+                httpx.post(f"{url}{PATH}", json=asked("?", model=model), timeout=60).raise_for_status()
                 answered.append(time.monotonic() - began)
-                process.terminate()
     head = "first request answered after", "CPU until then", "first question answered after"
     table([head, tuple(f"{spread(seconds)} s" for seconds in (ready, cpu, answered))])
     return {"ready": ready, "answered": answered}
+
+
+@contextmanager
+def _process(provider: Loopback, folder: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """``moa-dspy serve`` in a process of its own; yields it, its address, and the name of its program."""
+    config = Path(folder) / "moa.toml"
+    agent = f'[[agents]]\nmodel = "openai/x"\napi_base = "{provider.url}"\n'
+    tolerance = "[tolerance]\ntimeout = 2.0\nretries = 1\n"
+    config.write_text(f"{agent * 2}[architecture]\nlayers = 1\n{tolerance}")
+    command = [sys.executable, "-m", "moa_dspy", "serve", str(config), "--port", "0", "--json", "--no-cache", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
+        assert process.stdout is not None
+        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        yield process, told["address"].removesuffix("/v1"), told["models"][0]
+        process.terminate()
+
+
+def killed(options: argparse.Namespace) -> dict[str, Any]:
+    """Kill the server with SIGKILL while it answers, and compare the provider's books with its usage file."""
+    draws = random.Random(0)
+
+    async def hold(_: Call) -> None:
+        await asyncio.sleep(draws.random() * 0.05)
+
+    async def ask_until_killed(process: subprocess.Popen[str], url: str, model: str, allowed: int) -> int:
+        numbers, answered = iter(range(allowed + 16)), 0
+
+        async def worker(client: httpx.AsyncClient) -> None:
+            nonlocal answered
+            for number in numbers:
+                body = asked(question(number), model=model, stream=number % 2 == 0)
+                reply = await client.post(PATH, json=body)
+                answered += reply.status_code == 200
+                if answered >= allowed:
+                    process.kill()
+
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            await asyncio.gather(*(worker(client) for _ in range(16)), return_exceptions=True)
+        return answered
+
+    answered = 0
+    with Loopback(_unreliable(draws), hold=hold) as provider, tempfile.TemporaryDirectory() as folder:
+        kept = "--usage-file", str(Path(folder) / "usage.jsonl")
+        for _ in range(options.kills):
+            with _process(provider, folder, *kept) as (process, url, model):
+                allowed = draws.randint(1, 2 * options.requests // options.kills)
+                answered += asyncio.run(ask_until_killed(process, url, model, allowed))
+        with _process(provider, folder, *kept) as (_, url, _):
+            used = Usage.model_validate(httpx.get(f"{url}/usage").json())
+        billed = [call.usage["total_tokens"] for call in provider.calls if call.usage]
+    missing = sum(billed) - used.tokens.total
+    figures = {
+        "kills": options.kills,
+        "answered": answered,
+        "calls billed": len(billed),
+        "tokens billed": sum(billed),
+        "on file": used.tokens.total,
+        "missing": missing,
+        "of calls cut short": used.unanswered,
+        "at most": used.unanswered * max(billed),
+        "wrong": int(not 0 <= missing <= used.unanswered * max(billed)),
+    }
+    table([tuple(figures), tuple(map(str, figures.values()))])
+    return figures
 
 
 def proxy(options: argparse.Namespace) -> dict[str, Any]:
@@ -483,6 +545,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         (delay, {"streams": 20, "latency": 0.5, "repeats": 5}),
         (same, {"runs": 1000}),
         (bills, {"requests": 10_000, "kills": 5}),
+        (killed, {"requests": 1_000, "kills": 20}),
         (hostile, {"requests": 2000, "leavers": 100}),
         (start, {"repeats": 3}),
         (proxy, {"litellm": "litellm", "port": 4321}),

@@ -386,6 +386,7 @@ class Serve(ServingOptions):
     port: int = _option("N", "The port; 0 picks a free one.", default=8000, min=0, max=65535)
     key_env: str | None = _option("NAME", "The environment variable with the key that clients must send.")
     concurrency: int = _option("N", "Questions that run at once; further ones get status 429.", default=64, min=1)
+    usage_file: str | None = _option("FILE", "Append the usage of each step to FILE, so that a kill does not lose it.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,6 +28,7 @@ from moa_dspy.serve.models import Served
 from moa_dspy.serve.problems import Problem, problem_of, response_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
 from moa_dspy.serve.runs import Run, Runs
+from moa_dspy.serve.usage_file import UsageFile
 from moa_dspy.trace import Trace
 
 __all__ = ["ServeOptions", "create_app"]
@@ -47,12 +49,14 @@ class ServeOptions:
         concurrency: number of runs at once. A request beyond it gets status 429.
         kept_runs: number of runs that have ended, of which the record is kept.
         body: limits of a request's body.
+        usage_file: a file to which the usage of each step is appended; None for no file.
     """
 
     key: str | None = None
     concurrency: int = 64
     kept_runs: int = 100
     body: BodyLimits = field(default_factory=BodyLimits)
+    usage_file: str | Path | None = None
 
 
 def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | None = None) -> Starlette:
@@ -61,9 +65,14 @@ def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | Non
     Args:
         programs: by name.
         options: settings.
+
+    Raises:
+        ConfigurationError: if the usage file cannot be written, or is another kind of file.
     """
     options = options or ServeOptions()
-    server = _Server(Served(programs), Runs(options.concurrency, options.kept_runs), options)
+    usage_file = None if options.usage_file is None else UsageFile(options.usage_file)
+    runs = Runs(options.concurrency, options.kept_runs, usage_file=usage_file)
+    server = _Server(Served(programs), runs, options)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -146,7 +155,7 @@ class _Server:
         return JSONResponse({"status": "ok", "running": len(self.runs.running)})
 
     async def usage(self, _: Request) -> Response:
-        """Return the usage of all runs that have ended."""
+        """Return the usage of all runs that have ended, and of earlier servers with the same usage file."""
         return JSONResponse(self.runs.total.model_dump(mode="json"))
 
     async def page(self, _: Request) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, InputError, RunError
 from moa_dspy.redaction import redacted
 
-__all__ = ["Problem", "error_body", "problem_of", "response_of"]
+__all__ = ["Problem", "error_body", "problem_of", "response_of", "tell_operator"]
 
 _log = logging.getLogger(__name__)
 _INVALID = "invalid_request_error"
@@ -66,8 +66,13 @@ def problem_of(error: BaseException, run: str | None = None) -> Problem:
         case RunError():
             return Problem("the agents gave no answer" + record, 502, code="no_answer")
     words = f"{type(error).__name__}: {redacted(str(error))}"
-    _log.log(_UNEXPECTED, "a request failed: %s", words, exc_info=error if _log.isEnabledFor(logging.ERROR) else None)
+    tell_operator(f"a request failed: {words}", error)
     return Problem("the server failed" + record, 500, code="internal_error")
+
+
+def tell_operator(words: str, error: BaseException | None = None) -> None:
+    """Write a line to the server's log, also where the command line silences other lines."""
+    _log.log(_UNEXPECTED, "%s", words, exc_info=error if _log.isEnabledFor(logging.ERROR) else None)
 
 
 def validation_problem(error: pydantic.ValidationError) -> Problem:

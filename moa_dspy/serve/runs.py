@@ -16,6 +16,7 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
 from moa_dspy.serve.problems import Problem
+from moa_dspy.serve.usage_file import UsageFile
 from moa_dspy.trace import Step, StepStarted, Trace, watch
 
 __all__ = ["Event", "Run", "Runs"]
@@ -37,6 +38,7 @@ class Run:
         program: the program.
         inputs: of its task.
         budget: limits of this run.
+        usage_file: where the usage of its steps is written; None if it is not.
 
     Attributes:
         id: cannot be guessed.
@@ -47,13 +49,20 @@ class Run:
         trace: the record; None during the run.
     """
 
-    def __init__(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> None:
+    def __init__(
+        self,
+        model: str,
+        program: AttentionMoA,
+        inputs: Mapping[str, Any],
+        budget: Budget,
+        usage_file: UsageFile | None = None,
+    ) -> None:
         self.id, self.model, self.created = secrets.token_hex(12), model, int(time.time())
         self.program = program
         self.trace: Trace | None = None
         self.answer = AnswerStream(lambda _: self._wake())
         self.title = next((value for value in inputs.values() if isinstance(value, str) and value), model)[:_TITLE]
-        self._inputs, self._budget = inputs, budget
+        self._inputs, self._budget, self._usage_file = inputs, budget, usage_file
         self._events: list[StepStarted | Step | Trace] = []
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._work(), name=f"run {self.id}")
@@ -117,6 +126,8 @@ class Run:
     def _note(self, event: StepStarted | Step | Trace) -> None:
         if isinstance(event, Trace):
             self.trace = event
+        elif self._usage_file is not None:
+            self._usage_file.note(self.id, self.model, event)
         self._events.append(event)
         self._wake()
 
@@ -133,17 +144,23 @@ class Runs:
         limit: number of runs under way at once.
         keep: number of runs that have ended, of which the record is kept.
         keep_letters: letters in these records, of which the last one is always kept.
+        usage_file: where the usage of steps is written; None if it is not.
 
     Attributes:
-        total: usage of all runs that have ended.
+        total: usage of all runs that have ended, and what the usage file had before.
     """
 
     limit: int = 64
     keep: int = 100
     keep_letters: int = 50_000_000
+    usage_file: UsageFile | None = None
     total: Usage = field(default_factory=Usage)
     running: dict[str, Run] = field(default_factory=dict)
     ended: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        if self.usage_file is not None:
+            self.total += self.usage_file.before
 
     def start(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> Run:
         """Start a run.
@@ -158,7 +175,7 @@ class Runs:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
-        run = Run(model, program, inputs, budget)
+        run = Run(model, program, inputs, budget, self.usage_file)
         self.running[run.id] = run
         run.when_done(self._move)
         return run
@@ -176,11 +193,13 @@ class Runs:
         return run
 
     async def close(self) -> None:
-        """Stop all runs, and wait until their calls have ended."""
+        """Stop all runs, wait until their calls have ended, and close the usage file."""
         for run in list(self.running.values()):
             run.stop()
         while self.running:
             await asyncio.sleep(0.01)
+        if self.usage_file is not None:
+            self.usage_file.close()
 
     def _move(self, run: Run) -> None:
         if run.trace is not None:

@@ -170,9 +170,13 @@ def open_study(
             "study_name or another storage"
         )
     known = study.user_attrs.get("about")
-    if known is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr("about", about)
-        return study
+    if known is None:
+        is_new = not study.get_trials(deepcopy=False)
+        # Another process that made the study meanwhile has said what it is about before it made trials.
+        known = study.user_attrs.get("about")
+        if known is None and is_new:
+            study.set_user_attr("about", about)
+            return study
     compared = [key for key in about if known is None or key != CONNECTION or key in known]  # older studies lack it
     differing = sorted(key for key in compared if known is None or known.get(key) != about[key])
     if differing:

@@ -215,3 +215,4 @@ def test_the_server_is_measured_with_small_numbers() -> None:
     assert serve.main(["same", "--runs", "3"])["different"] == []
     assert serve.main(["bills", "--requests", "30", "--kills", "0"])["wrong"] == 0
     assert serve.main(["hostile", "--requests", "20", "--leavers", "3"])["calls"] == 0
+    assert serve.main(["killed", "--requests", "8", "--kills", "1"])["wrong"] == 0

@@ -21,7 +21,7 @@ def run(options: Serve) -> None:
     from moa_dspy.serve.app import ServeOptions
     from moa_dspy.serve.server import check_address, serve
 
-    settings = ServeOptions(key=_key(options.key_env), concurrency=options.concurrency)
+    settings = ServeOptions(key=_key(options.key_env), concurrency=options.concurrency, usage_file=options.usage_file)
     check_address(options.host, settings)
     programs = served_programs(options)
 

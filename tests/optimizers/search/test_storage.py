@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 
 from moa_dspy.cli import main
 from moa_dspy.errors import ConfigurationError, RunError
@@ -116,3 +117,22 @@ def test_a_storage_that_fails_in_the_middle_is_one_line(tmp_path: Path):
     with pytest.raises(RunError, match=told), storage_failures():
         study.ask()
     assert len(optuna.load_study(storage=open_storage(path), study_name="s").trials) == 1
+
+
+class Raced(InMemoryStorage):
+    """A storage in which another process makes the study's first trial as soon as this one has read its attributes."""
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        read = dict(super().get_study_user_attrs(study_id))
+        if "about" not in read:
+            self.set_study_user_attr(study_id, "about", {"task": "a -> b"})
+            self.create_new_trial(study_id)
+        return read
+
+
+def test_a_study_that_another_process_makes_meanwhile_is_shared() -> None:
+    storage = Raced()
+    study = open_study(storage, "s", ["maximize"], {"task": "a -> b"})
+    assert len(study.get_trials()) == 1
+    with pytest.raises(ConfigurationError, match="begun with another task"):
+        open_study(Raced(), "s", ["maximize"], {"task": "x -> y"})
