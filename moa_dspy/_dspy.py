@@ -34,7 +34,7 @@ from dspy.adapters.utils import (
     get_annotation_name,
     parse_value as parse_dspy_value,
 )
-from dspy.clients import base_lm
+from dspy.clients import _litellm, base_lm
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
@@ -82,6 +82,7 @@ __all__ = [
     "reanchor_candidates",
     "remember_prices",
     "repair_bodies",
+    "repair_litellm",
     "resolve",
     "set_input_keys",
     "usage_dict",
@@ -129,6 +130,59 @@ def few_replies_in_memory(most: int) -> Iterator[None]:
 def get_litellm() -> Any:
     """Return LiteLLM, imported the way DSPy imports it: without its price list being fetched twice."""
     return _get_litellm(feature="moa-dspy")
+
+
+def repair_litellm(flat: Callable[[Any], tuple[str, str]]) -> None:
+    """Let LiteLLM read contents that are lists of parts, by ``flat(content)``: the text and the reasoning in it.
+
+    LiteLLM fails on such a reply, or takes its first part for all of it. LiteLLM is changed once it is imported: its
+    import is slow, and most programs do not need it. A second call has no effect.
+    """
+    configure: Any = _litellm._configure_litellm_defaults
+    if hasattr(configure, "flattens"):
+        return
+
+    @functools.wraps(configure)
+    def configured(litellm: Any) -> None:
+        configure(litellm)
+        _flatten_contents(flat)
+
+    kind: Any = configured
+    kind.flattens = True
+    module: Any = _litellm
+    module._configure_litellm_defaults = configured
+    if _get_litellm.cache_info().currsize:
+        _flatten_contents(flat)
+
+
+@functools.cache
+def _flatten_contents(flat: Callable[[Any], tuple[str, str]]) -> None:
+    from litellm.litellm_core_utils.llm_response_utils import convert_dict_to_response
+    from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+
+    whole: Any = convert_dict_to_response
+    extract, create = whole.extract_reasoning_content, CustomStreamWrapper.chunk_creator
+
+    @functools.wraps(extract)
+    def extracted(message: Any) -> tuple[str | None, str | None]:
+        if isinstance(message.get("content"), (list, dict)):
+            text, reasoning = flat(message["content"])
+            message = {**message, "content": text, **({"reasoning_content": reasoning} if reasoning else {})}
+        pair: tuple[str | None, str | None] = extract(message)
+        return pair
+
+    @functools.wraps(create)
+    def created(self: CustomStreamWrapper, chunk: Any) -> Any:
+        for choice in getattr(chunk, "choices", None) or ():
+            delta = getattr(choice, "delta", None)
+            if isinstance(getattr(delta, "content", None), (list, dict)):
+                delta.content, reasoning = flat(delta.content)
+                if reasoning:
+                    delta.reasoning_content = reasoning
+        return create(self, chunk)
+
+    wrapper: Any = CustomStreamWrapper
+    whole.extract_reasoning_content, wrapper.chunk_creator = extracted, created
 
 
 def preprocess(

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 __all__ = ["escaped_json", "json_safe", "json_text", "printable"]
 
+_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 # Controls of terminals (C0 but tab and newline, DEL, C1), the characters that reorder a line (bidirectional embeddings,
 # overrides and isolates), line separators, invisible tags, and lone surrogates.
 _UNPRINTABLE: Final = re.compile(
@@ -19,16 +20,25 @@ _UNPRINTABLE: Final = re.compile(
 def json_safe(value: Any) -> Any:
     """Return ``value`` with lone surrogates replaced by ``?`` and NaN and infinities by their names.
 
+    Two halves of a character, which a stream may send one by one, become the character.
+
     Args:
         value: strings, numbers, and lists and dictionaries of them.
     """
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return _joined(value).encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {json_safe(key): json_safe(part) for key, part in value.items()}
     return [json_safe(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _joined(text: str) -> str:
+    """Return a text whose pairs of surrogates are the characters that they stand for."""
+    if text.isascii() or not _SURROGATES.search(text):
+        return text
+    return _SURROGATES.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 
 def printable(text: str) -> str:

@@ -211,6 +211,18 @@ def test_litellm_is_loaded_like_dspy_loads_it() -> None:
     assert hasattr(_dspy.get_litellm(), "get_llm_provider")
 
 
+def test_litellm_reads_contents_in_one_place_or_lists_of_parts_cost_answers() -> None:
+    from moa_dspy.runtime import reading  # noqa: F401 (installs the repair)
+
+    _dspy.get_litellm()
+    from litellm.litellm_core_utils.llm_response_utils import convert_dict_to_response
+    from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+
+    extract: Any = convert_dict_to_response.extract_reasoning_content
+    assert extract({"content": [{"type": "text", "text": "Paris"}]}) == (None, "Paris")
+    assert hasattr(CustomStreamWrapper.chunk_creator, "__wrapped__")
+
+
 def test_types_of_fields_are_named_and_shown_as_in_prompts_or_prompts_change() -> None:
     assert _dspy.annotation_allows_none(Optional[int])  # noqa: UP045 (as users write it)
     assert not _dspy.annotation_allows_none(int)

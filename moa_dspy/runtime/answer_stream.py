@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,7 @@ __all__ = [
     "note_reply",
 ]
 
+_FIRST_HALF: Final = re.compile("[\ud800-\udbff]")
 _REFUSED: Final = (400, 405, 422, 501)  # HTTP
 # Whether the last reply of a model began with its answer, by model and server. Of a model whose template opens its
 # reasoning, a reply is not sent before it is whole.
@@ -101,6 +103,7 @@ class ReplyReader:
     def __init__(self, stream: AnswerStream, call: LastCall, names: tuple[str, ...] | None) -> None:
         self._stream, self._call, self._names = stream, call, names
         self._reply = ""
+        self._half = ""  # the first half of a character that is written as two surrogates
         self._answer = AnswerSoFar()
         self._start: int | None = None  # where the answer's field begins in a reply with markers
         self._next = 0  # length of the reply at which it is read again
@@ -110,7 +113,9 @@ class ReplyReader:
         choices = getattr(chunk, "choices", None)
         text = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
         if text:
-            self._reply += json_safe(text)
+            text = self._half + text
+            self._half = text[-1] if _FIRST_HALF.match(text[-1]) else ""
+            self._reply += json_safe(text.removesuffix(self._half))
             value = self._reply if self._names is None else self._value(self._names)
             if value is not None:
                 self._stream.update(self._answer.read(value))

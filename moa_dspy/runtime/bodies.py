@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from moa_dspy.json_safe import json_safe
+from moa_dspy.runtime.contents import flat_content
 
 __all__ = ["MARKER", "counts_are_doubtful", "repair_body", "repair_chunk", "repair_error"]
 
@@ -95,9 +96,10 @@ def repair_chunk(text: str) -> str:
         if not isinstance(delta, dict):
             continue
         content, calls = delta.get("content"), delta.get("tool_calls")
-        if isinstance(content, list):
-            parts = [part.get("text") for part in content if isinstance(part, dict)]
-            delta["content"] = "".join(part for part in parts if isinstance(part, str))
+        if isinstance(content, (list, dict)):
+            delta["content"], reasoning = flat_content(content)
+            if reasoning:
+                delta["reasoning_content"] = reasoning
         if isinstance(calls, list):
             delta["tool_calls"] = [call for call in calls if _is_call(call) or _arguments(call)]
     return json.dumps(chunk)

@@ -14,12 +14,12 @@ from typing import Any, Final, TypeAlias
 
 from dspy.lm15 import DataPart, Message, RefusalPart, Request, Response, TextPart, ThinkingPart
 
-from moa_dspy._dspy import repair_bodies
+from moa_dspy._dspy import repair_bodies, repair_litellm
 from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, PLAIN, split_reasoning
 from moa_dspy.parsing.ends import End, end_of
-from moa_dspy.parsing.marks import has_cognition
 from moa_dspy.runtime.bodies import MARKER, counts_are_doubtful, repair_body, repair_chunk, repair_error
+from moa_dspy.runtime.contents import flat_content, member, reasoning_fields, split_content, words_in
 
 __all__ = [
     "VISIBLE",
@@ -48,6 +48,7 @@ _REASONS: Final = ("finish_reason", "native_finish_reason", "stop_reason", "fini
 _MESSAGE_MAX: Final = 4000  # cut again after credentials are redacted
 
 repair_bodies(repair_body, repair_error, repair_chunk)
+repair_litellm(flat_content)
 
 
 @dataclass(frozen=True)
@@ -201,95 +202,49 @@ def _of_response(response: Response) -> Completion:
 
 
 def _text_of(response: Response) -> str:
-    """Return the text of a response. DSPy gives none if there is a tool call or a refusal beside it."""
-    if response.text is not None:
-        return response.text
-    return "\n".join(part.text for part in response.message.parts if isinstance(part, TextPart))
+    """Return the text of a response: its parts as providers mean them, with nothing between. DSPy puts newlines there."""
+    return "".join(part.text for part in response.message.parts if isinstance(part, TextPart))
 
 
 def _of_body(body: Any, number: int) -> Completion:
     """Return the parts of a response in a provider's own format, as far as they can be found."""
-    choices = _get(body, "choices") or _get(body, "candidates")
+    choices = member(body, "choices") or member(body, "candidates")
     choice = choices[number] if isinstance(choices, Sequence) and len(choices) > number else None
-    message = _get(choice, "message") or _get(body, "message")
-    content = _get(message, "content") if message is not None else _get(choice, "text")
-    texts, reasoning, refusals = list[str](), list[str](), list[str]()
-    _read_content(content, texts, reasoning, refusals)
-    reasoning += _reasoning_fields(message)
-    refusal = _words(_get(message, "refusal")) or "\n".join(refusals)
+    message = member(choice, "message") or member(body, "message")
+    content = member(message, "content") if message is not None else member(choice, "text")
+    parts = split_content(content)
+    reasoning = [*parts.reasoning, *reasoning_fields(message)]
+    refusal = words_in(member(message, "refusal")) or "\n".join(parts.refusals)
     error = next(
-        (found for found in (_get(choice, "error"), _get(message, "error"), _get(body, "error")) if found), None
+        (found for found in (member(choice, "error"), member(message, "error"), member(body, "error")) if found), None
     )
-    if error is None and choices is None and str(_get(body, "object")) == "error":
+    if error is None and choices is None and str(member(body, "object")) == "error":
         error = body
-    text, end, code = "".join(texts), _end_of(body, choice, message), ""
+    text, end, code = parts.text, _end_of(body, choice, message), ""
     words = refusal
     if error is not None:
-        end, code, words = "failed", str(_get(error, "code") or _get(error, "type") or ""), _words(error)
+        end, code, words = "failed", str(member(error, "code") or member(error, "type") or ""), words_in(error)
     elif refusal and not is_visible(text):
         end = "refused"
     elif end == "failed":
         code = code or "server"
-    usage = _get(body, "usage")
+    usage = member(body, "usage")
     return Completion(
         text=text,
         reasoning="\n\n".join(dict.fromkeys(part for part in reasoning if part.strip())),
         end=end,
         words=json_safe(words)[:_MESSAGE_MAX] if words else "",
         code=code,
-        usage_doubtful=bool(_get(body, MARKER)) or (isinstance(usage, Mapping) and counts_are_doubtful(usage)),
+        usage_doubtful=bool(member(body, MARKER)) or (isinstance(usage, Mapping) and counts_are_doubtful(usage)),
     )
 
 
 def _end_of(body: Any, choice: Any, message: Any) -> End:
     """Return how a reply ended, by the words of its provider."""
-    details = _get(body, "incomplete_details")
-    words = [_get(part, name) for part in (choice, message, body) for name in _REASONS]
-    words += [_get(details, "reason"), _get(_get(body, "promptFeedback"), "blockReason")]
+    details = member(body, "incomplete_details")
+    words = [member(part, name) for part in (choice, message, body) for name in _REASONS]
+    words += [member(details, "reason"), member(member(body, "promptFeedback"), "blockReason")]
     return end_of(" ".join(word for word in words if isinstance(word, str)))
-
-
-def _read_content(content: Any, texts: list[str], reasoning: list[str], refusals: list[str]) -> None:
-    """Sort the parts of a message's content: a text, or parts with a type, nested or not."""
-    if isinstance(content, str):
-        texts.append(content)
-    elif isinstance(content, Sequence) and not isinstance(content, bytes):
-        for part in content:
-            _read_content(part, texts, reasoning, refusals)
-    elif content is not None:
-        kind = str(_get(content, "type") or "")
-        if has_cognition(kind) or _get(content, "thought") is True:
-            reasoning.append(_words(content))
-        elif "refus" in kind:
-            refusals.append(_words(_get(content, "refusal") or content))
-        else:
-            inner = _get(content, "text")
-            _read_content(inner if isinstance(inner, str) else _get(content, "parts"), texts, reasoning, refusals)
-
-
-def _reasoning_fields(message: Any) -> list[str]:
-    """Return the contents of a message's fields whose names speak of reasoning."""
-    fields = message if isinstance(message, Mapping) else getattr(message, "__dict__", None) or {}
-    return [_words(value) for name, value in fields.items() if isinstance(name, str) and value and has_cognition(name)]
-
-
-def _words(value: Any) -> str:
-    """Return the text in a value of unknown form: a text, a list, or an object with a message."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return "\n".join(part for part in map(_words, value) if part)
-    for name in ("message", "text", "thinking", "reasoning", "summary", "content", "refusal", "detail", "error"):
-        found = _get(value, name)
-        if found:
-            return _words(found)
-    return ""
-
-
-def _get(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return value.get(name)
-    return None if value is None or isinstance(value, (str, Sequence)) else getattr(value, name, None)
 
 
 def _with_text(response: Response, text: str) -> Response:

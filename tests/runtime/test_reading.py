@@ -12,6 +12,8 @@ from support.loopback import Http, Loopback, Reply, completion
 from support.runs import Watched
 
 from moa_dspy import AllProposalsFailedError, AttentionMoA, Prediction, Tolerance
+from moa_dspy.runtime import call
+from moa_dspy.runtime.answer_stream import AnswerStream, answer_streams
 from moa_dspy.runtime.bodies import repair_chunk
 from moa_dspy.trace import Step, Trace, watch
 
@@ -275,7 +277,7 @@ def test_reasoning_reaches_no_prompt_in_any_notation() -> None:
 )
 def test_content_parts_are_read(content: Any) -> None:
     outcome, _ = run(body({"content": content}))
-    assert "".join(outcome.answer.split()) == "Paris"
+    assert outcome.answer == "Paris"
 
 
 CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -371,6 +373,11 @@ def chunk(delta: Any = None, finish: Any = None, **others: Any) -> dict[str, Any
     return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **others}
 
 
+def sse(events: list[Any]) -> bytes:
+    """A streamed completion with these parts."""
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+
 class Sent(list[Any]):
     async def send(self, part: Any) -> None:
         self.append(part)
@@ -389,8 +396,7 @@ class Sent(list[Any]):
 )
 def test_odd_parts_of_a_stream_cost_no_answer(parts: list[Any], counted: tuple[int, int] | None) -> None:
     events = [chunk({"content": [{"type": "text", "text": "Pa"}]}), chunk({"content": "ris"}), *parts]
-    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
-    with Loopback(lambda _: Http(200, stream)) as server, dspy.context(send_stream=Sent()):
+    with Loopback(lambda _: Http(200, sse(events))) as server, dspy.context(send_stream=Sent()):
         lm = server.lm()
         assert asyncio.run(lm.acall("?")) == ["Paris"]
     usage = lm.history[-1]["usage"]
@@ -415,6 +421,49 @@ def test_an_error_in_a_stream_has_the_name_of_its_code(error: Any, code: str) ->
 @pytest.mark.parametrize("text", ["[DONE]", "", "[]", "null", '"x"', "{", '{"choices": 1}', '{"choices": [1]}'])
 def test_any_part_of_a_stream_can_be_read(text: str) -> None:
     assert repair_chunk(text) == text
+
+
+# A message's content as providers send it, in the order of its parts, and the text that it is.
+PARTS: dict[str, tuple[list[Any], str]] = {
+    "texts": (["Pa", "ris"], "Paris"),
+    "parts": ([{"type": "text", "text": "Pa"}, {"type": "text", "text": "ris"}], "Paris"),
+    "no type": ([{"text": "Pa"}, {"text": "ris"}], "Paris"),
+    "names of the Responses API": ([{"type": "output_text", "text": "Paris"}], "Paris"),
+    "thinking": ([{"type": "thinking", "thinking": [{"type": "text", "text": "Rome?"}]}, "Paris"], "Paris"),
+    "other parts": ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "Paris"}], "Paris"),
+}
+# A stream may be cut inside of a character that JSON writes as two.
+STREAMED_PARTS: dict[str, tuple[list[Any], str]] = {
+    **PARTS,
+    "halves of a character": (["a \ud83d", "\ude00 b"], "a \U0001f600 b"),
+    "a lone half": (["a \ud83d", " b"], "a ? b"),
+    "a lone second half": (["a ", "\ude00 b"], "a ? b"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # OpenAI's package warns of the list
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize("form", PARTS)
+def test_a_text_in_parts_is_the_same_text(form: str, engine: str) -> None:
+    parts, text = PARTS[form]
+    outcome, _ = run(body({"content": parts}), engine=engine)
+    assert outcome.answer == text
+
+
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize("form", STREAMED_PARTS)
+def test_a_streamed_text_in_parts_is_the_same_text(
+    form: str, as_list: bool, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, text = STREAMED_PARTS[form]
+    monkeypatch.setattr(call, "is_readable", lambda model, server: True)
+    events = [chunk({"content": [part] if as_list else part}) for part in parts] + [chunk({}, "stop")]
+    sent: list[str] = []
+    with answer_streams(AnswerStream(sent.append)):
+        outcome, _ = run(Http(200, sse(events)), engine=engine)
+    assert outcome.answer == text
+    assert text.startswith("".join(sent)) and sent
 
 
 def test_an_answer_in_the_reasoning_field_after_its_closing_tag_is_found() -> None:
