@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import NamedTuple
 
+from moa_dspy.parsing.negation import is_negated
 from moa_dspy.parsing.numbers import stated_number
-from moa_dspy.parsing.phrases import TEXT_MAX, boxes, claims, is_negated, undecorated
+from moa_dspy.parsing.phrases import TEXT_MAX, boxes, claims, undecorated
 
 __all__ = ["final_expression", "in_latex"]
 

@@ -11,7 +11,8 @@ import dspy
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.data.metrics.numbers import final_number
 from moa_dspy.parsing.choices import choice_letter, read_choice
-from moa_dspy.parsing.phrases import TEXT_MAX, claims, is_negated, last_boxed, plain
+from moa_dspy.parsing.negation import is_negated
+from moa_dspy.parsing.phrases import TEXT_MAX, claims, last_boxed, plain
 
 __all__ = ["HardTaskAnswer", "final_answer", "read_as"]
 

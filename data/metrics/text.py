@@ -10,7 +10,7 @@ from collections import Counter
 import dspy
 
 from moa_dspy.data.metrics.metric import TextMetric
-from moa_dspy.parsing.phrases import is_negated
+from moa_dspy.parsing.negation import is_negated
 
 __all__ = ["F1", "Contains", "ExactMatch", "NormalizedMatch", "Stated", "f1", "normalize", "normalize_or_keep"]
 

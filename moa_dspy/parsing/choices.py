@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar, overload
 
+from moa_dspy.parsing.negation import is_negated
 from moa_dspy.parsing.phrases import (
     TEXT_MAX,
     agreed,
     answered_part,
     boxes,
     claims,
-    is_negated,
     plain,
     undecorated,
     unlabelled,

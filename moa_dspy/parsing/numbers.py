@@ -11,7 +11,8 @@ from fractions import Fraction
 from itertools import islice, pairwise
 from typing import Final
 
-from moa_dspy.parsing.phrases import TEXT_MAX, agreed, boxes, claims, is_negated, undecorated
+from moa_dspy.parsing.negation import is_negated
+from moa_dspy.parsing.phrases import TEXT_MAX, agreed, boxes, claims, undecorated
 
 __all__ = ["Number", "numbers", "read_number", "stated_number", "tidied"]
 
@@ -255,7 +256,8 @@ def _whole(text: str, integer: bool | None) -> Fraction | None:
     if lead is not None and lead.end() < number.start:
         return None
     rest = text[number.end :].strip(" .!;,*_`\"')]}")
-    return number.value if not rest or _UNITS.fullmatch(f" {rest}") else None
+    is_unit = _UNITS.fullmatch(f" {rest}") and not is_negated(text, number.start, number.end)
+    return number.value if not rest or is_unit else None
 
 
 def _in_words(text: str) -> Fraction | None:

@@ -1,4 +1,4 @@
-"""Where a text says what its answer is, and what surrounds a value: markup, labels, boxes, claims, negations."""
+"""Where a text says what its answer is, and what surrounds a value: markup, labels, boxes, claims."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeVar
 
+from moa_dspy.parsing.negation import is_negated
+
 __all__ = [
     "TEXT_MAX",
     "Claim",
@@ -14,7 +16,6 @@ __all__ = [
     "answered_part",
     "boxes",
     "claims",
-    "is_negated",
     "last_boxed",
     "plain",
     "undecorated",
@@ -93,20 +94,6 @@ _CHANGED: Final = re.compile(
     re.IGNORECASE,
 )
 """Words after which a later answer replaces an earlier one."""
-
-_NEGATED_BEFORE: Final = re.compile(
-    r"(?:\b(?:not|never|neither|nor|no longer|rather than|instead of|unlike|without|cannot|hardly|far from|anything but"
-    r"|except|(?:rul|exclud|eliminat|reject|discard)(?:e|es|ed|ing)(?: out)?)|n['’]t)\b"
-    r"(?:\s+\\?(?!(?:but|and|yet|that|because|sure|only|there)\b)[^\W\d][\w'’]*){0,4}\W{0,6}\Z",
-    re.IGNORECASE,
-)
-_NEGATED_AFTER: Final = re.compile(
-    r"[*_`\"'”’)\]}]{0,4}(?:\s+[^\W\d]+){0,3}?[*_`\"'”’)\]}]{0,4}\s+(?:(?:is|are|was|were|would be|seems|does|do|"
-    r"can|could)(?:\s+(?:also|clearly|definitely|therefore|obviously|thus))?"
-    r"(?:\s+not\b|n['’]t\b|\s+(?:wrong|incorrect|false|impossible|invalid)\b)|cannot\b)",
-    re.IGNORECASE,
-)
-_BEFORE: Final = 60
 
 
 def answered_part(text: str) -> str:
@@ -228,6 +215,7 @@ def _claim(text: str, match: re.Match[str], remarks: bool) -> Claim | None:
         return None
     if not formal and (
         _CONDITION_BEFORE.search(sentence_so_far)
+        or is_negated(text, match.start())
         or (match["would"] and (_CONDITION.search(answer) or _CONDITION.search(sentence_so_far.rpartition(".")[2])))
     ):
         return None
@@ -258,11 +246,3 @@ def agreed(found: Sequence[tuple[Value, int, bool]], text: str) -> Value | None:
     if others and not _CHANGED.search(text, min(others[-1][1], start), start):
         return None
     return last
-
-
-def is_negated(text: str, start: int, end: int | None = None) -> bool:
-    """Return whether the words before a value, or after its `end`, negate it: `not 9`, `9 is wrong`."""
-    before = re.split(r"[.!?;]\s|\n", text[max(0, start - _BEFORE) : start])[-1]
-    if _NEGATED_BEFORE.search(before):
-        return True
-    return end is not None and _NEGATED_AFTER.match(text, end, end + _BEFORE) is not None

@@ -58,7 +58,9 @@ def _add(content: Any, parts: Content) -> None:
 def reasoning_fields(message: Any) -> list[str]:
     """Return the contents of a message's fields whose names speak of reasoning."""
     fields = message if isinstance(message, Mapping) else getattr(message, "__dict__", None) or {}
-    return [words_in(value) for name, value in fields.items() if isinstance(name, str) and value and has_cognition(name)]
+    return [
+        words_in(value) for name, value in fields.items() if isinstance(name, str) and value and has_cognition(name)
+    ]
 
 
 def words_in(value: Any) -> str:

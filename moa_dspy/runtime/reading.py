@@ -202,7 +202,7 @@ def _of_response(response: Response) -> Completion:
 
 
 def _text_of(response: Response) -> str:
-    """Return the text of a response: its parts as providers mean them, with nothing between. DSPy puts newlines there."""
+    """Return the text of a response: its parts with nothing between, as providers mean them."""
     return "".join(part.text for part in response.message.parts if isinstance(part, TextPart))
 
 

@@ -463,7 +463,8 @@ def test_a_streamed_text_in_parts_is_the_same_text(
     with answer_streams(AnswerStream(sent.append)):
         outcome, _ = run(Http(200, sse(events)), engine=engine)
     assert outcome.answer == text
-    assert text.startswith("".join(sent)) and sent
+    assert sent
+    assert text.startswith("".join(sent))
 
 
 def test_an_answer_in_the_reasoning_field_after_its_closing_tag_is_found() -> None:
