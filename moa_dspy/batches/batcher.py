@@ -17,7 +17,7 @@ from dspy.lm15 import LM15Error, TimeoutError as NoReplyInTime
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send, divert_requests
 from moa_dspy.batches.journal import PRICE, Journal, SentBatch
-from moa_dspy.batches.wire import Entry, Job, Link, Refused, Request, is_lost, link_of
+from moa_dspy.batches.wire import Entry, Job, Link, Refused, Request, is_lost, link_of, may_succeed_later
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.redaction import redacted
 
@@ -234,7 +234,7 @@ class Batcher:
             assert entry.status is not None
             return HttpReply(status=entry.status, reason="", headers=[], body=entry.body)
         reply = await self._send_single(request, send, call)
-        if key in self._alone and not _may_succeed_later(reply.status):
+        if key in self._alone and not may_succeed_later(reply.status):
             self._journal.add_single(Entry(key, reply.status, reply.body))
         return reply
 
@@ -419,7 +419,7 @@ class Batcher:
         keys = self._journal.keys(batch.token)
         kept: dict[str, Entry] = {}
         for entry in entries:
-            if entry.status is not None and not _may_succeed_later(entry.status):
+            if entry.status is not None and not may_succeed_later(entry.status):
                 kept.setdefault(entry.key, entry)
         self._journal.end(batch.token, kept.values())
         for key in keys:
@@ -440,7 +440,3 @@ class Batcher:
 async def _divert(request: HttpRequest, send: Send) -> HttpReply:
     batcher = current_batcher.get()
     return await send(request) if batcher is None else await batcher.send(request, send)
-
-
-def _may_succeed_later(status: int) -> bool:
-    return status in (408, 409, 425, 429) or status >= 500

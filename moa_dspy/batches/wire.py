@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send
 
-__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of"]
+__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of", "may_succeed_later"]
 
 _MEGABYTE: Final = 1_000_000
 _LISTED: Final = 100  # batches among which a lost one is searched
@@ -87,7 +87,12 @@ class Refused(Exception):  # noqa: N818 (a status, not an error of this package)
     @property
     def is_transient(self) -> bool:
         """Return whether the same request may succeed later."""
-        return self.status in (408, 409, 425, 429) or self.status >= 500
+        return may_succeed_later(self.status)
+
+
+def may_succeed_later(status: int) -> bool:
+    """Return whether a request that was answered with this HTTP status may succeed later."""
+    return status in (408, 409, 425, 429, 498) or status >= 500
 
 
 class Link:

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, Union
 
 import pydantic
 
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.parsing.choices import read_bool, read_choice
 from moa_dspy.parsing.dates import iso_date
 from moa_dspy.parsing.fields import find_fields
@@ -72,10 +73,11 @@ def parse_value(value: Any, annotation: Any, *, prose: bool = True) -> Any:
 
     Raises:
         UnreadableError: if it is no such value, or if it is not clear which one.
+        ConfigurationError: if pydantic does not know the type, such as ``typing.TypedDict`` before Python 3.12.
     """
     try:
         return _parse(value, annotation, prose)
-    except UnreadableError:
+    except (UnreadableError, ConfigurationError):
         raise
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise _unreadable(value, annotation) from error
@@ -277,6 +279,8 @@ def _member_of_union(value: Any, args: tuple[Any, ...], prose: bool) -> Any:
     for arg in others:
         try:
             return _parse(value, arg, prose and alone)
+        except ConfigurationError:
+            raise
         except (ValueError, TypeError):
             continue
     raise _unreadable(value, Union[tuple(args)])  # noqa: UP007 (made of a tuple)
@@ -401,7 +405,7 @@ def _fields_of(annotation: Any) -> dict[str, Any] | None:
         return None
     if issubclass(annotation, pydantic.BaseModel) and not annotation.__module__.startswith("dspy."):
         return {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
-    if dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation):
+    if dataclasses.is_dataclass(annotation) or hasattr(annotation, "__required_keys__"):  # a TypedDict of any module
         return dict(typing.get_type_hints(annotation))
     return None
 
@@ -443,6 +447,10 @@ def _decimal(number: Fraction) -> str:
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     try:
         return _cached_adapter(annotation)
+    except pydantic.PydanticUserError as error:
+        name = annotation.__qualname__ if isinstance(annotation, type) else annotation
+        reason = str(error).partition("\n")[0].removesuffix(".")
+        raise ConfigurationError(f"the type {name} cannot be read from text: {reason}") from None
     except TypeError:  # not hashable
         return pydantic.TypeAdapter(annotation)
 

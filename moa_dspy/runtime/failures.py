@@ -72,6 +72,10 @@ _FILTERED: Final = re.compile(
     re.IGNORECASE,
 )
 _PAYLOAD_TOO_LARGE: Final = 413
+# Statuses below 500 that DSPy takes for lasting errors, although the same request may succeed later: OpenAI's and
+# Anthropic's clients retry a conflict (409), a server may ask to send early data again (425, RFC 8470), and Groq's
+# flex tier is full (498).
+_LATER: Final = {409: LMServerError, 425: LMServerError, 498: LMRateLimitError}
 # Errors inside a successful response, by HTTP status or by the words of their code.
 _BY_STATUS: Final = {
     400: LMInvalidRequestError,
@@ -82,6 +86,7 @@ _BY_STATUS: Final = {
     408: LMTimeoutError,
     422: LMInvalidRequestError,
     429: LMRateLimitError,
+    **_LATER,
 }
 _BY_WORD: Final = (
     (re.compile(r"rate.?limit|too.?many|throttl", re.IGNORECASE), LMRateLimitError),
@@ -103,7 +108,8 @@ def failure_of(error: Exception) -> Failure:
     """Return the recorded form of ``error``."""
     if isinstance(error, TimeoutError):
         return Failure(kind="timeout", message="no reply in time")
-    kind = str(getattr(error, "code", None) or type(error).__name__)
+    later = _kind_by_status(error)
+    kind = later.default_code if later else str(getattr(error, "code", None) or type(error).__name__)
     message = redacted(" ".join(str(error).split())[:_READ])[:_LONGEST]
     hint = getattr(error, "retry_after", None)
     return Failure(
@@ -149,7 +155,12 @@ def _provider_error(completion: Completion, model: str) -> LMError:
 
 def is_transient(error: Exception) -> bool:
     """Return whether a retry may succeed."""
-    return isinstance(error, TimeoutError) or is_retryable_lm_error(error)
+    return isinstance(error, TimeoutError) or is_retryable_lm_error(error) or _kind_by_status(error) is not None
+
+
+def _kind_by_status(error: Exception) -> type[LMError] | None:
+    """Return the class of error that a status means, if DSPy does not know it."""
+    return _LATER.get(getattr(error, "status", None) or 0) if isinstance(error, LMError) else None
 
 
 def programming_error(error: Exception) -> Exception | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import sys
 import time
+import typing
 from decimal import Decimal
 from typing import Any, Literal, Optional, Union
 
 import pydantic
 import pytest
+import typing_extensions
 from hypothesis import given, settings, strategies as st
 
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.parsing import UnreadableError, parse_value
 
 Mood = Literal["positive", "negative"]
@@ -499,3 +503,45 @@ def test_any_text_is_a_value_or_unreadable(text: str, kind: int) -> None:
         parse_value(text, KINDS[kind])
     except UnreadableError:
         return
+
+
+class Person(typing_extensions.TypedDict):
+    name: str
+    age: typing_extensions.NotRequired[int]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (Person, '{"name": "Ada", "age": "36"}', {"name": "Ada", "age": 36}),
+        (Person, "name: Ada\nage: 36", {"name": "Ada", "age": 36}),
+        (Person, '{"Name": "Ada"}', {"name": "Ada"}),
+        (list[Person], '[{"name": "Ada"}]', [{"name": "Ada"}]),
+        (Optional[Person], "none", None),
+    ],
+)
+def test_a_typed_dict_is_read(annotation: Any, text: str, value: Any) -> None:
+    assert parse_value(text, annotation) == value
+
+
+class Unknown:
+    """Pydantic has no schema for it."""
+
+
+class Plain(typing.TypedDict):
+    name: str
+
+
+UNSUPPORTED = [Unknown] if sys.version_info >= (3, 12) else [Unknown, Plain]
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_a_type_that_pydantic_does_not_know_is_an_error_of_the_task(kind: Any) -> None:
+    for annotation, text in (
+        (kind, "{}"),
+        (list[kind], "[{}]"),
+        (Optional[kind], "{}"),
+        (dict[str, kind], '{"a": {}}'),
+    ):
+        with pytest.raises(ConfigurationError, match=r"the type .+ cannot be read from text: .+"):
+            parse_value(text, annotation)

@@ -147,7 +147,7 @@ def test_their_price_is_in_the_trace(provider: Provider):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [429, 500, 503, 408])
+@pytest.mark.parametrize("status", [429, 500, 503, 408, 409, 425, 498])
 def test_a_transient_failure_is_repeated_as_the_tolerance_says(status: int, provider: Provider):
     provider.failures = [refusal(status, "try again")] * 2
     program = choosing(provider, tolerance=Tolerance(retries=2))

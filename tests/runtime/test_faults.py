@@ -29,6 +29,7 @@ from moa_dspy import (
     Tolerance,
     Trace,
 )
+from moa_dspy.batches.wire import may_succeed_later
 from moa_dspy.runtime.failures import failure_of
 from moa_dspy.trace import watch
 
@@ -692,3 +693,33 @@ def test_typed_answers_survive_wrong_formats() -> None:
 def test_a_model_that_is_not_there_is_a_mistake_and_no_failure() -> None:
     with pytest.raises(ConfigurationError):
         AttentionMoA(SIGNATURE, [None], layers=1)(question="?")  # type: ignore[list-item]
+
+
+STATUSES = {
+    **dict.fromkeys((400, 404, 422, 424, 499), None),
+    401: None,
+    402: None,
+    403: None,
+    **dict.fromkeys((408, 504), "timeout"),
+    **dict.fromkeys((429, 498), "rate_limit"),  # 498: the flex tier of Groq is full
+    **dict.fromkeys((409, 425), "server"),
+    **dict.fromkeys((500, 502, 503, 520, 521, 522, 523, 524, 529), "server"),  # 520 to 524: Cloudflare; 529: Anthropic
+}
+"""HTTP statuses of providers, and the kind of failure if the same request may succeed later."""
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("inside", [False, True])  # an error in the place of an answer
+def test_a_status_is_retried_if_the_request_may_succeed_later(status: int, inside: bool) -> None:
+    fault = refusal(status, SECRET, str(status) if inside else None, retry_after="0")
+    fault = Http(200, fault.body, fault.headers) if inside else fault
+    with Loopback(replies(fault)) as server:
+        outcome, trace = run(one_call(server, Tolerance(retries=1)))
+    (failure,) = trace.steps[0].failures or [trace.steps[0].error]
+    assert isinstance(outcome, Prediction) == (STATUSES[status] is not None)
+    assert failure.kind == STATUSES[status] or STATUSES[status] is None or inside
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_batches_and_calls_agree_on_what_may_succeed_later(status: int) -> None:
+    assert may_succeed_later(status) == (STATUSES[status] is not None)
