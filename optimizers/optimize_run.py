@@ -411,6 +411,8 @@ class OptimizeRun:
             progress=keep,
             keep_traces="gate" in plan.parts,
         )
+        if self.acceptance.cut:
+            self._cut(f"acceptance: on {self.acceptance.gain.examples} of {len(held)} examples, then the budget ended")
 
     def _fit_gate(self, _: BudgetGuard | None) -> None:
         """Fit the gate on full runs on examples that the program to use was not tuned on."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
 import dspy
 import pydantic
@@ -12,6 +13,8 @@ import pydantic
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import unit_hash
+from moa_dspy.errors import BudgetExhaustedError
+from moa_dspy.evaluation.scoring import check_metric
 from moa_dspy.evaluation.statistics import (
     POWER,
     Gain,
@@ -23,7 +26,7 @@ from moa_dspy.evaluation.statistics import (
 )
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget, failures_of, measure, models_of
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget, failures_of, models_of, run_examples
 from moa_dspy.optimizers.reported import Reported
 from moa_dspy.program import AttentionMoA
 
@@ -32,6 +35,7 @@ __all__ = ["Acceptance", "Scores", "Side", "accept", "decide", "looks"]
 Side: TypeAlias = Literal["baseline", "candidate"]
 _INTERIM: Final = 0.02
 """The share of alpha for the interim test (Haybittle and Peto's rule). The rest is left for the final test."""
+_BLOCK: Final = 10  # examples that a program runs on before the other one does, under a budget
 _LEAST_INTERIM: Final = 20
 """With fewer examples there is no interim test."""
 
@@ -78,6 +82,7 @@ class Acceptance(Scores, Reported):
         checked: the number of tuning examples that the held-out examples were checked against.
         repeated: the number of held-out examples that were left out, because they repeat a question.
         saved: the number of held-out examples that were not run, because the interim test was clear.
+        cut: the number of held-out examples that were not compared, because the budget ended.
         reused: the number of other decisions that were taken on these held-out examples before.
         cost: cost of both measurements.
     """
@@ -89,6 +94,7 @@ class Acceptance(Scores, Reported):
     checked: int = 0
     repeated: int = 0
     saved: int = 0
+    cut: int = 0
     reused: int = 0
     cost: Usage = Usage()
 
@@ -135,32 +141,99 @@ def accept(
     Raises:
         ConfigurationError: if a held-out example was tuned on or is a demo, or if an argument is out of range.
         AllRunsFailedError: if a program fails on every example.
-        BudgetExhaustedError: if the budget does not cover all runs.
+        BudgetExhaustedError: if the budget ends before any example is compared. If it ends later, the examples that
+            both programs answered decide.
     """
     check_alpha(alpha)
     check_share("power", power)
+    check_metric(metric)
     refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)
-    options: Any = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces}
-    runs: Any = functools.partial(_measured, progress, budget=_guard_of(budget, [baseline, candidate]), **options)
+    pair = _Pair(
+        baseline, candidate, _guard_of(budget, [baseline, candidate]), metric, concurrency, progress, keep_traces
+    )
     decision: Any = None
-    old = new = Measurement((), Usage())
     for count, level in looks(len(questions), alpha, interim):
-        part = questions[len(old.runs) : count]
-        old += runs("baseline", baseline, part)
-        new += runs("candidate", candidate, part)
-        decision = decide(old.scores, new.scores, alpha=level, power=power)
-        if decision.accepted or decision.gain.value <= 0:
+        pair.run(questions[pair.compared : count])
+        if pair.cut and decision is None:
+            level = alpha  # there was no test before
+        decision = decide(pair.old.scores, pair.new.scores, alpha=level, power=power)
+        if decision.accepted or decision.gain.value <= 0 or pair.cut:
             break
-    ran, reused = len(old.runs), count_decision(questions, metric, (baseline, candidate))
-    reason = decision.reason + _saved_note(ran, len(questions)) + reuse_note(reused, alpha)
+    ran, reused = pair.compared, count_decision(questions, metric, (baseline, candidate))
+    rest = len(questions) - ran
+    note = _cut_note(ran, len(questions)) if pair.cut else _saved_note(ran, len(questions))
     return Acceptance(
-        **{**dict(decision), "reason": reason},
+        **{**dict(decision), "reason": decision.reason + note + reuse_note(reused, alpha)},
         program=candidate if decision.accepted else baseline,
-        failed=(old.errors, new.errors), checked=len(tuned_on), repeated=len(valset) - len(questions),
-        saved=len(questions) - ran, reused=reused, cost=old.cost + new.cost,
+        failed=(pair.old.errors, pair.new.errors), checked=len(tuned_on), repeated=len(valset) - len(questions),
+        saved=0 if pair.cut else rest, cut=rest if pair.cut else 0, reused=reused, cost=pair.cost,
     )  # fmt: skip
+
+
+class _Pair:
+    """Two programs, and their runs on the same examples."""
+
+    def __init__(
+        self,
+        baseline: AttentionMoA,
+        candidate: AttentionMoA,
+        guard: BudgetGuard,
+        metric: Metric,
+        concurrency: int,
+        progress: Callable[[Side, Run], None] | None,
+        keep_traces: bool,
+    ) -> None:
+        self._programs: tuple[tuple[Side, AttentionMoA], ...] = (("baseline", baseline), ("candidate", candidate))
+        self._guard, self._progress, self._concurrency = guard, progress, concurrency
+        self._options: Any = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces, "guard": guard}
+        self.old = self.new = Measurement((), Usage())
+        self.cost, self.cut = Usage(), False
+
+    @property
+    def compared(self) -> int:
+        return len(self.old.runs)
+
+    def run(self, examples: Sequence[dspy.Example]) -> None:
+        """Run both programs. Under a budget they take turns, so that all but the last few runs are in pairs.
+
+        Raises:
+            BudgetExhaustedError: if the budget ends before both programs answered an example.
+        """
+        is_limited = any(math.isfinite(amount) for amount in self._guard.left)
+        size = max(_BLOCK, self._concurrency) if is_limited else max(1, len(examples))
+        for start in range(0, max(1, len(examples)), size):
+            block = examples[start : start + size]
+            old, new = (self._measured(side, program, block) for side, program in self._programs)
+            pairs = min(len(old.runs), len(new.runs))
+            self.old, self.new = self.old + _first(old, pairs), self.new + _first(new, pairs)
+            self.cost += old.cost + new.cost
+            self.cut = pairs < len(block)
+            if self.cut:
+                break
+        if not self.compared:
+            raise BudgetExhaustedError("the budget ended before both programs answered a held-out example; raise it")
+
+    def _measured(self, side: Side, program: AttentionMoA, examples: Sequence[dspy.Example]) -> Measurement:
+        """Return the runs of a program up to the first one that the budget does not cover, and the cost of all."""
+        done: dict[int, Run] = {}
+
+        def keep(run: Run) -> None:
+            done[id(run.example)] = run
+            if self._progress is not None:
+                self._progress(side, run)
+
+        try:
+            with failures_of(f"the {side} fails on the held-out examples"):
+                return run_examples(program, examples, on_run=keep, succeeded=self.compared > 0, **self._options)
+        except BudgetExhaustedError:
+            runs = tuple(itertools.takewhile(bool, (done.get(id(example)) for example in examples)))
+            return Measurement(cast("tuple[Run, ...]", runs), sum((run.usage for run in done.values()), start=Usage()))
+
+
+def _first(measured: Measurement, runs: int) -> Measurement:
+    return Measurement(measured.runs[:runs], Usage())
 
 
 def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionMoA]) -> BudgetGuard:
@@ -171,20 +244,12 @@ def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionM
     return BudgetGuard(budget)
 
 
-def _measured(
-    progress: Callable[[Side, Run], None] | None,
-    side: Side,
-    program: AttentionMoA,
-    examples: Sequence[dspy.Example],
-    **options: Any,
-) -> Measurement:
-    tell = None if progress is None else functools.partial(progress, side)
-    with failures_of(f"the {side} fails on the held-out examples"):
-        return measure(program, examples, progress=tell, **options)
-
-
 def _saved_note(ran: int, planned: int) -> str:
     return "" if ran == planned else f" This was clear after {ran} of {planned} examples; the rest was not run."
+
+
+def _cut_note(ran: int, planned: int) -> str:
+    return f" The budget ended after {ran} of {planned} examples; with a larger one, the same call compares all."
 
 
 def looks(examples: int, alpha: float, interim: bool) -> list[tuple[int, float]]:

@@ -537,11 +537,7 @@ UNSUPPORTED = [Unknown] if sys.version_info >= (3, 12) else [Unknown, Plain]
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_a_type_that_pydantic_does_not_know_is_an_error_of_the_task(kind: Any) -> None:
-    for annotation, text in (
-        (kind, "{}"),
-        (list[kind], "[{}]"),
-        (Optional[kind], "{}"),
-        (dict[str, kind], '{"a": {}}'),
-    ):
+    forms = {kind: '{"a": 1}', list[kind]: '[{"a": 1}]', Optional[kind]: '{"a": 1}', dict[str, kind]: '{"a": {"b": 1}}'}
+    for annotation, text in forms.items():
         with pytest.raises(ConfigurationError, match=r"the type .+ cannot be read from text: .+"):
             parse_value(text, annotation)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import AttentionMoA, ConfigurationError, RunError, single_model
+from moa_dspy import AttentionMoA, Budget, BudgetExhaustedError, ConfigurationError, RunError, single_model
 from moa_dspy.evaluation.statistics import Gain
 from moa_dspy.optimizers import Acceptance, accept
 from moa_dspy.optimizers.comparison.acceptance import decide
@@ -215,3 +215,36 @@ def test_decisions_on_the_same_held_out_examples_are_counted() -> None:
 
 def test_the_outcome_has_a_type() -> None:
     assert isinstance(accept(knows(0.5), knows(0.6, "b"), valset=HELDOUT[:4], metric=exact), Acceptance)
+
+
+@pytest.mark.parametrize(("calls", "pairs"), [(11, 1), (20, 10), (31, 11), (45, 20), (79, 39), (80, 40)])
+def test_a_budget_that_ends_within_the_test_loses_no_pair(calls: int, pairs: int) -> None:
+    baseline, better = knows(0.2, f"a{calls}"), knows(1.0, f"b{calls}", seed=1)
+    told: list[str] = []
+    outcome = accept(
+        baseline, better, valset=HELDOUT, metric=exact, budget=Budget(calls=calls), concurrency=1, interim=False,
+        progress=lambda side, run: told.append(side),
+    )  # fmt: skip
+    assert outcome.gain.examples == pairs
+    assert (outcome.cut, outcome.saved, outcome.alpha) == (40 - pairs, 0, 0.05)
+    assert outcome.cost.calls == len(told) == calls
+    assert ("The budget ended after" in outcome.reason) == (pairs < 40)
+    assert outcome.accepted == (pairs >= 10)
+
+
+def test_a_budget_that_covers_no_pair_is_an_error() -> None:
+    with pytest.raises(BudgetExhaustedError, match="before both programs answered"):
+        accept(knows(0.2, "c"), knows(1.0, "d"), valset=HELDOUT, metric=exact, budget=Budget(calls=5))
+
+
+def test_a_budget_that_ends_after_the_interim_test_leaves_the_level_of_the_last_one() -> None:
+    outcome = accept(
+        knows(0.5), knows(0.6, "b", seed=1), valset=HELDOUT, metric=exact, budget=Budget(calls=55), concurrency=1
+    )
+    assert outcome.gain.examples > 20 or outcome.gain.value <= 0
+    assert outcome.alpha in (0.02 * 0.05, 0.98 * 0.05)
+
+
+def test_no_examples_are_no_budget_that_ended() -> None:
+    with pytest.raises(ConfigurationError, match="no examples"):
+        accept(knows(0.5), knows(0.6, "b"), valset=[], metric=exact)
