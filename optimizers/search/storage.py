@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages._rdb.models import BaseModel
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -29,6 +31,11 @@ _SECONDS_FOR_A_LOCK = 60
 _SECONDS_FOR_TABLES = 30
 _POLL = 0.1
 _ROOM = 1 << 18  # bytes of a new database
+_BEGINNING = b'{"op_code"'  # of each entry of a journal
+_NO_SUCH = re.compile(
+    r"no such (?:column|table)|has no column|unknown column|(?:column|relation|table)\b.*\b(?:does not|doesn't) exist",
+    re.IGNORECASE,
+)
 
 
 class _Journal(JournalFileBackend):
@@ -49,6 +56,8 @@ class _Journal(JournalFileBackend):
             for line in file:
                 position += len(line)
                 if position > size or not line.endswith(b"\n"):
+                    if number == 0 and not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line)):
+                        raise ConfigurationError(f"{self._file_path} is no journal of a study; name another file")
                     return
                 if not line.strip():
                     continue
@@ -119,12 +128,15 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
         if url.startswith("sqlite:///") and "?" not in url and path_in(url) not in ("", ":memory:"):
             create_private(Path(path_in(url)))
             check_folder(Path(path_in(url)).parent, _ROOM)
+            _refuse_other_tables(path_in(url))
         return _database(url)
     except ImportError as error:
         raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
     except OSError as error:
         advice = "; a journal:///FILE needs no locks" if error.errno == errno.ENOLCK else ""
         raise ConfigurationError(f"storage {shown!r} cannot be written: {error.strerror}{advice}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"storage {shown!r} cannot be used: {error}") from None
     except Exception as error:
         message = str(error).splitlines()[0].replace(url, shown)
         raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error
@@ -134,17 +146,18 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
     """Check that the folder of a storage exists; nothing is created.
 
     Raises:
-        ConfigurationError: if the folder does not exist.
+        ConfigurationError: if the folder does not exist, or if the storage is one.
     """
     if storage is None or isinstance(storage, BaseStorage):
         return
     url = _url_of(storage)
     if not url.startswith(("journal:///", "sqlite:///")) or ":memory:" in url:
         return
-    folder = Path(path_in(url).removeprefix("file:")).parent
-    if not folder.is_dir():
-        shown = without_password(url)
-        raise ConfigurationError(f"storage {shown!r}: folder {str(folder)!r} does not exist; create it first")
+    path, shown = Path(path_in(url).removeprefix("file:")), without_password(url)
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"storage {shown!r}: folder {str(path.parent)!r} does not exist; create it first")
+    if path.is_dir():
+        raise ConfigurationError(f"storage {shown!r} is a folder; name a file in it")
 
 
 def open_study(
@@ -198,11 +211,29 @@ def storage_failures() -> Iterator[None]:
         yield
     except (StorageInternalError, DBAPIError) as error:
         failure = error if isinstance(error, DBAPIError) else error.__cause__
-        cause = failure.orig if isinstance(failure, DBAPIError) else failure or error
-        raise RunError(
-            f"the storage of the study failed ({str(cause).splitlines()[0]}); its trials are kept, so the same command "
-            "continues once it can be written"
-        ) from error
+        cause = str(failure.orig if isinstance(failure, DBAPIError) else failure or error).splitlines()[0]
+        advice = "it is no storage of studies, so name another one"
+        if not _NO_SUCH.search(cause):
+            advice = "the trials in it are kept, so the same command continues once it can be written"
+        raise RunError(f"the storage of the study failed ({cause}); {advice}") from error
+
+
+def _refuse_other_tables(path: str) -> None:
+    """Refuse a SQLite database of something else. Optuna would write its tables into it.
+
+    Raises:
+        ConfigurationError: if it has tables that are not Optuna's.
+    """
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names -= {name for name in names if name.startswith("sqlite_")}
+        keys = {name: {key.name for key in table.primary_key} for name, table in BaseModel.metadata.tables.items()}
+        other = [] if "version_info" in names else sorted(names - keys.keys())
+        for name in sorted(names & keys.keys()):
+            columns = {row[1] for row in database.execute(f"PRAGMA table_info({name})")}
+            other += [] if keys[name] <= columns else [name]
+    if other:
+        raise ConfigurationError(f"its table {other[0]!r} is not of a study; name another file")
 
 
 def without_password(storage: str) -> str:

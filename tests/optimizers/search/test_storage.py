@@ -113,7 +113,7 @@ def test_a_storage_that_fails_in_the_middle_is_one_line(tmp_path: Path):
         study.ask()
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TRIGGER full BEFORE INSERT ON trials BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
-    told = r"storage of the study failed \(disk is full\); its trials are kept"
+    told = r"storage of the study failed \(disk is full\); the trials in it are kept"
     with pytest.raises(RunError, match=told), storage_failures():
         study.ask()
     assert len(optuna.load_study(storage=open_storage(path), study_name="s").trials) == 1
@@ -136,3 +136,48 @@ def test_a_study_that_another_process_makes_meanwhile_is_shared() -> None:
     assert len(study.get_trials()) == 1
     with pytest.raises(ConfigurationError, match="begun with another task"):
         open_study(Raced(), "s", ["maximize"], {"task": "x -> y"})
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("CREATE TABLE mine (x)", "its table 'mine' is not of a study; name another file"),
+        ("CREATE TABLE studies (id, title)", "its table 'studies' is not of a study"),
+        ("CREATE TABLE trials (id)", "its table 'trials' is not of a study"),
+        ("CREATE TABLE version_info (id)", "its table 'version_info' is not of a study"),
+        ("CREATE TABLE alembic_version (version_num)", "its table 'alembic_version' is not of a study"),
+    ],
+)
+def test_a_database_of_something_else_stays_as_it_is(made: str, told: str, tmp_path: Path):
+    path = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(made)
+        before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=told):
+        open_storage(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "a text", "[1]\n", "a\nb\n", '{"op": 1}'])
+@pytest.mark.parametrize("scheme", ["journal:///", "sqlite:///"])
+def test_a_file_of_something_else_stays_as_it_is(scheme: str, content: str, tmp_path: Path):
+    path = tmp_path / "other"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"name another file|is not a database"):
+        open_storage(f"{scheme}{path}")
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("scheme", ["journal:///", "sqlite:///", ""])
+def test_a_folder_is_no_storage(scheme: str, tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="is a folder; name a file in it"):
+        open_storage(f"{scheme}{tmp_path}")
+
+
+def test_tables_that_are_gone_are_no_full_disk(tmp_path: Path):
+    path = tmp_path / "study.db"
+    study = optuna.create_study(storage=open_storage(path), study_name="s")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE trials")
+    with pytest.raises(RunError, match=r"no such table: trials\); it is no storage of studies"), storage_failures():
+        study.ask()
