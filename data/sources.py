@@ -7,6 +7,7 @@ reports no line numbers. Parquet files, which contain their types, and hub data 
 from __future__ import annotations
 
 import ast
+import codecs
 import contextlib
 import csv
 import glob
@@ -16,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from moa_dspy.errors import ConfigurationError
 
@@ -31,6 +32,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 _FIELD_MAX = 2**31 - 1
 _QUOTED_MAX = 60
+_OTHER_SIGN = re.compile(r"[;\t|]")  # between columns, in place of a comma
 _RUN_TOGETHER = re.compile(r"""^\s*\[\s*(?:'[^']*'|"[^"]*")\s+['"]""")
 """A list of texts as numpy prints it. Python would join it into one text."""
 _SPLITS_IN_MESSAGE = re.compile(r"(?:Should be one of|Available splits:) (\[.*\])")
@@ -73,44 +75,75 @@ def read_stdin() -> Iterator[Row]:
         raise ConfigurationError("standard input is closed; give a file, or send the rows to standard input")
     stream = getattr(sys.stdin, "buffer", None)
     lines = sys.stdin if stream is None else (line.decode("utf-8-sig") for line in stream)
-    yield from _objects(lines, "standard input")
+    with _decoding("standard input"):
+        yield from _objects(lines, "standard input")
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with _text(path) as lines:
         yield from _objects(lines, path.name)
 
 
-def _objects(lines: Iterable[str], name: str) -> Iterator[Row]:
+@contextlib.contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8, or in the encoding that its byte order mark names.
+
+    The line ends of CSV stay as they are.
+    """
+    with path.open("rb") as file:
+        mark = file.read(4)
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for known, name in marks.items() if mark.startswith(known)), "utf-8-sig")
+    with (
+        _decoding(path.name),
+        path.open(newline="" if path.suffix.lower() == ".csv" else None, encoding=encoding) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
     try:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _object(_json(line, f"{name}, line {number}"), f"{name}, line {number}")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{name} is not UTF-8 text: {error.reason}") from error
+        yield
+    except UnicodeError as error:
+        byte = f": byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else ""
+        raise ConfigurationError(f"{name} is not UTF-8 text{byte}; save it as UTF-8") from error
+
+
+def _objects(lines: Iterable[str], name: str) -> Iterator[Row]:
+    first = True
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            advice = "; a .jsonl file has one object a line, a list of objects belongs in a .json file" if first else ""
+            yield _object(_json(line, f"{name}, line {number}", advice), f"{name}, line {number}", advice)
+            first = False
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    content = _json(path.read_bytes(), path.name, "; one object a line belongs in a .jsonl file")
+    with _text(path) as file:
+        content = _json(file.read(), path.name, "; one object a line belongs in a .jsonl file")
     rows = content
     if isinstance(content, dict):
         lists = [v for v in content.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
         rows = lists[0] if len(lists) == 1 else None
     if not isinstance(rows, list):
-        raise ConfigurationError(f"{path.name}: expected a list of objects, got {_kind(content)}")
+        raise ConfigurationError(
+            f"{path.name}: expected a list of objects, or an object with one such list, got {_kind(content)}"
+        )
     yield from (_object(row, f"{path.name}, entry {number}") for number, row in enumerate(rows, start=1))
 
 
-def _json(text: str | bytes, where: str, advice: str = "") -> Any:
+def _json(text: str, where: str, advice: str = "") -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name))  # pandas' "missing"
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{where}: not JSON ({error}){advice}") from error
 
 
-def _object(value: Any, where: str) -> Row:
+def _object(value: Any, where: str, advice: str = "") -> Row:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{where}: expected an object with named fields, got {_kind(value)}")
+        raise ConfigurationError(f"{where}: expected an object with named fields, got {_kind(value)}{advice}")
     return value
 
 
@@ -120,18 +153,22 @@ def _kind(value: Any) -> str:
 
 def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_MAX))  # a process-wide setting; it is never lowered
-    with path.open(newline="", encoding="utf-8-sig") as lines:
+    with _text(path) as lines:
         reader = csv.DictReader(lines, fieldnames=columns, strict=True)
         try:
-            names = reader.fieldnames or ()
+            reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
             repeated = [name for name, number in Counter(names).items() if number > 1]
             if repeated:
                 raise ConfigurationError(f"{path.name}: several columns are called {repeated[0]!r}; rename all but one")
+            if len(names) == 1 and (sign := _OTHER_SIGN.search(names[0])):
+                raise ConfigurationError(
+                    f"{path.name}: its columns seem to be separated by {sign[0]!r}; separate them with commas"
+                )
             for row in reader:
                 if None in row or None in row.values():
                     raise ConfigurationError(f"{path.name}, line {reader.line_num}: expected {len(names)} columns")
                 yield dict(row)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise ConfigurationError(f"{path.name}, line {reader.reader.line_num}: {error}") from error
 
 

@@ -19,6 +19,7 @@ from moa_dspy.cost.prices import check_prices
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
+from moa_dspy.evaluation.evaluate import check_inputs
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
 from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
 from moa_dspy.evaluation.statistics import Score
@@ -156,6 +157,7 @@ def run_examples(
     if not devset:
         raise ConfigurationError("no examples to run the program on; pass at least one")
     check_examples(devset)
+    check_inputs(program, devset)
     check_concurrency(concurrency)
     runs: dict[int, Run] = {}
 

@@ -98,7 +98,7 @@ def prepare(
         fields=fields_of(options.fields),
         inputs=list(program.task.input_fields),
     )
-    check_inputs(program, devset.examples[0])
+    check_inputs(program, devset.examples)
     return Job(program, devset, metric, judge, remarks_of(metric, devset.examples))
 
 

@@ -32,6 +32,7 @@ from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime import event_loop
+from moa_dspy.signatures import needed_inputs
 
 __all__ = ["check_inputs", "check_outputs", "estimate_cost", "evaluate", "turns_of"]
 
@@ -89,7 +90,7 @@ def evaluate(
     data = Devset.of(devset, limit, seed)
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
     check_metric(scorer)
-    check_inputs(program, data.examples[0])
+    check_inputs(program, data.examples)
     remarks = remarks_of(scorer, data.examples)
     job = _Job(program, data, scorer, identified(data.examples), name or label(program), trace)
     others = {} if against is None else read_other(against, job.run)
@@ -108,15 +109,15 @@ def turns_of(examples: Sequence[dspy.Example]) -> int:
     return max((len(example["turns"]) for example in examples if "turns" in example), default=1)
 
 
-def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
-    """Check that the data has the inputs of an ``AttentionMoA``.
+def check_inputs(program: dspy.Module, examples: Sequence[dspy.Example]) -> None:
+    """Check that the data has the inputs of an ``AttentionMoA``, before any of it is paid for.
 
     Raises:
-        ConfigurationError: if an input is missing or unknown.
+        ConfigurationError: if an input is missing or unknown, or has no value in an example.
     """
-    if not isinstance(program, AttentionMoA):
+    if not isinstance(program, AttentionMoA) or not examples:
         return
-    inputs, known = list(example.inputs().keys()), list(program.signature.input_fields)
+    inputs, known = list(examples[0].inputs().keys()), list(program.signature.input_fields)
     unknown = [field for field in inputs if field not in known]
     missing = [field for field in program.task.input_fields if field not in inputs]
     if unknown or (missing and not inputs):
@@ -124,6 +125,13 @@ def check_inputs(program: dspy.Module, example: dspy.Example) -> None:
             f"the data's inputs ({', '.join(inputs)}) are not the program's ({', '.join(known)}); "
             "map columns with fields={...}, or use a program with the benchmark's signature"
         )
+    for name in needed_inputs(program.task):
+        lacking = [number for number, example in enumerate(examples, start=1) if example.get(name) is None]
+        if name in inputs and lacking:
+            raise ConfigurationError(
+                f"{len(lacking)} of {len(examples)} examples have no value for the input {name!r}; the first is number "
+                f"{lacking[0]} of those chosen: correct them, or leave them out"
+            )
 
 
 def check_outputs(benchmark: Benchmark, path: str | Path | None) -> None:

@@ -14,8 +14,10 @@ import json
 import re
 import types
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from uuid import UUID
 
 import annotated_types
 import dspy
@@ -37,6 +39,10 @@ _SIMPLE: Final[dict[str, Any]] = {
     "date": date,
     "datetime": datetime,
     "time": time,
+    "timedelta": timedelta,
+    "decimal": Decimal,
+    "uuid": UUID,
+    "url": pydantic.HttpUrl,
     "History": dspy.History,
     "Image": dspy.Image,
     "Audio": dspy.Audio,
@@ -210,8 +216,8 @@ def _decode(data: Mapping[str, Any]) -> Any:
         return _GENERIC[name][of] if of else _GENERIC[name]
     if name == "literal":
         values = tuple(data["values"])
-        if not values or not all(value is None or isinstance(value, (str, int)) for value in values):
-            raise TypeError("the choices of a literal must be texts or whole numbers")
+        if not values or not all(value is None or isinstance(value, (str, int, float)) for value in values):
+            raise TypeError("the choices of a literal must be texts or numbers")
         return Literal[values]
     if name == "union":
         return Union[tuple(_decode(part) for part in data["of"])]  # noqa: UP007 (built from a tuple)

@@ -96,7 +96,7 @@ def is_closed(annotation: Any) -> bool:
 def _parse(value: Any, annotation: Any, prose: bool) -> Any:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _adapter(annotation).validate_python(_parse(value, args[0], prose))
+        return _limited(_parse(value, args[0], prose), annotation)
     if origin in (Union, types.UnionType):
         return _member_of_union(value, args, prose)
     if annotation is str:
@@ -142,6 +142,14 @@ def _answer(text: str) -> str:
     if not split.ended:
         raise UnreadableError("the text ended in its reasoning")
     return split.text
+
+
+def _limited(value: Any, annotation: Any) -> Any:
+    """Return a value that is within the limits that its type declares."""
+    try:
+        return _adapter(annotation).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise UnreadableError(f"{value!r:.{_SHOWN}}: {error.errors(include_url=False)[0]['msg']}") from error
 
 
 def _only(value: Any) -> Any:

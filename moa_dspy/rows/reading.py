@@ -189,7 +189,7 @@ class Rows:
                 f"the first row has no {', '.join(map(repr, missing))}; it has: {', '.join(example.keys()) or 'none'} "
                 f"(map columns with fields={{{missing[0]!r}: 'COLUMN'}})"
             )
-        check_inputs(self._program, example)
+        check_inputs(self._program, [example])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from moa_dspy._dspy import enforces_schema
 from moa_dspy.parsing import UnreadableError, is_closed, parse_value, split_reasoning
 from moa_dspy.runtime.adapters import PlainTextAdapter
-from moa_dspy.runtime.outputs import is_added, read_outputs
+from moa_dspy.runtime.outputs import is_added, read_outputs, value_type
 from moa_dspy.signatures import TaskSignature
 
 __all__ = ["AnswerLineAdapter", "NoValueError", "has_answer_line"]
@@ -188,7 +188,7 @@ def _last_number(signature: TaskSignature, name: str, completion: str) -> Any:
     Raises:
         NoValueError: if the output is not a number, or the line has none, or not clearly which one.
     """
-    text, annotation = split_reasoning(completion).text.rstrip(), signature.output_fields[name].annotation
+    text, annotation = split_reasoning(completion).text.rstrip(), value_type(signature.output_fields[name])
     if _is_number(annotation) and not (_FORMAT.search(text) or _LINE.search(text)):
         with contextlib.suppress(UnreadableError):
             return parse_value(text.rpartition("\n")[2], annotation)

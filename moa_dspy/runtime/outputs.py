@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from moa_dspy._dspy import apply_output_field_defaults, parse_dspy_value
 from moa_dspy.parsing import UnreadableError, find_fields, is_closed, parse_value, split_reasoning, without_end
 from moa_dspy.signatures import ADDED, TaskSignature
 
-__all__ = ["is_added", "read_outputs", "unusable"]
+__all__ = ["is_added", "read_outputs", "unusable", "value_type"]
 
 _SHOWN: Final = 20_000  # characters of a reply in an error
 _MARKED: Final = re.compile(r"\[\[|[{<]")  # notations in which a field ends where the next one begins
@@ -28,6 +29,15 @@ def unusable(adapter: str, signature: TaskSignature, text: str, why: str) -> Ada
 def is_added(field: Any) -> bool:
     """Return whether the program added an output field itself. A reply may lack it."""
     return bool((field.json_schema_extra or {}).get(ADDED))
+
+
+def value_type(field: Any) -> Any:
+    """Return the type of a field with the limits that it declares, such as ``ge=0``.
+
+    A text that is longer than declared is still an answer. Models cannot count their words.
+    """
+    is_limited = field.metadata and field.annotation is not str and not _is_dspy(field.annotation)
+    return typing.Annotated[(field.annotation, *field.metadata)] if is_limited else field.annotation
 
 
 def read_outputs(
@@ -52,12 +62,12 @@ def read_outputs(
     found = find_fields(split.text, tuple(fields), required, json_first=json_first)
     preamble = found.pop("", [""])[0]
     prose, whole = True, without_end(split.text)
-    if not found and len(required) == 1 and _may_be_whole(whole, fields[required[0]].annotation):
+    if not found and len(required) == 1 and _may_be_whole(whole, value_type(fields[required[0]])):
         found, prose = {required[0]: [whole]}, False
     values: dict[str, Any] = {}
     for name, texts in found.items():
         try:
-            values[name] = _value(texts, fields[name].annotation, prose, whole if prose and [name] == required else "")
+            values[name] = _value(texts, value_type(fields[name]), prose, whole if prose and [name] == required else "")
         except UnreadableError as error:
             if name in added:
                 continue
@@ -72,10 +82,29 @@ def read_outputs(
 
 
 def _may_be_whole(text: str, annotation: Any) -> bool:
-    """Return whether a reply without fields may be the value of the only one: a short one, or JSON."""
+    """Return whether a reply without fields may be the value of the only one: JSON, or a value without free text."""
     if is_closed(annotation):
         return True
-    return annotation is not str and not _is_dspy(annotation) and text.startswith(("{", "[", "```"))
+    if annotation is str or _is_dspy(annotation):
+        return False
+    return text.startswith(("{", "[", "```")) or not _has_free_text(annotation)
+
+
+@functools.lru_cache(maxsize=256)
+def _has_free_text(annotation: Any) -> bool:
+    """Return whether a type accepts any text, or contains such a type. Dates and decimal numbers do not."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _has_free_text(typing.get_args(annotation)[0])
+    kinds = [kind for kind in typing.get_args(annotation) if kind not in (type(None), Ellipsis)]
+    if kinds and not is_closed(annotation):
+        return any(map(_has_free_text, kinds))
+    if annotation in (list, tuple, set, frozenset):
+        return True
+    try:
+        parse_value("a text of no form", annotation, prose=False)
+    except UnreadableError:
+        return False
+    return True
 
 
 def _value(texts: list[Any], annotation: Any, prose: bool, whole: str) -> Any:

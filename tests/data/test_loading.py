@@ -1,6 +1,7 @@
 """Loading: every format, every benchmark's files, the hub at its edge, and every error in one line."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -140,7 +141,7 @@ def test_a_stream_is_lazy(tmp_path):
         ("a.jsonl", '{"question": 1}\n\n[1]\n', r"a\.jsonl, line 3: expected an object with named fields, got a list"),
         ("a.jsonl", "", r"a\.jsonl is empty"),
         ("a.json", "{", r"a\.json: not JSON"),
-        ("a.json", '{"a": 1}', r"a\.json: expected a list of objects, got an object"),
+        ("a.json", '{"a": 1}', r"a\.json: expected a list of objects, or an object with one such list, got an object"),
         ("a.json", '[{"question": 1}, 2]', r"a\.json, entry 2: expected an object with named fields, got int"),
         ("a.csv", "question,answer\n1,2\n3\n", r"a\.csv, line 3: expected 2 columns"),
         ("a.csv", "question,answer\n1,2,3\n", r"a\.csv, line 2: expected 2 columns"),
@@ -160,7 +161,7 @@ def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
 
 def test_a_json_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "a.json").write_bytes(b"[\xff]")
-    with pytest.raises(ConfigurationError, match=r"a\.json: not JSON"):
+    with pytest.raises(ConfigurationError, match=r"a\.json is not UTF-8 text: byte 0xff; save it as UTF-8"):
         load(tmp_path / "a.json")
 
 
@@ -509,3 +510,47 @@ def test_importing_is_light():
         "heavy = {'datasets', 'sklearn', 'math_verify', 'sympy', 'pandas'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"question": "Où?", "answer": "ici 😀"}\n'),
+        ("a.json", '[{"question": "Où?", "answer": "ici 😀"}]'),
+        ("a.csv", "question,answer\nOù?,ici 😀\n"),
+        ("a.csv", "question, answer \r\nOù?,ici 😀\r\n"),
+    ],
+)
+def test_a_byte_order_mark_names_the_encoding(tmp_path, encoding, name, content):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    (example,) = load(tmp_path / name)
+    assert (example.question, example.answer) == ("Où?", "ici 😀")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "Où?".encode("latin-1"), r"a\.csv is not UTF-8 text: byte 0xf9; save it as UTF-8"),
+        ("a.jsonl", "Où?".encode("latin-1"), r"a\.jsonl is not UTF-8 text: byte 0xf9; save it as UTF-8"),
+        ("a.csv", b"question;answer\na;b\n", "its columns seem to be separated by ';'; separate them with commas"),
+        ("a.csv", b"question\tanswer\na\tb\n", "its columns seem to be separated by"),
+        ("a.csv", b"question, question\na,b\n", "several columns are called 'question'"),
+        (
+            "a.jsonl",
+            b'[{"question": "a"}]\n',
+            "got a list; a .jsonl file has one object a line",
+        ),
+        ("a.jsonl", b'{\n"question": "a"}\n', "line 1: not JSON .* a .jsonl file has one object a line"),
+    ],
+)
+def test_a_file_of_another_form_is_told_what_to_do(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        load(tmp_path / name)
+
+
+def test_not_a_number_is_no_value(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": NaN, "high": Infinity}\n')
+    (example,) = load(tmp_path / "a.jsonl")
+    assert (example.answer, example.high) == (None, math.inf)

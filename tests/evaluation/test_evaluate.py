@@ -518,3 +518,14 @@ def test_the_result_is_json(tmp_path: Path) -> None:
     content = json.loads(result.to_json())
     assert content["score"]["value"] == 1.0
     assert content["records"].endswith("run.jsonl")
+
+
+def test_an_input_without_value_is_refused_before_anything_is_paid() -> None:
+    examples = items(5)
+    examples[3]["question"] = None
+    lm = model()
+    with pytest.raises(
+        ConfigurationError, match="1 of 5 examples have no value for the input 'question'; the first is"
+    ):
+        evaluate(single(lm), mine(examples), ExactMatch())
+    assert not lm.requests

@@ -7,7 +7,8 @@ import decimal
 import enum
 import json
 import typing
-from datetime import date, datetime, time
+import uuid
+from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal, Optional, Union
 
 import annotated_types
@@ -82,7 +83,22 @@ def schema_of(annotation: Any) -> Any:
     return pydantic.TypeAdapter(annotation).json_schema()
 
 
-PLAIN: list[Any] = [str, int, float, bool, type(None), date, datetime, time, Any]
+PLAIN: list[Any] = [
+    str,
+    int,
+    float,
+    bool,
+    type(None),
+    date,
+    datetime,
+    time,
+    Any,
+    timedelta,
+    decimal.Decimal,
+    uuid.UUID,
+    pydantic.HttpUrl,
+    Literal[0.5, 1.0],
+]
 CLASSES: list[Any] = [Colour, Size, Mark, Level, Item, Order, Owner]
 LITERALS = st.lists(
     st.one_of(st.text(max_size=5), st.integers(), st.booleans(), st.none()), min_size=1, max_size=4
@@ -224,7 +240,7 @@ class Computed(pydantic.BaseModel):
 @pytest.mark.parametrize(
     ("annotation", "named"),
     [
-        (decimal.Decimal, "Decimal"),
+        (complex, "complex"),
         (bytes, "bytes"),
         (object, "object"),
         (Point, "Point"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Optional
+import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Optional
+from uuid import UUID
 
 import dspy
+import pydantic
 import pytest
 
 import moa_dspy
@@ -156,7 +160,7 @@ def test_bullets_of_reasoning_are_no_list() -> None:
         ("float", "$29.00", 29.0),
         ("bool", "Yes.", True),
         ("list[int]", "1, 2 and 3", [1, 2, 3]),
-        ("Optional[int]", "None", None),
+        ("int | None", "None", None),
     ],
 )
 def test_typed_values_are_read_leniently(kind: str, written: str, value: Any) -> None:
@@ -213,3 +217,58 @@ def test_a_draft_in_a_decision_does_not_stop_the_run() -> None:
     prediction = program(question="?")
     assert prediction.trace.improved == (True,)
     assert prediction.answer == "Paris"
+
+
+def answering(kind: Any, **limits: Any) -> Any:
+    return dspy.Signature(
+        {"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField(**limits))}, "Answer."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "value"),
+    [
+        (datetime.date, "2024-05-01", datetime.date(2024, 5, 1)),
+        (datetime.date, "May 1, 2024", datetime.date(2024, 5, 1)),
+        (datetime.date | None, "May 1, 2024", datetime.date(2024, 5, 1)),
+        (datetime.date | None, "unknown", None),
+        (datetime.time, "10:30", datetime.time(10, 30)),
+        (Decimal, "1,234.50", Decimal("1234.5")),
+        (Decimal | None, "12.5", Decimal("12.5")),
+        (tuple[int, ...], "1, 2, 3", (1, 2, 3)),
+        (list[Literal["a", "b"]], "a, b", ["a", "b"]),
+        (UUID, "12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+    ],
+)
+def test_a_reply_without_a_field_is_the_value_of_the_only_one(kind: Any, reply: str, value: Any) -> None:
+    prediction = outcome(answering(kind), reply)
+    assert prediction.answer == value
+    assert prediction.trace.calls == 1
+
+
+@pytest.mark.parametrize("kind", [str | int, list[str], Any, list[str | int]])
+def test_a_reply_without_a_field_is_no_value_of_a_type_with_free_text(kind: Any) -> None:
+    prediction = outcome(answering(kind), "- First I think.\n- Then I write.", '{"answer": ["a"]}')
+    assert prediction.trace.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "good", "bad"),
+    [
+        (int, {"ge": 0, "le": 10}, "7", "70"),
+        (Annotated[int, pydantic.Field(gt=0)], {}, "7", "-7"),
+        (float, {"ge": 0, "le": 1}, "0.7", "7"),
+        (int | None, {"le": 10}, "7", "70"),
+        (list[int], {"max_length": 2}, "[1, 2]", "[1, 2, 3]"),
+        (list[str], {"min_length": 1}, '["a"]', "[]"),
+    ],
+)
+def test_a_value_outside_of_its_limits_is_none(kind: Any, limits: Any, good: str, bad: str) -> None:
+    signature = answering(kind, **limits)
+    assert outcome(signature, f"[[ ## answer ## ]]\n{good}").answer is not None
+    with pytest.raises(moa_dspy.AllProposalsFailedError):
+        outcome(signature, *[f"[[ ## answer ## ]]\n{bad}"] * 9)
+
+
+def test_a_text_that_is_longer_than_declared_is_an_answer() -> None:
+    assert outcome(answering(str, max_length=3), "Paris").answer == "Paris"
