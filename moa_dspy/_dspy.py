@@ -174,7 +174,7 @@ def _flatten_contents(flat: Callable[[Any], tuple[str, str]]) -> None:
     @functools.wraps(create)
     def created(self: CustomStreamWrapper, chunk: Any) -> Any:
         for choice in getattr(chunk, "choices", None) or ():
-            delta = getattr(choice, "delta", None)
+            delta: Any = getattr(choice, "delta", None)
             if isinstance(getattr(delta, "content", None), (list, dict)):
                 delta.content, reasoning = flat(delta.content)
                 if reasoning:

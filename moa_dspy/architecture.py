@@ -34,6 +34,9 @@ Critiques = Literal["single", "joint"]
 RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
 """Names that a trace uses for the aggregator and for a vote. Agents cannot have them."""
 
+_LAYERS_MAX: Final = 1000
+"""More layers are a slip, or a file that is meant to stop its reader."""
+
 
 class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -67,7 +70,7 @@ class Architecture(_Frozen):
 
     Attributes:
         agents: the proposers, at least one.
-        layers: L, at least 1.
+        layers: L, from 1 to 1000.
         aggregator: the agent that aggregates and synthesizes; None for the first agent's model.
         attention: the attention pattern, see ``moa_dspy.attention``.
         residual: how layers are joined. ``"synthesis"``: by residual synthesis. ``"none"``: a layer's aggregate is
@@ -85,7 +88,7 @@ class Architecture(_Frozen):
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)
-    layers: int = pydantic.Field(default=2, ge=1)
+    layers: int = pydantic.Field(default=2, ge=1, le=_LAYERS_MAX)
     aggregator: AgentSpec | None = None
     attention: Annotated[Attention | AttentionPattern, pydantic.SkipValidation] = "full"
     residual: Residual = "synthesis"

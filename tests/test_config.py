@@ -162,6 +162,7 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path) -> None:
         ("", "no agent is named; add an [[agents]] table"),
         ("agents = []", "no agent is named"),
         ("[[agents]", "is not valid TOML"),
+        ("a = " + "[" * 5000 + "]" * 5000, "is not valid TOML"),
         ("agents = 3", "agents: input should be a list of tables"),
         ("agents = [3]", "agents[1]: input should be a valid table"),
         ('[agent]\nmodel = "local"', "agent: is not a known key; did you mean agents?"),

@@ -177,6 +177,8 @@ class RecordFile:
             if recorded is not None:
                 _check_run(self.path, recorded, run, latest(self.records), contents)
             self._file.truncate(length)
+            if length and self._file.rest(length - 1) != b"\n":
+                self._file.append(b"\n")
             if recorded is None:
                 self._write({"format": FORMAT, "format_version": _VERSION, "run": dict(run)})
         except BaseException:
@@ -219,7 +221,11 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:
         raise ConfigurationError(f"{path} does not hold records of an evaluation; give another file")
     if header.get("format_version") != _VERSION:
         raise ConfigurationError(f"{path} has format {header.get('format_version')!r}, this version reads {_VERSION}")
-    return header["run"], [_record(line, number, path) for number, line in enumerate(lines, 2) if line], length
+    records = [_record(line, number, path) for number, line in enumerate(lines, 2) if line]
+    with contextlib.suppress(ConfigurationError):  # the last line may lack only its end, if it was edited
+        records += [_record(content[length:], 0, path)] if content[length:] else []
+        length = len(content)
+    return header["run"], records, length
 
 
 def _record(line: bytes, number: int, path: Path) -> Record:

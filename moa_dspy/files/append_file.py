@@ -1,4 +1,4 @@
-"""Files to which one process appends lines. A killed process leaves at most one incomplete line, which is removed."""
+"""Files to which one process appends lines. A killed process leaves at most one incomplete line."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class AppendFile:
     def __init__(self, path: str | Path, what: str) -> None:
         self.path = Path(path)
         self._is_new = not self.path.exists()
+        if not self._is_new and not self.path.is_file() and not self.path.is_dir():
+            raise ConfigurationError(f"{path} is a pipe or a device; give a file")
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE)
         except OSError as error:
@@ -62,6 +64,12 @@ class AppendFile:
                 if line.endswith(b"\n"):
                     yield place, line
                 place += len(line)
+
+    def rest(self, start: int) -> bytes:
+        """Return the bytes from ``start`` on."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read()
 
     def truncate(self, length: int) -> None:
         """Remove what follows the first ``length`` bytes."""

@@ -107,7 +107,7 @@ class SavedProgram:
             ProgramFileError: if the file is missing, damaged, not a program file, or of a newer format.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
             json.dumps(content, ensure_ascii=False).encode()  # raises on lone surrogates
         except OSError as error:
             raise ProgramFileError(f"cannot read {path}: {error.strerror or error}") from None

@@ -107,6 +107,9 @@ def carried_name(name: str, own: Collection[str]) -> str:
     return f"input_{name}" if name in own or name in _FIGURES else name
 
 
+_BEGINNING: Final = b'{"row": '  # of each line
+
+
 class Answers:
     """Answers in memory, for a run without a file.
 
@@ -166,16 +169,36 @@ class AnswerFile(Answers):
         self._began = self._file.size
 
     def _read(self) -> None:
-        """Read the answers of earlier starts. An incomplete last line is removed."""
-        end = 0
+        """Read the answers of earlier starts."""
+        end = number = 0
         for number, (place, line) in enumerate(self._file.lines(), start=1):
-            answer = self._parsed(line, number)
-            if answer["error"] is None:
-                self.done[bytes.fromhex(answer["row_id"])] += 1
-            self.spent += _usage_in(answer)
-            self.ended += 1
+            self._count(self._parsed(line, number))
             end = place + len(line)
-        self._file.truncate(end)
+        if rest := self._file.rest(end):
+            self._close(rest, number + 1, end)
+
+    def _close(self, rest: bytes, number: int, start: int) -> None:
+        """Keep a last line that lacks only its end. Remove the beginning of one, which a killed process left."""
+        if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+            raise self._foreign(number)
+        try:
+            json.loads(rest)
+        except ValueError:
+            self._file.truncate(start)
+        else:
+            self._count(self._parsed(rest, number))
+            self._file.append(b"\n")
+
+    def _count(self, answer: Mapping[str, Any]) -> None:
+        if answer["error"] is None:
+            self.done[bytes.fromhex(answer["row_id"])] += 1
+        self.spent += _usage_in(answer)
+        self.ended += 1
+
+    def _foreign(self, number: int) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._file.path}, line {number}: not an answer of a run; give another file, or remove that line"
+        )
 
     def _parsed(self, line: bytes, number: int) -> Mapping[str, Any]:
         try:
@@ -183,9 +206,7 @@ class AnswerFile(Answers):
             _ = bytes.fromhex(answer["row_id"]), answer["row"] + 0, answer["error"], answer["program"]
             _usage_in(answer)
         except (ValueError, TypeError, LookupError, RecursionError):
-            raise ConfigurationError(
-                f"{self._file.path}, line {number}: not an answer of a run; give another file, or remove that line"
-            ) from None
+            raise self._foreign(number) from None
         if answer["program"] != self._identity:
             raise ConfigurationError(
                 f"{self._file.path} holds answers of another program, or of other models; give another file"

@@ -24,7 +24,7 @@ _CHUNK: Final = 2_000  # rows
 
 def journal_of(path: Path) -> Path:
     """Return the file to which answers are written at once: a JSONL file is its own."""
-    return path if path.suffix.lower() == ".jsonl" else path.with_name(f"{path.name}.jsonl")
+    return path if path.suffix.lower() == ".jsonl" else path.parent / f"{path.name}.jsonl"
 
 
 Values = Callable[[], Iterator[Mapping[str, Any]]]

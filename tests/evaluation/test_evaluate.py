@@ -529,3 +529,15 @@ def test_an_input_without_value_is_refused_before_anything_is_paid() -> None:
     ):
         evaluate(single(lm), mine(examples), ExactMatch())
     assert not lm.requests
+
+
+@pytest.mark.parametrize(("cut", "asked"), [(0, 0), (1, 0), (2, 1)])
+def test_a_last_record_is_kept_if_only_its_line_end_is_missing(tmp_path: Path, cut: int, asked: int) -> None:
+    out = tmp_path / "records.jsonl"
+    run(single(model()), 4, out=out, concurrency=1)
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) - cut])
+    lm = model()
+    assert run(single(lm), 4, out=out).score.examples == 4
+    assert len(lm.requests) == asked
+    assert len(read_records(out)[1]) == 4

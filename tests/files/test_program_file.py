@@ -574,3 +574,11 @@ def test_a_self_hosted_model_may_have_its_address_in_the_environment(tmp_path: P
     )
     monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
     moa_dspy.load(tmp_path / "p.json")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    program = moa_dspy.single_model("question -> answer", ScriptedLM("Paris", "openai/gpt-4.1"))
+    program.save(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(moa_dspy.load(path).signature.output_fields) == list(program.signature.output_fields)

@@ -286,3 +286,34 @@ def test_a_killed_command_goes_on_without_paying_twice(tmp_path: Path, monkeypat
         assert len(asked) == 20
         assert all(asked[answer["question"]] == 1 for answer in kept)
         assert asked.total() <= 22
+
+
+@pytest.mark.parametrize("content", ["my notes", '{"a": 1}', "[1, 2]", '{"rows": ', b"\x00\xff"])
+def test_a_foreign_file_without_a_last_line_end_stays_as_it_is(tmp_path: Path, content: Any) -> None:
+    out = tmp_path / "answers.jsonl"
+    before = content if isinstance(content, bytes) else content.encode()
+    out.write_bytes(before)
+    with pytest.raises(ConfigurationError, match="line 1: not an answer of a run; give another file"):
+        run(program(), ROWS, out=out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(("cut", "asked"), [(0, 0), (1, 0), (2, 1), (200, 1)])
+def test_a_last_answer_is_kept_if_only_its_line_end_is_missing(tmp_path: Path, cut: int, asked: int) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(program(), ROWS, out=out)
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) - cut])
+    again = program()
+    assert run(again, ROWS, out=out).answered == len(ROWS)
+    assert numbers(again) == asked
+    assert [answer["answer"] for answer in lines(out)] == [json.loads(line)["answer"] for line in whole.splitlines()]
+
+
+@pytest.mark.parametrize("out", ["", ".", "folder.jsonl", "pipe.jsonl"])
+def test_what_is_no_file_is_refused(tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.jsonl").mkdir()
+    os.mkfifo("pipe.jsonl")
+    with pytest.raises(ConfigurationError):
+        run(program(), ROWS, out=out)
