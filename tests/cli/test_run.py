@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,22 @@ def test_wrong_usage_is_one_line_and_nothing_is_asked(
     printed = capsys.readouterr()
     assert not printed.out
     assert expected in printed.err.splitlines()[-1]
+
+
+def test_no_rows_on_standard_input_are_said_to_be_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "x")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with BatchServer() as server:
+        words = [
+            "run",
+            "--config",
+            str(config_for(server, tmp_path)),
+            "--data",
+            "-",
+            "--out",
+            str(tmp_path / "o.jsonl"),
+        ]
+        assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: standard input is empty; send an object a line"

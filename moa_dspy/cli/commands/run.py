@@ -46,6 +46,8 @@ def run(options: Run) -> None:
         result = _go(prepared)
     _warn_of_gaps(result)
     write_json(result.to_dict()) if options.json else write_parts(*_parts(result))
+    if not result.answered and not result.errors and options.data == STDIN and result.ended_by == "rows":
+        raise ConfigurationError("standard input is empty; send an object a line")
     if not result.answered:
         raise RunError(f"no row has an answer; {options.out} says why in its column error")
 
