@@ -34,7 +34,7 @@ Critiques = Literal["single", "joint"]
 RESERVED_NAMES: Final = frozenset({"aggregator", "vote"})
 """Names that a trace uses for the aggregator and for a vote. Agents cannot have them."""
 
-_LAYERS_MAX: Final = 1000
+_LAYERS_MAX: Final = 100
 """More layers are a slip, or a file that is meant to stop its reader."""
 
 
@@ -70,7 +70,7 @@ class Architecture(_Frozen):
 
     Attributes:
         agents: the proposers, at least one.
-        layers: L, from 1 to 1000.
+        layers: L, from 1 to 100.
         aggregator: the agent that aggregates and synthesizes; None for the first agent's model.
         attention: the attention pattern, see ``moa_dspy.attention``.
         residual: how layers are joined. ``"synthesis"``: by residual synthesis. ``"none"``: a layer's aggregate is

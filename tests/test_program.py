@@ -29,7 +29,7 @@ ONE = ScriptedLM("yes", model="scripted/one")
         ({"agents": ["openai/"]}, "provider/model"),
         ({"agents": [""]}, "provider/model"),
         ({"layers": 0}, "layers=0"),
-        ({"layers": 10**9}, "layers=1000000000: input should be less than or equal to 1000"),
+        ({"layers": 10**9}, "layers=1000000000: input should be less than or equal to 100"),
         ({"layers": 1.5}, "layers"),
         ({"layers": "two"}, "layers"),
         ({"attention": 3}, "peers"),
