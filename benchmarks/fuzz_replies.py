@@ -3,7 +3,8 @@
     uv run python -m benchmarks.fuzz_replies                      # 20,000 replies
     uv run python -m benchmarks.fuzz_replies --replies 1000000 --real FOLDER --templates FOLDER --log fuzz.jsonl
 
-A reply is a seed text of ``fuzz_seeds``, mutated. Of 1,000 replies, two are stretched to 64 kB; of 10,000, one to 1 MB.
+A reply is a seed text of ``fuzz_seeds``, mutated. Of 1,000 replies, two are stretched to 64 kB or are a loop of a short
+piece; of 10,000, one has 1 MB.
 `--real` is a folder with published replies, `--templates` one with chat templates (``*.jinja``). With `--log`, each
 block of 1,000 replies is a line, and the same command goes on where it stopped. The figures are in docs/reliability.md.
 """
@@ -77,6 +78,15 @@ TASKS: Final = tuple(
         "question -> name, n: int",
     )
 )
+MARKS: Final = (
+    *("- ", "1. ", "> ", "answer", "answer:", "**", "[[ ## answer ## ]]", "<answer>", '{"answer":', "```", "#### "),
+    *("\\boxed{", "The answer is ", "(A)", "Score: ", "1 +", "$", "\\frac{", "<think>", "{", "[", "not ", "\n", "9"),
+)
+UNITS: Final = (
+    *(*" \t\n*#-_>({[|$.…'\"`\\\u00a0", "\r\n", " \n", "1", "a", "a ", "1,", "1 ", "- ", "- 1\n", "a, ", "<a>", "[[ "),
+    *("\\(", "not ", "answer is ", '{"a":', "A. ", "= ", "1. ", "yes ", "or ", "\\boxed{", "<answer>", "```\n"),
+    *("n't ", "9 ", "(A) ", "</think>", "<think>"),
+)
 PLAIN: Final = derive_roles("question -> answer").task
 METRICS: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
     *(("choice_letter", choice_letter), ("parse_score", parse_score), ("final_answer", final_answer)),
@@ -131,6 +141,13 @@ def stretched(text: str, length: int, random_: random.Random) -> str:
     return (text[:at] + middle + text[at:])[:length]
 
 
+def looped(length: int, random_: random.Random) -> str:
+    """Return a text of that length that a few marks begin and end, and that repeats a short piece between them."""
+    head, tail = ("".join(random_.choices(MARKS, k=random_.randrange(3))) for _ in range(2))
+    unit = "".join(random_.choices(UNITS, k=random_.choice((1, 1, 2))))
+    return (head + unit * (length // len(unit)))[: length - len(tail)] + tail
+
+
 def block(number: int, seed: int, seeds: tuple[str, ...], count: int = BLOCK) -> tuple[Counter[str], Slowest]:
     """Return how the readings of a block of replies ended, and the slowest ones."""
     random_ = random.Random(f"{seed} {number}")
@@ -139,7 +156,8 @@ def block(number: int, seed: int, seeds: tuple[str, ...], count: int = BLOCK) ->
     for index in range(count):
         text = mutated(random_, seeds)
         if index % 500 == 0:
-            text = stretched(text, HUGE if index == 0 and number % 10 == 0 else LARGE, random_)
+            length = HUGE if index == 0 and number % 10 == 0 else LARGE
+            text = stretched(text, length, random_) if random_.random() < 0.5 else looped(length, random_)
         for name, reader in readers(text, random_):
             seconds, end = _timed(name, reader, text)
             ends[end] += 1

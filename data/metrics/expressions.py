@@ -14,6 +14,7 @@ from moa_dspy.parsing.phrases import TEXT_MAX, boxes, claims, undecorated
 __all__ = ["final_expression", "in_latex"]
 
 _LINES_MAX = 20
+_RUNS_MAX = 100  # in a line
 _UNIT_MAX = 2
 _IS = re.compile(r"\b(?:is|are|equals?|gives?|gets?|becomes?|yields?|makes?)\b", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
@@ -78,16 +79,16 @@ def final_expression(text: str) -> str:
     said = [claim.answer for claim in claims(text)]
     for answer in reversed(said):
         sentence = _SENTENCE_END.split(answer, maxsplit=1)[0]
-        if runs := _stated(sentence):
-            return runs[0].expression
+        if (run := next(_stated(sentence), None)) is not None:
+            return run.expression
         if (number := stated_number(sentence)) is not None:
             return str(number)
     if said or is_cut:
         return undecorated(said[-1]) if said else ""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     for line in islice(map(_NUMERAL.sub, repeat(""), reversed(lines)), _LINES_MAX):
-        if runs := _stated(line):
-            return runs[-1].expression if _concludes(line, runs[-1]) else ""
+        if (run := next(_stated(line, backwards=True), None)) is not None:
+            return run.expression if _concludes(line, run) else ""
     return undecorated(lines[-1]) if lines and not _CONTENT.search(lines[-1]) else ""
 
 
@@ -114,8 +115,8 @@ def _concludes(line: str, run: _Run) -> bool:
     return len(rest.split()) <= _UNIT_MAX or _IS.match(rest) is not None or _IS.search(line[: run.start]) is not None
 
 
-def _stated(line: str) -> list[_Run]:
-    """Return the expressions of a line that it does not deny, in order."""
+def _stated(line: str, *, backwards: bool = False) -> Iterator[_Run]:
+    """Yield the expressions of a line that it does not deny, of the first ones, or of the last ones backwards."""
     formulas = [_run(line, *match.span(match.lastindex or 0)) for match in _FORMULA.finditer(line)]
     others = list(_between_words(line))
     ranked = (
@@ -123,8 +124,9 @@ def _stated(line: str) -> list[_Run]:
         [run for run in others if _CONTENT.search(run.expression)],
         formulas or (others if len(others) == 1 and others[0].expression.isalpha() else []),
     )
-    best = next((runs for runs in ranked if runs), [])
-    return [run for run in _joined(best, line) if not is_negated(line, run.start, run.end)]
+    best = _joined(next((runs for runs in ranked if runs), []), line)
+    nearest = islice(reversed(best) if backwards else best, _RUNS_MAX)
+    return (run for run in nearest if not is_negated(line, run.start, run.end))
 
 
 def _between_words(line: str) -> Iterator[_Run]:

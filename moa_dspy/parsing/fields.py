@@ -179,7 +179,7 @@ def _tags(text: str, names: tuple[str, ...], required: Collection[str]) -> Field
 @functools.lru_cache(maxsize=256)
 def _label(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"^[ \t]*+(?:[-*•+][ \t]+|\d{{1,2}}[.)][ \t]+)?[#>*_`\-\"']{{0,6}}+[ \t]*+(?P<name>{_spelt(names)})"
+        rf"^[ \t]*+(?:[-*•+][ \t]++|\d{{1,2}}[.)][ \t]++)?[#>*_`\-\"']{{0,6}}+[ \t]*+(?P<name>{_spelt(names)})"
         r"[*_`\"']{0,3}[ \t]{0,4}(?::|=(?!=))[*_`]{0,3}",
         re.IGNORECASE | re.MULTILINE,
     )

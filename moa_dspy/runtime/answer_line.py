@@ -26,8 +26,8 @@ __all__ = ["AnswerLineAdapter", "NoValueError", "has_answer_line"]
 
 _MARK: Final = "####"
 # Fields in some notation, and lines that mark an answer.
-_FORMAT: Final = re.compile(r"\[\[|^\s*\{", re.MULTILINE)
-_LINE: Final = re.compile(r"####|^\W*answer\W*[:=]", re.IGNORECASE | re.MULTILINE)
+_FORMAT: Final = re.compile(r"\[\[|^[^\S\n]*+\{", re.MULTILINE)
+_LINE: Final = re.compile(r"####|^[^\w\n]*+answer[^\w\n]{0,20}[:=]", re.IGNORECASE | re.MULTILINE)
 _KINDS: Final[Mapping[Any, str]] = {bool: "true or false", int: "a whole number", float: "a number", type(None): "none"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import time
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
@@ -10,8 +12,12 @@ from uuid import UUID
 import dspy
 import pydantic
 import pytest
+from dspy.utils.exceptions import AdapterParseError
 
 import moa_dspy
+from moa_dspy.runtime.adapters import lenient
+from moa_dspy.runtime.answer_line import AnswerLineAdapter
+from moa_dspy.signatures import derive_roles
 from moa_dspy.testing import ScriptedLM
 
 SENTIMENT = "question -> answer: Literal['positive', 'negative']"
@@ -272,3 +278,22 @@ def test_a_value_outside_of_its_limits_is_none(kind: Any, limits: Any, good: str
 
 def test_a_text_that_is_longer_than_declared_is_an_answer() -> None:
     assert outcome(answering(str, max_length=3), "Paris").answer == "Paris"
+
+
+# A model that runs into a loop repeats a piece until max_tokens.
+LOOPS = [
+    *(("- 1\n-", " "), ("1. ", "\t"), ("=", "\n"), ("answer", " \n")),
+    *(("{", "\n["), ("1. ", "\u00a0```\n"), ("$1,", "$1,")),
+]
+
+
+@pytest.mark.parametrize(("head", "unit"), LOOPS)
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), None], ids=["chat", "json", "line"])
+def test_a_loop_is_read_in_linear_time(head: str, unit: str, adapter: dspy.Adapter | None) -> None:
+    task = derive_roles("question -> answer: float").task
+    reader = AnswerLineAdapter() if adapter is None else lenient(adapter)
+    text = head + unit * (200_000 // len(unit)) + "x"
+    began = time.process_time()
+    with contextlib.suppress(AdapterParseError):
+        reader.parse(task, text)
+    assert time.process_time() - began < 1.0  # 0.1 s on a machine that does nothing else; quadratic: 10 s and more
