@@ -122,14 +122,24 @@ def text_in(reply: Any) -> str:
     return str((first.get("text") if isinstance(first, Mapping) else first) or "")
 
 
-def texts_in(reply: Any) -> list[str]:
-    """Return the texts in an LM's return value, with reasoning and refusals that are outside of them."""
+def texts_in(reply: Any, body: Any = None) -> list[str]:
+    """Return the texts in an LM's return value, with reasoning and refusals that are outside of them.
+
+    Args:
+        reply: the return value.
+        body: the response, where DSPy returns only its texts. Some refusals are only there.
+    """
     if isinstance(reply, Response):
         others = [part.text for part in reply.message.parts if isinstance(part, (ThinkingPart, RefusalPart))]
-        return [*others, _text_of(reply)]
-    outputs = reply if isinstance(reply, Sequence) else ()
-    named = [output if isinstance(output, Mapping) else {"text": output} for output in outputs]
-    return [str(output.get(name) or "") for output in named for name in ("reasoning_content", "text")]
+        texts, body = [*others, _text_of(reply)], reply
+    else:
+        outputs = reply if isinstance(reply, Sequence) else ()
+        named = [output if isinstance(output, Mapping) else {"text": output} for output in outputs]
+        texts = [str(output.get(name) or "") for output in named for name in ("reasoning_content", "text")]
+    if any(texts) or body is None:
+        return texts
+    raw = _of_response(body) if isinstance(body, Response) else _of_body(body, 0)
+    return [raw.reasoning, raw.text, raw.words if raw.end == "refused" else ""]
 
 
 def prompt_in(arguments: Sequence[Any], options: Mapping[str, Any]) -> Text:

@@ -93,7 +93,8 @@ class StepMeter(UsageMeter):
                 reported = Tokens(prompt=after.prompt - before.prompt, completion=after.completion - before.completion)
                 wanted = unpriced and (budget.limits.usd is not None or known.priced)
                 if wanted or not (reported.prompt and reported.completion):
-                    await self._complete(budget, known.lm, prompt(), "".join(texts_in(reply)), reported, unpriced)
+                    text = "".join(texts_in(reply, self.response))
+                    await self._complete(budget, known.lm, prompt(), text, reported, unpriced)
                     after = self.reading
             saved = (after.known_usd - before.known_usd) * (1 - price)
             if saved:

@@ -221,6 +221,24 @@ def test_bookkeeping_never_decides_over_a_text(usage: Any, counted: tuple[int, i
         assert (step.tokens.prompt, step.tokens.completion) == counted
 
 
+@pytest.mark.parametrize("engine", ["lm15", "litellm"])
+@pytest.mark.parametrize("task", ["question -> answer", "question -> answer: int"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "refusal": "I cannot do that."},
+        {"content": "", "refusal": "I cannot do that."},
+        {"content": None, "reasoning_content": "I should not do that, so I stop."},
+    ],
+)
+def test_what_a_model_wrote_instead_of_an_answer_is_billed(message: Any, task: str, engine: Any) -> None:
+    _, trace = run(body(message, usage={"prompt_tokens": 40}), task=task, engine=engine)
+    step = step_of(trace)
+    assert step.status == "failed"
+    assert step.estimated
+    assert step.tokens.completion >= 4 * step.calls
+
+
 @pytest.mark.parametrize("usage", [b'{"prompt_tokens": NaN, "completion_tokens": Infinity}', b"null"])
 def test_usage_that_is_no_json_number(usage: bytes) -> None:
     whole = json.dumps(completion({"messages": [], "model": "m"}, "Paris")).encode()
