@@ -1,8 +1,9 @@
 """Simulated agents and tasks for search benchmarks. The best architecture of each world is planted, or known by trial.
 
-A world is a list of agents with known skills, a search space, and options of the search. ``worlds()`` lists all of
-them: eleven draws of one kind (a critic, a writer, an agent that misleads) and six of other kinds. Agents fail on the
-same hard questions with the same wrong answers, unless independent errors are asked for.
+A world is a list of agents with known skills, a search space, and options of the search. ``worlds()`` lists eleven
+draws of one kind (a critic, a writer, an agent that misleads) and six of other kinds. ``QUALITY`` are the ten kinds
+that the quality of the search is measured on. Agents fail on the same hard questions with the same wrong answers,
+unless independent errors are asked for.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any, Final, Literal, TypeAlias
 
 import dspy
-from dspy.lm15 import Request
+from dspy.lm15 import Message, Request
 
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.testing import INDEPENDENT, SimulatedLM, prompt_of
 
-__all__ = ["ERRORS", "SPACE", "TASK", "Errors", "World", "exact", "worlds"]
+__all__ = ["ERRORS", "QUALITY", "SPACE", "TASK", "Errors", "World", "exact", "graded", "quality", "worlds"]
 
 Errors: TypeAlias = Literal["shared", "independent"]
 ERRORS: Final[Mapping[Errors, Mapping[str, Any]]] = {"shared": {}, "independent": INDEPENDENT}
@@ -42,6 +44,8 @@ FIVE = replace(SPACE, shared_temperature=True, aggregators=("a",), layers=(1,))
 
 Skill: TypeAlias = Mapping[str, Any]
 """Arguments of ``SimulatedLM``."""
+Metric: TypeAlias = Callable[..., float]
+_WORDS = re.compile(r"\b[0-9a-f]{12}\b")
 _ROUND = re.compile(r"round(\d)")
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
@@ -56,21 +60,30 @@ class Wordy(SimulatedLM):
         model: name of the agent.
         spoiled: probability that a proposal of round 3 or later is wrong, whatever the agent knows.
         rounds: whether texts name their round; other texts are other draws of all chances.
+        wording: whether other words are other draws, too. If not, the same answers get the same reply, and designs
+            that differ in nothing that matters have nearly the same score.
         **options: as for ``SimulatedLM``.
     """
 
     def __init__(
-        self, answers: dict[str, str], model: str, spoiled: float = 0.0, *, rounds: bool = True, **options: Any
+        self,
+        answers: dict[str, str],
+        model: str,
+        spoiled: float = 0.0,
+        *,
+        rounds: bool = True,
+        wording: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(answers, model=model, **options)
         script: Any = self.engine
         plain = script._reply
 
         def reply(request: Request) -> str:
-            prompt = prompt_of(request)
-            digest = hashlib.sha256(f"{model} {request.config.temperature} {prompt}".encode())
-            words, chance = digest.hexdigest()[:12], int.from_bytes(digest.digest()[-4:], "big") / 2**32
-            text = str(plain(request))
+            words = digest_of(model, request).hex()[:12]
+            heard = request if wording else without_words(request)
+            chance = int.from_bytes(digest_of(model, heard)[-4:], "big") / 2**32
+            text = str(plain(heard))
             if round_of(request) > 2 and proposes(request) and chance < spoiled:
                 text = _LAST_NUMBER.sub("1", text)
             words = f"{words} round{round_of(request)}" if rounds else words
@@ -92,6 +105,9 @@ class World:
         options: further arguments of ``search``.
         count: number of examples.
         errors: whether agents fail together.
+        wording: as for ``Wordy``.
+        metric: what the search sees.
+        deceptive: the agent that the best design leaves out.
     """
 
     name: str
@@ -101,6 +117,9 @@ class World:
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int = 12
     errors: Errors = "shared"
+    wording: bool = True
+    metric: Metric | None = None
+    deceptive: str | None = None
 
     @property
     def answers(self) -> dict[str, str]:
@@ -113,9 +132,10 @@ class World:
         rows = self.answers.items()
         return [dspy.Example(question=task, answer=int(answer)).with_inputs("question") for task, answer in rows]
 
-    def agents(self) -> list[SimulatedLM]:
+    def agents(self, *, cache: bool = True) -> list[SimulatedLM]:
         """Return new models, which have answered no request."""
-        options = {"cache": True, "seed": self.seed, "world": self.seed, "adopts": 0.7, **ERRORS[self.errors]}
+        drawn = {"seed": self.seed, "world": self.seed, "wording": self.wording, **ERRORS[self.errors]}
+        options = {"cache": cache, "adopts": 0.7, **drawn}
         return [Wordy(self.answers, f"simulated/{name}", **{**options, **skill}) for name, skill in self.skills.items()]
 
 
@@ -212,10 +232,116 @@ def deceptive_agent() -> World:
     return World("deceptive agent", skills, replace(SPACE, shared_temperature=True, layers=(1,)), seed=9)
 
 
+def strong_among(position: int, seed: int) -> World:
+    """Return four agents: one in any position knows most, the next one finds errors, the others are weak."""
+    skills: dict[str, Skill] = {name: {"knows": 0.25, "finds": 0.05, "misled": 0.5} for name in "abcd"}
+    names = list(skills)
+    skills[names[position % 4]] = {"knows": cold(0.65, 0.45), "finds": 0.1, "misled": 0.1}
+    skills[names[(position + 1) % 4]] = {"knows": 0.3, "finds": 0.5, "misled": 0.1}
+    return World("strong agent", skills, FOUR, seed=seed + position % 4)
+
+
+def noisy_scores(seed: int) -> World:
+    """Return the critic and the writer, judged by a metric that gives parts of a point, with noise."""
+    return replace(critic_and_writer(seed), name="noisy scores", metric=graded, space=FLAT)
+
+
+def paying_gate(seed: int) -> World:
+    """Return agents that need critics where they disagree. Only with a gate is that within the price."""
+    skills: dict[str, Skill] = {
+        "planner": {"knows": cold(0.6, 0.5), "finds": 0.6, "misled": 0.1, "same_error": 0.2},
+        "writer": {"knows": cold(0.5, 0.6), "finds": 0.3, "misled": 0.1, "same_error": 0.2},
+        "talker": {"knows": 0.5, "finds": 0.2, "misled": 0.4, "same_error": 0.2},
+    }
+    return World("gate that pays", skills, GATED, seed=seed, options={"objective": "score_at_price", "price": 9.0})
+
+
+def harmful_gate(seed: int) -> World:
+    """Return agents that agree on wrong answers, which one critic finds: a gate would keep them."""
+    skills: dict[str, Skill] = {
+        "planner": {"knows": cold(0.3, 0.4), "finds": 0.7, "misled": 0.1, "same_error": 1.0},
+        "writer": {"knows": cold(0.4, 0.3), "finds": 0.1, "misled": 0.1, "same_error": 1.0},
+        "talker": {"knows": 0.3, "finds": 0.1, "misled": 0.4, "same_error": 1.0},
+    }
+    return World("gate that does not", skills, GATED, seed=seed)
+
+
+def needle(seed: int) -> World:
+    """Return one agent that repairs its own answers at the highest temperature alone, and agents that mislead it."""
+
+    def finds(request: Request) -> float:
+        of_own = "Peer Answer:" not in (request.messages[-1].text or "")
+        return 0.9 if of_own and warmth(request) > 0.8 else 0.0
+
+    skills: dict[str, Skill] = {
+        "planner": {"knows": 0.4, "finds": 0.05, "misled": 0.9},
+        "writer": {"knows": 0.3, "finds": finds, "misled": 0.9},
+        "talker": {"knows": 0.4, "finds": 0.05, "misled": 0.9},
+    }
+    return World("needle", skills, FLAT, seed=seed)
+
+
+FLAT = replace(SPACE, temperatures=(0.1, 0.5, 0.9), attention=("full", "cross", "self", "none"), layers=(1,))
+FOUR = replace(SPACE, attention=("full", "self", "none"), aggregators=("a",), layers=(1,))
+WIDE = replace(SPACE, attention=("full", "cross", "self", "none"))
+HONEST = replace(FOUR, aggregators=("planner",))
+DEEPEST = replace(WIDE, temperatures=(0.1, 0.5, 0.9), layers=(1, 2, 3))
+GATED = replace(FLAT, gate=("off", "unanimous"))
+QUALITY: Final[Mapping[str, Callable[[int, int], World]]] = {
+    "strong agent": strong_among,
+    "two specialists": lambda _, draw: replace(specialists(), seed=5 + draw, space=WIDE),
+    "misleading critics": lambda _, draw: replace(misleading_critics(), seed=6 + draw, space=FLAT),
+    "depth": lambda _, draw: replace(depth(), seed=7 + draw, space=DEEPEST),
+    "price limit": lambda _, draw: replace(price_limit(), seed=8 + draw, space=WIDE),
+    "noisy scores": lambda _, draw: noisy_scores(9 + draw),
+    "deceptive agent": lambda _, draw: replace(deceptive_agent(), seed=10 + draw, space=HONEST, deceptive="liar"),
+    "gate that pays": lambda _, draw: paying_gate(11 + draw),
+    "gate that does not": lambda _, draw: harmful_gate(12 + draw),
+    "needle": lambda _, draw: needle(13 + draw),
+}
+"""The worlds of the search's quality, by name: functions of the search's seed, and of the draw of tasks and chances."""
+
+
+def quality(name: str, seed: int, *, draw: int = 0, count: int = 60) -> World:
+    """Return a world of ``QUALITY`` for a search with a seed.
+
+    Args:
+        name: of the world.
+        seed: of the search; the strong agent's position depends on it.
+        draw: of tasks and chances.
+        count: number of examples.
+    """
+    return replace(QUALITY[name](seed, 1000 * draw), count=count, wording=False)
+
+
+def cold(low: float, high: float) -> Callable[[Request], float]:
+    """Return a skill that is ``low`` below temperature 0.5, and ``high`` from there on."""
+    return lambda request: low if warmth(request) < 0.5 else high
+
+
 def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
     """Return whether the answer is right."""
     del trace
     return example.answer == prediction.answer
+
+
+def graded(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+    """Return a graded score: about 0.8 for a right answer, and 0.2 for a wrong one. Each run has its own noise."""
+    text = "".join(step.text for step in prediction.trace.steps)
+    digest = hashlib.sha256(f"{text} {prediction.answer}".encode()).digest()[:6]
+    noise = NormalDist(0, 0.2).inv_cdf((int.from_bytes(digest, "big") + 0.5) / 2**48)
+    return min(1.0, max(0.0, noise + (0.8 if exact(example, prediction, trace) else 0.2)))
+
+
+def digest_of(model: str, request: Request) -> bytes:
+    """Return a digest of all that a request contains."""
+    return hashlib.sha256(f"{model} {request.config.temperature} {prompt_of(request)}".encode()).digest()
+
+
+def without_words(request: Request) -> Request:
+    """Return a request without the words that tell equal answers apart."""
+    *before, last = request.messages
+    return replace(request, messages=(*before, Message.user(_WORDS.sub("", last.text or ""))))
 
 
 def warmth(request: Request) -> float:
