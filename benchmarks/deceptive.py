@@ -17,7 +17,7 @@ import dspy
 from dspy.clients.cache import Cache
 
 from benchmarks.common import Row, arguments, table
-from benchmarks.search_simulated import fresh
+from benchmarks.search_records import fresh
 from moa_dspy import AttentionMoA
 from moa_dspy.optimizers import Run, attribute, measure
 from moa_dspy.optimizers.analysis.ceiling import proposals_of

@@ -13,7 +13,7 @@ import contextvars
 import math
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import dspy
 from dspy.clients.cache import Cache
 from dspy.lm15 import Config, Message, Request
 
-from benchmarks.search_worlds import TASK, World, exact
+from benchmarks.search_worlds import TASK, World
 from moa_dspy import AttentionMoA
 from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import BudgetExhaustedError
@@ -100,6 +100,7 @@ class Record:
 
     def __init__(self, world: World, designs: dict[str, Entry]) -> None:
         self.world, self.designs = world, designs
+        self._programs: dict[Any, AttentionMoA] = {}
         self.found = {key: self._found(entry) for key, entry in designs.items()}
         self.best = max(self._values(entry) for entry in designs.values())
         self.calls = sum(entry.calls for entry in designs.values())
@@ -108,14 +109,14 @@ class Record:
 
     def _values(self, entry: Entry) -> float:
         """Return the highest true score of a design within the price limit."""
-        wanted, scores, truths = objective_of(self.world), joined(entry.scores), joined(entry.truths)
+        wanted, scores, truths = objective_of(self.world), joined(entry.scores.values()), joined(entry.truths.values())
         return max((truths[rule].score for rule in truths if wanted.excess(scores[rule].mean_price) <= 0), default=0.0)
 
     def _found(self, entry: Entry) -> Found:
-        wanted, scores = objective_of(self.world), joined(entry.scores)
+        wanted, scores = objective_of(self.world), joined(entry.scores.values())
         one = scores[rule := pick_rule(scores, wanted)]
         excess = max(wanted.excess(one.mean_price), 0.0)
-        value = joined(entry.truths)[rule].score if excess <= 0 else 0.0
+        value = joined(entry.truths.values())[rule].score if excess <= 0 else 0.0
         return Found((-excess, one.score, -wanted.cost(one.mean_price)), value, entry.agents)
 
     def search(self, seed: int, *, most: float = math.inf, n_trials: int = 1000, **options: Any) -> Replay:
@@ -145,9 +146,30 @@ class Record:
             return Measurement(runs, Usage())
 
         counts = dict[str, int]()
-        with replayed(run):
+        with self._replayed(run):
             result = searched(self.world, self.world.agents(), seed, n_trials, **options)
         return Replay(result.score.value, calls, len(paid), points, result)
+
+    @contextlib.contextmanager
+    def _replayed(self, run: Callable[..., Measurement]) -> Iterator[None]:
+        """Let trials take the scores that ``run`` returns in place of runs. Programs are built once."""
+        build = BoundSpace.program
+
+        def program(bound: BoundSpace, *chosen: Any) -> AttentionMoA:
+            if chosen not in self._programs:
+                self._programs[chosen] = build(bound, *chosen)
+            return self._programs[chosen]
+
+        def score(program: AttentionMoA, runs: Sequence[StopRuleScores], *_: Any, **__: Any) -> Rescored:
+            del program
+            return Rescored(joined(runs), [], judged=True)
+
+        with (
+            mock.patch.object(trials, "run_examples", run),
+            mock.patch.object(trials, "score_rules", score),
+            mock.patch.object(BoundSpace, "program", program),
+        ):
+            yield
 
     def random(self, seed: int, most: float) -> list[tuple[int, Found]]:
         """Draw designs evenly and run each in full; return what a search would note."""
@@ -168,26 +190,12 @@ def deepest(scores: StopRuleScores) -> tuple[Any, Any]:
     return max(scores.items(), key=lambda item: item[1].prices[0].calls)
 
 
-def joined(scores: Mapping[str, StopRuleScores]) -> StopRuleScores:
+def joined(scores: Iterable[StopRuleScores]) -> StopRuleScores:
     """Return the scores of all questions together."""
     every = StopRuleScores()
-    for one in scores.values():
+    for one in scores:
         every.extend(one)
     return every
-
-
-@contextlib.contextmanager
-def replayed(run: Callable[..., Measurement]) -> Iterator[None]:
-    """Let trials take the scores that ``run`` returns in place of runs. Programs are built once."""
-
-    def score(program: AttentionMoA, runs: Sequence[StopRuleScores], *_: Any, **__: Any) -> Rescored:
-        return Rescored(joined(dict(enumerate(runs))), [], judged=True)  # type: ignore[arg-type]
-
-    with (
-        mock.patch.object(trials, "run_examples", run),
-        mock.patch.object(trials, "score_rules", score),
-    ):
-        yield
 
 
 def objective_of(world: World) -> Objective:
@@ -197,7 +205,7 @@ def objective_of(world: World) -> Objective:
 
 def searched(world: World, agents: Any, seed: int, n_trials: int, **options: Any) -> Any:
     """Search a world; return what was found."""
-    given: dict[str, Any] = {"trainset": world.examples, "metric": world.metric or exact, "unit": "calls"}
+    given: dict[str, Any] = {"trainset": world.examples, "metric": world.metric, "unit": "calls"}
     return search(
         TASK, agents, space=world.space, seed=seed, n_trials=n_trials, **{**given, **world.options, **options}
     )
@@ -206,6 +214,11 @@ def searched(world: World, agents: Any, seed: int, n_trials: int, **options: Any
 def key_of(program: AttentionMoA) -> str:
     """Return what tells designs apart."""
     return program.architecture.model_dump_json()
+
+
+def fresh(kind: type[Cache]) -> Cache:
+    """Return an empty cache in memory."""
+    return kind(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None)
 
 
 class _Steps:
@@ -276,17 +289,16 @@ def exhaustive(world: World, every: int = 1) -> Record:
         for design in list(bound.designs())[::every]:
             program, rules = bound.program(design), bound.rules(design)
             noting = _Recorded(program, steps)
-            runs = measure(noting, world.examples, world.metric or exact, keep_traces=True).runs
+            runs = measure(noting, world.examples, world.metric, keep_traces=True).runs
             names = [run.example.question for run in runs]
-            metrics = {world.metric or exact, exact}
-            seen = {
-                metric: dict(zip(names, (score_rules(program, [run], rules, metric).scores for run in runs), strict=True))
-                for metric in metrics
-            }
+            seen = dict[Any, dict[str, StopRuleScores]]()
+            for metric in {world.metric, world.truth}:
+                scored = (score_rules(program, [run], rules, metric).scores for run in runs)
+                seen[metric] = dict(zip(names, scored, strict=True))
             requests = {name: frozenset(asked) for name, asked in noting.requests.items()}
             calls = sum(run.trace.calls for run in runs if run.trace is not None)
             agents = tuple(name for name, count in zip(bound.names, design.samples, strict=True) if count)
-            designs[key_of(program)] = Entry(seen[world.metric or exact], seen[exact], requests, calls, agents)
+            designs[key_of(program)] = Entry(seen[world.metric], seen[world.truth], requests, calls, agents)
     return Record(world, designs)
 
 
@@ -304,8 +316,7 @@ def recorded(world: World, folder: Path | None) -> Record:
 
 def real_search(world: World, seed: int, n_trials: int) -> tuple[float, int]:
     """Search for real; return the score, and the calls that reached a model."""
-    cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None)
-    with mock.patch.object(dspy, "cache", cache):
+    with mock.patch.object(dspy, "cache", fresh(Cache)):
         agents = world.agents()
         found = searched(world, agents, seed, n_trials)
     return found.score.value, sum(len(agent.requests) for agent in agents)

@@ -21,7 +21,7 @@ from dspy.lm15 import Message, Request
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.testing import INDEPENDENT, SimulatedLM, prompt_of
 
-__all__ = ["ERRORS", "QUALITY", "SPACE", "TASK", "Errors", "World", "exact", "graded", "quality", "worlds"]
+__all__ = ["ERRORS", "QUALITY", "SPACE", "TASK", "Errors", "World", "exact", "graded", "noisy", "quality", "worlds"]
 
 Errors: TypeAlias = Literal["shared", "independent"]
 ERRORS: Final[Mapping[Errors, Mapping[str, Any]]] = {"shared": {}, "independent": INDEPENDENT}
@@ -107,6 +107,7 @@ class World:
         errors: whether agents fail together.
         wording: as for ``Wordy``.
         metric: what the search sees.
+        truth: the same without noise.
         deceptive: the agent that the best design leaves out.
     """
 
@@ -118,7 +119,8 @@ class World:
     count: int = 12
     errors: Errors = "shared"
     wording: bool = True
-    metric: Metric | None = None
+    metric: Metric = field(default_factory=lambda: exact)
+    truth: Metric = field(default_factory=lambda: exact)
     deceptive: str | None = None
 
     @property
@@ -243,7 +245,7 @@ def strong_among(position: int, seed: int) -> World:
 
 def noisy_scores(seed: int) -> World:
     """Return the critic and the writer, judged by a metric that gives parts of a point, with noise."""
-    return replace(critic_and_writer(seed), name="noisy scores", metric=graded, space=FLAT)
+    return replace(critic_and_writer(seed), name="noisy scores", metric=noisy, truth=graded, space=FLAT)
 
 
 def paying_gate(seed: int) -> World:
@@ -326,11 +328,16 @@ def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
 
 
 def graded(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-    """Return a graded score: about 0.8 for a right answer, and 0.2 for a wrong one. Each run has its own noise."""
+    """Return 0.8 for a right answer, and 0.2 for a wrong one."""
+    return 0.8 if exact(example, prediction, trace) else 0.2
+
+
+def noisy(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+    """Return the same with normal noise of each run (standard deviation 0.15), between 0 and 1."""
     text = "".join(step.text for step in prediction.trace.steps)
     digest = hashlib.sha256(f"{text} {prediction.answer}".encode()).digest()[:6]
-    noise = NormalDist(0, 0.2).inv_cdf((int.from_bytes(digest, "big") + 0.5) / 2**48)
-    return min(1.0, max(0.0, noise + (0.8 if exact(example, prediction, trace) else 0.2)))
+    noise = NormalDist(0, 0.15).inv_cdf((int.from_bytes(digest, "big") + 0.5) / 2**48)
+    return min(1.0, max(0.0, graded(example, prediction, trace) + noise))
 
 
 def digest_of(model: str, request: Request) -> bytes:

@@ -313,8 +313,8 @@ class BoundSpace:
     def baselines(self) -> list[Params]:
         """Return the parameters of the usual ensembles, if the space has them.
 
-        Every agent alone, self-consistency, MoA, Attention-MoA, and every agent with its own critiques (Self-Refine,
-        Madaan et al. 2023).
+        Every agent alone, self-consistency, MoA, every agent with its own critiques (Self-Refine, Madaan et al. 2023),
+        and Attention-MoA. It costs most, so it comes last, when there is most to compare it with.
         """
         samples, most, count = self.space.samples, self.space.max_agents, len(self.names)
         alone = [tuple(int(i == j) for j in range(count)) for i in range(count)]
@@ -327,8 +327,8 @@ class BoundSpace:
             *((counts, "none", plain) for counts in alone),
             (repeated, "none", plain),
             (every, "none", moa),
-            (every, "full", "synthesis"),
             *((counts, own, plain) for counts in alone),
+            (every, "full", "synthesis"),
         ]
 
         def params_of(counts: tuple[int, ...], attention: str, residual: str) -> Params | None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from support.simulated_tasks import simulated
 
-from benchmarks.search_simulated import exhaustive
+from benchmarks.search_records import exhaustive
 from benchmarks.search_worlds import SPACE, TASK, critic_and_writer
 from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import SearchSpace

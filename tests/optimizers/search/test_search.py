@@ -426,7 +426,7 @@ class TestSpace:
         tried = [t["params"] for t in result.report["trials"]]
         shapes = [(params["samples.a"], params["samples.b"], params["attention"]) for params in tried]
         alone, critical = [(1, 0, "none"), (0, 1, "none")], [(1, 0, "full"), (0, 1, "full")]
-        assert shapes == [*alone, (1, 1, "none"), (1, 1, "full"), *critical]
+        assert shapes == [*alone, (1, 1, "none"), *critical, (1, 1, "full")], "the dearest comes last"
 
     def test_every_agent_is_tried_alone(self) -> None:
         bound = BoundSpace(SearchSpace(samples=2), TASK, [simulated(name) for name in "abcdef"], {})

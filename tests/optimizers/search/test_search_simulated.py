@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.search_simulated import exhaustive, real_search
+from benchmarks.search_records import exhaustive, real_search
 from benchmarks.search_worlds import SPACE, critic_and_writer
 
 SEEDS = 3
