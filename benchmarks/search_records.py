@@ -119,12 +119,15 @@ class Record:
         value = joined(entry.truths.values())[rule].score if excess <= 0 else 0.0
         return Found((-excess, one.score, -wanted.cost(one.mean_price)), value, entry.agents)
 
-    def search(self, seed: int, *, most: float = math.inf, n_trials: int = 1000, **options: Any) -> Replay:
+    def search(
+        self, seed: int, *, most: float = math.inf, enough: float = math.inf, n_trials: int = 1000, **options: Any
+    ) -> Replay:
         """Replay a search.
 
         Args:
             seed: of the search.
             most: calls that may reach a model; the search ends at a batch that would need more.
+            enough: true score at which the search ends.
             n_trials: trials at most.
             **options: of ``search``.
         """
@@ -135,7 +138,7 @@ class Record:
             key = key_of(program)
             entry, questions = self.designs[key], [example.question for example in batch]
             needed = paid.union(*(entry.requests[question] for question in questions))
-            if len(needed) > most:
+            if len(needed) > most or points[-1][1].value >= enough:
                 raise BudgetExhaustedError("calls")
             paid.update(needed)
             counts[key] = counts.get(key, 0) + len(batch)

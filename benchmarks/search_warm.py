@@ -63,9 +63,9 @@ def calls_of(seed: int, given: argparse.Namespace) -> dict[str, int]:
 
 def calls_until(record: Record, seed: int, start: Any) -> int:
     """Return the calls that a search pays until the best design so far has ``WANTED`` of the optimum."""
-    most = int(MOST * record.distinct)
-    points = record.search(seed, most=most, warm_start=start).points
-    return next((calls for calls, found in points if found.value >= WANTED * record.best), most)
+    most, enough = int(MOST * record.distinct), WANTED * record.best
+    points = record.search(seed, most=most, enough=enough, warm_start=start).points
+    return next((calls for calls, found in points if found.value >= enough), most)
 
 
 def tabulate(rows: Sequence[Row]) -> None:

@@ -21,8 +21,8 @@ __all__ = ["WarmStart", "warm_designs"]
 WarmStart: TypeAlias = AttentionMoA | Architecture | Study
 """A program, an architecture, or the study of a search, for a similar task."""
 
-_OF_A_STUDY: Final = 2
-"""Designs that a study gives. If the tasks differ, each costs little more than its first batch of examples."""
+_OF_A_STUDY: Final = 1
+"""Designs that a study gives. A second one cost more than it saved, see docs/benchmarks.md."""
 
 
 def warm_designs(bound: BoundSpace, sources: WarmStart | Sequence[WarmStart]) -> list[Params]:
