@@ -266,7 +266,7 @@ class _Steps:
             outputs = adapter.parse(signature, lm.engine.answer(request).message.text)
         (only,) = outputs.values() if len(outputs) == 1 else (None,)
         text = only if isinstance(only, str) else text_of(outputs)
-        made = {"layer": step_id.layer, "agent": step_id.agent_name, "target": step_id.target_name, "calls": 1}
+        made: Any = {"layer": step_id.layer, "agent": step_id.agent_name, "target": step_id.target_name, "calls": 1}
         step = Step(stage=step_id.stage, model=lm.model, text=text, outputs=outputs, start=0.0, end=0.0, **made)
         return Reply(outputs, text), step
 

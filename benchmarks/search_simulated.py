@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
                 records[world.seed] = record
                 keep(given.out, {**one, **row_of(record, one["sampler"], one["seed"])})
     rows = [row for row in rows_in(given.out) if key.items() <= row.items() and row["world"] in names]
+    rows = [row for row in rows if row["sampler"] in given.samplers and row["seed"] < given.seeds]
     tabulate(rows, given.samplers)
     return rows
 
