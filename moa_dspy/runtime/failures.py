@@ -109,7 +109,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, TimeoutError):
         return Failure(kind="timeout", message="no reply in time")
     later = _kind_by_status(error)
-    kind = later.default_code if later else str(getattr(error, "code", None) or type(error).__name__)
+    kind = str((later.default_code if later else getattr(error, "code", None)) or type(error).__name__)
     message = redacted(" ".join(str(error).split())[:_READ])[:_LONGEST]
     hint = getattr(error, "retry_after", None)
     return Failure(

@@ -716,6 +716,7 @@ def test_a_status_is_retried_if_the_request_may_succeed_later(status: int, insid
     with Loopback(replies(fault)) as server:
         outcome, trace = run(one_call(server, Tolerance(retries=1)))
     (failure,) = trace.steps[0].failures or [trace.steps[0].error]
+    assert failure is not None
     assert isinstance(outcome, Prediction) == (STATUSES[status] is not None)
     assert failure.kind == STATUSES[status] or STATUSES[status] is None or inside
 

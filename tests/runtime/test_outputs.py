@@ -226,9 +226,8 @@ def test_a_draft_in_a_decision_does_not_stop_the_run() -> None:
 
 
 def answering(kind: Any, **limits: Any) -> Any:
-    return dspy.Signature(
-        {"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField(**limits))}, "Answer."
-    )
+    signature: Any = dspy.Signature  # typed as a class without arguments
+    return signature({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField(**limits))}, "Answer.")
 
 
 @pytest.mark.parametrize(
