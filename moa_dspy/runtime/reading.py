@@ -218,6 +218,8 @@ def _text_of(response: Response) -> str:
 
 def _of_body(body: Any, number: int) -> Completion:
     """Return the parts of a response in a provider's own format, as far as they can be found."""
+    if not body:
+        return Completion("")
     choices = member(body, "choices") or member(body, "candidates")
     choice = choices[number] if isinstance(choices, Sequence) and len(choices) > number else None
     message = member(choice, "message") or member(body, "message")
