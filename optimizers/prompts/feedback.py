@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.evaluation.scoring import Judgement, Metric, accepts, judge_in_context
 from moa_dspy.optimizers.analysis.stages import StageScore, StageScores, attribute
+from moa_dspy.optimizers.prompts.demos import steps_of
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
@@ -281,11 +282,10 @@ def _step_of(record: Trace, pred_name: str, pred_trace: Any, captured: Any, prog
     if not pred_trace:
         return None
     _, _, outputs = pred_trace[0]
+    for step, (_, _, written) in zip(steps_of(record, captured or []), captured or [], strict=True):
+        if written is outputs and step is not None:
+            return step
     asked = [step for step in record.steps if step.status == "ok" and step.model is not None]
-    if captured is not None and len(captured) == len(asked):
-        for step, (_, _, written) in zip(asked, captured, strict=True):
-            if written is outputs:
-                return step
     role, _, index = pred_name.partition("[")
     stage = _STAGES.get(role, role)
     names = [spec.name for spec in program.architecture.agents]

@@ -11,6 +11,7 @@ import dspy
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge_in_context
+from moa_dspy.optimizers.prompts.demos import keep_right_steps
 from moa_dspy.optimizers.prompts.writing import PromptModelAdapter
 from moa_dspy.program import AttentionMoA
 
@@ -60,6 +61,21 @@ class PromptJob:
         judgement = judge_in_context(self.metric, example, prediction, trace)
         self.note(judgement)
         return judgement.score or 0.0
+
+    def demo_score(self, threshold: float | None = None) -> Metric:
+        """Return ``score`` for optimizers that make demos of accepted runs: it leaves out the steps that are wrong.
+
+        Args:
+            threshold: the least score of an accepted answer; None: any above 0.
+        """
+
+        def scored(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+            score = self.score(example, prediction, trace)
+            if isinstance(trace, list) and (score >= threshold if threshold else score > 0):
+                keep_right_steps(trace, prediction, example, self.metric, self.student, threshold)
+            return score
+
+        return scored
 
     def note(self, judgement: Judgement) -> None:
         """Add the reason to ``unscored`` if there is no score."""

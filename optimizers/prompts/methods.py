@@ -13,6 +13,7 @@ from dspy.teleprompt.reanchor import ReAnchor
 
 from moa_dspy._dspy import gepa_sizes, reanchor_candidates, with_distinct_instructions
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.prompts.demos import right_demos_only
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
 from moa_dspy.optimizers.prompts.stage_guide import StageGuide
@@ -67,7 +68,9 @@ class Labeled(BuiltInMethod):
 
 @dataclass(frozen=True)
 class Bootstrap(BuiltInMethod):
-    """Steps of runs that the metric accepts, as demos of every role (DSPy's BootstrapFewShot).
+    """Right steps of runs that the metric accepts, as demos of every role (DSPy's BootstrapFewShot).
+
+    See ``moa_dspy.optimizers.prompts.demos`` for which steps are right.
 
     Attributes:
         bootstrapped_demos: maximum number of runs to take demos from.
@@ -87,7 +90,7 @@ class Bootstrap(BuiltInMethod):
     def tune(self, job: PromptJob) -> dspy.Module:
         """Return the student with demos."""
         optimizer = teleprompt.BootstrapFewShot(
-            metric=job.score,
+            metric=job.demo_score(self.threshold),
             metric_threshold=self.threshold,
             max_bootstrapped_demos=self.bootstrapped_demos,
             max_labeled_demos=self.labeled_demos,
@@ -121,7 +124,7 @@ class BootstrapRandom(BuiltInMethod):
     def tune(self, job: PromptJob) -> dspy.Module:
         """Return the best candidate on the validation set."""
         optimizer = teleprompt.BootstrapFewShotWithRandomSearch(
-            metric=job.score,
+            metric=job.demo_score(self.threshold),
             metric_threshold=self.threshold,
             max_bootstrapped_demos=self.bootstrapped_demos,
             max_labeled_demos=self.labeled_demos,
@@ -237,7 +240,7 @@ class Mipro(BuiltInMethod):
         """Return the best combination on the validation set."""
         candidates, trials, batch = self._sizes(job)
         optimizer = teleprompt.MIPROv2(
-            metric=job.score,
+            metric=job.demo_score(self.threshold),
             prompt_model=job.prompt_lm,
             task_model=job.ambient,
             max_bootstrapped_demos=self.bootstrapped_demos,
@@ -304,6 +307,7 @@ class Simba(BuiltInMethod):
             prompt_model=cast("Any", job.prompt_lm),  # declared as dspy.LM, used as any model
             num_threads=job.concurrency,
         )
+        optimizer.strategies = [right_demos_only(one, job.metric, job.student) for one in optimizer.strategies]
         return optimizer.compile(job.student, trainset=list(job.trainset), seed=job.seed)
 
     def most_runs(self, job: PromptJob) -> int:
