@@ -238,14 +238,36 @@ class Architecture(_Frozen):
         return 1 + max(0, -(-(answers - window) // new_in_window(window)))
 
     @property
+    def calls_per_role(self) -> dict[str, int]:
+        """Return the largest number of calls of each role in a run in which no call fails or is repeated.
+
+        A role stands for all that write the same: ``propose`` for ``improve``, and ``critique`` for other critiques.
+        """
+        critics = [self.critics(layer) for layer in range(1, self.proposing_layers + 1)]
+        return {
+            "propose": self.proposing_layers * len(self.agents),
+            "agree": self.proposing_layers * self.gate_calls,
+            "critique": sum(map(self.critique_calls, critics)),
+            "refine": sum(bool(of_one) for layer in critics for of_one in layer),
+            "aggregate": len(self.output_layers) * self.aggregate_calls,
+            "synthesize": (self.layers - 1) * self.synthesizes,
+            "dissent": int(self.reports_dissent),
+        }
+
+    @property
     def max_calls(self) -> int:
-        """Return the largest number of LM calls of a run in which no call fails or is repeated."""
-        calls = self.proposing_layers * (len(self.agents) + self.gate_calls) + (self.layers - 1) * self.synthesizes
-        calls += len(self.output_layers) * self.aggregate_calls + self.reports_dissent
-        for layer in range(1, self.proposing_layers + 1):
-            critics = self.critics(layer)
-            calls += self.critique_calls(critics) + sum(map(bool, critics))  # with refinements
-        return calls
+        """Return the largest number of LM calls of a run in which every reply can be read at once.
+
+        ``AttentionMoA.most_calls`` also counts what is asked a second time.
+        """
+        return sum(self.calls_per_role.values())
+
+    @property
+    def spare_critiques(self) -> int:
+        """Return the largest number of critiques that are asked for singly because a joint reply lacks them."""
+        if self.critiques != "joint":
+            return 0
+        return sum(len(of_one) for n in range(1, self.proposing_layers + 1) for of_one in self.critics(n))
 
     @property
     def depth(self) -> int:
@@ -256,8 +278,13 @@ class Architecture(_Frozen):
         final = len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
         return proposed + final + self.reports_dissent
 
-    def rows(self) -> dict[str, str]:
-        """Return the properties of a run, apart from its models, as names and texts for people."""
+    def rows(self, most_calls: int) -> dict[str, str]:
+        """Return the properties of a run, apart from its models, as names and texts for people.
+
+        Args:
+            most_calls: calls of a run in which no reply can be read at once.
+        """
+        further = f"; {at_most(self.max_calls, most_calls)}" if most_calls > self.max_calls else ""
         words = {True: "yes", False: "no"}
         most = "at most " if self.by_answer else ""
         joint = f", in {self.critique_calls(self.critics(1))} joint calls" if self.critiques == "joint" else ""
@@ -271,8 +298,15 @@ class Architecture(_Frozen):
             "shared prompts": words[self.shared_prompts],
             "reasoning": words[self.reasoning],
             **({"dissent": "reported"} if self.dissent else {}),
-            "calls": f"at most {self.max_calls}, of which {self.depth} follow one another",
+            "calls": f"{self.max_calls}, of which {self.depth} follow one another{further}",
         }
+
+
+def at_most(calls: int, most: int, what: str = "") -> str:
+    """Return the bound of a run's calls in words, with what the excess over the usual number is."""
+    if most <= calls:
+        return f"at most {calls:,}{what}"
+    return f"at most {most:,}{what}, if no reply can be read and each is asked for again in another form"
 
 
 def new_in_window(window: int) -> int:

@@ -30,6 +30,7 @@ from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.runtime import event_loop
 from moa_dspy.runtime.concurrency import nested_run
 from moa_dspy.runtime.conversation import check_history
+from moa_dspy.runtime.formats import most_calls
 from moa_dspy.runtime.layers import ROLES, Outcome, Predictors, RunParts, run_layers
 from moa_dspy.runtime.session import Session
 from moa_dspy.runtime.streamify import streamed
@@ -293,6 +294,15 @@ class AttentionMoA(Displayed, dspy.Module):
             seconds_per_call=seconds_per_call,
         )
 
+    @property
+    def most_calls(self) -> int:
+        """Return the largest number of LM calls of a run without failures and repeated calls, within its budget.
+
+        It counts a second request for every reply that cannot be read; ``architecture.max_calls`` does not.
+        """
+        most = most_calls(self.architecture, self.roles, dspy.settings.adapter)
+        return most if self.budget.calls is None else min(most, self.budget.calls)
+
     def _facts(self) -> Mapping[str, Any]:
         shape = self.architecture
         return {
@@ -302,6 +312,7 @@ class AttentionMoA(Displayed, dspy.Module):
             "attention": str(shape.attention),
             "aggregation": str(shape.aggregation),
             "max_calls": shape.max_calls,
+            "most_calls": self.most_calls,
         }
 
     def _tables(self) -> Sequence[Table]:

@@ -100,7 +100,8 @@ class Step(Displayed, _Record):
         cost_usd: dollars paid; None if the price is unknown.
         estimated: whether tokens are counted from the texts because the server reported none, or the cost is a list
             price because DSPy knew none.
-        truncated: whether the reply ended at ``max_tokens``, so that it may be incomplete.
+        truncated: whether the last reply ended at ``max_tokens``, so that it may be incomplete.
+        cut: replies that ended at ``max_tokens``, those of failed tries included.
         saved_tokens: tokens that the cached calls used originally. With them, a step's full use is always known.
         saved_usd: their original cost in dollars; None if the price is unknown.
         start: seconds from the start of the run.
@@ -129,6 +130,7 @@ class Step(Displayed, _Record):
     cost_usd: float | None = 0.0
     estimated: bool = False
     truncated: bool = False
+    cut: int = 0
     saved_tokens: Tokens = Tokens()
     saved_usd: float | None = 0.0
     start: float = 0.0
@@ -428,6 +430,7 @@ def usage_of(steps: Iterable[Step]) -> Usage:
         calls=sum(step.calls for step in steps),
         cached_calls=sum(step.calls if step.cached else step.cached_calls for step in steps),
         unanswered=sum(step.unanswered for step in steps),
+        cut=sum(max(step.cut, int(step.truncated)) for step in steps),
         tokens=sum((step.tokens for step in steps), start=Tokens()),
         cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
         estimated=any(step.estimated for step in steps),
@@ -505,9 +508,11 @@ def _failures(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _cut(steps: Sequence[Step]) -> Iterator[str]:
-    cut = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.truncated)
-    if cut:
-        yield f"cut at max_tokens: {', '.join(cut)}"
+    steps = list(steps)
+    remark = usage_of(steps).remark
+    if remark is not None:
+        cut = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.cut or step.truncated)
+        yield f"{remark} ({', '.join(cut)})"
 
 
 def _ending(trace: Trace) -> str:

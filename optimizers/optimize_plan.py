@@ -331,7 +331,7 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     Programs are planned on a few examples, and multiplied by the number of runs of each part. The response cache, which
     answers calls that parts have in common, is not considered.
     """
-    parts = [PartEstimate(part=part, most=most, expected=expected) for part, most, expected in _costs(plan)]
+    parts = [PartEstimate(part=part, most=most.at_most, expected=expected) for part, most, expected in _costs(plan)]
     notes = [plan.sensitivity, *([] if plan.bound is None else _not_varied(plan.bound))]
     notes += ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
     if "prompts" in plan.parts:

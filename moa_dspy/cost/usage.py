@@ -59,6 +59,7 @@ class Usage(_Sum):
         calls: LM calls, including cached calls and retries.
         cached_calls: calls answered by DSPy's response cache.
         unanswered: calls that were cut short. A provider may bill them, so tokens and dollars are a lower bound.
+        cut: replies that ended at ``max_tokens``, as far as traces say so.
         tokens: paid tokens.
         cost_usd: dollars paid; None if the price of a call is unknown.
         estimated: whether a part is estimated, because the provider reported no usage or DSPy knew no price.
@@ -68,6 +69,7 @@ class Usage(_Sum):
     calls: int = 0
     cached_calls: int = 0
     unanswered: int = 0
+    cut: int = 0
     tokens: Tokens = Tokens()
     cost_usd: float | None = 0.0
     estimated: bool = False
@@ -88,6 +90,14 @@ class Usage(_Sum):
     def paid_calls(self) -> int:
         """Return the number of calls not answered by a cache."""
         return self.calls - self.cached_calls
+
+    @property
+    def remark(self) -> str | None:
+        """Return what happened to replies that were cut, and what to change; None if none was."""
+        if not self.cut:
+            return None
+        were = "1 reply was" if self.cut == 1 else f"{self.cut:,} replies were"
+        return f"{were} cut at max_tokens, and asked for again where no answer could be read; raise max_tokens"
 
 
 class Price(_Sum):

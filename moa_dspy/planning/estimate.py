@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pydantic
 
@@ -14,6 +14,7 @@ from moa_dspy.text_table import text_table
 __all__ = ["CostEstimate", "PartEstimate", "WorkEstimate", "evenly_spaced", "total"]
 
 T = TypeVar("T")
+_ROUNDING: Final = 1e-9
 
 
 class _Record(pydantic.BaseModel):
@@ -24,7 +25,9 @@ class CostEstimate(_Record):
     """Calls, tokens and dollars.
 
     Attributes:
-        calls: LM calls. Exact if no call fails or is repeated.
+        calls: LM calls. Exact if every reply can be read, and no call fails or is repeated.
+        most_calls: LM calls if no reply can be read at once, and each is asked for in another form; without repeated
+            calls. The other figures do not include these.
         prompt_tokens: estimated, without any prefix cache of a provider.
         completion_tokens: estimated.
         usd: estimated dollars, or None if the price of a model is unknown.
@@ -32,6 +35,7 @@ class CostEstimate(_Record):
     """
 
     calls: int = 0
+    most_calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float | None = 0.0
@@ -58,11 +62,23 @@ class CostEstimate(_Record):
         """Return the cost multiplied by ``factor``, in whole calls and tokens."""
         return CostEstimate(
             calls=round(self.calls * factor),
+            most_calls=math.ceil(self.most_calls * factor - _ROUNDING),
             prompt_tokens=round(self.prompt_tokens * factor),
             completion_tokens=round(self.completion_tokens * factor),
             usd=None if self.usd is None else self.usd * factor,
             usd_at_least=self.usd_at_least * factor,
         )
+
+    @property
+    def at_most(self) -> CostEstimate:
+        """Return the same cost with the bound as its calls."""
+        return self.model_copy(update={"calls": max(self.calls, self.most_calls)})
+
+    @property
+    def calls_in_words(self) -> str:
+        """Return the calls as text, with the bound if it is larger."""
+        bound = f" (at most {self.most_calls:,})" if self.most_calls > self.calls else ""
+        return f"{self.calls:,} calls{bound}"
 
     @property
     def tokens(self) -> int:

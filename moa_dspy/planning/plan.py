@@ -152,6 +152,7 @@ class Plan(Displayed, pydantic.BaseModel):
         return {
             "times": self.times,
             "calls": total.calls,
+            "most_calls": total.most_calls,
             "least_calls": self.total_minimum.calls,
             "tokens": total.tokens,
             "cost": total.dollars,
@@ -222,7 +223,7 @@ def make_plan(
 
     def estimate(limits: Budget, *, improved: bool = True, distinct: int | None = None) -> RunEstimate:
         run = rehearsal.run(limits, improved=improved, distinct=distinct)
-        return _run_estimate(*run, rehearsal, seconds_per_call)
+        return _run_estimate(*run, rehearsal, seconds_per_call, limits.calls)
 
     with offline_prices():
         full = minimum = unlimited = estimate(budget)
@@ -249,8 +250,13 @@ def make_plan(
 
 
 def _run_estimate(
-    steps: Sequence[Step], stopped_by: StoppedBy, rehearsal: Rehearsal, seconds_per_call: float | None
+    steps: Sequence[Step],
+    stopped_by: StoppedBy,
+    rehearsal: Rehearsal,
+    seconds_per_call: float | None,
+    most: int | None,
 ) -> RunEstimate:
+    """Return the figures of a rehearsed run. A budget allows ``most`` calls."""
     called = [step for step in steps if step.calls]
     by_stage: dict[tuple[int, int], list[Step]] = {}
     by_model: dict[tuple[str, str | None], list[Step]] = {}
@@ -267,30 +273,38 @@ def _run_estimate(
     twice = {STAGES.index("propose"): first, STAGES.index("agree"): 1}
     depth = len(by_stage) + sum(len(own) > twice.get(stage, math.inf) for (_, stage), own in by_stage.items())
     depth += sum(len(own) - 1 for (_, stage), own in by_stage.items() if STAGES[stage] == "aggregate")
+    sums = _sums(called, rehearsal)
+    if most is not None:
+        sums["most_calls"] = max(sums["calls"], min(sums["most_calls"], most))
     return RunEstimate(
-        **_sums(called),
+        **sums,
         layers=max(step.layer for step in steps),
         depth=depth,
         stopped_by=stopped_by,
         seconds=None if seconds_per_call is None else depth * seconds_per_call,
         cached_tokens=sum(step.tokens.cached for step in called),
         stages=tuple(
-            StageEstimate(**_sums(own), layer=layer, stage=STAGES[number])
+            StageEstimate(**_sums(own, rehearsal), layer=layer, stage=STAGES[number])
             for (layer, number), own in sorted(by_stage.items())
         ),
         models=tuple(
             ModelEstimate(
-                **_sums(own), model=model, server=server, price=prices.price_of(model, server), counter=kind(model)
+                **_sums(own, rehearsal),
+                model=model,
+                server=server,
+                price=prices.price_of(model, server),
+                counter=kind(model),
             )
             for (model, server), own in by_model.items()
         ),
     )
 
 
-def _sums(steps: Sequence[Step]) -> dict[str, Any]:
+def _sums(steps: Sequence[Step], rehearsal: Rehearsal) -> dict[str, Any]:
     known = [step.cost_usd for step in steps if step.cost_usd is not None]
     return {
         "calls": sum(step.calls for step in steps),
+        "most_calls": sum(map(rehearsal.most_calls_of, steps)),
         "prompt_tokens": sum(step.tokens.prompt for step in steps),
         "completion_tokens": sum(step.tokens.completion for step in steps),
         "usd": math.fsum(known) if len(known) == len(steps) else None,
@@ -372,9 +386,9 @@ def summary_lines(plan: Plan) -> list[str]:
         lines.append(f"{ending}: {_run_line(plan.minimum)}")
     if plan.times > 1:
         least, most = plan.total_minimum, plan.total
-        calls = f"{most.calls:,}" if least.calls == most.calls else f"{least.calls:,} to {most.calls:,}"
+        calls = most.calls_in_words if least.calls == most.calls else f"{least.calls:,} to {most.calls_in_words}"
         cost = most.dollars if least.dollars == most.dollars else f"{least.dollars} to {most.dollars}"
-        lines.append(f"{plan.times:,} times: {calls} calls, cost {cost}")
+        lines.append(f"{plan.times:,} times: {calls}, cost {cost}")
     if plan.left_out:
         lines.append(f"left out for the budget: {', '.join(_omissions(plan))}")
     assumed = plan.lengths
@@ -383,6 +397,11 @@ def summary_lines(plan: Plan) -> list[str]:
         f"assumed tokens: {assumed.answer} in an answer, {assumed.critique} in a critique, "
         f"{assumed.reasoning} in a reasoning field{thinking}; no call fails, nothing is cached"
     )
+    if plan.full.most_calls > plan.full.calls:
+        lines.append(
+            f"at most {plan.full.most_calls:,} calls in a run: a reply that cannot be read, for example because it was "
+            "cut at max_tokens, is asked for once more in another form"
+        )
     return [*lines, *(f"note: {note}" for note in plan.notes)]
 
 

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from moa_dspy.errors import ConfigurationError, StepFailedError
 from moa_dspy.planning.lengths import Lengths, placeholder, words
 from moa_dspy.positions import DissentReport
 from moa_dspy.runtime.embeddings import Embeddings
-from moa_dspy.runtime.formats import adapters_for
+from moa_dspy.runtime.formats import adapters_for, most_requests
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, demos_of_median_length
 from moa_dspy.runtime.layers import ROLES, Predictors, RunParts, run_layers
 from moa_dspy.runtime.session import Session
@@ -58,6 +58,7 @@ class Rehearsal:
         cut_at: by model, each ``max_tokens`` that shortened an assumed text.
         unknown_demos: the numbers of nearest demos that are unknown before a run.
         embedding_models: the models that choose demos.
+        configured: the adapter that DSPy is configured with.
     """
 
     parts: RunParts
@@ -69,6 +70,7 @@ class Rehearsal:
     cut_at: dict[str, set[int]] = field(default_factory=dict)
     unknown_demos: set[int] = field(default_factory=set)
     embedding_models: set[str] = field(default_factory=set)
+    configured: dspy.Adapter | None = field(default_factory=lambda: dspy.settings.adapter)
 
     def run(
         self, budget: Budget, *, improved: bool = True, distinct: int | None = None
@@ -84,7 +86,7 @@ class Rehearsal:
             ConfigurationError: if an agent has no model, a prompt cannot be written, or the budget does not cover one
                 proposal.
         """
-        adapter = _StandIns(self, dspy.settings.adapter, improved=improved)
+        adapter = _StandIns(self, self.configured, improved=improved)
         parts = dataclasses.replace(
             self.parts,
             predictors=self._with_known_demos(self.parts.predictors),
@@ -110,6 +112,20 @@ class Rehearsal:
                 return pool.submit(lambda: asyncio.run(perform())).result()
         except StepFailedError as error:
             raise ConfigurationError(f"the prompt to {error.stage} by {error.agent} cannot be made: {error}") from error
+
+    def most_calls_of(self, step: Step) -> int:
+        """Return the calls of a rehearsed step if no reply can be read at once.
+
+        If a joint critique lacks some of its critiques, they are asked for singly.
+        """
+        requests = most_requests(getattr(self.parts.roles, step.stage), self.configured)
+        spare = 0
+        if step.stage == "critique" and step.target is None:
+            spare = sum(step.agent in self._names(of_one) for of_one in self.parts.architecture.critics(step.layer))
+        return (step.calls + spare) * requests
+
+    def _names(self, numbers: Iterable[int]) -> list[str]:
+        return [self.parts.agents[number].name for number in numbers]
 
     def _with_known_demos(self, predictors: Predictors) -> Predictors:
         """Return ``predictors``. Where the nearest demos are unknown, a copy has demos of median length."""

@@ -111,6 +111,9 @@
     if (step.stage === "synthesize" || step.stage === "agree")
       for (const [name, value] of Object.entries(step.outputs))
         if (typeof value === "boolean") node.append(element("p", `${name}: ${value ? "yes" : "no"}`, "figures"));
+    if (step.status === "ok")
+      for (const [number, failed] of (step.failures || []).entries())
+        node.append(element("p", `failed try ${number + 1}: ${failed.kind}: ${failed.message}`, "figures"));
     for (const prompt of step.prompts || []) {
       const details = element("details", "");
       details.append(element("summary", "prompt"), element("div", prompt, "prompt"));

@@ -45,6 +45,10 @@ _FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*?\n(.*)\n\s*```\s*\Z", re.DOTAL
 _COPIED_TAGS = re.compile(
     r'\A<(answer|critique)(?: (?:number|round)="\d+")?>((?:(?!</?\1\b).)*)</\1>\Z', re.DOTALL | re.IGNORECASE
 )
+# A line with nothing but an opening tag of ours, as no other text has it, and one with a closing tag of ours.
+_ECHOED_TAG: Final = re.compile(r'^[ \t]*<(?:answer|critique) (?:number|round)="\d{1,4}">[ \t]*(?:\n|\Z)', re.MULTILINE)
+_ECHOED_END: Final = re.compile(r"^[ \t]*</(?:answer|critique)>[ \t]*(?:\n|\Z)", re.MULTILINE)
+_OTHER_MARKUP: Final = re.compile(r"```|</?(?!(?:answer|critique)\b)[A-Za-z!?]")
 # Options of a call that are not sent to the model.
 _NOT_SENT = frozenset(
     {"api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "api_version", "organization", "project"}
@@ -124,7 +128,7 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
 
     For signatures with one output of type ``str``. Demos become turns. Three things are removed from a completion:
     reasoning, which servers of open models often leave in; a leading DSPy field marker, which tuned models may write;
-    and our own tags around the whole.
+    and our own tags, around the whole or alone on a line.
     """
 
     inputs_first = True
@@ -206,6 +210,7 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
         text = completion.strip(EDGES)
         if not PLAIN.fullmatch(text):
             text = _COPIED_TAGS.sub(r"\2", marked_text(split_reasoning(text).text, name))
+            text = _without_echoed_tags(text)
         text = text.strip()
         if not (VISIBLE.search(text) or is_visible(text)):
             raise unusable("PlainTextAdapter", signature, completion, "the completion is empty")
@@ -279,6 +284,17 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
         name, lines = header.group(1), [line[header.end() :]]
     if name:
         yield name, "\n".join(lines)
+
+
+def _without_echoed_tags(text: str) -> str:
+    """Return a text without lines that only repeat a tag of our prompts. A small model may write them anywhere.
+
+    Our tags have a number and stand alone on their lines. A text with other markup or code may be about tags, so it
+    stays as it is, and so do tags without a number and tags in a line with other words.
+    """
+    if _ECHOED_TAG.search(text) is None or _OTHER_MARKUP.search(text) is not None:
+        return text
+    return _ECHOED_END.sub("", _ECHOED_TAG.sub("", text))
 
 
 def _is_short(text: str) -> bool:

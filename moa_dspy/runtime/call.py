@@ -179,6 +179,7 @@ class _Call:
         self._prompts: list[str] = []
         self._calls = self._unanswered = 0
         self._truncated = False  # whether the last reply ended at max_tokens
+        self._cut_replies = 0  # those of all tries that did
         self._calls_before = 0  # of the current attempt
         self._adapts = False  # whether the same request, without what was just rejected, may succeed
         self._queued = 0.0
@@ -380,6 +381,7 @@ class _Call:
         adapter = None if isinstance(self._adapter, LENIENT) else self._adapter
         keep = () if adapter is None else fields_in_tags(adapter, self._signature)
         completions = read(reply, self._meter.response, keep)
+        self._cut_replies += any(completion.end == "truncated" for completion in completions)
         if completions and self._session.answer is not None:
             note_reply(lm.model, self._lm.server, text_in(reply), completions[0].text)
         for completion in completions:
@@ -487,6 +489,7 @@ class _Call:
             cost_usd=None if used.unpriced_calls else used.known_usd,
             estimated=used.estimated,
             truncated=self._truncated,
+            cut=self._cut_replies,
             saved_tokens=meter.saved.tokens,
             saved_usd=meter.saved.cost_usd,
             start=self._start,

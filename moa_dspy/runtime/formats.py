@@ -8,11 +8,12 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy._dspy import enforces_schema
+from moa_dspy.architecture import Architecture
 from moa_dspy.runtime.adapters import PlainTextAdapter, lenient
 from moa_dspy.runtime.answer_line import AnswerLineAdapter, has_answer_line
-from moa_dspy.signatures import TaskSignature, is_free_text
+from moa_dspy.signatures import Roles, TaskSignature, is_free_text
 
-__all__ = ["adapters_for", "default_adapters"]
+__all__ = ["adapters_for", "default_adapters", "most_calls", "most_requests"]
 
 _PLAIN: Final = PlainTextAdapter()
 _LINE: Final = AnswerLineAdapter()
@@ -43,3 +44,26 @@ def default_adapters(signature: Any, json_first: bool) -> tuple[dspy.Adapter, ..
     if has_answer_line(signature):
         return (_LINE, _JSON)
     return (_JSON, _CHAT) if json_first else (_CHAT, _JSON)
+
+
+def most_requests(signature: TaskSignature, configured: dspy.Adapter | None = None) -> int:
+    """Return how often a step asks its model if no reply can be read: in another format, or for the value alone.
+
+    Requests that are repeated after an error of the provider, or because the response cache holds an unusable reply,
+    are not counted.
+    """
+    if configured is None:
+        return 1 if is_free_text(signature) else 2
+    falls_back = isinstance(configured, dspy.ChatAdapter) and not isinstance(configured, dspy.JSONAdapter)
+    return 2 if isinstance(configured, dspy.TwoStepAdapter) or (falls_back and _has_fallback(configured)) else 1
+
+
+def most_calls(architecture: Architecture, roles: Roles, configured: dspy.Adapter | None = None) -> int:
+    """Return the largest number of calls of a run in which no reply can be read at once, and no step fails."""
+    calls = architecture.calls_per_role
+    calls["critique"] += architecture.spare_critiques
+    return sum(count * most_requests(getattr(roles, role), configured) for role, count in calls.items())
+
+
+def _has_fallback(adapter: dspy.ChatAdapter) -> bool:
+    return bool(getattr(adapter, "use_json_adapter_fallback", False))

@@ -13,6 +13,7 @@ from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
 
 import moa_dspy
+from moa_dspy.architecture import at_most
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError, MoAError
 from moa_dspy.program import AttentionMoA
@@ -91,5 +92,6 @@ def _tool(name: str, program: AttentionMoA) -> types.Tool:
         },
     }
     shape, warning = program.architecture, warning_of(program)
-    text = f"{program.task.instructions}\n\n{len(shape.agents)} agents, at most {shape.max_calls} model calls."
+    calls = at_most(shape.max_calls, program.most_calls, " model calls")
+    text = f"{program.task.instructions}\n\n{len(shape.agents)} agents, {calls}."
     return types.Tool(name=name, description=f"{text} Warning: {warning}" if warning else text, input_schema=inputs)

@@ -82,10 +82,13 @@ def facts_of(program: AttentionMoA) -> dict[str, Any]:
 
 
 def _price(program: AttentionMoA) -> dict[str, Any] | None:
-    """Return the expected calls and dollars of a question, the most and the least; None if they cannot be planned."""
+    """Return the expected calls and dollars of a question, the most and the least; None if they cannot be planned.
+
+    ``most_calls`` counts a second request for every reply, as if none could be read at once.
+    """
     try:
         plan = program.plan()
     except MoAError:
         return None
     runs = {"most": plan.full, "least": plan.minimum}
-    return {name: {"calls": run.calls, "usd": run.usd} for name, run in runs.items()}
+    return {name: {"calls": run.calls, "most_calls": run.most_calls, "usd": run.usd} for name, run in runs.items()}

@@ -255,7 +255,7 @@ def _counted(
     progress: Callable[[CompileProgress], None] | None,
 ) -> Iterator[UsageMeter]:
     """Count what is paid for within the block, and report it to ``progress``."""
-    most = (2 * len(job.valset) + most_runs(method, job)) * program.architecture.max_calls
+    most = (2 * len(job.valset) + most_runs(method, job)) * program.most_calls
     if budget is not None and budget.calls is not None:
         most = min(most, budget.calls)
     over = False

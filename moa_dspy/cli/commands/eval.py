@@ -134,6 +134,8 @@ def _announce(job: Job, chosen: Recipe, waiting: Sequence[dspy.Example]) -> None
     note(f"recipe {chosen.name} ({chosen.origin}): {items}; estimated, if nothing stops early:")
     for who, cost in (("program", asked), ("judge", judged), ("all", asked + judged)):
         note(f"  {who:<8}{cost.calls:>9,} calls  {cost.tokens:>13,} tokens  {cost.dollars:>18}")
+    if asked.most_calls > asked.calls:
+        note(f"  the program makes at most {asked.most_calls:,} calls, if no reply can be read at once")
 
 
 def _confirm() -> None:

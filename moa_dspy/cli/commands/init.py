@@ -134,4 +134,4 @@ def _price(plan: Plan) -> str:
         if full.usd is not None
         else f"more than {dollars(full.usd_at_least)}, as a price is unknown"
     )
-    return f"A question takes {full.calls} calls and costs {'nothing' if full.usd == 0 else cost}."
+    return f"A question takes {full.calls_in_words} and costs {'nothing' if full.usd == 0 else cost}."

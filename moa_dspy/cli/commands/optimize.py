@@ -97,8 +97,19 @@ def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
                 before=None if settings.quiet else confirm,
             )
         except KeyboardInterrupt:
-            note("the same command continues: answered calls are in the response cache, trials in --storage")
+            note(_kept(options))
             raise
+
+
+def _kept(options: Optimize) -> str:
+    """Return what an interrupted command leaves for the next one."""
+    trials = "" if options.storage is None else f"finished trials are in {options.storage}"
+    if not options.no_cache:
+        kept = ", ".join(part for part in ("answered calls are in the response cache", trials) if part)
+        return f"the same command continues: {kept}"
+    if trials:
+        return f"{trials}, and the same command goes on after them; with --no-cache no other call is kept"
+    return "nothing is kept: --no-cache keeps no answered call, and no --storage was given"
 
 
 def _write(result: OptimizeResult, options: Optimize) -> None:

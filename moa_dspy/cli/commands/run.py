@@ -60,7 +60,7 @@ def _announce(prepared: RowRun) -> None:
     elif cost is not None:
         note(
             f"{survey.waiting:,} of {survey.total:,} rows wait; estimated, if nothing stops early: "
-            f"{cost.calls:,} calls, {cost.tokens:,} tokens, {cost.dollars}"
+            f"{cost.calls_in_words}, {cost.tokens:,} tokens, {cost.dollars}"
         )
 
 
@@ -90,6 +90,8 @@ def _parts(result: RunResult) -> Iterator[RenderableType]:
     yield table([("", "answered", "failed", "not run"), ("rows", *counts)])
     yield f"\nprogram  {result.program}"
     yield f"usage    {usage_line(result.usage)}"
+    if result.usage.remark is not None:
+        yield f"         {result.usage.remark}"
     yield f"answers  {result.path}"
 
 

@@ -37,6 +37,8 @@ def result_parts(result: EvaluateResult, published: Mapping[str, Any]) -> Iterat
     if result.comparison is not None:
         yield f"\n{_compared(result.comparison)}"
     yield f"\nprogram  {usage_line(result.program_usage)}"
+    if result.program_usage.remark is not None:
+        yield f"         {result.program_usage.remark}"
     if result.judge_usage.calls:
         yield f"judge    {usage_line(result.judge_usage)}"
     each = result.seconds_per_item

@@ -73,9 +73,8 @@ class LiveTable:
         with self._lock:
             shape, layer = self._architecture, self._layer
             seconds = time.monotonic() - self._began
-            head = (
-                f"layer {layer} of {shape.layers}   {self._calls} of at most {shape.max_calls} calls   {seconds:.0f} s"
-            )
+            most = f" of {shape.max_calls}" if self._calls <= shape.max_calls else ""  # more if replies cannot be read
+            head = f"layer {layer} of {shape.layers}   {self._calls}{most} calls   {seconds:.0f} s"
             past = [Text(line, style="dim") for line in self._past(layer)]
             return Group(*past, Text(head, style="bold"), self._table(layer))
 

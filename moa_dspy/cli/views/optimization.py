@@ -126,7 +126,7 @@ def _described(shape: Architecture) -> str:
     layers = f"{shape.layers} layer{'' if shape.layers == 1 else 's'}"
     stop = ", stops early" if shape.synthesizes and shape.early_stop else ""
     calls = f"{shape.max_calls} call{'' if shape.max_calls == 1 else 's'}"
-    return f"{layers} of {agents}; attention {shape.attention}{stop}; at most {calls} a question"
+    return f"{layers} of {agents}; attention {shape.attention}{stop}; {calls} a question, without repeated ones"
 
 
 def _front(search: SearchResult) -> Iterator[str]:

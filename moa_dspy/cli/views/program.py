@@ -15,6 +15,8 @@ from moa_dspy.architecture import AgentSpec
 from moa_dspy.cli.output import printable, table
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.model_limits import takes_temperature
+from moa_dspy.runtime.formats import most_calls
+from moa_dspy.signatures import derive_roles
 
 __all__ = ["Section", "described", "rendered", "sections"]
 
@@ -38,6 +40,7 @@ def described(saved: SavedProgram) -> dict[str, Any]:
         ProgramFileError: if the file is damaged.
     """
     content, task, shape, record = saved.content, saved.task, saved.architecture, saved.provenance
+    roles = derive_roles(task, reasoning=shape.reasoning)
     return {
         "file": str(saved.path),
         "format_version": content["format_version"],
@@ -48,6 +51,7 @@ def described(saved: SavedProgram) -> dict[str, Any]:
         "architecture": shape.model_dump(mode="json"),
         "critiques": shape.critique_count,
         "max_calls": shape.max_calls,
+        "most_calls": most_calls(shape, roles),
         "embedding_models": sorted(set(saved.embedding_models.values())),
         "depth": shape.depth,
         "predictors": {
@@ -99,7 +103,7 @@ def sections(saved: SavedProgram, *, prompts: bool = True) -> list[Section]:
         *_provenance_sections(saved, changed=view["changed"]),
         Section("Task", fields, view["instructions"]),
         Section("Agents", agents),
-        Section("Architecture", [*shape.rows().items(), *_embedding_rows(saved.embedding_models)]),
+        Section("Architecture", [*shape.rows(view["most_calls"]).items(), *_embedding_rows(saved.embedding_models)]),
         *(_prompt_section(name, state) for name, state in (view["predictors"].items() if prompts else ())),
     ]
 

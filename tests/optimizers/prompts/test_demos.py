@@ -6,11 +6,12 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.teleprompt import simba_utils
 from support import planted
 
 from moa_dspy import AttentionMoA
 from moa_dspy.optimizers import compile  # noqa: A004 (DSPy's word)
-from moa_dspy.optimizers.prompts.demos import keep_right_steps, steps_of
+from moa_dspy.optimizers.prompts.demos import keep_right_steps, right_demos_only, steps_of
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 EXAMPLE = dspy.Example(question="What is 2 + 2?", answer="4").with_inputs("question")
@@ -31,8 +32,9 @@ def said(proposals: dict[str, str], refined: dict[str, str], **options: Any) -> 
                 return "4"
             if "Critiques:" in prompt:
                 return refined[name]
-            joint = "Answer 1:\nlook again\n\nAnswer 2:\nlook again"
-            return joint if "<answer number=" in prompt else "look again" if "Own Answer:" in prompt else proposals[name]
+            if "<answer number=" in prompt:
+                return "Answer 1:\nlook again\n\nAnswer 2:\nlook again"
+            return "look again" if "Own Answer:" in prompt else proposals[name]
 
         return ScriptedLM(reply, f"scripted/{name}")
 
@@ -95,10 +97,27 @@ def test_a_synthesis_that_decided_wrongly_becomes_no_demo():
         prompt = prompt_of(request)
         if "improved" in prompt:
             return "[[ ## improved ## ]]\nFalse\n\n[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]"
-        return "4" if "Previous Answer:" in prompt or "<answer number=\"1\">\n4" in prompt else "5"
+        return "4" if "Previous Answer:" in prompt or '<answer number="1">\n4' in prompt else "5"
 
     program = AttentionMoA("question -> answer", [ScriptedLM(lm, "scripted/a")], layers=2, attention="none")
     assert "synthesize" not in [stage for stage, *_ in kept(program)]
+
+
+def test_simba_gets_the_right_steps_of_its_best_run_and_keeps_the_run():
+    program = said({"a": "4", "b": "5"}, {}, attention="none")
+    with dspy.context(trace=[]):
+        prediction = program(question=EXAMPLE.question)
+        run = {"trace": list(dspy.settings.trace), "prediction": prediction, "example": EXAMPLE, "score": 1.0}
+    shown: list[Any] = []
+
+    def append_a_demo_(bucket: Any, system: Any, **options: Any) -> bool:
+        shown.extend(outputs["answer"] for _, _, outputs in bucket[0]["trace"])
+        return True
+
+    assert right_demos_only(append_a_demo_, exact, program)([run], program)
+    assert shown == ["4", "4"]
+    assert len(run["trace"]) == 3
+    assert simba_utils.append_a_demo(10).__name__ == "append_a_demo_"
 
 
 @pytest.mark.slow
@@ -127,4 +146,4 @@ def test_no_method_shows_a_wrong_answer_as_a_demo(method: Any, options: dict[str
         if name.partition("[")[0] in ANSWERING
     ]
     assert [one for one in answers if planted.PRODUCTS[one[1]] != one[2]] == []
-    assert answers or method == "mipro"  # which may choose none
+    assert answers or method in ("mipro", "simba")  # which may choose none
