@@ -6,6 +6,7 @@ connection, key or prompt.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
@@ -267,7 +268,11 @@ class Architecture(_Frozen):
         """Return the largest number of critiques that are asked for singly because a joint reply lacks them."""
         if self.critiques != "joint":
             return 0
-        return sum(len(of_one) for n in range(1, self.proposing_layers + 1) for of_one in self.critics(n))
+        spare = 0
+        for layer in range(1, self.proposing_layers + 1):
+            written = Counter(critic for of_one in self.critics(layer) for critic in of_one)
+            spare += sum(count for count in written.values() if count > 1)  # a single one is no joint call
+        return spare
 
     @property
     def depth(self) -> int:

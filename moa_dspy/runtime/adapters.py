@@ -47,6 +47,7 @@ _COPIED_TAGS = re.compile(
 )
 # A line with nothing but an opening tag of ours, as no other text has it, and one with a closing tag of ours.
 _ECHOED_TAG: Final = re.compile(r'^[ \t]*<(?:answer|critique) (?:number|round)="\d{1,4}">[ \t]*(?:\n|\Z)', re.MULTILINE)
+_NUMBERED: Final = "critiques"  # in the name of the output whose parts a model may number with such tags
 _ECHOED_END: Final = re.compile(r"^[ \t]*</(?:answer|critique)>[ \t]*(?:\n|\Z)", re.MULTILINE)
 _OTHER_MARKUP: Final = re.compile(r"```|</?(?!(?:answer|critique)\b)[A-Za-z!?]")
 # Options of a call that are not sent to the model.
@@ -210,7 +211,7 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
         text = completion.strip(EDGES)
         if not PLAIN.fullmatch(text):
             text = _COPIED_TAGS.sub(r"\2", marked_text(split_reasoning(text).text, name))
-            text = _without_echoed_tags(text)
+            text = text if _NUMBERED in name else _without_echoed_tags(text)
         text = text.strip()
         if not (VISIBLE.search(text) or is_visible(text)):
             raise unusable("PlainTextAdapter", signature, completion, "the completion is empty")

@@ -69,7 +69,7 @@ def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pyt
     assert main([*SEARCH, *COMMON, *arguments]) == 0
     said = capsys.readouterr()
     assert "The candidate is accepted" in said.out
-    assert "program: 1 layer of one@0.7; attention none; at most 1 call a question" in said.out
+    assert "program: 1 layer of one@0.7; attention none; 1 call a question, without repeated ones" in said.out
     assert "saved in program.json: the candidate" in said.err
     assert "1 of 2: architecture" in said.err
     kept = loaded("program.json")

@@ -112,6 +112,15 @@ def test_a_history_is_turns_between_the_demos_and_the_question():
         ("<response><code>1</code></response>", None),
         ("Close it with </answer>", None),
         ("<answer>42</answer> is what to write", None),
+        ('Demonstrative\n<answer number="3">\nDemonstrate it.', "Demonstrative\nDemonstrate it."),
+        ('<answer number="1">\nRome\n</answer>\n\n<answer number="2">\nParis\n</answer>', "Rome\n\nParis"),
+        ('Paris\n<answer round="2">', "Paris"),
+        ('Write <answer number="1"> before it.', None),
+        ('<answer number="1">Rome</answer>\n<answer number="2">Paris</answer>', None),
+        ('<quiz>\n<answer number="1">\nRome\n</answer>\n</quiz>', None),
+        ('```\n<answer number="1">\nRome\n</answer>\n```', None),
+        ("Rome\n</answer>", None),
+        ("<answer id='1'>\nRome", None),
     ],
 )  # fmt: skip
 def test_the_completion_is_the_value(completion: str, answer: str | None):

@@ -9,10 +9,12 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import Request
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
+from support.loopback import Cut, Loopback
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, Budget, single_model
+from moa_dspy.run_view import run_page
 from moa_dspy.runtime.answer_line import AnswerLineAdapter, NoValueError, has_answer_line
 from moa_dspy.runtime.formats import adapters_for
 from moa_dspy.signatures import derive_roles
@@ -140,6 +142,52 @@ def test_reasoning_that_was_cut_off_is_not_asked_about_and_never_shown() -> None
     prediction = single_model("question -> answer: int", lm)(question="3 + 4?")
     assert prediction.answer == 7
     assert all("Perhaps" not in prompt_of(request) for request in lm.requests)
+
+
+def test_the_plan_says_how_many_calls_there_are_if_no_reply_can_be_read() -> None:
+    lms = [ScriptedLM("no idea", f"scripted/{name}") for name in "ab"]
+    moa = AttentionMoA("question -> answer: Literal['x', 'y']", lms, layers=1, attention="none", aggregation="vote")
+    plan = moa.plan(question="?", times=10)
+    assert (plan.full.calls, plan.full.most_calls, moa.most_calls, plan.total.most_calls) == (2, 4, 4, 40)
+    assert "20 calls (at most 40)" in plan.to_table()
+    with pytest.raises(moa_dspy.AllProposalsFailedError):
+        moa(question="?")
+    assert sum(len(lm.requests) for lm in lms) == plan.full.most_calls
+    assert moa.plan(question="?", budget=Budget(calls=3)).full.most_calls == 3
+    assert AttentionMoA("question -> answer", lms, layers=1).plan(question="?").full.most_calls == 9
+
+
+@given(
+    st.sampled_from(["question -> answer", "question -> answer: int", "question -> a: int, b: int"]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.sampled_from(["full", "none", "self"]),
+    st.sampled_from(["single", "joint"]),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_plan_and_a_program_agree_on_the_bound(
+    task: str, agents: int, layers: int, attention: Any, critiques: Any, dissent: bool
+) -> None:
+    lms = [ScriptedLM("x", f"scripted/{number}") for number in range(agents)]
+    moa = AttentionMoA(task, lms, layers=layers, attention=attention, critiques=critiques, dissent=dissent)
+    plan = moa.plan()
+    assert plan.full.most_calls == moa.most_calls >= plan.full.calls == moa.architecture.max_calls
+
+
+def test_replies_that_were_cut_are_in_the_record_although_a_later_try_succeeded() -> None:
+    replies: list[Any] = [Cut("Three and four are"), "7"]
+    with Loopback(lambda _: replies.pop(0)) as server:
+        trace = single_model("question -> answer: int", server.lm())(question="3 + 4?").trace
+    (step,) = trace.steps
+    assert (step.status, step.truncated, step.cut, trace.usage.cut) == ("ok", False, 1, 1)
+    assert trace.usage.remark is not None
+    assert "1 reply was cut at max_tokens" in trace.summary()
+    assert "raise max_tokens" in step.failures[0].message
+    page = run_page(trace)
+    assert "1 reply was cut at max_tokens" in page
+    assert "after 1 failed try" in page
+    assert "failed try 1: adapter_parse_error: the reply was cut at max_tokens" in page
 
 
 def test_without_reasoning_only_the_value_is_asked_for() -> None:
