@@ -8,14 +8,14 @@ from typing import Final
 
 import dspy
 
-from moa_dspy.cost.budget import Amounts
+from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.usage import Price
 from moa_dspy.data.splitting import unit_hash
-from moa_dspy.errors import BudgetExhaustedError
+from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError
 from moa_dspy.planning import CostEstimate, evenly_spaced, total
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["affordable", "is_limited", "share_of"]
+__all__ = ["affordable", "check_covers", "is_limited", "least_calls", "least_test", "share_of", "smallest_calls"]
 
 _WEIGHTS: Final[Mapping[str, float]] = {
     "ceiling": 0.0,
@@ -55,6 +55,71 @@ def share_of(stages: Sequence[str], left: Amounts, test: CostEstimate) -> float:
         return weights[0] / sum(weights)
     kept = max(own / sum(weights), min(_fraction(test, left), _MOST_KEPT))
     return (1 - kept) * weights[0] / (sum(weights) - own)
+
+
+def least_calls(program: AttentionMoA, examples: Sequence[dspy.Example]) -> int:
+    """Return the calls of runs on all examples that stop as early as possible, as planned on a few of them."""
+    few = evenly_spaced(examples, _PLANNED)
+    return math.floor(sum(program.plan(one).minimum.calls for one in few) / len(few) * len(examples))
+
+
+def least_test(held: Sequence[dspy.Example], program: AttentionMoA) -> int:
+    """Return the calls of the smallest test of a candidate that costs what ``program`` does."""
+    return 2 * least_calls(program, held[:_LEAST_HELD])
+
+
+def check_covers(
+    guard: BudgetGuard, program: AttentionMoA, examples: Sequence[dspy.Example], what: str, further: int = 0
+) -> None:
+    """Check that a budget covers the runs of a program, before anything is paid for them.
+
+    Args:
+        guard: the budget. What the response cache answers is not considered.
+        program: the program.
+        examples: its examples.
+        what: the runs, in words.
+        further: calls that must follow them.
+
+    Raises:
+        BudgetTooSmallError: if it does not.
+    """
+    left = guard.left.calls
+    if left == math.inf:
+        return
+    needed = least_calls(program, examples) + further
+    if needed > left:
+        raise BudgetTooSmallError(
+            f"the budget does not cover {what} on {len(examples)} examples: they take at least {needed:,} calls, and "
+            f"{max(left, 0):,.0f} are left for them; raise it, or give fewer examples"
+        )
+
+
+def smallest_calls(stages: Sequence[str], needs: Mapping[str, int], test: CostEstimate, least: int) -> int:
+    """Return the smallest number of calls with which one part can start, and what it finds can be tested.
+
+    Args:
+        stages: all stages, in order.
+        needs: the calls that the parts need at least, by stage.
+        test: what the test on all held-out examples costs.
+        least: the calls of the smallest test.
+    """
+
+    def covers(calls: int) -> bool:
+        left = Amounts(calls, math.inf, math.inf, math.inf)
+        shares = {stage: share_of(stages[number:], left, test) for number, stage in enumerate(stages) if stage in needs}
+        return any(
+            needs[stage] <= calls * (share if is_limited(stage) else 1.0) and needs[stage] + least <= calls
+            for stage, share in shares.items()
+        )
+
+    high = 1
+    while not covers(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if covers(middle) else (middle, high)
+    return high
 
 
 def affordable(

@@ -28,6 +28,7 @@ from moa_dspy.optimizers.measuring import (
     check_seed,
     models_of,
 )
+from moa_dspy.optimizers.optimize_budget import least_calls, least_test, smallest_calls
 from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, most_runs
@@ -38,6 +39,7 @@ from moa_dspy.optimizers.search.search import check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
@@ -172,6 +174,44 @@ class OptimizePlan:
             self.notes += _not_varied(self.bound)
         check_budget(self.budget, self.lms)
         check_unit(self.objective, self.lms)
+        self._check_calls()
+
+    def _check_calls(self) -> None:
+        """Raise ConfigurationError if no part can start with the budget's calls."""
+        calls = None if self.budget is None else self.budget.calls
+        if calls is not None and calls < min(self.needs.values()):
+            raise ConfigurationError(
+                f"a budget of {calls:,} calls covers no part of the optimization, so nothing was paid; the smallest "
+                f"for one part and a test of its result is {self.smallest_calls:,} calls; or give fewer examples"
+            )
+
+    @cached_property
+    def needs(self) -> dict[str, int]:
+        """Return the calls that each part needs at least, by stage. Without them it finds nothing."""
+        needs: dict[str, int] = {}
+        if self.only_gate:
+            return {"gate": least_calls(self.program, [*self.tune, *self.held])}
+        if "prompts" in self.parts:
+            first = self.start_of(self.program, first="prompts again" in self.stages)
+            needs["prompts"] = least_calls(first, split_off(self.tune, self.seed)[1])
+        if "architecture" in self.parts:  # the program itself, and a trial of one call
+            needs["architecture"] = least_calls(self.program, self.tune) + len(self.tune)
+        if "stop" in self.parts and (len(self.program.architecture.output_layers) > 1 or not needs):
+            needs["stop"] = least_calls(self.program, self.tune)
+        return needs
+
+    @property
+    def smallest_calls(self) -> int:
+        """Return the smallest number of calls that covers one part, and a test of its result."""
+        least = 0 if self.only_gate else least_test(self.held, self.program)
+        before = 0 if self.least_gain is None else least_calls(proposals_of(self.program), self.tune)
+        return before + smallest_calls(self.stages, self.needs, self.test_cost, least)
+
+    def start_of(self, program: AttentionMoA, *, first: bool) -> AttentionMoA:
+        """Return the program whose prompts are tuned. Before a search it has critics, whose prompts count, too."""
+        if not first or self.bound is None or program.architecture.critique_count:
+            return program
+        return self.bound.program(self.bound.richest(), StopRule(1))
 
     @cached_property
     def test_cost(self) -> CostEstimate:
@@ -340,39 +380,52 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     if plan.budget is not None:
         limits = ", ".join(f"{value:g} {name}" for name, value in plan.limits.items())
         notes.append(f"the budget ends it at {limits}")
+        notes.append(f"the smallest budget for one part and a test of its result is {plan.smallest_calls:,} calls")
     return WorkEstimate(parts=tuple(parts), notes=tuple(notes))
 
 
-def _costs(plan: OptimizePlan) -> Iterator[tuple[str, CostEstimate, CostEstimate]]:
-    """Yield each part with the upper bound and the guess."""
+_Row: TypeAlias = tuple[str, CostEstimate, CostEstimate]
+
+
+def _costs(plan: OptimizePlan) -> Iterator[_Row]:
+    """Yield each part with the upper bound and the guess, in the order of the run."""
     program, tuning, held = plan.program, len(plan.tune), len(plan.held)
     own, largest, usual = _prices(plan)
     if plan.least_gain is not None:  # every agent is asked once for each example
         asked = _price(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
         yield "ceiling", asked, asked
     for number, start in enumerate([own, *[largest] * (plan.rounds - 1)]):
-        if "architecture" in plan.parts:  # the program so far and each trial run on all examples
-            itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)
-            yield "architecture", itself + trials, itself + trials.times(_DESIGN * _RUN)
-        if "prompts" in plan.parts:  # measured before and after; the method states its maximum number of runs
-            learn, hold = split_off(plan.tune, 0)
-            lm, ambient = program.get_lm(), ambient_lm(program)
-            job = PromptJob(student_of(program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
-            measured, tried = 2 * len(hold), most_runs(plan.method, job)
-            yield "prompts", largest.times(measured + tried), usual.times(measured + tried * _TRIED)
-            if "prompts again" in plan.order(first=not number):  # if the search did not take the tuned prompts
-                yield "prompts again", largest.times(measured + tried), usual.times(0)
-        if "stop" in plan.parts:  # a pass over the examples, and one that repeats the syntheses and what follows them
-            passes = 2 * tuning if program.architecture.layers > 1 or plan.bound is not None else 0
-            yield "stop", largest.times(passes), usual.times(0.75 * passes)
+        rows = {row[0]: row for row in _round_costs(plan, start, largest, usual)}
+        yield from (rows[part] for part in plan.order(first=not number))
     if plan.only_gate:
         yield "gate", own.times(tuning + held), own.times(tuning + held)
     else:
         yield "acceptance", (own + largest).times(held), plan.test_cost
+        if "gate" in plan.parts:  # fitted on runs that were made anyway
+            yield "gate", CostEstimate(), CostEstimate()
     if plan.explain:  # the result runs twice, and once without each agent; the cache holds the runs of the acceptance
         agents = len(program.agents)
         most = agents if plan.bound is None else max(agents, plan.bound.space.max_agents)
         yield "explanation", largest.times(held * (most + 2)), usual.times(held * agents)
+
+
+def _round_costs(plan: OptimizePlan, start: CostEstimate, largest: CostEstimate, usual: CostEstimate) -> Iterator[_Row]:
+    """Yield the tuned parts of a round that starts with a program of a given cost."""
+    tuning = len(plan.tune)
+    if "architecture" in plan.parts:  # the program so far and each trial run on all examples
+        itself, trials = start.times(tuning), largest.times(plan.search["n_trials"] * tuning)
+        yield "architecture", itself + trials, itself + trials.times(_DESIGN * _RUN)
+    if "prompts" in plan.parts:  # measured before and after; the method states its maximum number of runs
+        learn, hold = split_off(plan.tune, 0)
+        lm, ambient = plan.program.get_lm(), ambient_lm(plan.program)
+        job = PromptJob(student_of(plan.program), learn, hold, plan.metric, 0, plan.effort, lm, ambient, 1)
+        measured, tried = 2 * len(hold), most_runs(plan.method, job)
+        yield "prompts", largest.times(measured + tried), usual.times(measured + tried * _TRIED)
+        # if the search did not take the tuned prompts
+        yield "prompts again", largest.times(measured + tried), usual.times(0)
+    if "stop" in plan.parts:  # a pass over the examples, and one that repeats the syntheses and what follows them
+        passes = 2 * tuning if plan.program.architecture.layers > 1 or plan.bound is not None else 0
+        yield "stop", largest.times(passes), usual.times(0.75 * passes)
 
 
 def _prices(plan: OptimizePlan) -> tuple[CostEstimate, CostEstimate, CostEstimate]:

@@ -22,7 +22,7 @@ from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
-from moa_dspy.optimizers.optimize_budget import affordable, is_limited, share_of
+from moa_dspy.optimizers.optimize_budget import affordable, check_covers, is_limited, share_of
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, like, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
@@ -30,7 +30,6 @@ from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, sear
 from moa_dspy.optimizers.search.storage import open_storage
 from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
 from moa_dspy.optimizers.stop_fitting.gates import GATE_CONFIDENCE, GateFit, fit_gate
-from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
@@ -177,6 +176,12 @@ class OptimizeRun:
             self._do("gate", self._fit_gate)
         if self.plan.explain:
             self._do("explanation", self._explain)
+        limit = self._guard.budget.calls
+        if self._cut_parts and limit is not None:
+            self.notes.append(
+                f"{self.cost.paid_calls:,} of {limit:,} calls were used; what was skipped or cut short did not fit "
+                "into its share of the rest"
+            )
 
     @property
     def _changed(self) -> bool:
@@ -225,7 +230,7 @@ class OptimizeRun:
         self.searched.append(searched)
         self.rounds[-1]["search"] = searched.report
         if searched.report["ended_by"] == "budget":
-            self._cut("architecture: the search ended with its share of the budget")
+            self._cut(f"architecture: the search ended with its share of the budget{_used(share)}")
         if searched.report["ended_by"] == "failures":
             failure = searched.report["failure"]
             self.notes.append(f"architecture: the search ended early ({failure}); the same call continues it")
@@ -254,6 +259,9 @@ class OptimizeRun:
     def _measure_own(self, share: BudgetGuard | None) -> Measurement:
         """Measure the score that the trials must exceed, before any trial is paid for."""
         examples = self._searchable
+        if share is not None:
+            trial = len(examples)  # of one call each
+            check_covers(share, self.candidate, examples, "the runs of the program itself and of a trial", trial)
         count = self._counter(len(examples), "runs of the program itself")
         try:
             own = measure(
@@ -311,7 +319,7 @@ class OptimizeRun:
             return
         first = "prompts again" in plan.stages and not self.searched
         learn, hold = split_off(plan.tune, plan.seed)
-        start = self._start(first=first)
+        start = plan.start_of(self.candidate, first=first)
         tuned = compile(
             start,
             trainset=learn,
@@ -329,7 +337,7 @@ class OptimizeRun:
         self.rounds[-1]["block" if first else "prompts"] = tuned.report
         self._tuned_to_end = tuned.report["ended_by"] == "done"
         if tuned.report["ended_by"] == "budget":
-            self._cut(f"prompts: {method} ended with its share of the budget")
+            self._cut(f"prompts: {method} ended with its share of the budget{_used(share)}")
         if tuned.report["ended_by"] == "prompt_lm":
             model = tuned.report["prompt_lm"]
             self.notes.append(
@@ -351,13 +359,6 @@ class OptimizeRun:
         if not (self._tuned_to_end and self._has_tuned_prompts):
             self._compile(share)
 
-    def _start(self, *, first: bool) -> AttentionMoA:
-        """Return the program whose prompts are tuned. Before a search it has critics, whose prompts count, too."""
-        bound = self.plan.bound
-        if not first or bound is None or self.candidate.architecture.critique_count:
-            return self.candidate
-        return bound.program(bound.richest(), StopRule(1))
-
     def _fit_stop(self, share: BudgetGuard | None) -> None:
         plan, architecture = self.plan, self.candidate.architecture
         if len(architecture.output_layers) < 2:
@@ -366,6 +367,8 @@ class OptimizeRun:
         if not isinstance(architecture.early_stop, bool):
             self.notes.append("stop: the candidate has a custom stop condition, which is kept")
             return
+        if share is not None:
+            check_covers(share, self.candidate, self._unlearnt, "the runs of the candidate")
         runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,
@@ -455,15 +458,24 @@ class OptimizeRun:
         plan, chosen, agents = self.plan, self.decided, len(self.decided.agents)
         options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard}
         self._say(0.0, "stages")
+        if self.acceptance is None and not plan.only_gate:  # else the runs were made, and the cache has them
+            check_covers(self._guard, chosen, plan.held, "the runs of the program")
         self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:
-            self._check_left(self.profile, agents)
             parts = iter(range(1, agents + 2))
 
             def tell(what: str) -> None:
                 self._say(next(parts) / (agents + 2), what)
 
-            self.contributions = contributions(chosen, plan.held, plan.metric, progress=tell, **options)
+            try:
+                cached = all(getattr(lm, "cache", False) for lm in plan.lms)
+                self._check_left(self.profile, agents if cached else agents + 1)  # or it runs whole once more
+                self.contributions = contributions(chosen, plan.held, plan.metric, progress=tell, **options)
+            except BudgetExhaustedError:
+                self._cut(
+                    "explanation: it shows the stages; what each agent adds is left out, because the budget does not "
+                    "cover the runs without each agent"
+                )
 
     def _check_left(self, one: Profile, programs: int) -> None:
         """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget."""
@@ -489,7 +501,13 @@ class OptimizeRun:
             share = share_of(stages, self._guard.left, self.plan.test_cost) if limited else 1.0
             work(self._guard.share(share) if limited else None)
         except BudgetExhaustedError:
-            self._cut(f"{part}: skipped, because the budget does not cover it")
+            paid = (self.cost - before).paid_calls
+            what = (
+                "cut short, because the budget does not cover the rest"
+                if paid
+                else "skipped, because the budget does not cover it"
+            )
+            self._cut(f"{part}: {what}")
         except BudgetTooSmallError as error:
             self._cut(f"{part}: {error}")
         except MoAError as error:
@@ -518,3 +536,10 @@ class OptimizeRun:
         number, stages = len(self.spent), self.plan.stages
         best = self._best if best is None else best
         self._progress(OptimizeProgress(stages[number], number + 1, len(stages), done, detail, best, self.cost))
+
+
+def _used(share: BudgetGuard | None) -> str:
+    """Return how many of its calls a part has used, in words; empty if they are not limited."""
+    if share is None or share.budget.calls is None:
+        return ""
+    return f", {share.spent.calls:,.0f} of {share.budget.calls:,} calls"

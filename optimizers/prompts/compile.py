@@ -34,6 +34,7 @@ from moa_dspy.optimizers.measuring import (
     measure,
     models_of,
 )
+from moa_dspy.optimizers.optimize_budget import check_covers
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import (
     MethodName,
@@ -171,11 +172,13 @@ class _Compilation:
 
     def run(self) -> None:
         """Measure the original program, tune it, and measure the tuned program, as far as the budget allows."""
+        job = self._job
+        check_covers(self._guard, self._program, job.valset, "the runs of the original program")
         try:  # measured first, so that a broken program fails before much is paid
             self._before = self._measure(self._program)
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
-                f"the budget does not cover the runs of the original program on {len(self._job.valset)} examples; "
+                f"the budget does not cover the runs of the original program on {len(job.valset)} examples; "
                 "raise it, or give fewer examples"
             ) from None
         try:

@@ -93,7 +93,7 @@ def _optimize_sections(record: OptimizeRecord) -> Iterator[_Section]:
             (f"prompts before the search, by {as_text(method)}", "compile", done.block, ""),
             ("optimization history and Pareto front", "search", done.search, "architecture"),
             (f"prompts, by {as_text(method)}", "compile", done.prompts, "" if done.block else "prompts"),
-            ("depth curve and stop rule", "stop", done.stop, "depth and stop rule"),
+            ("depth curve and stop rule", "stop", done.stop, "a fit of depth and stop rule of its own"),
         ]
         sections = [_Section(title, body, part) for title, body, part, _ in parts if part is not None]
         absent = ", ".join(what for *_, part, what in parts if part is None and what)

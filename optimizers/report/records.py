@@ -144,6 +144,11 @@ class TrialRow(_Value):
     unjudged: dict[str, int | str] | None = None
 
     @property
+    def end(self) -> str:
+        """Return how it ended. A trial that failed after it had scored examples was cut short."""
+        return "cut short" if self.state == "fail" and self.examples else self.state
+
+    @property
     def result(self) -> str:
         """Return the score with its interval, or with its number of examples."""
         if self.score is None:
@@ -182,6 +187,14 @@ class SearchRecord(_Value):
     best: _FoundArchitecture | None = None
     trials: tuple[TrialRow, ...] = ()
     history: tuple[dict[str, float | None], ...] = ()
+
+    @property
+    def best_in_words(self) -> str | None:
+        """Return the number of the best trial, and whether it ran only a part of the examples."""
+        if self.best is None or self.best.trial is None:
+            return None
+        cut = [trial for trial in self.trials if trial.number == self.best.trial and trial.end == "cut short"]
+        return f"{self.best.trial}{f', cut short after {cut[0].examples} examples' if cut else ''}"
 
     @property
     def chosen_rule(self) -> str | None:

@@ -549,17 +549,49 @@ class TestTheEnd:
 
     def test_nothing_is_said_to_be_tried_that_was_not(self) -> None:
         program = AttentionMoA("question -> answer", [simulated("a")], layers=1, attention="none")
-        result = optimize(
-            program,
-            trainset=examples(20),
-            metric=exact,
-            parts=["architecture"],
-            budget=Budget(calls=1),
-            explain=False,
-            **SEARCH,
-        )
+        asked: dict[str, Any] = {"trainset": examples(20), "metric": exact, "parts": ["architecture"], **SEARCH}
+        result = optimize(program, budget=Budget(tokens=1), explain=False, **asked)
         assert "the budget covers no part" in str(result)
         assert result.cost.paid_calls <= 1
+
+    def test_a_budget_with_which_nothing_can_run_is_refused_with_the_smallest_that_makes_sense(self) -> None:
+        lm = simulated("a", cache=False)
+        program = AttentionMoA("question -> answer", [lm, simulated("b", cache=False)], layers=1, attention="none")
+        asked: dict[str, Any] = {"trainset": examples(15), "metric": exact, "method": "bootstrap", **SEARCH}
+        with pytest.raises(
+            ConfigurationError, match=r"a budget of 5 calls covers no part .* nothing was paid"
+        ) as error:
+            optimize(program, budget=Budget(calls=5), **asked)
+        assert not lm.requests
+        smallest = int(re.search(r"is (\d+) calls, or", str(error.value)).group(1))  # type: ignore[union-attr]
+        result = optimize(program, budget=Budget(calls=smallest), **asked)
+        assert result.searched or result.compiled or result.stops
+        assert result.cost.paid_calls <= smallest
+
+    def test_a_part_that_the_budget_does_not_cover_is_skipped_before_it_is_paid_for(self) -> None:
+        lms = [simulated(name, cache=False) for name in "abc"]
+        program = AttentionMoA("question -> answer", lms, layers=1, attention="full")
+        asked: dict[str, Any] = {"trainset": examples(15), "metric": exact, "method": "bootstrap", **SEARCH}
+        result = optimize(program, budget=Budget(calls=120), **asked)
+        spent = {part["stage"]: part["cost"]["calls"] for part in result.report["spent"]}
+        notes = result.report["notes"]
+        for stage in ("prompts", "architecture", "stop"):
+            if any(note.startswith(f"{stage}: the budget does not cover") for note in notes):
+                assert spent[stage] == 0
+        assert any("of 120 calls were used" in note for note in notes)
+        assert (result.profile is None) == any(note.startswith("explanation: the budget does") for note in notes)
+        if result.profile is not None and result.contributions is None:
+            assert any(note.startswith("explanation: it shows the stages") for note in notes)
+
+    def test_the_estimate_lists_the_parts_in_the_order_of_the_run(self) -> None:
+        program = AttentionMoA("question -> answer", [simulated("a"), simulated("b")], layers=1)
+        asked: dict[str, Any] = {"trainset": examples(15), "metric": exact, "method": "bootstrap", **SEARCH}
+        seen: list[OptimizeProgress] = []
+        cost = forecast(program, **asked)
+        optimize(program, progress=seen.append, **asked)
+        assert [part.part for part in cost.parts] == list(dict.fromkeys(at.part for at in seen))
+        rounds = forecast(program, rounds=2, **asked).parts
+        assert [part.part for part in rounds[4:7]] == ["architecture", "prompts", "stop"]
 
 
 class TestOutages:
@@ -715,7 +747,7 @@ def test_the_program_itself_is_measured_before_a_search_is_paid_for() -> None:
     assert result.ended_by == "budget"
     assert not result.searched
     assert "nothing better was found" not in result.report["verdict"]
-    assert any("the budget ended while the program itself was run" in note for note in result.report["notes"])
+    assert any("the budget does not cover the runs of the program itself" in note for note in result.report["notes"])
     enough = optimize(program, trainset=examples(60), budget=Budget(calls=6000), explain=False, **given)
     assert [spec.name for spec in enough.candidate.architecture.agents] == ["c2"]
     assert enough.accepted
