@@ -502,12 +502,8 @@ class OptimizeRun:
             work(self._guard.share(share) if limited else None)
         except BudgetExhaustedError:
             paid = (self.cost - before).paid_calls
-            what = (
-                "cut short, because the budget does not cover the rest"
-                if paid
-                else "skipped, because the budget does not cover it"
-            )
-            self._cut(f"{part}: {what}")
+            how, rest = ("cut short", "the rest") if paid else ("skipped", "it")
+            self._cut(f"{part}: {how}, because the budget does not cover {rest}")
         except BudgetTooSmallError as error:
             self._cut(f"{part}: {error}")
         except MoAError as error:

@@ -233,7 +233,8 @@ def test_a_reply_that_was_cut_off_is_on_record_and_the_summary_says_whose() -> N
         moa = AttentionMoA("question -> answer", [server.lm("short"), server.lm("long")], layers=1, attention="none")
         trace = moa(question="?").trace
     assert [step.agent for step in trace.steps if step.truncated] == ["long"]
-    assert "cut at max_tokens: propose by long" in trace.summary()
+    assert "1 reply was cut at max_tokens" in trace.summary()
+    assert "raise max_tokens (propose by long)" in trace.summary()
 
 
 def test_a_trace_says_what_was_asked_of_which_program_and_when(tmp_path: Path):

@@ -684,7 +684,7 @@ def test_show_tells_a_reader_what_is_in_the_file(moa: Run, tmp_path: Path) -> No
         "openai/one",
         "openai/two",
         "full (4 critiques in each layer)",
-        "at most 19, of which 9 follow one another",
+        "19, of which 9 follow one another; at most 20, if no reply can be read",
         "Prompt: propose (5 demos)",
         "Answer like a pirate.",
         "Arr 0",

@@ -63,6 +63,37 @@ SEARCH = ("optimize", "--only", "architecture", "--no-explain")
 COMMON = ("--config", "moa.toml", "--data", "items.jsonl", "--metric", "exact")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected", "never"),
+    [
+        ([], "answered calls are in the response cache", "--storage"),
+        (
+            ["--storage", "st.db"],
+            "answered calls are in the response cache, finished trials are in st.db",
+            "--no-cache",
+        ),
+        (["--no-cache", "--storage", "st.db"], "finished trials are in st.db", "in the response cache"),
+        (["--no-cache"], "nothing is kept", "the same command"),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    expected: str,
+    never: str,
+) -> None:
+    def interrupted(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moa_dspy.cli.commands.optimize.optimize", interrupted)
+    assert main([*SEARCH, *COMMON, "--yes", *options]) == 130
+    said = capsys.readouterr().err
+    assert expected in said
+    assert never not in said
+
+
 @pytest.mark.slow
 def test_search_finds_saves_and_shows_the_better_agent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--n-trials", "4", "--storage", "study.db", "--record", "found.json", "--report", "found.html"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.batch_server import BatchServer
+from support.loopback import Cut, Loopback
 
 from moa_dspy.cli import main
 
@@ -49,6 +50,36 @@ def test_rows_are_planned_answered_and_counted(
         assert main([*words, "--max-calls", "5"]) == 0  # nothing waits
         costs = [json.loads(line)["cost_usd"] for line in out.read_text().splitlines()]
     assert costs[4] == pytest.approx(costs[0] / 2)
+
+
+@pytest.mark.parametrize("command", ["ask", "run", "eval"])
+def test_replies_that_were_cut_are_counted_with_what_to_change(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reply(body: dict[str, Any]) -> str:
+        return "42" if "Write only the answer" in body["messages"][-1]["content"] else Cut("First we look at")
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"question {n}", "answer": 42}) + "\n" for n in range(3)))
+    with Loopback(reply) as server:
+        config = tmp_path / "moa.toml"
+        config.write_text(
+            '[task]\nsignature = "question -> answer: int"\n'
+            f'[[agents]]\nmodel = "openai/a"\napi_base = "{server.url}"\n'
+            '[architecture]\nlayers = 1\nattention = "none"\naggregation = "none"\n'
+        )
+        words = {
+            "ask": ["ask", "question 1"],
+            "run": ["run", "--data", str(rows), "--out", str(tmp_path / "answers.jsonl")],
+            "eval": ["eval", "--data", str(rows), "--metric", "exact"],
+        }[command]
+        assert main([*words, "--config", str(config), "--no-cache"]) == 0
+    printed = capsys.readouterr()
+    text = " ".join((printed.out + printed.err).split())
+    were = "1 reply was" if command == "ask" else "3 replies were"
+    assert f"{were} cut at max_tokens, and asked for again where no answer could be read; raise max_tokens" in text
+    if command == "run":
+        assert "3 calls (at most 6)" in text
 
 
 @pytest.mark.slow

@@ -690,7 +690,7 @@ def test_the_table_says_what_is_planned_assumed_and_unknown() -> None:
     assert lines[0].split() == ["layer", "stage", "calls", "prompt", "completion", "cost"]
     assert any(line.startswith("full run: 29 calls, 14 of them in sequence, about 28 s") for line in lines)
     assert any(line.startswith("early stop after layer 2: 19 calls, 9 of them in sequence") for line in lines)
-    assert any(line.startswith("1,000 times: 19,000 to 29,000 calls, cost at least $") for line in lines)
+    assert any(line.startswith("1,000 times: 19,000 to 29,000 calls (at most 31,000), cost at least") for line in lines)
     assert any("450 in an answer, 200 in a critique" in line for line in lines)
     assert any("more than the budget's 5 s: it is cut short" in line for line in lines)
     assert "odd/one" in text

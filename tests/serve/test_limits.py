@@ -336,6 +336,18 @@ def test_programs_are_named_after_files_and_folders(tmp_path: Path):
         load_programs([str(tmp_path / "three")])
 
 
+def test_a_program_says_how_many_calls_a_question_takes_at_most(lm: ScriptedLM):
+    typed = AttentionMoA("question -> answer: bool", [lm, lm], layers=1, attention="none", aggregation="vote")
+    text = AttentionMoA("question -> answer", [lm, lm], layers=1, attention="none", aggregation="vote")
+    with serving({"typed": typed, "text": text}) as server:
+        typed_model, text_model = server.http.get("/v1/models").json()["data"]
+        page = " ".join(server.http.get("/").text.split())
+    assert typed_model["price"]["most"] == {"calls": 2, "most_calls": 4, "usd": None}
+    assert text_model["price"]["most"]["most_calls"] == 2
+    assert "2 calls, at most 4 if replies cannot be read," in page
+    assert "2 calls, price unknown" in page
+
+
 def test_a_program_that_lost_a_comparison_says_so(lm: ScriptedLM):
     moa = AttentionMoA("question -> answer", [lm, lm])
     record: Any = {"method": "compare", "date": "2026-01-01T00:00:00Z"}

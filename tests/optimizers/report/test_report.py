@@ -295,6 +295,22 @@ def test_an_optimization_without_a_held_out_test_says_so(optimization: dict[str,
     assert "The program that is kept scores" in page.text
 
 
+def test_a_trial_that_the_budget_cut_short_is_not_said_to_have_failed(optimization: dict[str, Any]) -> None:
+    (done, *_) = optimization["rounds"]
+    number = done["search"]["best"]["trial"]
+    trials = [
+        {**trial, "state": "fail", "examples": 7, "reason": "the budget of its search ended"}
+        for trial in done["search"]["trials"]
+        if trial["number"] == number
+    ]
+    search = {**done["search"], "trials": trials}
+    page = checked(render([{**optimization, "rounds": [{**done, "search": search, "stop": None}]}]))
+    assert "1: 1 cut short" in page.text
+    assert f"{number}, cut short after 7 examples" in page.text
+    assert "1 fail" not in page.text
+    assert "Not done, or not reached: a fit of depth and stop rule of its own." in page.text
+
+
 def test_nothing_at_all_is_a_page() -> None:
     assert "There is no record to show." in checked(render([])).text
 
