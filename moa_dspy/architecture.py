@@ -283,11 +283,11 @@ class Architecture(_Frozen):
         final = len(self.output_layers) * self.aggregate_calls + (self.layers - 1) * self.synthesizes
         return proposed + final + self.reports_dissent
 
-    def rows(self, most_calls: int) -> dict[str, str]:
+    def rows(self, most_calls: int = 0) -> dict[str, str]:
         """Return the properties of a run, apart from its models, as names and texts for people.
 
         Args:
-            most_calls: calls of a run in which no reply can be read at once.
+            most_calls: calls of a run in which no reply can be read at once, if known.
         """
         further = f"; {at_most(self.max_calls, most_calls)}" if most_calls > self.max_calls else ""
         words = {True: "yes", False: "no"}

@@ -30,7 +30,7 @@ def keep_right_steps(
     metric: Metric,
     program: AttentionMoA,
     threshold: float | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Remove the calls from a DSPy trace that must not become demos.
 
     A call with the outputs of the task is kept if the metric accepts its answer. A critique is kept if the answer that
@@ -43,10 +43,13 @@ def keep_right_steps(
         metric: the task's metric. It gets the DSPy trace, as it does when it accepts a run.
         program: the program that ran.
         threshold: the least score of an accepted answer; None: any above 0.
+
+    Returns:
+        The metric's error for each answer on which it raised.
     """
     record = getattr(prediction, "trace", None)
     if not isinstance(record, Trace):
-        return
+        return ()
     whole = list(captured)
 
     def in_context(example: dspy.Example, prediction: Any, *_: Any) -> Any:
@@ -59,6 +62,7 @@ def keep_right_steps(
         for entry, step in zip(whole, steps, strict=True)
         if step is not None and _is_right(scores, step, threshold)
     ]
+    return scores.unjudged
 
 
 def right_demos_only(strategy: Callable[..., bool], metric: Metric, program: AttentionMoA) -> Callable[..., bool]:

@@ -72,7 +72,7 @@ class PromptJob:
         def scored(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
             score = self.score(example, prediction, trace)
             if isinstance(trace, list) and (score >= threshold if threshold else score > 0):
-                keep_right_steps(trace, prediction, example, self.metric, self.student, threshold)
+                self.unscored.extend(keep_right_steps(trace, prediction, example, self.metric, self.student, threshold))
             return score
 
         return scored

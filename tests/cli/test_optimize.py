@@ -142,7 +142,7 @@ def test_optimize_tunes_what_it_is_told_to(folder: Path, capsys: pytest.CaptureF
 
 
 def test_a_budget_ends_it_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*SEARCH, *COMMON, "--max-calls", "30", "--n-trials", "4"]) == 0
+    assert main([*SEARCH, *COMMON, "--max-calls", "150", "--n-trials", "4"]) == 0
     said = capsys.readouterr()
     assert "budget" in said.out
     assert loaded("program.json").architecture.max_calls == 3
@@ -172,12 +172,12 @@ def test_what_it_takes_is_told_before_and_can_be_asked_for_alone(
     assert "a guess: calls" in said.out
     assert "unknown" in said.out
     assert not Path("program.json").exists()
-    arguments = [*SEARCH, *COMMON, "--n-trials", "4", "--max-calls", "90", "--estimate", "--json"]
+    arguments = [*SEARCH, *COMMON, "--n-trials", "4", "--max-calls", "240", "--estimate", "--json"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert [part["part"] for part in found["parts"]] == ["architecture", "acceptance", "all"]
     assert found["parts"][-1]["most"]["calls"] >= found["parts"][-1]["expected"]["calls"] > 0
-    assert "the budget ends it at 90 calls" in found["notes"]
+    assert "the budget ends it at 240 calls" in found["notes"]
 
     assert main([*SEARCH, *COMMON, "--n-trials", "4", "--json"]) == 0
     said = capsys.readouterr()
