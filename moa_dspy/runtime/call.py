@@ -381,11 +381,11 @@ class _Call:
         adapter = None if isinstance(self._adapter, LENIENT) else self._adapter
         keep = () if adapter is None else fields_in_tags(adapter, self._signature)
         completions = read(reply, self._meter.response, keep)
-        self._cut_replies += any(completion.end == "truncated" for completion in completions)
         if completions and self._session.answer is not None:
             note_reply(lm.model, self._lm.server, text_in(reply), completions[0].text)
         for completion in completions:
             self._truncated = completion.end == "truncated"
+            self._cut_replies += self._truncated
             if completion.usage_doubtful:
                 self._meter.add(Usage(estimated=True))
             error = None if completion.end == "finished" else unfinished(completion, lm.model)
