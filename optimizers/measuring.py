@@ -21,8 +21,9 @@ from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.evaluate import check_inputs
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
-from moa_dspy.evaluation.scoring import Metric, check_metric, metric_name
+from moa_dspy.evaluation.scoring import Metric, metric_name
 from moa_dspy.evaluation.statistics import Score
+from moa_dspy.evaluation.suite import fit_metric, output_fields_of
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime import event_loop
@@ -34,14 +35,15 @@ __all__ = [
     "Unit",
     "check_budget",
     "check_concurrency",
-    "check_metric",
     "check_program",
     "check_seed",
     "failures_of",
+    "fit_metric",
     "guard_of",
     "measure",
     "metric_name",
     "models_of",
+    "output_fields_of",
     "run_examples",
 ]
 
@@ -122,7 +124,6 @@ def measure(
         AllRunsFailedError: if the first ten runs, or all, failed or could not be judged.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
-    check_metric(metric)
     guard = guard_of(budget, program)
     return run_examples(
         program, devset, metric, guard=guard, concurrency=concurrency, on_run=progress, keep_traces=keep_traces
@@ -158,6 +159,8 @@ def run_examples(
         raise ConfigurationError("no examples to run the program on; pass at least one")
     check_examples(devset)
     check_inputs(program, devset)
+    if metric is not None:
+        metric, _ = fit_metric(metric, output_fields_of(program), devset)
     check_concurrency(concurrency)
     runs: dict[int, Run] = {}
 

@@ -23,10 +23,11 @@ from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
     check_concurrency,
-    check_metric,
     check_program,
     check_seed,
+    fit_metric,
     models_of,
+    output_fields_of,
 )
 from moa_dspy.optimizers.optimize_budget import least_calls, least_test, smallest_calls
 from moa_dspy.optimizers.prompts.compile import split_off
@@ -141,7 +142,8 @@ class OptimizePlan:
             raise TypeError(f"optimize() got an unexpected keyword argument {name!r}")
         self.search = {**_DEFAULTS, **self.search}
         check_program(self.program)
-        check_metric(self.metric)
+        every = [*self.trainset, *(self.valset or ())]
+        self.metric, _ = fit_metric(self.metric, output_fields_of(self.program), every)
         check_alpha(self.alpha)
         check_gain(self.gain)
         check_concurrency(self.concurrency)

@@ -106,7 +106,7 @@ class HardTaskAnswer(TextMetric):
 
     def read(self, output: str, example: dspy.Example) -> str:
         """Return the answer in the form of the example's target."""
-        return read_as(output, str(example.get(self.target, "")), self._options(example)) or ""
+        return read_as(output, str(example.get(self.target or "answer", "")), self._options(example)) or ""
 
     def _options(self, example: dspy.Example) -> list[str]:
         return [text.strip() for _, text in _OPTION.findall(str(example.get(self.question, "")))]

@@ -10,10 +10,11 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import dspy
 
@@ -24,6 +25,10 @@ __all__ = ["UNREAD", "Checked", "Metric", "TextMetric", "Verdict", "Vote", "Vote
 UNREAD = "unread"
 """The name in the details of a verdict that tells that no answer could be read from the output."""
 
+ANSWER: Final = "answer"
+"""The usual name of an output, and of its reference in an example."""
+
+_REASONING: Final = "reasoning"  # the output that DSPy adds; it is never compared unless it is named
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION_AROUND = "\"'`*_.,;:!?()[]{}\u2018\u2019\u201c\u201d"
 
@@ -42,6 +47,14 @@ class Metric(ABC):
     @abstractmethod
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the score of a prediction with its reason."""
+
+    def for_task(self, outputs: Collection[str], examples: Sequence[dspy.Example]) -> Metric:  # noqa: ARG002
+        """Return the metric for a task with these output fields and examples, before the first paid call.
+
+        Raises:
+            ConfigurationError: if the metric cannot tell which of them it compares.
+        """
+        return self
 
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:  # noqa: ARG002 - for subclasses
         """Return remarks on how the examples will be scored, before the first paid call.
@@ -85,18 +98,38 @@ def output_of(prediction: Any, field: str) -> str:
     return "" if output is None else str(output)
 
 
+def compared_field(metric: Metric, field: str | None, outputs: Collection[str]) -> str:
+    """Return the output that a metric compares: `field`; else `answer`; else the only one besides the reasoning.
+
+    Raises:
+        ConfigurationError: if there is no such output, or there are several.
+    """
+    usable = [name for name in outputs if name != _REASONING] or list(outputs)
+    chosen = field or (ANSWER if ANSWER in usable else usable[0] if len(usable) == 1 else None)
+    if chosen is None:
+        raise ConfigurationError(
+            f"the outputs are {', '.join(usable) or 'none'}, and one of them is compared; say which one, such as "
+            f"metric={type(metric).__name__}(field={(usable or [ANSWER])[0]!r})"
+        )
+    if chosen not in outputs:
+        raise ConfigurationError(f"there is no output {chosen!r} to compare; the outputs are {', '.join(usable)}")
+    return chosen
+
+
 @dataclass(frozen=True)
 class TextMetric(Metric):
     """Compares one output field with the accepted answers of the example. Subclasses implement `compare`.
 
     Attributes:
-        field: the output field. A plain string as prediction is the output itself.
-        target: the field of the example with the answer, or with a list of accepted answers.
+        field: the output field. Default: `answer`, or the only output besides the reasoning. A plain string as
+            prediction is the output itself.
+        target: the field of the example with the answer, or with a list of accepted answers. Default: the field with
+            the name of the output, or else `answer`.
         explanation: the field of the example with a worked solution, for the feedback. It may be missing.
     """
 
-    field: str = "answer"
-    target: str = "answer"
+    field: str | None = None
+    target: str | None = None
     explanation: str = "solution"
 
     @abstractmethod
@@ -111,25 +144,47 @@ class TextMetric(Metric):
         """Return the key of an output in a vote. Outputs with equal keys are one answer; empty keys are not counted."""
         return vote_key(self.read(output, example))
 
+    def for_task(self, outputs: Collection[str], examples: Sequence[dspy.Example]) -> Self:
+        """Return the metric with the fields that it compares."""
+        field = compared_field(self, self.field, outputs)
+        target = self._target(field, *examples)
+        known = any(target in example for example in examples)
+        return replace(self, field=field, target=target if known else self.target)
+
     def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
         """Raise ConfigurationError if an example has no answer to compare with."""
-        without = [n for n, example in enumerate(examples, 1) if example.get(self.target) in (None, "", [])]
+        target = self._target(self.field, *examples)
+        is_open = self.target is None and self.field is None  # any label may be the one to compare with
+        without = [
+            number
+            for number, example in enumerate(examples, 1)
+            if all(value in (None, "", []) for value in (example.get(target), *(_labels(example) if is_open else ())))
+        ]
         if without:
             have = ", ".join(examples[without[0] - 1].toDict())
+            wanted = self.target or self.field or ANSWER
             raise ConfigurationError(
-                f"{len(without)} of {len(examples)} examples have no {self.target!r} to compare with; the first is "
+                f"{len(without)} of {len(examples)} examples have no {wanted!r} to compare with; the first is "
                 f"number {without[0]} of those chosen, with the fields {have}: correct them, or map a column with "
-                f"fields={{{self.target!r}: 'COLUMN'}}"
+                f"fields={{{wanted!r}: 'COLUMN'}}"
             )
         return []
+
+    def _target(self, field: str | None, *examples: dspy.Example) -> str:
+        """Return the field of the examples with the answer to an output field."""
+        named = field is not None and any(field in example for example in examples)
+        return self.target or (field if field and named else ANSWER)
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the best score over the accepted answers.
 
         An output without a readable answer scores 0, as in the published protocols. The details mark it as unread.
         """
-        output = output_of(prediction, self.field)
-        target = field_of(example, self.target, "example")
+        field = self.field
+        if field is None and isinstance(prediction, dspy.Prediction):
+            field = compared_field(self, None, prediction.keys())
+        output = output_of(prediction, field or ANSWER)
+        target = field_of(example, self._target(field, example), "example")
         accepted = [str(answer) for answer in (target if isinstance(target, list | tuple | set) else [target])]
         score = max((self.compare(output, answer, example) for answer in accepted), default=False)
         unread = not score and not self.read(output, example).strip()
@@ -144,6 +199,13 @@ class TextMetric(Metric):
         degree = f"Partly right ({float(score):.2f})" if score else "Wrong"
         worked = example.get(self.explanation)
         return f"{degree}: {reading}; expected was {expected}." + (f" Worked solution: {worked}" if worked else "")
+
+
+def _labels(example: dspy.Example) -> list[Any]:
+    """Return the values that are no inputs; empty if the inputs are not set."""
+    with suppress(ValueError):
+        return list(example.labels().toDict().values())
+    return []
 
 
 def _shorten(text: str, limit: int = 200) -> str:
@@ -227,22 +289,36 @@ class VoteMatch(Metric):
     Attributes:
         metric: scores the winner.
         field: the output field with a list of answers. If it is one text, the prediction's completions are the list.
+            Default: the metric's field, see `TextMetric`.
         key: answers with equal keys are the same answer. None means the metric's own key: for `Numeric`, 8 equals 8.0.
     """
 
     metric: TextMetric
-    field: str = "answer"
+    field: str | None = None
     key: Callable[[str], Any] | None = None
 
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Score the winner. The feedback includes the share of votes."""
-        result = vote(self._answers(prediction), key=self.key or (lambda output: self.metric.key(output, example)))
-        verdict = self.metric.assess(example, result.answer or "")
+        outputs = prediction.keys() if isinstance(prediction, dspy.Prediction) else [self.field or ANSWER]
+        bound = self.for_task(outputs, [example])
+        answers, metric = bound._answers(prediction), bound.metric
+        result = vote(answers, key=self.key or (lambda output: metric.key(output, example)))
+        verdict = metric.assess(example, result.answer or "")
         details = {**verdict.details, "votes": result.votes, "total": result.total}
         return Verdict(verdict.score, f"{verdict.feedback} ({result.votes} of {result.total} votes.)", details)
 
+    def for_task(self, outputs: Collection[str], examples: Sequence[dspy.Example]) -> Self:
+        """Return the vote, and its metric, with the fields that they compare."""
+        field = compared_field(self, self.field or self.metric.field, outputs)
+        return replace(self, field=field, metric=self.metric.for_task([self.metric.field or field], examples))
+
+    def check_examples(self, examples: Sequence[dspy.Example]) -> list[str]:
+        """Return the remarks of the metric."""
+        return self.metric.check_examples(examples)
+
     def _answers(self, prediction: Any) -> list[str]:
-        output = field_of(prediction, self.field, "prediction")
+        field = self.field or ANSWER
+        output = field_of(prediction, field, "prediction")
         if not isinstance(output, list | tuple):
-            output = getattr(getattr(prediction, "completions", None), self.field, None) or [output]
+            output = getattr(getattr(prediction, "completions", None), field, None) or [output]
         return [str(answer) for answer in output]

@@ -36,7 +36,8 @@ _INTERRUPTED: Final = 130
 _CACHE_ROOM: Final = 1 << 20  # bytes of a new response cache
 
 # Python arguments in messages of the library, and the matching command line options.
-_ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|'[^']*'|[^\s,;:)]*)")
+_ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\w*\([^)]*\)|'[^']*'|[^\s,;:)]*)")
+_METRIC: Final = re.compile(r"(?P<kind>\w+)\(field='(?P<field>\w+)'\)")
 _OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
 _PARAMETERS: Final = {each: {given.name: given for given in parameters(each)} for each in COMMANDS}
 _LIMITS: Final = ("calls", "tokens", "usd", "seconds")
@@ -237,10 +238,19 @@ def with_options(message: str) -> str:
             value = ",".join("=".join(part.strip(" '") for part in pair.split(":")) for pair in value[1:-1].split(","))
         if value[:1] in ("(", "["):
             value = ",".join(part.strip(" '") for part in value[1:-1].split(","))
-        text = value if value == "''" else value.strip("'")
+        text = _metric_option(value) if name == "metric" else value if value == "''" else value.strip("'")
         return f"{_OPTIONS[name]} {text}".rstrip()
 
     return message if _OF_A_FILE.match(message) else _ARGUMENT.sub(option, message)
+
+
+def _metric_option(value: str) -> str:
+    """Return the value of ``--metric`` for a built-in metric of an output: ``exact:category``."""
+    from moa_dspy.evaluation.suite import METRICS  # imported long ago if there is such a message
+
+    match = _METRIC.fullmatch(value)
+    names = {kind.__name__: name for name, kind in METRICS.items()}
+    return value if match is None else f"{names.get(match['kind'], match['kind'])}:{match['field']}"
 
 
 def _abandon_stdout() -> None:

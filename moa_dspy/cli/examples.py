@@ -18,7 +18,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.evaluate import check_inputs, turns_of
 from moa_dspy.evaluation.recipes import ENDPOINT_VARIABLE
 from moa_dspy.evaluation.scoring import Metric
-from moa_dspy.evaluation.suite import Devset, OwnData, named_metric, open_benchmark, remarks_of
+from moa_dspy.evaluation.suite import Devset, OwnData, fit_metric, named_metric, open_benchmark, output_fields_of
 from moa_dspy.program import AttentionMoA
 
 __all__ = [
@@ -99,7 +99,8 @@ def prepare(
         inputs=list(program.task.input_fields),
     )
     check_inputs(program, devset.examples)
-    return Job(program, devset, metric, judge, remarks_of(metric, devset.examples))
+    metric, remarks = fit_metric(metric, output_fields_of(program), devset.examples)
+    return Job(program, devset, metric, judge, remarks)
 
 
 def find_benchmark(options: ExampleOptions) -> Benchmark:

@@ -24,9 +24,9 @@ from moa_dspy.evaluation.progress import EvaluateProgress, Totals, progress_disp
 from moa_dspy.evaluation.records import Record, RecordFile, latest, outputs_of, restored
 from moa_dspy.evaluation.results import EvaluateResult, by_category, paired_difference, read_other
 from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run, check_concurrency
-from moa_dspy.evaluation.scoring import Metric, check_metric
+from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.evaluation.suite import Devset, remarks_of
+from moa_dspy.evaluation.suite import Devset, fit_metric, output_fields_of
 from moa_dspy.files.atomic_write import replace_file
 from moa_dspy.planning import CostEstimate, Lengths, evenly_spaced, total
 from moa_dspy.presets import single_model
@@ -89,9 +89,8 @@ def evaluate(
     """
     data = Devset.of(devset, limit, seed)
     scorer = data.benchmark.metric(judge, judge_prompts) if metric is None else metric
-    check_metric(scorer)
     check_inputs(program, data.examples)
-    remarks = remarks_of(scorer, data.examples)
+    scorer, remarks = fit_metric(scorer, output_fields_of(program), data.examples)
     job = _Job(program, data, scorer, identified(data.examples), name or label(program), trace)
     others = {} if against is None else read_other(against, job.run)
     check_outputs(data.benchmark, outputs)

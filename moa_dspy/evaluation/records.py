@@ -174,13 +174,13 @@ class RecordFile:
         self._file = AppendFile(path, "evaluation")
         try:
             recorded, self.records, length = _read(self.path)
-            if recorded is not None:
+            if self.records and recorded is not None:
                 _check_run(self.path, recorded, run, latest(self.records), contents)
+            self._header = None if self.records else {"format": FORMAT, "format_version": _VERSION, "run": dict(run)}
+            length = length if self.records else 0  # a run that ended before its first record blocks no other one
             self._file.truncate(length)
             if length and self._file.rest(length - 1) != b"\n":
                 self._file.append(b"\n")
-            if recorded is None:
-                self._write({"format": FORMAT, "format_version": _VERSION, "run": dict(run)})
         except BaseException:
             self._file.__exit__()
             raise
@@ -191,6 +191,9 @@ class RecordFile:
         Raises:
             RunError: if it cannot be written.
         """
+        if self._header is not None:
+            self._write(self._header)
+            self._header = None
         trace = {} if record.trace is None else {"trace": record.trace.model_dump(mode="json")}
         self._write({**record.model_dump(mode="python", exclude={"trace"}), **trace})
 
@@ -200,8 +203,8 @@ class RecordFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.__exit__()
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:

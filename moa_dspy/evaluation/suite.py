@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,17 +15,18 @@ from moa_dspy.data.benchmarks.registry import get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
 from moa_dspy.data.metrics.choices import ChoiceLetter
 from moa_dspy.data.metrics.mathematics import MathEquivalence
-from moa_dspy.data.metrics.metric import Metric
+from moa_dspy.data.metrics.metric import Metric, TextMetric
 from moa_dspy.data.metrics.numbers import Numeric
 from moa_dspy.data.metrics.text import F1, Contains, ExactMatch, NormalizedMatch
 from moa_dspy.data.sources import Row
 from moa_dspy.data.splitting import sample
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.evaluation.scoring import check_metric
 from moa_dspy.extras import imported
 
-__all__ = ["METRICS", "Devset", "OwnData", "named_metric", "open_benchmark", "remarks_of"]
+__all__ = ["METRICS", "Devset", "OwnData", "fit_metric", "named_metric", "open_benchmark", "output_fields_of"]
 
-METRICS: Final[Mapping[str, type[Metric]]] = {
+METRICS: Final[Mapping[str, type[TextMetric]]] = {
     "exact": ExactMatch,
     "normalized": NormalizedMatch,
     "f1": F1,
@@ -34,10 +35,10 @@ METRICS: Final[Mapping[str, type[Metric]]] = {
     "choice": ChoiceLetter,
     "math": MathEquivalence,
 }
-"""Metrics by name. All compare the field ``answer`` of the prediction with that of the example."""
+"""Metrics by name. Each compares the task's output with the example's field of the same name, or ``answer``."""
 
-
-_IN_MODULE: Final = re.compile(r"[^\W\d]\w*(?:\.\w+)*:\w+")
+_IN_MODULE: Final = re.compile(r"(?!.*\.py:)[^\W\d]\w*(?:\.\w+)*:\w+")
+_IN_FILE: Final = re.compile(r"(?P<module>[\w./]+)\.py:(?P<function>\w+)")
 
 
 class OwnData(Benchmark):
@@ -172,25 +173,47 @@ def open_benchmark(name: str | Path) -> Benchmark:
     return get_benchmark(str(name)) if is_benchmark(name) else OwnData(Path(name).name)
 
 
-def remarks_of(metric: Any, examples: Sequence[dspy.Example]) -> list[str]:
-    """Return the metric's remarks on scoring these examples. A plain function has no remarks.
+def fit_metric(metric: Any, outputs: Collection[str], examples: Sequence[dspy.Example]) -> tuple[Any, list[str]]:
+    """Return the metric for a task with these outputs, and its remarks on scoring these examples.
+
+    A plain function is returned as it is, without remarks. Nothing is paid for.
+
+    Args:
+        metric: the metric.
+        outputs: the task's output fields; empty if they are not known.
+        examples: all examples.
 
     Raises:
-        ConfigurationError: if an example cannot be scored.
+        ConfigurationError: if the metric cannot be called, does not fit the outputs, or cannot score an example.
     """
-    return metric.check_examples(examples) if isinstance(metric, Metric) else []
+    check_metric(metric)
+    if not isinstance(metric, Metric):
+        return metric, []
+    fitted = metric.for_task(outputs, examples) if outputs else metric
+    return fitted, fitted.check_examples(examples)
+
+
+def output_fields_of(program: dspy.Module) -> list[str]:
+    """Return the output fields of a program's signature; empty without a signature."""
+    return list(getattr(getattr(program, "signature", None), "output_fields", ()))
 
 
 def named_metric(name: str) -> Callable[..., Any]:
-    """Return a metric by its name in ``METRICS``, or as ``package.module:function``.
+    """Return a metric by its name in ``METRICS``, as ``name:output``, or as ``package.module:function``.
 
     Raises:
         ConfigurationError: if there is no such metric.
     """
-    if name in METRICS:
-        return METRICS[name]()
+    known, colon, field = name.partition(":")
+    if known in METRICS and (field or not colon):
+        return METRICS[known](field or None)
     if not _IN_MODULE.fullmatch(name):
-        raise ConfigurationError(f"no metric {name!r}; there are: {', '.join(METRICS)}, or package.module:function")
+        file = _IN_FILE.fullmatch(name)
+        raise ConfigurationError(
+            f"metric {name!r} names a file; write {file['module'].lstrip('./').replace('/', '.')}:{file['function']}"
+            if file
+            else f"no metric {name!r}; there are: {', '.join(METRICS)}, or package.module:function"
+        )
     value = _attribute(name)
     metric = value() if isinstance(value, type) else value
     if not callable(metric):

@@ -14,7 +14,6 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import BudgetExhaustedError
-from moa_dspy.evaluation.scoring import check_metric
 from moa_dspy.evaluation.statistics import (
     POWER,
     Gain,
@@ -26,7 +25,17 @@ from moa_dspy.evaluation.statistics import (
 )
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
-from moa_dspy.optimizers.measuring import Measurement, Metric, Run, check_budget, failures_of, models_of, run_examples
+from moa_dspy.optimizers.measuring import (
+    Measurement,
+    Metric,
+    Run,
+    check_budget,
+    failures_of,
+    fit_metric,
+    models_of,
+    output_fields_of,
+    run_examples,
+)
 from moa_dspy.optimizers.reported import Reported
 from moa_dspy.program import AttentionMoA
 
@@ -146,7 +155,7 @@ def accept(
     """
     check_alpha(alpha)
     check_share("power", power)
-    check_metric(metric)
+    metric, _ = fit_metric(metric, output_fields_of(baseline), valset)
     refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
     refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)

@@ -33,10 +33,11 @@ from moa_dspy.optimizers.measuring import (
     Unit,
     check_budget,
     check_concurrency,
-    check_metric,
     check_program,
     check_seed,
+    fit_metric,
     models_of,
+    output_fields_of,
 )
 from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
@@ -204,7 +205,9 @@ def compare(
     names, own = _baselines(baselines)
     for name, one in own.items():
         check_program(one, f"baselines[{name!r}]")
-    _check(metric, match, tolerance, prefer, alpha, gain, concurrency)
+    _check(match, tolerance, prefer, alpha, gain, concurrency)
+    for one in (program, *own.values()):
+        metric, _ = fit_metric(metric, output_fields_of(one), [*devset, *(pilot or ())])
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
@@ -299,10 +302,7 @@ def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:
     )
 
 
-def _check(
-    metric: Metric, match: str, tolerance: float, prefer: str, alpha: float, gain: float | None, concurrency: int
-) -> None:
-    check_metric(metric)
+def _check(match: str, tolerance: float, prefer: str, alpha: float, gain: float | None, concurrency: int) -> None:
     check_concurrency(concurrency)
     if match not in get_args(Unit):
         raise ConfigurationError(f"match={match!r} is unknown; use 'calls', 'tokens' or 'usd'")

@@ -29,10 +29,11 @@ from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
     check_concurrency,
-    check_metric,
     check_seed,
+    fit_metric,
     measure,
     models_of,
+    output_fields_of,
 )
 from moa_dspy.optimizers.optimize_budget import check_covers
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
@@ -305,7 +306,7 @@ def _check(
     """Raise ConfigurationError if an argument does not fit."""
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is of type {type(program).__name__}; it must be an AttentionMoA")
-    check_metric(metric)
+    fit_metric(metric, output_fields_of(program), [*trainset, *(valset or ())])
     check_effort(effort)
     check_concurrency(concurrency)
     if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):

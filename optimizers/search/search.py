@@ -38,8 +38,8 @@ from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
     check_concurrency,
-    check_metric,
     check_seed,
+    fit_metric,
     metric_name,
 )
 from moa_dspy.optimizers.prompts.silence import silenced
@@ -176,6 +176,7 @@ def search(
     check_seed(seed)
     bound = BoundSpace(SearchSpace.of(space), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
+    metric, _ = fit_metric(metric, list(bound.task.output_fields), trainset)
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)
     return job.run(storage, study_name, sampler, seed)
 
@@ -207,7 +208,6 @@ class _Search:
         if not self.trainset:
             raise ConfigurationError("trainset is empty; give at least one example")
         check_examples(self.trainset)
-        check_metric(self.metric)
         check_trials(self.n_trials)
         check_concurrency(self.concurrency)
         check_budget(self.budget, self._lms)

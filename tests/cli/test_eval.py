@@ -63,6 +63,58 @@ def command(items: Path, config: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.csv"
+    path.write_text("ticket,category,urgent\n" + "".join(f"item {n} of all,{n % 3},no\n" for n in range(4)))
+    return path
+
+
+def of_tickets(tickets: Path, config: Path, signature: str, metric: str) -> list[str]:
+    return ["eval", "-d", str(tickets), "-c", str(config), "--signature", signature, "-m", metric, "--preset", "single"]
+
+
+def test_a_metric_by_name_compares_the_output_of_the_task(
+    tickets: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = "ticket -> category: Literal['0', '1', '2']"
+    assert main([*of_tickets(tickets, config, one, "exact"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["scored"], result["score"]["value"]) == (3, 1)  # the first reply is none of the three
+
+
+def test_of_several_outputs_the_metric_names_one(
+    tickets: Path, config: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = of_tickets(tickets, config, "ticket -> category, urgent", "exact")
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "the outputs are category, urgent, and one of them is compared; say which one, such as --metric" in said
+    assert "--metric exact:category" in said
+    assert not server.calls
+    wrong = of_tickets(tickets, config, "ticket -> category, urgent", "exact:kind")
+    assert main(wrong) == 2
+    assert "there is no output 'kind' to compare; the outputs are category, urgent" in capsys.readouterr().err
+    assert not server.calls
+
+
+def test_examples_without_the_reference_are_refused_before_anything_is_paid(
+    tickets: Path, config: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(of_tickets(tickets, config, "ticket -> kind", "exact")) == 2
+    assert "map a column with --fields kind=COLUMN" in capsys.readouterr().err
+    mapped = [*of_tickets(tickets, config, "ticket -> kind", "exact"), "--fields", "ticket,kind=category"]
+    assert not server.calls
+    assert main([*mapped, "--json"]) == 0
+
+
+def test_a_metric_in_a_file_says_how_to_name_it(
+    tickets: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(of_tickets(tickets, config, "ticket -> category", "mine.py:exact")) == 2
+    assert "write mine:exact" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_half_way_it_goes_on_where_it_stopped(
     items: Path, config: Path, server: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]

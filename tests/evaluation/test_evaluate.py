@@ -18,9 +18,11 @@ from dspy.utils.exceptions import LMRateLimitError
 
 from moa_dspy import AttentionMoA, Budget, ConfigurationError, Tolerance, evaluate, single_model
 from moa_dspy.data import ExactMatch, VoteMatch, sample
+from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.errors import RunError
 from moa_dspy.evaluation import Devset, EvaluateProgress, Score, compare_files, read_records
 from moa_dspy.evaluation.suite import OwnData
+from moa_dspy.optimizers import accept, compare, compile, optimize, profile, search  # noqa: A004
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 Make = Callable[..., Any]
@@ -436,8 +438,80 @@ def test_what_fails_for_every_item_ends_early() -> None:
 
 
 def test_a_metric_that_does_not_fit_ends_it_at_once() -> None:
-    with pytest.raises(ConfigurationError, match="no field 'wrong'"):
+    with pytest.raises(ConfigurationError, match="no output 'wrong'"):
         evaluate(single(model()), mine(items(5)), ExactMatch(field="wrong"))
+    with pytest.raises(ConfigurationError, match="no field 'wrong'"):
+        evaluate(single(model()), mine(items(5)), lambda example, prediction: field_of(prediction, "wrong", "answer"))
+
+
+def tickets(count: int = 4) -> list[dspy.Example]:
+    return [
+        dspy.Example(ticket=f"item number {n}.", category=str(n), urgent="no").with_inputs("ticket")
+        for n in range(count)
+    ]
+
+
+def test_the_output_of_any_name_is_compared_with_the_field_of_its_name() -> None:
+    result = evaluate(single_model("ticket -> category", model({1})), mine(tickets()), ExactMatch())
+    assert result.score is not None
+    assert result.score.value == 0.75
+    result = evaluate(Sorter(), mine(tickets()), ExactMatch())
+    assert result.score is not None
+    assert result.score.value == 1
+
+
+class Sorter(dspy.Module):
+    """A program without a signature, and an output for its reasoning."""
+
+    def forward(self, ticket: str) -> dspy.Prediction:
+        return dspy.Prediction(reasoning="so", category=ticket.removeprefix("item number ").strip("."))
+
+
+@pytest.mark.parametrize(
+    ("signature", "left_out", "says"),
+    [
+        ("ticket -> category, urgent", "", r"outputs are category, urgent.*ExactMatch\(field='category'\)"),
+        ("ticket -> category", "category", "4 of 4 examples have no 'category' to compare with"),
+    ],
+)
+@pytest.mark.parametrize("work", [evaluate, optimize, compare, search, compile, accept, profile])
+def test_what_does_not_fit_is_refused_before_anything_is_paid(
+    work: Callable[..., Any], signature: str, left_out: str, says: str
+) -> None:
+    lm, examples = model(), tickets(4 if work is not optimize else 12)
+    says = says if work is not optimize else says.replace("4 of 4", "12 of 12")
+    if left_out:
+        examples = [example.without(left_out) for example in examples]
+    program = single_model(signature, lm)
+    arguments: dict[Callable[..., Any], Callable[[], Any]] = {
+        evaluate: lambda: evaluate(program, examples, ExactMatch()),
+        optimize: lambda: optimize(program, trainset=examples, metric=ExactMatch()),
+        compare: lambda: compare(program, devset=examples, metric=ExactMatch()),
+        search: lambda: search(signature, [lm], trainset=examples, metric=ExactMatch()),
+        compile: lambda: compile(program, trainset=examples, metric=ExactMatch()),
+        accept: lambda: accept(program, program.replace(layers=2), valset=examples, metric=ExactMatch(), tuned_on=[]),
+        profile: lambda: profile(program, examples, ExactMatch()),
+    }
+    with pytest.raises(ConfigurationError, match=says):
+        arguments[work]()
+    assert not lm.requests
+
+
+def test_a_run_that_ended_before_its_first_record_blocks_no_other_one(tmp_path: Path) -> None:
+    out = tmp_path / "run.jsonl"
+
+    def unfit(example: dspy.Example, prediction: Any) -> bool:
+        raise ConfigurationError("the metric does not fit")
+
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        evaluate(single(model()), mine(items(3)), unfit, out=out)
+    assert not out.exists()
+    run(single(model()), 3, out=out)
+    header = out.read_bytes().splitlines(keepends=True)[0]
+    out.write_bytes(header)  # as after a kill
+    other = single_model("question -> answer", model(), reasoning=False)
+    assert run(other, 3, out=out).scored == 3
+    assert [record.id for record in read_records(out)[1]] == ["q0", "q1", "q2"]
 
 
 def test_a_metric_that_never_returns_a_score_ends_it_and_says_why() -> None:

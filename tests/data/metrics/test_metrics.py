@@ -92,11 +92,42 @@ def test_gepa_takes_it():
 
 
 def test_a_missing_field_is_named():
-    with pytest.raises(ConfigurationError, match="prediction has no field 'answer'; it has: text"):
-        Numeric()(dspy.Example(answer="1"), dspy.Prediction(text="1"))
+    with pytest.raises(ConfigurationError, match="there is no output 'text' to compare; the outputs are a, b"):
+        Numeric(field="text").for_task(["a", "b"], [])
+    with pytest.raises(ConfigurationError, match="prediction has no field 'text'; it has: a"):
+        Numeric(field="text")(dspy.Example(answer="1"), dspy.Prediction(a="1"))
     with pytest.raises(ConfigurationError, match="example has no field 'answer'; it has: label"):
         Numeric()(dspy.Example(label="1"), dspy.Prediction(answer="1"))
     assert Numeric(field="text", target="label")(dspy.Example(label="1"), dspy.Prediction(text="1")) is True
+
+
+def test_the_only_output_is_compared_with_the_field_of_its_name_or_else_the_answer():
+    prediction = dspy.Prediction(reasoning="because", category="billing")
+    assert ExactMatch()(dspy.Example(category="billing", answer="no"), prediction) is True
+    assert ExactMatch()(dspy.Example(answer="billing"), prediction) is True
+    assert ExactMatch(target="answer")(dspy.Example(category="billing", answer="no"), prediction) is False
+    assert ExactMatch()(dspy.Example(answer="b"), dspy.Prediction(answer="b", category="c")) is True
+    votes = dspy.Prediction(category=["billing", "account", "billing"])
+    assert VoteMatch(ExactMatch())(dspy.Example(category="billing"), votes) is True
+
+
+def test_of_several_outputs_the_compared_one_must_be_named():
+    several = dspy.Prediction(category="billing", urgent="yes")
+    with pytest.raises(ConfigurationError, match=r"outputs are category, urgent, .*ExactMatch\(field='category'\)"):
+        ExactMatch()(dspy.Example(category="billing"), several)
+    with pytest.raises(ConfigurationError, match="say which one"):
+        ExactMatch().for_task(["category", "urgent"], [])
+    assert ExactMatch(field="urgent")(dspy.Example(category="x", urgent="yes"), several) is True
+
+
+def test_a_metric_for_a_task_names_its_fields():
+    examples = [dspy.Example(category="billing")]
+    assert ExactMatch().for_task(["category"], examples) == ExactMatch("category", "category")
+    assert ExactMatch().for_task(["category"], [dspy.Example(answer="x")]) == ExactMatch("category", "answer")
+    assert ExactMatch().for_task(["answer"], [dspy.Example(answer="x")]) == ExactMatch("answer", "answer")
+    with pytest.raises(ConfigurationError, match="have no 'category' to compare with"):
+        ExactMatch().for_task(["category"], [dspy.Example(ticket="x")]).check_examples([dspy.Example(ticket="x")])
+    assert VoteMatch(ExactMatch()).for_task(["category"], examples).metric == ExactMatch("category", "category")
 
 
 def test_examples_without_an_answer_are_refused_before_anything_is_asked():
