@@ -15,10 +15,11 @@ from moa_dspy.cli.options import ExampleOptions
 from moa_dspy.cli.programs import build_program, check_keys, check_lms, model_named, uses_default_agents
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.evaluate import check_inputs, turns_of
+from moa_dspy.evaluation.evaluate import check_inputs, estimate_cost, turns_of
 from moa_dspy.evaluation.recipes import ENDPOINT_VARIABLE
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.suite import Devset, OwnData, fit_metric, named_metric, open_benchmark, output_fields_of
+from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate
 from moa_dspy.program import AttentionMoA
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "prepare",
     "shaped",
     "tuning_job",
+    "work_of",
 ]
 
 _SAMPLES: Final = 5
@@ -190,6 +192,27 @@ def check_reach(job: Job) -> None:
             raise ConfigurationError(
                 f"no address for {lm.model}: set {ENDPOINT_VARIABLE}, such as http://127.0.0.1:8000/v1"
             )
+
+
+def work_of(
+    programs: Sequence[tuple[str, AttentionMoA]], job: Job, waiting: Sequence[dspy.Example] | None = None
+) -> WorkEstimate:
+    """Return the estimated cost of running programs on the job's examples, or on those that wait.
+
+    Args:
+        programs: the programs with their names.
+        job: the examples, the metric and the judge.
+        waiting: the examples to run. Default: all.
+    """
+    examples = job.examples if waiting is None else waiting
+    costs: list[tuple[str, CostEstimate]] = []
+    for name, program in programs:
+        nothing = CostEstimate(), CostEstimate()
+        asked, judged = estimate_cost(program, examples, job.metric, job.judge) if examples else nothing
+        costs += [(name, asked), *([("judge", judged)] if job.judge is not None else [])]
+    parts = tuple(PartEstimate(part=name, most=cost, expected=cost) for name, cost in costs)
+    note = "calls that the response cache answers are included, and cost nothing; retries are not"
+    return WorkEstimate(parts=parts, notes=(f"{len(examples)} examples, if nothing stops early; {note}",))
 
 
 def data_name(data: str | None) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "CallingOptions",
     "Command",
     "Compare",
+    "CostOptions",
     "Doctor",
     "Eval",
     "ExampleOptions",
@@ -69,6 +70,14 @@ class CallingOptions(Command):
     """The options of every command that calls models."""
 
     no_cache: bool = _flag("Neither read nor write the response cache.", "--no-cache")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions(Command):
+    """The options of every command that shows its cost first, and asks on a terminal."""
+
+    estimate: bool = _flag("Show the expected cost, and exit.", "--estimate")
+    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +187,7 @@ class Plan(QuestionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(ExampleOptions, TraceOptions):
+class Eval(ExampleOptions, TraceOptions, CostOptions):
     """Score a program on a benchmark or on your own examples.
 
     An interrupted run with --out resumes where it stopped. Without PROGRAM, --config, --agent or --recipe, three agents
@@ -194,11 +203,10 @@ class Eval(ExampleOptions, TraceOptions):
     name: str | None = _option("TEXT", "The program's name in these files.")
     recipe: str | None = _option("NAME", "One of the paper's experiments.")
     recipes: bool = _flag("List the recipes and exit.", "--recipes")
-    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(ProgramOptions, CallingOptions, TraceOptions):
+class Run(ProgramOptions, CallingOptions, TraceOptions, CostOptions):
     """Answer many questions: the rows of a file, a data set or standard input.
 
     The expected cost is shown first. The same command resumes an interrupted run: rows that have an answer are not
@@ -221,11 +229,10 @@ class Run(ProgramOptions, CallingOptions, TraceOptions):
         default="single",
     )
     concurrency: int | None = _option("N", "Rows that run at once.  [default: 8, or 10000 with --batch]", min=1)
-    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize(ExampleOptions):
+class Optimize(ExampleOptions, CostOptions):
     """Tune a program, and test the result.
 
     Prompts, architecture, stop rule and gate are tuned. The result is kept only if it is better on examples that it was
@@ -266,13 +273,11 @@ class Optimize(ExampleOptions):
     candidate: str | None = _option("FILE", "File for the tuned program, even if it was not accepted.")
     record: str | None = _option("FILE", "File for all results, as JSON for moa-dspy report.")
     report: str | None = _option("FILE", "File for all results, as an HTML page.")
-    estimate: bool = _flag("Show the expected and the highest cost, and exit.", "--estimate")
-    yes: bool = _flag("Do not ask before the run.", "--yes", "-y")
     force: bool = _flag("Replace files that exist.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(ExampleOptions):
+class Compare(ExampleOptions, CostOptions):
     """Compare a program with simpler ones at matched spend.
 
     The simpler programs are its best single model, self-consistency, Self-MoA and MoA. The verdict may be to use the
@@ -294,7 +299,7 @@ class Compare(ExampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile(ExampleOptions):
+class Profile(ExampleOptions, CostOptions):
     """Show which stage gains and which loses.
 
     Every stage of a program's runs is scored: proposals, refinements, aggregates, syntheses.

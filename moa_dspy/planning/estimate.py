@@ -143,6 +143,10 @@ class WorkEstimate(_Record):
         return {"kind": "estimate", "parts": parts, "notes": list(self.notes)}
 
     def __str__(self) -> str:
+        if all(part.most == part.expected for part in self.parts):
+            rows = self._rows if len(self.parts) > 1 else self.parts
+            known = [("", "calls", "tokens", "dollars"), *((row.part, *_cells(row.most)) for row in rows)]
+            return "\n".join([text_table(known, left=(0,)), *self.notes])
         head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
         cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in self._rows]
         return "\n".join([text_table([head, *cells], left=(0,)), *self.notes])

@@ -20,11 +20,12 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import metered
 from moa_dspy.cost.prices import models_without_price
 from moa_dspy.cost.usage import Price, Usage
-from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, RunError
+from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, DeclinedError, RunError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_gain, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
+from moa_dspy.optimizers.comparison.forecast import estimate
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Prefer, Verdict, judge
 from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
@@ -40,6 +41,7 @@ from moa_dspy.optimizers.measuring import (
     output_fields_of,
 )
 from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -172,6 +174,7 @@ def compare(
     seed: int = 0,
     concurrency: int = 8,
     progress: Callable[[str], None] | None = None,
+    before: Callable[[WorkEstimate], bool] | None = None,
 ) -> Comparison:
     """Compare a program with its best single model, self-consistency, Self-MoA and MoA at matched spend.
 
@@ -194,10 +197,11 @@ def compare(
         budget: limits of the whole call. Finished calls stay in DSPy's cache for another attempt.
         seed: seed of the pilot sample.
         concurrency: maximum number of concurrent examples.
-        progress: called with a description of the next run.
+        progress: called with a description of the next run, and with the cost so far.
+        before: called with the estimated cost before anything is paid. It returns whether to continue.
 
     Raises:
-        ConfigurationError: if an argument is invalid. Nothing was paid for.
+        ConfigurationError: if an argument is invalid, or ``before`` returned False. Nothing was paid for.
         RunError: if a contender fails on every example, or the budget ends first.
     """
     check_seed(seed)
@@ -217,9 +221,13 @@ def compare(
     check_budget(budget, lms)
     others = len(own) or len(names)
     notes.append(f"{sensitivity(len(test), alpha / others, gain)} (one of {others} tests)")
+    if before is not None and not before(
+        estimate(program, own, names, singles, test, len(pilot), match=match, tolerance=tolerance, budget=budget)
+    ):
+        raise DeclinedError("not confirmed; nothing was paid")
     with metered(lms) as meter:
         guard = BudgetGuard(budget, meter=meter)
-        run = ComparisonRun(test, metric, match, tolerance, concurrency, progress, guard, notes)
+        run = ComparisonRun(test, metric, match, tolerance, concurrency, progress, guard, notes, meter=meter)
         _run_all(run, program, own, names, singles, pilot)
         return _comparison(run, len(pilot), meter.usage, prefer, alpha, seed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,20 +11,24 @@ from typing import Final
 import dspy
 
 from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
+from moa_dspy.evaluation.progress import cost_so_far
 from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
-from moa_dspy.optimizers.measuring import Measurement, Metric, Unit, failures_of, run_examples
+from moa_dspy.optimizers.measuring import Measurement, Metric, Run, Unit, failures_of, run_examples
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["LARGEST", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "nearest_size"]
+__all__ = ["LARGEST", "PROBE", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "nearest_size"]
 
 LARGEST: Final = 64
 """Maximum number of samples or layers of a baseline."""
 
 UNKNOWN_PRICE: Final = "dollars cannot be matched: {why}; use match='tokens' or match='calls'"
 
-_PROBE: Final = 8
+_SECONDS_BETWEEN_LINES: Final = 15.0
+
+PROBE: Final = 8
 """Number of test examples that measure the cost of a size. Their runs are not scored, and are reused."""
 
 
@@ -44,6 +50,7 @@ class ComparisonRun:
         test: the examples that are scored.
         notes: remarks for the reader.
         entries: the contenders that have run, by name.
+        meter: the usage so far, for the progress.
     """
 
     test: Sequence[dspy.Example]
@@ -55,6 +62,7 @@ class ComparisonRun:
     guard: BudgetGuard
     notes: list[str] = field(default_factory=list)
     entries: dict[str, Entry] = field(default_factory=dict)
+    meter: UsageMeter | None = None
 
     @property
     def target(self) -> float:
@@ -80,8 +88,7 @@ class ComparisonRun:
         Raises:
             AllRunsFailedError: if every run fails. The message names the program.
         """
-        if self.progress is not None:
-            self.progress(f"{what}: {len(examples)} examples")
+        on_run = self._counter(what, len(examples))
         judged = bool(self.entries)  # the metric has judged the program, which runs first
         with failures_of(what):
             return run_examples(
@@ -90,9 +97,33 @@ class ComparisonRun:
                 metric,
                 guard=self.guard,
                 concurrency=self.concurrency,
+                on_run=on_run,
                 keep_traces=not judged,  # of the program: they show what its agents can reach
                 metric_may_fail=judged,
             )
+
+    def _counter(self, what: str, examples: int) -> Callable[[Run], None] | None:
+        """Report a run of a program, with the cost of the comparison so far, now and every 15 seconds."""
+        report, meter = self.progress, self.meter
+        if report is None:
+            return None
+        done, last, lock = 0, time.monotonic(), threading.Lock()
+
+        def say(progress: str) -> None:
+            report(f"{what}: {progress}{'' if meter is None else f'; so far {cost_so_far(meter.usage)}'}")
+
+        def count(run: Run) -> None:
+            nonlocal done, last
+            del run
+            with lock:
+                done += 1
+                if done == examples or time.monotonic() - last < _SECONDS_BETWEEN_LINES:
+                    return
+                last = time.monotonic()
+            say(f"{done} of {examples} examples")
+
+        say(f"{examples} examples")
+        return count
 
     def enter(self, name: str, what: str, program: AttentionMoA, size: int | None = None) -> None:
         """Run a contender on the test examples."""
@@ -163,7 +194,7 @@ class ComparisonRun:
         if self.unit == "calls":
             return made.architecture.max_calls
         what = f"size of {ensemble.title} ({ensemble.describe(size)})"
-        probe = self.test[:: max(1, len(self.test) // _PROBE)][:_PROBE]
+        probe = self.test[:: max(1, len(self.test) // PROBE)][:PROBE]
         return self.spend(self.run(what, made, probe, None))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,13 @@ def reply(body: Body) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def server() -> Iterator[Loopback]:
+    with Loopback(reply) as served:
+        yield served
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Loopback) -> Path:
     """Data and a configuration of two agents on loopback, in the working directory."""
     monkeypatch.chdir(tmp_path)
     rows = [{"question": f"item {n} of all", "answer": str(n % 3)} for n in range(COUNT)]
@@ -34,10 +42,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Path("own_metric.py").write_text(
         "def right(example, prediction, trace=None):\n    return example.answer == prediction.answer\n"
     )
-    with Loopback(reply) as served:
-        agent = '[[agents]]\nmodel = "openai/{}"\napi_base = "' + served.url + '"\n'
-        Path("moa.toml").write_text(agent.format("one") + agent.format("two") + "[architecture]\nlayers = 1\n")
-        yield tmp_path
+    agent = '[[agents]]\nmodel = "openai/{}"\napi_base = "' + server.url + '"\n'
+    Path("moa.toml").write_text(agent.format("one") + agent.format("two") + "[architecture]\nlayers = 1\n")
+    return tmp_path
 
 
 COMMON = ("--config", "moa.toml", "--data", "items.jsonl")
@@ -73,6 +80,64 @@ def test_the_winner_is_named_and_kept_whatever_it_is(folder: Path, capsys: pytes
     said = capsys.readouterr()
     assert said.err == ""
     assert json.loads(said.out)["contenders"][0]["score"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["eval"], ["program"]),
+        pytest.param(
+            ["compare"],
+            ["program", "pilot", "single", "self-consistency", "self-moa", "moa", "all"],
+            marks=pytest.mark.slow,
+        ),
+        (["compare", "--baseline", "single", "--match", "tokens"], ["program", "pilot", "single", "all"]),
+        (["profile"], ["the whole program"]),
+        (["profile", "--contributions"], ["the whole program", "without one", "without two", "all"]),
+    ],
+)
+def test_the_cost_is_shown_before_anything_is_paid(
+    command: list[str], parts: list[str], folder: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command, *COMMON, "--metric", "exact"]
+    assert main([*arguments, "--estimate"]) == 0
+    said = capsys.readouterr()
+    assert [line.partition("  ")[0] for line in said.out.splitlines()[1 : len(parts) + 1]] == parts
+    assert main([*arguments, "--estimate", "--json", "--quiet"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [part["part"] for part in shown["parts"]][: len(parts)] == [*parts, *([] if "all" in parts else ["all"])][
+        : len(parts)
+    ]
+    assert not server.calls
+
+
+@pytest.mark.parametrize("command", [["eval"], ["compare", "--baseline", "single"], ["profile"]])
+def test_on_a_terminal_it_asks(
+    command: list[str],
+    folder: Path,
+    server: Loopback,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("moa_dspy.cli.output.is_terminal", lambda stream: stream is not sys.stdout)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert main([*command, *COMMON, "--metric", "exact", "--limit", "10"]) == 2
+    said = capsys.readouterr()
+    assert "calls" in said.err
+    assert "run it? [y/N]" in said.err
+    assert "not confirmed; nothing was paid" in said.err
+    assert not server.calls
+
+
+def test_calls_are_counted_as_planned_and_shown_as_they_are_paid(
+    folder: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", *COMMON, "--metric", "exact", "--baseline", "single"]
+    assert main([*arguments, "--estimate", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert main([*arguments, "--yes", "--no-cache"]) == 0
+    assert shown["parts"][-1]["most"]["calls"] == len(server.calls)
+    assert re.search(r"the single model one: 10 examples; so far \d+ calls, cost unknown", capsys.readouterr().err)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moa_dspy.cli.costs import approval, ending_after_estimate
 from moa_dspy.cli.examples import Job, data_name, tuning_job
 from moa_dspy.cli.options import Compare
 from moa_dspy.cli.output import check_files, note, settings, write_json, write_parts, write_program
@@ -14,7 +15,12 @@ __all__ = ["run"]
 
 def run(options: Compare) -> None:
     """Compare the programs, write the verdict, and save the winner."""
-    check_files({"--out": options.out}, replace=options.force)
+    with ending_after_estimate(options):
+        _run(options)
+
+
+def _run(options: Compare) -> None:
+    check_files({} if options.estimate else {"--out": options.out}, replace=options.force)
     budget = budget_of(options)
     job = tuning_job(options)
     result = compare(
@@ -31,6 +37,7 @@ def run(options: Compare) -> None:
         concurrency=options.concurrency,
         progress=None if settings.quiet else note,
         budget=budget,
+        before=approval(options),
     )
     # The result first: writing a file may fail.
     write_json(result.report) if options.json else write_parts(result.to_table())

@@ -9,7 +9,8 @@ from typing import Final
 
 import dspy
 
-from moa_dspy.cli.examples import Job, check_reach, find_benchmark, find_judge, prepare, shaped
+from moa_dspy.cli.costs import ending_after_estimate, require_approval
+from moa_dspy.cli.examples import Job, check_reach, find_benchmark, find_judge, prepare, shaped, work_of
 from moa_dspy.cli.options import Eval
 from moa_dspy.cli.output import check_files, confirmed, note, settings, warning, write_json, write_parts
 from moa_dspy.cli.programs import budget_of, build_program, note_default_agents, refuse_beside
@@ -38,6 +39,11 @@ def run(options: Eval) -> None:
     if options.recipes:
         write_json(recipe_values()) if options.json else write_parts(recipe_table())
         return
+    with ending_after_estimate(options):
+        _run(options)
+
+
+def _run(options: Eval) -> None:
     budget = budget_of(options)
     chosen = None if options.recipe is None else recipe(options.recipe)
     if chosen is not None:
@@ -50,10 +56,12 @@ def run(options: Eval) -> None:
     remarks = job.remarks if waiting else ()
     for remark in remarks:
         warning(remark)
-    if chosen is not None and waiting:
+    if chosen is not None and waiting and not options.estimate:
         _announce(job, chosen, waiting)
     check_reach(job)
-    if chosen is not None and waiting and not options.yes:
+    if options.estimate or (chosen is None and waiting):
+        require_approval(options, lambda: work_of([("program", job.program)], job, waiting))
+    elif waiting and not options.yes:
         _confirm()
     result = _evaluate(job, options, budget)
     _warn_of_gaps(result, [remark for remark in result.remarks if remark not in remarks])

@@ -8,11 +8,11 @@ import dspy
 from optuna import Study
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.cli.costs import approval
 from moa_dspy.cli.examples import Job, data_name, find_benchmark, prepare, tuning_job
 from moa_dspy.cli.options import ExampleOptions, Optimize
 from moa_dspy.cli.output import (
     check_files,
-    confirmed,
     note,
     settings,
     write_file,
@@ -32,7 +32,6 @@ from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.sources import is_storage
 from moa_dspy.optimizers.report.studies import study_in
 from moa_dspy.optimizers.search.space import SearchSpace
-from moa_dspy.planning import WorkEstimate
 
 __all__ = ["run"]
 
@@ -81,11 +80,6 @@ def _warm(source: str) -> Study | Architecture:
 
 
 def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
-    def confirm(cost: WorkEstimate) -> bool:
-        for line in str(cost).splitlines():
-            note(line)
-        return options.yes or confirmed() is not False
-
     names = {"tuning": data_name(options.source), "held-out": data_name(options.valset or options.source)}
     with watching(silent=settings.quiet) as progress:
         try:
@@ -94,7 +88,7 @@ def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:
                 concurrency=options.concurrency,
                 data_names=names,
                 progress=progress,
-                before=None if settings.quiet else confirm,
+                before=approval(options),
             )
         except KeyboardInterrupt:
             note(_kept(options))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from moa_dspy.batches import Batches
+from moa_dspy.cli.costs import ending_after_estimate, require_approval
 from moa_dspy.cli.examples import fields_of
 from moa_dspy.cli.options import Run
 from moa_dspy.cli.output import confirmed, note, settings, table, warning, write_json, write_parts
@@ -13,6 +14,7 @@ from moa_dspy.cli.programs import budget_of, build_program, check_keys, note_def
 from moa_dspy.cli.views.progress import usage_line
 from moa_dspy.data.loading import STDIN
 from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.planning import PartEstimate, WorkEstimate
 from moa_dspy.rows.reading import Rows
 from moa_dspy.rows.results import RunResult
 from moa_dspy.rows.run import RowRun
@@ -25,6 +27,11 @@ __all__ = ["run"]
 
 def run(options: Run) -> None:
     """Answer the rows, and write what that took."""
+    with ending_after_estimate(options):
+        _run(options)
+
+
+def _run(options: Run) -> None:
     budget = budget_of(options)
     program = build_program(options)
     rows = Rows(options.data, program, fields=fields_of(options.fields), split=options.split, limit=options.limit)
@@ -40,6 +47,8 @@ def run(options: Run) -> None:
     ) as prepared:
         note_default_agents(options, "running")
         check_keys(program)
+        if options.estimate:
+            _estimate(prepared, options)
         _announce(prepared)
         if prepared.survey.waiting and options.data != STDIN and not (options.yes or options.quiet):
             _confirm()
@@ -50,6 +59,14 @@ def run(options: Run) -> None:
         raise ConfigurationError("standard input is empty; send an object a line")
     if not result.answered:
         raise RunError(f"no row has an answer; {options.out} says why in its column error")
+
+
+def _estimate(prepared: RowRun, options: Run) -> None:
+    survey, cost = prepared.survey, prepared.estimate()
+    if survey.total is None or cost is None:
+        raise ConfigurationError("--estimate: the rows are read as they are answered, so their number is not known")
+    part = PartEstimate(part=f"{survey.waiting:,} of {survey.total:,} rows", most=cost, expected=cost)
+    require_approval(options, lambda: WorkEstimate(parts=(part,), notes=()))
 
 
 def _announce(prepared: RowRun) -> None:
