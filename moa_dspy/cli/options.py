@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
+from moa_dspy.errors import ConfigurationError
+
 __all__ = [
     "COMMANDS",
     "Ask",
@@ -101,7 +103,8 @@ class LimitOptions(Command):
 class ProgramOptions(LimitOptions):
     """A program, and limits on what the command may spend."""
 
-    program: str | None = None
+    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
+    named_program: str | None = _option("FILE", "The same as PROGRAM.", "--program", "-p")
     config: str | None = _option("FILE", "Agents, connections, architecture and limits, in TOML.", "--config", "-c")
     agent: list[str] | None = _option("MODEL", "A model, or model@temperature. Repeatable.", "--agent", "-a")
     layers: int | None = _option("N", "Number of layers.  [default: 2]", min=1)
@@ -114,13 +117,19 @@ class ProgramOptions(LimitOptions):
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
     module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
+    def __post_init__(self) -> None:
+        if self.program is not None and self.named_program not in (None, self.program):
+            raise ConfigurationError(
+                f"PROGRAM {self.program} and --program {self.named_program} are two programs; leave one of them out"
+            )
+        object.__setattr__(self, "program", self.program or self.named_program)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions(ProgramOptions):
     """A program and one question."""
 
     question: str | None = _argument("QUESTION", "The question; - reads it from standard input.", default=None)
-    program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
     input: list[str] | None = _option(
         "NAME=VALUE", "An input field; JSON if it is not text. Repeatable.", "--input", "-i"
     )
@@ -130,7 +139,6 @@ class QuestionOptions(ProgramOptions):
 class ExampleOptions(ProgramOptions, CallingOptions):
     """A program, examples, and how its answers are scored."""
 
-    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
     benchmark: str | None = _option("NAME", "The examples: a benchmark, or package.module:Class.")
     data: str | None = _option("DATA", "The examples: a file, a folder or a hub id.", "--data", "-d")
     fields: str | None = _option("FIELD=COLUMN,...", "For --data: the columns of the task's fields.")
@@ -213,7 +221,6 @@ class Run(ProgramOptions, CallingOptions, TraceOptions, CostOptions):
     asked again. Without PROGRAM, --config or --agent, three agents run on the embedded model.
     """
 
-    program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
     data: str = _option(
         "DATA", "The rows: a file, a folder, a hub id, or - for JSON lines.", "--data", "-d", default=MISSING
     )
@@ -362,8 +369,6 @@ class Doctor(ProgramOptions, CallingOptions):
     log-probabilities. Says what to do about it. The limits apply to each agent.
     """
 
-    program: str | None = _option("FILE", _PROGRAM, "--program", "-p")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions(LimitOptions, CallingOptions):
@@ -372,8 +377,13 @@ class ServingOptions(LimitOptions, CallingOptions):
     programs: list[str] | None = _argument(
         "PROGRAM", "Saved programs, moa.toml files, or folders with them.  [default: the embedded model]", default=None
     )
+    named_programs: list[str] | None = _option("FILE", "The same as PROGRAM. Repeatable.", "--program", "-p")
     vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
     module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
+
+    def __post_init__(self) -> None:
+        named = dict.fromkeys([*(self.programs or ()), *(self.named_programs or ())])
+        object.__setattr__(self, "programs", list(named) or None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,9 @@ class AnswerFile(Answers):
         self._identity = identity
         if self.path.suffix.lower() not in SUFFIXES:
             raise ConfigurationError(f"out={str(path)!r} has an unknown format; use {', '.join(SUFFIXES)}")
+        table = self.path.with_suffix("")
+        if self.path.suffix.lower() == ".jsonl" and table.suffix.lower() in SUFFIXES:
+            raise ConfigurationError(f"out={str(path)!r} is the journal of {table.name}; write out={str(table)!r}")
         self._is_table = self.path.suffix.lower() != ".jsonl"
         self.journal = journal = journal_of(self.path)
         if self._is_table and self.path.exists() and not journal.exists():

@@ -51,6 +51,7 @@ class RunResult(Displayed):
         pending: number of rows that were not run because of the budget; None if the number of rows is unknown.
         ended_by: ``rows`` (all were run) or ``budget``.
         usage: usage of all rows, earlier starts included.
+        own_usage: usage of this start.
         seconds: wall time of this start.
         path: the file of answers.
         answers: the answers in the order of the rows, if there is no file.
@@ -62,6 +63,7 @@ class RunResult(Displayed):
     pending: int | None
     ended_by: Literal["rows", "budget"]
     usage: Usage
+    own_usage: Usage
     seconds: float
     path: Path | None = None
     answers: Sequence[Mapping[str, Any]] | None = None
@@ -73,7 +75,8 @@ class RunResult(Displayed):
             "errors": self.errors or None,
             "pending": self.pending or None,
             "ended_by": self.ended_by,
-            "cost": cost_so_far(self.usage),
+            "cost": cost_so_far(self.own_usage),
+            "cost_in_all": None if self.usage == self.own_usage else cost_so_far(self.usage),
             "seconds": round(self.seconds, 2),
             "path": self.path,
         }
@@ -94,6 +97,7 @@ class RunResult(Displayed):
             "pending": self.pending,
             "ended_by": self.ended_by,
             "usage": self.usage.model_dump(),
+            "own_usage": self.own_usage.model_dump(),
             "seconds": round(self.seconds, 3),
             "path": None if self.path is None else str(self.path),
         }

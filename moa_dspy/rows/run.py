@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -175,7 +175,7 @@ class RowRun:
         guard.spend(answers.spent, pieces=answers.ended)
         survey, began = self.survey, time.perf_counter()
         known = answers.done.total() if survey.total is None else survey.total - (survey.waiting or 0)
-        state = _State(known, answers.spent)
+        state, earlier = _State(known), answers.spent
         runner = ExampleRunner(
             self._program,
             None,
@@ -190,7 +190,7 @@ class RowRun:
             def report(remark: str | None = None) -> None:
                 if show is not None:
                     done, seconds = state.answered + state.errors, time.perf_counter() - began
-                    show(RunProgress(survey.total, done, state.errors, state.usage, seconds, remark))
+                    show(RunProgress(survey.total, done, state.errors, earlier + state.usage, seconds, remark))
 
             def on_run(item: Item, run: Run) -> None:
                 answer = self._columns.of(item.key, run, run.program_usage)
@@ -205,14 +205,15 @@ class RowRun:
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
             ahead = _AHEAD if self._rows.replayable else 1
             complete = event_loop.run(lambda: runner.run(self._items(), on_run, ahead, self._keep_cut))
-        usage = state.usage + runner.cut_short["program"]
+        own = state.usage + runner.cut_short["program"]
         return RunResult(
             program=label(self._program),
             answered=state.answered,
             errors=state.errors,
             pending=None if survey.total is None else survey.total - state.answered - state.errors,
             ended_by="rows" if complete else "budget",
-            usage=usage,
+            usage=earlier + own,
+            own_usage=own,
             answers=answers.finish(),
             seconds=time.perf_counter() - began,
             path=self._out,
@@ -246,7 +247,7 @@ class _State:
     """Running sums of a run."""
 
     answered: int
-    usage: Usage
+    usage: Usage = field(default_factory=Usage)
     errors: int = 0
 
     def add(self, run: Run) -> None:

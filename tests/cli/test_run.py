@@ -47,7 +47,12 @@ def test_rows_are_planned_answered_and_counted(
         assert "3 of 5 rows wait" in printed.err
         assert "batch-1: 3 requests sent" in printed.err
         assert len(server.singles) == 2
+        assert "usage    3 calls" in printed.out
+        assert "in all   5 calls" in printed.out
         assert main([*words, "--max-calls", "5"]) == 0  # nothing waits
+        assert "usage    0 calls, 0 tokens, $0" in capsys.readouterr().out
+        assert main([*words, "--estimate"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split() == ["0", "of", "5", "rows", "0", "0", "$0"]
         costs = [json.loads(line)["cost_usd"] for line in out.read_text().splitlines()]
     assert costs[4] == pytest.approx(costs[0] / 2)
 
@@ -89,6 +94,7 @@ def test_replies_that_were_cut_are_counted_with_what_to_change(
         (["--out", "answers.xml"], "--out answers.xml has an unknown format"),
         (["--out", "answers.csv", "--batch", "--batch-rest", "never"], "never"),
         (["--out", "answers.csv", "--fields", "question"], "lacks 'question'"),
+        (["--out", "answers.csv.jsonl"], "answers.csv.jsonl is the journal of answers.csv; write --out answers.csv"),
         (["--out", "nowhere/answers.csv"], "cannot write nowhere/answers.csv"),
     ],
 )

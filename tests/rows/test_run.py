@@ -94,6 +94,7 @@ def test_a_second_start_asks_only_new_and_failed_rows(tmp_path: Path) -> None:
     assert numbers(model) == 3
     assert (second.answered, second.errors) == (9, 0)
     assert second.usage.calls == 9 + 1  # with the failed call
+    assert second.own_usage.calls == 3
     rows = written(out)
     assert len(rows) == 9
     assert not any(row["error"] for row in rows)
@@ -198,6 +199,13 @@ def test_foreign_files_are_refused(tmp_path: Path, content: str) -> None:
         with pytest.raises(ConfigurationError):
             run(program(), ROWS, out=out)
         assert out.read_text() == content
+
+
+@pytest.mark.parametrize("name", ["out.csv.jsonl", "out.parquet.JSONL"])
+def test_the_journal_of_a_table_is_no_file_of_answers(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is the journal of out\.(csv|parquet); write out="):
+        run(program(), ROWS[:1], out=tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_answers_of_another_program_are_refused(tmp_path: Path) -> None:

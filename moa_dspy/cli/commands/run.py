@@ -106,9 +106,11 @@ def _parts(result: RunResult) -> Iterator[RenderableType]:
     counts = f"{result.answered:,}", f"{result.errors:,}", _count(result.pending)
     yield table([("", "answered", "failed", "not run"), ("rows", *counts)])
     yield f"\nprogram  {result.program}"
-    yield f"usage    {usage_line(result.usage)}"
-    if result.usage.remark is not None:
-        yield f"         {result.usage.remark}"
+    yield f"usage    {usage_line(result.own_usage)}"
+    if result.own_usage.remark is not None:
+        yield f"         {result.own_usage.remark}"
+    if result.usage != result.own_usage:
+        yield f"in all   {usage_line(result.usage)}, with earlier runs"
     yield f"answers  {result.path}"
 
 
