@@ -23,10 +23,20 @@ def test_the_readmes_python_runs_in_order(
     monkeypatch.chdir(tmp_path)
     for code in blocks("README.md"):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    assert (tmp_path / "program.json").exists()
+    assert (tmp_path / "moa.json").exists()
+    assert (tmp_path / "tuned.json").exists()
     said = re.search(r"# (The candidate is accepted: it gains) \.\.\. (on .*)", (ROOT / "README.md").read_text())
     assert said is not None
     assert re.search(f"{said[1]} .* {said[2]}", capsys.readouterr().out)
+
+
+def test_no_two_commands_of_the_readme_write_one_file() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = re.findall(r"""(?:save\("|--out |--html |--report )([\w.]+)""", page)
+    assert {"moa.json", "tuned.json", "best.json", "run.html"} <= set(files)
+    assert len(files) == len(set(files))
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {f"/{name}" for name in (*files, "moa.toml", "run.json")} <= set(ignored)
 
 
 def test_every_page_that_a_page_points_to_is_there() -> None:
