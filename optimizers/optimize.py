@@ -226,10 +226,11 @@ def _result(run: OptimizeRun, data_names: Mapping[str, str]) -> OptimizeResult:
     """Return the result. The program to use gets its provenance."""
     plan, chosen, score = run.plan, run.chosen, run.score
     used = [*(run.adopted if run.decided is not plan.program else []), *(["gate"] if run.gated is not None else [])]
-    found = "+".join(dict.fromkeys(used or run.adopted)) or "nothing"
+    found = "+".join(dict.fromkeys(used or run.adopted))
+    kept = f"kept, against optimize: {found}" if found else "kept: optimize changed nothing"
     record = provenance_of(
         chosen,
-        f"optimize: {found}" if chosen is not plan.program else f"kept, against optimize: {found}",
+        f"optimize: {found}" if chosen is not plan.program else kept,
         metric=plan.metric,
         data={"tuning": plan.tune, "held-out": plan.held},
         seeds={"optimize": plan.seed},

@@ -44,6 +44,7 @@ _LIMITS: Final = ("calls", "tokens", "usd", "seconds")
 _OPTIONS: Final = {
     **{name: f"--{name.replace('_', '-')}" for given in _PARAMETERS.values() for name in given},
     **{name: f"--max-{name}" for name in _LIMITS},
+    "inputs": "--signature",
     "trainset": "--data",
     "devset": "--data",
     "parts": "--only",

@@ -142,6 +142,11 @@ def model_named(text: str, option: str) -> AgentConfig:
     """
     match = _WITH_TEMPERATURE.fullmatch(text)
     model, temperature = (match["model"], float(match["temperature"])) if match else (text, None)
+    name, at, warmth = model.rpartition("@")
+    if at and "/" not in text:  # only names with a provider may have a version after @
+        raise ConfigurationError(
+            f"{option} {text}: {warmth!r} is no temperature; write {name or 'model'}@0.7, from 0 to 2"
+        )
     if not model.strip():
         raise ConfigurationError(f"{option} {text!r} names no model; write it as provider/model, or 'local'")
     try:

@@ -177,8 +177,11 @@ class SavedProgram:
             lm = lm.copy(**spec.options)  # the connection of the caller, the sampling of the program
         try:
             agent = Agent.of_spec(spec, lm)
-        except MoAError:
-            raise
+        except MoAError as error:
+            if lm is not None or spec.model is None:
+                raise
+            how = f"give lms={{{spec.model!r}: LM}} if it is an LM of your own"
+            raise type(error)(f"agent {spec.name!r} of {self.path}: {error}; {how}") from error
         except Exception as error:
             raise ConfigurationError(
                 f"agent {spec.name!r} of {self.path} cannot be set up: {_one_line(error)}"

@@ -156,10 +156,13 @@ class Provenance(_Record):
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_as_text(value)}" for name, value in values.items())
+    """Return names with values as text, without empty values."""
+    return ", ".join(f"{name} {text}" for name, value in values.items() if (text := _as_text(value)))
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return f"({_listed(value)})"
+        return f"({listed})" if (listed := _listed(value)) else ""
+    if value is None:
+        return ""
     return "+".join(map(_as_text, value)) if isinstance(value, list) else str(value)

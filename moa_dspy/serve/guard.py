@@ -24,7 +24,6 @@ from moa_dspy.serve.problems import Problem, response_of
 __all__ = ["BodyLimits", "Guard", "is_loopback", "read_body"]
 
 _OPEN: Final = ("/health",)
-_METHODS_WITH_BODY: Final = ("POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Guard:
                 headers={"WWW-Authenticate": 'Bearer, Basic realm="moa-dspy"'},
             )
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if request.method in _METHODS_WITH_BODY and media != "application/json":
+        if request.method == "POST" and media != "application/json":
             return Problem("send the body as JSON, with Content-Type: application/json", 415, code="not_json")
         return None
 

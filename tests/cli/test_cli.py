@@ -445,6 +445,8 @@ def test_servers_without_keys_need_none(moa: Run) -> None:
         (["ask", "x", "--config", "empty.toml"], "empty.toml: no agent is named"),
         (["ask", "x", "--program", "none.json"], "cannot read none.json"),
         (["ask", "x", "none.json"], "cannot read none.json"),
+        (["ask", "x", "--agent", "local@hot"], "--agent local@hot: 'hot' is no temperature; write local@0.7"),
+        (["show", "record.json"], "the record of optimize, not a program or a run; moa-dspy report record.json"),
         (["plan", "x", "none.json"], "cannot read none.json"),
         (["doctor", "none.json"], "cannot read none.json"),
         (["run", "-p", "none.json", "-d", "x.csv", "-o", "y.csv"], "cannot read none.json"),
@@ -486,6 +488,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         "foreign.json": "{}",
         "newer.json": json.dumps({"format": "moa-dspy-program", "format_version": 99}),
         "hollow.json": json.dumps(hollow),
+        "record.json": json.dumps({"kind": "optimize", "rounds": []}),
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)

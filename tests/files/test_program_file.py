@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings, strategies as st
 
 import moa_dspy
-from moa_dspy import Agent, AttentionMoA, ConfigurationError, ProgramFileError
+from moa_dspy import Agent, AttentionMoA, ConfigurationError, ProgramFileError, load, single_model
 from moa_dspy.files.program_file import FORMAT, FORMAT_VERSION
+from moa_dspy.files.provenance import Provenance
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 
@@ -582,3 +583,21 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     program.save(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert list(moa_dspy.load(path).signature.output_fields) == list(program.signature.output_fields)
+
+
+def test_an_agent_without_its_own_lm_says_how_to_give_it(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    single_model("question -> answer", ScriptedLM("x", model="sim/0")).save(path)
+    with pytest.raises(
+        ConfigurationError, match=r"of .*tuned\.json: model 'sim/0' names no provider.*lms={'sim/0': LM}"
+    ):
+        load(path)
+
+
+def test_a_record_leaves_out_what_is_empty() -> None:
+    record = Provenance(
+        method="kept: optimize changed nothing",
+        settings={"budget": {}, "objective": {"name": "score", "price": None}, "rounds": 1},
+        date=datetime(2026, 11, 29, tzinfo=UTC),
+    )
+    assert dict(record.rows())["settings"] == "objective (name score), rounds 1"

@@ -104,6 +104,7 @@ def test_other_addresses_methods_and_media_are_refused(server: Server):
         "invalid_request_error",
     )
     assert server.http.get(PATH).status_code == 405
+    assert server.http.delete("/usage").status_code == 405
     assert server.http.get("/runs/", follow_redirects=False).status_code == 404
     assert len(error_in(server.http.request("A" * 999, PATH, json={}))["message"]) < 200
     form = server.http.post(PATH, content=json.dumps(asked("?")), headers={"Content-Type": "text/plain"})
