@@ -58,7 +58,8 @@ def _trace(path: str) -> Trace | None:
         return None
     if isinstance(content, dict) and isinstance(content.get("kind"), str):
         raise ConfigurationError(
-            f"{path} is the record of {content['kind']}, not a program or a run; moa-dspy report {path} makes a page of it"
+            f"{path} is the record of {content['kind']}, not a program or a run; moa-dspy report {path} makes a page "
+            "of it"
         )
     if not isinstance(content, dict) or not content.keys() >= {"steps", "outputs", "stopped_by"}:
         return None
