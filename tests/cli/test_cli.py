@@ -848,6 +848,7 @@ def test_the_version_and_the_help(moa: Run) -> None:
 SHARED = {
     "The program": ("ask", "plan", "eval", "optimize", "compare", "profile"),
     "The examples": ("eval", "optimize", "compare", "profile"),
+    "The cost first": ("eval", "optimize", "compare", "profile"),
     "Limits": ("ask", "plan", "eval", "optimize", "compare", "profile", "serve", "mcp"),
     "Cache": ("ask", "eval", "optimize", "compare", "profile", "serve", "mcp"),
 }
