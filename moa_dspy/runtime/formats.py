@@ -54,8 +54,9 @@ def most_requests(signature: TaskSignature, configured: dspy.Adapter | None = No
     """
     if configured is None:
         return 1 if is_free_text(signature) else 2
-    falls_back = isinstance(configured, dspy.ChatAdapter) and not isinstance(configured, dspy.JSONAdapter)
-    return 2 if isinstance(configured, dspy.TwoStepAdapter) or (falls_back and _has_fallback(configured)) else 1
+    if isinstance(configured, dspy.ChatAdapter) and not isinstance(configured, dspy.JSONAdapter):
+        return 2 if _has_fallback(configured) else 1
+    return 2 if isinstance(configured, dspy.TwoStepAdapter) else 1
 
 
 def most_calls(architecture: Architecture, roles: Roles, configured: dspy.Adapter | None = None) -> int:

@@ -563,7 +563,7 @@ class TestTheEnd:
         assert not lm.requests
         smallest = int(re.search(r"is (\d+) calls; or", str(error.value)).group(1))  # type: ignore[union-attr]
         result = optimize(program, budget=Budget(calls=smallest), **asked)
-        assert result.searched or result.compiled or result.stops
+        assert result.searched or result.compiled or result.stop
         assert result.cost.paid_calls <= smallest
 
     def test_a_part_that_the_budget_does_not_cover_is_skipped_before_it_is_paid_for(self) -> None:
