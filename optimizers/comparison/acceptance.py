@@ -156,17 +156,14 @@ def accept(
     check_alpha(alpha)
     check_share("power", power)
     metric, _ = fit_metric(metric, output_fields_of(baseline), valset)
-    refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
-    refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
+    _refuse_known(valset, tuned_on, baseline, candidate)
     questions = sorted(deduplicate(valset), key=unit_hash)
-    pair = _Pair(
-        baseline, candidate, _guard_of(budget, [baseline, candidate]), metric, concurrency, progress, keep_traces
-    )
+    guard = _guard_of(budget, [baseline, candidate])
+    pair = _Pair(baseline, candidate, guard, metric, concurrency, progress, keep_traces)
     decision: Any = None
     for count, level in looks(len(questions), alpha, interim):
         pair.run(questions[pair.compared : count])
-        if pair.cut and decision is None:
-            level = alpha  # there was no test before
+        level = alpha if pair.cut and decision is None else level  # there was no test before
         decision = decide(pair.old.scores, pair.new.scores, alpha=level, power=power)
         if decision.accepted or decision.gain.value <= 0 or pair.cut:
             break
@@ -179,6 +176,13 @@ def accept(
         failed=(pair.old.errors, pair.new.errors), checked=len(tuned_on), repeated=len(valset) - len(questions),
         saved=0 if pair.cut else rest, cut=rest if pair.cut else 0, reused=reused, cost=pair.cost,
     )  # fmt: skip
+
+
+def _refuse_known(
+    valset: Sequence[dspy.Example], tuned_on: Sequence[dspy.Example], baseline: AttentionMoA, candidate: AttentionMoA
+) -> None:
+    refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
 
 
 class _Pair:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Final, get_args
+from functools import partial
+from typing import Any, ClassVar, Final, get_args
 
 import dspy
 import pydantic
@@ -188,8 +189,7 @@ def compare(
         baselines: some of ``single``, ``self-consistency``, ``self-moa`` and ``moa`` (default: all), or other programs
             by name, which are compared as they are.
         match: unit of the matched spend: ``calls``, ``tokens`` or ``usd``.
-        pilot: examples that choose the best single model; default: if there are several, a fifth of ``devset``. They do
-            not judge.
+        pilot: examples that choose the best of several models and do not judge; default: a fifth of ``devset``.
         tolerance: the share by which a baseline may exceed the program's spend.
         prefer: of the programs not shown to be worse, use the ``cheapest``, or the one with the highest ``score``.
         alpha: probability of declaring a difference where none exists.
@@ -198,38 +198,32 @@ def compare(
         seed: seed of the pilot sample.
         concurrency: maximum number of concurrent examples.
         progress: called with a description of the next run, and with the cost so far.
-        before: called with the estimated cost before anything is paid. It returns whether to continue.
+        before: called with the estimated cost before anything is paid; returns whether to continue.
 
     Raises:
         ConfigurationError: if an argument is invalid, or ``before`` returned False. Nothing was paid for.
         RunError: if a contender fails on every example, or the budget ends first.
     """
-    check_seed(seed)
-    check_program(program)
     names, own = _baselines(baselines)
-    for name, one in own.items():
-        check_program(one, f"baselines[{name!r}]")
-    _check(match, tolerance, prefer, alpha, gain, concurrency)
-    for one in (program, *own.values()):
-        metric, _ = fit_metric(metric, output_fields_of(one), [*devset, *(pilot or ())])
+    _check(match, tolerance, prefer, alpha, gain, concurrency, seed)
+    metric = _checked_metric(metric, program, own, [*devset, *(pilot or ())])
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
-    lms = [lm for one in (program, *own.values()) for lm in models_of(one)]
-    if match == "usd":
-        _check_price(program, lms, test[0])
-    check_budget(budget, lms)
-    others = len(own) or len(names)
-    notes.append(f"{sensitivity(len(test), alpha / others, gain)} (one of {others} tests)")
-    if before is not None and not before(
-        estimate(program, own, names, singles, test, len(pilot), match=match, tolerance=tolerance, budget=budget)
-    ):
-        raise DeclinedError("not confirmed; nothing was paid")
+    lms = _checked_models([program, *own.values()], match, test[0], budget)
+    notes.append(_what_it_can_show(len(test), len(own) or len(names), alpha, gain))
+    limits: dict[str, Any] = {"match": match, "tolerance": tolerance, "budget": budget}
+    _confirm(before, partial(estimate, program, own, names, singles, test, len(pilot), **limits))
     with metered(lms) as meter:
         guard = BudgetGuard(budget, meter=meter)
         run = ComparisonRun(test, metric, match, tolerance, concurrency, progress, guard, notes, meter=meter)
         _run_all(run, program, own, names, singles, pilot)
         return _comparison(run, len(pilot), meter.usage, prefer, alpha, seed)
+
+
+def _confirm(before: Callable[[WorkEstimate], bool] | None, cost: Callable[[], WorkEstimate]) -> None:
+    if before is not None and not before(cost()):
+        raise DeclinedError("not confirmed; nothing was paid")
 
 
 def _run_all(
@@ -310,7 +304,10 @@ def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:
     )
 
 
-def _check(match: str, tolerance: float, prefer: str, alpha: float, gain: float | None, concurrency: int) -> None:
+def _check(
+    match: str, tolerance: float, prefer: str, alpha: float, gain: float | None, concurrency: int, seed: int
+) -> None:
+    check_seed(seed)
     check_concurrency(concurrency)
     if match not in get_args(Unit):
         raise ConfigurationError(f"match={match!r} is unknown; use 'calls', 'tokens' or 'usd'")
@@ -320,6 +317,33 @@ def _check(match: str, tolerance: float, prefer: str, alpha: float, gain: float 
         raise ConfigurationError(f"prefer={prefer!r} is unknown; use 'cheapest' or 'score'")
     check_alpha(alpha)
     check_gain(gain)
+
+
+def _checked_metric(
+    metric: Metric, program: AttentionMoA, own: Mapping[str, AttentionMoA], examples: Sequence[dspy.Example]
+) -> Metric:
+    """Check the programs, and return the metric for their task."""
+    check_program(program)
+    for name, one in own.items():
+        check_program(one, f"baselines[{name!r}]")
+    for one in (program, *own.values()):
+        metric, _ = fit_metric(metric, output_fields_of(one), examples)
+    return metric
+
+
+def _checked_models(
+    programs: Sequence[AttentionMoA], match: Unit, example: dspy.Example, budget: Budget | None
+) -> list[dspy.BaseLM]:
+    """Return the models of the programs. Raise ConfigurationError if what is matched or limited has no price."""
+    lms = [lm for one in programs for lm in models_of(one)]
+    if match == "usd":
+        _check_price(programs[0], lms, example)
+    check_budget(budget, lms)
+    return lms
+
+
+def _what_it_can_show(examples: int, others: int, alpha: float, gain: float | None) -> str:
+    return f"{sensitivity(examples, alpha / others, gain)} (one of {others} tests)"
 
 
 def _check_price(program: AttentionMoA, lms: Sequence[dspy.BaseLM], example: dspy.Example) -> None:

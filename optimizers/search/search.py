@@ -173,10 +173,8 @@ def search(
         ConfigurationError: if an argument is invalid, or differs from those of the study in ``storage``.
         RunError: if the budget ended before anything was scored, or if every run failed.
     """
-    check_seed(seed)
     bound = BoundSpace(SearchSpace.of(space), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
-    metric, _ = fit_metric(metric, list(bound.task.output_fields), trainset)
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)
     return job.run(storage, study_name, sampler, seed)
 
@@ -208,6 +206,8 @@ class _Search:
         if not self.trainset:
             raise ConfigurationError("trainset is empty; give at least one example")
         check_examples(self.trainset)
+        fitted, _ = fit_metric(self.metric, list(self.bound.task.output_fields), self.trainset)
+        object.__setattr__(self, "metric", fitted)
         check_trials(self.n_trials)
         check_concurrency(self.concurrency)
         check_budget(self.budget, self._lms)
@@ -225,6 +225,7 @@ class _Search:
         seed: int,
     ) -> SearchResult:
         """Open the study, run trials, and return the result."""
+        check_seed(seed)
         lms = [lm for lm in self._lms if isinstance(lm, dspy.BaseLM)]
         with silenced(output=False), storage_failures(), metered(lms) as meter:
             study = open_study(open_storage(storage), study_name, self.objective.directions, self._about())
