@@ -12,27 +12,38 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import math
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import dspy
+import pydantic
+from pydantic_core import to_jsonable_python
 
-from moa_dspy.errors import ConfigurationError
+from moa_dspy import evaluation
+from moa_dspy.cost.usage import Tokens
+from moa_dspy.errors import ConfigurationError, RunError
+from moa_dspy.evaluation.evaluate import check_inputs, turns_of
+from moa_dspy.evaluation.results import EvaluateResult
 from moa_dspy.evaluation.runner import ExampleRunner, Item, Run
+from moa_dspy.evaluation.scoring import Metric
+from moa_dspy.evaluation.suite import Devset, fit_metric, output_fields_of
 from moa_dspy.extras import install_command, missing_packages
-from moa_dspy.program import AttentionMoA, load
+from moa_dspy.program import AttentionMoA, Prediction, load
 from moa_dspy.rows.answers import Columns, carried_name, output_name
 from moa_dspy.rows.reading import Row, Rows
 from moa_dspy.runtime.concurrency import limit_concurrency
+from moa_dspy.trace import Step, Trace, current_watchers
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ask"]
+__all__ = ["ask", "evaluate"]
 
+_NUMBER: Final = "moa_dspy_item"
 _TYPES: Final = {
     "calls": "int64", "cached_calls": "int64", "prompt_tokens": "int64", "completion_tokens": "int64",
     "cost_usd": "float64", "seconds": "float64", "agreement": "float64",
@@ -98,6 +109,80 @@ def ask(
         ),
         **options,
     )
+
+
+def evaluate(
+    program: str | Path | AttentionMoA,
+    devset: Any,
+    metric: Metric | None = None,
+    *,
+    asking: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> EvaluateResult:
+    """Score a program on examples that are answered with Ray Data. This process scores the answers.
+
+    Args:
+        program: a saved program, which all machines can read, or a program.
+        devset: see ``moa_dspy.evaluate``; no conversations.
+        metric: default: the benchmark's own.
+        asking: options of ``ask``, such as ``actors`` and ``calls_at_once``.
+        limit: maximum number of examples; see ``moa_dspy.evaluate``.
+        seed: seed of the sample.
+        **options: further options of ``moa_dspy.evaluate``, such as ``out``. Limits and batches do not apply.
+
+    Raises:
+        ConfigurationError: as of ``ask`` and ``moa_dspy.evaluate``.
+        RunError: if the first ten items all failed, or if a file cannot be written.
+    """
+    asking = dict(asking or {})
+    data = Devset.of(devset, limit, seed)
+    asked = program if isinstance(program, AttentionMoA) else load(program, lms=asking.get("lms"))
+    if turns_of(data.examples) > 1:
+        raise ConfigurationError("conversations cannot be evaluated with Ray Data; use moa_dspy.evaluate")
+    check_inputs(asked, data.examples)
+    fit_metric(data.benchmark.metric() if metric is None else metric, output_fields_of(asked), data.examples)
+    if missing := missing_packages({"ray": "ray[data]"}):
+        raise ConfigurationError(f"evaluating with Ray Data needs ray: {install_command(*map(repr, missing))}")
+    import ray.data  # pyright: ignore[reportMissingImports]
+
+    inputs = [to_jsonable_python(example.inputs().toDict()) for example in data.examples]
+    rows = ray.data.from_items([{_NUMBER: number, **values} for number, values in enumerate(inputs)])
+    answers = {_key(inputs[row[_NUMBER]]): row for row in ask(rows, program, trace=True, **asking).iter_rows()}
+    answered: Any = copy.copy(asked)
+    object.__setattr__(answered, "aforward", _told(asked, answers))
+    return evaluation.evaluate(answered, data, metric, **options)
+
+
+def _told(program: AttentionMoA, answers: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
+    """Return a function that gives recorded answers in place of the program, and tells watchers what they cost."""
+    fields = program.signature.output_fields
+    types = {name: pydantic.TypeAdapter(field.annotation) for name, field in fields.items()}
+
+    async def answer(**inputs: Any) -> Prediction:
+        row = answers[_key(to_jsonable_python(inputs))]
+        trace = _failed(row) if row["trace"] is None else Trace.model_validate_json(row["trace"])
+        for watcher in current_watchers.get():
+            watcher(trace)
+        if row["error"] is not None:
+            raise RunError(row["error"])
+        values = {name: types[name].validate_python(value) for name, value in trace.outputs[-1].items()}
+        return Prediction(trace=trace, **values)
+
+    return answer
+
+
+def _failed(row: Mapping[str, Any]) -> Trace:
+    """Return a record of the usage of a row without an answer."""
+    used = Tokens(prompt=row["prompt_tokens"], completion=row["completion_tokens"])
+    cost = {"calls": row["calls"], "cached_calls": row["cached_calls"], "tokens": used, "cost_usd": row["cost_usd"]}
+    step = Step(layer=1, stage="propose", agent="all", status="failed", start=0.0, end=row["seconds"], **cost)
+    return Trace(steps=(step,), outputs=(), stopped_by="failure", seconds=row["seconds"])
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return json.dumps(inputs, sort_keys=True)
 
 
 def _check_sizes(**sizes: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +13,12 @@ from typing import Any
 
 import dspy
 import pytest
-from support.loopback import Call, Loopback
+from support.loopback import Call, Loopback, refusal
 
+import moa_dspy
 from moa_dspy import ConfigurationError, run, single_model
-from moa_dspy.ray import ask
+from moa_dspy.evaluation.runner import ExampleRunner, Item, Run
+from moa_dspy.ray import _Asker, _told, ask, evaluate
 from moa_dspy.testing import ScriptedLM
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -104,3 +108,70 @@ def test_a_killed_actor_loses_no_row_and_done_rows_are_not_asked_again(cluster: 
         earlier = data.from_items(done, override_num_blocks=1)
         rest = ask(rows, program, id_column="id", done=earlier, **options)
         assert sorted(answer["id"] for answer in rest.take_all()) == [3, 20, 21, 22, 23]
+
+
+JUDGED = "question -> count: int"
+EXAMPLES = [dspy.Example(question=f"{n}?", count=n).with_inputs("question") for n in range(8)]
+
+
+def same(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.count == example.count)
+
+
+def counting(body: dict[str, Any]) -> Any:
+    number = int(str(body["messages"][-1]["content"]).split("?")[0].split()[-1])
+    return refusal(400, "no") if number == 7 else f"#### {number if number % 2 else 0}"
+
+
+@needs_ray
+def test_recorded_answers_are_those_of_the_program() -> None:
+    """Without a cluster: an actor's answers, as they come back, scored in place of the program."""
+    with Loopback(counting) as provider:
+        program = single_model(JUDGED, provider.lm())
+        usual = moa_dspy.evaluate(program, EXAMPLES, same)
+        asker = _Asker(program, None, {"lm": None, "adapter": None}, None, {}, 4, trace=True)
+        import pyarrow as pa
+
+        async def answered() -> list[dict[str, Any]]:
+            table = pa.table({"question": [one.question for one in EXAMPLES]})
+            return [row async for part in asker(table) for row in part.to_pylist()]
+
+        rows = asyncio.run(answered())
+    answers = {json.dumps({"question": row["question"]}): row for row in rows}
+    runs: list[Run] = []
+    recorded = copy.copy(program)
+    object.__setattr__(recorded, "aforward", _told(program, answers))
+    items = [Item(bytes([number]), one) for number, one in enumerate(EXAMPLES)]
+    asyncio.run(ExampleRunner(recorded, same, concurrency=2).run(items, lambda _, one: runs.append(one)))
+    (failed,) = [one.error for one in runs if one.error]
+    assert "no agent answered (model: invalid_request" in failed
+    assert sum(one.score or 0 for one in runs) / 7 == usual.score.value == 4 / 7
+    assert sum(one.status == "error" for one in runs) == 1
+    assert sum(one.usage.calls for one in runs) == usual.usage.calls
+    assert sum(one.usage.tokens.total for one in runs) == usual.usage.tokens.total
+
+
+@needs_ray
+def test_what_cannot_be_scored_is_refused_before_anything_starts() -> None:
+    program = single_model(JUDGED, dspy.LM("openai/model", api_key="x"))
+    with pytest.raises(ConfigurationError, match="inputs"):
+        evaluate(program, [dspy.Example(other="?", count=1).with_inputs("other")], same)
+    turns = [dspy.Example(question="?", turns=["a", "b"]).with_inputs("question")]
+    with pytest.raises(ConfigurationError, match="conversations"):
+        evaluate(program, turns, same)
+
+
+@pytest.mark.slow
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_an_evaluation_on_actors_is_the_usual_one(cluster: Any, tmp_path: Path) -> None:
+    del cluster
+    with Loopback(counting) as provider:
+        program = single_model(JUDGED, provider.lm())
+        out = tmp_path / "records.jsonl"
+        result = evaluate(program, EXAMPLES, same, asking={"actors": 2, "rows_per_block": 2, "num_cpus": 1}, out=out)
+        calls = len(provider.calls)
+        assert (result.score.value, result.usage.calls) == (4 / 7, calls)
+        again = moa_dspy.evaluate(program, EXAMPLES, same, out=out)  # its records are those of the program
+        assert len(provider.calls) - calls <= 2  # the item that failed
+    assert again.score.value == 4 / 7

@@ -102,11 +102,13 @@ class Sending:
         sample: distinguishes equal requests that are separate samples.
         timeout: seconds for its request, if it is sent alone; None for no limit.
         price: what it costs, as a share of the price of a single call.
+        begun: whether the LM was called. A task may be cancelled before it begins.
     """
 
     sample: object = None
     timeout: float | None = None
     price: float = 1.0
+    begun: bool = False
 
 
 current_sending: contextvars.ContextVar[Sending | None] = contextvars.ContextVar("moa_dspy_sending", default=None)

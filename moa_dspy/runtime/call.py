@@ -344,7 +344,8 @@ class _Call:
                 answered = clock()
         except BaseException as error:
             # A run that ends at the budget cancels its steps while the refusal of their calls is on its way to them.
-            sent = None if isinstance(_error_of(sending) or error, BudgetInterruptError) else sent
+            refused = isinstance(_error_of(sending) or error, BudgetInterruptError)
+            sent = None if refused or not call.begun else sent
             unanswered = sent is not None and is_unanswered(error) and not known.free
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
@@ -408,6 +409,7 @@ class _Call:
         """
         lm, kind = known.lm, type(known.lm)
         current_sending.set(call)  # in the task of this call
+        call.begun = True
         reader = self._reader(known)
         current_answer.set(None)  # of this run, and not of a program that the LM calls
         with dspy.context(adapter=self._session.adapter, trace=None, send_stream=reader):

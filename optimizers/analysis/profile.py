@@ -13,6 +13,7 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
+from moa_dspy.evaluation.suite import fit_metric, output_fields_of
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.optimizers.measuring import Metric, Run, measure
 from moa_dspy.optimizers.reported import Tabulated
@@ -127,6 +128,7 @@ def profile(
         RunError: if every run fails.
         BudgetExhaustedError: if the budget does not cover all runs.
     """
+    metric, _ = fit_metric(metric, output_fields_of(program), devset)
     measured = measure(
         program, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
     )

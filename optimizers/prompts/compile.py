@@ -144,7 +144,7 @@ def compile(  # noqa: A001 (DSPy's word)
         RunError: if the original program fails on every example, or the budget ends before it has been measured.
     """
     tuner = resolve_method(method, options)
-    _check(program, trainset, valset, metric, effort, concurrency)
+    metric = _check(program, trainset, valset, metric, effort, concurrency)
     check_method(tuner, program)
     check_seed(seed)
     check_prompt_lm(prompt_lm)
@@ -302,11 +302,11 @@ def _check(
     metric: Metric,
     effort: Effort,
     concurrency: int,
-) -> None:
-    """Raise ConfigurationError if an argument does not fit."""
+) -> Metric:
+    """Return the metric for the task. Raise ConfigurationError if an argument does not fit."""
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is of type {type(program).__name__}; it must be an AttentionMoA")
-    fit_metric(metric, output_fields_of(program), [*trainset, *(valset or ())])
+    fitted, _ = fit_metric(metric, output_fields_of(program), [*trainset, *(valset or ())])
     check_effort(effort)
     check_concurrency(concurrency)
     if len(trainset) < (3 if valset is None else 1) or (valset is not None and not valset):
@@ -315,6 +315,7 @@ def _check(
             "are too few; give at least 3, or at least one of each"
         )
     refuse_overlap(valset or (), map(question_of, trainset), "validation", "that are learnt from")
+    return fitted
 
 
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:

@@ -17,6 +17,7 @@ import dspy
 import pydantic
 
 from moa_dspy.cost.usage import Price
+from moa_dspy.data.metrics.metric import Metric as BuiltInMetric
 from moa_dspy.errors import ConfigurationError, MetricError
 from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
@@ -160,7 +161,10 @@ class AnswerJudge:
 
     def __init__(self, task: TaskSignature, trace: Trace, example: dspy.Example, metric: Metric) -> None:
         self._fields = task.output_fields
-        self._trace, self._example, self._metric = trace, example, metric
+        if isinstance(metric, BuiltInMetric):
+            metric = metric.for_task(list(task.output_fields), [example])
+        self._metric = metric
+        self._trace, self._example = trace, example
         self._known: dict[str, Judgement] = {}
 
     def score(self, outputs: Mapping[str, Any]) -> float:

@@ -125,4 +125,4 @@ def test_a_half_judged_item_is_shown_asked_again_and_never_paired(folder: Path, 
     assert (again.scored, again.unparsed, again.figures["average"]) == (2, 0, 8.0)
     assert len(lm.requests) == answers >= before
     assert compare_files(folder / "half.jsonl", whole_file).matched == 2
-    assert [record.complete for record in read_records(folder / "half.jsonl")[1]] == [True, False, True]
+    assert sorted(record.complete for record in read_records(folder / "half.jsonl")[1]) == [False, True, True]

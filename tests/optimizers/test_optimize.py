@@ -108,7 +108,7 @@ def test_where_nothing_is_better_the_program_is_kept() -> None:
     assert digest_of(result.program) == digest_of(program)
     assert "kept" in str(result)
     assert result.program.provenance is not None
-    assert result.program.provenance.method.startswith("kept, against optimize")
+    assert result.program.provenance.method.startswith("kept: optimize")
 
 
 def test_what_only_looks_better_on_the_examples_tuned_on_is_rejected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 from support.loopback import Call, Hang, Loopback, refusal
 from support.runs import Watched, environment, in_format, open_files, role_of, until
 
-from moa_dspy import AllProposalsFailedError, AttentionMoA, Tolerance, Trace
+from moa_dspy import AllProposalsFailedError, AttentionMoA, MoAError, Tolerance, Trace, single_model
 from moa_dspy.runtime.concurrency import limit_concurrency
-from moa_dspy.trace import watch
+from moa_dspy.testing import ScriptedLM
+from moa_dspy.trace import StepStarted, watch
 
 SIGNATURE = "question -> answer"
 ROLES = ("propose", "critique", "refine", "aggregate", "improve", "synthesize")
@@ -234,3 +236,20 @@ def test_ctrl_c_stops_all_calls_and_the_trace_says_what_was_done(how: str) -> No
         trace = Trace.from_json(json.dumps(json.loads(out)))
         finished_is_on_record(trace, server)
         assert [step.status for step in trace.steps] == ["ok"] * 3 + ["cancelled"] * 9
+
+
+def test_a_call_that_never_began_is_not_counted() -> None:
+    lm = ScriptedLM("yes")
+    program = single_model("question -> answer", lm)
+    seen = Watched()
+
+    def cancel(event: Any) -> None:
+        if isinstance(event, StepStarted):
+            step: Any = asyncio.current_task()
+            asyncio.get_running_loop().call_soon(step.cancel)  # before the task of its call begins
+
+    with watch(seen), watch(cancel), contextlib.suppress(asyncio.CancelledError, MoAError):
+        asyncio.run(program.acall(question="?"))
+    (step,) = seen.trace.steps
+    assert not lm.requests
+    assert (step.status, step.calls, step.unanswered) == ("cancelled", 0, 0)

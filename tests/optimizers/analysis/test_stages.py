@@ -10,6 +10,7 @@ import pydantic
 import pytest
 
 from moa_dspy import AttentionMoA, ConfigurationError, RunError
+from moa_dspy.data import ExactMatch
 from moa_dspy.optimizers import Gain, StageFeedback, attribute, profile
 from moa_dspy.optimizers.measuring import Metric
 from moa_dspy.testing import ScriptedLM
@@ -373,3 +374,12 @@ def test_a_call_is_found_by_what_it_wrote_where_the_captured_trace_does_not_matc
     assert result.feedback.startswith("This refinement gave up a right answer")
     bare = judge(EXAMPLES[0], dspy.Prediction(answer="Rome"), captured, "refine[0]", [captured[12]])
     assert (bare.score, bare.feedback) == (0.0, "The answer scored 0.")
+
+
+def test_a_metric_by_name_compares_the_output_of_the_task_in_every_stage():
+    lm = ScriptedLM("billing")
+    program = AttentionMoA("ticket -> category", [lm, lm], layers=1)
+    tickets = [dspy.Example(ticket=f"t{number}", category="billing").with_inputs("ticket") for number in range(3)]
+    result = profile(program, tickets, ExactMatch())
+    assert {row.score.value for row in result.rows if row.score is not None} == {1.0}
+    assert not result.unjudged
