@@ -157,7 +157,7 @@ def evaluate(
 
 def _told(program: AttentionMoA, answers: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
     """Return a function that gives recorded answers in place of the program, and tells watchers what they cost."""
-    fields = program.signature.output_fields
+    fields: Any = program.signature.output_fields
     types = {name: pydantic.TypeAdapter(field.annotation) for name, field in fields.items()}
 
     async def answer(**inputs: Any) -> Prediction:

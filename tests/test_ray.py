@@ -129,6 +129,7 @@ def test_recorded_answers_are_those_of_the_program() -> None:
     with Loopback(counting) as provider:
         program = single_model(JUDGED, provider.lm())
         usual = moa_dspy.evaluate(program, EXAMPLES, same)
+        assert usual.score is not None
         asker = _Asker(program, None, {"lm": None, "adapter": None}, None, {}, 4, trace=True)
         import pyarrow as pa
 
@@ -171,7 +172,9 @@ def test_an_evaluation_on_actors_is_the_usual_one(cluster: Any, tmp_path: Path) 
         out = tmp_path / "records.jsonl"
         result = evaluate(program, EXAMPLES, same, asking={"actors": 2, "rows_per_block": 2, "num_cpus": 1}, out=out)
         calls = len(provider.calls)
+        assert result.score is not None
         assert (result.score.value, result.usage.calls) == (4 / 7, calls)
         again = moa_dspy.evaluate(program, EXAMPLES, same, out=out)  # its records are those of the program
         assert len(provider.calls) - calls <= 2  # the item that failed
+    assert again.score is not None
     assert again.score.value == 4 / 7
