@@ -89,8 +89,7 @@ def ask(
     Raises:
         ConfigurationError: if Ray is not installed, or an argument does not fit.
     """
-    if missing := missing_packages({"ray": "ray[data]"}):
-        raise ConfigurationError(f"answering rows with Ray Data needs ray: {install_command(*map(repr, missing))}")
+    _check_installed()
     import ray.data  # pyright: ignore[reportMissingImports]
 
     _check_sizes(actors=actors, concurrency=concurrency, rows_per_block=rows_per_block)
@@ -143,8 +142,7 @@ def evaluate(
         raise ConfigurationError("conversations cannot be evaluated with Ray Data; use moa_dspy.evaluate")
     check_inputs(asked, data.examples)
     fit_metric(data.benchmark.metric() if metric is None else metric, output_fields_of(asked), data.examples)
-    if missing := missing_packages({"ray": "ray[data]"}):
-        raise ConfigurationError(f"evaluating with Ray Data needs ray: {install_command(*map(repr, missing))}")
+    _check_installed()
     import ray.data  # pyright: ignore[reportMissingImports]
 
     inputs = [to_jsonable_python(example.inputs().toDict()) for example in data.examples]
@@ -153,6 +151,11 @@ def evaluate(
     answered: Any = copy.copy(asked)
     object.__setattr__(answered, "aforward", _told(asked, answers))
     return evaluation.evaluate(answered, data, metric, **options)
+
+
+def _check_installed() -> None:
+    if missing := missing_packages({"ray": "ray[data]"}):
+        raise ConfigurationError(f"answering rows with Ray Data needs ray: {install_command(*map(repr, missing))}")
 
 
 def _told(program: AttentionMoA, answers: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:

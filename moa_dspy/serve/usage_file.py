@@ -115,10 +115,7 @@ def _read(file: AppendFile) -> tuple[Usage, int]:
         started += 1 if step.usage is None else -1
         used += step.usage or Usage()
         size = place + len(line)
-    with file.path.open("rb") as rest:
-        rest.seek(size)
-        half = rest.read(len(_BEGINNING))
-    if not _BEGINNING.startswith(half):
+    if not _BEGINNING.startswith(file.rest(size)[: len(_BEGINNING)]):
         raise ValueError("its last line")
     under_way = Usage(calls=max(started, 0), unanswered=max(started, 0))
     return (used + under_way).model_copy(update={"seconds": 0.0}), size
