@@ -89,12 +89,12 @@ class DissentReport(_Record):
     blind_spots: tuple[Point, ...] = ()
 
 
-def agreement_in(positions: Sequence[Position]) -> Agreement | None:
+def agreement_in(positions: Iterable[Position], layer: int) -> Agreement | None:
     """Return how far the proposals of one layer agree.
 
     It is None if fewer than two agents answered, or if a proposal is a long text that equals no other.
     """
-    proposals = [position.proposal for position in positions]
+    proposals = [position.proposal for position in positions if position.layer == layer]
     return None if None in proposals else agreement_of(map(str, proposals))
 
 
@@ -110,7 +110,7 @@ def dissent_in(
         steps: the steps of the layer.
         report: what a model said about the agents' answers.
     """
-    agreement = agreement_in(positions)
+    agreement = agreement_in(positions, positions[0].layer)
     if agreement is None:
         points = () if report is None else report.contradictions
         return tuple(Dissent(text=point.point, agents=point.agents) for point in points)

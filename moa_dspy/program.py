@@ -238,7 +238,6 @@ class AttentionMoA(Displayed, dspy.Module):
             stopped_by = "cancelled"
             raise
         finally:
-            session.publish_trace()
             trace = self._trace(outcome, stopped_by, session, values)
             for watcher in session.watchers:
                 watcher(trace)
@@ -336,7 +335,7 @@ class AttentionMoA(Displayed, dspy.Module):
     ) -> Trace:
         layers = () if outcome is None else outcome.layers
         return Trace(
-            steps=session.steps,
+            steps=session.finish(),
             outputs=tuple(self.roles.jsonable(layer.outputs) for layer in layers),
             improved=() if outcome is None else outcome.improved,
             stopped_by=stopped_by,

@@ -52,9 +52,14 @@ Status = Literal["ok", "failed", "skipped", "cancelled"]
 StoppedBy = Literal["layers", "agreement", "no_improvement", "budget", "failure", "cancelled"]
 Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 
-# Models can write any text. These types make it storable as JSON and readable without change.
-_Text: TypeAlias = Annotated[str, pydantic.AfterValidator(json_safe)]
-_Outputs: TypeAlias = Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)]
+# Models can write any text. These types make it storable as JSON and readable without change. Nearly all texts are that
+# already: a pattern, which only text that UTF-8 can encode matches, tells so without a call of Python.
+_Encodable: TypeAlias = Annotated[str, pydantic.Field(pattern="")]
+_LEFT_TO_RIGHT: Final = pydantic.Field(union_mode="left_to_right")
+_Text: TypeAlias = Annotated[_Encodable | Annotated[str, pydantic.AfterValidator(json_safe)], _LEFT_TO_RIGHT]
+_Outputs: TypeAlias = Annotated[
+    dict[_Encodable, _Encodable] | Annotated[dict[str, Any], pydantic.AfterValidator(json_safe)], _LEFT_TO_RIGHT
+]
 
 
 class _Record(pydantic.BaseModel):

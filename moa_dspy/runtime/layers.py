@@ -83,9 +83,10 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
     if are_long(inputs):
         models = [session.lm(agent).lm.model for agent in (*parts.agents, parts.aggregator)]
         session.rereading = rereading(architecture, models[:-1], models[-1])
-    first, stopped_by = await run.first_output()
+    first_output, *later = architecture.output_layers
+    first, stopped_by = await run.first_output(first_output)
     accepted, improved = [first], list[bool | None]()
-    for layer in architecture.output_layers[1:]:
+    for layer in later:
         if run.agreeing.reached:
             break
         further = await run.further_layer(layer, accepted[-1:])
@@ -113,7 +114,7 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
     elif session.budget.refused:
         stopped_by = "budget"
     positions = positions_of(session, parts.roles, parts.key_of)
-    agreement = agreement_in([position for position in positions if position.layer == 1])
+    agreement = agreement_in(positions, layer=1)
     if run.agreeing.share is None and agreement is not None:
         run.agreeing.share = agreement.share
     report = await run.report_dissent(positions)
@@ -135,12 +136,12 @@ class _Run:
         self._asked = 0  # agents that the budget allowed to propose in the first layer
         self._final = self._may_stream()
 
-    async def first_output(self) -> tuple[Answer, StoppedBy]:
+    async def first_output(self, output: int) -> tuple[Answer, StoppedBy]:
         """Return the first output of the run, and why no further layer would run if none does.
 
-        In MoA, the layers before it pass all their answers on.
+        Args:
+            output: number of its layer. In MoA, the layers before it pass all their answers on.
         """
-        output = self.architecture.output_layers[0]
         answers = await self._first_layer()
         if not answers:
             resort = await self._last_resort()
@@ -291,9 +292,9 @@ class _Run:
         """Return the predictor and the inputs of a proposal."""
         if not previous:
             predictor, slot = self.prompts["propose"][agent], self.agents[agent]
-            module = slot.agent.proposer()
-            if module is not None:
-                predictor = cast("dspy.Predict", ModulePredictor(module, predictor, self.session.adapter, slot.name))
+            if slot.agent.module is not None:
+                module = ModulePredictor(slot.agent.proposer(), predictor, self.session.adapter, slot.name)
+                predictor = cast("dspy.Predict", module)
             return predictor, self.roles.for_propose(self.inputs)
         texts = [answer.text for answer in previous]
         if self.architecture.residual == "answers":

@@ -225,15 +225,15 @@ class Session:
         for watcher in self.watchers:
             watcher(step)
 
-    def publish_trace(self) -> None:
-        """Append the steps' DSPy traces to the caller's, in canonical order."""
-        if self._trace is None or self.traces is None:
-            return
-        for _, entries in sorted(self.traces, key=lambda item: item[0].order):
-            for entry in entries:
-                if len(self._trace) >= self._max_trace > 0:
-                    self._trace.pop(0)
-                self._trace.append(entry)
+    def finish(self) -> tuple[Step, ...]:
+        """Append the steps' DSPy traces to the caller's, in canonical order, and return the steps."""
+        if self._trace is not None and self.traces is not None:
+            for _, entries in sorted(self.traces, key=lambda item: item[0].order):
+                for entry in entries:
+                    if len(self._trace) >= self._max_trace > 0:
+                        self._trace.pop(0)
+                    self._trace.append(entry)
+        return self.steps
 
 
 def _modules_are_watched() -> bool:
