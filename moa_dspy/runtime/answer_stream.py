@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pydantic_core
-from dspy.utils.exceptions import LMError, LMUnsupportedFeatureError
+from dspy.utils.exceptions import LMError, LMStreamAssemblyError, LMUnsupportedFeatureError
 
 from moa_dspy.json_safe import json_safe
 from moa_dspy.parsing import EDGES, UnreadableError, parse_value
@@ -28,6 +28,7 @@ __all__ = [
     "answer_streams",
     "cannot_stream",
     "current_answer",
+    "ignores_streaming",
     "is_readable",
     "note_reply",
 ]
@@ -98,10 +99,14 @@ class ReplyReader:
         stream: where the answer goes.
         call: the call.
         names: the output fields of the call; None if the whole reply is the value of the only one.
+
+    Attributes:
+        began: whether a part of the reply came.
     """
 
     def __init__(self, stream: AnswerStream, call: LastCall, names: tuple[str, ...] | None) -> None:
         self._stream, self._call, self._names = stream, call, names
+        self.began = False
         self._reply = ""
         self._half = ""  # the first half of a character that is written as two surrogates
         self._answer = AnswerSoFar()
@@ -110,6 +115,7 @@ class ReplyReader:
 
     async def send(self, chunk: Any) -> None:
         """Read a part of the reply."""
+        self.began = True
         choices = getattr(chunk, "choices", None)
         text = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
         if text:
@@ -162,6 +168,11 @@ def cannot_stream(error: Exception) -> bool:
     if isinstance(error, LMUnsupportedFeatureError):
         return True
     return isinstance(error, LMError) and "stream" in str(error).lower() and getattr(error, "status", None) in _REFUSED
+
+
+def ignores_streaming(error: Exception, reader: ReplyReader) -> bool:
+    """Return whether a reply had no parts: its server sent it whole, which may be billed, or closed the connection."""
+    return isinstance(error, LMStreamAssemblyError) and not reader.began
 
 
 def _json(text: str) -> dict[str, Any]:

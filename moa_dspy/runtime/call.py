@@ -33,6 +33,7 @@ from moa_dspy.runtime.answer_stream import (
     ReplyReader,
     cannot_stream,
     current_answer,
+    ignores_streaming,
     is_readable,
     note_reply,
 )
@@ -420,6 +421,9 @@ class _Call:
             try:
                 return await known.acall(self._proxies[id(lm)], *args, **options)
             except Exception as error:
+                if reader is not None and ignores_streaming(error, reader):
+                    known.rejected.add(accepted.STREAM)
+                    self._adapts = True
                 if reader is None or not cannot_stream(error):
                     raise
         known.rejected.add(accepted.STREAM)

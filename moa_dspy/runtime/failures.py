@@ -17,6 +17,7 @@ from dspy.utils.exceptions import (
     LMProviderError,
     LMRateLimitError,
     LMServerError,
+    LMStreamAssemblyError,
     LMTimeoutError,
     LMTransportError,
     is_retryable_lm_error,
@@ -184,7 +185,8 @@ def is_unanswered(error: BaseException) -> bool:
     """Return whether the model may have worked on a call that ended with ``error``."""
     if isinstance(error, BudgetInterruptError):
         return False  # raised instead of the call
-    return not isinstance(error, Exception) or isinstance(error, (TimeoutError, LMTimeoutError, LMTransportError))
+    cut_short = (TimeoutError, LMTimeoutError, LMTransportError, LMStreamAssemblyError)
+    return not isinstance(error, Exception) or isinstance(error, cut_short)
 
 
 def _says_too_long(error: Exception, kind: str) -> bool:

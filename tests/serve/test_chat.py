@@ -14,7 +14,7 @@ import litellm
 import openai
 import pytest
 from markupsafe import escape
-from support.loopback import Broken, Call, Cut, Loopback, refusal
+from support.loopback import Broken, Call, Cut, Http, Loopback, completion, refusal
 from support.runs import in_format, role_of, until
 from support.serving import PATH, asked, content_of, data_of, serving
 from support.streams import Streamed, both_ways, drawn
@@ -131,6 +131,19 @@ def test_a_provider_that_cannot_stream_gives_the_whole_text():
         assert content_of(server.stream()) == ANSWER
         assert content_of(server.stream()) == ANSWER
     assert sum(bool(call.body.get("stream")) for call in provider.calls) == 1  # asked once, and never again
+
+
+def test_a_provider_that_ignores_the_wish_for_a_stream_is_asked_for_whole_replies_from_then_on():
+    def ignoring(body: Any) -> Any:
+        text = answering(body)
+        return Http(200, completion(body, text)) if body.get("stream") else text
+
+    with Loopback(ignoring) as provider, serving({"p": program(provider, attention="none")}) as server:
+        first, second = server.ask().json(), server.stream()
+    assert first["choices"][0]["message"]["content"] == content_of(second) == ANSWER
+    assert [one["moa"]["calls"] for one in (first, second[-2])] == [4, 3]  # the reply that was lost counts
+    assert first["moa"]["cost_is_lower_bound"]
+    assert sum(bool(call.body.get("stream")) for call in provider.calls) == 1
 
 
 def test_openai_and_litellm_clients_ask_and_stream():
