@@ -359,7 +359,7 @@ class Batcher:
                 await link.wire.jobs(link)
                 link.has_batches = True
             except Refused as error:
-                if error.is_transient and error.status != 501:
+                if error.is_transient:
                     raise
                 link.has_batches = False
                 self._report(f"{link.url} has no batches ({error.status}); its requests are sent one by one")

@@ -92,7 +92,7 @@ class Refused(Exception):  # noqa: N818 (a status, not an error of this package)
 
 def may_succeed_later(status: int) -> bool:
     """Return whether a request that was answered with this HTTP status may succeed later."""
-    return status in (408, 409, 425, 429, 498) or status >= 500
+    return status in (408, 409, 425, 429, 498) or (status >= 500 and status != 501)  # 501: not implemented
 
 
 class Link:

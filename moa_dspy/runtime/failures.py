@@ -73,6 +73,7 @@ _FILTERED: Final = re.compile(
     re.IGNORECASE,
 )
 _PAYLOAD_TOO_LARGE: Final = 413
+_NOT_IMPLEMENTED: Final = 501
 # Statuses below 500 that DSPy takes for lasting errors, although the same request may succeed later: OpenAI's and
 # Anthropic's clients retry a conflict (409), a server may ask to send early data again (425, RFC 8470), and Groq's
 # flex tier is full (498).
@@ -156,6 +157,8 @@ def _provider_error(completion: Completion, model: str) -> LMError:
 
 def is_transient(error: Exception) -> bool:
     """Return whether a retry may succeed."""
+    if getattr(error, "status", None) == _NOT_IMPLEMENTED:
+        return False
     return isinstance(error, TimeoutError) or is_retryable_lm_error(error) or _kind_by_status(error) is not None
 
 

@@ -696,7 +696,7 @@ def test_a_model_that_is_not_there_is_a_mistake_and_no_failure() -> None:
 
 
 STATUSES = {
-    **dict.fromkeys((400, 404, 422, 424, 499), None),
+    **dict.fromkeys((400, 404, 422, 424, 499, 501), None),
     401: None,
     402: None,
     403: None,
