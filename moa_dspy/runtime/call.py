@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import copy
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from moa_dspy.agents import AgentSlot
 from moa_dspy.batches.batcher import Sending, UndeliveredError, current_sending
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.errors import BudgetInterruptError, ConfigurationError, StepFailedError
+from moa_dspy.identity import rollout_of
 from moa_dspy.runtime import accepted, concurrency
 from moa_dspy.runtime.adapters import LENIENT, PlainTextAdapter, fields_in_tags, refuse_endless_repair
 from moa_dspy.runtime.answer_line import NoValueError
@@ -265,7 +265,9 @@ class _Call:
         predictor, session = self._predictor, self._session
         is_choosing = "nearest" in vars(predictor)
         demos = await shown_demos(predictor, self._inputs, self._embed) if is_choosing else list(predictor.demos)
-        config = self._config if not draw else {**self._config, "rollout_id": _redrawn(self._config, draw)}
+        config = self._config
+        if draw:  # the cache has no reply for another rollout
+            config = {**config, "rollout_id": rollout_of(config.get("rollout_id"), "again", draw)}
         self._adapter, self._calls_before, self._adapts = adapter, self._calls, False
         entries: list[Any] | None = None
         if session.traces is not None:
@@ -545,12 +547,6 @@ def _status(failure: Failure | None, calls: int) -> Status:
     if failure.kind in REFUSED | {"budget"} and not calls:
         return "skipped"
     return "cancelled" if failure.kind in ("cancelled", "budget") else "failed"
-
-
-def _redrawn(config: Mapping[str, Any], draw: int) -> int:
-    """Return another rollout id, so that the cache has no reply for it."""
-    digest = hashlib.blake2b(repr((config.get("rollout_id"), "again", draw)).encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big")
 
 
 def _finite(seconds: float) -> float | None:
