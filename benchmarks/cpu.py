@@ -2,9 +2,11 @@
 
     uv run python -m benchmarks.cpu call
     uv run python -m benchmarks.cpu throughput
+    uv run python -m benchmarks.cpu waiting
 
 ``call``: no latency; over the real HTTP client, and on ``ScriptedLM``, which needs none. ``throughput``: wall time of
 many questions at once, against the CPU time of as many bare calls, which is the least that any program could take.
+``waiting``: CPU for each of many calls that wait for a limit.
 Where other programs use the CPUs, wall times say little: then compare CPU time with CPU time.
 """
 
@@ -20,6 +22,7 @@ import dspy
 from benchmarks.common import TASK, arguments, lm_at, moa_at, provider, question, spread, table
 from benchmarks.schedules import Schedule
 from moa_dspy import AttentionMoA
+from moa_dspy.runtime.concurrency import admitted, limit_concurrency
 from moa_dspy.testing import ScriptedLM
 
 Figures = dict[str, list[float]]
@@ -33,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> Figures:
     """Print a table and return its figures."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words else ""
-    if command not in ("call", "throughput"):
-        raise SystemExit("usage: python -m benchmarks.cpu call|throughput [--help]")
-    return call(words) if command == "call" else throughput(words)
+    commands = {"call": call, "throughput": throughput, "waiting": waiting}
+    if command not in commands:
+        raise SystemExit("usage: python -m benchmarks.cpu call|throughput|waiting [--help]")
+    return commands[command](words)
 
 
 def call(argv: Sequence[str]) -> Figures:
@@ -68,6 +72,34 @@ def throughput(argv: Sequence[str]) -> Figures:
         rows.append((name, spread(rates), spread([rate / most for rate, most in zip(rates, bound, strict=True)])))
     table(rows)
     return figures
+
+
+def waiting(argv: Sequence[str]) -> Figures:
+    """CPU for each call of 500 and more that wait for one of four places, nine calls in a group."""
+    options = arguments(__doc__, argv, most=8000, repeats=5)
+    numbers = [number for number in (500, 2000, 8000) if number <= options.most]
+    figures: Figures = {str(number): [] for number in numbers}
+    limit_concurrency(4, model="waited for")
+    for number in numbers * options.repeats:
+        began = time.process_time()
+        asyncio.run(_wait(number))
+        figures[str(number)].append((time.process_time() - began) / number)
+    limit_concurrency(None, model="waited for")
+    least = figures[str(numbers[0])]
+    rows = [("calls", "CPU us for each", f"over that of {numbers[0]}")]
+    for name, values in figures.items():
+        ratios = [value / one for value, one in zip(values, least, strict=True)]
+        rows.append((name, spread([1e6 * value for value in values]), spread(ratios)))
+    table(rows)
+    return figures
+
+
+async def _wait(calls: int) -> None:
+    async def call(group: int) -> None:
+        async with admitted("waited for", group):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(call(number // 9) for number in range(calls)))
 
 
 def _per_call(client: str, moa: AttentionMoA, lm: dspy.LM, repeats: int) -> Figures:

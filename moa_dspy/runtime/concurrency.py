@@ -19,14 +19,13 @@ import contextvars
 import math
 import os
 import threading
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Hashable, Iterator
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from moa_dspy._dspy import widen_pools
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.runtime.waiting import Claim, Limit, Queue
 
 __all__ = [
     "admitted",
@@ -67,7 +66,7 @@ def limit_concurrency(calls: int | None, model: str | None = None) -> None:
     """
     if calls is not None and (isinstance(calls, bool) or not isinstance(calls, int) or calls < 1):
         raise ConfigurationError(f"a concurrency limit is a whole number from 1, not {calls!r}")
-    _queue.resize(limiters.setdefault(model, _Limit()), math.inf if calls is None else calls)
+    _queue.resize(limiters.setdefault(model, Limit()), math.inf if calls is None else calls)
 
 
 def limit_by_default(calls: int, model: str) -> None:
@@ -87,7 +86,7 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
         group: equal for calls whose prompts begin alike, so different for different runs.
     """
     limits = tuple(limit for key in (model, None) if (limit := limiters.get(key)) is not None)
-    slot = _Slot(_Claim(limits, group, asyncio.get_running_loop()))
+    slot = _Slot(Claim(limits, group, asyncio.get_running_loop()))
     try:
         await slot.enter(nested=_current.get() is not None or _waited_for.get())
         token = _current.set(slot)
@@ -133,7 +132,7 @@ def _files() -> int:
 
 def current_slot() -> _Slot:
     """Return the current call's slot, or an empty slot outside a call."""
-    return _current.get() or _Slot(_Claim())
+    return _current.get() or _Slot(Claim())
 
 
 @contextlib.asynccontextmanager
@@ -201,46 +200,13 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-@dataclass(eq=False)
-class _Limit:
-    """A limit: its number of places, and how many are taken by calls of each event loop."""
-
-    places: float = math.inf
-    taken: Counter[asyncio.AbstractEventLoop | None] = field(default_factory=Counter)
-
-    @property
-    def is_set(self) -> bool:
-        """Return whether the number of places is limited."""
-        return self.places != math.inf
-
-    def has_room(self, blocked: Collection[asyncio.AbstractEventLoop]) -> bool:
-        """Return whether a place is free, or all are taken by calls of blocked loops."""
-        taken = self.taken.total()
-        return taken < self.places or (bool(blocked) and taken == sum(self.taken[loop] for loop in blocked))
-
-
-@dataclass(frozen=True)
-class _Claim:
-    """One place in each of several limits.
-
-    Attributes:
-        limits: the limits.
-        group: equal for calls whose prompts begin alike.
-        loop: the event loop of the call.
-    """
-
-    limits: tuple[_Limit, ...] = ()
-    group: Hashable = None
-    loop: asyncio.AbstractEventLoop | None = None
-
-
 class _Slot:
     """A call's places. They are free once every holder has released the slot, from any thread.
 
     While a program runs within the call, the call only waits for it, so it holds no place.
     """
 
-    def __init__(self, claim: _Claim) -> None:
+    def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self._held = self._resuming = False
         self._holders = 1
@@ -320,146 +286,10 @@ class _Slot:
         return held
 
 
-@dataclass(eq=False)
-class _Waiter:
-    """A call that waits for places.
-
-    Attributes:
-        claim: the places.
-        nested: whether another call, or a blocked loop, may be waiting for this one.
-        loop: the event loop on which it waits; None if it blocks a thread.
-        admit: called when it has its places; from any thread, and raises RuntimeError if the loop is closed.
-    """
-
-    claim: _Claim
-    nested: bool
-    loop: asyncio.AbstractEventLoop | None
-    admit: Callable[[], object]
-
-
-class _Queue:
-    """The calls that wait for places. A call takes all its places at once, so no call holds one while it waits.
-
-    Nested calls go first, the newest before the others. Released places go to calls of the same group, else to those
-    of a group without a running call. Two concurrent calls of a group would make the server read their common prompt
-    twice.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[_Waiter] = deque()  # nested calls at the front
-        self._under_way: Counter[Hashable] = Counter()  # by group
-        self._blocked: Counter[asyncio.AbstractEventLoop] = Counter()
-        self._lock = threading.RLock()
-
-    def resize(self, limit: _Limit, places: float) -> None:
-        """Set the number of places. Running calls above it may finish."""
-        with self._lock:
-            limit.places = places
-            self._let_in()
-
-    def block(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            self._blocked[loop] += 1
-            self._let_in()
-
-    def unblock(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            self._blocked -= Counter([loop])
-            self._let_in()
-
-    async def enter(self, claim: _Claim, *, nested: bool) -> None:
-        """Wait for the places."""
-        loop = asyncio.get_running_loop()
-        admitted: asyncio.Future[None] = loop.create_future()
-        waiter = _Waiter(claim, nested, loop, lambda: loop.call_soon_threadsafe(_admit, admitted))
-        if self._enters(waiter):
-            return
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            self._withdraw(waiter)
-            raise
-
-    def enter_in_thread(self, claim: _Claim) -> None:
-        """Wait for the places of a call after its nested program, and block the thread."""
-        admitted = threading.Event()
-        waiter = _Waiter(claim, True, None, admitted.set)
-        if self._enters(waiter):
-            return
-        try:
-            admitted.wait()
-        except BaseException:
-            self._withdraw(waiter)
-            raise
-
-    def enter_now(self, claim: _Claim) -> None:
-        """Take the places, even if none is free."""
-        with self._lock:
-            self._take(claim)
-
-    def leave(self, claim: _Claim) -> None:
-        with self._lock:
-            for limit in claim.limits:
-                limit.taken -= Counter([claim.loop])
-            self._under_way -= Counter([claim.group])
-            self._let_in(claim.group)
-
-    def _enters(self, waiter: _Waiter) -> bool:
-        """Take the places of ``waiter`` if they are free, or else put it in the queue."""
-        with self._lock:
-            is_free = self._fits(waiter)
-            if is_free:
-                self._take(waiter.claim)
-            elif waiter.nested:
-                self._waiting.appendleft(waiter)
-            else:
-                self._waiting.append(waiter)
-            return is_free
-
-    def _withdraw(self, waiter: _Waiter) -> None:
-        """Take a call that no longer waits out of the queue. If it was already admitted, pass its places on."""
-        with self._lock:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            else:
-                self.leave(waiter.claim)
-
-    def _let_in(self, group: Hashable = None) -> None:
-        """Give free places to waiting calls, first to calls of ``group``."""
-        while (waiter := self._following(group)) is not None:
-            self._waiting.remove(waiter)
-            with contextlib.suppress(RuntimeError):  # its loop is closed, so it no longer waits
-                waiter.admit()
-                self._take(waiter.claim)
-
-    def _following(self, group: Hashable) -> _Waiter | None:
-        """Return the next waiting call for which there is room."""
-        fitting = [waiter for waiter in self._waiting if waiter.loop not in self._blocked and self._fits(waiter)]
-        if not fitting:
-            return None
-        nested = fitting[0].nested
-        same = (waiter for waiter in fitting if waiter.nested == nested and waiter.claim.group == group)
-        fresh = (waiter for waiter in fitting if waiter.nested == nested and waiter.claim.group not in self._under_way)
-        return next(same, None) or next(fresh, None) or fitting[0]
-
-    def _fits(self, waiter: _Waiter) -> bool:
-        return all(limit.has_room(self._blocked if waiter.nested else ()) for limit in waiter.claim.limits)
-
-    def _take(self, claim: _Claim) -> None:
-        for limit in claim.limits:
-            limit.taken[claim.loop] += 1
-        self._under_way[claim.group] += 1
-
-
-def _admit(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 _current: contextvars.ContextVar[_Slot | None] = contextvars.ContextVar("moa_dspy_current_slot", default=None)
 _waited_for: contextvars.ContextVar[bool] = contextvars.ContextVar("moa_dspy_loop_waits", default=False)
-_queue = _Queue()
-limiters: dict[str | None, _Limit] = {}
+_queue = Queue()
+limiters: dict[str | None, Limit] = {}
 _pools: WeakKeyDictionary[object, WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, asyncio.Semaphore]]]
 _pools, _pools_lock = WeakKeyDictionary(), threading.Lock()
 
@@ -467,9 +297,9 @@ _pools, _pools_lock = WeakKeyDictionary(), threading.Lock()
 def _renew() -> None:
     """Reset the limits in a forked child, where the parent's calls never end and its threads may hold the lock."""
     global _queue, _pools, _pools_lock
-    _queue, _pools, _pools_lock = _Queue(), WeakKeyDictionary(), threading.Lock()
+    _queue, _pools, _pools_lock = Queue(), WeakKeyDictionary(), threading.Lock()
     for model, limit in list(limiters.items()):
-        limiters[model] = _Limit(limit.places)
+        limiters[model] = Limit(limit.places)
 
 
 if hasattr(os, "register_at_fork"):  # not available on Windows

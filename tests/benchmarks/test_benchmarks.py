@@ -73,6 +73,10 @@ def test_throughput_is_measured_against_bare_calls() -> None:
     assert all(len(rates) == 1 for rates in figures.values())
 
 
+def test_cpu_of_waiting_calls_is_measured() -> None:
+    assert len(cpu.main(["waiting", "--most", "600", "--repeats", "1"])["500"]) == 1
+
+
 def test_no_answer_is_lost_of_questions_at_once() -> None:
     figures = connections.main(["--questions", "4", "--agents", "2", "--seconds", "0.05", "--timeout", "30"])
     assert figures["steps"] == 4 * 9

@@ -27,6 +27,7 @@ from moa_dspy.local.server import LocalSettings
 from moa_dspy.presets import single_model
 from moa_dspy.runtime import concurrency
 from moa_dspy.runtime.concurrency import admitted, limit_concurrency
+from moa_dspy.runtime.waiting import Limit
 from moa_dspy.testing import ScriptedLM
 from moa_dspy.trace import Step, watch
 
@@ -107,6 +108,27 @@ def test_the_embedded_model_is_asked_as_many_calls_as_its_server_handles() -> No
     pytest.importorskip("xllamacpp")
     engine: Any = local_lm().engine
     assert engine.slots == LocalSettings().slots
+
+
+def test_a_free_place_finds_its_next_call_among_many_without_looking_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_room, looked = Limit.has_room, 0
+
+    def counted(limit: Limit, blocked: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return has_room(limit, blocked)
+
+    async def call(group: int) -> None:
+        async with admitted(MODEL, group):
+            await asyncio.sleep(0)
+
+    async def all_at_once(number: int) -> None:
+        await asyncio.gather(*(call(one // 3) for one in range(number)))
+
+    monkeypatch.setattr(Limit, "has_room", counted)
+    limit_concurrency(2, model=MODEL)
+    asyncio.run(all_at_once(600))
+    assert looked < 4 * 600
 
 
 def test_limits_of_models_and_of_the_process_hold_together() -> None:
