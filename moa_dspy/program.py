@@ -225,8 +225,7 @@ class AttentionMoA(Displayed, dspy.Module):
     async def _answer(self, values: Mapping[str, Any], budget: Budget | None) -> Prediction:
         session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
         parts = self._parts(session.ambient)
-        for agent in (*parts.agents, parts.aggregator):
-            session.lm(agent)
+        session.add((*parts.agents, parts.aggregator))
         outcome: Outcome | None = None
         stopped_by: StoppedBy = "failure"
         try:

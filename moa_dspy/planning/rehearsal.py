@@ -102,6 +102,7 @@ class Rehearsal:
                 tolerance = Tolerance(timeout=None, retries=0, strict=True)
                 session = Session(dataclasses.replace(budget, seconds=None), tolerance)
                 session.embeddings = Embeddings(assumed=True, in_dollars=budget.usd is not None)
+                session.add((*parts.agents, parts.aggregator))
                 outcome = await run_layers(parts, self.inputs, session)
             return session.steps, outcome.stopped_by
 

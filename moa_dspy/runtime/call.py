@@ -111,7 +111,6 @@ async def ask(
 
     Raises:
         StepFailedError: if the step failed and the run is strict.
-        ConfigurationError: if the agent has no LM.
     """
     call = _Call(session, step_id, predictor, agent, inputs, text_of, visible, last)
     for watcher in session.watchers:
@@ -164,7 +163,7 @@ class _Call:
         self.failure: Failure | None = None
         self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
         self._text_of, self._visible, self._last = text_of, visible, last
-        self._lm = known = session.lms.get(id(agent)) or session.lm(agent)
+        self._lm = known = session.lms[id(agent)]
         target = step_id.target_name if step_id.stage == "critique" else None
         self._config = agent.config(known.lm, predictor.lm or session.ambient, target, known.server)
         signature: Any = predictor.signature  # declared as an instance, but it is a class

@@ -318,7 +318,8 @@ class _Run:
         cut = await self._enough(tasks, absent=absent)
         for task in tasks:
             task.cancel(cut)  # later critiques are not read
-        critiques = [text for task in tasks if (text := result_of(task)) is not None]
+        texts = [task.result() for task in tasks if task.done() and not task.cancelled()]
+        critiques = [text for text in texts if text is not None]
         attempt = 0
         while critiques:
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Final
@@ -125,7 +125,7 @@ class Session:
         spans: whether each step is a module that DSPy's callbacks see.
         answer: where the answer goes while it is written; None if nobody reads it.
         batcher: collects the run's requests into batches; None without batches.
-        lms: what ``lm`` has returned, by the id of the LM or of the agent.
+        lms: the LMs of the run, by the id of the LM or of the agent.
         record_prompts: whether steps keep the prompts of their calls.
         recorded: the finished steps, in the order of finishing.
         rereading: names of the models whose later calls read long inputs again, see ``runtime/shared_prefix.py``. None
@@ -175,16 +175,21 @@ class Session:
                 "max_history_size above 0, or limit calls, tokens or seconds instead"
             )
 
-    def lm(self, lm: Any) -> RunLM:
-        """Return an LM, or the one of an agent, within this run.
+    def add(self, agents: Iterable[AgentSlot]) -> None:
+        """Add the agents of the run.
 
         Raises:
-            ConfigurationError: if the agent has none, and DSPy is configured with none.
+            ConfigurationError: if an agent has no LM, and DSPy is configured with none.
         """
+        lms = {id(agent): agent.lm() for agent in agents}
+        for agent, lm in lms.items():
+            self.lms[agent] = self.lm(lm)
+
+    def lm(self, lm: Any) -> RunLM:
+        """Return an LM, or the one of an agent that was added, within this run."""
         known = self.lms.get(id(lm))
         if known is None:
-            known = self.lm(lm.lm()) if isinstance(lm, AgentSlot) else RunLM(lm)
-            self.lms[id(lm)] = known
+            known = self.lms[id(lm)] = RunLM(lm)
         return known
 
     @functools.cached_property
