@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import dspy
@@ -15,6 +16,7 @@ from dspy.lm15 import request_from_openai_chat
 from benchmarks import (
     connections,
     cpu,
+    dissent,
     eval_local,
     evaluate_overhead,
     file_switches,
@@ -220,3 +222,20 @@ def test_the_server_is_measured_with_small_numbers() -> None:
     assert serve.main(["bills", "--requests", "30", "--kills", "0"])["wrong"] == 0
     assert serve.main(["hostile", "--requests", "20", "--leavers", "3"])["calls"] == 0
     assert serve.main(["killed", "--requests", "8", "--kills", "1"])["wrong"] == 0
+
+
+def test_agreement_is_measured_on_recorded_solutions_too(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"Question {number:02}?",
+            "ground_truth": f"Some text\nA: 1,{number:03}",
+            "one": {"solution": "A: 7" if number % 3 else f"Some text\nA: 1{number:03}"},
+            "two": {"solution": "A: 7" if number % 3 else f"Some text\nA: 1{number:03}"},
+        }
+        for number in range(24)
+    ]
+    (tmp_path / "model_solutions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    figures = dissent.main(["--worlds", "1", "--questions", "20", "--recorded", str(tmp_path)])
+    assert figures.reported == 1
+    raw, fitted = figures.errors["recorded solutions of two real models"]
+    assert fitted < raw
