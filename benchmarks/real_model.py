@@ -9,7 +9,7 @@ replies are kept in a cache there: the same command resumes, and contenders shar
 ``--stages`` also prints which stages are right, from the records. ``--profile NAME`` prints the stage profile of one
 contender instead of the table: where critiques, refinements and the aggregation gain and lose. ``--calibrate NAME``
 fits the probability that an answer is right to the agreement of one contender, and tests it on other problems
-(``--on``).
+(``--on``). ``--prompts`` also tunes the first contender on problems 0 to 59; the model writes its own instructions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ from typing import Any, Final, Literal
 
 import dspy
 
-from moa_dspy import Agent, AttentionMoA, Gate, mixture_of_agents, self_consistency, self_moa, single_model
+from moa_dspy import (
+    Agent,
+    AttentionMoA,
+    Budget,
+    Gate,
+    load,
+    mixture_of_agents,
+    self_consistency,
+    self_moa,
+    single_model,
+)
 from moa_dspy.data import gsm8k
 from moa_dspy.data.metrics.metric import Metric, Verdict
 from moa_dspy.evaluation import EvaluateResult, Score, evaluate
 from moa_dspy.local import local_lm
-from moa_dspy.optimizers import calibrate, expected_calibration_error, measure, profile
+from moa_dspy.optimizers import calibrate, compile as tune, expected_calibration_error, measure, profile
 
 Domain = Literal[
     "Culture", "Math", "Coding", "Humanities", "Language", "Social Science", "Natural Science", "Technology", "Health",
@@ -218,6 +228,7 @@ def main() -> None:
     options.add_argument("--problems", default="100:250", help="a range, first:last")
     options.add_argument("--max-tokens", type=int, default=320, help="of each call")
     options.add_argument("--only", nargs="*", help="names of contenders")
+    options.add_argument("--prompts", nargs="*", default=[], help="also the first contender, tuned by these methods")
     options.add_argument("--stages", action="store_true", help="which stages are right, from the records")
     options.add_argument("--profile", metavar="NAME", help="the stage profile of one contender")
     options.add_argument("--calibrate", metavar="NAME", help="what the agreement of one contender is worth")
@@ -245,7 +256,14 @@ def main() -> None:
     single: EvaluateResult | None = None
     print("| contender | right, 95 % interval | against the first | calls | tokens | tokens per right |")
     print("|---|---|---|---|---|---|", flush=True)
-    for name, program in contenders(task, lm, other).items():
+    programs = dict(contenders(task, lm, other))
+    for method in arguments.prompts:
+        first_of_all = programs["single, temperature 0"]
+        path = arguments.out / arguments.task / f"{method}.json"
+        programs[f"single, temperature 0, {method}"] = tuned(
+            first_of_all, method, problems[:60], path, lm, arguments.concurrency
+        )
+    for name, program in programs.items():
         if arguments.only and name not in arguments.only and single is not None:
             continue
         records = folder / f"{name.replace(' ', '-').replace(',', '')}.jsonl"
@@ -255,6 +273,20 @@ def main() -> None:
         print(row(name, result), flush=True)
         if arguments.stages:
             print(stages(result), flush=True)
+
+
+def tuned(
+    program: AttentionMoA, method: Any, trainset: list[dspy.Example], path: Path, lm: dspy.LM, concurrency: int
+) -> AttentionMoA:
+    """Return the program with prompts tuned on 60 examples, from a file if that was done before."""
+    if not path.exists():
+        writer = lm.copy(temperature=1.0)
+        budget = Budget(calls=600)
+        options: Any = {"method": method, "prompt_lm": writer, "budget": budget, "concurrency": concurrency}
+        result = tune(program, trainset=trainset, metric=Right(), **options)
+        print(result, flush=True)
+        result.program.save(path)
+    return load(path, lms={lm.model: lm})
 
 
 def _lm(arguments: argparse.Namespace) -> dspy.LM:
