@@ -38,7 +38,7 @@ from moa_dspy import (
 )
 from moa_dspy.data import gsm8k
 from moa_dspy.data.metrics.metric import Metric, Verdict
-from moa_dspy.evaluation import EvaluateResult, Score, evaluate
+from moa_dspy.evaluation import EvaluateResult, Gain, Score, evaluate
 from moa_dspy.local import local_lm
 from moa_dspy.optimizers import calibrate, compile as tune, expected_calibration_error, measure, profile
 
@@ -267,10 +267,9 @@ def main() -> None:
         if arguments.only and name not in arguments.only and single is not None:
             continue
         records = folder / f"{name.replace(' ', '-').replace(',', '')}.jsonl"
-        against = None if single is None else single.path
-        result = evaluate(program, devset, Right(), out=records, concurrency=arguments.concurrency, against=against)
+        result = evaluate(program, devset, Right(), out=records, concurrency=arguments.concurrency)
+        print(row(name, result, single), flush=True)
         single = single or result
-        print(row(name, result), flush=True)
         if arguments.stages:
             print(stages(result), flush=True)
 
@@ -315,17 +314,25 @@ def calibration(asked: AttentionMoA, fit: list[dspy.Example], test: list[dspy.Ex
     return f"{probability}\n\nexpected calibration error on {len(tested)} others: {plain:.3f} plain, {after:.3f} fitted"
 
 
-def row(name: str, result: EvaluateResult) -> str:
-    """Return a line of the table. Failed and unreadable answers count as wrong."""
-    scores = Score.of([record.score or 0.0 for record in result.records])
-    right, gain = sum(record.score or 0.0 for record in result.records), result.comparison
-    calls, tokens = (sum(record.details.get(key, 0) for record in result.records) for key in ("calls", "tokens"))
-    difference = "" if gain is None else f"{gain.better} gained, {gain.worse} lost, p = {gain.p_value:.3f}"
-    share = f"{100 * right / result.items:.1f} % ({100 * scores.low:.1f} to {100 * scores.high:.1f})"
+def row(name: str, result: EvaluateResult, first: EvaluateResult | None) -> str:
+    """Return a line of the table, with a comparison with the first one. An answer that cannot be read is wrong."""
+    after, difference = _scores(result), ""
+    right, share = sum(after), Score.of(after)
+    calls = sum(record.details.get("calls", record.program.calls) for record in result.records)
+    tokens = sum(record.details.get("tokens", record.program.tokens.total) for record in result.records)
+    if first is not None:
+        pairs = list(zip(_scores(first), after, strict=True))
+        gained, lost = pairs.count((0.0, 1.0)), pairs.count((1.0, 0.0))
+        difference = f"{gained} gained, {lost} lost, p = {Gain.of(_scores(first), after).p:.3f}"
+    rate = f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
     return (
-        f"| {name} | {share} | {difference} | {calls / result.items:.1f} | {tokens / result.items:,.0f} | "
+        f"| {name} | {rate} | {difference} | {calls / result.items:.1f} | {tokens / result.items:,.0f} | "
         f"{tokens / max(right, 1):,.0f} |"
     )
+
+
+def _scores(result: EvaluateResult) -> list[float]:
+    return [record.score or 0.0 for record in sorted(result.records, key=lambda record: record.id)]
 
 
 def stages(result: EvaluateResult) -> str:
