@@ -10,8 +10,12 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar, overload
 
 from moa_dspy.parsing.negation import is_negated
+from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.phrases import (
+    CORRECTED,
+    IDEOGRAPH,
     TEXT_MAX,
+    WIDE,
     agreed,
     answered_part,
     boxes,
@@ -38,10 +42,14 @@ _ADVERBS: Final = (
     r"would say|am confident)|in my opinion|indicated by|represented by|given by|labell?ed)\b,?){0,4}"
 )
 _IS: Final = rf"(?:\s(?:is|would be|should be|must be|will be|has to be)\b{_ADVERBS})?\s?[:：=>–—-]?"
-_NOUN: Final = r"(?:option|choice|letter|answer|statement|assistant|response|candidate)s?"
-_KIND: Final = rf"(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?)?"
+_NOUN: Final = (
+    r"(?:option|choice|letter|answer|statement|assistant|response|candidate|model|output|system|summary|completion"
+    r"|opción|opção|вариант)s?"
+)
+_KIND: Final = rf"(?:\s(?:la|el|die)(?=\s))?(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?)?"
 _SAYING: Final = (
-    r"(?:it is|it['’]s|it must be|i(?: would|['’]d| will|['’]ll)? (?:choose|pick|select|say|go (?:with|for)|vote for)|"
+    r"(?:it is|it['’]s|it must be|that['’]s|that (?:is|would be)|i(?: would|['’]d| will|['’]ll)? (?:choose|pick|select"
+    r"|say|prefer|favou?r|go (?:with|for)|vote for)|i(?: am|['’]m) going with|"
     r"(?:we|you) (?:choose|pick|select)|go with|my (?:choice|pick|vote) is)"
 )
 _SO: Final = (
@@ -54,8 +62,18 @@ _SUBJECT: Final = (
     r"[.:)]?(?: (?!(?:is|are|was|were|not|and|or|but|because|since|so|says|states|if|only|would)\b)"
     r"[^\W\d][\w'’-]*+){0,8}?"
 )
-_RIGHT: Final = r"(?:correct|right|best|better|appropriate|suitable|likely|true|the answer|answer|accurate|superior)"
+_RIGHT: Final = (
+    r"(?:correct|right|best|better|appropriate|suitable|likely|true|the answer|answer|accurate|superior|stronger"
+    r"|prefer(?:red|able)|winner)"
+)
+_DEGREE: Final = (
+    r"(?:(?:the|only|most|more|slightly|much|far|clearly|marginally|significantly|somewhat|a bit|a little) ){0,3}"
+)
+_DASHES: Final = "\u2010-\u2015\u2212-"
+_CHOOSES: Final = r"(?<![不非没])(?:选择?|選擇?|选项|選項)\s?[是为為:]?\s?"
 _ALSO: Final = r"(?:or|and|&|/|nor|vs\.?|versus|>|<)"
+_RATED: Final = r"(?<![\w'’])(?-i:[A-Z])[*\"'\s]{0,4}[:=(][\s*]{0,3}[-.]?\d"
+"""A letter with a number of its own: `A: 10%, B: 90%` chooses none."""
 _VERDICT_ENDS: Final = re.compile(rf"{_CLOSE}(?:[.,;:!—–]|\s[-–—]|\s*\n|\s*\Z|\s(?:because|since|as|for)\b)")
 
 
@@ -69,8 +87,8 @@ class _Set(Generic[Value]):
             self.folded.setdefault(_folded(label), []).append(label)
         letters = [label for label in labels if len(label) == 1 and label.isalpha()]
         words = sorted((label for label in labels if label not in letters and label.strip()), key=len, reverse=True)
-        spelt = [r"[\s_-]{1,3}".join(map(re.escape, _folded(word).split())) for word in words]
-        end = r"(?![\w+#]|-\w|[.,]\d|['’](?!s\b)\w)"
+        spelt = [_spelt(word) for word in words]
+        end = rf"(?!(?!{IDEOGRAPH.pattern})[\w+#]|-\w|[-\u2212](?![\s\w])|[-\u2212]\s?\Z|[.,]\d|['’](?!s\b)\w)"
         self.word = re.compile(rf"(?<![\w+#-])(?<!\d[.,])(?P<m>{'|'.join(spelt) or '(?!)'}){end}", re.IGNORECASE)
         both = [*spelt, *map(re.escape, letters)]
         capital = [*spelt, *(f"(?-i:{re.escape(letter.upper())})" for letter in letters)]
@@ -84,10 +102,12 @@ class _Set(Generic[Value]):
             self.several += (
                 rf"(?!{_CLOSE},\s?{_OPEN}(?-i:[A-Z]){_CLOSE}\s?(?:[,.;]|(?:or|and)\b|\Z)"
                 rf"|{_CLOSE} is {_OPEN}(?-i:[A-Z])(?![\w'’])"
-                rf"|{_CLOSE}[\s.#]{{1,8}}{_OPEN}(?-i:[A-Z]){_CLOSE}[\s.]*\Z)"
+                rf"|{_CLOSE}[\s.#;+]{{0,8}}{_OPEN}(?-i:[A-Z]){_CLOSE}[\s.]*\Z)"
             )
         self.one_of_several = re.compile(rf"\A\s?{_KIND}{self.member}{other}", re.IGNORECASE)
         self.letters = bool(letters)
+        numbers = [read_number(choice, prose=False) for choice in texts]
+        self.numbers = numbers if len(set(numbers)) == len(numbers) and None not in numbers else []
 
     @functools.cached_property
     def stated(self) -> list[re.Pattern[str]]:
@@ -103,13 +123,15 @@ class _Set(Generic[Value]):
         """Sentences that call a member right, or choose it."""
         end = rf"(?={_CLOSE}\s*(?:[.!;]|\n|\Z))"
         return _compiled(
-            rf"\b(?:correct|right|best|better|final|my|proper) (?:option|choice|letter|response)\b[*_]{{0,3}}{_IS}"
-            rf"{self.member}{self.several}",
+            rf"\b(?:(?:correct|right|best|better|final|my|proper|preferred) (?:option|choice|letter|response|one)"
+            rf"|winner)\b[*_]{{0,3}}{_IS}{_KIND}{self.member}{self.several}",
             rf"\b{_SAYING}\b:?{_ADVERBS}{_KIND}{self.capital}{self.several}",
             rf"(?<![\w'’]){self.capital}{_CLOSE}{_SUBJECT}"
             rf" (?:(?:is|must be|should be|would be)|(?:seems|looks|appears)(?: to be)?)"
-            rf" (?:the )?(?:only )?(?:most |more )?{_RIGHT}\b",
-            rf"(?<!\w){self.capital}{_CLOSE} (?:remains|wins|is preferred)\b",
+            rf" {_DEGREE}{_RIGHT}\b",
+            rf"(?<!\w){self.capital}{_CLOSE} (?:remains|wins|beats|outperforms|fits best|makes (?:the )?most sense)\b",
+            rf"{_CHOOSES}{self.capital}{self.several}",
+            rf"(?<!\w){self.capital}{_CLOSE}\s?(?:选项|選項)?是?(?:正确|正確|对的|對的)(?!吗)",
             rf"\b{_SO}{_CHOSEN}{_KIND}{self.capital}{self.several}{end}",
             rf"\bnot{_KIND}{_OPEN}(?:{self.any}){_CLOSE},? (?:but|rather)\b(?: rather)?{_KIND}{self.capital}",
             rf"^[ \t#*_]{{0,8}}(?:my |final )?ans(?:wer|\.)?{self.member}{self.several}{end}",
@@ -119,10 +141,16 @@ class _Set(Generic[Value]):
     @functools.cached_property
     def labelled(self) -> list[re.Pattern[str]]:
         """A line that is a member, or begins with one."""
-        beginning = rf"|{_CLOSE} ?[.:)\]】][*_]* ?\S|{_CLOSE} [–—-] \S" if self.letters else ""
+        beginning = (
+            rf"|{_CLOSE} ?[.:)\]】、][*_]* ?\S|{_CLOSE} [–—-] \S|{_CLOSE} [(\[][^()\[\]\n]{{1,80}}[)\]][\s.!*_]*\Z"
+            if self.letters
+            else ""
+        )
         return _compiled(
-            rf"\A(?:#{{1,6}} ?|[-=]?>+ ?|[→⇒∴] ?|[-*•] |\d{{1,2}}[.)] )?(?:{_NOUN}(?:\b|_))?{self.member}{self.several}"
-            rf"(?:[\s*_$`\"'.:!)\]}}>】]{{0,8}}\Z{beginning}|{_CLOSE},? (?:because|since|as|for)\b)",
+            rf"\A(?!\{{\s*[\"'])(?![^\n]{{0,200}}{_RATED}[^\n]{{0,200}}{_RATED})"
+            rf"(?:#{{1,6}} ?|[-=]?>+ ?|[→⇒∴] ?|[-*•] |\d{{1,2}}[.)] )?(?:{_NOUN}(?:\b|_))?{self.member}{self.several}"
+            rf"(?:[\s*_$`\"'.:!)\]}}>】]{{0,8}}\Z{beginning}|{_CLOSE},? (?:because|since|as|for|by far|by an?)\b"
+            rf"|{_CLOSE}, (?:obviously|clearly|definitely|certainly|i\.e\.))",
         )
 
     @functools.cached_property
@@ -131,9 +159,15 @@ class _Set(Generic[Value]):
         return _compiled(
             rf"[\"'](?:final_?|correct_?)?(?:choice|option|letter)[\"']\s{{0,3}}:{self.member}{_CLOSE}\s{{0,3}}(?:[,}}]|\Z)",
             rf"^[ \t#*_]{{0,8}}(?:(?:my|final|correct|best|selected|chosen) )?"
-            rf"(?:choice|option|letter|selection)[*_]{{0,3}}\s?[:=][*_]{{0,3}}"
-            rf"{self.member}{self.several}",
+            rf"(?:choice|option|letter|selection|winner|preference)[*_]{{0,3}}\s?[:=][*_]{{0,3}}"
+            rf"{_KIND}{self.member}{self.several}",
         )
+
+    @functools.cached_property
+    def corrected(self) -> re.Pattern[str]:
+        """A member after words that take an earlier one back."""
+        end = rf"(?={_CLOSE}\s*(?:[.,;!\n]|\Z|is (?:right|correct)))"
+        return re.compile(rf"{CORRECTED}[^.!?\n]{{0,30}}?(?<!\w){self.capital}{end}", re.IGNORECASE)
 
     @functools.cached_property
     def mentioned(self) -> list[re.Pattern[str]]:
@@ -182,6 +216,7 @@ def read_choice(
         texts: what the members stand for, in their order, if they are letters.
         prose: whether a sentence may choose it. If not, the text must be the member, or say that it is the answer.
     """
+    text = text.translate(WIDE) if not text.isascii() else text
     labels: Mapping[str, Any] = members if isinstance(members, Mapping) else {member: member for member in members}
     known: _Set[Any] = _known(tuple(labels.items()), tuple(texts))
     if (whole := _whole(text.strip(), known)) is not None:
@@ -205,11 +240,11 @@ def read_choice(
         if known.one_of_several.match(text.strip()[:200]):
             prose = False
     if prose:
-        rules.append(lambda: [one for line in lines for one in _found(without_latex(line), known.labelled, known)])
+        rules.append(lambda: [one for line in lines for one in _labelled(without_latex(line), known)])
     if prose and known.letters:
         rules.append(lambda: _found(text, known.mentioned, known))
     if prose:
-        rules.append(lambda: _in_sentence(text, known))
+        rules.append(lambda: _by_number(text, known) if known.numbers else _in_sentence(text, known))
     for rule in rules:
         if found := rule():
             return agreed(found, text)
@@ -253,12 +288,23 @@ def read_bool(text: str, *, prose: bool = True) -> bool | None:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"[\s_-]+", " ", text.strip()).casefold()
+    return re.sub(rf"[\s_{_DASHES}]+", " ", text.strip()).casefold()
+
+
+def _spelt(word: str) -> str:
+    """Return a pattern of a member in which spaces, hyphens and dashes are equal. `A-` is not `A`."""
+    dash, parts = f"[{_DASHES}]", _folded(word).split()
+    before, after = (dash if _folded(word)[at] == " " else "" for at in (0, -1))
+    return before + rf"[\s_{_DASHES}]{{1,3}}".join(map(re.escape, parts)) + after
 
 
 @functools.lru_cache(maxsize=128)
 def _known(labels: tuple[tuple[str, Value], ...], texts: tuple[str, ...]) -> _Set[Value]:
     return _Set(dict(labels), texts)
+
+
+_ECHO: Final = re.compile(r"[^\n:?]{1,60}[)\w]\s?[:?][*_]{0,3}\s+(?=\S)")
+"""The question with its choices, repeated before the answer: `Yes or no? No`, `Answer (yes/no): no`."""
 
 
 def _whole(text: str, known: _Set[Value]) -> Value | None:
@@ -268,6 +314,9 @@ def _whole(text: str, known: _Set[Value]) -> Value | None:
     plain_text = undecorated(text[:TEXT_MAX] if len(text) > TEXT_MAX else text)
     rest = unlabelled(plain_text)
     label = plain_text[: len(plain_text) - len(rest)]
+    echo = _ECHO.match(plain_text)
+    if echo and len({one.casefold() for one in known.word.findall(echo[0])}) > 1:
+        return _whole(plain_text[echo.end() :], known)
     named = label and (known.word.search(label) or any(_folded(label.rstrip(" :=")) == f for f in known.folded))
     for form in (plain_text, plain_text if named else undecorated(rest)):
         if form in known.labels:
@@ -291,12 +340,27 @@ def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[
         if value is None:
             first = _found(f" {answer}", known.stated, known)[:1]
             value = first[0][0] if first else _beginning(plain(answer), known)
+            if first and (value := _corrected(f" {answer}"[first[0][1] :], value, known)) is None:
+                continue
         if value is None and not known.letters:
             named: list[Found[Value]] = _in_sentence(answer, known)
             value = agreed(named, answer)
         if value is not None or known.one_of_several.match(f" {answer}"):
             found.append((value, start, final))
     return found
+
+
+def _corrected(text: str, value: Value | None, known: _Set[Value]) -> Value | None:
+    """Return what a text says instead of the member that it begins with (`A... no, B`); else that member."""
+    later = known.corrected.search(text)
+    if later is None or is_negated(text, later.start("m"), later.end("m")):
+        return value
+    return _member(later["m"], known)
+
+
+def _labelled(line: str, known: _Set[Value]) -> list[Found[Value]]:
+    found = _found(line, known.labelled, known)
+    return [(_corrected(line[start + 1 :], value, known), start, final) for value, start, final in found]
 
 
 def _found(text: str, patterns: Iterable[re.Pattern[str]], known: _Set[Value]) -> list[Found[Value]]:
@@ -307,7 +371,7 @@ def _found(text: str, patterns: Iterable[re.Pattern[str]], known: _Set[Value]) -
             value = _member(match["m"], known)
             if value is None or _is_word(match) or is_negated(text, match.start("m"), match.end("m")):
                 continue
-            if not _is_conditional(text, match.end("m")):
+            if not _is_conditional(text, match.start("m"), match.end("m")):
                 found.append((value, match.start("m"), False))
     return sorted(found, key=lambda one: one[1])
 
@@ -327,10 +391,15 @@ def _is_word(match: re.Match[str]) -> bool:
     return member.casefold() == "no" and _VERDICT_ENDS.match(match.string, end) is None
 
 
-def _is_conditional(text: str, end: int) -> bool:
-    """Return whether a member would only be right under another condition."""
+_OPEN_QUESTION: Final = re.compile(r"\b(?:whether|if|unless)\b[^,.!?;:\n]{0,60}\Z", re.IGNORECASE)
+
+
+def _is_conditional(text: str, start: int, end: int) -> bool:
+    """Return whether a member would only be right under another condition, or is asked for."""
     return (
-        re.match(
+        _OPEN_QUESTION.search(text, max(0, start - 80), start) is not None
+        or re.match(r"\s?(?:or|/)\s?not\b", text[end : end + 8], re.IGNORECASE) is not None
+        or re.match(
             rf"{_CLOSE}\s(?:would|could|might) be (?:right|correct|true|wrong)\b(?:[^.\n]{{0,20}}\b(?:if|for)\b)?",
             text[end : end + 80],
         )
@@ -351,11 +420,20 @@ def _named(text: str, known: _Set[Value]) -> list[Found[Value]]:
     return [(value, start, False) for value, start in read if value is not None]
 
 
+_WEAKENED: Final = re.compile(
+    r"\b(?:(?:could|might|may)\s(?:well\s|also\s)?be\s(?:an?\s)?|less\s|lack(?:s|ed|ing)?\s(?:of\s|any\s)?)\W?\Z",
+    re.IGNORECASE,
+)
+
+
 def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
     """Return the words, or texts of letters, that a text contains and does not deny."""
     if len(text) > _SENTENCE_MAX:
         return []
-    found = _found(text, [known.word], known)
+    found = [
+        (None if _WEAKENED.search(text, max(0, start - 30), start) else value, start, final)
+        for value, start, final in _found(text, [known.word], known)
+    ]
     values = list(known.labels.values())
     spans: list[tuple[int, int]] = []
     for choice in sorted(known.texts, key=len, reverse=True):
@@ -370,6 +448,12 @@ def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
     return found if all(one[0] == found[0][0] for one in found) else [(None, 0, True)]
 
 
+def _by_number(text: str, known: _Set[Value]) -> list[Found[Value]]:
+    """Return the member whose text is the number that a text states."""
+    number = read_number(text)
+    return [(value, 0, True) for value, one in zip(known.labels.values(), known.numbers, strict=False) if one == number]
+
+
 def _by_text(text: str, known: _Set[Value]) -> Value | None:
     """Return the only member whose text, or letter and text, equals a text."""
     wanted = _normal(text)
@@ -382,7 +466,7 @@ def _by_text(text: str, known: _Set[Value]) -> Value | None:
 
 
 def _normal(text: str) -> str:
-    kept = re.sub(r"[^\w\s%+#$<>=/*-]|_", "", text.casefold())
+    kept = re.sub(r"(?!(?<=\d)(?:\.|,(?!\d{3}(?!\d)))\d)[^\w\s%+#$<>=/*-]|_", "", text.casefold())
     return " ".join(re.sub(r"\b(?:a|an|the)\b(?=.)", " ", kept).split()) or text.strip().casefold()
 
 

@@ -20,7 +20,7 @@ _FORMS: Final = tuple(
     for form in (
         rf"{_YEAR}(?P<mark>[-/. ])(?P<month>\d{{1,2}})(?P=mark){_DAY}",
         rf"{_YEAR}(?P<month>\d\d)(?P<day>\d\d)",
-        rf"{_YEAR} ?年 ?(?P<month>\d{{1,2}}) ?月 ?(?P<day>\d{{1,2}}) ?日",
+        rf"{_YEAR} ?[年년] ?(?P<month>\d{{1,2}}) ?[月월] ?(?P<day>\d{{1,2}}) ?[日일]",
         rf"(?:[a-z]{{3,9}},? )?{_NAME} {_DAY},? {_YEAR}",
         rf"(?:[a-z]{{3,9}},? )?{_DAY}[ -](?:of )?{_NAME}[ ,-]{{1,2}}{_YEAR}",
         rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.{_YEAR}",

@@ -17,6 +17,8 @@ FieldValues = dict[str, list[Any]]
 _ANY_MARKER: Final = re.compile(
     r"[*_`>]{0,3}\\?\[\\?\[[ \t]{0,3}\\?#{1,3}[ \t]{0,3}\w{1,60}[ \t]{0,3}#{0,3}[ \t]{0,3}\\?\]"
 )
+_FENCED: Final = re.compile(r"(?P<fence>```+|~~~+)[\w+-]{0,20}[ \t]*\n(?P<inner>.*)\n[ \t]*(?P=fence)", re.DOTALL)
+"""A reply that is one block of code."""
 _COMPLETED: Final = "completed"
 _OF_MARKERS: Final = "*_`:\\]#"  # what may still belong to a marker
 _REPEATS: Final = 20  # values of one field
@@ -35,6 +37,9 @@ def find_fields(text: str, names: Sequence[str], required: Collection[str], *, j
         required: the fields that must be there; at least one.
         json_first: whether JSON was asked for.
     """
+    fenced = _FENCED.fullmatch(text.strip())
+    if fenced and "\n" + fenced["fence"] not in fenced["inner"]:
+        text = fenced["inner"]
     notations = [_markers_on_lines, _markers_anywhere, _json, _tags, _labels, _headings, _entries]
     if json_first:
         notations = [_json, _markers_on_lines, _markers_anywhere, _tags, _labels, _headings, _entries]

@@ -25,7 +25,7 @@ _NEGATIVE: Final = re.compile(
     rf"(?P<nor>\bnor\b)|{_NOT}"
     r"|\b(?:neither|rather than|instead of|unlike|without|except(?: for)?|other than|disagree\w*|refuse\w*|nobody"
     r"|no one|nothing|none|fail(?:s|ed)? to|forget|(?<!in )(?<!of )doubt(?:s|ed|ful)?"
-    rf"|{_REJECTED}|no(?= (?!it\b|the\b|this\b|that\b|i\b|we\b|my\b)[a-z])"
+    rf"|{_REJECTED}|no(?= (?:\Z|(?!it\b|the\b|this\b|that\b|i\b|we\b|my\b)[a-z]))"
     r"|(?:hard|difficult|mistake|error)(?= (?:that|to|if)\b)"
     rf"|{_WRONG}(?= (?:that|to|if|it)\b))\b",
     re.IGNORECASE,
@@ -78,7 +78,8 @@ _VERB: Final = (
     r"|can|could|will|would|should|must|may|might|shall|makes|made|ca|wo)"
 )
 _DENYING: Final = re.compile(
-    rf"{_NOT}|\b(?:no|neither|{_WRONG}|{_REJECTED}|fail(?:s|ed)?|contradicts?|mistake|distractor|trap|out of)\b",
+    rf"{_NOT}|\b(?:no|neither|{_WRONG}|{_REJECTED}|fail(?:s|ed)?|contradicts?|mistake|distractor|trap"
+    r"|out of(?= (?:the question|consideration|contention|place|bounds)))\b",
     re.IGNORECASE,
 )
 _NO_SUBJECT: Final = (
@@ -91,14 +92,17 @@ _PREDICATE: Final = re.compile(
     r"(?:,\s+(?:however|though)\s*,)?"
     rf"(?P<said>\s+(?:{_VERB}n['’]t|{_VERB}|{_DENYING.pattern})\b"
     rf"(?:\s+(?:{_VERB}|{_ADVERB}|an?|the|sense|question|{_DENYING.pattern})\b)*)"
-    rf"|{_CLOSE}\?\s+(?P<no>no|nope|wrong|incorrect|false|not)\b",
+    rf"|{_CLOSE}(?:\s\w+){{0,2}}\?\s+(?P<no>no|nope|wrong|incorrect|false|not)\b",
     re.IGNORECASE,
 )
 
 
 def is_negated(text: str, start: int, end: int | None = None) -> bool:
     """Return whether the words before a value, or after its ``end``, deny it: `not 9`, `9 is wrong`."""
-    if _denied_before(text[max(0, start - _BEFORE) : start]):
+    before = text[max(0, start - _BEFORE) : start]
+    if text[start : start + 1].isdigit():
+        before = before.removesuffix(", no ")  # a correction
+    if _denied_before(before):
         return True
     return end is not None and _denied_after(text[end : end + _AFTER])
 

@@ -11,10 +11,12 @@ from fractions import Fraction
 from itertools import islice, pairwise
 from typing import Final
 
+from moa_dspy.parsing.bounds import is_bound
 from moa_dspy.parsing.negation import is_negated
-from moa_dspy.parsing.phrases import TEXT_MAX, agreed, boxes, claims, undecorated
+from moa_dspy.parsing.number_words import number_in_words
+from moa_dspy.parsing.phrases import CORRECTED, IDEOGRAPH, TEXT_MAX, WIDE, agreed, boxes, claims, undecorated
 
-__all__ = ["Number", "numbers", "read_number", "stated_number", "tidied"]
+__all__ = ["Number", "numbers", "read_number", "stated_number", "tidied", "without_scale"]
 
 _MINUS: Final = "-−‒–－﹣"
 _CURRENCY: Final = r"(?:US|A|C|HK|NZ|R)?\\?[$€£¥₹₩₽₺¢฿￥]|\b(?:USD|EUR|GBP|JPY|CHF|INR|CNY|RMB|Rs\.?|kr)(?![^\W\d_])"
@@ -42,6 +44,8 @@ _NUMBER: Final = re.compile(
         | \b\d{{1,2}}(?:st|nd|rd|th)?[ ](?:of[ ])?{_MONTH}(?![a-z])(?:,?[ ]\d{{4}}\b)? # 5 May
         | \b(?:step|question|problem|part|case|section|chapter|figure|table|item|example|equation)s?[ #]*\d{{1,3}}\b
         | ^[ \t]*\(?\d{{1,2}}[.)][ \t]+(?=\S) | ^[ \t]*\(\d{{1,2}}\)(?=[^\W\d]) # 1. first
+        | (?<![\d./])(?:0?[1-9]|1[0-2])/(?:19|20)\d\d(?![\d/])                           # 05/2024
+        | \b0[xob][\da-f]+\b                                                          # 0xFF
     )
     | (?P<power>\d[\d.,]*\s?(?:\^|\*\*)\s?\{{?\(?[-−]?\d+\)?\}}?|\d[\d.,]*[²³¹⁰⁴-⁹]+)            # 2^10
     | (?P<range>\d[\d.,]*[-–−‒]\$?\d[\d.,]*(?:[-–−‒]\d[\d.,]*)*)                              # 5-7
@@ -66,6 +70,12 @@ _OUT_OF: Final = re.compile(r"\s?out of\s(\d{1,4})(?![\d/.,]*\d)", re.IGNORECASE
 _RATIOS: Final = frozenset({5, 10, 20, 100})
 _ATTACHED: Final = re.compile(r"[^\W\d_²³¹⁰⁴-⁹]{1,12}[²³]?(?![\w^])|[^\W\d_]{1,4}\^\{?\d\}?")
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
+_ARABIC: Final = str.maketrans("٫٬٪", ".,%")
+_CORRECTION: Final = re.compile(
+    rf"{CORRECTED}[\s,.:;—–]*(?:wait[\s,]*)?(?:it['’]?s |it is |it should be |make (?:it|that) |that['’]?s )?"
+    r"(?=[-−$€£]*\d)",
+    re.IGNORECASE,
+)
 _GROUP: Final = ",'’_ \u00a0\u2009\u202f"
 _DIGITS_MAX: Final = 400  # a longer run comes from a model stuck in a loop
 _SCANNED: Final = 10_000  # numbers in one text
@@ -90,9 +100,19 @@ _OPERATOR: Final = re.compile(
 """What stands between two numbers that are not one value: an operator, a colon, "or", "to"."""
 
 _LISTED: Final = re.compile(r"\s*(?:,|,?\s?(?:or|to|and|through))\s*[$€£]?", re.IGNORECASE)
+_COMPOUND: Final = re.compile(
+    r"\s?-?(?!(?:per|for|in|on|at|of|to|from|with|by|over|after|each|every|as|since|because|if|when|is|are|out)\b)"
+    r"[^\W\d]{1,12}\.?,?\s(?:(?:and|und|et|y|&)\s)?[$€£]?",
+    re.IGNORECASE,
+)
+"""What stands in a quantity of two units: `2 hours and 30 minutes`, `6 ft 2 in`."""
+
 _ARITHMETIC: Final = re.compile(
     r"[\s)%(\\$€£]*(?:[-+*/×·÷−–x]|\\times|\\cdot|\\div|plus|minus|times|divided by)[\s(\\$€£]*", re.IGNORECASE
 )
+_OPERAND: Final = re.compile(rf"{_ARITHMETIC.pattern}|\s?of\s(?:the\s)?[$€£]?", re.IGNORECASE)
+_MAKES: Final = re.compile(r"\s(?:is|equals|makes|gives)\s(?:equal to\s)?[$€£]?", re.IGNORECASE)
+_PART_OF: Final = re.compile(r"\b(?:half|quarter|third|twice|double)\s(?:of\s)?[$€£]?\Z", re.IGNORECASE)
 _ADJUNCT: Final = re.compile(
     r"\b(?:in|for|after|over|within|during|every|per|of|each of)\s(?:the |all |these |next |first |last )?\Z",
     re.IGNORECASE,
@@ -100,6 +120,12 @@ _ADJUNCT: Final = re.compile(
 _PERIOD: Final = re.compile(r"\s?-?(?:second|minute|hour|day|week|month|year|night|trip|time|step)s?\b", re.IGNORECASE)
 _SENTENCE_END: Final = re.compile(r"(?<!\bapprox)(?<!\bca)(?<!\bno)[.!?;](?=\s|\Z)|\n")
 _ASIDE: Final = re.compile(r"(?<=[^\s(#:=])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
+_CITATION: Final = re.compile(r"(?<=[\w.%)])[ ]?(?:\[\^?\d{1,3}\])+(?=[\s.,;)]|\Z)")
+_SCALE_OF: Final = re.compile(  # "(1-5):", "on a scale of 1 to 10"
+    r"\(\s?\d{1,3}\s?(?:[-–—~]|to|through)\s?\d{1,3}\s?\)(?=[*_\s]*[:=])"
+    r"|\b(?:on|in|using) (?:a|the) (?:\w+ )?scale (?:of|from|between) \d{1,3}\s?(?:[-–—]|to|and|through)\s?\d{1,3}\b",
+    re.IGNORECASE,
+)
 _MARKUP: Final = re.compile(
     r"\*\*(?!\d)|(?<!\d)\*\*|[`_]{1,3}(?!\d)|\\(?:text(?:bf|it)?|f?box(?:ed)?)\b|\\mathrm\b|\\left\b|\\right\b|\\[()\[\]]|[{}]"
 )
@@ -111,14 +137,6 @@ _LATEX: Final = (
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
 )
 _VULGAR: Final = re.compile(r"(\d?)([½⅓⅔¼¾⅕⅖⅗⅘⅙⅛⅜⅝⅞])")
-_WORDS: Final = {
-    word: value
-    for value, word in [
-        *enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()),  # noqa: SIM905
-        *enumerate("fifteen sixteen seventeen eighteen nineteen".split(), 15),  # noqa: SIM905
-        *zip(range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split(), strict=True),  # noqa: SIM905
-    ]
-}
 _SPECIAL: Final = re.compile(r"([+\-−]?)\s*(?:inf|infinity|∞)", re.IGNORECASE)
 
 
@@ -141,11 +159,16 @@ def tidied(text: str) -> str:
     r"""Return a text with ASCII digits and without LaTeX around numbers: `1{,}234` is 1,234, `\frac{3}{4}` is 3/4."""
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(one)) if one.isdecimal() else one for one in text)
-        text = _VULGAR.sub(_fraction, text).replace("．", ".").replace("⁄", "/")
+        text = _VULGAR.sub(_fraction, text.translate(WIDE).translate(_ARABIC)).replace("⁄", "/")
     if "\\" in text or "{" in text:
         for latex, written in _LATEX:
             text = latex.sub(written, text)
     return text
+
+
+def without_scale(text: str) -> str:
+    """Return a text without the scale that it names: `Score (1-5): 4` is `Score : 4`."""
+    return _SCALE_OF.sub("", text)
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -169,7 +192,7 @@ def read_number(text: str, *, prose: bool = True, integer: bool | None = None) -
         integer: True if a whole number is meant: 8/10 is 8. False if any number is meant: then 8/10 is unclear, because
             it may be a grade. None if it is a fraction.
     """
-    text = tidied(text.strip())
+    text = without_scale(_CITATION.sub("", tidied(text.strip())))
     inner = undecorated(text)
     if inner.casefold() == "nan" and integer is False:
         return math.nan
@@ -184,7 +207,7 @@ def read_number(text: str, *, prose: bool = True, integer: bool | None = None) -
     if said:
         return agreed(said, text)
     if not prose:
-        return None
+        return number_in_words(inner)
     text = _ASIDE.sub("", text)
     return _single(text, list(islice(_numbers(text, integer), _STATED_MAX + 1)))
 
@@ -198,7 +221,8 @@ def _claimed(text: str, integer: bool | None) -> list[tuple[Fraction | None, int
     stated += [(claim.answer, claim.start, claim.final) for claim in claims(text)]
     found: list[tuple[Fraction | None, int, bool]] = []
     for content, start, final in sorted(stated, key=lambda one: one[1]):
-        value = stated_number(content, integer=integer)
+        corrected = _CORRECTION.search(content)
+        value = stated_number(content[corrected.end() :] if corrected else content, integer=integer)
         if value is not None or next(_numbers(content, integer), None) is not None:
             found.append((value, start, final))
     return found
@@ -225,7 +249,7 @@ def stated_number(statement: str, *, integer: bool | None = None) -> Fraction | 
     statement = _MARKUP.sub("", _ASIDE.sub("", boxed[-1][0] if boxed else statement))
     statement = re.sub(rf"\A([\s:*]*)([{_MINUS}])\s+(?=[\d$€£.])", r"\1\2", statement)  # a sign, and no bullet
     if not any(map(str.isdigit, statement)):
-        return _in_words(undecorated(statement))
+        return number_in_words(undecorated(statement))
     for sentence in _SENTENCE_END.split(statement):
         if found := list(islice(_numbers(sentence, integer), _STATED_MAX + 1)):
             leading = None if _EQUALS.search(sentence) else _leading(sentence, found)
@@ -241,7 +265,7 @@ def _leading(text: str, found: Sequence[Number]) -> Fraction | None:
         return None
     if len(found) > 1:
         between = text[first.end : found[1].start]
-        if _LISTED.fullmatch(between) or _OPERATOR.fullmatch(between):
+        if _LISTED.fullmatch(between) or _OPERATOR.fullmatch(between) or _COMPOUND.fullmatch(between):
             return None
     return None if is_negated(text, first.start, first.end) else first.value
 
@@ -260,34 +284,29 @@ def _whole(text: str, integer: bool | None) -> Fraction | None:
     return number.value if not rest or is_unit else None
 
 
-def _in_words(text: str) -> Fraction | None:
-    """Return a number below 1000 in English words."""
-    words = re.findall(r"[a-z]+", text.lower()) if len(text) < 60 else []
-    if not words or re.search(r"[^a-z\s.-]", text.lower()):
-        return None
-    total, last = 0, 1000
-    for word in words:
-        if word == "hundred" and 0 < total < 10:
-            total, last = total * 100, 100
-        elif word in _WORDS and (value := _WORDS[word]) < last and not (last < 20):
-            total, last = total + value, value if value >= 20 else 10
-        elif word != "and" or total < 100:
-            return None
-    return Fraction(total)
-
-
 def _single(text: str, found: Sequence[Number]) -> Fraction | None:
     """Return the only number of a text that may be its answer: the result of what it calculates, or what it states."""
     if not found or len(found) > _STATED_MAX:
-        return None if found else _in_words(undecorated(text))
+        return None if found else number_in_words(undecorated(text))
     if _EQUALS.search(text):
         return _calculated(text, found)
+    if _is_spoken(text, found):
+        return None if is_negated(text, found[-1].start, found[-1].end) else found[-1].value
     if any(_ARITHMETIC.fullmatch(text, one.end, other.start) for one, other in pairwise(found)):
         return None  # an expression without its value
     said = [number for number in found if not is_negated(text, number.start, number.end)]
     strong = [number for number in said if not _is_adjunct(text, number)]
     values = {number.value for number in strong or said}
     return values.pop() if len(values) == 1 else None
+
+
+def _is_spoken(text: str, found: Sequence[Number]) -> bool:
+    """Return whether a text is a calculation with its result, without an equals sign: `10% of 180 is 18`."""
+    *operands, last = found
+    if not operands or not _MAKES.fullmatch(text, operands[-1].end, last.start):
+        return False
+    multiple = len(operands) > 1 or _PART_OF.search(text, max(0, operands[0].start - 20), operands[0].start)
+    return bool(multiple) and all(_OPERAND.fullmatch(text, a.end, b.start) for a, b in pairwise(operands))
 
 
 def _is_adjunct(text: str, number: Number) -> bool:
@@ -324,30 +343,34 @@ def _calculated(text: str, found: Sequence[Number]) -> Fraction | None:
             return None
     if is_negated(text, found[last].start, found[last].end):
         return None
-    rest = [number for number in found[last + 1 :] if not _is_adjunct(text, number)]
+    rest = [one for one in found[last + 1 :] if not (_is_adjunct(text, one) or is_negated(text, one.start, one.end))]
     return found[last].value if all(number.value == found[last].value for number in rest) else None
 
 
 def _numbers(text: str, integer: bool | None) -> Iterator[Number]:
     """Yield the numbers of a text, in order."""
+    end = 0
     for scanned, match in enumerate(_NUMBER.finditer(text)):
         if scanned > _SCANNED:
             return
-        start = match.start()
+        if (start := match.start()) < end:
+            continue  # the 5 of "4 out of 5"
         previous = text[max(0, start - 2) : start]
         if match["skip"] or _is_name(previous):
             continue
         if match["power"] or match["range"]:
             yield Number(start, match.end(), None)
             continue
-        yield _number(match, text, integer)
+        number = _number(match, text, integer)
+        end = number.end
+        yield number
 
 
 def _is_name(previous: str) -> bool:
     """Return whether the characters before a number make it part of a name or an exponent: `H2O`, `GPT-4`, `m^2`."""
     last = previous[-1:]
     return (
-        last.isalpha()
+        (last.isalpha() and not IDEOGRAPH.match(last))
         or last in ("_", "^")
         or (last in ("-", "{") and previous[:1] == "^")
         or (last == "-" and previous[:1].isalpha())
@@ -364,7 +387,7 @@ def _number(match: re.Match[str], text: str, integer: bool | None) -> Number:
         value, end = value * _MONEY_SCALES[scale[1].lower()], scale.end()
     after = text[end : end + 1]
     goes_on = after in ("^", "/", ":") and text[end + 1 : end + 2].isdigit()
-    if goes_on or (after.isalnum() and not _ATTACHED.match(text, end)):
+    if goes_on or (after.isalnum() and not _ATTACHED.match(text, end)) or is_bound(text, start, end):
         value = None
     ratio = _OUT_OF.match(text, end)
     if ratio and value is not None:

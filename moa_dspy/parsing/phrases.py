@@ -10,7 +10,10 @@ from typing import Final, NamedTuple, TypeVar
 from moa_dspy.parsing.negation import is_negated
 
 __all__ = [
+    "CORRECTED",
+    "IDEOGRAPH",
     "TEXT_MAX",
+    "WIDE",
     "Claim",
     "agreed",
     "answered_part",
@@ -25,6 +28,10 @@ __all__ = [
 
 Value = TypeVar("Value")
 
+WIDE: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+"""Translates wide letters, digits and signs, which Chinese and Japanese texts contain: `（Ｂ）` is `(B)`."""
+IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Matches a letter of the scripts that are written without spaces around Latin letters and digits."""
 TEXT_MAX: Final = 20_000
 """Only this many characters at the end of a text are searched for an answer."""
 
@@ -54,6 +61,7 @@ _NEXT: Final = re.compile(
 )
 _ANSWERED: Final = re.compile(r"^####[ \t]*\S|\banswer(?:[*_]{0,3}:| is\b)|\\boxed\{", re.IGNORECASE | re.MULTILINE)
 _CLAIMS_MAX: Final = 100
+_BULLET: Final = re.compile(r"\A[-*•+–][ \t]+")
 _NOT_YET: Final = (
     r"(?:wrong|incorrect|initial|first|tempting|another|other|alternative|previous|possible|common|opposite)"
 )
@@ -62,14 +70,16 @@ _MARKER: Final = re.compile(
     rf"""
     (?<![A-Za-z0-9/])(?P<before>{_NOT_YET}[ ]|final[ _]?)?
     (?:answers?|ans\.?(?=[\s*_"'`]*[:=]|\s)|verdict|conclusion|classification|prediction
-        |antwort|réponse|respuesta|risposta|resposta|ответ)(?![A-Za-z0-9])[*_"'`]{{0,3}}
+        |antwort|réponse|respuesta|risposta|resposta|ответ|opción[ ]correcta|opção[ ]correta|option[ ]correcte
+        )(?![A-Za-z0-9])[*_"'`]{{0,3}}
     (?:
         \s{{0,3}}(?P<sign>[:=>：]|-{{1,2}}>|→|\s[-–—](?=\s))
-        | {_BETWEEN}\b(?:is|ist|est|es|è|é|are|must\ be|should\ be|will\ be|has\ to\ be|equals|(?P<would>would\ be))\b
+        | {_BETWEEN}\b(?:is|ist|lautet|est|es|è|é|are|must\ be|should\ be|will\ be|has\ to\ be|equals
+          |(?P<would>would\ be))\b
           \s{{0,3}}[:=]?
     )
     [ \t*_]{{0,8}}
-    | (?:答案|答え|回答|正解|正答|정답)\s?(?P<other>[:：=是为は은]{{1,2}})\s?
+    | (?:答案|答え|回答|正解|正答|정답)\s?(?P<other>(?:应该?|應該?)?[:：=是为為选選は은】]{{1,2}})\s?
     | ^[ \t]{{0,8}}\#\#\#\#[ \t]{{0,8}}(?=[^\s\#])(?!\d{{1,2}}[.)]\s+[^\W\d]|[^\W\d]+[ \#]*\d+\b)
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
@@ -94,6 +104,8 @@ _CHANGED: Final = re.compile(
     re.IGNORECASE,
 )
 """Words after which a later answer replaces an earlier one."""
+CORRECTED: Final = r"\b(?:(?:wait|actually|correction|sorry|oops|scratch that|hmm+|i mean)\b|no[,.:;])"
+"""A pattern of the words that take back what stands right before them."""
 
 
 def answered_part(text: str) -> str:
@@ -225,7 +237,10 @@ def _claim(text: str, match: re.Match[str], remarks: bool) -> Claim | None:
 
 def _line_after(text: str, position: int) -> str:
     """Return the first line with text from a position on, of at most 500 characters, or the quoted text there."""
-    line = text[position : position + 500].lstrip().partition("\n")[0].partition("</")[0].strip()
+    rest = text[position : position + 500]
+    line = rest.lstrip().partition("\n")[0].partition("</")[0].strip()
+    if rest.lstrip(" \t*_").startswith("\n"):
+        line = _BULLET.sub("", line)
     if line[:1] in ('"', "'") and (quoted := line[1:].partition(line[0])[0].strip()):
         return quoted
     return line

@@ -24,6 +24,13 @@ NOTHING: Final = object()
 _LITERAL_MAX: Final = 4000  # characters of a Python literal; more may exhaust the parser
 # What Python's parser warns of: letters after digits, unknown escapes.
 _WARNED_OF: Final = re.compile(r"\d[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
+_GROUPED: Final = re.compile(r"(?<![\d.,\"'])\d{1,3}(?:,\d{3})*,0\d{2}(?!\d)")  # 1,000 would be a 1 and a 0
+_SINGLE_QUOTED: Final = re.compile(r"\[\s*'([^\[\]]*)'\s*,?\s*\]\s*")  # its texts may contain apostrophes
+_SINGLE_PAIR: Final = re.compile(
+    r"'(?P<key>\w{1,60})'\s{0,9}:\s{0,9}(?:'(?P<text>[^{}\[\]]*?)'|(?P<other>-?\d{1,15}(?:\.\d{1,15})?|True|False|None))"
+    r"\s{0,9}(?:,\s{0,9}(?=')(?=(?:'\w{1,60}'\s{0,9}:))|,?\s{0,9}\})"
+)
+_SINGLE_PAIRS: Final = re.compile(rf"\{{\s{{0,9}}(?>{re.sub('[?]P<[a-z]+>', '?:', _SINGLE_PAIR.pattern)})+")
 _REPAIR_MAX: Final = 6000  # characters of broken JSON
 _REPAIR_EFFORT: Final = 120_000  # characters times characters that json_repair looks for
 _DEPTH_MAX: Final = 40
@@ -117,7 +124,12 @@ def decode(text: str, kind: type) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text, strict=False, parse_constant=_no_constant)
         return value if isinstance(value, kind) else NOTHING
-    if len(text) <= _LITERAL_MAX and not _WARNED_OF.search(text) and not _lacks_a_comma(text):
+    if (
+        len(text) <= _LITERAL_MAX
+        and not _GROUPED.search(text)
+        and not _WARNED_OF.search(text)
+        and not _lacks_a_comma(text)
+    ):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(text)
             return value if isinstance(value, kind) else NOTHING
@@ -138,12 +150,28 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+def _single_quoted(text: str) -> dict[str, Any]:
+    """Return an object of texts and numbers between single quotes; empty if the text is none."""
+    if not _SINGLE_PAIRS.fullmatch(text.strip()):
+        return {}
+    return {
+        match["key"]: match["text"] if match["text"] is not None else ast.literal_eval(match["other"])
+        for match in _SINGLE_PAIR.finditer(text)
+    }
+
+
 def _repaired(text: str, kind: type) -> Any:
     """Return what json_repair makes of a short text. Its time grows with the square of the length."""
     at = text.find("{" if kind is dict else "[")
     part = text[at:]
     if len(part) > _REPAIR_MAX or len(part) * len(_LOOKED_FOR.findall(part)) > _REPAIR_EFFORT:
         return NOTHING
+    if _GROUPED.search(part):
+        return NOTHING
+    if kind is dict and '"' not in part and (pairs := _single_quoted(part)):
+        return pairs
+    if kind is list and (quoted := _SINGLE_QUOTED.fullmatch(part)) and '"' not in part:
+        return re.split(r"'\s*,\s*'", quoted[1])
     with contextlib.suppress(Exception):
         value = json_repair.loads(part)
         if isinstance(value, kind) and value:

@@ -40,8 +40,12 @@ _NULLS: Final = frozenset({"null", "none", "nil", "n/a", "na", "not applicable",
 _SHOWN: Final = 80
 _PLAIN_NUMBER: Final = re.compile(r"[+-]?\d[\d.]{0,400}(?:[eE][+-]?\d{1,3})?")
 _DIGITS: Final = re.compile(r"\s*[+-]?[0-9]{1,15}\s*")
+_MEMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,8})")
 _LONG: Final = 2000  # characters, more than any sentence that names a member
-_ITEM: Final = re.compile(r"^[ \t]*(?:[-*•+–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+(\S.*)$", re.MULTILINE)
+_BULLET: Final = r"(?:[-*•+–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]"
+_ITEM: Final = re.compile(rf"^[ \t]*{_BULLET}+(\S.*)$", re.MULTILINE)
+_LONG_ITEM: Final = re.compile(rf"{_ITEM.pattern[:-2]}(?:\n[ \t]{{2,}}(?!{_BULLET})\S.*)*)$", re.MULTILINE)
+"""An item with the indented lines that go on with it."""
 _LISTS: Final = (list, set, frozenset, tuple)
 # What stands for no value, if texts are none. A text field may mean these words.
 _ABSENT: Final = re.compile(
@@ -56,6 +60,7 @@ _ENTRY: Final = re.compile(
 )
 
 
+_TIME_OF_DAY: Final = re.compile(r"(?<=\d)[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?\s?(?:Z|UTC|[+-]\d{2}:?\d{2})?\Z")
 _DATES: Final = (datetime.date, datetime.datetime)
 
 
@@ -177,14 +182,14 @@ def _literal(value: Any, members: tuple[Any, ...], annotation: Any, prose: bool)
         return (same or texts)[0]
     if None in members and _is_null(value):
         return None
+    number = _number_of_set(value, members, prose)
+    if number is not None:
+        return next(member for member in members if member in (number, str(number)))
     by_label = {_label(member): member for member in members if member is not None}
     found = read_choice(_word(value), tuple(by_label), prose=prose)
     if found is not None:
         return by_label[found]
-    number = _number_of_set(value, members, prose)
-    if number is not None:
-        return next(member for member in members if member == number)
-    if set(members) <= {True, False}:
+    if {type(member) for member in members} == {bool}:
         return _bool(value, annotation, prose)
     raise _unreadable(value, annotation)
 
@@ -195,7 +200,8 @@ def _label(member: Any) -> str:
 
 
 def _number_of_set(value: Any, members: Iterable[Any], prose: bool) -> Any:
-    """Return the number that is a member, in a set of numbers; None if there is none."""
+    """Return the number that is a member, in a set of numbers; None if there is none. Texts may be whole numbers."""
+    members = [int(one) if isinstance(one, str) and _MEMBER.fullmatch(one) else one for one in members]
     kinds = {type(member) for member in members}
     if not kinds or not kinds <= {int, float} or isinstance(value, bool):
         return None
@@ -258,7 +264,7 @@ def _number(value: Any, annotation: Any, prose: bool) -> int | float:
 
 
 def _is_null(text: str) -> bool:
-    return undecorated(text).casefold() in _NULLS
+    return undecorated(text).casefold() in _NULLS and text.strip() not in ("[]", "{}", "()")
 
 
 def _is_absent(text: str, others: Sequence[Any]) -> bool:
@@ -316,6 +322,8 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     """Return the items of a list in a text: JSON, lines with bullets or numbers, or short values with commas."""
     text = _answer(text)
     lines = [match[1].strip() for match in _ITEM.finditer(text)]
+    if lines and args and args[0] is str:
+        lines = [re.sub(r"\n[ \t]+", "\n", match[1].strip()) for match in _LONG_ITEM.finditer(text)]
     if len(lines) > 1 and "[" in text and "[" not in _ITEM.sub("", text) and "```" not in text:
         return lines  # brackets inside of items are none of the list
     found = read_structure(text, list)
@@ -328,10 +336,11 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     if len(lines) > 1 or (len(lines) == 1 and _ITEM.fullmatch(text.strip())):
         return lines
     kind = args[0] if args else str
-    parts = [part.strip() for part in re.split(r"[,;\n]|\sand\s", undecorated(unlabelled(text)))]
+    text = undecorated(unlabelled(text))
+    between = next((mark for mark in ("\n", ";") if mark in text), ",")  # a comma may belong to the items: 0,5; 1,5
+    parts = [part.strip() for part in re.split(rf"{between}(?:\s*and\s)?|\sand\s", text)]
     if not is_closed(kind) or not all(parts) or re.search(r"\d,\d{3}(?!\d)", text):
         return None
-    parts[-1] = re.sub(r"\Aand\s+", "", parts[-1])
     return parts if len(parts) > 1 or prose else None
 
 
@@ -354,7 +363,7 @@ def _is_object(annotation: Any) -> bool:
 def _object(value: Any, annotation: Any) -> Any:
     fields, args = _fields_of(annotation), typing.get_args(annotation)
     if isinstance(value, str):
-        value = _object_in(_answer(value), fields, args)
+        value = _object_in(_answer(value), fields, args, _required(annotation))
     if isinstance(value, list) and fields is not None and len(fields) == 1:
         value = {next(iter(fields)): value}  # a list alone is the only field
     if isinstance(value, Mapping) and fields is not None:
@@ -380,15 +389,18 @@ def _object(value: Any, annotation: Any) -> Any:
     return adapter.validate_python(fitted)
 
 
-def _object_in(text: str, fields: Mapping[str, Any] | None, args: tuple[Any, ...]) -> Any:
+def _object_in(text: str, fields: Mapping[str, Any] | None, args: tuple[Any, ...], required: Sequence[str] = ()) -> Any:
     """Return the object in a text: JSON, or lines with names and values."""
     alone = fields is not None and len(fields) == 1 and text.lstrip().startswith("[")
     value = read_structure(text, list if alone else dict)
     if value is not NOTHING or "{" in text:
         return value
     if fields:
-        found = find_fields(text, tuple(fields), tuple(fields))
-        return {name: found[name][0] for name in fields if len(found[name]) == 1} if found else NOTHING
+        found = find_fields(text, tuple(fields), required or tuple(fields))
+        values = {name: found[name][0] for name in fields if len(found.get(name, ())) == 1}
+        others = "|".join(re.escape(name) for name in fields if name not in values) or "(?!)"
+        cut = any(re.search(rf"\b(?:{others})\s?[=:]", str(part), re.IGNORECASE) for part in values.values())
+        return values if values and not cut else NOTHING
     entries = [_ENTRY.fullmatch(line) for line in text.splitlines() if line.strip()]
     if len(args) == 2 and is_closed(args[1]) and all(entries):
         return {entry["key"].strip(): entry["value"] for entry in entries if entry}
@@ -418,6 +430,12 @@ def _fields_of(annotation: Any) -> dict[str, Any] | None:
     return None
 
 
+def _required(annotation: Any) -> list[str]:
+    """Return the names that JSON has for the fields of a pydantic model that have no default."""
+    fields = getattr(annotation, "model_fields", {})
+    return [field.alias or name for name, field in fields.items() if field.is_required()]
+
+
 def _other(value: Any, annotation: Any) -> Any:
     """Return a value of a type without rules of its own: a date, a decimal number, or a custom type."""
     adapter = _adapter(annotation)
@@ -426,13 +444,16 @@ def _other(value: Any, annotation: Any) -> Any:
     candidates: list[Callable[[], Any]] = [lambda: value]
     if isinstance(value, str):
         text = _answer(value)
-        plain = undecorated(unlabelled(undecorated(text)))
+        bare = undecorated(text)
+        plain = undecorated(unlabelled(bare))
+        if annotation is datetime.date:
+            plain = _TIME_OF_DAY.sub("", plain)
         if annotation in _DATES:
             # pydantic reads a number as seconds since 1970, which no model means.
             plain = iso_date(plain) or ("" if _PLAIN_NUMBER.fullmatch(plain) else plain)
-            text = plain
+            text = bare = plain
         candidates = [lambda: read_structure(text, dict), lambda: read_structure(text, list)]
-        candidates += [lambda: text, lambda: plain, lambda: read_number(plain, prose=False)]
+        candidates += [lambda: text, lambda: bare, lambda: plain, lambda: read_number(plain, prose=False)]
         if annotation is Any:
             return next((found for make in candidates[:2] if (found := make()) is not NOTHING), value)
     for make in candidates:
