@@ -147,7 +147,7 @@ def _tag(text: str, match: re.Match[str]) -> Mark | None:
     name, rest = match["name"], match["rest"] or ""
     plain = match["opener"].endswith(("<", "＜", "◁", "&lt;"))
     words = words_of(name if "=" in rest else f"{name} {rest}")
-    if not has_cognition(f"{name} {rest}") or _CAMEL.search(name) or len(words) > 4:
+    if not has_cognition(f"{name} {rest}") or (name[:1].isupper() and _CAMEL.search(name)) or len(words) > 4:
         return None
     if not (plain or _is_bracketed_name(text, match)):
         return None
@@ -214,7 +214,7 @@ def is_mention(text: str, mark: Mark) -> bool:
         return says.match(after) is not None
     if lead[-1] in _QUOTES + "(":
         return lead == line
-    if lead[-1] in _TERMINAL or (lead == line and mark.closes):
+    if lead[-1] in _TERMINAL or (lead == line and (mark.closes or (not mark.token and lead[-1].isalnum()))):
         return says.match(after) is not None
     if not mark.closes or lead[-1] in ",:(-–—":
         return True

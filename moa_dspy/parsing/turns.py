@@ -160,6 +160,8 @@ def _parts(text: str, marks: list[Mark]) -> list[_Part]:
         following = marks[at + 1].start if at + 1 < len(marks) else len(text)
         body = text[mark.end : following]
         header_ends = mark.closes and at > 0 and marks[at - 1].core == mark.core and bool(labels)
+        if header_ends and "\n" in text[marks[at - 1].end : mark.start] and any(map(has_cognition, labels)):
+            header_ends = False  # reasoning without content, and no header
         if mark.closes and not header_ends:
             parts[-1].closer = parts[-1].closer or mark
             labels = []
