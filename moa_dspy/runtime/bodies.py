@@ -195,7 +195,8 @@ def _repair_choices(body: dict[str, Any]) -> None:
     choices = [choice for choice in body["choices"] if isinstance(choice, dict)]
     for choice in choices:
         _repair_choice(choice)
-    body["choices"] = choices
+    # No request asks for more than one. DSPy refuses a body with several, and the answer in it would be lost.
+    body["choices"] = [next(filter(_says_something, choices), choices[0])] if choices else choices
     for holder in (body, *choices):
         error = holder.get("error")
         if isinstance(error, dict) and not any(error.values()):
@@ -219,6 +220,12 @@ def _repair_choice(choice: dict[str, Any]) -> None:
     if message.get("tool_calls") and content:
         calls = message["tool_calls"] if isinstance(message["tool_calls"], list) else []
         message["tool_calls"] = [call for call in calls if _is_call(call)]
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    message = choice.get("message")
+    said = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return bool(flat_content(said)[0].strip())
 
 
 def _repair_token(token: dict[str, Any]) -> None:

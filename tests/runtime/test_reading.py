@@ -330,6 +330,8 @@ PARIS = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "
         {"choices": [{"index": 0, "finish_reason": "stop", "delta": {"content": "Paris"}}]},
         {"choices": [{"index": 0, "finish_reason": "stop", "text": "Paris"}]},
         {"detail": None, "msg": "", "code": 0},
+        {"choices": [PARIS, {**PARIS, "index": 1, "message": {"role": "assistant", "content": "Rome"}}]},
+        {"choices": [{**PARIS, "message": {"role": "assistant", "content": None}}, {**PARIS, "index": 1}]},
     ],
 )
 def test_odd_parts_of_a_body_cost_no_answer(changes: dict[str, Any]) -> None:
