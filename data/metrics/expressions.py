@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from moa_dspy.parsing.negation import is_negated
 from moa_dspy.parsing.numbers import stated_number
-from moa_dspy.parsing.phrases import TEXT_MAX, boxes, claims, undecorated
+from moa_dspy.parsing.phrases import TEXT_MAX, WIDE, boxes, claims, undecorated
 
 __all__ = ["final_expression", "in_latex"]
 
@@ -72,7 +72,8 @@ def final_expression(text: str) -> str:
     A formula or a code block that was cut off contains no answer, and neither does a sentence that only mentions an
     expression.
     """
-    text = _DISPLAY.sub(lambda match: " ".join(match[0].split()), text[-TEXT_MAX:])
+    text = text[-TEXT_MAX:].translate(WIDE).replace(r"\$", "")  # dollars, and no formula
+    text = _DISPLAY.sub(lambda match: " ".join(match[0].split()), text)
     if boxed := [content.strip() for content, _ in boxes(text) if content.strip()]:
         return boxed[-1]
     text, is_cut = _complete(text)

@@ -59,7 +59,10 @@ def read_as(prediction: str, target: str, options: Sequence[str] = ()) -> str | 
     pair = next((pair for pair in _CLOSED if expected.casefold() in pair), None)
     if pair is None:
         return _words(text, len(expected.split())) if _WORDS.fullmatch(expected) else final_answer(text).casefold()
-    return read_choice(text, pair) or _at_ends(text, lambda line: read_choice(line, pair))
+    evaluated = re.search(rf"=\s*({'|'.join(pair)})[\s.]*\Z", plain(text), re.IGNORECASE)
+    return read_choice(text, pair) or (
+        evaluated[1].casefold() if evaluated else _at_ends(text, lambda line: read_choice(line, pair))
+    )
 
 
 def _words(text: str, count: int) -> str:
@@ -70,7 +73,7 @@ def _words(text: str, count: int) -> str:
         answer = said[-1].answer if said else text.strip().rpartition("\n")[2]
         words = rf"[\s*_\"'`(]*(?:(?:an?|the)\s+)?[*_\"'`(]*(?P<words>[\w'-]+(?:\s+[\w'-]+){{{count - 1}}})"
         whole = not said and _SENTENCE.fullmatch(text.strip())
-        before = rf"\b(?!{_LINK}\s)[\w'-]+\s" if whole else rf"\b{_IS}\b:?"
+        before = rf"\b(?!{_LINK}\s)[\w'-]+\s" if whole else rf"(?:\b{_IS}\b:?|:)"
         begins = re.match(
             rf"{words}[*_\"'`)]*(?:[.;:!(]|,?\s(?:because|since|as|which|who|not)\b)", answer, re.IGNORECASE
         )

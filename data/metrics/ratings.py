@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from moa_dspy.parsing.choices import read_choice
-from moa_dspy.parsing.numbers import read_number, stated_number
+from moa_dspy.parsing.numbers import read_number, stated_number, without_scale
 from moa_dspy.parsing.structures import NOTHING, decode
 
 __all__ = [
@@ -35,7 +35,8 @@ _PARENTHESES_MAX = 20
 _ROUNDING = 1e-3
 
 _VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5, "draw": 0.5, "a tie": 0.5, "a draw": 0.5}
-_OF_TEN = re.compile(r"(?<=\d)\s?(?:/|out of)\s?10(?:\.0)?(?!\d|\.\d)", re.IGNORECASE)
+_OUT_OF = r"(?:/|out of(?: an? (?:possible|total of|maximum of))?)"
+_OF_TEN = re.compile(rf"(?<=\d)\s?{_OUT_OF}\s?10(?:\.0)?(?!\d|\.\d)", re.IGNORECASE)
 _OTHER_SCALE = re.compile(r"\d\s?(?:/|out of)\s?\d|\d\s?%")
 _GRADES = (
     re.compile(r"\[\[([^\[\]\n]{1,40})\]\]"),
@@ -44,7 +45,9 @@ _GRADES = (
         r"([-\u2212+]?\s?\d[\d.,]*(?:\s?(?:/|out of|[-\u2013])\s?\d+)?%?)",
         re.IGNORECASE,
     ),
-    re.compile(r"([-\u2212+]?\d[\d.]*)(?=\s?(?:/|out of)\s?10(?!\d|\.\d))", re.IGNORECASE),
+    re.compile(
+        rf"((?:\d[\d.,]*\s?)?[-\u2212\u2013\u2014+]?\s?\d[\d.,]*)(?=\s?{_OUT_OF}\s?10(?!\d|\.\d))", re.IGNORECASE
+    ),
 )
 _RATED = (
     re.compile(r"\[\[\s*([+\u2212-]?\d[^\[\]\n]{0,40})\]\]"),
@@ -53,8 +56,9 @@ _RATED = (
 _RATING = re.compile(r"\d{1,2}(?:\.\d*)?")
 _BRACES = re.compile(r"\{[^{}]*\}")
 _BARE_NOT_APPLICABLE = re.compile(r"(:\s*)(?:n/?a|n\.a\.|not applicable|none|null)(?=\s*[,}])")
-_NOT_APPLICABLE = frozenset({"na", "n/a", "n.a.", "not applicable", "none", "null"})
-_OF_FIVE = re.compile(r"\s*/\s*5\s*\Z")
+_NOT_APPLICABLE = re.compile(r"(?:n/?a|n\.a|not applicable|none|null)(?:\s*\([^()]*\))?", re.IGNORECASE)
+_OF_FIVE = re.compile(r"(?<=\d)\s*(?:/|out of)\s*5(?=\s*(?:[,}]|\Z))")
+_MARKUP_AROUND = " \t\n.*_`"
 
 
 def parse_verdict(reply: str) -> float | None:
@@ -76,7 +80,7 @@ def parse_grade(reply: str) -> float | None:
     | `8`, `**8**`, `8.5`, `8/10`, `8 out of 10`, `[[8]]` | `0`, `11`, `-8`, `8/5`, `80/100`, `80%`, `7-8` |
     | `Rating: 8. It has 2 errors.`, `It has 2 errors, so 8/10` | `7 or 8`, `Score: 7. Score: 8` |
     """
-    reply = reply[-_LITERAL_MAX:]
+    reply = without_scale(reply[-_LITERAL_MAX:])
     stated = next(filter(None, (form.findall(reply) for form in _GRADES)), [reply])
     numbers = {_grade(text) for text in stated}
     grade = numbers.pop() if len(numbers) == 1 else None
@@ -120,14 +124,15 @@ def parse_scores(review: str) -> dict[str, float | None]:
     """
     literals = _BRACES.findall(review)
     literal = literals[-1].lower().replace("_", " ").replace("\n", " ") if literals else ""
-    literal = _BARE_NOT_APPLICABLE.sub(r"\1None", literal).strip()
+    literal = _OF_FIVE.sub("", _BARE_NOT_APPLICABLE.sub(r"\1None", literal)).strip()
     parsed = {} if literal.count("(") > _PARENTHESES_MAX else decode(literal, dict)
     return {} if parsed is NOTHING else {str(skill).strip(): skill_score(value) for skill, value in parsed.items()}
 
 
 def skill_score(value: object) -> float | None:
     """Return a value as a score from 1 to 5: None for "not applicable", NaN for anything else."""
-    if value is None or (isinstance(value, str) and value.strip().casefold() in _NOT_APPLICABLE):
+    value = value.strip(_MARKUP_AROUND) if isinstance(value, str) else value
+    if value is None or (isinstance(value, str) and _NOT_APPLICABLE.fullmatch(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan

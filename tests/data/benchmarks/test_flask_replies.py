@@ -25,6 +25,13 @@ def dspy_sandbox():
         ("{'Completeness': 1} no, rather {'Completeness': 3}", {"completeness": 3}),
         ("{\n  'Comprehension': 4,\n  'Insightfulness': 3\n}", {"comprehension": 4, "insightfulness": 3}),
         ("{'Comprehension': '4'}", {"comprehension": 4}),
+        ("{'Comprehension': '4 out of 5'}", {"comprehension": 4}),
+        ("{'Comprehension': 4/5}", {"comprehension": 4}),
+        ("{'Comprehension': '**4**'}", {"comprehension": 4}),
+        (
+            "{'Comprehension': 'Not applicable.', 'Factuality': 'N/A (no facts)'}",
+            {"comprehension": None, "factuality": None},
+        ),
         ("{'Comprehension': 4.5}", {"comprehension": 4.5}),
         ('```python\n{"Readability": 5}\n```', {"readability": 5}),
         ("no dict at all", {}),

@@ -43,6 +43,10 @@ HALF = r"\frac{1}{2}"
 SOLUTIONS = [
     (HALF, r"so \boxed{0.5}", True),
     (HALF, r"so \boxed{0.6}", False),
+    (r"\$18.90", r"so \boxed{\$18.90}", True),
+    (r"\$32,\!348", r"so \boxed{32348}", True),
+    ("18", r"so \boxed{\$18}", True),
+    ("18", "\uff11\uff18", True),
     (HALF, r"So the answer is $\frac{1}{2}$.", True),
     (HALF, r"So the answer is \(\frac{1}{2}\).", True),
     (HALF, r"**Answer:** $\frac{1}{2}$", True),

@@ -94,6 +94,12 @@ NUMBERS = [
     ("The answer to part 1 is 9. So the answer is 18.", 18),
     ("She makes $18 a day for 3 days.", 18),
     ("#### ", None),
+    ("**Answer:**\n- 18", 18),
+    ("Answer:\n• 18 eggs", 18),
+    ("#### 18个", 18),
+    ("所以一共有18个鸡蛋。", 18),
+    ("The answer is 2 hours and 30 minutes.", None),
+    ("10% of 180 is 18.", 18),
 ]
 
 
@@ -235,6 +241,9 @@ HARD = [
     ("It is the capital of France.", "France", False),
     ("Anna is tall. Bees are fond of honey.", "honey", False),
     ("Answer: Grace is taller than Clara.", "Grace", False),
+    ("not True = False", "False", True),
+    ("True and False = False", "True", False),
+    ("Sorted: ape bear cat", "ape bear cat", True),
 ]
 
 
@@ -305,6 +314,13 @@ GRADES = [
     ("4/5", None),
     ("8%", None),
     ("between 7 and 8", None),
+    ("8,5/10", 8.5),
+    ("7\u20138/10", None),
+    ("8+", None),
+    (">8", None),
+    ("8 out of a possible 10", 8),
+    ("Score (1 to 10): 8", 8),
+    ("On a scale from 1 to 10: 8", 8),
     ("", None),
 ]
 
@@ -337,6 +353,14 @@ VERDICTS = [
     ("A is not better than B.", None),
     ("A or tie", None),
     ("Verdict: **A**\nA is clearer than B.", 1.0),
+    ("A is slightly better", 1.0),
+    ("I prefer answer B over answer A.", 0.0),
+    ("Winner: Assistant B", 0.0),
+    ("model_b", 0.0),
+    ("A (slightly)", 1.0),
+    ("A, by a small margin", 1.0),
+    ("B is worse than A", None),
+    ("A loses to B", None),
     ("", None),
 ]
 
