@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import dspy
 
+from moa_dspy._dspy import has_input_keys
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import get_benchmark
 from moa_dspy.data.loading import is_benchmark, load
@@ -112,7 +113,12 @@ class Devset:
         if isinstance(devset, (str, Path, Benchmark)):
             return cls.load(devset, limit=limit, seed=seed or 0)
         if not isinstance(devset, Devset):
-            devset = cls(OwnData("examples"), list(devset))
+            examples = list(devset) if isinstance(devset, Iterable) else [devset]
+            if any(not has_input_keys(example) for example in examples):
+                raise ConfigurationError(
+                    "an example does not say what its inputs are; pass examples with example.with_inputs('question')"
+                )
+            devset = cls(OwnData("examples"), examples)
         if seed is not None:
             devset = replace(devset, seed=seed)
         if limit is None:

@@ -29,10 +29,10 @@ class AppendFile:
 
     def __init__(self, path: str | Path, what: str) -> None:
         self.path = Path(path)
-        self._is_new = not self.path.exists()
-        if not self._is_new and not self.path.is_file() and not self.path.is_dir():
-            raise ConfigurationError(f"{path} is a pipe or a device; give a file")
         try:
+            self._is_new = not self.path.exists()
+            if not self._is_new and not self.path.is_file() and not self.path.is_dir():
+                raise ConfigurationError(f"{path} is a pipe or a device; give a file")
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE)
         except OSError as error:
             raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None

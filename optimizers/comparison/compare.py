@@ -29,7 +29,7 @@ from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonR
 from moa_dspy.optimizers.comparison.forecast import estimate
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Prefer, Verdict, judge
-from moa_dspy.optimizers.leakage import deduplicate, demo_questions, question_of, refuse_overlap
+from moa_dspy.optimizers.leakage import check_examples, deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Metric,
     Unit,
@@ -206,6 +206,7 @@ def compare(
     """
     names, own = _baselines(baselines)
     _check(match, tolerance, prefer, alpha, gain, concurrency, seed)
+    check_examples(devset)
     metric = _checked_metric(metric, program, own, [*devset, *(pilot or ())])
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])

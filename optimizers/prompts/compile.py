@@ -23,7 +23,7 @@ from moa_dspy.errors import (
     PromptModelInterruptError,
 )
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.leakage import question_of, refuse_overlap
+from moa_dspy.optimizers.leakage import check_examples, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Measurement,
     Metric,
@@ -306,6 +306,7 @@ def _check(
     """Return the metric for the task. Raise ConfigurationError if an argument does not fit."""
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"program is of type {type(program).__name__}; it must be an AttentionMoA")
+    check_examples(trainset)
     fitted, _ = fit_metric(metric, output_fields_of(program), [*trainset, *(valset or ())])
     check_effort(effort)
     check_concurrency(concurrency)

@@ -615,3 +615,22 @@ def test_a_last_record_is_kept_if_only_its_line_end_is_missing(tmp_path: Path, c
     assert run(single(lm), 4, out=out).score.examples == 4
     assert len(lm.requests) == asked
     assert len(read_records(out)[1]) == 4
+
+
+@pytest.mark.parametrize("devset", [[{"question": "a", "answer": "b"}], [dspy.Example(question="a")], [None], None, 5])
+def test_examples_without_inputs_are_refused(devset: Any) -> None:
+    with pytest.raises(ConfigurationError, match="with_inputs"):
+        evaluate(single(model()), devset, ExactMatch())
+
+
+@pytest.mark.parametrize("examples", [None, [{"question": "a"}] * 6])
+def test_examples_without_inputs_are_refused_by_the_optimizers(examples: Any) -> None:
+    for ask in (lambda: compare(single(model()), devset=examples, metric=ExactMatch()),
+                lambda: compile(single(model()), trainset=examples, metric=ExactMatch())):  # fmt: skip
+        with pytest.raises(ConfigurationError, match=r"with_inputs|pass a list"):
+            ask()
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        evaluate(single(model()), items(1), ExactMatch(), out=tmp_path / ("x" * 300))
