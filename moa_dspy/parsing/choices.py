@@ -216,9 +216,9 @@ def read_choice(
         texts: what the members stand for, in their order, if they are letters.
         prose: whether a sentence may choose it. If not, the text must be the member, or say that it is the answer.
     """
-    text = text.translate(WIDE) if not text.isascii() else text
-    labels: Mapping[str, Any] = members if isinstance(members, Mapping) else {member: member for member in members}
-    known: _Set[Any] = _known(tuple(labels.items()), tuple(texts))
+    text = text.translate(WIDE)
+    labels = members.items() if isinstance(members, Mapping) else zip(members, members, strict=True)
+    known: _Set[Any] = _known(tuple(labels), tuple(texts))
     if (whole := _whole(text.strip(), known)) is not None:
         return whole
     lines = dict.fromkeys((text[:TEXT_MAX].strip().partition("\n")[0], text[-TEXT_MAX:].strip().rpartition("\n")[2]))
@@ -300,7 +300,7 @@ def _spelt(word: str) -> str:
 
 @functools.lru_cache(maxsize=128)
 def _known(labels: tuple[tuple[str, Value], ...], texts: tuple[str, ...]) -> _Set[Value]:
-    return _Set(dict(labels), texts)
+    return _Set({label.translate(WIDE): value for label, value in labels}, [text.translate(WIDE) for text in texts])
 
 
 _ECHO: Final = re.compile(r"[^\n:?]{1,60}[)\w]\s?[:?][*_]{0,3}\s+(?=\S)")

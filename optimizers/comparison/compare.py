@@ -206,8 +206,7 @@ def compare(
     """
     names, own = _baselines(baselines)
     _check(match, tolerance, prefer, alpha, gain, concurrency, seed)
-    check_examples(devset)
-    metric = _checked_metric(metric, program, own, [*devset, *(pilot or ())])
+    metric = _checked_metric(metric, program, own, devset, pilot)
     singles = [] if own or names == ["moa"] else singles_of(program)
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
@@ -321,14 +320,19 @@ def _check(
 
 
 def _checked_metric(
-    metric: Metric, program: AttentionMoA, own: Mapping[str, AttentionMoA], examples: Sequence[dspy.Example]
+    metric: Metric,
+    program: AttentionMoA,
+    own: Mapping[str, AttentionMoA],
+    devset: Sequence[dspy.Example],
+    pilot: Sequence[dspy.Example] | None,
 ) -> Metric:
-    """Check the programs, and return the metric for their task."""
+    """Check the programs and the examples, and return the metric for their task."""
     check_program(program)
+    check_examples(devset)
     for name, one in own.items():
         check_program(one, f"baselines[{name!r}]")
     for one in (program, *own.values()):
-        metric, _ = fit_metric(metric, output_fields_of(one), examples)
+        metric, _ = fit_metric(metric, output_fields_of(one), [*devset, *(pilot or ())])
     return metric
 
 

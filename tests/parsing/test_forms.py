@@ -215,6 +215,7 @@ def test_a_question_is_no_answer(text: str, value: bool | None) -> None:
         (("0-17", "18-24", "65+"), "18–24", "18-24"),
         (("0-17", "18-24", "65+"), "65+", "65+"),
         (("neutral", "good"), "Ｎｅｕｔｒａｌ", "neutral"),
+        (("好（很）", "坏"), "好（很）", "好（很）"),
         (("positive", "negative"), "less positive", None),
         (("positive", "neutral"), "could be positive or neutral", None),
         (("positive", "negative"), "It lacks positive words", None),
