@@ -44,6 +44,7 @@ _MEMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,8})")
 _LONG: Final = 2000  # characters, more than any sentence that names a member
 _BULLET: Final = r"(?:[-*•+–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]"
 _ITEM: Final = re.compile(rf"^[ \t]*{_BULLET}+(\S.*)$", re.MULTILINE)
+_SEMICOLONS: Final = re.compile(r"\[([^\[\]\"';]*(?:;[^\[\]\"';]*)+)\]")  # [0,5; 1,5]
 _LONG_ITEM: Final = re.compile(rf"{_ITEM.pattern[:-2]}(?:\n[ \t]{{2,}}(?!{_BULLET})\S.*)*)$", re.MULTILINE)
 """An item with the indented lines that go on with it."""
 _LISTS: Final = (list, set, frozenset, tuple)
@@ -321,6 +322,8 @@ def _list(value: Any, annotation: Any, args: tuple[Any, ...], prose: bool) -> An
 def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     """Return the items of a list in a text: JSON, lines with bullets or numbers, or short values with commas."""
     text = _answer(text)
+    if semicolons := _SEMICOLONS.fullmatch(text.strip()):
+        text = semicolons[1]
     lines = [match[1].strip() for match in _ITEM.finditer(text)]
     if lines and args and args[0] is str:
         lines = [re.sub(r"\n[ \t]+", "\n", match[1].strip()) for match in _LONG_ITEM.finditer(text)]
@@ -336,6 +339,8 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     if len(lines) > 1 or (len(lines) == 1 and _ITEM.fullmatch(text.strip())):
         return lines
     kind = args[0] if args else str
+    if text.rstrip("]) ").endswith(("...", "…")):
+        return None  # there are more
     text = undecorated(unlabelled(text))
     between = next((mark for mark in ("\n", ";") if mark in text), ",")  # a comma may belong to the items: 0,5; 1,5
     parts = [part.strip() for part in re.split(rf"{between}(?:\s*and\s)?|\sand\s", text)]

@@ -262,6 +262,8 @@ Stars = Literal["1", "2", "3", "4", "5"]
         (list[int], "1, 2, and 3", [1, 2, 3]),
         (list[float], "0,1; 0,9", [0.1, 0.9]),
         (list[float], "0,1\n0,9", [0.1, 0.9]),
+        (list[float], "[0,5; 0,7]", [0.5, 0.7]),
+        (list[int], "1, 2, ...", UNREADABLE),
         (list[str], "['it's', 'b']", ["it's", "b"]),
         (list[str], "- a\n  goes on\n- b\n\nThat is all.", ["a\ngoes on", "b"]),
         (User, '{"name": "Ann", "age": "thirty"}', User(name="Ann", age=30)),
