@@ -197,11 +197,11 @@ def failures_of(what: str) -> Iterator[None]:
         raise AllRunsFailedError(f"{what}: {error}") from None
 
 
-def guard_of(budget: Budget | BudgetGuard | None, program: dspy.Module) -> BudgetGuard:
-    """Return a guard as it is, and a new guard for a budget of the program; see ``check_budget``."""
+def guard_of(budget: Budget | BudgetGuard | None, *programs: dspy.Module) -> BudgetGuard:
+    """Return a guard as it is, and a new guard for a budget of the programs; see ``check_budget``."""
     if isinstance(budget, BudgetGuard):
         return budget
-    check_budget(budget, models_of(program))
+    check_budget(budget, [lm for program in programs for lm in models_of(program)])
     return BudgetGuard(budget)
 
 

@@ -17,9 +17,9 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.display import Displayed
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
-from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
+from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
-from moa_dspy.optimizers.analysis.stages import StageScores, attribute
+from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
 from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
@@ -239,10 +239,9 @@ def ceiling_of(
     """
     if not all(map(_asked_all(program), runs)):
         raise ConfigurationError("a gate left agents out, so their answers are not known; give the program gate='off'")
-    traced = [(run.trace, run.example) for run in runs if run.trace is not None]
-    if not traced:
+    scored = attribute_runs(runs, metric, program, concurrency)
+    if not scored:
         raise AllRunsFailedError("no run can show the ceiling: all of them failed")
-    scored = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
     names = [spec.name for spec in program.architecture.agents]
     least = right - _ROUNDING
     table = [_right_agents(run, names, least) for run in scored]
@@ -265,7 +264,7 @@ def ceiling_of(
         lost=pairs.count((True, False)) if whole else None,
         right=right,
         partly=sum(any(0 < one.score < least for one in run.select(1, "propose")) for run in scored),
-        failed=len(runs) - len(traced),
+        failed=len(runs) - len(scored),
     )
 
 

@@ -11,10 +11,10 @@ import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
-from moa_dspy.evaluation.runner import in_threads, price_of, price_of_steps
+from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
-from moa_dspy.optimizers.analysis.stages import StageScores, attribute
+from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, measure
 from moa_dspy.optimizers.reported import Tabulated
 from moa_dspy.program import AttentionMoA
@@ -132,8 +132,7 @@ def profile(
     measured = measure(
         program, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
     )
-    traced = [(run.trace, run.example) for run in measured.runs if run.trace is not None]
-    runs = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
+    runs = attribute_runs(measured.runs, metric, program, concurrency)
     whole = sum((price_of(run.trace) for run in runs), start=Price())
     unit = "usd" if whole.usd else "tokens" if whole.tokens else "calls"
     rows = [

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.runner import Run, in_threads
+from moa_dspy.evaluation.runner import Run
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import check_share, improvement_p_value
-from moa_dspy.optimizers.analysis.stages import attribute
+from moa_dspy.optimizers.analysis.stages import attribute_runs
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["QUARANTINE_LEVEL", "Quarantine", "drop", "p_values", "quarantine"]
@@ -81,17 +81,16 @@ def quarantine(
         ConfigurationError: if no run has a trace, or ``level`` is out of range.
     """
     check_share("level", level)
-    traced = [(run.trace, run.example) for run in runs if run.trace is not None]
-    if not traced:
+    scored = attribute_runs(runs, metric, program, concurrency)
+    if not scored:
         raise ConfigurationError("no run has a trace; make the runs with measure(..., keep_traces=True)")
-    scored = in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)
     known = [{one.step.agent: one.score for one in run.select(1, "propose")} for run in scored]
     names = [spec.name for spec in program.architecture.agents]
     p = p_values(names, known)
     worse = tuple(name for name in names if p[name] <= level / len(names))
     columns = {name: [scores[name] for scores in known if name in scores] for name in names}
     means = {name: statistics.fmean(column) if column else 0.0 for name, column in columns.items()}
-    return Quarantine(drop(program, worse, means), worse, means, p, level, len(traced))
+    return Quarantine(drop(program, worse, means), worse, means, p, level, len(scored))
 
 
 def p_values(names: Sequence[str], scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -6,18 +6,19 @@ Proposals, refinements, aggregates and syntheses have the output fields of the t
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import dspy
 
+from moa_dspy.evaluation.runner import Run, in_threads
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.optimizers.stop_fitting.rescoring import AnswerJudge
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Stage, Step, Trace
 
-__all__ = ["Pair", "StageScore", "StageScores", "attribute"]
+__all__ = ["Pair", "StageScore", "StageScores", "attribute", "attribute_runs"]
 
 _NOT_ANSWERS: Final[tuple[Stage, ...]] = ("agree", "critique", "dissent")
 
@@ -126,3 +127,9 @@ def attribute(trace: Trace, example: dspy.Example, metric: Metric, program: Atte
         unjudged=answers.errors,
         passes_answers=program.architecture.residual == "answers",
     )
+
+
+def attribute_runs(runs: Sequence[Run], metric: Metric, program: AttentionMoA, concurrency: int) -> list[StageScores]:
+    """Score every answer of the runs that have a trace; see ``attribute``."""
+    traced = [(run.trace, run.example) for run in runs if run.trace is not None]
+    return in_threads(lambda pair: attribute(*pair, metric, program), traced, concurrency)

@@ -29,10 +29,9 @@ from moa_dspy.optimizers.measuring import (
     Measurement,
     Metric,
     Run,
-    check_budget,
     failures_of,
     fit_metric,
-    models_of,
+    guard_of,
     output_fields_of,
     run_examples,
 )
@@ -158,7 +157,7 @@ def accept(
     metric, _ = fit_metric(metric, output_fields_of(baseline), valset)
     _refuse_known(valset, tuned_on, baseline, candidate)
     questions = sorted(deduplicate(valset), key=unit_hash)
-    guard = _guard_of(budget, [baseline, candidate])
+    guard = guard_of(budget, baseline, candidate)
     pair = _Pair(baseline, candidate, guard, metric, concurrency, progress, keep_traces)
     decision: Any = None
     for count, level in looks(len(questions), alpha, interim):
@@ -247,14 +246,6 @@ class _Pair:
 
 def _first(measured: Measurement, runs: int) -> Measurement:
     return Measurement(measured.runs[:runs], Usage())
-
-
-def _guard_of(budget: Budget | BudgetGuard | None, programs: Sequence[AttentionMoA]) -> BudgetGuard:
-    """Return one guard for all runs."""
-    if isinstance(budget, BudgetGuard):
-        return budget
-    check_budget(budget, [lm for program in programs for lm in models_of(program)])
-    return BudgetGuard(budget)
 
 
 def _saved_note(ran: int, planned: int) -> str:
