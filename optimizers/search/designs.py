@@ -38,23 +38,20 @@ Params: TypeAlias = dict[str, Any]
 ENUMERABLE: Final = 4096
 """Spaces with at most this many combinations of parameters are listed in full."""
 
-_CHOSEN: Final = frozenset(
-    {
-        *(
-            "agents",
-            "layers",
-            "aggregator",
-            "attention",
-            "critiques",
-            "residual",
-            "early_stop",
-            "gate",
-            "shared_prompts",
-        ),
-        "aggregation",
-        "budget",  # a run ended by its budget would lower the architecture's score
-    }
-)
+_CHOSEN: Final = {"agents", "aggregator", "budget", *SearchSpace.__dataclass_fields__}
+"""Options that the search sets. A run ended by its budget would lower the architecture's score."""
+
+
+class _Asked(dict[str, Any]):
+    """Parameters that ``ask`` gives when they are read."""
+
+    def __init__(self, ask: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = value = self._ask(name)
+        return value
 
 
 @dataclass(frozen=True)
@@ -165,26 +162,9 @@ class BoundSpace:
         Args:
             ask: returns a value for a parameter of ``distributions``.
         """
-        params: Params = {}
-
-        def take(name: str) -> Any:
-            if name in self.distributions:
-                params[name] = ask(name)
-            return self._value(params, name)
-
-        counts = [take(name) for name in self._samples]
-        used = [name for name, count in zip(self._temperatures, counts, strict=True) if count]
-        for name in ["temperature"] if self.space.shared_temperature else used:
-            take(name)
-        aggregation: Aggregation = take("aggregation") if sum(counts) > 1 else "none"
-        if _has_peers(_simplest(take("attention"), sum(counts)), sum(counts)):
-            take("critiques")
-        residual = take("residual")
-        take("shared_prompts")
-        take("tuned")
-        if self._needs_aggregator(aggregation, residual):
-            take("aggregator")
-        return params
+        params = _Asked(ask)
+        self.design(params)
+        return dict(params)
 
     def design(self, params: Mapping[str, Any]) -> Design | None:
         """Return the design of the parameters; None if they are incompatible. Equal architectures give equal designs.
@@ -203,22 +183,15 @@ class BoundSpace:
         if self._has_equal_samples(counts, temperatures):
             return None
         aggregation: Aggregation = self._value(params, "aggregation") if agents > 1 else "none"
-        residual = self._value(params, "residual")
+        attention = _simplest(self._value(params, "attention"), agents)
+        critiques: Critiques = self._value(params, "critiques") if _has_peers(attention, agents) else "single"
+        residual: Residual = self._value(params, "residual")
         if agents == 1 and residual == "answers":
             residual = "none"  # the only answer is passed on
-        aggregates = self._needs_aggregator(aggregation, residual)
-        attention = _simplest(self._value(params, "attention"), agents)
-        return Design(
-            samples=counts,
-            temperatures=temperatures,
-            attention=attention,
-            residual=residual,
-            aggregation=aggregation,
-            aggregator=self._value(params, "aggregator") if aggregates else None,
-            shared_prompts=self._value(params, "shared_prompts"),
-            critiques=self._value(params, "critiques") if _has_peers(attention, agents) else "single",
-            tuned=self._value(params, "tuned"),
-        )
+        shared, tuned = self._value(params, "shared_prompts"), self._value(params, "tuned")
+        aggregates = aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)
+        aggregator = self._value(params, "aggregator") if aggregates else None
+        return Design(counts, temperatures, attention, residual, aggregation, aggregator, shared, critiques, tuned)
 
     def design_of(self, trial: FrozenTrial) -> Design | None:
         """Return the design of a trial, or None if the trial failed permanently or has no parameters yet.
@@ -413,9 +386,6 @@ class BoundSpace:
         if name not in self.names:
             return replace(agent, name="aggregator")
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens, price=agent.price)
-
-    def _needs_aggregator(self, aggregation: Aggregation, residual: Residual) -> bool:
-        return aggregation == "synthesis" or (residual == "synthesis" and self.layers > 1)
 
     @property
     def fixed(self) -> list[str]:
