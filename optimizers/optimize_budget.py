@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -112,14 +114,7 @@ def smallest_calls(stages: Sequence[str], needs: Mapping[str, int], test: CostEs
             for stage, share in shares.items()
         )
 
-    high = 1
-    while not covers(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if covers(middle) else (middle, high)
-    return high
+    return bisect.bisect_left(range(sys.maxsize), True, key=covers)
 
 
 def affordable(

@@ -12,6 +12,7 @@ Two tests of "the mean loss is at least m" share the level:
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -63,17 +64,8 @@ def losses_needed(losses: Sequence[float], most: float, level: float) -> int | N
         most: the mean.
         level: the largest p value.
     """
-    seen = len(losses)
-
-    def shows(count: int) -> bool:
-        return loss_p_value(losses, most, repeated=count / seen) <= level
-
-    low, high = seen, seen
-    while not shows(high):
-        if high >= _MOST:
-            return None
-        low, high = high, min(2 * high, _MOST)
-    while high - low > max(1, low // 100):
-        middle = (low + high) // 2
-        low, high = (low, middle) if shows(middle) else (middle, high)
-    return high
+    counts = range(len(losses), max(len(losses), _MOST) + 1)
+    first = bisect.bisect_left(
+        counts, True, key=lambda count: loss_p_value(losses, most, repeated=count / len(losses)) <= level
+    )
+    return counts[first] if first < len(counts) else None
