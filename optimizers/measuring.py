@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import dspy
 
@@ -35,6 +35,7 @@ __all__ = [
     "Unit",
     "check_budget",
     "check_concurrency",
+    "check_count",
     "check_program",
     "check_seed",
     "failures_of",
@@ -219,14 +220,16 @@ def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None])
     check_prices(lms)
 
 
-def check_seed(seed: Any) -> None:
-    """Check a seed before anything is paid.
-
-    Raises:
-        ConfigurationError: if it is not a whole number from 0.
-    """
+def check_seed(seed: object) -> None:
+    """Raise ConfigurationError unless a seed is a whole number from 0."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigurationError(f"seed={seed!r} is invalid; it must be a whole number from 0")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise ConfigurationError unless a number of something is a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name}={value!r} must be a whole number from 1")
 
 
 def check_program(program: object, name: str = "program") -> AttentionMoA:

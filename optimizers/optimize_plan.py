@@ -23,6 +23,7 @@ from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
     check_concurrency,
+    check_count,
     check_program,
     check_seed,
     fit_metric,
@@ -36,7 +37,6 @@ from moa_dspy.optimizers.prompts.methods import check_method, method_name, metho
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
-from moa_dspy.optimizers.search.search import check_trials
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
@@ -154,8 +154,7 @@ class OptimizePlan:
         once = [part for part in PARTS if list(self.parts).count(part) == 1]
         if isinstance(self.parts, str) or not self.parts or len(once) < len(self.parts):
             raise ConfigurationError(f"parts={self.parts!r} must be some of {', '.join(PARTS)}, each once")
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
-            raise ConfigurationError(f"rounds={self.rounds!r} must be a whole number from 1")
+        check_count("rounds", self.rounds)
         check_effort(self.effort)
         check_prompt_lm(self.prompt_lm)
         self.tune, self.held, self.notes = _split(self.program, self.trainset, self.valset, self.seed)
@@ -171,7 +170,7 @@ class OptimizePlan:
         check_storage(self.search["storage"])
         if "architecture" in self.parts:
             warm_designs(bind_space(self.program, self.search["space"]), self.search["warm_start"])
-            check_trials(self.search["n_trials"])
+            check_count("n_trials", self.search["n_trials"])
             self.bound = bind_space(self.program, self.space)
             self.notes += _not_varied(self.bound)
         check_budget(self.budget, self.lms)

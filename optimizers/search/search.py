@@ -38,6 +38,7 @@ from moa_dspy.optimizers.measuring import (
     Metric,
     check_budget,
     check_concurrency,
+    check_count,
     check_seed,
     fit_metric,
     metric_name,
@@ -64,7 +65,7 @@ from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
-__all__ = ["SearchProgress", "SearchResult", "check_trials", "search"]
+__all__ = ["SearchProgress", "SearchResult", "search"]
 
 _FORMAT = 2
 """Version of the attributes of trials in a study."""
@@ -179,16 +180,6 @@ def search(
     return job.run(storage, study_name, sampler, seed)
 
 
-def check_trials(n_trials: Any) -> None:
-    """Check a number of trials.
-
-    Raises:
-        ConfigurationError: if it is not a whole number from 1.
-    """
-    if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
-        raise ConfigurationError(f"n_trials={n_trials!r} must be a whole number from 1")
-
-
 @dataclass(frozen=True)
 class _Search:
     bound: BoundSpace
@@ -208,7 +199,7 @@ class _Search:
         check_examples(self.trainset)
         fitted, _ = fit_metric(self.metric, list(self.bound.task.output_fields), self.trainset)
         object.__setattr__(self, "metric", fitted)
-        check_trials(self.n_trials)
+        check_count("n_trials", self.n_trials)
         check_concurrency(self.concurrency)
         check_budget(self.budget, self._lms)
         check_unit(self.objective, self._lms)

@@ -11,6 +11,7 @@ from moa_dspy.architecture import Aggregation, Critiques, Residual
 from moa_dspy.attention import Attention, check_attention
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.gate import Gate, gate_of
+from moa_dspy.optimizers.measuring import check_count
 from moa_dspy.optimizers.stop_fitting.replay import StopRule, stop_rules
 
 __all__ = ["SearchSpace", "Temperatures"]
@@ -89,8 +90,7 @@ class SearchSpace:
         object.__setattr__(self, "thresholds", _numbers("thresholds", self.thresholds, 1) if self.thresholds else ())
         sizes = [("samples", self.samples), ("max_agents", self.max_agents), *(("layers", n) for n in self.layers)]
         for name, value in sizes:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}={value!r} must be a whole number from 1")
+            check_count(name, value)
         for name, allowed in _ALLOWED.items():
             for value in getattr(self, name) or ():
                 if value not in allowed:
