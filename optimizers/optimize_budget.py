@@ -6,18 +6,30 @@ import bisect
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 import dspy
 
-from moa_dspy.cost.budget import Amounts, BudgetGuard
+from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.usage import Price
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError
 from moa_dspy.planning import CostEstimate, evenly_spaced, total
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["affordable", "check_covers", "is_limited", "least_calls", "least_test", "share_of", "smallest_calls"]
+__all__ = [
+    "CACHED_NOTE",
+    "affordable",
+    "budget_notes",
+    "check_covers",
+    "is_limited",
+    "least_calls",
+    "least_test",
+    "limits_of",
+    "share_of",
+    "smallest_calls",
+]
 
 _WEIGHTS: Final[Mapping[str, float]] = {
     "ceiling": 0.0,
@@ -37,6 +49,21 @@ _LEAST_HELD: Final = 10
 _MARGIN: Final = 1.25
 """A run over its mean price: retries, and second questions for values that a reply lacks."""
 _PLANNED: Final = 5
+
+
+CACHED_NOTE: Final = "calls that the response cache answers are included, and cost nothing; retries and judges are not"
+
+
+def limits_of(budget: Budget | None) -> dict[str, float]:
+    """Return the limits of a budget, by name."""
+    limits = {} if budget is None else asdict(budget)
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def budget_notes(budget: Budget | None) -> list[str]:
+    """Return the limits of a budget as a note of an estimate; empty without a budget."""
+    limits = ", ".join(f"{value:g} {name}" for name, value in limits_of(budget).items())
+    return [] if budget is None else [f"the budget ends it at {limits}"]
 
 
 def is_limited(part: str) -> bool:

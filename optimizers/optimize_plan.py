@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
@@ -30,7 +30,14 @@ from moa_dspy.optimizers.measuring import (
     models_of,
     output_fields_of,
 )
-from moa_dspy.optimizers.optimize_budget import least_calls, least_test, smallest_calls
+from moa_dspy.optimizers.optimize_budget import (
+    CACHED_NOTE,
+    budget_notes,
+    least_calls,
+    least_test,
+    limits_of,
+    smallest_calls,
+)
 from moa_dspy.optimizers.prompts.compile import split_off
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import check_method, method_name, method_options, most_runs
@@ -266,16 +273,10 @@ class OptimizePlan:
         return [*models_of(self.program), self.program.get_lm(), *([] if self.prompt_lm is None else [self.prompt_lm])]
 
     @property
-    def limits(self) -> dict[str, float]:
-        """Return the limits of the budget, by name."""
-        limits = {} if self.budget is None else asdict(self.budget)
-        return {name: value for name, value in limits.items() if value is not None}
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Return the settings for the record."""
         settings: dict[str, Any] = {"parts": list(self.parts), "rounds": self.rounds, "alpha": self.alpha}
-        settings["budget"] = self.limits
+        settings["budget"] = limits_of(self.budget)
         if "gate" in self.parts:
             settings["max_loss"] = self.max_loss
         if "architecture" in self.parts:
@@ -374,13 +375,12 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     """
     parts = [PartEstimate(part=part, most=most.at_most, expected=expected) for part, most, expected in _costs(plan)]
     notes = [plan.sensitivity, *([] if plan.bound is None else _not_varied(plan.bound))]
-    notes += ["calls that the response cache answers are included, and cost nothing; retries and judges are not"]
+    notes.append(CACHED_NOTE)
     if "prompts" in plan.parts:
         notes.append("the model that writes prompts is not included: it makes some calls for each new prompt")
         notes.append("demos and longer instructions make later prompts longer than estimated")
+    notes += budget_notes(plan.budget)
     if plan.budget is not None:
-        limits = ", ".join(f"{value:g} {name}" for name, value in plan.limits.items())
-        notes.append(f"the budget ends it at {limits}")
         notes.append(f"the smallest budget for one part and a test of its result is {plan.smallest_calls:,} calls")
     return WorkEstimate(parts=tuple(parts), notes=tuple(notes))
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import pydantic
 
-__all__ = ["Reported", "Tabulated"]
+from moa_dspy.cost.usage import Price
+
+__all__ = ["Reported", "Tabulated", "price_cells"]
 
 
 class Reported(pydantic.BaseModel):
@@ -41,3 +43,9 @@ class Tabulated(Reported, ABC):
 
     def __str__(self) -> str:
         return self.to_table()
+
+
+def price_cells(price: Price, sign: str = "") -> tuple[str, str, str]:
+    """Return calls, tokens and dollars as cells of a table; ``sign="+"`` shows the sign of positive numbers, too."""
+    usd = "unknown" if price.usd is None else format(price.usd, f"{sign}.6f")
+    return format(price.calls, f"{sign}.1f"), format(price.tokens, f"{sign}.0f"), usd

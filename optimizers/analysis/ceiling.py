@@ -21,7 +21,7 @@ from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
-from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.optimizers.reported import Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -123,7 +123,11 @@ class Ceiling(Displayed, Tabulated):
     def to_table(self) -> str:
         """Return the ceiling as text for people."""
         head = ("", "right", "calls", "tokens", "usd", "usd per right answer")
-        table = text_table([head, *map(_cells, self.ways)], left=(0,))
+        rows = [
+            (way.name, str(way.right), *price_cells(way.price), "unknown" if each is None else f"{each:.6f}")
+            for way, each in ((way, way.usd_per_right) for way in self.ways)
+        ]
+        table = text_table([head, *rows], left=(0,))
         lines = [f"{self.sentence}."]
         if self.found is not None:
             lines.append(
@@ -244,7 +248,8 @@ def ceiling_of(
         raise AllRunsFailedError("no run can show the ceiling: all of them failed")
     names = [spec.name for spec in program.architecture.agents]
     least = right - _ROUNDING
-    table = [_right_agents(run, names, least) for run in scored]
+    first = [{one.step.agent: one.score for one in run.select(1, "propose")} for run in scored]
+    table = [[scores.get(name, 0.0) >= least for name in names] for scores in first]  # a failed proposal is wrong
     alone = [_way(name, [row[number] for row in table], _prices(scored, name)) for number, name in enumerate(names)]
     any_right, answers = [any(row) for row in table], [run.answer >= least for run in scored]
     asking_all = _prices(scored, None)
@@ -275,12 +280,6 @@ def least_rate(count: int, of: int, confidence: float) -> float:
     return float(beta.ppf(1 - confidence, count, of - count + 1)) if count else 0.0
 
 
-def _right_agents(run: StageScores, names: Sequence[str], least: float) -> list[bool]:
-    """Return whether each agent's first proposal is right. A failed proposal is wrong."""
-    scores = {scored.step.agent: scored.score for scored in run.select(1, "propose")}
-    return [scores.get(name, 0.0) >= least for name in names]
-
-
 def _prices(runs: Sequence[StageScores], agent: str | None) -> list[Price]:
     return [price_of_steps(run.trace.select(layer=1, stage="propose", agent=agent)) for run in runs]
 
@@ -288,8 +287,3 @@ def _prices(runs: Sequence[StageScores], agent: str | None) -> list[Price]:
 def _way(name: str, answers: Sequence[bool], prices: Sequence[Price]) -> Way:
     mean = sum(prices, start=Price()).per(len(prices))
     return Way(name=name, right=Score.of([float(answer) for answer in answers]), price=mean)
-
-
-def _cells(way: Way) -> tuple[str, ...]:
-    usd = ["unknown" if value is None else f"{value:.6f}" for value in (way.price.usd, way.usd_per_right)]
-    return way.name, str(way.right), f"{way.price.calls:.1f}", f"{way.price.tokens:.0f}", *usd

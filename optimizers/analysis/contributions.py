@@ -14,7 +14,7 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
-from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.optimizers.reported import Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -80,12 +80,16 @@ class Contributions(Tabulated):
     def to_table(self) -> str:
         """Return the rows as a text table."""
         head = ("agent", "model", "adds to the score", "p", "score without", "calls", "tokens", "usd")
-        whole = ("all", "", "", "", str(self.score), *_price_cells(self.price, sign=""))
+        rows = [
+            (row.agent, row.model or "", str(row.adds), f"{row.p:.3g}", str(row.score), *price_cells(row.price, "+"))
+            for row in self.rows
+        ]
+        whole = ("all", "", "", "", str(self.score), *price_cells(self.price))
         note = (
             f"{self.examples} examples; calls, tokens and dollars for an example where nothing is cached; "
             f"p and intervals adjusted for {len(self.rows)} agents (Bonferroni)"
         )
-        return f"{text_table([head, *(_cells(row) for row in self.rows), whole], left=(0, 1))}\n\n{note}"
+        return f"{text_table([head, *rows, whole], left=(0, 1))}\n\n{note}"
 
 
 def contributions(
@@ -168,12 +172,3 @@ def without(program: AttentionMoA, index: int) -> AttentionMoA:
     if isinstance(attention, int):
         attention = min(attention, len(kept) - 1) or "self"
     return program.replace(agents=kept, aggregator=program._aggregator.agent, attention=attention)
-
-
-def _cells(row: Contribution) -> tuple[str, ...]:
-    return (row.agent, row.model or "", str(row.adds), f"{row.p:.3g}", str(row.score), *_price_cells(row.price))
-
-
-def _price_cells(price: Price, sign: str = "+") -> tuple[str, str, str]:
-    usd = "unknown" if price.usd is None else format(price.usd, f"{sign}.6f")
-    return format(price.calls, f"{sign}.1f"), format(price.tokens, f"{sign}.0f"), usd

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Literal, TypeAlias, cast, get_args
 
 import dspy
 import pydantic
@@ -46,6 +47,7 @@ _INTERIM: Final = 0.02
 _BLOCK: Final = 10  # examples that a program runs on before the other one does, under a budget
 _LEAST_INTERIM: Final = 20
 """With fewer examples there is no interim test."""
+_NO_RUNS: Final = Measurement((), Usage())
 
 
 class Scores(pydantic.BaseModel):
@@ -155,10 +157,10 @@ def accept(
     check_alpha(alpha)
     check_share("power", power)
     metric, _ = fit_metric(metric, output_fields_of(baseline), valset)
-    _refuse_known(valset, tuned_on, baseline, candidate)
+    refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
+    refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
     questions = sorted(deduplicate(valset), key=unit_hash)
-    guard = guard_of(budget, baseline, candidate)
-    pair = _Pair(baseline, candidate, guard, metric, concurrency, progress, keep_traces)
+    pair = _Pair(baseline, candidate, guard_of(budget, baseline, candidate), metric, concurrency, progress, keep_traces)
     decision: Any = None
     for count, level in looks(len(questions), alpha, interim):
         pair.run(questions[pair.compared : count])
@@ -168,44 +170,39 @@ def accept(
             break
     ran, reused = pair.compared, count_decision(questions, metric, (baseline, candidate))
     rest = len(questions) - ran
-    note = _cut_note(ran, len(questions)) if pair.cut else _saved_note(ran, len(questions))
     return Acceptance(
-        **{**dict(decision), "reason": decision.reason + note + reuse_note(reused, alpha)},
+        **{**dict(decision), "reason": decision.reason + pair.note(len(questions)) + reuse_note(reused, alpha)},
         program=candidate if decision.accepted else baseline,
         failed=(pair.old.errors, pair.new.errors), checked=len(tuned_on), repeated=len(valset) - len(questions),
-        saved=0 if pair.cut else rest, cut=rest if pair.cut else 0, reused=reused, cost=pair.cost,
+        saved=0 if pair.cut else rest, cut=rest if pair.cut else 0, reused=reused, cost=pair.old.cost + pair.new.cost,
     )  # fmt: skip
 
 
-def _refuse_known(
-    valset: Sequence[dspy.Example], tuned_on: Sequence[dspy.Example], baseline: AttentionMoA, candidate: AttentionMoA
-) -> None:
-    refuse_overlap(valset, map(question_of, tuned_on), "held-out", "that the program was tuned on")
-    refuse_overlap(valset, demo_questions(baseline, candidate), "held-out", "that a program shows its models as demos")
-
-
+@dataclass
 class _Pair:
-    """Two programs, and their runs on the same examples."""
+    """Two programs, their runs on the same examples, and the cost of all runs."""
 
-    def __init__(
-        self,
-        baseline: AttentionMoA,
-        candidate: AttentionMoA,
-        guard: BudgetGuard,
-        metric: Metric,
-        concurrency: int,
-        progress: Callable[[Side, Run], None] | None,
-        keep_traces: bool,
-    ) -> None:
-        self._programs: tuple[tuple[Side, AttentionMoA], ...] = (("baseline", baseline), ("candidate", candidate))
-        self._guard, self._progress, self._concurrency = guard, progress, concurrency
-        self._options: Any = {"metric": metric, "concurrency": concurrency, "keep_traces": keep_traces, "guard": guard}
-        self.old = self.new = Measurement((), Usage())
-        self.cost, self.cut = Usage(), False
+    baseline: AttentionMoA
+    candidate: AttentionMoA
+    guard: BudgetGuard
+    metric: Metric
+    concurrency: int
+    progress: Callable[[Side, Run], None] | None
+    keep_traces: bool
+    old: Measurement = _NO_RUNS
+    new: Measurement = _NO_RUNS
+    cut: bool = False
 
     @property
     def compared(self) -> int:
         return len(self.old.runs)
+
+    def note(self, planned: int) -> str:
+        """Return why not all examples were compared, in words."""
+        of = f"after {self.compared} of {planned} examples"
+        if self.cut:
+            return f" The budget ended {of}; with a larger one, the same call compares all."
+        return "" if self.compared == planned else f" This was clear {of}; the rest was not run."
 
     def run(self, examples: Sequence[dspy.Example]) -> None:
         """Run both programs. Under a budget they take turns, so that all but the last few runs are in pairs.
@@ -213,47 +210,44 @@ class _Pair:
         Raises:
             BudgetExhaustedError: if the budget ends before both programs answered an example.
         """
-        is_limited = any(math.isfinite(amount) for amount in self._guard.left)
-        size = max(_BLOCK, self._concurrency) if is_limited else max(1, len(examples))
+        is_limited = any(math.isfinite(amount) for amount in self.guard.left)
+        size = max(_BLOCK, self.concurrency) if is_limited else max(1, len(examples))
         for start in range(0, max(1, len(examples)), size):
             block = examples[start : start + size]
-            old, new = (self._measured(side, program, block) for side, program in self._programs)
+            old, new = (self._measured(side, block) for side in get_args(Side))
             pairs = min(len(old.runs), len(new.runs))
-            self.old, self.new = self.old + _first(old, pairs), self.new + _first(new, pairs)
-            self.cost += old.cost + new.cost
+            self.old += replace(old, runs=old.runs[:pairs])
+            self.new += replace(new, runs=new.runs[:pairs])
             self.cut = pairs < len(block)
             if self.cut:
                 break
         if not self.compared:
             raise BudgetExhaustedError("the budget ended before both programs answered a held-out example; raise it")
 
-    def _measured(self, side: Side, program: AttentionMoA, examples: Sequence[dspy.Example]) -> Measurement:
+    def _measured(self, side: Side, examples: Sequence[dspy.Example]) -> Measurement:
         """Return the runs of a program up to the first one that the budget does not cover, and the cost of all."""
         done: dict[int, Run] = {}
 
         def keep(run: Run) -> None:
             done[id(run.example)] = run
-            if self._progress is not None:
-                self._progress(side, run)
+            if self.progress is not None:
+                self.progress(side, run)
 
         try:
             with failures_of(f"the {side} fails on the held-out examples"):
-                return run_examples(program, examples, on_run=keep, succeeded=self.compared > 0, **self._options)
+                return run_examples(
+                    self.baseline if side == "baseline" else self.candidate,
+                    examples,
+                    self.metric,
+                    guard=self.guard,
+                    concurrency=self.concurrency,
+                    on_run=keep,
+                    keep_traces=self.keep_traces,
+                    succeeded=self.compared > 0,
+                )
         except BudgetExhaustedError:
             runs = tuple(itertools.takewhile(bool, (done.get(id(example)) for example in examples)))
             return Measurement(cast("tuple[Run, ...]", runs), sum((run.usage for run in done.values()), start=Usage()))
-
-
-def _first(measured: Measurement, runs: int) -> Measurement:
-    return Measurement(measured.runs[:runs], Usage())
-
-
-def _saved_note(ran: int, planned: int) -> str:
-    return "" if ran == planned else f" This was clear after {ran} of {planned} examples; the rest was not run."
-
-
-def _cut_note(ran: int, planned: int) -> str:
-    return f" The budget ended after {ran} of {planned} examples; with a larger one, the same call compares all."
 
 
 def looks(examples: int, alpha: float, interim: bool) -> list[tuple[int, float]]:
@@ -268,13 +262,7 @@ def looks(examples: int, alpha: float, interim: bool) -> list[tuple[int, float]]
 
 
 def decide(before: Sequence[float], after: Sequence[float], *, alpha: float = 0.05, power: float = POWER) -> Scores:
-    """Return the decision for given scores.
-
-    Args:
-        before: the baseline's scores, one per held-out example.
-        after: the candidate's scores, in the same order.
-        alpha: see ``accept``.
-        power: see ``accept``.
+    """Return the decision for the scores of the baseline and of the candidate on the same examples; see ``accept``.
 
     Raises:
         ConfigurationError: if ``alpha`` or ``power`` is out of range.

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar, Final, get_args
+from typing import ClassVar, Final, get_args
 
 import dspy
 import pydantic
@@ -24,7 +23,7 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, ConfigurationError, DeclinedError, RunError
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_gain, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
-from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, Single, singles_of
+from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
 from moa_dspy.optimizers.comparison.forecast import estimate
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
@@ -41,7 +40,7 @@ from moa_dspy.optimizers.measuring import (
     models_of,
     output_fields_of,
 )
-from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.optimizers.reported import Tabulated, price_cells
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -211,48 +210,34 @@ def compare(
     examples, notes = _unseen(devset, [program, *own.values()])
     test, pilot = _split(examples, pilot, len(singles), seed, notes)
     lms = _checked_models([program, *own.values()], match, test[0], budget)
-    notes.append(_what_it_can_show(len(test), len(own) or len(names), alpha, gain))
-    limits: dict[str, Any] = {"match": match, "tolerance": tolerance, "budget": budget}
-    _confirm(before, partial(estimate, program, own, names, singles, test, len(pilot), **limits))
-    with metered(lms) as meter:
-        guard = BudgetGuard(budget, meter=meter)
-        run = ComparisonRun(test, metric, match, tolerance, concurrency, progress, guard, notes, meter=meter)
-        _run_all(run, program, own, names, singles, pilot)
-        return _comparison(run, len(pilot), meter.usage, prefer, alpha, seed)
-
-
-def _confirm(before: Callable[[WorkEstimate], bool] | None, cost: Callable[[], WorkEstimate]) -> None:
-    if before is not None and not before(cost()):
+    others = len(own) or len(names)
+    notes.append(f"{sensitivity(len(test), alpha / others, gain)} (one of {others} tests)")
+    lineup = program, own, names, singles, test, pilot
+    run = ComparisonRun(*lineup, metric, match, tolerance, concurrency, progress, notes)
+    if before is not None and not before(estimate(run, budget)):
         raise DeclinedError("not confirmed; nothing was paid")
+    _run_all(run, lms, budget)
+    return _comparison(run, prefer, alpha, seed)
 
 
-def _run_all(
-    run: ComparisonRun,
-    program: AttentionMoA,
-    own: Mapping[str, AttentionMoA],
-    names: Sequence[BaselineName],
-    singles: Sequence[Single],
-    pilot: Sequence[dspy.Example],
-) -> None:
+def _run_all(run: ComparisonRun, lms: Sequence[dspy.BaseLM], budget: Budget | None) -> None:
     if run.progress is not None:
         run.progress(run.notes[-1])  # what the examples can show, before anything is paid
-    try:
-        run.enter(PROGRAM, "the program", program)
-        for name, other in own.items():
-            run.enter(name, name, other)
-        if names:
-            run.enter_baselines(names, program, singles, pilot)
-    except BudgetExhaustedError:
-        raise BudgetTooSmallError(
-            "the budget ended before all contenders had run, so there is no verdict; with a larger one the "
-            "same call continues from the cache"
-        ) from None
+    with metered(lms) as run.meter:
+        run.guard = BudgetGuard(budget, meter=run.meter)
+        try:
+            run.enter_all()
+        except BudgetExhaustedError:
+            raise BudgetTooSmallError(
+                "the budget ended before all contenders had run, so there is no verdict; with a larger one the "
+                "same call continues from the cache"
+            ) from None
     if len(run.entries) == 1:
         raise RunError(f"there is nothing to compare with: {'; '.join(run.notes)}")
 
 
-def _comparison(run: ComparisonRun, pilot: int, cost: Usage, prefer: Prefer, alpha: float, seed: int) -> Comparison:
-    entries, examples = run.entries, len(run.test)
+def _comparison(run: ComparisonRun, prefer: Prefer, alpha: float, seed: int) -> Comparison:
+    entries, own = run.entries, run.entries[PROGRAM]
     scores = {
         name: ContenderScores(one.what, one.measured.scores, (run.spend(one.measured), one.measured.known_price.tokens))
         for name, one in entries.items()
@@ -271,20 +256,14 @@ def _comparison(run: ComparisonRun, pilot: int, cost: Usage, prefer: Prefer, alp
         prefer=prefer,
         alpha=alpha,
         seed=seed,
-        examples=examples,
-        pilot=pilot,
+        examples=len(run.test),
+        pilot=len(run.pilot),
         notes=tuple(run.notes),
-        ceiling=_ceiling(run),
+        ceiling=known_ceiling(own.program, own.measured.runs, run.metric, concurrency=run.concurrency),
         reused=reused,
         programs={name: entry.program for name, entry in entries.items()},
-        cost=cost,
+        cost=run.meter.usage,
     )
-
-
-def _ceiling(run: ComparisonRun) -> Ceiling | None:
-    """Return what the program's agents can reach, from its runs on the test examples."""
-    entry = run.entries[PROGRAM]
-    return known_ceiling(entry.program, entry.measured.runs, run.metric, concurrency=run.concurrency)
 
 
 def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:
@@ -342,22 +321,13 @@ def _checked_models(
     """Return the models of the programs. Raise ConfigurationError if what is matched or limited has no price."""
     lms = [lm for one in programs for lm in models_of(one)]
     if match == "usd":
-        _check_price(programs[0], lms, example)
+        unknown = models_without_price(lms)
+        if unknown:
+            raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
+        if not programs[0].plan(example).full.usd:
+            raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
     check_budget(budget, lms)
     return lms
-
-
-def _what_it_can_show(examples: int, others: int, alpha: float, gain: float | None) -> str:
-    return f"{sensitivity(examples, alpha / others, gain)} (one of {others} tests)"
-
-
-def _check_price(program: AttentionMoA, lms: Sequence[dspy.BaseLM], example: dspy.Example) -> None:
-    """Raise ConfigurationError if dollars cannot be matched: a price is unknown, or the program's models are free."""
-    unknown = models_without_price(lms)
-    if unknown:
-        raise ConfigurationError(UNKNOWN_PRICE.format(why=f"the price of {', '.join(unknown)} is not known"))
-    if not program.plan(example).full.usd:
-        raise ConfigurationError(UNKNOWN_PRICE.format(why="the program's models cost nothing"))
 
 
 def _baselines(
@@ -419,8 +389,6 @@ def _split(
 
 
 def _cells(one: Contender) -> tuple[str, ...]:
-    usd = "unknown" if one.spent.usd is None else f"{one.spent.usd:.6f}"
     gain = "" if one.gain is None else str(one.gain)
     p = "" if one.p is None else f"{one.p:.3g}"
-    figures = (f"{one.spent.calls:.1f}", f"{one.spent.tokens:.0f}", usd, f"x{one.ratio:.2f}")
-    return (one.name, one.what, str(one.score), *figures, gain, p)
+    return (one.name, one.what, str(one.score), *price_cells(one.spent), f"x{one.ratio:.2f}", gain, p)

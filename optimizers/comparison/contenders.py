@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from moa_dspy.evaluation.progress import cost_so_far
 from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, Unit, failures_of, run_examples
+from moa_dspy.planning import evenly_spaced
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["LARGEST", "PROBE", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "nearest_size"]
@@ -47,22 +48,31 @@ class ComparisonRun:
     """The state of a comparison; see the arguments of ``compare``.
 
     Attributes:
+        own: the caller's own programs by name.
+        names: the baselines to build.
+        singles: the single models of which one is chosen; empty if no baseline needs the best of them.
         test: the examples that are scored.
+        pilot: other examples, which choose the single model.
         notes: remarks for the reader.
         entries: the contenders that have run, by name.
-        meter: the usage so far, for the progress.
+        meter: the usage so far. It and the guard are set when the runs begin.
     """
 
+    program: AttentionMoA
+    own: Mapping[str, AttentionMoA]
+    names: Sequence[BaselineName]
+    singles: Sequence[Single]
     test: Sequence[dspy.Example]
+    pilot: Sequence[dspy.Example]
     metric: Metric
     unit: Unit
     tolerance: float
     concurrency: int
     progress: Callable[[str], None] | None
-    guard: BudgetGuard
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
     entries: dict[str, Entry] = field(default_factory=dict)
-    meter: UsageMeter | None = None
+    meter: UsageMeter = field(init=False)
+    guard: BudgetGuard = field(init=False)
 
     @property
     def target(self) -> float:
@@ -104,13 +114,13 @@ class ComparisonRun:
 
     def _counter(self, what: str, examples: int) -> Callable[[Run], None] | None:
         """Report a run of a program, with the cost of the comparison so far, now and every 15 seconds."""
-        report, meter = self.progress, self.meter
+        report = self.progress
         if report is None:
             return None
         done, last, lock = 0, time.monotonic(), threading.Lock()
 
         def say(progress: str) -> None:
-            report(f"{what}: {progress}{'' if meter is None else f'; so far {cost_so_far(meter.usage)}'}")
+            report(f"{what}: {progress}; so far {cost_so_far(self.meter.usage)}")
 
         def count(run: Run) -> None:
             nonlocal done, last
@@ -129,46 +139,36 @@ class ComparisonRun:
         """Run a contender on the test examples."""
         self.entries[name] = Entry(what, program, self.run(what, program, self.test, self.metric), size)
 
-    def enter_baselines(
-        self,
-        names: Sequence[BaselineName],
-        program: AttentionMoA,
-        singles: Sequence[Single],
-        pilot: Sequence[dspy.Example],
-    ) -> None:
-        """Run the baselines of a program that has already run.
-
-        Args:
-            names: the baselines.
-            program: provides agents and prompts.
-            singles: its agents as single models; empty if no baseline needs the best of them.
-            pilot: the examples that choose among ``singles``.
-        """
-        best = self._best_single(singles, pilot) if singles else singles_of(program)[0]
-        for name in names:
-            if name == "single":
-                self.enter(name, f"the single model {best.name}", best.program)
+    def enter_all(self) -> None:
+        """Run the program, then the other contenders."""
+        self.enter(PROGRAM, "the program", self.program)
+        for name, other in self.own.items():
+            self.enter(name, name, other)
+        best = self._best_single() if self.singles else singles_of(self.program)[0]
+        for baseline in self.names:
+            if baseline == "single":
+                self.enter(baseline, f"the single model {best.name}", best.program)
             else:
-                self._enter_matched(Ensemble(name, program, best))
+                self._enter_matched(Ensemble(baseline, self.program, best))
 
-    def _best_single(self, singles: Sequence[Single], pilot: Sequence[dspy.Example]) -> Single:
+    def _best_single(self) -> Single:
         """Return the single model with the highest score on the pilot examples, and the cheapest on a tie."""
-        if len(singles) == 1:
-            return singles[0]
+        if len(self.singles) == 1:
+            return self.singles[0]
         ranks: list[tuple[float, float, int]] = []
-        for number, single in enumerate(singles):
+        for number, single in enumerate(self.singles):
             try:
-                measured = self.run(f"pilot of {single.name} alone", single.program, pilot, self.metric)
+                measured = self.run(f"pilot of {single.name} alone", single.program, self.pilot, self.metric)
             except AllRunsFailedError as error:
                 self.notes.append(f"it takes no part: {error}")
                 continue
             ranks.append((-measured.score().value, self.spend(measured), number))
         if not ranks:
             raise AllRunsFailedError("none of the single models answers a pilot example")
-        chosen = singles[min(ranks)[-1]]
+        chosen = self.singles[min(ranks)[-1]]
         self.notes.append(
-            f"the single model was chosen from {', '.join(single.name for single in singles)} on {len(pilot)} pilot "
-            "examples, none of which is a test example"
+            f"the single model was chosen from {', '.join(single.name for single in self.singles)} on "
+            f"{len(self.pilot)} pilot examples, none of which is a test example"
         )
         return chosen
 
@@ -194,8 +194,7 @@ class ComparisonRun:
         if self.unit == "calls":
             return made.architecture.max_calls
         what = f"size of {ensemble.title} ({ensemble.describe(size)})"
-        probe = self.test[:: max(1, len(self.test) // PROBE)][:PROBE]
-        return self.spend(self.run(what, made, probe, None))
+        return self.spend(self.run(what, made, evenly_spaced(self.test, PROBE), None))
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
