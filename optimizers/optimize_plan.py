@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ from moa_dspy.optimizers.prompts.methods import check_method, method_name, metho
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
+from moa_dspy.optimizers.search.search import search
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
@@ -93,16 +95,7 @@ class SearchOptions(TypedDict, total=False):
     warm_start: WarmStart | Sequence[WarmStart]
 
 
-_DEFAULTS: Final[SearchOptions] = {
-    "space": None,
-    "n_trials": 40,
-    "objective": "score",
-    "price": None,
-    "unit": "usd",
-    "storage": None,
-    "study_name": "moa-dspy",
-    "warm_start": (),
-}
+_DEFAULTS: Final = {name: inspect.signature(search).parameters[name].default for name in SearchOptions.__annotations__}
 
 
 @dataclass
@@ -147,7 +140,7 @@ class OptimizePlan:
     def __post_init__(self) -> None:
         for name in self.search.keys() - _DEFAULTS.keys():
             raise TypeError(f"optimize() got an unexpected keyword argument {name!r}")
-        self.search = {**_DEFAULTS, **self.search}
+        self.search = {**_DEFAULTS, "study_name": "moa-dspy", **self.search}
         check_program(self.program)
         every = [*self.trainset, *(self.valset or ())]
         self.metric, _ = fit_metric(self.metric, output_fields_of(self.program), every)
@@ -301,7 +294,7 @@ def bind_space(program: AttentionMoA, space: SearchSpace | None) -> BoundSpace:
     if space.shared_prompts is None:
         space = replace(space, shared_prompts=(shape.shared_prompts,))
     aggregators: list[Agent] = []
-    if aggregator is not None and not any(_are_equal(aggregator, agent) for agent in program.agents):
+    if aggregator is not None and all(aggregator.identity != agent.identity for agent in program.agents):
         taken = aggregator.name in [spec.name for spec in shape.agents]
         aggregators = [replace(aggregator, name="aggregator") if taken else aggregator]
     options = {"reasoning": shape.reasoning, "tolerance": program.tolerance}
@@ -328,11 +321,6 @@ def like(program: AttentionMoA, found: AttentionMoA) -> AttentionMoA:
 def _not_varied(bound: BoundSpace) -> list[str]:
     fixed = ", ".join(bound.fixed)
     return [f"the temperature of {fixed} is not varied, because the model does not accept one"] if fixed else []
-
-
-def _are_equal(one: Agent, other: Agent) -> bool:
-    """Return whether two agents have the same model, server and settings. Names may differ."""
-    return one.identity == other.identity
 
 
 def _split(

@@ -211,8 +211,10 @@ class OptimizeRun:
         if self._tuned is not None:
             name += f"-{digest_of(self._tuned)[:8]}"
         own = self._measure_own(share)
-        arguments: dict[str, Any] = {**plan.search, **self._search_arguments()}
-        arguments |= {
+        rest, out = (program, ()) if self.quarantine is None else (self.quarantine.program, self.quarantine.agents)
+        arguments: dict[str, Any] = {
+            **plan.search,
+            **search_arguments(rest, plan.space.without(out)),
             "storage": self._storage,
             "study_name": name if number == 1 else f"{name}-{number}-{digest_of(self.candidate)[:8]}",
             "prompts": [program] if self.candidate is program else [program, self.candidate],
@@ -236,20 +238,6 @@ class OptimizeRun:
             self.notes.append(f"architecture: the search ended early ({failure}); the same call continues it")
         self._adopt(searched, own)
 
-    def _quarantine(self, runs: Sequence[Run]) -> None:
-        """Leave agents out of the search that the program's own runs show to be much worse than the others."""
-        plan = self.plan
-        if any(run.trace is not None for run in runs):
-            self.quarantine = quarantine(plan.program, runs, plan.metric, concurrency=plan.concurrency)
-            if self.quarantine.agents:
-                self.notes.append(f"architecture: {self.quarantine}")
-
-    def _search_arguments(self) -> dict[str, Any]:
-        """Return the arguments of the search that follow from the program, its agents in quarantine left out."""
-        out = () if self.quarantine is None else self.quarantine.agents
-        program = self.plan.program if self.quarantine is None else self.quarantine.program
-        return search_arguments(program, self.plan.space.without(out))
-
     @property
     def _searchable(self) -> list[dspy.Example]:
         """Return the examples for trials: those to tune on that no prompt shows as a demo."""
@@ -257,8 +245,11 @@ class OptimizeRun:
         return [example for example in self.plan.tune if question_of(example) not in shown] if shown else self.plan.tune
 
     def _measure_own(self, share: BudgetGuard | None) -> Measurement:
-        """Measure the score that the trials must exceed, before any trial is paid for."""
-        examples = self._searchable
+        """Measure the score that the trials must exceed, before any trial is paid for.
+
+        Agents that these runs show to be much worse than the others are left out of the search.
+        """
+        plan, examples = self.plan, self._searchable
         if share is not None:
             trial = len(examples)  # of one call each
             check_covers(share, self.candidate, examples, "the runs of the program itself and of a trial", trial)
@@ -267,8 +258,8 @@ class OptimizeRun:
             own = measure(
                 self.candidate,
                 examples,
-                self.plan.metric,
-                concurrency=self.plan.concurrency,
+                plan.metric,
+                concurrency=plan.concurrency,
                 budget=share,
                 progress=count,
                 keep_traces=True,
@@ -279,11 +270,12 @@ class OptimizeRun:
                 "to search with; raise it, or give fewer examples"
             ) from None
         if len(self.rounds) == 1:
-            known = known_ceiling(self.candidate, own.runs, self.plan.metric, concurrency=self.plan.concurrency)
+            known = known_ceiling(self.candidate, own.runs, plan.metric, concurrency=plan.concurrency)
             self.ceiling = known or self.ceiling
-            if known is not None:
-                self._quarantine(own.runs)
-            self._own_runs += own.runs if "gate" in self.plan.parts else ()
+            if known is not None and any(run.trace is not None for run in own.runs):
+                self.quarantine = quarantine(plan.program, own.runs, plan.metric, concurrency=plan.concurrency)
+                self.notes += [f"architecture: {self.quarantine}"] if self.quarantine.agents else []
+            self._own_runs += own.runs if "gate" in plan.parts else ()
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
 
     def _adopt(self, searched: SearchResult, own: Measurement) -> None:

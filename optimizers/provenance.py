@@ -73,7 +73,9 @@ def provenance_of(
         settings=to_jsonable_python(dict(settings or {}), fallback=str),
         scores=tuple(Figure(what=what, **value.model_dump()) for what, value in figures.items()),
         verdict=None if outcome is None else outcome.reason if isinstance(outcome, Acceptance) else outcome.verdict,
-        cost=None if spent is None else _cost_record(spent),
+        cost=None
+        if spent is None
+        else CostRecord(calls=spent.paid_calls, tokens=spent.tokens.total, usd=spent.cost_usd, seconds=spent.seconds),
         versions={"moa-dspy": moa_dspy.__version__, **get_dependency_versions()},
         date=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         program=digest_of(program),
@@ -98,7 +100,3 @@ def _figures_of(outcome: Acceptance | Comparison | None) -> dict[str, Score | Ga
         if one.gain is not None:
             figures[f"the program - {one.what}"] = one.gain.model_copy(update={"p": one.p})
     return figures
-
-
-def _cost_record(used: Usage) -> CostRecord:
-    return CostRecord(calls=used.paid_calls, tokens=used.tokens.total, usd=used.cost_usd, seconds=used.seconds)

@@ -89,6 +89,11 @@ class StageScores:
             return [scored.score for scored in self.select(step.layer, "aggregate")]
         return []
 
+    def decision(self, layer: int) -> bool | None:
+        """Return whether a layer was judged to improve on the one before; None without a decision."""
+        decided = self.trace.improved
+        return decided[layer - 2] if layer - 2 < len(decided) else None
+
     def pairs(self, layer: int, stage: Stage, agent: str | None = None) -> list[Pair]:
         """Return a pair for each step that started from answers: their median score, and the score of its own answer.
 

@@ -17,7 +17,7 @@ from moa_dspy.optimizers.analysis.stages import StageScores, attribute
 from moa_dspy.program import AttentionMoA
 from moa_dspy.trace import Step, Trace
 
-__all__ = ["keep_right_steps", "right_demos_only", "steps_of"]
+__all__ = ["is_accepted", "keep_right_steps", "right_demos_only", "steps_of"]
 
 Captured: TypeAlias = list[Any]
 """A DSPy trace: predictor, inputs and outputs of each successful call."""
@@ -52,16 +52,9 @@ def keep_right_steps(
         return ()
     whole = list(captured)
 
-    def in_context(example: dspy.Example, prediction: Any, *_: Any) -> Any:
-        return call_metric(metric, example, prediction, whole)
-
-    scores = attribute(record, example, in_context, program)
-    steps = steps_of(record, whole)
-    captured[:] = [
-        entry
-        for entry, step in zip(whole, steps, strict=True)
-        if step is not None and _is_right(scores, step, threshold)
-    ]
+    scores = attribute(record, example, lambda one, answer, *_: call_metric(metric, one, answer, whole), program)
+    pairs = zip(whole, steps_of(record, whole), strict=True)
+    captured[:] = [entry for entry, step in pairs if step is not None and _is_right(scores, step, threshold)]
     return scores.unjudged
 
 
@@ -88,27 +81,27 @@ def steps_of(record: Trace, captured: Captured) -> list[Step | None]:
     return [next((step for step in asked if step.outputs == outputs), None) for outputs in written]
 
 
-def _is_right(scores: StageScores, step: Step, threshold: float | None) -> bool:
-    def accepted(score: float) -> bool:
-        return score >= threshold if threshold else score > 0
+def is_accepted(score: float, threshold: float | None) -> bool:
+    """Return whether an answer is accepted: its score reaches the threshold, or is above 0 if there is none."""
+    return score >= threshold if threshold else score > 0
 
+
+def _is_right(scores: StageScores, step: Step, threshold: float | None) -> bool:
     if step.stage == "critique":
         parts = scores.trace.select(layer=step.layer, stage="critique", agent=step.agent)
         targets = [step.target] if step.target is not None else [part.target for part in parts if part.target]
         refined = [next(scores.select(step.layer, "refine", target), None) for target in targets]
-        return all(one is not None and accepted(one.score) for one in refined)
+        return all(one is not None and is_accepted(one.score, threshold) for one in refined)
     own = next((one.score for one in scores.steps if one.step is step), None)
     if own is None:
         return True  # it has no answer: a comparison
-    return accepted(own) and not (step.stage == "synthesize" and _decided_wrongly(scores, step))
+    return is_accepted(own, threshold) and not (step.stage == "synthesize" and _decided_wrongly(scores, step))
 
 
 def _decided_wrongly(scores: StageScores, step: Step) -> bool:
     """Return whether a synthesis said that a better newest answer does not improve, or that a worse one does."""
-    number = step.layer - 2
-    newest = next(scores.select(step.layer, "aggregate"), None)
-    decision = scores.trace.improved[number] if number < len(scores.trace.improved) else None
+    newest, decision = next(scores.select(step.layer, "aggregate"), None), scores.decision(step.layer)
     if newest is None or decision is None:
         return False
-    change = newest.score - scores.layers[number]
+    change = newest.score - scores.layers[step.layer - 2]
     return change < 0 if decision else change > 0

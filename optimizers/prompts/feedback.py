@@ -71,12 +71,7 @@ class StageFeedback:
 
 
 def feedback_on(scores: StageScores, step: Step) -> str:
-    """Return the feedback for a step: its effect, then a summary of the run.
-
-    Args:
-        scores: the scores of the run.
-        step: a successful step of the run.
-    """
+    """Return the feedback for a successful step of a run: its effect, then a summary of the run."""
     say = {
         "propose": _on_proposal,
         "agree": _on_agreement,
@@ -165,7 +160,7 @@ def _on_synthesis(scores: StageScores, step: Step) -> str:
     before, own = scores.layers[step.layer - 2], _own(scores, step)
     if newest is None:
         return f"The synthesis {_was(scores, own)}."
-    decided = scores.trace.improved[step.layer - 2] if len(scores.trace.improved) > step.layer - 2 else None
+    decided = scores.decision(step.layer)
     fact = "improved on" if newest.score > before else "was worse than" if newest.score < before else "was as good as"
     verdict = "" if decided is None else f" The decision was that it {'improves' if decided else 'does not improve'}"
     if verdict:

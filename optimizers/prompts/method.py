@@ -11,7 +11,7 @@ import dspy
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge_in_context
-from moa_dspy.optimizers.prompts.demos import keep_right_steps
+from moa_dspy.optimizers.prompts.demos import is_accepted, keep_right_steps
 from moa_dspy.optimizers.prompts.writing import PromptModelAdapter
 from moa_dspy.program import AttentionMoA
 
@@ -71,7 +71,7 @@ class PromptJob:
 
         def scored(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
             score = self.score(example, prediction, trace)
-            if isinstance(trace, list) and (score >= threshold if threshold else score > 0):
+            if isinstance(trace, list) and is_accepted(score, threshold):
                 self.unscored.extend(keep_right_steps(trace, prediction, example, self.metric, self.student, threshold))
             return score
 
@@ -159,9 +159,9 @@ class BuiltInMethod:
         """Return the tuned student; see ``PromptMethod``."""
         raise NotImplementedError
 
-    def most_runs(self, job: PromptJob) -> int:
+    def most_runs(self, job: PromptJob) -> int:  # noqa: ARG002
         """Return an upper bound of the number of answers that the method scores."""
-        raise NotImplementedError
+        return 0
 
     def number(self, option: str, job: PromptJob) -> int:
         """Return the value of an option, which depends on the effort if it is None."""

@@ -60,11 +60,6 @@ class Labeled(BuiltInMethod):
         """Return the student with demos."""
         return teleprompt.LabeledFewShot(k=self.demos).compile(job.student, trainset=job.shuffled())
 
-    def most_runs(self, job: PromptJob) -> int:
-        """Return 0: no answer is scored."""
-        del job
-        return 0
-
 
 @dataclass(frozen=True)
 class Bootstrap(BuiltInMethod):

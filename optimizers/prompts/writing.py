@@ -98,7 +98,8 @@ class PromptModelAdapter(dspy.Adapter):
         errors: list[AdapterParseError] = []
         for output in outputs:
             try:
-                values.append(self._parsed(processed, original, output, lm, lm_kwargs))
+                parsed = postprocess(self._inner, processed, original, [output], lm, lm_kwargs)
+                values += self._filled(original, parsed)
             except AdapterParseError as error:
                 errors.append(error)
         if errors and not values:
@@ -106,10 +107,6 @@ class PromptModelAdapter(dspy.Adapter):
         for left_out in errors:
             self._note(left_out)
         return values
-
-    def _parsed(self, processed: Any, original: Any, output: Any, lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
-        (value,) = self._filled(original, postprocess(self._inner, processed, original, [output], lm, lm_kwargs))
-        return value
 
     def _filled(self, signature: Any, outputs: Outputs) -> Outputs:
         """Return the outputs whose proposal is not empty. Raise if there are none."""

@@ -17,9 +17,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.objective import Objective
-from moa_dspy.optimizers.search.results import best_trial, depth_points, front_of, report_of, rule_of, scores_of
+from moa_dspy.optimizers.search.results import report_of
 from moa_dspy.optimizers.search.storage import open_storage, path_in, without_password
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 
@@ -76,22 +75,8 @@ def study_record(study: Study) -> dict[str, Any]:
         "objective": about.get("objective"),
         "seed": study.user_attrs.get("seed"),
         "now": f"{running} running, {waiting} waiting" if running or waiting else "no trial is running",
-        "pareto": [
-            {
-                "architecture": _architecture(point.trial, point.rule),
-                "score": Score.of(point.scores.scores),
-                "price": point.price,
-                "trial": point.trial.number,
-            }
-            for point in front_of(study, objective)
-        ],
     }
-    best = best_trial(study, objective)
-    if best is None:
-        return report_of(study, None, None, facts)
-    rule = rule_of(best, objective)
-    facts |= {"score": Score.of(scores_of(best)[rule].scores), "depth_curve": depth_points(best)}
-    return report_of(study, best, _architecture(best, rule), facts)
+    return report_of(study, objective, _architecture, facts)
 
 
 def _check(source: str) -> None:

@@ -54,11 +54,8 @@ class GaussianProcess:
         self._values = (values - self._mean) / self._deviation
         self._noise = np.array([one.variance for one in observations]) / self._deviation**2 + _JITTER
         self._distances = self._apart([one.features for one in observations])
-        self._weights: Array = np.full(len(self._distances), _USUAL_WEIGHT) if like is None else like._weights
-        self._amplitude: float = 1.0 if like is None else like._amplitude
-        if like is None:
-            self._fit()
-        self._factor, self._whitened = self._factored(self._weights, self._amplitude)
+        self._sizes: Array = self._fitted() if like is None else like._sizes  # the weights, then the amplitude
+        self._factor, self._whitened = self._factored(self._sizes)
 
     def believing(self, features: Sequence[Features]) -> GaussianProcess:
         """Return the process with its predictions for ``features`` as further observations."""
@@ -68,10 +65,10 @@ class GaussianProcess:
 
     def predict(self, features: Sequence[Features]) -> tuple[Array, Array]:
         """Return means and standard deviations of the predicted values; shape (designs,) each."""
-        kernel = _kernel(self._apart(features), self._weights, self._amplitude)
+        kernel = _kernel(self._apart(features), self._sizes)
         whitened = solve_triangular(self._factor, kernel, lower=True)
         mean = whitened.T @ self._whitened
-        deviation = np.sqrt(np.maximum(self._amplitude - np.sum(whitened**2, axis=0), _LEAST**2))
+        deviation = np.sqrt(np.maximum(self._sizes[-1] - np.sum(whitened**2, axis=0), _LEAST**2))
         return self._mean + self._deviation * mean, self._deviation * deviation
 
     @property
@@ -84,38 +81,32 @@ class GaussianProcess:
         seen = zip(*(one.features for one in self._seen), strict=True)
         return np.stack([_distances(*pair) for pair in zip(seen, zip(*features, strict=True), strict=True)])
 
-    def _fit(self) -> None:
-        """Choose weights and amplitude by coordinate ascent on the marginal likelihood and a prior."""
-        best = self._merit(self._weights, self._amplitude)
+    def _fitted(self) -> Array:
+        """Return weights and amplitude, by coordinate ascent on the marginal likelihood and a prior."""
+        sizes = np.array([*[_USUAL_WEIGHT] * len(self._distances), 1.0])
+        choices = [*[_WEIGHTS] * len(self._distances), _AMPLITUDES]
+        best = self._merit(sizes)
         for _ in range(_SWEEPS):
             before = best
-            for choice in range(len(self._weights)):
-                for weight in _WEIGHTS:
-                    if weight == self._weights[choice]:
-                        continue
-                    weights = self._weights.copy()
-                    weights[choice] = weight
-                    merit = self._merit(weights, self._amplitude)
+            for number, values in enumerate(choices):
+                for value in values:
+                    tried = np.where(np.arange(len(sizes)) == number, value, sizes)
+                    merit = self._merit(tried) if value != sizes[number] else best
                     if merit > best:
-                        best, self._weights = merit, weights
-            for amplitude in _AMPLITUDES:
-                if amplitude == self._amplitude:
-                    continue
-                merit = self._merit(self._weights, amplitude)
-                if merit > best:
-                    best, self._amplitude = merit, amplitude
+                        best, sizes = merit, tried
             if best <= before:
-                return
+                break
+        return sizes
 
-    def _merit(self, weights: Array, amplitude: float) -> float:
-        factor, whitened = self._factored(weights, amplitude)
+    def _merit(self, sizes: Array) -> float:
+        factor, whitened = self._factored(sizes)
         determinant = 2 * float(np.log(np.diag(factor)).sum())
-        prior = float(np.sum(np.log(weights / _USUAL_WEIGHT) ** 2)) / (2 * _SPREAD_OF_WEIGHTS**2)
+        prior = float(np.sum(np.log(sizes[:-1] / _USUAL_WEIGHT) ** 2)) / (2 * _SPREAD_OF_WEIGHTS**2)
         return -0.5 * (float(whitened @ whitened) + determinant) - prior
 
-    def _factored(self, weights: Array, amplitude: float) -> tuple[Array, Array]:
+    def _factored(self, sizes: Array) -> tuple[Array, Array]:
         """Return the Cholesky factor L of the covariance, and L⁻¹y."""
-        covariance = _kernel(self._distances, weights, amplitude) + np.diag(self._noise)
+        covariance = _kernel(self._distances, sizes) + np.diag(self._noise)
         factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         return factor, solve_triangular(factor, self._values, lower=True, check_finite=False)
 
@@ -127,8 +118,8 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     return np.asarray((mean - best) * ndtr(z) + deviation * density)
 
 
-def _kernel(distances: Array, weights: Array, amplitude: float) -> Array:
-    return amplitude * np.exp(-np.tensordot(weights, distances, axes=1))
+def _kernel(distances: Array, sizes: Array) -> Array:
+    return np.asarray(sizes[-1] * np.exp(-np.tensordot(sizes[:-1], distances, axes=1)))
 
 
 def _distances(ours: Sequence[Any], theirs: Sequence[Any]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.architecture import Architecture
 from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
@@ -23,11 +23,9 @@ __all__ = [
     "FrontPoint",
     "Point",
     "best_trial",
-    "depth_points",
     "finished",
     "front_of",
     "incumbents_of",
-    "pareto_of",
     "report_of",
     "rule_of",
     "scores_of",
@@ -66,11 +64,6 @@ class FrontPoint:
     scores: ExampleScores
     price: Price
     cost: float
-
-    @property
-    def score(self) -> Score:
-        """Return the score with its interval."""
-        return Score.of(self.scores.scores)
 
 
 def scores_of(trial: FrozenTrial) -> StopRuleScores:
@@ -146,25 +139,6 @@ def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
     return front
 
 
-def pareto_of(study: Study, bound: BoundSpace, objective: Objective) -> tuple[Point, ...]:
-    """Return the front with architectures; see ``front_of``."""
-    return tuple(
-        Point(
-            architecture=bound.program(design, point.rule).architecture,
-            score=point.score,
-            price=point.price,
-            trial=point.trial.number,
-        )
-        for point in front_of(study, objective)
-        if (design := bound.design_of(point.trial)) is not None
-    )
-
-
-def depth_points(trial: FrozenTrial) -> list[dict[str, Any]]:
-    """Return the depth curve of a trial: every stop rule with its score and the price of an example."""
-    return [depth.to_dict() for depth in scores_of(trial).depths]
-
-
 def summary_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as JSON values."""
     attrs, scores, rule = trial.user_attrs, scores_of(trial), trial.user_attrs.get("rule")
@@ -183,8 +157,14 @@ def summary_of(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def report_of(study: Study, best: FrozenTrial | None, architecture: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return a report: ``facts``, the best trial, all trials, and the best score after each trial."""
+def report_of(
+    study: Study, objective: Objective, architecture: Callable[[FrozenTrial, StopRule], Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a report: ``facts``, the front, the best trial, all trials, and the best score after each trial."""
+    best, found = best_trial(study, objective), dict[str, Any]()
+    if best is not None:
+        scores, rule = scores_of(best), rule_of(best, objective)
+        found = {"score": Score.of(scores[rule].scores), "depth_curve": [one.to_dict() for one in scores.depths]}
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     complete = {trial.number: trial.user_attrs["score"] for trial in finished(study)}
     history: list[dict[str, Any]] = []
@@ -198,7 +178,17 @@ def report_of(study: Study, best: FrozenTrial | None, architecture: Any, facts: 
         "kind": "search",
         "study": study.study_name,
         **facts,
-        "best": best and {"trial": best.number, "params": best.params, "architecture": architecture},
+        **found,
+        "pareto": [
+            {
+                "architecture": architecture(point.trial, point.rule),
+                "score": Score.of(point.scores.scores),
+                "price": point.price,
+                "trial": point.trial.number,
+            }
+            for point in front_of(study, objective)
+        ],
+        "best": best and {"trial": best.number, "params": best.params, "architecture": architecture(best, rule)},
         "trials": [summary_of(trial) for trial in trials],
         "history": history,
     }

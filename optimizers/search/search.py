@@ -22,7 +22,7 @@ import dspy
 from optuna import Study, Trial
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.agents import AgentLike
 from moa_dspy.cost.budget import Budget, BudgetGuard
@@ -51,17 +51,15 @@ from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_
 from moa_dspy.optimizers.search.results import (
     Point,
     best_trial,
-    depth_points,
-    pareto_of,
     report_of,
     rule_of,
-    scores_of,
 )
 from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import TaskSignature
 
@@ -272,30 +270,28 @@ class _Search:
         }
         return json.loads(json.dumps(about))
 
+    def _program(self, trial: FrozenTrial, rule: StopRule) -> AttentionMoA:
+        design = self.bound.design({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        if design is None:
+            raise RunError(f"trial {trial.number} has parameters that this space does not have")
+        return self.bound.program(design, rule)
+
     def _result(self, study: Study, ended_by: EndedBy, failures: Sequence[str], cost: Usage) -> SearchResult:
-        bound, objective, seed = self.bound, self.objective, study.user_attrs["seed"]
-        best = best_trial(study, objective)
+        objective, best = self.objective, best_trial(study, self.objective)
         if best is None and failures:
             raise AllRunsFailedError(f"the search has scored nothing: {failures[0]}; the same call tries again")
         if best is None:
             raise BudgetTooSmallError("the search ended before a trial was scored; give it a larger budget")
-        rule = rule_of(best, objective)
-        design = bound.design({**best.system_attrs.get("fixed_params", {}), **best.params})
-        if design is None:
-            raise RunError(f"trial {best.number} has parameters that this space does not have")
-        program, score = bound.program(design, rule), Score.of(scores_of(best)[rule].scores)
-        front = pareto_of(study, bound, objective)
         facts = {
-            **bound.to_dict(),
-            "task": bound.task.signature,
+            **self.bound.to_dict(),
+            "task": self.bound.task.signature,
             "objective": objective.to_dict(),
-            "seed": seed,
+            "seed": study.user_attrs["seed"],
             "ended_by": ended_by,
             "failure": failures[-1] if ended_by == "failures" else None,
-            "score": score,
             "cost": cost,
-            "depth_curve": depth_points(best),
-            "pareto": front,
         }
-        report = report_of(study, best, program.architecture, facts)
-        return SearchResult(program, score, cost, report, study, front)
+        report = report_of(study, objective, lambda trial, rule: self._program(trial, rule).architecture, facts)
+        front = tuple(Point.model_validate(point) for point in report["pareto"])
+        program = self._program(best, rule_of(best, objective))
+        return SearchResult(program, Score(**report["score"]), cost, report, study, front)

@@ -28,21 +28,14 @@ _OF_A_STUDY: Final = 1
 def warm_designs(bound: BoundSpace, sources: WarmStart | Sequence[WarmStart]) -> list[Params]:
     """Return the parameters of the sources' designs, as far as the space has them.
 
-    Args:
-        bound: the space.
-        sources: where to start from.
-
     Raises:
         ConfigurationError: if a source is something else.
     """
-    shapes = [shape for source in _listed(sources) for shape in _architectures(source)]
+    listed: Sequence[Any] = sources if isinstance(sources, list | tuple) else [sources]
+    shapes = [shape for source in listed for shape in _architectures(source)]
     found = [params for params in (_params_of(bound, shape) for shape in shapes) if params is not None]
     fitting = [params for params in (_fitted(bound, params) for params in found) if params is not None]
     return list(bound.unique(fitting).values())
-
-
-def _listed(sources: Any) -> list[Any]:
-    return list(sources) if isinstance(sources, list | tuple) else [sources]
 
 
 def _architectures(source: Any) -> list[Architecture]:
