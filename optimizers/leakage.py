@@ -52,11 +52,7 @@ def demo_questions(*programs: AttentionMoA) -> set[str]:
 def refuse_overlap(examples: Sequence[dspy.Example], seen: Iterable[str], what: str, where: str) -> None:
     """Raise ConfigurationError if examples ask what has been seen elsewhere.
 
-    Args:
-        examples: the examples to check.
-        seen: digests of the questions that were seen; see ``question_of``.
-        what: a name of ``examples``, for the message.
-        where: where the questions were seen, for the message.
+    ``seen`` holds digests of ``question_of``; ``what`` and ``where`` name the examples and the place, for the message.
     """
     known = set(seen)
     shared = [example for example in examples if question_of(example) in known]

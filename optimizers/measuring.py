@@ -143,18 +143,10 @@ def run_examples(
     metric_may_fail: bool = False,
     succeeded: bool = False,
 ) -> Measurement:
-    """Do what ``measure`` does, as a part of something larger.
+    """Do what ``measure`` does, as a part of something larger. Without a metric, runs have no scores.
 
-    Args:
-        program: see ``measure``.
-        devset: see ``measure``.
-        metric: None for runs without scores.
-        guard: the budget.
-        concurrency: see ``measure``.
-        on_run: called with each run as it ends.
-        keep_traces: see ``measure``.
-        metric_may_fail: whether the metric may raise on every answer. It has judged answers of other programs.
-        succeeded: whether runs of this program have succeeded before, so that all of a few may fail.
+    With ``metric_may_fail`` the metric may raise on every answer, because it has judged answers of other programs. With
+    ``succeeded`` all of a few runs may fail, because runs of this program have succeeded before.
     """
     if not devset:
         raise ConfigurationError("no examples to run the program on; pass at least one")
@@ -209,9 +201,7 @@ def guard_of(budget: Budget | BudgetGuard | None, *programs: dspy.Module) -> Bud
 def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
     """Raise ConfigurationError if it is no budget, or in dollars and cannot be enforced.
 
-    Args:
-        budget: the budget.
-        lms: all models that may be called; None is DSPy's configured model.
+    ``lms`` are all models that may be called; None is DSPy's configured model.
     """
     if Budget.of(budget).usd is None:
         return

@@ -72,13 +72,7 @@ def is_limited(part: str) -> bool:
 
 
 def share_of(stages: Sequence[str], left: Amounts, test: CostEstimate) -> float:
-    """Return the share of what is left for the first of the remaining stages. Tuning leaves enough for the test.
-
-    Args:
-        stages: the remaining stages.
-        left: the rest of the budget.
-        test: what the test on all held-out examples costs.
-    """
+    """Return the share of what is left for the first of the remaining stages. Tuning leaves enough for the test."""
     weights, own = [_WEIGHTS[name] for name in stages], _WEIGHTS["acceptance"]
     if "acceptance" not in stages[1:]:
         return weights[0] / sum(weights)
@@ -100,17 +94,12 @@ def least_test(held: Sequence[dspy.Example], program: AttentionMoA) -> int:
 def check_covers(
     guard: BudgetGuard, program: AttentionMoA, examples: Sequence[dspy.Example], what: str, further: int = 0
 ) -> None:
-    """Check that a budget covers the runs of a program, before anything is paid for them.
+    """Check that a budget covers the runs of a program, and calls that must follow, before anything is paid for them.
 
-    Args:
-        guard: the budget. What the response cache answers is not considered.
-        program: the program.
-        examples: its examples.
-        what: the runs, in words.
-        further: calls that must follow them.
+    What the response cache answers is not considered.
 
     Raises:
-        BudgetTooSmallError: if it does not.
+        BudgetTooSmallError: if it does not. ``what`` names the runs.
     """
     left = guard.left.calls
     if left == math.inf:
@@ -149,10 +138,7 @@ def affordable(
 ) -> list[dspy.Example]:
     """Return the held-out examples, drawn by their content, on which the rest of a budget covers all programs.
 
-    Args:
-        held: all held-out examples.
-        programs: with the measured price of an example, or None if it must be planned.
-        left: the rest of the budget.
+    Each program has the measured price of an example, or None if it must be planned.
 
     Raises:
         BudgetExhaustedError: if they are too few for a test.

@@ -161,12 +161,7 @@ def _rows(specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measur
 
 
 def without(program: AttentionMoA, index: int) -> AttentionMoA:
-    """Return the program without one agent. Prompts and aggregator stay; k peers become at most all remaining ones.
-
-    Args:
-        program: a program of at least two agents.
-        index: index of the agent, from 0.
-    """
+    """Return the program without one agent. Prompts and aggregator stay; k peers become at most all remaining ones."""
     kept = [agent for number, agent in enumerate(program.named_agents) if number != index]
     attention = program.architecture.attention
     if isinstance(attention, int):

@@ -94,11 +94,9 @@ def quarantine(
 
 
 def p_values(names: Sequence[str], scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the p value of each agent; 1 for fewer than three, and for one that was never scored with another one.
+    """Return the p value of each agent, from the scores of those that proposed, by example.
 
-    Args:
-        names: the agents.
-        scores: for each example, the score of each agent that proposed.
+    It is 1 for fewer than three agents, and for one that was never scored with another one.
     """
     p = dict.fromkeys(names, 1.0)
     for name in names if len(names) >= _LEAST_AGENTS else ():

@@ -26,13 +26,10 @@ _WARM: Final = 0.7
 
 @dataclass(frozen=True)
 class Single:
-    """A single agent of a program.
+    """A single agent of a program, and a program with one call of it.
 
-    Attributes:
-        name: name of the agent.
-        agent: the agent. One that only aggregates has no name, because an agent may not have the aggregator's name.
-        place: index among the program's agents; 0 for the aggregator, which has no proposal prompt.
-        program: a program with one call of this agent.
+    An agent that only aggregates has no name, because an agent may not have the aggregator's name. Its ``place`` among
+    the program's agents is 0, because it has no proposal prompt.
     """
 
     name: str
@@ -59,13 +56,7 @@ def singles_of(program: AttentionMoA) -> list[Single]:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A baseline of several calls, in any size.
-
-    Args:
-        name: any name except ``single``.
-        whole: the program that provides agents and prompts.
-        single: the best single agent, which is sampled. ``moa`` does not use it.
-    """
+    """A baseline of several calls, in any size. All but ``moa`` sample the best single agent."""
 
     name: BaselineName
     whole: AttentionMoA

@@ -80,11 +80,7 @@ class ComparisonRun:
         return self.spend(self.entries[PROGRAM].measured)
 
     def spend(self, measured: Measurement) -> float:
-        """Return the mean spend on an example, in the unit of the comparison.
-
-        Raises:
-            ConfigurationError: if the unit is dollars and the price of a model is unknown.
-        """
+        """Return the mean spend on an example. Raise ConfigurationError if it is in dollars and a price is unknown."""
         value = getattr(measured.known_price, self.unit)
         if value is None:
             raise ConfigurationError(UNKNOWN_PRICE.format(why="the price of a model is not known"))
@@ -93,11 +89,7 @@ class ComparisonRun:
     def run(
         self, what: str, program: AttentionMoA, examples: Sequence[dspy.Example], metric: Metric | None
     ) -> Measurement:
-        """Run a program on examples.
-
-        Raises:
-            AllRunsFailedError: if every run fails. The message names the program.
-        """
+        """Run a program on examples. If every run fails, the message names the program."""
         on_run = self._counter(what, len(examples))
         judged = bool(self.entries)  # the metric has judged the program, which runs first
         with failures_of(what):
@@ -198,19 +190,10 @@ class ComparisonRun:
 
 
 def nearest_size(price: Callable[[int], float], target: float, tolerance: float, smallest: int) -> int | None:
-    """Return the size whose price is nearest to a target, without exceeding it by more than a tolerance.
+    """Return the size whose price is nearest to a target, without exceeding it by more than a share of it.
 
-    Prices grow approximately linearly with the size. Each next size comes from a line through two known prices, so few
-    prices are needed.
-
-    Args:
-        price: returns the price of a size. A call may cost something.
-        target: the target price.
-        tolerance: the share of the target by which it may be exceeded.
-        smallest: the smallest size.
-
-    Returns:
-        The size, or None if the smallest size already exceeds the target.
+    Prices grow approximately linearly with the size, and asking for one may cost something. So each next size comes
+    from a line through two known prices. None is returned if the smallest size already exceeds the target.
     """
     limit = target * (1 + tolerance) + 1e-9
     known = {smallest: price(smallest)}

@@ -60,15 +60,9 @@ class Verdict:
 def judge(
     contenders: Mapping[str, ContenderScores], alpha: float, *, prefer: Prefer = "cheapest", tolerance: float = 0.1
 ) -> Verdict:
-    """Apply ``RULE``.
+    """Apply ``RULE`` to the program, under the name ``PROGRAM``, and at least one baseline.
 
     If a contender is as good as all others, one that costs more is preferred to it with a probability of at most alpha.
-
-    Args:
-        contenders: by name; the program under ``PROGRAM``, and at least one baseline.
-        alpha: the level of the tests.
-        prefer: ``cheapest`` or ``score``.
-        tolerance: relative difference within which two prices count as equal.
     """
     ours = contenders[PROGRAM]
     level = 1 - 2 * alpha / (len(contenders) - 1)

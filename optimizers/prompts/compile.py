@@ -322,8 +322,7 @@ def _check(
 def split_off(examples: Sequence[dspy.Example], seed: int) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Split off a third of the examples, at least one. Both parts keep their order; equal inputs stay together.
 
-    Raises:
-        ConfigurationError: if all examples have equal inputs, or if their inputs are not set.
+    Raise ConfigurationError if all examples have equal inputs, or if their inputs are not set.
     """
     known = [question_of(example) for example in examples]
     questions = list(dict.fromkeys(known))

@@ -31,18 +31,11 @@ def keep_right_steps(
     program: AttentionMoA,
     threshold: float | None = None,
 ) -> tuple[str, ...]:
-    """Remove the calls from a DSPy trace that must not become demos.
+    """Remove the calls from a run's DSPy trace that must not become demos.
 
     A call with the outputs of the task is kept if the metric accepts its answer. A critique is kept if the answer that
     it criticised was refined to an accepted one. A synthesis must also have decided rightly. Other calls are kept.
-
-    Args:
-        captured: the DSPy trace of a run. It is changed in place, because DSPy's optimizers read it after the metric.
-        prediction: the run's prediction, with its trace.
-        example: the example of the run.
-        metric: the task's metric. It gets the DSPy trace, as it does when it accepts a run.
-        program: the program that ran.
-        threshold: the least score of an accepted answer; None: any above 0.
+    The trace is changed in place, because DSPy's optimizers read it after the metric. The metric gets it unchanged.
 
     Returns:
         The metric's error for each answer on which it raised.

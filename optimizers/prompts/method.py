@@ -125,10 +125,7 @@ class BuiltInMethod:
 
     Attributes:
         efforts: the values of options that are None, for light, medium and heavy effort.
-        least: the lowest allowed values of options.
-
-    Raises:
-        ConfigurationError: if an option is no whole number, or too small.
+        least: the lowest allowed values of options, which must be whole numbers.
     """
 
     efforts: ClassVar[Mapping[str, tuple[int, int, int]]] = {}
@@ -145,14 +142,9 @@ class BuiltInMethod:
                 raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
-        """Raise if the method cannot tune this program.
+        """Raise ConfigurationError if the program lacks what the method tunes.
 
-        Args:
-            program: the program to tune.
-            final: whether the program already has the architecture in which it will be tuned.
-
-        Raises:
-            ConfigurationError: if the program lacks what the method tunes.
+        ``final`` says whether the program already has the architecture in which it will be tuned.
         """
 
     def tune(self, job: PromptJob) -> dspy.Module:

@@ -392,11 +392,7 @@ class Reanchor(BuiltInMethod):
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
 
     def check(self, program: AttentionMoA, *, final: bool = True) -> None:
-        """Raise if there is no stop decision, or if every threshold would repeat all runs.
-
-        Raises:
-            ConfigurationError: if the final program has no stop decision, or if a model's answers are not cached.
-        """
+        """Raise ConfigurationError if there is no stop decision, or if a model's answers are not cached."""
         architecture = program.architecture
         if final and not (architecture.synthesizes and architecture.early_stop):
             raise ConfigurationError(
@@ -446,11 +442,7 @@ METHODS: Final[Mapping[str, type[BuiltInMethod]]] = {
 
 
 def resolve_method(method: str | PromptMethod, options: Mapping[str, Any] | None = None) -> PromptMethod:
-    """Return the named method with its options, or the given method.
-
-    Raises:
-        ConfigurationError: if the name or an option is unknown, or if the object has no ``tune``.
-    """
+    """Return the named method with its options, or the given one. Raise ConfigurationError if something is unknown."""
     options = options or {}
     if not isinstance(method, str):
         if not callable(getattr(method, "tune", None)):

@@ -65,13 +65,10 @@ class _ErrorList(logging.Handler):
 
 @contextlib.contextmanager
 def silenced(*, output: bool = True) -> Iterator[list[str]]:
-    """Suppress the output of optimizers within the block. Blocks may overlap, in several threads.
+    """Suppress log messages of optimizers, and with ``output`` what they print, within the block.
 
-    Args:
-        output: whether to drop printed output, too, and not only log messages.
-
-    Yields:
-        A list of the errors that DSPy logs in the block: failed runs and metrics, which DSPy scores as 0.
+    Blocks may overlap, in several threads. The block's value collects the errors that DSPy logs in it: failed runs and
+    metrics, which DSPy scores as 0.
     """
     global _blocks
     errors = _ErrorList()

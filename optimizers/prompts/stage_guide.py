@@ -36,11 +36,6 @@ class StageGuide:
     A predictor is drawn with a chance that grows with what its stage loses: the score that its step could have reached
     from what it read, minus the score that it reached. A proposal is kept if the runs score more and the stage of the
     changed predictor not less, or if the runs score the same and the stage scores more.
-
-    Args:
-        metric: the task's metric.
-        program: the program that is tuned.
-        seed: seed of the draws.
     """
 
     def __init__(self, metric: Metric, program: AttentionMoA, seed: int) -> None:

@@ -55,8 +55,7 @@ def student_of(program: AttentionMoA) -> AttentionMoA:
 def learned(student: dspy.Module, program: AttentionMoA) -> AttentionMoA:
     """Return a copy of ``program`` with the prompts, demos and decision thresholds of ``student``, and nothing else.
 
-    Raises:
-        ConfigurationError: if the predictors of the student differ from those of the program.
+    Raise ConfigurationError if their predictors differ.
     """
     result: AttentionMoA = program.deepcopy()
     tuned, own = dict(student.named_predictors()), dict(result.named_predictors())

@@ -27,16 +27,9 @@ _PROPOSALS: Final = frozenset({"proposed_instruction", "new_instruction"})
 class PromptModelAdapter(dspy.Adapter):
     """Adapter of the calls that DSPy's optimizers make to the model that writes prompts.
 
-    If a completion cannot be read, it is left out. If no completion of a call can be read, or the call fails, the
-    current instruction takes its place where the call shows it. Else the error is raised, and DSPy does without.
-
-    Args:
-        inner: writes prompts and parses replies.
-        program: the program that is tuned.
-        failures: collects what could not be read.
-
-    Attributes:
-        of_programs: the adapter that the caller configured, which programs use.
+    If a completion cannot be read, it is left out, and ``failures`` notes it. If no completion of a call can be read,
+    or the call fails, the current instruction takes its place where the call shows it. Else the error is raised, and
+    DSPy does without. ``of_programs`` is the adapter that the caller configured, which programs use.
     """
 
     def __init__(

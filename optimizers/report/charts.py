@@ -47,16 +47,9 @@ _GROUP: Final = Markup('<g class="{}"><title>{}</title>{}</g>')
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a chart.
+    """A point of a chart with its tooltip, the interval of ``y``, and a short text beside it.
 
-    Attributes:
-        x: horizontal value.
-        y: vertical value; None puts the point on the axis, such as for a trial without a score.
-        title: text of the tooltip.
-        look: colour and shape; ``pruned`` is hollow, ``failed`` a cross.
-        low: lower end of the interval of ``y``.
-        high: upper end.
-        label: short text beside the point.
+    ``y`` None puts it on the axis, such as for a trial without a score. ``pruned`` is hollow, ``failed`` is a cross.
     """
 
     x: float
@@ -140,17 +133,10 @@ def plot(
     whole: bool = False,
     empty: str = "There is nothing to draw.",
 ) -> Markup:
-    """Return a chart of points and lines.
+    """Return a chart of points and lines between points. Points that are not finite are left out.
 
-    Args:
-        label: description of the chart, for screen readers.
-        across: title of the horizontal axis.
-        up: title of the vertical axis.
-        marks: the points; points that are not finite are left out.
-        lines: lines between points.
-        legend: the text below the chart.
-        whole: whether the horizontal axis has whole numbers.
-        empty: the text that replaces a chart without points.
+    ``label`` describes it for screen readers; ``across`` and ``up`` are the titles of the axes, and ``legend`` is the
+    text below. With ``whole`` the horizontal axis has whole numbers. ``empty`` replaces a chart without points.
     """
     drawn = [mark for mark in marks if _drawable(mark.x) and (mark.y is None or _drawable(mark.y))]
     if not drawn:

@@ -463,11 +463,7 @@ def records_in(value: Any) -> list[Mapping[str, Any]]:
 
 
 def parse(record: Mapping[str, Any], source: str = "") -> ReportRecord | DamagedRecord:
-    """Return a record as a typed value, or a description of its damage.
-
-    Args:
-        record: JSON values with a ``kind``.
-        source: the file that contains it, for the message.
+    """Return a record as a typed value, or a description of its damage. ``source`` names its file.
 
     Raises:
         ConfigurationError: if a page cannot show records of this kind.

@@ -18,11 +18,7 @@ _SQLITE: Final = b"SQLite format 3\x00"
 
 
 def is_program(path: str) -> bool:
-    """Return whether a JSON file is, or claims to be, a program file.
-
-    Raises:
-        ConfigurationError: if the file cannot be read or is not JSON.
-    """
+    """Return whether a JSON file is, or claims to be, a program file. Raise ConfigurationError if it cannot be read."""
     content = _content(path)
     return isinstance(content, dict) and "format" in content and content["format"] != FORMAT
 

@@ -28,15 +28,10 @@ _TIMEOUT: Final = 60
 
 
 def study_in(source: str, name: str | None = None) -> Study:
-    """Return the current state of a study. Nothing is created or written.
-
-    Args:
-        source: see ``open_storage``.
-        name: name of the study; default: the only one.
+    """Return the current state of a study in a storage; see ``open_storage``. Nothing is created or written.
 
     Raises:
-        ConfigurationError: if the storage or the study does not exist, or if several studies exist and no name is
-            given.
+        ConfigurationError: if there is no such study, or if several exist and no name is given.
     """
     shown = without_password(source)
     _check(source)

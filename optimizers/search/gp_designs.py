@@ -171,11 +171,6 @@ def observations(scored: Sequence[Tried], objective: Objective, generator: np.ra
 
     With a price limit, rules above it count as the lowest score. With two objectives, every call draws new weights
     (ParEGO, Knowles 2006), so that repeated calls cover the whole front.
-
-    Args:
-        scored: trials with scores, on all examples or on the first ones.
-        objective: objective of the search.
-        generator: draws the weights.
     """
     offsets, two = _offsets(scored), objective.two
     answered = [[one for one in trial.scores.values() if one.prices] for trial in scored]

@@ -30,13 +30,8 @@ _OUTAGE: Final = 3
 class TrialLoop:
     """Runs trials until a study, which several processes may share, has enough. Failed ones do not count.
 
-    Args:
-        runner: runs a trial.
-        n_trials: number of trials of the study.
-        first: designs that a new study tries after the usual ensembles.
-
-    Attributes:
-        failures: the causes of the last consecutive trials whose runs all failed.
+    A new study tries the designs ``first`` after the usual ensembles. ``failures`` are the causes of the last
+    consecutive trials whose runs all failed.
     """
 
     def __init__(self, runner: TrialRunner, n_trials: int, first: Sequence[Params] = ()) -> None:
@@ -113,8 +108,7 @@ class TrialLoop:
     def _claim(self, trial: Trial) -> Design | None:
         """Return the trial's design, or None if the trial is failed because it must not run.
 
-        Raises:
-            SpaceExhaustedError: if every design has a trial.
+        Raise SpaceExhaustedError if every design has a trial.
         """
         bound = self._runner.bound
         design = bound.design(bound.suggest(lambda name: _suggest(trial, name, bound.distributions[name])))

@@ -105,11 +105,7 @@ class Objective:
 
 
 def check_unit(objective: Objective, lms: Iterable[str | dspy.BaseLM | None]) -> None:
-    """Check that prices in dollars are known if the objective needs them.
-
-    Raises:
-        ConfigurationError: if the price of a model is unknown.
-    """
+    """Raise ConfigurationError if the objective needs dollars and the price of a model is unknown."""
     if objective.wanted == "score" or objective.unit != "usd":
         return
     unknown = models_without_price(lms)

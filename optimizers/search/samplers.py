@@ -120,11 +120,7 @@ class UniqueSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of a new design.
-
-        Raises:
-            SpaceExhaustedError: if every design has a trial.
-        """
+        """Return the parameters of a new design. Raise SpaceExhaustedError if every design has a trial."""
         del search_space
         if "fixed_params" in trial.system_attrs:
             return {}

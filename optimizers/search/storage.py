@@ -143,11 +143,7 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
 
 
 def check_storage(storage: str | Path | BaseStorage | None) -> None:
-    """Check that the folder of a storage exists; nothing is created.
-
-    Raises:
-        ConfigurationError: if the folder does not exist, or if the storage is one.
-    """
+    """Raise ConfigurationError if the folder of a storage does not exist, or if it is a folder. Nothing is created."""
     if storage is None or isinstance(storage, BaseStorage):
         return
     url = _url_of(storage)
@@ -165,14 +161,10 @@ def open_study(
 ) -> optuna.Study:
     """Return the study with this name. Create it if it does not exist.
 
-    Args:
-        storage: the storage.
-        name: unique in the storage.
-        directions: one for each objective.
-        about: properties that must be equal for trials to be comparable; stored with the study.
+    ``about`` are the properties that must be equal for trials to be comparable. They are stored with the study.
 
     Raises:
-        ConfigurationError: if the study exists and `about` differs.
+        ConfigurationError: if the study exists and ``about`` differs.
     """
     study = optuna.create_study(
         storage=storage, study_name=name, directions=directions, load_if_exists=True, pruner=optuna.pruners.NopPruner()
@@ -202,11 +194,7 @@ def open_study(
 
 @contextlib.contextmanager
 def storage_failures() -> Iterator[None]:
-    """Give the cause in one line if a storage fails within the block, for example because the disk is full.
-
-    Raises:
-        RunError: if it fails.
-    """
+    """Raise RunError with the cause in one line if a storage fails within the block, such as if the disk is full."""
     try:
         yield
     except (StorageInternalError, DBAPIError) as error:
@@ -219,11 +207,7 @@ def storage_failures() -> Iterator[None]:
 
 
 def _refuse_other_tables(path: str) -> None:
-    """Refuse a SQLite database of something else. Optuna would write its tables into it.
-
-    Raises:
-        ConfigurationError: if it has tables that are not Optuna's.
-    """
+    """Raise ConfigurationError if a SQLite database has tables of something else. Optuna would write into it."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         names -= {name for name in names if name.startswith("sqlite_")}

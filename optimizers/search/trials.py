@@ -111,10 +111,9 @@ class TrialRunner:
         return TrialState.COMPLETE, self.objective.values(scores[rule].score, price)
 
     def _check_judged(self, trial: Trial, runs: Sequence[Run], batch: Rescored) -> None:
-        """Check that the metric judged an answer of this batch, or of the study so far.
+        """Raise AllRunsFailedError if the metric judged no answer of this batch and of the study so far.
 
-        Raises:
-            AllRunsFailedError: if it judged none. The metric is then probably broken.
+        It is then probably broken.
         """
         if batch.judged:
             trial.set_user_attr("judged", True)

@@ -28,8 +28,7 @@ _OF_A_STUDY: Final = 1
 def warm_designs(bound: BoundSpace, sources: WarmStart | Sequence[WarmStart]) -> list[Params]:
     """Return the parameters of the sources' designs, as far as the space has them.
 
-    Raises:
-        ConfigurationError: if a source is something else.
+    Raise ConfigurationError if a source is something else.
     """
     listed: Sequence[Any] = sources if isinstance(sources, list | tuple) else [sources]
     shapes = [shape for source in listed for shape in _architectures(source)]

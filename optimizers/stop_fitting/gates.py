@@ -185,15 +185,7 @@ def fit_gate(
 
 @dataclass(frozen=True)
 class Replay:
-    """One recorded run under every gate.
-
-    Attributes:
-        losses: score of the run minus that of the gated run.
-        opened: whether the gate ends the run.
-        prices: price of the gated run.
-        full: price of the run.
-        errors: the metric's errors.
-    """
+    """One recorded run under every gate: the loss of its score, whether it ends there, and its prices."""
 
     losses: dict[Gate, float]
     opened: dict[Gate, bool]

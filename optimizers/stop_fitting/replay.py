@@ -68,12 +68,7 @@ class StopRule:
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision of a residual synthesis.
-
-    Attributes:
-        improved: the decision; None if the synthesis failed.
-        probability: the model's probability of an improvement; None if it is not recorded.
-    """
+    """The decision of a residual synthesis, None if it failed, and the recorded probability of an improvement."""
 
     improved: bool | None
     probability: float | None = None
@@ -128,11 +123,7 @@ class GateEnd(NamedTuple):
 def gate_end(trace: Trace, gate: Gate, roles: Roles, layers: int | None = None) -> GateEnd | None:
     """Return where a run that was recorded without a gate would have ended by ``gate``; None if nowhere.
 
-    Args:
-        trace: the run.
-        gate: a gate that compares texts.
-        roles: the roles of its program, which define what equal answers are.
-        layers: number of layers to look at; default: all.
+    ``gate`` compares texts; ``roles`` define what equal answers are. At most ``layers`` layers are looked at.
     """
     agents = list(dict.fromkeys(step.agent for step in trace.select(layer=1, stage="propose")))
     for layer in range(1, (trace.layers if layers is None else layers) + 1):
@@ -153,11 +144,7 @@ def stop_rules(
 ) -> tuple[StopRule, ...]:
     """Return all combinations of the choices. A rule of one layer does not stop early.
 
-    Args:
-        depths: the allowed depths.
-        stops: whether to run all layers (False), to stop early (True), or both.
-        thresholds: additional candidates for early stopping, if probabilities are recorded.
-        gates: gates, as texts.
+    Thresholds are further candidates for early stopping, if probabilities are recorded. Gates are texts.
     """
     rules = {StopRule(layers, stop and layers > 1) for layers in depths for stop in stops}
     rules |= {StopRule(rule.layers, True, value) for rule in rules if rule.early_stop for value in thresholds}
@@ -169,9 +156,7 @@ def stop_rules(
 def grade(program: AttentionMoA, threshold: float | None = None) -> None:
     """Make the residual synthesis of ``program`` return the probability of an improvement, instead of yes or no.
 
-    Args:
-        program: a program whose layers are joined by synthesis; it is changed.
-        threshold: the minimum probability at which a run continues; None is 0.5.
+    ``threshold`` is the minimum probability at which a run continues; None is 0.5. The program is changed.
     """
     name = program.roles.decision
     program.synthesize.fields[name] = {

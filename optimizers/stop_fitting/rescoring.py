@@ -226,14 +226,9 @@ def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) 
 def score_rules(
     program: AttentionMoA, runs: Sequence[Run], rules: Sequence[StopRule], metric: Metric, *, concurrency: int = 1
 ) -> Rescored:
-    """Score recorded runs under every stop rule. No LM call is made.
+    """Score recorded runs of a program without early stopping under stop rules that are no deeper. No LM call is made.
 
-    Args:
-        program: the program that made the runs, without early stopping.
-        runs: runs with their traces; failed runs have none.
-        rules: no deeper than the program.
-        metric: the task's metric.
-        concurrency: number of runs scored at once.
+    Failed runs have no traces. ``concurrency`` runs are scored at once.
     """
 
     def rescore(run: Run) -> Rescored:

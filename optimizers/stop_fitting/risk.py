@@ -28,12 +28,10 @@ _MOST: Final = 1_000_000
 
 
 def loss_p_value(losses: Sequence[float], most: float, *, repeated: float = 1.0) -> float:
-    """Return the p value of "the mean loss is at least ``most``".
+    """Return the p value of "the mean loss is at least ``most``", which is above 0 and below 1.
 
-    Args:
-        losses: independent losses from -1 to 1; negative ones are gains.
-        most: a mean, above 0 and below 1.
-        repeated: how often the losses are taken as seen, for plans of further examples.
+    Losses are independent and from -1 to 1; negative ones are gains. ``repeated`` says how often they are taken as
+    seen, for plans of further examples.
     """
     from scipy.stats import binom  # takes most of a second to import
 
@@ -57,13 +55,7 @@ def loss_bound(losses: Sequence[float], confidence: float) -> float:
 
 
 def losses_needed(losses: Sequence[float], most: float, level: float) -> int | None:
-    """Return how many losses like these would show at a level that their mean is below ``most``; None if none would.
-
-    Args:
-        losses: those seen so far.
-        most: the mean.
-        level: the largest p value.
-    """
+    """Return how many losses like these would show at a level that their mean is below ``most``; None if none would."""
     counts = range(len(losses), max(len(losses), _MOST) + 1)
     first = bisect.bisect_left(
         counts, True, key=lambda count: loss_p_value(losses, most, repeated=count / len(losses)) <= level
