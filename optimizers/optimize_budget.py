@@ -27,6 +27,7 @@ __all__ = [
     "least_calls",
     "least_test",
     "limits_of",
+    "mean_cost",
     "share_of",
     "smallest_calls",
 ]
@@ -143,8 +144,10 @@ def affordable(
     Raises:
         BudgetExhaustedError: if they are too few for a test.
     """
-    prices = (_planned(program, held) if price is None else price for program, price in programs.items())
-    price = sum(prices, start=Price())
+    sample, price = evenly_spaced(held, _PLANNED), Price()
+    for program, measured in programs.items():
+        one = mean_cost(program, sample) if measured is None else measured
+        price += Price(calls=one.calls, tokens=one.tokens, usd=one.usd)
     fraction = len(held) * _MARGIN * _fraction(price, left)
     count = len(held) if fraction <= 1 else int(len(held) / fraction)
     if count < min(len(held), _LEAST_HELD):
@@ -152,10 +155,9 @@ def affordable(
     return sorted(held, key=unit_hash)[:count]
 
 
-def _planned(program: AttentionMoA, examples: Sequence[dspy.Example]) -> Price:
-    sample = evenly_spaced(examples, _PLANNED)
-    cost = total(program.plan(one).full for one in sample)
-    return Price(calls=cost.calls, tokens=cost.tokens, usd=cost.usd).per(len(sample))
+def mean_cost(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEstimate:
+    """Return the planned cost of an example."""
+    return total(program.plan(example).full for example in sample).times(1 / len(sample))
 
 
 def _fraction(cost: CostEstimate | Price, left: Amounts) -> float:

@@ -37,6 +37,7 @@ from moa_dspy.optimizers.optimize_budget import (
     least_calls,
     least_test,
     limits_of,
+    mean_cost,
     smallest_calls,
 )
 from moa_dspy.optimizers.prompts.compile import split_off
@@ -50,7 +51,7 @@ from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
-from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
+from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
@@ -381,7 +382,7 @@ def _costs(plan: OptimizePlan) -> Iterator[_Row]:
     program, tuning, held = plan.program, len(plan.tune), len(plan.held)
     own, largest, usual = _prices(plan)
     if plan.least_gain is not None:  # every agent is asked once for each example
-        asked = _price(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
+        asked = mean_cost(proposals_of(program), evenly_spaced(plan.tune, _PLANNED)).times(tuning)
         yield "ceiling", asked, asked
     for number, start in enumerate([own, *[largest] * (plan.rounds - 1)]):
         rows = {row[0]: row for row in _round_costs(plan, start, largest, usual)}
@@ -420,17 +421,12 @@ def _round_costs(plan: OptimizePlan, start: CostEstimate, largest: CostEstimate,
 def _prices(plan: OptimizePlan) -> tuple[CostEstimate, CostEstimate, CostEstimate]:
     """Return the cost of one example with the program, the most expensive possible result, and a usual result."""
     sample = evenly_spaced(plan.tune, _PLANNED)
-    own = _price(plan.program, sample)
+    own = mean_cost(plan.program, sample)
     if plan.bound is None:
         return own, own, own
-    designs = (_price(design, sample) for design in _largest_designs(plan.program, plan.bound.space, sample[0]))
+    designs = (mean_cost(design, sample) for design in _largest_designs(plan.program, plan.bound.space, sample[0]))
     largest = reduce(CostEstimate.largest, designs, own)
     return own, largest, own.largest(largest.times(_DESIGN))
-
-
-def _price(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEstimate:
-    """Return the mean cost of an example."""
-    return total(program.plan(example).full for example in sample).times(1 / len(sample))
 
 
 def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Example) -> Iterator[AttentionMoA]:
@@ -440,7 +436,7 @@ def _largest_designs(program: AttentionMoA, space: SearchSpace, example: dspy.Ex
     change the cost. At a temperature above 0 an agent may occur several times.
     """
     bound = bind_space(program, replace(space, temperatures=(1.0,)))
-    prices = {name: _price(single_model(bound.task, bound.models[name]), [example]) for name in bound.names}
+    prices = {name: mean_cost(single_model(bound.task, bound.models[name]), [example]) for name in bound.names}
     by_usd = sorted(prices, key=lambda name: -prices[name].usd_at_least)
     by_tokens = sorted(prices, key=lambda name: -prices[name].tokens)
     for order, aggregator, attention, residual in itertools.product(

@@ -8,6 +8,7 @@ from typing import ClassVar
 import dspy
 import pydantic
 
+from moa_dspy.agents import Agent
 from moa_dspy.architecture import AgentSpec
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
@@ -160,10 +161,13 @@ def _rows(specs: Sequence[AgentSpec], whole: Measurement, parts: Sequence[Measur
     return tuple(sorted(rows, key=lambda row: (-row.adds.value, row.price.tokens)))
 
 
-def without(program: AttentionMoA, index: int) -> AttentionMoA:
-    """Return the program without one agent. Prompts and aggregator stay; k peers become at most all remaining ones."""
-    kept = [agent for number, agent in enumerate(program.named_agents) if number != index]
+def without(program: AttentionMoA, *left_out: int, aggregator: Agent | None = None) -> AttentionMoA:
+    """Return the program without the agents at some indices. Prompts stay, and k peers become at most all others.
+
+    ``aggregator`` aggregates; default: the program's own, even if it is left out as an agent.
+    """
+    kept = [agent for number, agent in enumerate(program.named_agents) if number not in left_out]
     attention = program.architecture.attention
     if isinstance(attention, int):
         attention = min(attention, len(kept) - 1) or "self"
-    return program.replace(agents=kept, aggregator=program._aggregator.agent, attention=attention)
+    return program.replace(agents=kept, aggregator=aggregator or program._aggregator.agent, attention=attention)

@@ -16,6 +16,7 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runner import Run
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import check_share, improvement_p_value
+from moa_dspy.optimizers.analysis.contributions import without
 from moa_dspy.optimizers.analysis.stages import attribute_runs
 from moa_dspy.program import AttentionMoA
 
@@ -114,16 +115,14 @@ def drop(program: AttentionMoA, names: Collection[str], scores: Mapping[str, flo
     """
     if not names:
         return program
-    kept = [agent for agent in program.named_agents if agent.name not in names]
-    aggregator = program._aggregator.agent
+    agents, aggregator = program.named_agents, None
+    out = [number for number, agent in enumerate(agents) if agent.name in names]
     if program.aggregator is None:
-        aggregates = program.named_agents[0].name in names
+        aggregates = 0 in out
     else:
-        aggregates = aggregator.identity in {agent.identity for agent in program.named_agents if agent.name in names}
+        aggregates = program._aggregator.agent.identity in {agents[number].identity for number in out}
     if aggregates:
+        kept = (agent for number, agent in enumerate(agents) if number not in out)
         best = max(kept, key=lambda agent: scores.get(agent.name or "", 0.0))
         aggregator = replace(best, name="aggregator", persona=None)
-    attention = program.architecture.attention
-    if isinstance(attention, int):
-        attention = min(attention, len(kept) - 1) or "self"
-    return program.replace(agents=kept, aggregator=aggregator, attention=attention)
+    return without(program, *out, aggregator=aggregator)

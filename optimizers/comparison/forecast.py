@@ -10,7 +10,7 @@ from moa_dspy.optimizers.comparison.baselines import Ensemble, singles_of
 from moa_dspy.optimizers.comparison.contenders import PROBE, ComparisonRun, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Unit
-from moa_dspy.optimizers.optimize_budget import CACHED_NOTE, budget_notes
+from moa_dspy.optimizers.optimize_budget import CACHED_NOTE, budget_notes, mean_cost
 from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.program import AttentionMoA
 
@@ -28,7 +28,7 @@ def estimate(run: ComparisonRun, budget: Budget | None) -> WorkEstimate:
     sample = evenly_spaced(test, _PLANNED)
 
     def price(one: AttentionMoA) -> CostEstimate:
-        return total(one.plan(example).full for example in sample).times(1 / len(sample))
+        return mean_cost(one, sample)
 
     def part(name: str, prices: Sequence[CostEstimate], count: float) -> PartEstimate:
         """Return the part of runs of one of several programs, of which any may be chosen."""

@@ -83,8 +83,8 @@ class Design:
     @property
     def features(self) -> tuple[Any, ...]:
         """Return the choices as a tuple. Its length is the same for all designs of a space."""
-        shape = (self.attention, self.residual, self.aggregation, self.aggregator, self.shared_prompts, self.critiques)
-        return (*self.samples, *self.temperatures, *shape, self.tuned)
+        samples, temperatures, *shape = vars(self).values()
+        return (*samples, *temperatures, *shape)
 
 
 class BoundSpace:

@@ -178,7 +178,7 @@ def search(
     return job.run(storage, study_name, sampler, seed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Search:
     bound: BoundSpace
     objective: Objective
@@ -195,8 +195,7 @@ class _Search:
         if not self.trainset:
             raise ConfigurationError("trainset is empty; give at least one example")
         check_examples(self.trainset)
-        fitted, _ = fit_metric(self.metric, list(self.bound.task.output_fields), self.trainset)
-        object.__setattr__(self, "metric", fitted)
+        self.metric, _ = fit_metric(self.metric, list(self.bound.task.output_fields), self.trainset)
         check_count("n_trials", self.n_trials)
         check_concurrency(self.concurrency)
         check_budget(self.budget, self._lms)
