@@ -59,10 +59,10 @@ from .optimize import (
     optimize as optimize,
 )
 from .optimize_plan import (
+    OptimizeProgress as OptimizeProgress,
     Part as Part,
     SearchOptions as SearchOptions,
 )
-from .optimize_run import OptimizeProgress as OptimizeProgress
 from .prompts.compile import (
     CompileProgress as CompileProgress,
     CompileResult as CompileResult,

@@ -29,8 +29,8 @@ from moa_dspy.optimizers.analysis.profile import Profile
 from moa_dspy.optimizers.analysis.quarantine import Quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.measuring import Metric
-from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, Part, SearchOptions, estimate
-from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeProgress, OptimizeRun
+from moa_dspy.optimizers.optimize_plan import PARTS, OptimizePlan, OptimizeProgress, Part, SearchOptions, estimate
+from moa_dspy.optimizers.optimize_run import EndedBy, OptimizeRun
 from moa_dspy.optimizers.prompts.compile import CompileResult
 from moa_dspy.optimizers.prompts.method import Effort, PromptMethod
 from moa_dspy.optimizers.prompts.methods import MethodName, method_name, resolve_method

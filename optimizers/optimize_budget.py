@@ -23,6 +23,7 @@ __all__ = [
     "affordable",
     "budget_notes",
     "check_covers",
+    "fraction_of",
     "is_limited",
     "least_calls",
     "least_test",
@@ -77,7 +78,7 @@ def share_of(stages: Sequence[str], left: Amounts, test: CostEstimate) -> float:
     weights, own = [_WEIGHTS[name] for name in stages], _WEIGHTS["acceptance"]
     if "acceptance" not in stages[1:]:
         return weights[0] / sum(weights)
-    kept = max(own / sum(weights), min(_fraction(test, left), _MOST_KEPT))
+    kept = max(own / sum(weights), min(fraction_of(test, left), _MOST_KEPT))
     return (1 - kept) * weights[0] / (sum(weights) - own)
 
 
@@ -148,7 +149,7 @@ def affordable(
     for program, measured in programs.items():
         one = mean_cost(program, sample) if measured is None else measured
         price += Price(calls=one.calls, tokens=one.tokens, usd=one.usd)
-    fraction = len(held) * _MARGIN * _fraction(price, left)
+    fraction = len(held) * _MARGIN * fraction_of(price, left)
     count = len(held) if fraction <= 1 else int(len(held) / fraction)
     if count < min(len(held), _LEAST_HELD):
         raise BudgetExhaustedError("the budget does not cover the test")
@@ -160,7 +161,7 @@ def mean_cost(program: AttentionMoA, sample: Sequence[dspy.Example]) -> CostEsti
     return total(program.plan(example).full for example in sample).times(1 / len(sample))
 
 
-def _fraction(cost: CostEstimate | Price, left: Amounts) -> float:
+def fraction_of(cost: CostEstimate | Price, left: Amounts) -> float:
     """Return what a cost takes of the rest of a budget; infinite if nothing is left of what it takes."""
     pairs = (cost.calls, left.calls), (cost.tokens, left.tokens), (cost.usd or 0.0, left.usd)
     return max((needed / has if has > 0 else math.inf for needed, has in pairs if needed), default=0.0)

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from moa_dspy.agents import Agent
 from moa_dspy.cost.budget import Budget
+from moa_dspy.cost.usage import Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import check_alpha, check_gain, check_share, sensitivity
@@ -55,7 +56,7 @@ from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_s
 from moa_dspy.presets import single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["PARTS", "OptimizePlan", "Part", "SearchOptions", "bind_space", "estimate", "like", "search_arguments"]
+__all__ = ["PARTS", "OptimizePlan", "OptimizeProgress", "Part", "SearchOptions", "estimate", "like", "search_arguments"]
 
 Part: TypeAlias = Literal["prompts", "architecture", "stop", "gate"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -280,6 +281,29 @@ class OptimizePlan:
             settings |= {"effort": self.effort, "prompt model": writer.model}
             settings[method_name(self.method)] = method_options(self.method, changed_only=True)
         return settings
+
+
+@dataclass(frozen=True)
+class OptimizeProgress:
+    """The progress of ``optimize``.
+
+    Attributes:
+        part: the current part, as in ``OptimizePlan.stages``.
+        number: the number of the part, from 1.
+        of: the number of parts.
+        done: the share of the part that is done.
+        detail: the progress within the part, in words.
+        best: the best score on the training examples so far, if there is one.
+        cost: cost of all parts so far.
+    """
+
+    part: str
+    number: int
+    of: int
+    done: float
+    detail: str
+    best: float | None
+    cost: Usage
 
 
 def bind_space(program: AttentionMoA, space: SearchSpace | None) -> BoundSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import dspy
@@ -22,8 +22,8 @@ from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import Measurement, Run, measure
-from moa_dspy.optimizers.optimize_budget import affordable, check_covers, is_limited, share_of
-from moa_dspy.optimizers.optimize_plan import OptimizePlan, like, search_arguments
+from moa_dspy.optimizers.optimize_budget import affordable, check_covers, fraction_of, is_limited, share_of
+from moa_dspy.optimizers.optimize_plan import OptimizePlan, OptimizeProgress, like, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
 from moa_dspy.optimizers.prompts.methods import method_name
 from moa_dspy.optimizers.search.search import SearchProgress, SearchResult, search
@@ -32,32 +32,9 @@ from moa_dspy.optimizers.stop_fitting.fit import StopFit, fit_stop_rule
 from moa_dspy.optimizers.stop_fitting.gates import GATE_CONFIDENCE, GateFit, fit_gate
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["EndedBy", "OptimizeProgress", "OptimizeRun"]
+__all__ = ["EndedBy", "OptimizeRun"]
 
 EndedBy: TypeAlias = Literal["done", "budget"]
-
-
-@dataclass(frozen=True)
-class OptimizeProgress:
-    """The progress of ``optimize``.
-
-    Attributes:
-        part: the current part, as in ``OptimizePlan.stages``.
-        number: the number of the part, from 1.
-        of: the number of parts.
-        done: the share of the part that is done.
-        detail: the progress within the part, in words.
-        best: the best score on the training examples so far, if there is one.
-        cost: cost of all parts so far.
-    """
-
-    part: str
-    number: int
-    of: int
-    done: float
-    detail: str
-    best: float | None
-    cost: Usage
 
 
 class OptimizeRun:
@@ -86,6 +63,7 @@ class OptimizeRun:
         self.adopted: list[str] = []
         self.rounds: list[dict[str, Any]] = []
         self.spent: list[tuple[str, Usage]] = []
+        self.ended_by: EndedBy = "done"
         self._cut_parts: set[str] = set()
         self._prices: dict[str, Price] = {}  # of an example, as measured, by the program's digest
         self.acceptance: Acceptance | None = None
@@ -108,11 +86,6 @@ class OptimizeRun:
     def cost(self) -> Usage:
         """Return the cost so far."""
         return self._meter.usage
-
-    @property
-    def ended_by(self) -> EndedBy:
-        """Return ``budget`` if the budget skipped or shortened a part, else ``done``."""
-        return "budget" if self._cut_parts else "done"
 
     @property
     def chosen(self) -> AttentionMoA:
@@ -249,20 +222,13 @@ class OptimizeRun:
 
         Agents that these runs show to be much worse than the others are left out of the search.
         """
-        plan, examples = self.plan, self._searchable
-        if share is not None:
-            trial = len(examples)  # of one call each
-            check_covers(share, self.candidate, examples, "the runs of the program itself and of a trial", trial)
+        plan, program, examples, workers = self.plan, self.candidate, self._searchable, self.plan.concurrency
+        if share is not None:  # a trial takes at least a call for each example
+            check_covers(share, program, examples, "the runs of the program itself and of a trial", len(examples))
         count = self._counter(len(examples), "runs of the program itself")
         try:
             own = measure(
-                self.candidate,
-                examples,
-                plan.metric,
-                concurrency=plan.concurrency,
-                budget=share,
-                progress=count,
-                keep_traces=True,
+                program, examples, plan.metric, concurrency=workers, budget=share, progress=count, keep_traces=True
             )
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
@@ -270,10 +236,10 @@ class OptimizeRun:
                 "to search with; raise it, or give fewer examples"
             ) from None
         if len(self.rounds) == 1:
-            known = known_ceiling(self.candidate, own.runs, plan.metric, concurrency=plan.concurrency)
+            known = known_ceiling(program, own.runs, plan.metric, concurrency=workers)
             self.ceiling = known or self.ceiling
             if known is not None and any(run.trace is not None for run in own.runs):
-                self.quarantine = quarantine(plan.program, own.runs, plan.metric, concurrency=plan.concurrency)
+                self.quarantine = quarantine(plan.program, own.runs, plan.metric, concurrency=workers)
                 self.notes += [f"architecture: {self.quarantine}"] if self.quarantine.agents else []
             self._own_runs += own.runs if "gate" in plan.parts else ()
         return replace(own, runs=tuple(replace(run, trace=None) for run in own.runs))
@@ -455,14 +421,11 @@ class OptimizeRun:
         self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:
             parts = iter(range(1, agents + 2))
-
-            def tell(what: str) -> None:
-                self._say(next(parts) / (agents + 2), what)
-
+            options["progress"] = lambda what: self._say(next(parts) / (agents + 2), what)
             try:
                 cached = all(getattr(lm, "cache", False) for lm in plan.lms)
                 self._check_left(self.profile, agents if cached else agents + 1)  # or it runs whole once more
-                self.contributions = contributions(chosen, plan.held, plan.metric, progress=tell, **options)
+                self.contributions = contributions(chosen, plan.held, plan.metric, **options)
             except BudgetExhaustedError:
                 self._cut(
                     "explanation: it shows the stages; what each agent adds is left out, because the budget does not "
@@ -471,13 +434,10 @@ class OptimizeRun:
 
     def _check_left(self, one: Profile, programs: int) -> None:
         """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget."""
-        left, stages = self._guard.share().left, [row for row in one.rows if row.agent is None]
-        needs = (
-            (left.calls, sum(row.calls for row in stages)),
-            (left.tokens, sum(row.tokens for row in stages)),
-            (left.usd, one.cost.cost_usd or 0.0),
-        )
-        if any(needed * programs > available for available, needed in needs):
+        stages = [row for row in one.rows if row.agent is None]
+        calls, tokens = sum(row.calls for row in stages), sum(row.tokens for row in stages)
+        price = Price(calls=calls, tokens=tokens, usd=one.cost.cost_usd)
+        if fraction_of(price, self._guard.share().left) * programs > 1:
             raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
@@ -507,6 +467,7 @@ class OptimizeRun:
 
     def _cut(self, why: str) -> None:
         self._cut_parts.add(self.plan.stages[len(self.spent)])
+        self.ended_by = "budget"
         self.notes.append(why)
 
     def _counter(self, of: int, what: str) -> Callable[[Run], None]:

@@ -35,7 +35,7 @@ from moa_dspy.optimizers.measuring import (
     models_of,
     output_fields_of,
 )
-from moa_dspy.optimizers.optimize_budget import check_covers
+from moa_dspy.optimizers.optimize_budget import check_covers, fraction_of
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
 from moa_dspy.optimizers.prompts.methods import (
     MethodName,
@@ -237,9 +237,8 @@ class _Compilation:
 
     def _budget_ends(self) -> bool:
         """Return whether the budget may not cover a further step of the method and the last measurement."""
-        left, price = self._guard.left, self._before.known_price
-        needs = (left.calls, price.calls), (left.tokens, price.tokens), (left.usd, price.usd or 0.0)
-        if any(left_over < _LAST_PASSES * len(self._job.valset) * each for left_over, each in needs):
+        last = _LAST_PASSES * len(self._job.valset)
+        if fraction_of(self._before.known_price, self._guard.left) * last > 1:
             self._ended_by = "budget"
         return self._ended_by == "budget"
 

@@ -18,7 +18,7 @@ from moa_dspy.cost.usage import Usage
 if TYPE_CHECKING:
     from moa_dspy.architecture import Architecture
     from moa_dspy.optimizers.optimize import OptimizeResult
-    from moa_dspy.optimizers.optimize_run import OptimizeProgress
+    from moa_dspy.optimizers.optimize_plan import OptimizeProgress
     from moa_dspy.optimizers.search.search import SearchResult
 
 __all__ = ["result_parts", "watching"]
