@@ -20,13 +20,13 @@ from moa_dspy.program import AttentionMoA
 
 __all__ = [
     "CACHED_NOTE",
+    "LEAST_HELD",
     "affordable",
     "budget_notes",
     "check_covers",
     "fraction_of",
     "is_limited",
     "least_calls",
-    "least_test",
     "limits_of",
     "mean_cost",
     "share_of",
@@ -46,7 +46,7 @@ _WEIGHTS: Final[Mapping[str, float]] = {
 """Weights that divide the budget. Each part gets a share of what is left, so later parts get what is unused."""
 _MOST_KEPT: Final = 0.5
 """The largest share of what is left that tuning leaves for the test, if the test needs more than its weight gives."""
-_LEAST_HELD: Final = 10
+LEAST_HELD: Final = 10
 """A test on fewer examples is skipped."""
 _MARGIN: Final = 1.25
 """A run over its mean price: retries, and second questions for values that a reply lacks."""
@@ -86,11 +86,6 @@ def least_calls(program: AttentionMoA, examples: Sequence[dspy.Example]) -> int:
     """Return the calls of runs on all examples that stop as early as possible, as planned on a few of them."""
     few = evenly_spaced(examples, _PLANNED)
     return math.floor(sum(program.plan(one).minimum.calls for one in few) / len(few) * len(examples))
-
-
-def least_test(held: Sequence[dspy.Example], program: AttentionMoA) -> int:
-    """Return the calls of the smallest test of a candidate that costs what ``program`` does."""
-    return 2 * least_calls(program, held[:_LEAST_HELD])
 
 
 def check_covers(
@@ -151,7 +146,7 @@ def affordable(
         price += Price(calls=one.calls, tokens=one.tokens, usd=one.usd)
     fraction = len(held) * _MARGIN * fraction_of(price, left)
     count = len(held) if fraction <= 1 else int(len(held) / fraction)
-    if count < min(len(held), _LEAST_HELD):
+    if count < min(len(held), LEAST_HELD):
         raise BudgetExhaustedError("the budget does not cover the test")
     return sorted(held, key=unit_hash)[:count]
 

@@ -34,9 +34,9 @@ from moa_dspy.optimizers.measuring import (
 )
 from moa_dspy.optimizers.optimize_budget import (
     CACHED_NOTE,
+    LEAST_HELD,
     budget_notes,
     least_calls,
-    least_test,
     limits_of,
     mean_cost,
     smallest_calls,
@@ -174,7 +174,7 @@ class OptimizePlan:
             warm_designs(bind_space(self.program, self.search["space"]), self.search["warm_start"])
             check_count("n_trials", self.search["n_trials"])
             self.bound = bind_space(self.program, self.space)
-            self.notes += _not_varied(self.bound)
+            self.notes += self.bound.notes
         check_budget(self.budget, self.lms)
         check_unit(self.objective, self.lms)
         self._check_calls()
@@ -206,7 +206,7 @@ class OptimizePlan:
     @property
     def smallest_calls(self) -> int:
         """Return the smallest number of calls that covers one part, and a test of its result."""
-        least = 0 if self.only_gate else least_test(self.held, self.program)
+        least = 0 if self.only_gate else 2 * least_calls(self.program, self.held[:LEAST_HELD])  # a candidate like it
         before = 0 if self.least_gain is None else least_calls(proposals_of(self.program), self.tune)
         return before + smallest_calls(self.stages, self.needs, self.test_cost, least)
 
@@ -343,11 +343,6 @@ def like(program: AttentionMoA, found: AttentionMoA) -> AttentionMoA:
     return kept
 
 
-def _not_varied(bound: BoundSpace) -> list[str]:
-    fixed = ", ".join(bound.fixed)
-    return [f"the temperature of {fixed} is not varied, because the model does not accept one"] if fixed else []
-
-
 def _split(
     program: AttentionMoA, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[str]]:
@@ -387,8 +382,7 @@ def estimate(plan: OptimizePlan) -> WorkEstimate:
     answers calls that parts have in common, is not considered.
     """
     parts = [PartEstimate(part=part, most=most.at_most, expected=expected) for part, most, expected in _costs(plan)]
-    notes = [plan.sensitivity, *([] if plan.bound is None else _not_varied(plan.bound))]
-    notes.append(CACHED_NOTE)
+    notes = [plan.sensitivity, *([] if plan.bound is None else plan.bound.notes), CACHED_NOTE]
     if "prompts" in plan.parts:
         notes.append("the model that writes prompts is not included: it makes some calls for each new prompt")
         notes.append("demos and longer instructions make later prompts longer than estimated")

@@ -14,12 +14,14 @@ from moa_dspy.agents import Agent
 from moa_dspy.presets import mixture_of_agents, self_moa, single_model
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["NAMES", "BaselineName", "Ensemble", "Single", "singles_of"]
+__all__ = ["NAMES", "SMALLEST", "BaselineName", "Ensemble", "Single", "singles_of"]
 
 BaselineName: TypeAlias = Literal["single", "self-consistency", "self-moa", "moa"]
 NAMES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
 _TITLES: Final[Mapping[str, str]] = {"self-consistency": "self-consistency", "self-moa": "Self-MoA", "moa": "MoA"}
+SMALLEST: Final = 2
+"""The smallest size of an ensemble: two layers, of which the last is the aggregator alone, or two samples."""
 _WARM: Final = 0.7
 """The temperature of samples of an agent at 0. At 0 all samples would be equal."""
 
@@ -67,11 +69,6 @@ class Ensemble:
         """Return the name for people."""
         return _TITLES[self.name]
 
-    @property
-    def smallest(self) -> int:
-        """Return the smallest size: two layers, of which the last is the aggregator alone, or two samples."""
-        return 2
-
     def build(self, size: int) -> AttentionMoA:
         """Return the program with this number of layers or samples."""
         program, task, options = self.whole, self.whole.task, _options(self.whole)
@@ -82,7 +79,7 @@ class Ensemble:
             )
             made.take_prompts(program, list(range(len(agents))))
             return made
-        agent = replace(self.single.agent, temperature=_WARM) if self._is_cold else self.single.agent
+        agent = replace(self.single.agent, temperature=_WARM) if self.single.agent.is_cold else self.single.agent
         made = self_moa(task, agent, samples=size, **options)
         if self.name == "self-consistency":
             made = AttentionMoA(task, made.agents, layers=1, attention="none", aggregation="vote", **options)
@@ -94,13 +91,9 @@ class Ensemble:
         if self.name == "moa":
             names = ", ".join(spec.name for spec in self.whole.architecture.agents)
             return f"{size} layers of {names}"
-        warmth = f" at temperature {_WARM}" if self._is_cold else ""
+        warmth = f" at temperature {_WARM}" if self.single.agent.is_cold else ""
         vote = ", vote" if self.name == "self-consistency" else ""
         return f"{size} samples of {self.single.name}{warmth}{vote}"
-
-    @property
-    def _is_cold(self) -> bool:
-        return self.single.agent.is_cold
 
 
 def _options(program: AttentionMoA) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from moa_dspy.cost.budget import BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.progress import cost_so_far
-from moa_dspy.optimizers.comparison.baselines import BaselineName, Ensemble, Single, singles_of
+from moa_dspy.optimizers.comparison.baselines import SMALLEST, BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, Unit, failures_of, run_examples
 from moa_dspy.planning import evenly_spaced
@@ -167,7 +167,7 @@ class ComparisonRun:
     def _enter_matched(self, ensemble: Ensemble) -> None:
         """Run a baseline at the size whose spend is nearest to the program's. Scores do not influence the size."""
         title, target = ensemble.title, self.target
-        size = nearest_size(lambda size: self._spend(ensemble, size), target, self.tolerance, ensemble.smallest)
+        size = nearest_size(lambda size: self._spend(ensemble, size), target, self.tolerance, SMALLEST)
         while size is not None:
             self.enter(ensemble.name, f"{title} ({ensemble.describe(size)})", ensemble.build(size), size)
             spent = self.spend(self.entries[ensemble.name].measured)
@@ -176,7 +176,7 @@ class ComparisonRun:
                     why = f"{LARGEST} is the largest size tried" if size == LARGEST else "no size comes nearer"
                     self.notes.append(f"{title} spends x{spent / target:.2f} of what the program does; {why}")
                 return
-            size = size - 1 if size > ensemble.smallest else None
+            size = size - 1 if size > SMALLEST else None
         self.entries.pop(ensemble.name, None)
         self.notes.append(f"{title} is left out: its smallest size exceeds the program's {self.unit} for an example")
 

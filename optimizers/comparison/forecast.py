@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from moa_dspy.cost.budget import Budget
-from moa_dspy.optimizers.comparison.baselines import Ensemble, singles_of
+from moa_dspy.optimizers.comparison.baselines import SMALLEST, Ensemble, singles_of
 from moa_dspy.optimizers.comparison.contenders import PROBE, ComparisonRun, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Unit
@@ -64,5 +64,5 @@ def _sized(
     def spend(cost: CostEstimate) -> float:
         return float(cost.usd_at_least if match == "usd" else cost.calls if match == "calls" else cost.tokens)
 
-    size = nearest_size(lambda size: spend(price(ensemble.build(size))), spend(own), tolerance, ensemble.smallest)
+    size = nearest_size(lambda size: spend(price(ensemble.build(size))), spend(own), tolerance, SMALLEST)
     return CostEstimate() if size is None else price(ensemble.build(size))

@@ -160,16 +160,11 @@ def bars(label: str, rows: Sequence[Bar], *, legend: str = "", empty: str = "The
     if not drawn:
         return _MISSING.format(empty)
     axis = Axis.over([0.0, *(value for row in drawn for value in (row.value, row.low, row.high))], 24, _WIDTH - 24)
-    zero = _rule("axis", axis.at(0.0), 0, axis.at(0.0), _ROW * len(drawn))
-    body = [zero, *(_bar(row, axis, _ROW * number) for number, row in enumerate(drawn))]
-    return _rows_figure(label, len(drawn), axis, body, legend)
-
-
-def _rows_figure(label: str, rows: int, axis: Axis, body: Iterable[Markup], legend: str) -> Markup:
-    """Return a figure of rows, with the axis below them."""
-    bottom = _ROW * rows
+    bottom = _ROW * len(drawn)
     grid = [_rule("grid", x, 0, x, bottom) + _words(text, x, bottom + 18, "middle") for x, text in axis.ticks]
-    return _figure(label, bottom + 26, [*grid, *body], legend)
+    zero = _rule("axis", axis.at(0.0), 0, axis.at(0.0), bottom)
+    body = [*grid, zero, *(_bar(row, axis, _ROW * number) for number, row in enumerate(drawn))]
+    return _figure(label, bottom + 26, body, legend)
 
 
 def _bar(row: Bar, axis: Axis, top: float) -> Markup:

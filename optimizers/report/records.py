@@ -379,11 +379,6 @@ class EvaluationRecord(_Value):
         return sorted(self.items, key=lambda item: -1.0 if item.score is None else item.score)
 
     @property
-    def traced_wrong_first(self) -> list[Record]:
-        """Return the items whose trace is on record, in the order of ``wrong_first``."""
-        return [item for item in self.wrong_first if item.trace is not None]
-
-    @property
     def cost(self) -> Usage:
         """Return the usage of the program's calls."""
         return sum((item.program for item in self.items), start=Usage())

@@ -388,9 +388,10 @@ class BoundSpace:
         return Agent(agent.lm, "aggregator", agent.temperature, agent.max_tokens, price=agent.price)
 
     @property
-    def fixed(self) -> list[str]:
-        """Return the agents whose temperature is not varied, because their models take none."""
-        return [name for name in self.names if not self._takes_temperature(name)]
+    def notes(self) -> list[str]:
+        """Return remarks on choices that do not apply."""
+        fixed = ", ".join(name for name in self.names if not self._takes_temperature(name))
+        return [f"the temperature of {fixed} is not varied, because the model does not accept one"] if fixed else []
 
     def _takes_temperature(self, name: str) -> bool:
         return takes_temperature(getattr(self.models[name].lm or dspy.settings.lm, "model", None))

@@ -84,8 +84,11 @@ class TrialLoop:
                 return "space"
             time.sleep(_POLL)  # a trial of another process may fail and be queued again
             return None
-        except AllRunsFailedError as error:
-            return self._fail(trial, str(error))
+        except AllRunsFailedError as error:  # the design is tried again later
+            trial.set_user_attr("failing", True)
+            self._reject(trial, str(error))
+            self.failures.append(str(error))
+            return "failures" if len(self.failures) >= _OUTAGE else None
         except BudgetExhaustedError:
             give_up(self._study, trial, "the budget of its search ended")
             return "budget"
@@ -97,13 +100,9 @@ class TrialLoop:
             self._study.tell(trial, values, state)
         return None
 
-    def _fail(self, trial: Trial, why: str) -> EndedBy | None:
-        """Fail a trial whose runs all failed. Its design is tried again later."""
-        trial.set_user_attr("failing", True)
+    def _reject(self, trial: Trial, why: str) -> None:
         trial.set_user_attr("reason", why)
         give_up(self._study, trial, why, again=False)
-        self.failures.append(why)
-        return "failures" if len(self.failures) >= _OUTAGE else None
 
     def _claim(self, trial: Trial) -> Design | None:
         """Return the trial's design, or None if the trial is failed because it must not run.
@@ -123,8 +122,7 @@ class TrialLoop:
         else:
             trial.set_user_attr("claimed", True)
             return design
-        trial.set_user_attr("reason", reason)
-        give_up(self._study, trial, reason, again=False)
+        self._reject(trial, reason)
         return None
 
     def _twin(self, number: int, design: Design) -> int | None:
