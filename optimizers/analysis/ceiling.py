@@ -226,16 +226,9 @@ def ceiling_of(
     confidence: float = 0.95,
     concurrency: int = 8,
 ) -> Ceiling:
-    """Return the ceiling from recorded runs, without a call of a program's model.
+    """Return the ceiling from recorded runs with traces, without a call of a program's model; see ``ceiling``.
 
-    Args:
-        program: the program that made the runs.
-        runs: its runs, with their traces.
-        metric: see ``ceiling``.
-        whole: whether the runs are those of a whole program, and not of ``proposals_of``.
-        right: see ``ceiling``.
-        confidence: see ``ceiling``.
-        concurrency: number of runs scored at once.
+    ``program`` made the runs. ``whole`` says that it is a whole program, and not one of ``proposals_of``.
 
     Raises:
         AllRunsFailedError: if no run has a trace.

@@ -102,18 +102,11 @@ def contributions(
     budget: Budget | BudgetGuard | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contributions:
-    """Run the whole ``program``, then run it without each of its agents.
+    """Run the whole ``program``, then run it without each of its agents. The arguments are those of ``profile``.
 
     The other agents keep their prompts. Calls that do not depend on the removed agent come from the response cache. If
-    several agents are samples of one model, the last sample is removed. The aggregator stays.
-
-    Args:
-        program: a program of at least two agents.
-        devset: as for ``profile``.
-        metric: as for ``profile``.
-        concurrency: as for ``profile``.
-        budget: as for ``profile``.
-        progress: called with a description of the next run.
+    several agents are samples of one model, the last sample is removed. The aggregator stays. ``progress`` is called
+    with a description of the next run.
 
     Raises:
         ConfigurationError: if there is only one agent, or if there are no examples.

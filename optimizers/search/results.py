@@ -19,18 +19,7 @@ from moa_dspy.optimizers.search.objective import Incumbent, Objective, pick_rule
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
-__all__ = [
-    "FrontPoint",
-    "Point",
-    "best_trial",
-    "finished",
-    "front_of",
-    "incumbents_of",
-    "report_of",
-    "rule_of",
-    "scores_of",
-    "summary_of",
-]
+__all__ = ["Point", "best_trial", "finished", "front_of", "incumbents_of", "report_of", "rule_of", "scores_of"]
 
 
 _SCORES: Final = 2_000  # finished trials whose scores are kept
@@ -139,7 +128,7 @@ def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
     return front
 
 
-def summary_of(trial: FrozenTrial) -> dict[str, Any]:
+def _summary_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial as JSON values."""
     attrs, scores, rule = trial.user_attrs, scores_of(trial), trial.user_attrs.get("rule")
     interval = Score.of(scores[StopRule.parse(rule)].scores).model_dump() if rule is not None and scores else None
@@ -189,7 +178,7 @@ def report_of(
             for point in front_of(study, objective)
         ],
         "best": best and {"trial": best.number, "params": best.params, "architecture": architecture(best, rule)},
-        "trials": [summary_of(trial) for trial in trials],
+        "trials": [_summary_of(trial) for trial in trials],
         "history": history,
     }
     return to_jsonable_python(report)

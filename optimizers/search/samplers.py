@@ -16,14 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace
 
-__all__ = [
-    "DesignSampler",
-    "OptunaDesigns",
-    "RandomDesigns",
-    "SpaceExhaustedError",
-    "TPEDesigns",
-    "UniqueSampler",
-]
+__all__ = ["DesignSampler", "OptunaDesigns", "RandomDesigns", "SpaceExhaustedError", "TPEDesigns", "UniqueSampler"]
 
 _ATTEMPTS: Final = 50
 """Proposals per trial before a design is drawn at random."""

@@ -48,12 +48,7 @@ from moa_dspy.optimizers.search.designs import BoundSpace, Params
 from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns
 from moa_dspy.optimizers.search.loop import EndedBy, TrialLoop
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
-from moa_dspy.optimizers.search.results import (
-    Point,
-    best_trial,
-    report_of,
-    rule_of,
-)
+from moa_dspy.optimizers.search.results import Point, best_trial, report_of, rule_of
 from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures

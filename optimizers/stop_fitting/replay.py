@@ -20,18 +20,7 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.signatures import Roles
 from moa_dspy.trace import Trace
 
-__all__ = [
-    "Decision",
-    "End",
-    "GateEnd",
-    "StopRule",
-    "decisions_of",
-    "end_of",
-    "gate_end",
-    "grade",
-    "stop_rules",
-    "thresholds_of",
-]
+__all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "gate_end", "grade", "stop_rules", "thresholds_of"]
 
 
 @dataclass(frozen=True, order=True)
