@@ -24,8 +24,7 @@ from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError, Configura
 from moa_dspy.evaluation.statistics import Gain, Score, check_alpha, check_gain, sensitivity
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
-from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun
-from moa_dspy.optimizers.comparison.forecast import estimate
+from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun, estimate
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Prefer, Verdict, judge
 from moa_dspy.optimizers.leakage import check_examples, deduplicate, demo_questions, question_of, refuse_overlap

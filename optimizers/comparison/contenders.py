@@ -1,4 +1,4 @@
-"""The runs of a comparison: matches the sizes of baselines, and collects scores and prices."""
+"""The runs of a comparison, and what they will cost: matches the sizes of baselines, collects scores and prices."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Final
 
 import dspy
 
-from moa_dspy.cost.budget import BudgetGuard
+from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.progress import cost_so_far
 from moa_dspy.optimizers.comparison.baselines import SMALLEST, BaselineName, Ensemble, Single, singles_of
 from moa_dspy.optimizers.comparison.verdict import PROGRAM
 from moa_dspy.optimizers.measuring import Measurement, Metric, Run, Unit, failures_of, run_examples
-from moa_dspy.planning import evenly_spaced
+from moa_dspy.optimizers.optimize_budget import CACHED_NOTE, budget_notes, mean_cost
+from moa_dspy.planning import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["LARGEST", "PROBE", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "nearest_size"]
+__all__ = ["LARGEST", "PROBE", "UNKNOWN_PRICE", "ComparisonRun", "Entry", "estimate", "nearest_size"]
 
 LARGEST: Final = 64
 """Maximum number of samples or layers of a baseline."""
@@ -31,6 +33,8 @@ _SECONDS_BETWEEN_LINES: Final = 15.0
 
 PROBE: Final = 8
 """Number of test examples that measure the cost of a size. Their runs are not scored, and are reused."""
+
+_PLANNED: Final = 3  # examples
 
 
 @dataclass
@@ -210,3 +214,45 @@ def nearest_size(price: Callable[[int], float], target: float, tolerance: float,
         if guess in known:
             return near
         known[guess] = price(guess)
+
+
+def estimate(run: ComparisonRun, budget: Budget | None) -> WorkEstimate:
+    """Return the estimated cost of ``compare``, by contender. No LM is called.
+
+    A few examples are planned, and their cost is scaled to all examples.
+    """
+    match, singles, test = run.unit, run.singles, run.test
+    price = partial(mean_cost, sample=evenly_spaced(test, _PLANNED))
+
+    def part(name: str, prices: Sequence[CostEstimate], count: float) -> PartEstimate:
+        """Return the part of runs of one of several programs, of which any may be chosen."""
+        most = reduce(CostEstimate.largest, prices, CostEstimate()).times(count)
+        return PartEstimate(part=name, most=most, expected=total(prices).times(count / max(1, len(prices))))
+
+    own = price(run.program)
+    parts = [part(name, [price(one)], len(test)) for name, one in {PROGRAM: run.program, **run.own}.items()]
+    if run.pilot:
+        parts.append(part("pilot", [total(price(single.program) for single in singles)], len(run.pilot)))
+    for name in run.names:
+        best = singles or singles_of(run.program)[:1]
+        if name == "single":
+            parts.append(part(name, [price(single.program) for single in best], len(test)))
+            continue
+        sized = [_sized(run, Ensemble(name, run.program, single), price, own) for single in best]
+        parts.append(part(name, sized, len(test) + (0 if match == "calls" else 2 * min(PROBE, len(test)))))
+    notes = [CACHED_NOTE]
+    if match != "calls":
+        notes.append(f"sizes follow from the measured {match}; one that spends too much runs again, smaller")
+    return WorkEstimate(parts=tuple(parts), notes=(*notes, *budget_notes(budget)))
+
+
+def _sized(
+    run: ComparisonRun, ensemble: Ensemble, price: Callable[[AttentionMoA], CostEstimate], own: CostEstimate
+) -> CostEstimate:
+    """Return the planned price of a baseline at the size that matches the program's; nothing if none does."""
+
+    def spend(cost: CostEstimate) -> float:
+        return float(cost.usd_at_least if run.unit == "usd" else getattr(cost, run.unit))
+
+    size = nearest_size(lambda size: spend(price(ensemble.build(size))), spend(own), run.tolerance, SMALLEST)
+    return CostEstimate() if size is None else price(ensemble.build(size))

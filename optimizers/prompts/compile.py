@@ -154,9 +154,7 @@ def compile(  # noqa: A001 (DSPy's word)
     with seeded(seed), dspy.context(trace=None):
         job = PromptJob(student_of(program), learn, hold, metric, seed, effort, writer, ambient, concurrency)
         with _counted(program, tuner, job, budget, progress) as meter:
-            work = _Compilation(program, tuner, job, meter, budget)
-            work.run()
-            return work.result(meter.usage)
+            return _Compilation(program, tuner, job, meter, budget).run()
 
 
 class _Compilation:
@@ -171,7 +169,7 @@ class _Compilation:
         self._ended_by: EndedBy = "done"
         self._errors: list[str] = []
 
-    def run(self) -> None:
+    def run(self) -> CompileResult:
         """Measure the original program, tune it, and measure the tuned program, as far as the budget allows."""
         job = self._job
         check_covers(self._guard, self._program, job.valset, "the runs of the original program")
@@ -189,12 +187,12 @@ class _Compilation:
             self._keep_program("budget")
         except PromptModelInterruptError:
             self._keep_program("prompt_lm")
+        return self._result(self._meter.usage)
 
     def _keep_program(self, ended_by: EndedBy) -> None:
         self._tuned, self._after, self._ended_by = self._program.deepcopy(), self._before, ended_by
 
-    def result(self, cost: Usage) -> CompileResult:
-        """Return the result with its report."""
+    def _result(self, cost: Usage) -> CompileResult:
         job, before, after = self._job, self._before, self._after
         old, new = before.score(), after.score()
         gain = Gain.of(before.scores, after.scores)
