@@ -10,17 +10,23 @@ import pydantic
 
 from moa_dspy.cost.usage import Price
 
-__all__ = ["Reported", "Tabulated", "price_cells"]
+__all__ = ["Reported", "Row", "Tabulated", "price_cells"]
 
 
-class Reported(pydantic.BaseModel):
+class Row(pydantic.BaseModel):
+    """A part of a result."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Reported(Row):
     """A result as JSON values. Programs in it are no part of them.
 
     Attributes:
         record_kind: the kind of record that the values are, for ``moa-dspy report``.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
 
     record_kind: ClassVar[str]
 

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from typing import ClassVar, Final
 
 import numpy as np
-import pydantic
 from scipy.optimize import isotonic_regression
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.optimizers.reported import Row, Tabulated
 from moa_dspy.text_table import text_table
 
 __all__ = ["AgreementLevel", "Calibration", "calibrate", "expected_calibration_error"]
@@ -22,7 +21,7 @@ __all__ = ["AgreementLevel", "Calibration", "calibrate", "expected_calibration_e
 _BINS: Final = 10
 
 
-class AgreementLevel(pydantic.BaseModel):
+class AgreementLevel(Row):
     """One level of agreement.
 
     Attributes:
@@ -31,8 +30,6 @@ class AgreementLevel(pydantic.BaseModel):
         score: their mean score.
         probability: the fitted probability that such an answer is right.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     agreement: float | None
     runs: int

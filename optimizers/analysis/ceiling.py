@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import dspy
-import pydantic
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Price, Usage
@@ -21,7 +20,7 @@ from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
-from moa_dspy.optimizers.reported import Tabulated, price_cells
+from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -30,7 +29,7 @@ __all__ = ["Ceiling", "Way", "ceiling", "ceiling_of", "known_ceiling", "proposal
 _ROUNDING: Final = 1e-9
 
 
-class Way(pydantic.BaseModel):
+class Way(Row):
     """One way to answer: an agent alone, the vote, the best selection, or the whole program.
 
     Attributes:
@@ -38,8 +37,6 @@ class Way(pydantic.BaseModel):
         right: the rate of right answers.
         price: mean price of an example without the response cache.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     name: str
     right: Score

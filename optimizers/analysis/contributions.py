@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import dspy
-import pydantic
 
 from moa_dspy.agents import Agent
 from moa_dspy.architecture import AgentSpec
@@ -15,14 +14,14 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
-from moa_dspy.optimizers.reported import Tabulated, price_cells
+from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
 __all__ = ["Contribution", "Contributions", "contributions", "without"]
 
 
-class Contribution(pydantic.BaseModel):
+class Contribution(Row):
     """The contribution of one agent.
 
     Attributes:
@@ -36,8 +35,6 @@ class Contribution(pydantic.BaseModel):
             other agents that the agent causes. Negative if the program costs more without the agent.
         failed: number of failed runs without the agent. They score 0.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     agent: str
     model: str | None

@@ -16,7 +16,7 @@ from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, measure
-from moa_dspy.optimizers.reported import Tabulated
+from moa_dspy.optimizers.reported import Row, Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage
@@ -24,7 +24,7 @@ from moa_dspy.trace import STAGES, Stage
 __all__ = ["Profile", "StageRow", "profile"]
 
 
-class StageRow(pydantic.BaseModel):
+class StageRow(Row):
     """One stage of one layer, over all examples.
 
     Attributes:
@@ -43,8 +43,6 @@ class StageRow(pydantic.BaseModel):
         share: share of the program's cost in dollars. It is in tokens if a price is unknown or all prices are zero, and
             in calls if there are no tokens.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     layer: int
     stage: Stage

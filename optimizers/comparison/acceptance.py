@@ -36,7 +36,7 @@ from moa_dspy.optimizers.measuring import (
     output_fields_of,
     run_examples,
 )
-from moa_dspy.optimizers.reported import Reported
+from moa_dspy.optimizers.reported import Reported, Row
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Acceptance", "Scores", "Side", "accept", "decide", "looks"]
@@ -50,7 +50,7 @@ _LEAST_INTERIM: Final = 20
 _NO_RUNS: Final = Measurement((), Usage())
 
 
-class Scores(pydantic.BaseModel):
+class Scores(Row):
     """The decision of a paired test.
 
     Attributes:
@@ -67,8 +67,6 @@ class Scores(pydantic.BaseModel):
         needed: number of examples that a test of this ``power`` needs for such a gain; None if there is no gain.
         power: probability of detecting the gain with ``needed`` examples.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     accepted: bool
     reason: str

@@ -39,7 +39,7 @@ from moa_dspy.optimizers.measuring import (
     models_of,
     output_fields_of,
 )
-from moa_dspy.optimizers.reported import Tabulated, price_cells
+from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -50,7 +50,7 @@ _PILOT_SHARE: Final = 0.2
 _LEAST_PILOT: Final = 4
 
 
-class Contender(pydantic.BaseModel):
+class Contender(Row):
     """A program in a comparison.
 
     Attributes:
@@ -66,8 +66,6 @@ class Contender(pydantic.BaseModel):
             and only if ``p`` is at most alpha.
         p: the one-sided p value in the direction of the gain, times the number of baselines.
     """
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     name: str
     what: str
