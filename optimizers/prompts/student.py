@@ -71,12 +71,9 @@ def fits(signature: Any, demo: Mapping[str, Any]) -> bool:
 
     Without this check, an example of the task would be an incomplete demo of a critique.
     """
-
-    def has(name: str) -> bool:
-        return name in demo and demo[name] is not None
-
     needed = [name for name, field in signature.input_fields.items() if not _optional(field)]
-    return all(map(has, needed)) and all(has(name) for name in signature.output_fields if name != "reasoning")
+    needed += [name for name in signature.output_fields if name != "reasoning"]
+    return all(name in demo and demo[name] is not None for name in needed)
 
 
 def instructions_of(program: dspy.Module) -> dict[str, str]:
