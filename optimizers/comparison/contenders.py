@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,7 +112,7 @@ class ComparisonRun:
         report = self.progress
         if report is None:
             return None
-        done, last, lock = 0, time.monotonic(), threading.Lock()
+        done, last = 0, time.monotonic()
 
         def say(progress: str) -> None:
             report(f"{what}: {progress}; so far {cost_so_far(self.meter.usage)}")
@@ -121,12 +120,10 @@ class ComparisonRun:
         def count(run: Run) -> None:
             nonlocal done, last
             del run
-            with lock:
-                done += 1
-                if done == examples or time.monotonic() - last < _SECONDS_BETWEEN_LINES:
-                    return
+            done += 1
+            if done < examples and time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
-            say(f"{done} of {examples} examples")
+                say(f"{done} of {examples} examples")
 
         say(f"{examples} examples")
         return count
