@@ -303,16 +303,18 @@ class BoundSpace:
             *((counts, own, plain) for counts in alone),
             (every, "full", "synthesis"),
         ]
-
-        def params_of(counts: tuple[int, ...], attention: str, residual: str) -> Params | None:
-            settings = {**dict(zip(self._samples, counts, strict=True)), "attention": attention}
+        usual = {  # the middle temperature, and the first choice of everything else
+            name: values[(len(values) - 1) // 2 if name in self._temperatures else 0]
+            for name, values in self.choices.items()
+        }
+        found: list[Params] = []
+        for counts, attention, residual in wanted:
+            settings: Params = {**dict(zip(self._samples, counts, strict=True)), "attention": attention}
             if self.layers > 1:
                 settings["residual"] = residual
-            if any(value not in self.choices[name] for name, value in settings.items()):
-                return None
-            return self.suggest(lambda name: settings.get(name, self._default(name)))
-
-        return list(self.unique(one for one in itertools.starmap(params_of, wanted) if one is not None).values())
+            if all(value in self.choices[name] for name, value in settings.items()):
+                found.append(self.suggest({**usual, **settings}.__getitem__))
+        return list(self.unique(found).values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return space, agents and options as JSON values. They are equal if trials are comparable."""
@@ -361,11 +363,6 @@ class BoundSpace:
 
     def _value(self, params: Mapping[str, Any], name: str) -> Any:
         return params[name] if name in self.distributions else self.choices[name][0]
-
-    def _default(self, name: str) -> Any:
-        """Return the middle temperature, and the first choice of everything else."""
-        values = self.choices[name]
-        return values[(len(values) - 1) // 2] if name.startswith("temperature") else values[0]
 
     def _ensemble(self, design: Design) -> list[Agent]:
         """Return the samples of all agents. Their names differ from those of all agents."""
