@@ -72,19 +72,14 @@ _TRIED: Final = 0.5
 
 
 class SearchOptions(TypedDict, total=False):
-    """Options of the architecture search; see ``search``.
+    """Options of the architecture search; ``search`` describes the others.
 
     Attributes:
         space: the choices of the search and of the stop rule; default: everything. If it does not set
             ``shared_prompts``, prompts are shared or not as in the program.
-        n_trials: the number of trials of each search; default: 40.
-        objective: ``score`` (default), ``score_at_price`` or ``("score", "cost")``.
-        price: with ``score_at_price``, the maximum mean price of an example.
-        unit: unit of the price: ``usd`` (default), ``tokens`` or ``calls``.
-        storage: storage of the studies. With it, and with DSPy's disk cache, an interrupted optimization continues.
-        study_name: the name of the study; default: ``moa-dspy``. Later rounds append their number and a digest of
-            their starting program.
-        warm_start: programs or studies of similar tasks; see ``search``.
+        n_trials: the number of trials of each search.
+        storage: with it, and with DSPy's disk cache, an interrupted optimization continues.
+        study_name: default: ``moa-dspy``. Later rounds append their number and a digest of their starting program.
     """
 
     space: SearchSpace | None

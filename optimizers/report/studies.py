@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 import optuna
 from optuna import Study
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.optimizers.prompts.silence import silenced
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import report_of
 from moa_dspy.optimizers.search.storage import open_storage, path_in, without_password
@@ -40,7 +41,10 @@ def study_in(source: str, name: str | None = None) -> Study:
         names = sorted(study.study_name for study in storage.get_all_studies())
         name = names[0] if name is None and len(names) == 1 else name
         if name in names:
-            return _copy(name, storage)
+            memory = InMemoryStorage()  # a search may still be writing to the study
+            with silenced(output=False):
+                optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=memory)
+            return optuna.load_study(study_name=name, storage=memory)
     except ConfigurationError:
         raise
     except Exception as error:
@@ -93,17 +97,6 @@ def _check(source: str) -> None:
         raise ConfigurationError(f"{path} is damaged or not a SQLite database: {error}") from None
     if not tables:
         raise ConfigurationError(f"{path} has no Optuna study; give the file that the search used as its storage")
-
-
-def _copy(name: str, storage: BaseStorage) -> Study:
-    """Return a copy of the current study in memory, because a search may still be writing to it."""
-    memory, verbosity = InMemoryStorage(), optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=memory)
-        return optuna.load_study(study_name=name, storage=memory)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any] | None:
