@@ -150,10 +150,14 @@ def report_of(
     study: Study, objective: Objective, architecture: Callable[[FrozenTrial, StopRule], Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Return a report: ``facts``, the front, the best trial, all trials, and the best score after each trial."""
-    best, found = best_trial(study, objective), dict[str, Any]()
+    best, found = best_trial(study, objective), dict[str, Any](best=None)
     if best is not None:
         scores, rule = scores_of(best), rule_of(best, objective)
-        found = {"score": Score.of(scores[rule].scores), "depth_curve": [one.to_dict() for one in scores.depths]}
+        found = {
+            "score": Score.of(scores[rule].scores),
+            "depth_curve": [one.to_dict() for one in scores.depths],
+            "best": {"trial": best.number, "params": best.params, "architecture": architecture(best, rule)},
+        }
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     complete = {trial.number: trial.user_attrs["score"] for trial in finished(study)}
     history: list[dict[str, Any]] = []
@@ -177,7 +181,6 @@ def report_of(
             }
             for point in front_of(study, objective)
         ],
-        "best": best and {"trial": best.number, "params": best.params, "architecture": architecture(best, rule)},
         "trials": [_summary_of(trial) for trial in trials],
         "history": history,
     }
