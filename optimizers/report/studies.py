@@ -104,6 +104,10 @@ def _architecture(trial: FrozenTrial, rule: StopRule) -> dict[str, Any] | None:
     shape = trial.user_attrs.get("architecture")
     if shape is None:
         return None
-    joined = shape["residual"] if rule.layers > 1 else "synthesis"
-    gate = {} if rule.gate == "off" else {"gate": rule.gate}
-    return {**shape, "layers": rule.layers, "early_stop": rule.early_stop, "residual": joined, **gate}
+    ruled = {
+        "layers": rule.layers,
+        "early_stop": rule.early_stop,
+        "residual": shape["residual"] if rule.layers > 1 else "synthesis",
+        "gate": rule.gate,
+    }
+    return {name: value for name, value in {**shape, **ruled}.items() if (name, value) != ("gate", "off")}

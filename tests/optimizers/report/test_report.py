@@ -23,7 +23,8 @@ from hypothesis import example, given, settings, strategies as st
 from support import planted
 from support.simulated_tasks import exact, examples, simulated
 
-from moa_dspy import ConfigurationError, evaluate
+from moa_dspy import AttentionMoA, ConfigurationError, evaluate
+from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import SearchSpace, accept, ceiling, compare, compile, contributions, profile, search  # noqa: A004
 from moa_dspy.optimizers.prompts.student import instructions_of
 from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
@@ -32,6 +33,8 @@ from moa_dspy.optimizers.report.records import KINDS, MODELS, parse, records_in
 from moa_dspy.optimizers.report.sources import is_storage, records_of_file
 from moa_dspy.optimizers.report.studies import study_in, study_record
 from moa_dspy.optimizers.report.text import differences
+from moa_dspy.optimizers.stop_fitting.replay import StopRule
+from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 from moa_dspy.run_view import visible_signs as printable
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -598,6 +601,21 @@ def test_a_study_in_its_storage_is_read_and_not_written(tmp_path: Path) -> None:
     assert len(scored) == 3
     assert all(trial["interval"]["value"] == pytest.approx(trial["score"]) for trial in scored)
     assert str(found.score) in page.text
+
+
+def test_a_point_on_the_front_of_a_study_has_the_gate_of_its_own_rule() -> None:
+    study = optuna.create_study(study_name="gates")
+    study.set_user_attr("about", {"objective": {"wanted": "score", "price": None, "unit": "calls"}})
+    open_, gated = StopRule(2), StopRule(1, gate="unanimous")
+    scores = StopRuleScores(
+        {open_: ExampleScores([1.0], [Price(calls=9)]), gated: ExampleScores([0.5], [Price(calls=2)])}
+    )
+    lms = [simulated("a"), simulated("b")]
+    shape = AttentionMoA("question -> answer", lms, layers=1, gate="unanimous").architecture.model_dump(mode="json")
+    attrs = {"rules": scores.to_attrs(), "rule": str(gated), "score": 0.5, "architecture": shape}
+    study.add_trial(optuna.create_trial(value=0.5, user_attrs=attrs))
+    gates = [point["architecture"].get("gate", "off") for point in study_record(study)["pareto"]]
+    assert gates == ["unanimous", "off"]
 
 
 @pytest.mark.parametrize("kind", ["{}/s.db", "sqlite:///{}/s.db", "journal:///{}/s.log"])
