@@ -44,6 +44,10 @@ class _Filter:
         """Write the text, or drop it."""
         return len(text) if _muted.get() else self._stream.write(text)
 
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
