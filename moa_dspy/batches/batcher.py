@@ -327,7 +327,7 @@ class Batcher:
             if batch.id is not None:
                 continue
             known, link = self._journal.ids() | self._foreign, links[batch.url]
-            jobs = await link.wire.jobs(link) if await self._has_batches(link) else []
+            jobs = await link.jobs() if await self._has_batches(link) else []
             found = [job for job in jobs if job.id not in known and is_lost(job, batch.token, batch.began, batch.count)]
             if found:
                 nearest = min(found, key=lambda job: abs((job.created or batch.began) - batch.began))
@@ -341,12 +341,12 @@ class Batcher:
         parts: list[tuple[Link, list[Request]]] = []
         groups: defaultdict[tuple[str, str], list[Request]] = defaultdict(list)
         for key, (link, body) in self._pending.items():
-            groups[link.url, link.wire.group(body)].append(Request(key, body))
+            groups[link.url, link.group(body)].append(Request(key, body))
         for (url, _), requests in groups.items():
             link, size = self._links[url], 0
             for number, request in enumerate(requests):
                 size += len(request.body) + _REQUEST
-                if not number or len(parts[-1][1]) >= link.wire.most or size > link.wire.most_bytes:
+                if not number or len(parts[-1][1]) >= link.most or size > link.most_bytes:
                     parts.append((link, []))
                     size = len(request.body) + _REQUEST
                 parts[-1][1].append(request)
@@ -356,7 +356,7 @@ class Batcher:
         """Return whether a server has batches. It is asked once."""
         if link.has_batches is None:
             try:
-                await link.wire.jobs(link)
+                await link.jobs()
                 link.has_batches = True
             except Refused as error:
                 if error.is_transient:
@@ -376,7 +376,7 @@ class Batcher:
         for key in keys:
             self._pending.pop(key, None)
         try:
-            id_ = await link.wire.submit(link, token, requests)
+            id_ = await link.submit(token, requests)
         except Refused as error:
             if error.status >= 500:
                 raise  # it may have been created
@@ -399,10 +399,10 @@ class Batcher:
     async def _poll(self, link: Link, batch: SentBatch) -> None:
         """Look at a batch, and hand its replies out if it has ended."""
         assert batch.id is not None
-        job = await link.wire.status(link, batch.id)
+        job = await link.status(batch.id)
         if not job.ended:
             return
-        entries = list(await link.wire.entries(link, job))
+        entries = list(await link.entries(job))
         if (
             entries
             and job.token is None

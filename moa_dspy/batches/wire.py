@@ -8,14 +8,15 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send
 
-__all__ = ["Entry", "Job", "Link", "Refused", "Request", "Wire", "is_lost", "link_of", "may_succeed_later"]
+__all__ = ["Entry", "Job", "Link", "Refused", "Request", "is_lost", "link_of", "may_succeed_later"]
 
 _MEGABYTE: Final = 1_000_000
 _LISTED: Final = 100  # batches among which a lost one is searched
@@ -95,19 +96,25 @@ def may_succeed_later(status: int) -> bool:
     return status in (408, 409, 425, 429, 498) or (status >= 500 and status != 501)  # 501: not implemented
 
 
-class Link:
-    """A URL to which requests go, and how to reach it: with the credentials of its last request.
+class Link(ABC):
+    """A URL to which requests go, and the batch interface of its server, with the credentials of the last request.
 
     Args:
         url: the URL of single requests.
-        wire: the batch interface of its server.
 
     Attributes:
         has_batches: whether the server has batches; None if that is not yet known.
+        most: largest number of requests in a batch.
+        most_bytes: largest size of a batch.
     """
 
-    def __init__(self, url: str, wire: Wire) -> None:
-        self.url, self.wire = url, wire
+    most: ClassVar[int] = 50_000
+    most_bytes: ClassVar[int]
+    _listed_in: ClassVar[str] = "data"
+    _limit: ClassVar[str] = "limit"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.has_batches: bool | None = None
         self._headers: list[tuple[str, str]] = []
         self._send: Send | None = None
@@ -117,27 +124,61 @@ class Link:
         self._headers = [(name, value) for name, value in request.headers if name.lower() not in _NOT_SENT_AGAIN]
         self._send = send
 
-    async def text(self, method: str, url: str, body: bytes = b"", kind: str = "application/json") -> str:
-        """Return the body of the reply to a request.
+    def group(self, body: bytes) -> str:  # noqa: ARG002
+        """Return equal names for requests that may be in one batch."""
+        return ""
+
+    @abstractmethod
+    async def submit(self, token: str, requests: Sequence[Request]) -> str:
+        """Create a batch under our name ``token``, and return its id."""
+
+    async def status(self, id: str) -> Job:  # noqa: A002
+        """Return the state of a batch."""
+        return self._job(await self._json(f"{self._batches}/{id.rpartition('/')[2]}"))  # an id of Gemini is a path
+
+    async def entries(self, job: Job) -> list[Entry]:
+        """Return the outcomes of the requests of an ended batch, in any order."""
+        return [self._entry(item) for item in await self._items(job)]
+
+    async def jobs(self) -> list[Job]:
+        """Return the newest batches."""
+        listed = await self._json(f"{self._batches}?{self._limit}={_LISTED}")
+        return [self._job(value) for value in listed.get(self._listed_in) or ()]
+
+    @property
+    @abstractmethod
+    def _batches(self) -> str:
+        """Return the URL of the list of batches."""
+
+    @abstractmethod
+    def _job(self, value: Mapping[str, Any]) -> Job: ...
+
+    @abstractmethod
+    async def _items(self, job: Job) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    def _entry(self, item: Mapping[str, Any]) -> Entry: ...
+
+    async def _text(self, url: str, body: bytes = b"", kind: str = "application/json") -> str:
+        """Return the reply to a request: GET, or POST with a body.
 
         Raises:
             Refused: if the server refuses it.
         """
         assert self._send is not None
         headers = [*self._headers, *([("Content-Type", kind)] if body else [])]
-        reply = await self._send(HttpRequest(method=method, url=url, headers=headers, body=body))
+        reply = await self._send(HttpRequest(method="POST" if body else "GET", url=url, headers=headers, body=body))
         if reply.status >= 400:
             raise Refused(reply, url)
         return reply.text()
 
-    async def json(self, method: str, url: str, payload: Any = None) -> dict[str, Any]:
+    async def _json(self, url: str, payload: Any = None) -> dict[str, Any]:
         """Return the reply to a request as an object.
 
         Raises:
             Refused: if the server refuses it, or replies with something else.
         """
-        body = b"" if payload is None else json.dumps(payload).encode()
-        text = await self.text(method, url, body)
+        text = await self._text(url, b"" if payload is None else json.dumps(payload).encode())
         try:
             value = json.loads(text)
         except ValueError:
@@ -147,65 +188,31 @@ class Link:
         return value
 
 
-class Wire(Protocol):
-    """The batch interface of a server.
-
-    Attributes:
-        most: largest number of requests in a batch.
-        most_bytes: largest size of a batch.
-    """
-
-    most: int
-    most_bytes: int
-
-    def group(self, body: bytes) -> str:
-        """Return equal names for requests that may be in one batch."""
-        ...
-
-    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
-        """Create a batch under our name ``token``, and return its id."""
-        ...
-
-    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
-        """Return the state of a batch."""
-        ...
-
-    async def entries(self, link: Link, job: Job) -> list[Entry]:
-        """Return the outcomes of the requests of an ended batch, in any order."""
-        ...
-
-    async def jobs(self, link: Link) -> list[Job]:
-        """Return the newest batches."""
-        ...
-
-
 def link_of(request: HttpRequest) -> Link | None:
     """Return the link for a request; None if it cannot be in a batch."""
     parts = urlsplit(request.url)
     if request.method != "POST" or parts.query or not request.body:
         return None
-    for suffix, kind in _WIRES.items():
-        if parts.path.endswith(suffix):
-            return Link(request.url, kind(request.url))
-    return None
+    return next((kind(request.url) for suffix, kind in _LINKS.items() if parts.path.endswith(suffix)), None)
 
 
-@dataclass
-class OpenAI:
+class OpenAI(Link):
     """Files of lines, of one model each."""
 
-    url: str
-    most: ClassVar[int] = 50_000
-    most_bytes: ClassVar[int] = 200 * _MEGABYTE
+    most_bytes = 200 * _MEGABYTE
 
     @property
     def _base(self) -> str:
         return self.url.removesuffix("/chat/completions").removesuffix("/responses")
 
+    @property
+    def _batches(self) -> str:
+        return f"{self._base}/batches"
+
     def group(self, body: bytes) -> str:
         return str(json.loads(body).get("model"))
 
-    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
+    async def submit(self, token: str, requests: Sequence[Request]) -> str:
         endpoint = urlsplit(self.url).path
         lines = (
             b'{"custom_id": "%s", "method": "POST", "url": "%s", "body": %s}\n'
@@ -213,17 +220,14 @@ class OpenAI:
             for one in requests
         )
         kind, body = _form({"purpose": "batch"}, f"{token}.jsonl", b"".join(lines))
-        file = json.loads(await link.text("POST", f"{self._base}/files", body, kind))
+        file = json.loads(await self._text(f"{self._base}/files", body, kind))
         payload = {
             "input_file_id": file["id"],
             "endpoint": endpoint,
             "completion_window": "24h",
             "metadata": {"moa_dspy": token},
         }
-        return str((await link.json("POST", f"{self._base}/batches", payload))["id"])
-
-    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
-        return self._job(await link.json("GET", f"{self._base}/batches/{id}"))
+        return str((await self._json(self._batches, payload))["id"])
 
     def _job(self, value: Mapping[str, Any]) -> Job:
         ended = value.get("status") in ("completed", "failed", "expired", "cancelled")
@@ -231,10 +235,10 @@ class OpenAI:
         count = (value.get("request_counts") or {}).get("total")
         return Job(str(value["id"]), ended, token, value.get("created_at"), count, value)
 
-    async def entries(self, link: Link, job: Job) -> list[Entry]:
+    async def _items(self, job: Job) -> list[dict[str, Any]]:
         files = [job.content[name] for name in ("output_file_id", "error_file_id") if job.content.get(name)]
-        texts = [await link.text("GET", f"{self._base}/files/{file}/content") for file in files]
-        return [self._entry(item) for text in texts for item in _lines(text)]
+        texts = [await self._text(f"{self._base}/files/{file}/content") for file in files]
+        return [item for text in texts for item in _lines(text)]
 
     def _entry(self, item: Mapping[str, Any]) -> Entry:
         response = item.get("response") or {}
@@ -242,29 +246,20 @@ class OpenAI:
         body = response.get("body") or {"error": item.get("error")}
         return Entry(str(item.get("custom_id")), int(status) if status else None, json.dumps(body).encode())
 
-    async def jobs(self, link: Link) -> list[Job]:
-        listed = await link.json("GET", f"{self._base}/batches?limit={_LISTED}")
-        return [self._job(value) for value in listed.get("data") or ()]
 
-
-@dataclass
-class Anthropic:
+class Anthropic(Link):
     """Message batches. The provider keeps no name for a batch, so a lost one is found by its time and size."""
 
-    url: str
-    most: ClassVar[int] = 100_000
-    most_bytes: ClassVar[int] = 250 * _MEGABYTE
+    most = 100_000
+    most_bytes = 250 * _MEGABYTE
 
-    def group(self, body: bytes) -> str:  # noqa: ARG002 (models may be mixed)
-        return ""
+    @property
+    def _batches(self) -> str:
+        return f"{self.url}/batches"
 
-    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:  # noqa: ARG002
+    async def submit(self, token: str, requests: Sequence[Request]) -> str:  # noqa: ARG002
         items = b", ".join(b'{"custom_id": "%s", "params": %s}' % (one.key.encode(), one.body) for one in requests)
-        text = await link.text("POST", f"{self.url}/batches", b'{"requests": [%s]}' % items)
-        return str(json.loads(text)["id"])
-
-    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
-        return self._job(await link.json("GET", f"{self.url}/batches/{id}"))
+        return str(json.loads(await self._text(self._batches, b'{"requests": [%s]}' % items))["id"])
 
     def _job(self, value: Mapping[str, Any]) -> Job:
         counts = value.get("request_counts") or {}
@@ -273,9 +268,9 @@ class Anthropic:
         when = datetime.datetime.fromisoformat(created).timestamp() if isinstance(created, str) else None
         return Job(str(value["id"]), value.get("processing_status") == "ended", None, when, count, value)
 
-    async def entries(self, link: Link, job: Job) -> list[Entry]:
+    async def _items(self, job: Job) -> list[dict[str, Any]]:
         url = job.content.get("results_url")
-        return [self._entry(item) for item in _lines(await link.text("GET", str(url)))] if url else []
+        return list(_lines(await self._text(str(url)))) if url else []
 
     def _entry(self, item: Mapping[str, Any]) -> Entry:
         key, result = str(item.get("custom_id")), item.get("result") or {}
@@ -288,36 +283,25 @@ class Anthropic:
         status = _STATUS_OF_ANTHROPIC.get(str(error["error"].get("type")), 500)
         return Entry(key, status, json.dumps(error).encode())
 
-    async def jobs(self, link: Link) -> list[Job]:
-        listed = await link.json("GET", f"{self.url}/batches?limit={_LISTED}")
-        return [self._job(value) for value in listed.get("data") or ()]
 
-
-@dataclass
-class Gemini:
+class Gemini(Link):
     """Batches of one model, with the requests in the call."""
 
-    url: str
-    most: ClassVar[int] = 50_000
-    most_bytes: ClassVar[int] = 18 * _MEGABYTE
+    most_bytes = 18 * _MEGABYTE
+    _listed_in = "operations"
+    _limit = "pageSize"
 
     @property
-    def _base(self) -> str:
-        return self.url[: self.url.rindex("/models/")]
+    def _batches(self) -> str:
+        return f"{self.url[: self.url.rindex('/models/')]}/batches"
 
-    def group(self, body: bytes) -> str:  # noqa: ARG002 (the model is in the URL)
-        return ""
-
-    async def submit(self, link: Link, token: str, requests: Sequence[Request]) -> str:
+    async def submit(self, token: str, requests: Sequence[Request]) -> str:
         items = b", ".join(
             b'{"request": %s, "metadata": {"key": "%s"}}' % (one.body, one.key.encode()) for one in requests
         )
         batch = b'{"batch": {"displayName": "%s", "inputConfig": {"requests": {"requests": [%s]}}}}'
         url = f"{self.url.removesuffix(':generateContent')}:batchGenerateContent"
-        return str(json.loads(await link.text("POST", url, batch % (token.encode(), items)))["name"])
-
-    async def status(self, link: Link, id: str) -> Job:  # noqa: A002
-        return self._job(await link.json("GET", f"{self._base}/{id}"))
+        return str(json.loads(await self._text(url, batch % (token.encode(), items)))["name"])
 
     def _job(self, value: Mapping[str, Any]) -> Job:
         about = value.get("metadata") or {}
@@ -325,10 +309,9 @@ class Gemini:
         ended = bool(value.get("done")) or state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
         return Job(str(value["name"]), ended, about.get("displayName"), None, None, value)
 
-    async def entries(self, link: Link, job: Job) -> list[Entry]:  # noqa: ARG002 (they are in the report)
-        found = (job.content.get("response") or {}).get("inlinedResponses") or []
-        found = found.get("inlinedResponses") or [] if isinstance(found, dict) else found
-        return [self._entry(item) for item in found]
+    async def _items(self, job: Job) -> list[dict[str, Any]]:
+        found: Any = (job.content.get("response") or {}).get("inlinedResponses") or []
+        return found.get("inlinedResponses") or [] if isinstance(found, dict) else found
 
     def _entry(self, item: Mapping[str, Any]) -> Entry:
         key, error = str((item.get("metadata") or {}).get("key")), item.get("error")
@@ -340,12 +323,8 @@ class Gemini:
         status = _STATUS_OF_RPC.get(code, 500)
         return Entry(key, status, json.dumps({"error": {**(error or {}), "code": status}}).encode())
 
-    async def jobs(self, link: Link) -> list[Job]:
-        listed = await link.json("GET", f"{self._base}/batches?pageSize={_LISTED}")
-        return [self._job(value) for value in listed.get("operations") or ()]
 
-
-_WIRES: Final[Mapping[str, Any]] = {
+_LINKS: Final[Mapping[str, type[Link]]] = {
     "/chat/completions": OpenAI,
     "/responses": OpenAI,
     "/messages": Anthropic,
