@@ -23,9 +23,9 @@ from typing import Annotated, Any, Final
 import typer
 
 import moa_dspy
-from moa_dspy.cli.options import COMMANDS, CallingOptions, Command, parameters
+from moa_dspy.cli.options import COMMANDS, CallingOptions, Command, CostOptions, parameters
 from moa_dspy.cli.output import error, quiet_libraries, settings, warning
-from moa_dspy.errors import MoAError
+from moa_dspy.errors import DeclinedError, MoAError
 from moa_dspy.files.atomic_write import check_folder
 from moa_dspy.redaction import redacted
 
@@ -93,8 +93,12 @@ def _function(command: type[Command]) -> Callable[..., None]:
         settings.quiet = options.quiet
         with quiet_libraries():
             implementation = _implementation(command)
-            with _cache_for(options):
-                implementation.run(options)
+            try:
+                with _cache_for(options):
+                    implementation.run(options)
+            except DeclinedError:
+                if not (isinstance(options, CostOptions) and options.estimate):  # the cost is all that was wanted
+                    raise
 
     function.__doc__ = command.__doc__
     given = _PARAMETERS[command]

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from moa_dspy.cli.options import CostOptions
 from moa_dspy.cli.output import confirmed, note, write_json, write_parts
 from moa_dspy.errors import DeclinedError
 from moa_dspy.planning import WorkEstimate
 
-__all__ = ["approval", "ending_after_estimate", "require_approval"]
-
-
-@contextmanager
-def ending_after_estimate(options: CostOptions) -> Iterator[None]:
-    """End the block without an error once ``--estimate`` has shown the cost."""
-    try:
-        yield
-    except DeclinedError:
-        if not options.estimate:
-            raise
+__all__ = ["approval", "require_approval"]
 
 
 def approval(options: CostOptions) -> Callable[[WorkEstimate], bool] | None:
@@ -43,7 +32,7 @@ def require_approval(options: CostOptions, cost: Callable[[], WorkEstimate]) -> 
     """Show the cost, and ask on a terminal unless ``--yes`` is given.
 
     Raises:
-        DeclinedError: if the user says no, or with ``--estimate``; see ``ending_after_estimate``.
+        DeclinedError: if the user says no, or with ``--estimate``, which ends the command without an error.
     """
     before = approval(options)
     if before is not None and not before(cost()):

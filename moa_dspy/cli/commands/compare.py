@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa_dspy.cli.costs import approval, ending_after_estimate
+from moa_dspy.cli.costs import approval
 from moa_dspy.cli.examples import Job, data_name, tuning_job
 from moa_dspy.cli.options import Compare
 from moa_dspy.cli.output import check_files, note, settings, write_json, write_parts, write_program
@@ -15,11 +15,6 @@ __all__ = ["run"]
 
 def run(options: Compare) -> None:
     """Compare the programs, write the verdict, and save the winner."""
-    with ending_after_estimate(options):
-        _run(options)
-
-
-def _run(options: Compare) -> None:
     check_files({} if options.estimate else {"--out": options.out}, replace=options.force)
     budget = budget_of(options)
     job = tuning_job(options)

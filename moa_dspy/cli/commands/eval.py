@@ -9,7 +9,7 @@ from typing import Final
 
 import dspy
 
-from moa_dspy.cli.costs import ending_after_estimate, require_approval
+from moa_dspy.cli.costs import require_approval
 from moa_dspy.cli.examples import Job, check_reach, find_benchmark, find_judge, prepare, shaped, work_of
 from moa_dspy.cli.options import Eval
 from moa_dspy.cli.output import check_files, confirmed, note, settings, warning, write_json, write_parts
@@ -39,11 +39,6 @@ def run(options: Eval) -> None:
     if options.recipes:
         write_json(recipe_values()) if options.json else write_parts(recipe_table())
         return
-    with ending_after_estimate(options):
-        _run(options)
-
-
-def _run(options: Eval) -> None:
     budget = budget_of(options)
     chosen = None if options.recipe is None else recipe(options.recipe)
     if chosen is not None:

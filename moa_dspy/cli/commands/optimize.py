@@ -26,7 +26,7 @@ from moa_dspy.config import load_config
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.files.program_file import SavedProgram
 from moa_dspy.json_safe import json_text
-from moa_dspy.optimizers.optimize import OptimizeResult, forecast, optimize
+from moa_dspy.optimizers.optimize import OptimizeResult, optimize
 from moa_dspy.optimizers.optimize_plan import PARTS
 from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.sources import is_storage
@@ -46,16 +46,11 @@ def run(options: Optimize) -> None:
     files = {f"--{name}": getattr(options, name) for name in ("out", "candidate", "record", "report")}
     if not options.estimate:
         check_files(files, replace=options.force)
-    arguments = _arguments(options)
-    if options.estimate:
-        cost = forecast(**arguments)
-        write_json(cost.to_dict()) if options.json else write_parts(str(cost))
-        return
-    _write(_optimize(options, arguments), options)
+    _write(_optimize(options, _arguments(options)), options)
 
 
 def _arguments(options: Optimize) -> dict[str, Any]:
-    """Return the arguments of ``optimize`` and ``forecast``."""
+    """Return the arguments of ``optimize``."""
     arguments: dict[str, Any] = {name: getattr(options, name) for name in _SAME_NAME}
     objective = tuple(options.objective.split(","))
     arguments |= {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moa_dspy.cli.costs import ending_after_estimate, require_approval
+from moa_dspy.cli.costs import require_approval
 from moa_dspy.cli.examples import Job, tuning_job, work_of
 from moa_dspy.cli.options import Profile
 from moa_dspy.cli.output import note, settings, write_json, write_parts
@@ -21,11 +21,6 @@ __all__ = ["run"]
 
 def run(options: Profile) -> None:
     """Profile the program, and write the table of its stages, and of its agents if wanted."""
-    with ending_after_estimate(options):
-        _run(options)
-
-
-def _run(options: Profile) -> None:
     budget = budget_of(options)
     job = tuning_job(options)
     guard = guard_of(budget, job.program)

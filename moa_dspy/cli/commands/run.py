@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from moa_dspy.batches import Batches
-from moa_dspy.cli.costs import ending_after_estimate, require_approval
+from moa_dspy.cli.costs import require_approval
 from moa_dspy.cli.examples import fields_of
 from moa_dspy.cli.options import Run
 from moa_dspy.cli.output import confirmed, note, settings, table, warning, write_json, write_parts
@@ -27,11 +27,6 @@ __all__ = ["run"]
 
 def run(options: Run) -> None:
     """Answer the rows, and write what that took."""
-    with ending_after_estimate(options):
-        _run(options)
-
-
-def _run(options: Run) -> None:
     budget = budget_of(options)
     program = build_program(options)
     rows = Rows(options.data, program, fields=fields_of(options.fields), split=options.split, limit=options.limit)
