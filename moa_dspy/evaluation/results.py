@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.cost.usage import Tokens, Usage
 from moa_dspy.display import Displayed, Table
@@ -174,8 +175,8 @@ class EvaluateResult(Displayed):
             "ended_by", "errors_as_wrong", "calls", "cost_usd", "seconds_per_item",
         )  # fmt: skip
         values = {name: getattr(self, name) for name in names} | {
-            "score": self.score and self.score.model_dump(),
-            "categories": {name: score and score.model_dump() for name, score in self.categories.items()},
+            "score": self.score,
+            "categories": dict(self.categories),
             "figures": dict(self.figures),
             "cached_calls": self.usage.cached_calls,
             "tokens": {**self.tokens.model_dump(), "total": self.tokens.total},
@@ -185,11 +186,11 @@ class EvaluateResult(Displayed):
                 "cost_usd": self.judge_usage.cost_usd,
             },
             "seconds": round(self.seconds, 3),
-            "comparison": self.comparison and self.comparison.to_dict(),
-            "records": self.path and str(self.path),
+            "comparison": self.comparison,
+            "records": self.path,
             "remarks": list(self.remarks),
         }
-        content: dict[str, Any] = _finite(values)
+        content: dict[str, Any] = to_jsonable_python(values, inf_nan_mode="null", fallback=str)
         return content
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -277,11 +278,3 @@ def read_other(path: str | Path, run: Mapping[str, Any]) -> dict[str, Record]:
         if other.get(part) != run.get(part):
             raise ConfigurationError(f"{path} cannot be compared: {difference(part, other.get(part), run.get(part))}")
     return latest(records)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
