@@ -130,9 +130,9 @@ class Rows:
             return Survey(None, None)
         total, waiting, step = 0, 0, 1
         chosen: list[dspy.Example] = []
-        for row in self.without(done):
+        for row, is_done in self.answered(done):
             total = row.number
-            if row.is_done:
+            if is_done:
                 continue
             if not waiting % step:
                 chosen.append(row.example)
@@ -143,7 +143,7 @@ class Rows:
             raise ConfigurationError(f"{self.name} is empty")
         return Survey(total, waiting, chosen[: 2 * sample : 2] if len(chosen) > sample else chosen)
 
-    def without(self, done: Mapping[bytes, int]) -> Iterator[_Checked]:
+    def answered(self, done: Mapping[bytes, int]) -> Iterator[tuple[Row, bool]]:
         """Yield all rows, and whether each has its answer. Of equal rows, the first ones have it."""
         met: Counter[bytes] = Counter()
         for row in self:
@@ -151,7 +151,7 @@ class Rows:
             if is_done:
                 met[row.id] += 1
                 is_done = met[row.id] <= done[row.id]
-            yield _Checked(row.number, row.id, row.example, is_done)
+            yield row, is_done
 
     def _examples(self) -> Iterator[dspy.Example]:
         inputs = self._inputs
@@ -190,10 +190,3 @@ class Rows:
                 f"(map columns with fields={{{missing[0]!r}: 'COLUMN'}})"
             )
         check_inputs(self._program, [example])
-
-
-@dataclass(frozen=True)
-class _Checked(Row):
-    """A row, and whether it has its answer."""
-
-    is_done: bool

@@ -239,7 +239,7 @@ class RowRun:
             self._guard.expect(Amounts(each.calls, each.tokens, each.usd or 0.0))
 
     def _items(self) -> Iterator[Item]:
-        return (Item(row, row.example) for row in self._rows.without(self._answers.done) if not row.is_done)
+        return (Item(row, row.example) for row, is_done in self._rows.answered(self._answers.done) if not is_done)
 
 
 @dataclass
