@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from openai.types import Model
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,8 +27,8 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.run_view import event_data, run_page, visible_signs
 from moa_dspy.serve.chat import SECONDS_BETWEEN_COMMENTS, streamed, whole
 from moa_dspy.serve.guard import BodyLimits, Guard, read_body
-from moa_dspy.serve.models import Served
 from moa_dspy.serve.problems import Problem, problem_of, response_of
+from moa_dspy.serve.programs import facts_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
 from moa_dspy.serve.runs import Run, Runs
 from moa_dspy.serve.usage_file import UsageFile
@@ -71,8 +74,7 @@ def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | Non
     """
     options = options or ServeOptions()
     usage_file = None if options.usage_file is None else UsageFile(options.usage_file)
-    runs = Runs(options.concurrency, options.kept_runs, usage_file=usage_file)
-    server = _Server(Served(programs), runs, options)
+    server = _Server(programs, Runs(options.concurrency, options.kept_runs, usage_file=usage_file), options)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -126,8 +128,10 @@ async def _wrong_address(request: Request, error: Exception) -> Response:
 class _Server:
     """The endpoints."""
 
-    def __init__(self, served: Served, runs: Runs, options: ServeOptions) -> None:
-        self.served, self.runs, self.options = served, runs, options
+    def __init__(self, programs: Mapping[str, AttentionMoA], runs: Runs, options: ServeOptions) -> None:
+        self.programs, self.runs, self.options = programs, runs, options
+        self._created = int(time.time())
+        self._facts: dict[str, dict[str, Any]] = {}
 
     async def chat(self, request: Request) -> Response:
         """Answer a question."""
@@ -136,19 +140,36 @@ class _Server:
         return streamed(run, wished) if wished.stream else await whole(request, run, wished)
 
     def _started(self, wished: ChatRequest) -> Run:
-        name, program = self.served.find(wished.model)
+        name = self._name_of(wished.model)
+        program = self.programs[name]
         check_format(wished, program.task)
         return self.runs.start(name, program, inputs_of(wished, program), wished.budget)
 
+    def _name_of(self, model: str) -> str:
+        """Return the name of the program that is a model, with or without ``moa/``."""
+        name = model.removeprefix("moa/")
+        if name not in self.programs:
+            known = ", ".join(f"moa/{each}" for each in self.programs)
+            raise Problem(f"there is no model {model[:100]!r}; there are: {known}", 404, code="model_not_found")
+        return name
+
+    async def _model(self, name: str) -> dict[str, Any]:
+        """Return a program as a model in OpenAI's format, with what is known about it."""
+        if name not in self._facts:
+            self._facts[name] = await asyncio.to_thread(facts_of, self.programs[name])
+        facts = self._facts[name]
+        return Model(id=f"moa/{name}", created=self._created, object="model", owned_by="moa-dspy", **facts).to_dict()
+
+    async def _models(self) -> list[dict[str, Any]]:
+        return [await self._model(name) for name in self.programs]
+
     async def models(self, _: Request) -> Response:
         """List the programs."""
-        models = [await self.served.model(name) for name in self.served.programs]
-        return JSONResponse({"object": "list", "data": models})
+        return JSONResponse({"object": "list", "data": await self._models()})
 
     async def model(self, request: Request) -> Response:
         """Describe one program."""
-        name, _ = self.served.find(request.path_params["model"])
-        return JSONResponse(await self.served.model(name))
+        return JSONResponse(await self._model(self._name_of(request.path_params["model"])))
 
     async def health(self, _: Request) -> Response:
         """Report that the server answers."""
@@ -160,9 +181,10 @@ class _Server:
 
     async def page(self, _: Request) -> Response:
         """Show programs and runs to people, who can ask a question there."""
-        models = [await self.served.model(name) for name in self.served.programs]
         nonce = secrets.token_urlsafe(16)
-        page = _PAGES.get_template("models.html.j2").render(models=models, runs=self._newest(), nonce=nonce)
+        page = _PAGES.get_template("models.html.j2").render(
+            models=await self._models(), runs=self._newest(), nonce=nonce
+        )
         policy = (
             f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -10,16 +10,11 @@ import pydantic
 import pydantic_core
 
 from moa_dspy.errors import InputError
-from moa_dspy.signatures import TaskSignature, is_free_text, needed_inputs
+from moa_dspy.signatures import TaskSignature, needed_inputs
 
-__all__ = ["answers_as_text", "inputs_schema", "named_input", "outputs_schema", "picture"]
+__all__ = ["inputs_schema", "named_input", "outputs_schema", "picture"]
 
 _URLS: Final = ("data:image/", "https://", "http://")
-
-
-def answers_as_text(task: TaskSignature) -> bool:
-    """Return whether the answer is plain text. Other answers are JSON, with a key for each output."""
-    return is_free_text(task)
 
 
 def outputs_schema(task: TaskSignature) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError, MoAError
 from moa_dspy.program import AttentionMoA
 from moa_dspy.serve.inputs import inputs_schema, named_input
-from moa_dspy.serve.programs import warning_of
+from moa_dspy.serve.programs import outputs_of, warning_of
 
 __all__ = ["serve_tools", "tool_server"]
 
@@ -60,8 +60,7 @@ async def _answer(tools: Mapping[str, AttentionMoA], name: str, arguments: dict[
     budget = _budget(given.pop(_BUDGET, None))
     inputs = {field: named_input(program.task, field, value) for field, value in given.items()}
     prediction: Any = await program.acall(budget=budget, **inputs)
-    values = program.roles.jsonable(dict(prediction.items()))
-    outputs = {field: values[field] for field in program.task.output_fields}
+    outputs = outputs_of(program, prediction)
     is_text = len(outputs) == 1 and isinstance(next(iter(outputs.values())), str)
     text = next(iter(outputs.values())) if is_text else json.dumps(outputs, ensure_ascii=False)
     return types.CallToolResult(

@@ -10,10 +10,12 @@ from moa_dspy.config import load_config
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, MoAError
 from moa_dspy.files.program_file import digest_of
+from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA, load
-from moa_dspy.serve.inputs import answers_as_text, outputs_schema
+from moa_dspy.serve.inputs import outputs_schema
+from moa_dspy.signatures import is_free_text
 
-__all__ = ["facts_of", "load_programs", "warning_of"]
+__all__ = ["facts_of", "load_programs", "outputs_of", "warning_of"]
 
 _CONFIG = "moa.toml"
 
@@ -67,6 +69,12 @@ def warning_of(program: AttentionMoA) -> str | None:
     return f"a comparison preferred another program: {record.verdict}"
 
 
+def outputs_of(program: AttentionMoA, prediction: Prediction) -> dict[str, Any]:
+    """Return the task's outputs as JSON values, without an added reasoning field."""
+    values = program.roles.jsonable(dict(prediction.items()))
+    return {name: values[name] for name in program.task.output_fields}
+
+
 def facts_of(program: AttentionMoA) -> dict[str, Any]:
     """Return the task of a program, its agents, its price, and its measured scores, as JSON values."""
     task, record = program.task, program.provenance
@@ -74,7 +82,7 @@ def facts_of(program: AttentionMoA) -> dict[str, Any]:
         "task": task.signature,
         "agents": [spec.model_dump(include={"name", "model"}) for spec in program.architecture.agents],
         "price": _price(program),
-        "answers": "text" if answers_as_text(task) else outputs_schema(task),
+        "answers": "text" if is_free_text(task) else outputs_schema(task),
         "verdict": None if record is None else record.verdict,
         "scores": [] if record is None else [figure.model_dump(mode="json") for figure in record.scores],
         "warning": warning_of(program),

@@ -12,8 +12,9 @@ from openai.types.completion_usage import PromptTokensDetails
 from moa_dspy.json_safe import escaped_json, json_safe, json_text
 from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA
-from moa_dspy.serve.inputs import answers_as_text
+from moa_dspy.serve.programs import outputs_of
 from moa_dspy.serve.runs import Run
+from moa_dspy.signatures import is_free_text
 from moa_dspy.trace import Step, Trace
 
 __all__ = ["ChunkMaker", "answer_of", "completion", "step_line"]
@@ -31,9 +32,8 @@ _VERBS = {
 
 def answer_of(program: AttentionMoA, prediction: Prediction) -> str:
     """Return an answer as the content of a message: plain text, or JSON with a key for each output."""
-    values = program.roles.jsonable(dict(prediction.items()))
-    outputs = {name: values[name] for name in program.task.output_fields}
-    if answers_as_text(program.task):
+    outputs = outputs_of(program, prediction)
+    if is_free_text(program.task):
         return str(json_safe(next(iter(outputs.values()))))
     return json_text(json_safe(outputs), indent=None)
 

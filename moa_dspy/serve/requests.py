@@ -13,9 +13,9 @@ import pydantic
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.program import AttentionMoA
-from moa_dspy.serve.inputs import answers_as_text, named_input, outputs_schema, picture
+from moa_dspy.serve.inputs import named_input, outputs_schema, picture
 from moa_dspy.serve.problems import Problem, validation_problem
-from moa_dspy.signatures import TaskSignature, field_of_question, read_input
+from moa_dspy.signatures import TaskSignature, field_of_question, is_free_text, read_input
 
 __all__ = ["ChatRequest", "MoaOptions", "check_format", "inputs_of"]
 
@@ -147,7 +147,7 @@ def check_format(request: ChatRequest, task: TaskSignature) -> None:
     if wished is None or wished.type == "text":
         return
     schema, problem = None if wished.json_schema is None else wished.json_schema.schema_, None
-    if answers_as_text(task):
+    if is_free_text(task):
         problem = "this program answers in plain text; leave response_format out"
     elif schema is not None and not _fits(schema, outputs_schema(task)):
         problem = f"the schema does not fit this program's answers, whose fields are: {', '.join(task.output_fields)}"

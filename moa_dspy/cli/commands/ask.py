@@ -28,6 +28,7 @@ from moa_dspy.errors import AllProposalsFailedError, ConfigurationError, RunErro
 from moa_dspy.extras import SERVE, why_missing
 from moa_dspy.json_safe import json_safe
 from moa_dspy.program import AttentionMoA, Prediction
+from moa_dspy.serve.programs import outputs_of
 from moa_dspy.trace import Trace, record_prompts
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _write_trace(trace: Trace, path: str | None) -> None:
 
 def _as_text(program: AttentionMoA, prediction: Prediction) -> str:
     """Return a single text output unchanged, and other outputs as ``name: value`` lines."""
-    outputs, fields = _outputs(program, prediction), program.task.output_fields
+    outputs, fields = outputs_of(program, prediction), program.task.output_fields
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in outputs.items()
@@ -127,13 +128,7 @@ def _as_json(program: AttentionMoA, prediction: Prediction) -> Any:
 
     The outputs are at the top level. If one has the name of a figure, all outputs are under ``outputs``.
     """
-    outputs, figures = _outputs(program, prediction), prediction.trace.figures
+    outputs, figures = outputs_of(program, prediction), prediction.trace.figures
     if outputs.keys() & {*figures, "outputs"}:
         outputs = {"outputs": outputs}
     return json_safe({**outputs, **figures})
-
-
-def _outputs(program: AttentionMoA, prediction: Prediction) -> dict[str, Any]:
-    """Return the task's outputs as JSON values, without an added reasoning field."""
-    values = program.roles.jsonable(dict(prediction.items()))
-    return {name: values[name] for name in program.task.output_fields}
