@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from moa_dspy.parsing.structures import decode, read_structures
 
-__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields", "without_end"]
+__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields", "plain_name", "without_end"]
 
 FieldValues = dict[str, list[Any]]
 """The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
@@ -40,11 +40,20 @@ def find_fields(text: str, names: Sequence[str], required: Collection[str], *, j
     fenced = _FENCED.fullmatch(text.strip())
     if fenced and "\n" + fenced["fence"] not in fenced["inner"]:
         text = fenced["inner"]
-    notations = [_markers_on_lines, _markers_anywhere, _json, _tags, _labels, _headings, _entries]
+    fields = tuple(names)
+    notations: list[Callable[[], FieldValues]] = [
+        lambda: _on_lines(text, fields),
+        lambda: _sections(text, _marker(fields).finditer(text), fields),
+        lambda: _json(text, fields, required),
+        lambda: _tags(text, fields),
+        lambda: _sections(text, _label(fields).finditer(text), fields),
+        lambda: _sections(text, _heading(fields).finditer(text), fields),
+        lambda: _entries(text, fields, required),
+    ]
     if json_first:
-        notations = [_json, _markers_on_lines, _markers_anywhere, _tags, _labels, _headings, _entries]
+        notations.insert(0, notations.pop(2))
     for notation in notations:
-        found = notation(text, tuple(names), required)
+        found = notation()
         if found.keys() >= set(required):
             return found
     return {}
@@ -56,27 +65,28 @@ def marked_text(text: str, name: str) -> str:
     A marker that ends the reply is removed.
     """
     if _ANY_MARKER.match(text):
-        found = _sections(text, list(_marker((name,)).finditer(text)), (name,))
+        found = _sections(text, _marker((name,)).finditer(text), (name,))
         return found[name][0] if name in found else text
     return without_end(text)
 
 
 def partial_fields(text: str, names: Sequence[str]) -> dict[str, str]:
     """Return the fields that have begun in a reply that is still being written, between markers at starts of lines."""
-    return {name: values[0] for name, values in _markers_on_lines(text, tuple(names), ()).items() if name}
+    return {name: values[0] for name, values in _on_lines(text, tuple(names)).items() if name}
 
 
 def field_start(text: str, names: Sequence[str], name: str) -> int | None:
     """Return where the value of a field begins, as ``partial_fields`` reads it; None if that may still change."""
-    wanted = _plain(name)
+    wanted = plain_name(name)
     for match in _marker(tuple(names)).finditer(text):
-        if _plain(match["name"]) == wanted and _begins_line(text, match.start()):
+        if plain_name(match["name"]) == wanted and _begins_line(text, match.start()):
             value = text[match.end() :].lstrip()
             return len(text) - len(value) if value and value[0] not in _OF_MARKERS else None
     return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name).casefold()
 
 
@@ -97,29 +107,25 @@ def _marker(names: tuple[str, ...]) -> re.Pattern[str]:
     )
 
 
-def _markers_on_lines(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    del required
-    found = [match for match in _marker(names).finditer(text) if _begins_line(text, match.start())]
+def _on_lines(text: str, names: tuple[str, ...]) -> FieldValues:
+    """Return the texts between markers at the start of lines."""
+    found = (match for match in _marker(names).finditer(text) if _begins_line(text, match.start()))
     return _sections(text, found, names)
-
-
-def _markers_anywhere(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    del required
-    return _sections(text, list(_marker(names).finditer(text)), names)
 
 
 def _begins_line(text: str, at: int) -> bool:
     return not text[max(0, at - 40) : at].rpartition("\n")[2].strip(" \t#>-")
 
 
-def _sections(text: str, found: Sequence[re.Match[str]], names: tuple[str, ...]) -> FieldValues:
+def _sections(text: str, matches: Iterable[re.Match[str]], names: tuple[str, ...]) -> FieldValues:
     """Return the texts between markers, up to the marker that ends the reply."""
-    by_name = {_plain(name): name for name in names}
+    found = list(matches)
+    by_name = {plain_name(name): name for name in names}
     values: FieldValues = {}
     if not found:
         return values
     for match, following in zip(found, [*found[1:], None], strict=True):
-        name = by_name.get(_plain(match["name"]))
+        name = by_name.get(plain_name(match["name"]))
         if name is None:
             if values:
                 break
@@ -148,14 +154,14 @@ def _add(values: FieldValues, name: str, value: Any) -> None:
 
 
 def _json(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    by_name = {_plain(name): name for name in names}
+    by_name = {plain_name(name): name for name in names}
     objects = read_structures(text, dict)
     parts = [part for found in objects for part in found.values()]
     inner = [decode(part.strip(), dict) if isinstance(part, str) else part for part in parts]
     for candidates in (objects, [part for part in inner if isinstance(part, dict)]):
         values: FieldValues = {}
         for found in candidates:
-            fields = {name: found[key] for key in found if (name := by_name.get(_plain(str(key)))) is not None}
+            fields = {name: found[key] for key in found if (name := by_name.get(plain_name(str(key)))) is not None}
             if fields.keys() >= set(required):
                 for name, value in fields.items():
                     _add(values, name, value)
@@ -164,8 +170,7 @@ def _json(text: str, names: tuple[str, ...], required: Collection[str]) -> Field
     return {}
 
 
-def _tags(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    del required
+def _tags(text: str, names: tuple[str, ...]) -> FieldValues:
     values: FieldValues = {}
     if "</" not in text:
         return values
@@ -204,20 +209,10 @@ def _entry(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?:\A|(?<=[,;|])[ \t]{{1,3}})(?P<name>{_spelt(names)})[ \t]?(?::|=(?!=))", re.IGNORECASE)
 
 
-def _labels(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    del required
-    return _sections(text, list(_label(names).finditer(text)), names)
-
-
-def _headings(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
-    del required
-    return _sections(text, list(_heading(names).finditer(text)), names)
-
-
 def _entries(text: str, names: tuple[str, ...], required: Collection[str]) -> FieldValues:
     """Return the fields in one short line, with commas or semicolons between them."""
     found = list(_entry(names).finditer(text)) if len(text) <= _LINE_MAX and "\n" not in text else []
-    if {_plain(match["name"]) for match in found} < {_plain(name) for name in required} or len(found) < 2:
+    if {plain_name(match["name"]) for match in found} < {plain_name(name) for name in required} or len(found) < 2:
         return {}
     return {
         name: [value.rstrip(",;| ") if isinstance(value, str) else value for value in values]

@@ -22,8 +22,8 @@ __all__ = [
     "Mark",
     "fences",
     "has_cognition",
-    "in_spans",
     "is_mention",
+    "span_at",
     "tags",
     "tokens",
     "words_of",
@@ -192,10 +192,10 @@ def fences(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def in_spans(position: int, spans: list[tuple[int, int]]) -> bool:
-    """Return whether a position lies in one of the ordered spans."""
+def span_at(position: int, spans: list[tuple[int, int]]) -> int:
+    """Return the index of the ordered span in which a position lies; -1 if it lies in none."""
     at = bisect_right(spans, position, key=lambda span: span[0]) - 1
-    return at >= 0 and position < spans[at][1]
+    return at if at >= 0 and position < spans[at][1] else -1
 
 
 def is_mention(text: str, mark: Mark) -> bool:

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import functools
 import re
-from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from moa_dspy.parsing.marks import OPENING_SAYS, Mark, fences, has_cognition, is_mention, tags
+from moa_dspy.parsing.marks import OPENING_SAYS, Mark, fences, has_cognition, is_mention, span_at, tags
 from moa_dspy.parsing.turns import split_turns
 
 __all__ = ["ANSWER_BEGINS", "EDGES", "PLAIN", "Split", "split_reasoning"]
@@ -265,7 +264,7 @@ class _TagReader:
             if "\n" in self._text[end : mark.start]:
                 pending = 0
             end = mark.end
-            block = self._block(mark)
+            block = span_at(mark.start, self._fence_lines)
             if block >= 0 and not (mark.closes and opened_in != block and self._ends_block_after(mark)):
                 opened_in = block if not mark.closes else opened_in
                 mentions.add(at)
@@ -273,10 +272,6 @@ class _TagReader:
                 mentions.add(at)
                 pending += -1 if mark.closes else 1
         return mentions
-
-    def _block(self, mark: Mark) -> int:
-        at = bisect_right(self._fence_lines, mark.start, key=lambda span: span[0]) - 1
-        return at if at >= 0 and mark.start < self._fence_lines[at][1] else -1
 
     def _ends_block_after(self, mark: Mark) -> bool:
         """Return whether the code after a closing tag is complete without the block that the tag is in.

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from moa_dspy.parsing.marks import Mark, fences, has_cognition, in_spans, is_mention, tokens, words_of
+from moa_dspy.parsing.marks import Mark, fences, has_cognition, is_mention, span_at, tokens, words_of
 
 __all__ = ["Turns", "split_turns"]
 
@@ -78,12 +78,9 @@ def split_turns(text: str) -> Turns:
         return Turns(reasoning, final[-1].body)
     if answers:
         return Turns(reasoning, answers[0].body)
-    return Turns(reasoning, "", ended=False) if reasoning else Turns((), text if _say_something(parts) else "")
-
-
-def _say_something(parts: list[_Part]) -> bool:
-    """Return whether a part of another turn contains text. A reply without an answer is then left as it is."""
-    return any(part.body.strip() for part in parts)
+    if reasoning:
+        return Turns(reasoning, "", ended=False)
+    return Turns((), text if any(part.body.strip() for part in parts) else "")  # other turns only: left as they are
 
 
 def _structural(text: str) -> list[Mark]:
@@ -97,7 +94,7 @@ def _structural(text: str) -> list[Mark]:
     marks = [
         mark
         for mark in found
-        if not in_spans(mark.start, spans) and (mark.name not in ("s", "/s") or not struck) and not _listed(text, mark)
+        if span_at(mark.start, spans) < 0 and (mark.name not in ("s", "/s") or not struck) and not _listed(text, mark)
     ]
     if framed:
         return [mark for mark in marks if text[mark.start - 1 : mark.start] != "`"]

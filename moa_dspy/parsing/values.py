@@ -28,7 +28,7 @@ import pydantic
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.parsing.choices import read_bool, read_choice
 from moa_dspy.parsing.dates import iso_date
-from moa_dspy.parsing.fields import find_fields
+from moa_dspy.parsing.fields import find_fields, plain_name
 from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.phrases import undecorated, unlabelled
 from moa_dspy.parsing.reasoning import split_reasoning
@@ -385,11 +385,11 @@ def _object(value: Any, annotation: Any) -> Any:
         fitted = {_parse(key, args[0], False): _parse(part, args[1], False) for key, part in value.items()}
     else:
         own = getattr(annotation, "model_fields", {})
-        names = {_plain_name(name): (field.alias or name, field.annotation) for name, field in own.items()}
-        names |= {_plain_name(alias): (alias, kind) for alias, kind in fields.items()}
+        names = {plain_name(name): (field.alias or name, field.annotation) for name, field in own.items()}
+        names |= {plain_name(alias): (alias, kind) for alias, kind in fields.items()}
         fitted = {}
         for key, part in value.items():
-            alias, kind = names.get(_plain_name(str(key)), (key, None))
+            alias, kind = names.get(plain_name(str(key)), (key, None))
             fitted[alias] = part if kind is None else _parse(part, kind, False)
     return adapter.validate_python(fitted)
 
@@ -414,14 +414,10 @@ def _object_in(text: str, fields: Mapping[str, Any] | None, args: tuple[Any, ...
 
 def _unwrapped(value: Mapping[Any, Any], fields: Mapping[str, Any]) -> Mapping[Any, Any]:
     """Return the object with the fields, if it is the only object inside of one without them."""
-    names = {_plain_name(name) for name in fields}
+    names = {plain_name(name) for name in fields}
     inner = [part for part in value.values() if isinstance(part, Mapping)]
-    is_outer = len(inner) == 1 and not any(_plain_name(str(key)) in names for key in value)
+    is_outer = len(inner) == 1 and not any(plain_name(str(key)) in names for key in value)
     return inner[0] if is_outer else value
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def _fields_of(annotation: Any) -> dict[str, Any] | None:
