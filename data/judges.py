@@ -134,12 +134,7 @@ class _JudgeAdapter(dspy.ChatAdapter):
 
 
 def answer_in(text: str, response: Any = None) -> str:
-    """Return a judge's answer without reasoning. It is empty if the reply ended in its reasoning or did not succeed.
-
-    Args:
-        text: the whole text.
-        response: the provider's response with a finish reason; None if it is not known.
-    """
+    """Return a judge's answer without reasoning. It is empty if the reply ended in its reasoning or did not succeed."""
     split = split_reasoning(text)
     return split.text if split.ended and _end(response) in ("finished", "truncated") else ""
 
@@ -266,11 +261,7 @@ class GradeJudge(_Judge):
 
 
 class SkillJudge(_Judge):
-    """Scores one answer from 1 to 5 for each skill.
-
-    Attributes:
-        assess: the predictor.
-    """
+    """Scores one answer from 1 to 5 for each skill."""
 
     def __init__(self, lm: dspy.BaseLM | None = None) -> None:
         super().__init__(lm)
@@ -293,11 +284,7 @@ class SkillJudge(_Judge):
 def send(lm: dspy.BaseLM, prompt: str, system: str | None, **config: Any) -> Any:
     """Send an official prompt unchanged and return the `dspy.lm15.Response`, with `.text` and `.logprobs`.
 
-    Args:
-        lm: the judge's language model.
-        prompt: the user message.
-        system: the system message.
-        **config: settings of `dspy.lm15.Config`. By default, the temperature is 0 and a reply has up to 2048 tokens.
+    By default, the temperature is 0 and a reply has up to 2048 tokens.
     """
     settings = Config(**{"temperature": 0.0, "max_tokens": 2048, **config})
     request = Request(model=lm.model, messages=(Message.user(prompt),), system=system, config=settings)

@@ -173,10 +173,7 @@ def _csv_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
 
 
 def parse_structure(value: object) -> Any:
-    """Return a list or an object of a data row. In CSV files it is a text: JSON or a Python literal.
-
-    Args:
-        value: the list or object, or its text. Text is parsed and never evaluated.
+    """Return a list or an object of a data row. In CSV files it is a text, which is never evaluated.
 
     Raises:
         ValueError: if the text is neither JSON nor a Python literal of a list or object.

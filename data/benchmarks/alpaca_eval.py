@@ -188,11 +188,7 @@ def judge_prompt(template: str, instruction: str, output_1: str, output_2: str) 
 
 
 class WinMetric(JudgeMetric):
-    """The probability that the answer beats the baseline's.
-
-    Attributes:
-        pair: the judge.
-    """
+    """The probability that the answer beats the baseline's."""
 
     def __init__(self, pair: PairJudge) -> None:
         super().__init__()

@@ -304,11 +304,7 @@ def _meaning(skill: str) -> str:
 
 
 class ScoredSkills(JudgeMetric):
-    """Scores the skills that an instance requires.
-
-    Attributes:
-        scorer: the judge.
-    """
+    """Scores the skills that an instance requires."""
 
     def __init__(self, scorer: SkillJudge) -> None:
         super().__init__()

@@ -297,11 +297,7 @@ class OfficialGradeJudge(GradeJudge):
 
 
 class GradedTurns(JudgeMetric):
-    """Grades every answered turn.
-
-    Attributes:
-        grader: the judge.
-    """
+    """Grades every answered turn."""
 
     def __init__(self, grader: GradeJudge) -> None:
         super().__init__()

@@ -83,11 +83,7 @@ def may_have_batches(model: str) -> bool:
 
 
 class UndeliveredError(BaseException):
-    """A request whose batch could be neither sent nor read. No adapter may treat it as an unreadable reply.
-
-    Attributes:
-        error: the cause.
-    """
+    """A request whose batch could be neither sent nor read. No adapter may treat it as an unreadable reply."""
 
     def __init__(self, error: RunError) -> None:
         super().__init__(str(error))

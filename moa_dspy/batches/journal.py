@@ -53,13 +53,10 @@ class SentBatch:
 
 
 class Journal:
-    """The batches and replies of a run.
+    """The batches and replies of a run, in memory if there is no path.
 
     A batch is written before it is created, so that a killed process can find it by its token, and again when its id is
     known. A reply that is here is never paid again.
-
-    Args:
-        path: the file; None keeps all in memory.
 
     Raises:
         ConfigurationError: if the file cannot be opened, or is no journal.

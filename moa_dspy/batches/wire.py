@@ -31,12 +31,7 @@ _STATUS_OF_RPC: Final[Mapping[int, int]] = {3: 400, 5: 404, 7: 403, 8: 429, 9: 4
 
 @dataclass(frozen=True)
 class Request:
-    """A request in a batch.
-
-    Attributes:
-        key: identifies it within the batch.
-        body: the body of the single request, as JSON.
-    """
+    """A request in a batch, with a key of its own there, and the body of the single request."""
 
     key: str
     body: bytes

@@ -40,15 +40,7 @@ _SAMPLES: Final = 5
 
 @dataclass(frozen=True)
 class Job:
-    """The program, the examples and the metric of a command.
-
-    Attributes:
-        program: the program.
-        devset: the examples and their benchmark.
-        metric: scores the answers.
-        judge: the metric's model, if it needs one.
-        remarks: notes for the user about the scoring of the examples.
-    """
+    """The program, the examples and the metric of a command, its judge, and remarks on the scoring."""
 
     program: AttentionMoA
     devset: Devset
@@ -197,13 +189,7 @@ def check_reach(job: Job) -> None:
 def work_of(
     programs: Sequence[tuple[str, AttentionMoA]], job: Job, waiting: Sequence[dspy.Example] | None = None
 ) -> WorkEstimate:
-    """Return the estimated cost of running programs on the job's examples, or on those that wait.
-
-    Args:
-        programs: the programs with their names.
-        job: the examples, the metric and the judge.
-        waiting: the examples to run. Default: all.
-    """
+    """Return the estimated cost of running programs on the job's examples, or on those that wait."""
     examples = job.examples if waiting is None else waiting
     costs: list[tuple[str, CostEstimate]] = []
     for name, program in programs:

@@ -97,13 +97,7 @@ def write_parts(*parts: RenderableType) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), header: bool = True) -> Table:
-    """Return rows as a table without borders.
-
-    Args:
-        rows: rows of equal length.
-        left: the columns that are aligned left.
-        header: whether the first row is the header.
-    """
+    """Return rows of equal length as a table without borders. The columns in ``left`` are aligned left."""
     from rich.table import Table
     from rich.text import Text
 
@@ -150,11 +144,7 @@ def is_terminal(stream: object) -> bool:
 
 
 def check_files(files: Mapping[str, str | None], *, replace: bool) -> None:
-    """Check that the files can be written, and differ from each other. Nothing is changed.
-
-    Args:
-        files: the paths, by option.
-        replace: whether existing files may be replaced.
+    """Check that the files, by option, can be written, and differ from each other. Nothing is changed.
 
     Raises:
         ConfigurationError: if two paths are the same, a file exists without ``replace``, or a path cannot be written.

@@ -133,10 +133,6 @@ def budget_of(options: LimitOptions) -> Budget | None:
 def model_named(text: str, option: str) -> AgentConfig:
     """Return the agent of ``model`` or ``model@temperature``.
 
-    Args:
-        text: the user's text.
-        option: the option, for the message.
-
     Raises:
         ConfigurationError: if the model is missing, or the temperature is out of range.
     """

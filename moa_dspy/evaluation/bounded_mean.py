@@ -53,14 +53,7 @@ def mean_p_values(values: Array, mean: float = 0.0, *, lowest: float, counts: Ar
 
 
 def mean_interval(values: Array, lowest: float, highest: float, level: float) -> tuple[float, float]:
-    """Return the interval of the means that neither one-sided test rejects at (1 - level) / 2.
-
-    Args:
-        values: shape (n,).
-        lowest: the least possible value.
-        highest: the greatest possible value.
-        level: coverage.
-    """
+    """Return the interval of the means that neither one-sided test rejects at (1 - level) / 2. Shape (n,)."""
     beyond = (1 - level) / 2
     return _lower_end(values, lowest, beyond), -_lower_end(-values, -highest, beyond)
 

@@ -158,12 +158,6 @@ def estimate_cost(
     """Return the estimated cost of the program's calls and of the judge's calls.
 
     A few examples are planned, and their cost is scaled to all examples.
-
-    Args:
-        program: the program.
-        examples: all examples.
-        metric: scores the answers.
-        judge: the judge's model, or None without a judge.
     """
     chosen = evenly_spaced(examples, _PLANNED)
 

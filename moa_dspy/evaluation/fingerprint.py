@@ -50,13 +50,6 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
 
     The examples are not included, because each record has the digest of its example. A run can therefore be extended to
     more examples.
-
-    Args:
-        program: the program.
-        benchmark: the benchmark's or file's name.
-        split: the benchmark's split.
-        seed: seed of the sample.
-        metric: the metric.
     """
     return {
         "program": {"name": label(program), "digest": digest([describe(program), _ambient()])},

@@ -68,12 +68,7 @@ class EvaluateProgress:
 
 
 class Totals:
-    """Running sums over the records of an evaluation.
-
-    Args:
-        total: number of items.
-        records: those of earlier starts, one per item.
-    """
+    """Running sums over the records of an evaluation, those of earlier starts included."""
 
     def __init__(self, total: int, records: Iterable[Record]) -> None:
         self._total, self._began = total, time.perf_counter()
@@ -138,12 +133,7 @@ def cost_so_far(usage: Usage) -> str:
 
 @contextmanager
 def progress_display(progress: Callable[[P], None] | bool, name: str = "items") -> Iterator[Callable[[P], None] | None]:
-    """Yield the function that shows progress: the caller's, None, a bar on a terminal, or lines.
-
-    Args:
-        progress: the caller's function; or whether to show progress on standard error.
-        name: what is counted.
-    """
+    """Yield the function that shows progress of ``name``: the caller's, None, a bar on a terminal, or lines."""
     if callable(progress) or not progress:
         yield progress or None
     elif sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":

@@ -94,9 +94,7 @@ def outputs_of(prediction: Any) -> dict[str, Any]:
 def restored(program: dspy.Module, outputs: Mapping[str, Any]) -> dspy.Prediction | None:
     """Return a prediction from its recorded outputs, with values of the types in the program's signature.
 
-    Args:
-        program: the program that gave the prediction. If it has no signature, its only predictor has one.
-        outputs: its fields as JSON values.
+    If it has none, its only predictor has one.
 
     Returns:
         The prediction; None if a type is unknown and the value may have been an object.

@@ -212,12 +212,7 @@ def by_category(records: Sequence[Record]) -> dict[str, Score | None]:
 def paired_difference(
     records: Mapping[str, Record], other_records: Mapping[str, Record], *, other: str = "other"
 ) -> PairedDifference:
-    """Compare two evaluations on the items scored in both.
-
-    Args:
-        records: records by id.
-        other_records: records of the other evaluation by id.
-        other: name of the other evaluation.
+    """Compare the records of two evaluations, by id, on the items scored in both.
 
     Raises:
         ConfigurationError: if no item is scored in both, or if an id has different content in the two.
@@ -252,10 +247,6 @@ def paired_difference(
 def compare_files(path: str | Path, other: str | Path) -> PairedDifference:
     """Compare two files of evaluation records.
 
-    Args:
-        path: records of one evaluation.
-        other: records of the other evaluation.
-
     Raises:
         ConfigurationError: if a file cannot be read, or if the two evaluations differ in benchmark, metric or items.
     """
@@ -265,10 +256,6 @@ def compare_files(path: str | Path, other: str | Path) -> PairedDifference:
 
 def read_other(path: str | Path, run: Mapping[str, Any]) -> dict[str, Record]:
     """Read the records that a run is compared with.
-
-    Args:
-        path: records of the other evaluation.
-        run: fingerprint of this run.
 
     Raises:
         ConfigurationError: if the file cannot be read, or has another benchmark or metric.

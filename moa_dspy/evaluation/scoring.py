@@ -100,10 +100,6 @@ def _judgement(metric: Metric, assess: Callable[..., Any], *args: Any) -> Judgem
 def score_of(value: Any, metric: Metric | None = None) -> float:
     """Return the score that a metric returned as a number from 0 to 1.
 
-    Args:
-        value: what the metric returned.
-        metric: the metric, for the message.
-
     Raises:
         MetricError: if ``value`` is not a bool, a number from 0 to 1, or an object with such a ``score``.
     """
@@ -133,11 +129,7 @@ def _shown(value: Any) -> str:
 def call_metric(metric: Metric, example: dspy.Example, prediction: Any, *context: Any) -> Any:
     """Return the metric's result. Pass as much of DSPy's context as the metric accepts.
 
-    Args:
-        metric: the task's metric.
-        example: the question.
-        prediction: the answer.
-        *context: the DSPy trace, then the predictor's name and trace; if all are None, they are not passed.
+    The context is the DSPy trace, then the predictor's name and trace. If all are None, they are not passed.
     """
     if not any(part is not None for part in context) or not accepts(metric, 2 + len(context)):
         return metric(example, prediction)

@@ -72,10 +72,7 @@ class Score(pydantic.BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Return the mean of ``values`` with its interval.
-
-        Args:
-            values: one score from 0 to 1 per example.
+        """Return the mean of ``values``, one score from 0 to 1 per example, with its interval.
 
         Raises:
             ValueError: if there are no values, or if one is not from 0 to 1.
@@ -113,12 +110,7 @@ class Gain(pydantic.BaseModel):
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], *, level: float = LEVEL) -> Self:
-        """Return the gain of ``after`` over ``before``.
-
-        Args:
-            before: one score from 0 to 1 per example.
-            after: one score from 0 to 1 per example, in the same order.
-            level: coverage of the interval.
+        """Return the gain of ``after`` over ``before``, each one score from 0 to 1 per example, in the same order.
 
         Raises:
             ValueError: if there are no scores, if the numbers of scores differ, or if one is not from 0 to 1.
@@ -155,10 +147,6 @@ def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
     test errs far more often than its level. The search uses it to end trials, where an error costs a trial; decisions
     use ``improvement_p_value``. Differences may have any range. Up to 14 are enumerated, otherwise 10,000 sign flips
     are drawn. ``scipy.stats.permutation_test`` gives the same values but takes ten times as long.
-
-    Args:
-        differences: one per example.
-        seed: seed of the draws.
     """
     values = np.asarray([value for value in differences if value != 0], dtype=float)
     count = len(values)
@@ -195,13 +183,9 @@ def one_sided(difference: float, p: float) -> float:
 def examples_needed(differences: Sequence[float], alpha: float, power: float = POWER) -> int | None:
     """Return about how many examples the one-sided paired test takes, if the true difference is the observed one.
 
-    The normal approximation is used, with what the test adds for losses that were not seen: 1.5 in the sum of the
-    differences, and at least the number that it takes if no example gets worse.
-
-    Args:
-        differences: candidate minus baseline, one per example.
-        alpha: level of the test.
-        power: probability of finding the difference.
+    ``differences`` are candidate minus baseline, one per example. The normal approximation is used, with what the test
+    adds for losses that were not seen: 1.5 in the sum of the differences, and at least the number that it takes if no
+    example gets worse.
 
     Returns:
         The number; None if the mean difference is not positive.
@@ -219,11 +203,8 @@ def examples_needed(differences: Sequence[float], alpha: float, power: float = P
 def detectable_gain(examples: int, alpha: float, *, power: float = POWER, changed: float = 0.0) -> float | None:
     """Return the smallest gain that the one-sided paired test finds in right and wrong answers.
 
-    Args:
-        examples: number of examples.
-        alpha: level of the test.
-        power: probability of finding the gain.
-        changed: share of the answers that change from right to wrong or back. A larger gain changes as many as it must.
+    ``changed`` is the share of the answers that change from right to wrong or back. A larger gain changes as many as it
+    must.
 
     Returns:
         The gain; None if not even a gain of 1 is found.
@@ -238,14 +219,7 @@ def detectable_gain(examples: int, alpha: float, *, power: float = POWER, change
 
 
 def examples_for_gain(gain: float, alpha: float, *, power: float = POWER, changed: float = 0.0) -> int | None:
-    """Return how many examples ``detectable_gain`` takes to be ``gain``; None if more than a million.
-
-    Args:
-        gain: above 0 and at most 1.
-        alpha: level of the test.
-        power: probability of finding the gain.
-        changed: see ``detectable_gain``.
-    """
+    """Return how many examples ``detectable_gain`` takes to be ``gain``, from 0 to 1; None if more than a million."""
     low, high = 1, 2
     while _power(high, gain, alpha, changed) < power:
         low, high = high, 2 * high
@@ -270,13 +244,7 @@ def _power(examples: int, gain: float, alpha: float, changed: float) -> float:
 
 
 def sensitivity(examples: int, alpha: float, gain: float | None = None) -> str:
-    """Return in words what gain the test can show with so many examples, and how many a wished gain takes.
-
-    Args:
-        examples: number of examples that decide.
-        alpha: level of the one-sided test.
-        gain: the wished gain, above 0 and at most 1.
-    """
+    """Return in words what gain the test can show with so many examples, and how many a wished ``gain`` takes."""
     best, usual = (detectable_gain(examples, alpha, changed=changed) for changed in (0.0, _CHANGED))
     of = f"with {examples} examples that decide, alpha {alpha:.3g} and {POWER:.0%} power"
     if best is None or usual is None:

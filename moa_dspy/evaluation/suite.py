@@ -102,11 +102,6 @@ class Devset:
     ) -> Devset:
         """Return the examples with their benchmark, from any argument that ``evaluate`` accepts.
 
-        Args:
-            devset: a benchmark or its name, a file, folder or hub id, or examples.
-            limit: maximum number of examples, drawn by content.
-            seed: seed of the sample; default: the ``Devset``'s, or 0.
-
         Raises:
             ConfigurationError: if nothing can be read, or ``limit`` is below 1.
         """
@@ -182,12 +177,8 @@ def open_benchmark(name: str | Path) -> Benchmark:
 def fit_metric(metric: Any, outputs: Collection[str], examples: Sequence[dspy.Example]) -> tuple[Any, list[str]]:
     """Return the metric for a task with these outputs, and its remarks on scoring these examples.
 
-    A plain function is returned as it is, without remarks. Nothing is paid for.
-
-    Args:
-        metric: the metric.
-        outputs: the task's output fields; empty if they are not known.
-        examples: all examples.
+    A plain function is returned as it is, without remarks. Nothing is paid for. ``outputs`` is empty if the fields are
+    not known.
 
     Raises:
         ConfigurationError: if the metric cannot be called, does not fit the outputs, or cannot score an example.

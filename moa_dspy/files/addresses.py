@@ -86,11 +86,7 @@ def address_in(name: str) -> str | None:
 
 
 def check_model_name(name: str, owner: str) -> None:
-    """Check that the name of a model holds no address.
-
-    Args:
-        name: the name.
-        owner: whose it is, for the message.
+    """Check that the name of a model holds no address. The message names its owner.
 
     Raises:
         ConfigurationError: if it does.

@@ -98,11 +98,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path, room: int) -> None:
-    """Raise an error unless files can be created, locked and written in ``folder``, as a database does. None stays.
-
-    Args:
-        folder: it exists.
-        room: number of bytes that are written.
+    """Raise an error unless files of ``room`` bytes can be created, locked and written in ``folder``. None stays.
 
     Raises:
         OSError: if the disk is full, the folder is read-only, or its file system has no locks.
@@ -123,9 +119,7 @@ def check_folder(folder: Path, room: int) -> None:
 def lock(file: int, *, of_records: bool = False) -> None:
     """Lock a file for this process until it is closed. Do nothing on Windows.
 
-    Args:
-        file: its descriptor.
-        of_records: lock as SQLite does, instead of the whole file. A file system may have one of both only.
+    With ``of_records``, it is locked as SQLite does. A file system may have one of both kinds of locks only.
 
     Raises:
         OSError: if another process has locked it (see ``in_use``), or the file system has no locks.

@@ -22,8 +22,7 @@ _CALLS: Final = 1_000_000
 def check_size(content: Mapping[str, Any]) -> None:
     """Check that the task and the architecture of a program file are of a size that a program can have.
 
-    Args:
-        content: the JSON values of the file. Values of a wrong type are left to other checks.
+    Values of a wrong type are left to other checks.
 
     Raises:
         ConfigurationError: if a limit is exceeded.

@@ -84,15 +84,7 @@ def digest_of(program: AttentionMoA) -> str:
 
 @dataclass(frozen=True)
 class SavedProgram:
-    """The content of a program file, with its format and layout checked.
-
-    Attributes:
-        path: path of the file.
-        content: the JSON values in the file.
-        architecture: the architecture.
-        task: the task's signature.
-        provenance: the provenance, or None if the file contains none.
-    """
+    """The content of a program file, with its format and layout checked."""
 
     path: str | Path
     content: Mapping[str, Any]
@@ -145,9 +137,7 @@ class SavedProgram:
     def agents(self, lms: Mapping[str, dspy.BaseLM], modules: Collection[str] = ()) -> tuple[list[Agent], Agent | None]:
         """Return the agents and the aggregator. Each uses the LM that ``lms`` has for its name or model.
 
-        Args:
-            lms: LMs by the name of an agent or of a model.
-            modules: places of the modules that agents may use.
+        They may use only the modules at the places in ``modules``.
 
         Raises:
             ConfigurationError: if ``lms`` is no mapping or names an agent or model that the program does not have, or
@@ -205,9 +195,7 @@ class SavedProgram:
     def set_prompts(self, program: AttentionMoA, vectorizers: Collection[str] = ()) -> None:
         """Set all prompts and demos of ``program`` to those of the file. On an error, none is set.
 
-        Args:
-            program: the program to change.
-            vectorizers: names of the embedding models that may be asked.
+        Only the embedding models in ``vectorizers`` may be asked.
 
         Raises:
             ConfigurationError: if the file asks for another embedding model.

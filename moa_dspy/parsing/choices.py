@@ -252,14 +252,9 @@ def read_choice(
 
 
 def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
-    """Return the letter that a text chooses, or None if it chooses none or several. `read_choice` has the rules.
+    """Return the upper-case letter that a text chooses, or None if it chooses none or several.
 
-    Args:
-        text: a model's whole answer.
-        choices: the choices, or their number. Letters beyond them are ignored.
-
-    Returns:
-        An upper-case letter, or None.
+    `read_choice` has the rules. Letters beyond the choices, or beyond their number, are ignored.
     """
     texts = [] if isinstance(choices, int) else list(map(str, choices))
     text = answered_part(text)

@@ -45,11 +45,7 @@ class AnswerSoFar:
         self._stopped = False
 
     def read(self, text: str) -> str:
-        """Return the certain beginning of the answer.
-
-        Args:
-            text: the reply so far. It begins with the text of the previous call.
-        """
+        """Return the certain beginning of the answer in ``text``, which begins with the text of the previous call."""
         if self._start < 0:
             if len(text) < self._next:
                 return ""

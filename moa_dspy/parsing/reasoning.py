@@ -90,12 +90,7 @@ class Split:
 
 
 def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
-    """Divide a model's text into reasoning and answer.
-
-    Args:
-        text: the whole text of a reply.
-        keep: names of tags that are fields of the reply and no reasoning.
-    """
+    """Divide a model's text into reasoning and answer. Tags named in ``keep`` are fields of the reply."""
     return _split(text, tuple(keep))
 
 

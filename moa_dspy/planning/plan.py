@@ -202,16 +202,7 @@ def make_plan(
     times: int = 1,
     seconds_per_call: float | None = None,
 ) -> Plan:
-    """Return the plan of a run, for ``AttentionMoA.plan``.
-
-    Args:
-        parts: the parts of the program.
-        inputs: all inputs of its task.
-        budget: the limits of the run.
-        lengths: assumed lengths of texts.
-        assumed: whether the inputs are placeholders.
-        times: number of questions.
-        seconds_per_call: latency of a call.
+    """Return the plan of a run, for ``AttentionMoA.plan``. ``assumed`` inputs are placeholders.
 
     Raises:
         ConfigurationError: if an agent has no model, a prompt cannot be written, or an option is out of range.

@@ -44,13 +44,7 @@ _QUIET_TURNS: Final = 20
 
 @dataclass
 class Rehearsal:
-    """Rehearse a program on one set of inputs. The program is not changed.
-
-    Args:
-        parts: the parts of the program.
-        inputs: all inputs of its task.
-        lengths: assumed lengths of texts.
-        assumed: whether the inputs are placeholders.
+    """Rehearse a program on one set of inputs. The program is not changed. ``assumed`` inputs are placeholders.
 
     Attributes:
         prices: prices of the models.
@@ -236,12 +230,7 @@ class _StandIns(dspy.Adapter):
     ) -> tuple[dict[str, Any], int]:
         """Return the outputs and their tokens, including the format around them.
 
-        Args:
-            writer: the adapter.
-            model: counts the tokens.
-            signature: the role.
-            limit: the largest number of tokens.
-            reviewed: number of answers that a joint critique is to be about.
+        A joint critique is about ``reviewed`` answers.
         """
         fields, names, assumed = signature.output_fields, self._roles.names, self._lengths
         kinds = {names["critique"]: assumed.critique, "reasoning": assumed.reasoning}

@@ -44,10 +44,6 @@ class Columns:
     A column of the row that has the name of an output or of a figure is called ``input_NAME``, and an output with the
     name of a figure is called ``output_NAME``.
 
-    Args:
-        program: the program.
-        trace: whether each answer has its trace.
-
     Attributes:
         identity: digest of the program, its models and their servers, and of the settings that it takes from DSPy.
     """
@@ -59,25 +55,13 @@ class Columns:
         self._outputs = tuple(program.task.output_fields) if isinstance(program, AttentionMoA) else ()
 
     def of(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
-        """Return the answer to a row, with the row's columns.
-
-        Args:
-            row: the row.
-            run: the program's run on it.
-            used: the usage of this run and of earlier failed ones.
-        """
+        """Return the answer to a row, with the row's columns. ``used`` includes earlier failed runs."""
         own = self.own(row, run, used)
         carried = json_safe(outputs_of(dspy.Prediction(**row.example.toDict())))
         return {"row": row.number, **{carried_name(name, own): value for name, value in carried.items()}, **own}
 
     def own(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
-        """Return the program's outputs and the figures of its run.
-
-        Args:
-            row: the row.
-            run: the program's run on it.
-            used: its usage.
-        """
+        """Return the program's outputs and the figures of its run."""
         outputs = outputs_of(run.prediction)
         if isinstance(self._program, AttentionMoA):
             outputs = {name: outputs.get(name) for name in self._outputs}
@@ -290,9 +274,6 @@ class _Failure(NamedTuple):
 
 class _Failures:
     """The failed runs in a file of answers, and which of them were tried again.
-
-    Args:
-        began: size of the file at this start.
 
     Attributes:
         replaced: places of the failures that were tried again.

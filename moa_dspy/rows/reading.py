@@ -57,15 +57,7 @@ class Survey:
 
 
 class Rows:
-    """The rows of an input. They are read anew at each iteration.
-
-    Args:
-        inputs: a JSONL, JSON, CSV or Parquet file, a folder, a hub id, a benchmark or its name; ``-`` for standard
-            input, as JSON lines; or rows as mappings or examples.
-        program: the program that is to answer them. Its inputs are those of its fields that a row has.
-        fields: the column of each field. Default: columns of the same names, and all others are kept, too.
-        split: the split of a folder, a hub data set or a benchmark.
-        limit: number of rows, from the first.
+    """The rows of an input. They are read anew at each iteration. The arguments are those of ``run``.
 
     Raises:
         ConfigurationError: if the input does not exist or has another form.
@@ -119,9 +111,7 @@ class Rows:
     def survey(self, done: Mapping[bytes, int], sample: int) -> Survey:
         """Read all rows, if they can be read again, so that a row that cannot be read is found before any is answered.
 
-        Args:
-            done: number of answered rows by digest.
-            sample: number of rows to return.
+        ``done`` is the number of answered rows by digest.
 
         Raises:
             ConfigurationError: if a row cannot be read, or there is none.

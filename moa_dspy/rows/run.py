@@ -79,16 +79,7 @@ def run(
 
 
 class RowRun:
-    """One call of ``run``: rows, program and file of answers.
-
-    Args:
-        program: the program.
-        rows: the rows.
-        out: the file of answers; None keeps them in memory.
-        trace: whether each answer has its trace.
-        batch: whether and how provider batches are used.
-        concurrency: maximum number of concurrent rows.
-        budget: limits.
+    """One call of ``run``, with its arguments: rows, program and file of answers.
 
     Raises:
         ConfigurationError: if an argument does not fit.
@@ -163,9 +154,6 @@ class RowRun:
 
     def go(self, progress: Callable[[RunProgress], None] | bool = False) -> RunResult:
         """Answer the rows that have no answer, and write the file.
-
-        Args:
-            progress: called after each row; True shows progress on standard error.
 
         Raises:
             ConfigurationError: if a row cannot be read.

@@ -33,12 +33,8 @@ Values = Callable[[], Iterator[Mapping[str, Any]]]
 def write_table(path: Path, rows: Values, numbers: Collection[str] = ()) -> None:
     """Write rows to a ``.csv`` or ``.parquet`` file, which is replaced when it is complete.
 
-    Lists and objects are written as JSON. A Parquet column whose values have no common type is written as text.
-
-    Args:
-        path: the file.
-        rows: returns the rows anew each time.
-        numbers: columns of numbers, also if all values are None.
+    Lists and objects are written as JSON. A Parquet column whose values have no common type is written as text. The
+    columns ``numbers`` are numbers, also if all values are None.
 
     Raises:
         OSError: if the file cannot be written. The old file is then unchanged.

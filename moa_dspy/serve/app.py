@@ -63,11 +63,7 @@ class ServeOptions:
 
 
 def create_app(programs: Mapping[str, AttentionMoA], options: ServeOptions | None = None) -> Starlette:
-    """Return the ASGI application that serves programs.
-
-    Args:
-        programs: by name.
-        options: settings.
+    """Return the ASGI application that serves programs, by name.
 
     Raises:
         ConfigurationError: if the usage file cannot be written, or is another kind of file.

@@ -47,12 +47,7 @@ class Problem(Exception):  # noqa: N818 (an answer to the client, not a failure 
 
 
 def problem_of(error: BaseException, run: str | None = None) -> Problem:
-    """Return the error that a client gets for an exception.
-
-    Args:
-        error: the exception. An unexpected one is logged.
-        run: the run's id, under which its record is found.
-    """
+    """Return the error that a client gets for an exception in a run. An unexpected one is logged."""
     record = f"; the run's record says why: GET /runs/{run}" if run else ""
     match error:
         case Problem():

@@ -33,13 +33,6 @@ _TITLE: Final = 200
 class Run:
     """A run of a program.
 
-    Args:
-        model: name of the program.
-        program: the program.
-        inputs: of its task.
-        budget: limits of this run.
-        usage_file: where the usage of its steps is written; None if it is not.
-
     Attributes:
         id: cannot be guessed.
         created: seconds since the epoch.

@@ -44,14 +44,9 @@ def serve(
     options: ServeOptions | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve programs until the process is interrupted.
+    """Serve programs, by name, until the process is interrupted. Port 0 takes a free one.
 
-    Args:
-        programs: by name.
-        host: address to listen at.
-        port: number of the port; 0 takes a free one.
-        options: settings.
-        ready: called with the server's address when it answers.
+    ``ready`` is called with the address of the server when it answers.
 
     Raises:
         ConfigurationError: if the host needs a key.
@@ -71,10 +66,7 @@ def serve(
 class LiveRun:
     """A run whose page is served on a free port of loopback, in a thread of its own.
 
-    Args:
-        program: the program.
-        inputs: of its task.
-        ready: called with the address of the page.
+    ``ready`` is called with the address of the page.
     """
 
     def __init__(self, program: AttentionMoA, inputs: Mapping[str, Any], ready: Callable[[str], None]) -> None:

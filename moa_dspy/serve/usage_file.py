@@ -21,19 +21,7 @@ _BEGINNING: Final = b'{"time":'  # of each line
 
 
 class _Line(pydantic.BaseModel):
-    """A line of the file: a step that started, or one that ended.
-
-    Attributes:
-        time: in UTC.
-        run: id of the run.
-        model: name of the program.
-        layer: number of the layer, from 1.
-        stage: stage of the step.
-        agent: name of the agent.
-        target: name of the agent whose answer is criticised.
-        status: ``started``, or how the step ended.
-        usage: None for a step that started.
-    """
+    """A line of the file: a step that started, or one that ended."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -50,9 +38,6 @@ class _Line(pydantic.BaseModel):
 
 class UsageFile:
     """The file, which one server writes at a time. Lines that cannot be written are written later.
-
-    Args:
-        path: of the file. A new file is created.
 
     Attributes:
         before: usage in the file when it was opened, without seconds. A step without an end counts as one call that

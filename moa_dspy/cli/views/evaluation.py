@@ -21,12 +21,7 @@ _ALMOST: Final = 0.001
 
 
 def result_parts(result: EvaluateResult, published: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield the result of an evaluation, for ``write_parts``.
-
-    Args:
-        result: the result.
-        published: the paper's figures, by the name of the official figure.
-    """
+    """Yield the result of an evaluation, beside the ``published`` figures of the paper, for ``write_parts``."""
     split = "" if result.split == "all" else f", {result.split}"
     yield f"{result.benchmark}{split}: {result.items} items, scored by {result.metric}"
     yield f"program  {result.program}\n"

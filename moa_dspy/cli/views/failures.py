@@ -35,11 +35,7 @@ _REMEDIES: Final = {
 
 
 def failure_of(steps: Sequence[Step]) -> CommandError:
-    """Return the error of a run in which no agent answered: causes, remedies and exit code.
-
-    Args:
-        steps: the run's steps. All of them failed.
-    """
+    """Return the error of a run in which no agent answered: causes, remedies and exit code."""
     failed = [step for step in steps if step.error is not None]
     kinds = {step.error.kind for step in failed if step.error is not None}
     wrong_usage = bool(kinds) and kinds <= _USAGE_KINDS

@@ -24,12 +24,7 @@ _Cell: TypeAlias = tuple[int, str, Stage]
 
 
 class LiveTable:
-    """Redraw the state of a run several times a second. The table disappears when the run ends.
-
-    Args:
-        architecture: architecture of the running program.
-        console: where to draw. Default: standard error.
-    """
+    """Redraw the state of a run several times a second. The table disappears when the run ends."""
 
     def __init__(self, architecture: Architecture, console: Console | None = None) -> None:
         self._architecture = architecture

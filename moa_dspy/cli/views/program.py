@@ -79,9 +79,7 @@ def _fields(fields: Mapping[str, Any]) -> list[dict[str, str | None]]:
 def sections(saved: SavedProgram, *, prompts: bool = True) -> list[Section]:
     """Return the content of a program file as readable sections, most important first.
 
-    Args:
-        saved: the file.
-        prompts: whether to include instructions and the first demos of each predictor, shortened.
+    With ``prompts``, each predictor has its instructions and its first demos, shortened.
 
     Raises:
         ProgramFileError: if the file is damaged.

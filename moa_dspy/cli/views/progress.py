@@ -43,9 +43,7 @@ _STOPPED: Final[dict[StoppedBy, str]] = {
 def watching_run(architecture: Architecture, *, silent: bool) -> Iterator[list[Trace]]:
     """Show the steps of a run on standard error: in a live table on a terminal, otherwise a line for each.
 
-    Args:
-        architecture: architecture of the running program.
-        silent: whether to show nothing.
+    With ``silent``, nothing is shown.
 
     Yields:
         A list that gets the run's trace when the run ends, even if it fails or is interrupted.
@@ -118,12 +116,7 @@ def describe(step: Step) -> str:
 
 
 def totals(trace: Trace, architecture: Architecture | None = None) -> str:
-    """Return the agreement and the totals of a run in one line.
-
-    Args:
-        trace: the run.
-        architecture: architecture of the program, for its largest number of calls.
-    """
+    """Return the agreement and the totals of a run in one line, with the most calls that its architecture makes."""
     answered = len(trace.compared)
     agreed = "" if trace.agreement is None else f"{trace.agreement * answered:.0f} of {answered} agents agreed, "
     layers = f"{trace.layers} layer{'s' if trace.layers != 1 else ''}"
