@@ -139,8 +139,6 @@ _question: contextvars.ContextVar[Question | None] = contextvars.ContextVar("moa
 
 @dataclass(eq=False)
 class _Waiter:
-    """A call that waits for a batch."""
-
     question: Question | None
     future: asyncio.Future[None]
 
@@ -248,7 +246,6 @@ class Batcher:
                 raise
 
     async def _wait(self, key: str, link: Link, body: bytes) -> None:
-        """Wait for news of a request."""
         waiter = _Waiter(_question.get(), asyncio.get_running_loop().create_future())
         if not self._waiters[key] and not self._journal.is_under_way(key):
             self._pending[key] = link, body

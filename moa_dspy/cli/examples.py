@@ -169,11 +169,7 @@ def shaped(
 
 
 def check_reach(job: Job) -> None:
-    """Check that every model has a key and an address, before the first call.
-
-    Raises:
-        ConfigurationError: if one is missing. The message names the environment variable to set.
-    """
+    """Raise ConfigurationError if a model has no key or no address. The message names the variable to set."""
     check_keys(job.program)
     check_lms([job.judge], "or name another judge")
     agents = [agent.lm for agent in (*job.program.agents, job.program.aggregator) if agent is not None]

@@ -98,11 +98,7 @@ def served_programs(options: ServingOptions) -> dict[str, AttentionMoA]:
 
 
 def refuse_beside(what: str, options: ProgramOptions, names: Iterable[str]) -> None:
-    """Refuse options that are given although ``what`` settles them.
-
-    Raises:
-        ConfigurationError: if one of the named options is given.
-    """
+    """Raise ConfigurationError if one of the named options is given, because ``what`` settles them."""
     given = [name for name in names if getattr(options, name) not in (None, [], False)]
     if given:
         listed = ", ".join("PROGRAM" if name == "program" else f"--{name}" for name in given)
@@ -172,11 +168,7 @@ def check_keys(program: AttentionMoA) -> None:
 
 
 def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -> None:
-    """Check that every model has a key.
-
-    Raises:
-        ConfigurationError: if a key is missing. The message names the models and the environment variables.
-    """
+    """Raise ConfigurationError if a model has no key. The message names models and environment variables."""
     needs: dict[str, str] = {}
     for lm in lms:
         if isinstance(lm, dspy.BaseLM) and (variables := _missing_variables(lm)):
@@ -187,7 +179,6 @@ def check_lms(lms: Iterable[Agent | dspy.BaseLM | str | None], hint: str = "") -
 
 
 def _overridden(config: Config, options: ProgramOptions) -> Config:
-    """Return the configuration, overridden by the options."""
     attention = options.attention
     shape = {
         "layers": options.layers,

@@ -109,11 +109,7 @@ def turns_of(examples: Sequence[dspy.Example]) -> int:
 
 
 def check_inputs(program: dspy.Module, examples: Sequence[dspy.Example]) -> None:
-    """Check that the data has the inputs of an ``AttentionMoA``, before any of it is paid for.
-
-    Raises:
-        ConfigurationError: if an input is missing or unknown, or has no value in an example.
-    """
+    """Raise ConfigurationError if an input of an ``AttentionMoA`` is unknown, missing, or None in an example."""
     if not isinstance(program, AttentionMoA) or not examples:
         return
     inputs, known = list(examples[0].inputs().keys()), list(program.signature.input_fields)
@@ -134,13 +130,7 @@ def check_inputs(program: dspy.Module, examples: Sequence[dspy.Example]) -> None
 
 
 def check_outputs(benchmark: Benchmark, path: str | Path | None) -> None:
-    """Check that answers can be written for the benchmark's official evaluator, in a file or an existing folder.
-
-    Without a path nothing is checked.
-
-    Raises:
-        ConfigurationError: if the benchmark has no official format, or the file has no folder.
-    """
+    """Raise ConfigurationError if ``path`` is given, and the benchmark has no official format or the file no folder."""
     if path is None:
         return
     if not benchmark.official_outputs:
@@ -371,7 +361,6 @@ def _filled(name: str, values: Mapping[str, str]) -> str:
 
 
 def _safe_name(name: str) -> str:
-    """Return a name as a part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "program"
 
 

@@ -226,7 +226,6 @@ class ExampleRunner:
             self._check_failures(run)
 
     async def _next(self, waiting: Iterator[Item]) -> Item | None:
-        """Return the next item, or None after the last."""
         if self._total is not None:
             return next(waiting, None)
         if not self._read:
@@ -368,11 +367,7 @@ def calls_of_a_run(program: dspy.Module) -> int:
 
 
 def check_concurrency(concurrency: Any) -> None:
-    """Check the maximum number of concurrent examples.
-
-    Raises:
-        ConfigurationError: if it is not a whole number of at least 1.
-    """
+    """Raise ConfigurationError unless ``concurrency`` is a whole number of at least 1."""
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency!r} is invalid; it must be a whole number of at least 1")
 

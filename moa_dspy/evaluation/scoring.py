@@ -146,11 +146,7 @@ def accepts(function: Callable[..., Any], arguments: int) -> bool:
 
 
 def check_metric(metric: Any) -> None:
-    """Check that a metric can be called.
-
-    Raises:
-        ConfigurationError: if it is not callable, or asynchronous.
-    """
+    """Raise ConfigurationError if a metric cannot be called, or is asynchronous."""
     if not callable(metric):
         raise ConfigurationError(f"metric={metric!r} is invalid; pass a function of an example and a prediction")
     if inspect.iscoroutinefunction(metric) or inspect.iscoroutinefunction(type(metric).__call__):

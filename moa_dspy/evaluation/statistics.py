@@ -261,31 +261,19 @@ def sensitivity(examples: int, alpha: float, gain: float | None = None) -> str:
 
 
 def check_gain(gain: float | None) -> None:
-    """Check the wished gain of ``sensitivity``.
-
-    Raises:
-        ConfigurationError: if it is not above 0 and at most 1.
-    """
+    """Raise ConfigurationError unless the wished gain of ``sensitivity`` is above 0 and at most 1."""
     if gain is not None and not 0 < gain <= 1:
         raise ConfigurationError(f"gain={gain!r} is out of range; it must be above 0 and at most 1, such as 0.05")
 
 
 def check_share(name: str, value: float) -> None:
-    """Check that a share lies between 0 and 1.
-
-    Raises:
-        ConfigurationError: if it is not strictly between 0 and 1.
-    """
+    """Raise ConfigurationError unless a share is strictly between 0 and 1."""
     if not 0 < value < 1:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be between 0 and 1")
 
 
 def check_alpha(alpha: float) -> None:
-    """Check the level of a test.
-
-    Raises:
-        ConfigurationError: if it is not above 0 and below 0.5.
-    """
+    """Raise ConfigurationError unless the level of a test is above 0 and below 0.5."""
     if not 0 < alpha < 0.5:
         raise ConfigurationError(f"alpha={alpha!r} is out of range; it must be above 0 and below 0.5, such as 0.05")
 

@@ -58,11 +58,7 @@ class OwnData(Benchmark):
         return dspy.Example(row)
 
     def metric(self, lm: dspy.BaseLM | None = None, prompts: Path | str | None = None) -> Metric:  # noqa: ARG002
-        """Raise ConfigurationError, because own data has no default metric.
-
-        Raises:
-            ConfigurationError: always. The message lists the metrics by name.
-        """
+        """Raise ConfigurationError with the metrics by name, because own data has no default metric."""
         raise ConfigurationError(
             f"{self.name} brings no metric; choose one: {', '.join(METRICS)}, or package.module:function"
         )

@@ -86,11 +86,7 @@ def address_in(name: str) -> str | None:
 
 
 def check_model_name(name: str, owner: str) -> None:
-    """Check that the name of a model holds no address. The message names its owner.
-
-    Raises:
-        ConfigurationError: if it does.
-    """
+    """Raise ConfigurationError if the name of a model of ``owner`` holds an address."""
     found = address_in(name)
     if found is not None:
         raise ConfigurationError(
@@ -101,11 +97,7 @@ def check_model_name(name: str, owner: str) -> None:
 
 
 def check_options(options: Mapping[str, Any], owner: str) -> None:
-    """Check that sampling options have the values of sampling options, so that nothing else is hidden in them.
-
-    Raises:
-        ConfigurationError: if a value has another form.
-    """
+    """Raise ConfigurationError if a sampling option has another value, so that nothing is hidden in it."""
     for name, value in options.items():
         if not _is_sampling_value(name, value):
             raise ConfigurationError(

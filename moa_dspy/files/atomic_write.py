@@ -82,11 +82,7 @@ def create_private(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise an error unless ``replace_file`` can write to ``path``. Nothing is changed.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
+    """Raise OSError unless ``replace_file`` can write to ``path``. Nothing is changed."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if path.exists() and not os.access(path, os.W_OK):

@@ -233,11 +233,7 @@ class SavedProgram:
                 Nearest.set_on(predictor, nearest)
 
     def refusing_damage(self) -> contextlib.AbstractContextManager[None]:
-        """Convert every error inside the block into a one-line error about the file.
-
-        Raises:
-            ProgramFileError: if anything is raised inside.
-        """
+        """Convert every error inside the block into a one-line ``ProgramFileError`` about the file."""
         return _refusing_damage(self.path)
 
 
@@ -246,11 +242,7 @@ def _specs(shape: Architecture) -> list[AgentSpec]:
 
 
 def _check_names(shape: Architecture) -> None:
-    """Check that neither the models nor the options of the agents hold an address.
-
-    Raises:
-        ConfigurationError: if one does.
-    """
+    """Raise ConfigurationError if a model or an option of an agent holds an address."""
     for spec in _specs(shape):
         owner = f"agent {spec.name!r:.80}"
         foreign = sorted(spec.options.keys() - SAMPLING_OPTIONS)

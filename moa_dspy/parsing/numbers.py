@@ -348,7 +348,6 @@ def _calculated(text: str, found: Sequence[Number]) -> Fraction | None:
 
 
 def _numbers(text: str, integer: bool | None) -> Iterator[Number]:
-    """Yield the numbers of a text, in order."""
     end = 0
     for scanned, match in enumerate(_NUMBER.finditer(text)):
         if scanned > _SCANNED:

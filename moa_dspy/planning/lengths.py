@@ -75,11 +75,7 @@ class Lengths:
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Check that ``value`` is a whole number from ``least``.
-
-    Raises:
-        ConfigurationError: if it is not a whole number, or too small.
-    """
+    """Raise ConfigurationError unless ``value`` is a whole number from ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{name}={value!r} is out of range; it must be a whole number from {least}")
 

@@ -156,7 +156,6 @@ class AnswerFile(Answers):
         self._began = self._file.size
 
     def _read(self) -> None:
-        """Read the answers of earlier starts."""
         end = number = 0
         for number, (place, line) in enumerate(self._file.lines(), start=1):
             self._count(self._parsed(line, number))

@@ -88,11 +88,7 @@ class Rows:
         return str(self._inputs) if isinstance(self._inputs, (str, Path)) else "the input"
 
     def refuse(self, out: str | Path) -> None:
-        """Refuse a file of answers that is the input: a run that reads what it writes would not end.
-
-        Raises:
-            ConfigurationError: if it is, or if its journal is.
-        """
+        """Raise ConfigurationError if the file of answers or its journal is the input: the run would not end."""
         if isinstance(self._inputs, (str, Path)) and self.replayable:
             source = Path(self._inputs).resolve()
             if source in (Path(out).resolve(), journal_of(Path(out)).resolve()):

@@ -232,8 +232,6 @@ class RowRun:
 
 @dataclass
 class _State:
-    """Running sums of a run."""
-
     answered: int
     usage: Usage = field(default_factory=Usage)
     errors: int = 0

@@ -122,8 +122,6 @@ async def _wrong_address(request: Request, error: Exception) -> Response:
 
 
 class _Server:
-    """The endpoints."""
-
     def __init__(self, programs: Mapping[str, AttentionMoA], runs: Runs, options: ServeOptions) -> None:
         self.programs, self.runs, self.options = programs, runs, options
         self._created = int(time.time())

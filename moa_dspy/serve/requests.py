@@ -138,11 +138,7 @@ def _has_too_many_values(body: bytes) -> bool:
 
 
 def check_format(request: ChatRequest, task: TaskSignature) -> None:
-    """Check that the requested format is that of the task's answers.
-
-    Raises:
-        Problem: if it is a different one.
-    """
+    """Raise Problem unless the requested format is that of the task's answers."""
     wished = request.response_format
     if wished is None or wished.type == "text":
         return

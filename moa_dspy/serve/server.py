@@ -24,11 +24,7 @@ _LIVE: Final = "program"
 
 
 def check_address(host: str, options: ServeOptions) -> None:
-    """Check that there is a key if other machines can reach the host.
-
-    Raises:
-        ConfigurationError: if there is none.
-    """
+    """Raise ConfigurationError if other machines can reach the host and there is no key."""
     if options.key is None and not is_loopback(host):
         raise ConfigurationError(
             f"host={host} can be reached from other machines, so clients need a key; put one into an environment "

@@ -72,7 +72,6 @@ def run(options: Eval) -> None:
 
 
 def _settled(options: Eval, chosen: Recipe) -> Eval:
-    """Return the options with what the recipe says."""
     return dataclasses.replace(
         options,
         benchmark=chosen.benchmark,
@@ -123,7 +122,6 @@ def _metric(options: Eval, benchmark: Benchmark, judge: dspy.BaseLM | None, *, o
 
 
 def _waiting(job: Job, out: str | None) -> list[dspy.Example]:
-    """Return the examples that have no record yet."""
     if out is None or not Path(out).is_file() or not Path(out).stat().st_size:
         return list(job.examples)
     done = {name for name, record in latest(read_records(out)[1]).items() if record.complete}
@@ -131,7 +129,6 @@ def _waiting(job: Job, out: str | None) -> list[dspy.Example]:
 
 
 def _announce(job: Job, chosen: Recipe, waiting: Sequence[dspy.Example]) -> None:
-    """Write what a recipe will cost."""
     asked, judged = estimate_cost(job.program, waiting, job.metric, job.judge)
     items = f"{len(waiting)} of {len(job.examples)} items"
     note(f"recipe {chosen.name} ({chosen.origin}): {items}; estimated, if nothing stops early:")
@@ -172,7 +169,6 @@ def _evaluate(job: Job, options: Eval, budget: Budget | None) -> EvaluateResult:
 
 
 def _warn_of_gaps(result: EvaluateResult, remarks: Sequence[str]) -> None:
-    """Warn of items that are in no score."""
     for remark in remarks:
         warning(remark)
     if result.errors:

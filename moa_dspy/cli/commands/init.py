@@ -127,7 +127,6 @@ def _text(file: str, offers: Sequence[Offer], agents: Sequence[AgentConfig], pla
 
 
 def _price(plan: Plan) -> str:
-    """Return the price of a question in words."""
     full = plan.full
     cost = (
         f"about {dollars(full.usd)}"

@@ -50,7 +50,6 @@ def run(options: Optimize) -> None:
 
 
 def _arguments(options: Optimize) -> dict[str, Any]:
-    """Return the arguments of ``optimize``."""
     arguments: dict[str, Any] = {name: getattr(options, name) for name in _SAME_NAME}
     objective = tuple(options.objective.split(","))
     arguments |= {
@@ -115,7 +114,6 @@ def _write(result: OptimizeResult, options: Optimize) -> None:
 
 
 def _prompt_lm(name: str | None) -> dspy.BaseLM | None:
-    """Return the LM that writes instructions, if one is named."""
     if name is None:
         return None
     lm = model_named(name, "--prompt-lm").lm()
@@ -130,7 +128,6 @@ def _valset(options: Optimize, job: Job) -> list[dspy.Example]:
 
 
 def _space(config: str | None) -> SearchSpace | None:
-    """Return the search space of a configuration file, or None."""
     values = None if config is None else load_config(config).space
     if values is None:
         return None

@@ -65,7 +65,6 @@ def _estimate(prepared: RowRun, options: Run) -> None:
 
 
 def _announce(prepared: RowRun) -> None:
-    """Write what the run will cost."""
     survey, cost = prepared.survey, prepared.estimate()
     if survey.total is None:
         note("the rows are read as they are answered, so their number and their cost are not known")

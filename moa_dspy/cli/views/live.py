@@ -124,7 +124,6 @@ class LiveTable:
         return Text(f"{count}{took}", style="green")
 
     def _past(self, layer: int) -> list[str]:
-        """Return one line for each earlier layer."""
         lines = []
         for number in range(1, layer):
             steps = [step for cell, done in self._done.items() if cell[0] == number for step in done]
