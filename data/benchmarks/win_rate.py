@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moa_dspy.data.sources import read_file
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.extras import require_eval
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
-
 __all__ = ["AUXILIARY_FILE", "Auxiliary", "WinRate", "length_controlled_win_rate", "raw_win_rate", "score_annotations"]
+
+Array = NDArray[np.float64]
 
 AUXILIARY_WEIGHT = 0.2 / 2
 """Weight of an auxiliary row: the regularisation to the two altered baselines (0.2), divided by their number."""
@@ -119,11 +119,8 @@ def raw_win_rate(preferences: Iterable[float | None]) -> WinRate:
     wins = [win for win in map(_win, preferences) if not math.isnan(win)]
     if not wins:
         return WinRate(math.nan, math.nan)
-    mean = math.fsum(wins) / len(wins)
-    if len(wins) == 1:
-        return WinRate(100 * mean, math.nan)
-    variance = math.fsum((win - mean) ** 2 for win in wins) / (len(wins) - 1)
-    return WinRate(100 * mean, 100 * math.sqrt(variance / len(wins)))
+    error = statistics.stdev(wins) / math.sqrt(len(wins)) if len(wins) > 1 else math.nan
+    return WinRate(100 * statistics.fmean(wins), 100 * error)
 
 
 def _win(preference: float | None) -> float:
@@ -183,8 +180,6 @@ def controlled_win_rate(
     c: float | None,
 ) -> LengthControlledWinRate:
     """Return `length_controlled_win_rate` of checked rows. An instruction may occur twice, as in a bootstrap."""
-    import numpy as np
-
     if lacking := require_eval("sklearn", "the length-controlled win rate"):
         raise ConfigurationError(lacking)
     extra = Auxiliary.of(auxiliary)
@@ -212,8 +207,6 @@ def controlled_win_rate(
 
 
 def _features(std_delta: Array, difficulty: Sequence[float], is_model: float) -> Array:
-    import numpy as np
-
     return np.column_stack([np.tanh(std_delta), difficulty, np.full(len(std_delta), is_model)])
 
 
@@ -227,7 +220,6 @@ class _Problem:
 
     def fit(self, c: float, rows: Any = slice(None)) -> Array:
         """Return the coefficients at an inverse regularisation strength, fitted on some of the rows."""
-        import numpy as np
         from sklearn.linear_model import LogisticRegression
 
         features, wins = self.features[rows], self.wins[rows]
@@ -241,7 +233,6 @@ class _Problem:
 
     def best_c(self) -> float:
         """Return the strength with the smallest mean weighted log-loss over the folds."""
-        import numpy as np
         from sklearn.model_selection import GroupKFold
 
         copies = np.tile(np.arange(len(self.wins)), 2)  # both copies of a row are in the same fold
@@ -251,24 +242,18 @@ class _Problem:
         return float(grid[int(np.argmin(losses))])
 
     def _loss(self, c: float, train: Any, test: Any) -> float:
-        import numpy as np
-
         predicted = np.clip(_sigmoid(self.features[test] @ self.fit(c, train)), 1e-15, 1 - 1e-15)
         loss = -(self.wins[test] * np.log(predicted) + (1 - self.wins[test]) * np.log(1 - predicted))
         return float(np.mean(loss * self.weights[test]))
 
 
 def _sigmoid(x: Array) -> Array:
-    import numpy as np
-
     return np.asarray(np.exp(-np.logaddexp(0, -x)), dtype=float)
 
 
 def _win_rate_at_equal_length(
     coefficients: Array, features: Array, wins: Array, problem: _Problem
 ) -> LengthControlledWinRate:
-    import numpy as np
-
     at_equal_length = features.copy()
     at_equal_length[:, 0] = 0
     predicted = _sigmoid(at_equal_length @ coefficients)

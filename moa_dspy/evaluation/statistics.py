@@ -140,7 +140,7 @@ def improvement_p_value(before: Sequence[float], after: Sequence[float]) -> floa
     return mean_p_value(_differences(before, after), lowest=-1.0)
 
 
-def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
+def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Return the two-sided p value of the sign-flip permutation test on the mean difference.
 
     It assumes that each difference could have the other sign. Where losses are rare and large this is wrong, and the
@@ -160,7 +160,7 @@ def sign_flip_p_value(differences: Sequence[float], seed: int = 0) -> float:
     if count <= _ENUMERATED:
         signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
         return float(np.mean(_as_extreme(signs, values)))
-    random, rows = np.random.default_rng(seed), max(1, _CELLS // count)
+    random, rows = np.random.default_rng(0), max(1, _CELLS // count)
     extreme = 0
     for start in range(0, _RESAMPLES, rows):
         flips = random.integers(0, 2, size=(min(rows, _RESAMPLES - start), count)) * 2 - 1
@@ -200,7 +200,7 @@ def examples_needed(differences: Sequence[float], alpha: float, power: float = P
     return math.ceil(max(root**2, -math.log(alpha) / math.log1p(mean)) - _ROUNDING)
 
 
-def detectable_gain(examples: int, alpha: float, *, power: float = POWER, changed: float = 0.0) -> float | None:
+def detectable_gain(examples: int, alpha: float, *, changed: float = 0.0) -> float | None:
     """Return the smallest gain that the one-sided paired test finds in right and wrong answers.
 
     ``changed`` is the share of the answers that change from right to wrong or back. A larger gain changes as many as it
@@ -209,25 +209,25 @@ def detectable_gain(examples: int, alpha: float, *, power: float = POWER, change
     Returns:
         The gain; None if not even a gain of 1 is found.
     """
-    if _power(examples, 1.0, alpha, changed) < power:
+    if _power(examples, 1.0, alpha, changed) < POWER:
         return None
     low, high = 0.0, 1.0
     while high - low > 0.001:
         middle = (low + high) / 2
-        low, high = (low, middle) if _power(examples, middle, alpha, changed) >= power else (middle, high)
+        low, high = (low, middle) if _power(examples, middle, alpha, changed) >= POWER else (middle, high)
     return high
 
 
-def examples_for_gain(gain: float, alpha: float, *, power: float = POWER, changed: float = 0.0) -> int | None:
+def examples_for_gain(gain: float, alpha: float, *, changed: float = 0.0) -> int | None:
     """Return how many examples ``detectable_gain`` takes to be ``gain``, from 0 to 1; None if more than a million."""
     low, high = 1, 2
-    while _power(high, gain, alpha, changed) < power:
+    while _power(high, gain, alpha, changed) < POWER:
         low, high = high, 2 * high
         if high > _MOST_EXAMPLES:
             return None
     while high - low > max(1, low // 100):
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(middle, gain, alpha, changed) >= power else (middle, high)
+        low, high = (low, middle) if _power(middle, gain, alpha, changed) >= POWER else (middle, high)
     return high
 
 

@@ -12,8 +12,6 @@ models. So no rule of the algorithm is implemented twice, and no LM is called.
 
 from __future__ import annotations
 
-from moa_dspy.cost.prices import ModelPrice
-from moa_dspy.cost.tokens import Counter
 from moa_dspy.planning.estimate import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.planning.lengths import Lengths, assumed_inputs
 from moa_dspy.planning.plan import (
@@ -30,10 +28,8 @@ from moa_dspy.planning.plan import (
 
 __all__ = [
     "CostEstimate",
-    "Counter",
     "Lengths",
     "ModelEstimate",
-    "ModelPrice",
     "PartEstimate",
     "Plan",
     "RunEstimate",
