@@ -300,8 +300,9 @@ class Batcher:
                 await self._find_lost(links)
                 for link, requests in self._chunks():
                     await self._submit(link, requests)
-                for batch in self._under_way(links):
-                    await self._poll(links[batch.url], batch)
+                for batch in self._journal.under_way(links):
+                    if batch.id is not None:
+                        await self._poll(links[batch.url], batch, batch.id)
                 if not self._journal.under_way(links):
                     return
                 failed = 0
@@ -310,9 +311,6 @@ class Batcher:
                 if failed > _FAILURES or (isinstance(error, Refused) and not error.is_transient):
                     raise RunError(f"a batch cannot be sent or read: {redacted(str(error))}") from None
             await self._options.sleep(self._options.poll_seconds)
-
-    def _under_way(self, links: Mapping[str, Link]) -> list[SentBatch]:
-        return [batch for batch in self._journal.under_way(links) if batch.id is not None]
 
     async def _find_lost(self, links: Mapping[str, Link]) -> None:
         """Find batches that may have been created although their id is not known, as after a kill."""
@@ -389,10 +387,9 @@ class Batcher:
             self._alone.add(key)
             self._wake(key)
 
-    async def _poll(self, link: Link, batch: SentBatch) -> None:
+    async def _poll(self, link: Link, batch: SentBatch, id_: str) -> None:
         """Look at a batch, and hand its replies out if it has ended."""
-        assert batch.id is not None
-        job = await link.status(batch.id)
+        job = await link.status(id_)
         if not job.ended:
             return
         entries = list(await link.entries(job))

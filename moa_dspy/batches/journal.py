@@ -112,20 +112,17 @@ class Journal:
         """Return the ids of all batches."""
         return {row[0] for row in self._base.execute("select id from batches where id is not null")}
 
-    def begin(self, token: str, url: str, keys: Sequence[str]) -> SentBatch:
+    def begin(self, token: str, url: str, keys: Sequence[str]) -> None:
         """Note that a batch is about to be created."""
-        batch = SentBatch(token, url, None, time.time(), len(keys))
+        batch = token, url, time.time(), len(keys)
         with self._base:
             self._base.execute("begin")
-            self._base.execute(
-                "insert into batches values (?, ?, null, ?, ?, null)", (token, url, batch.began, batch.count)
-            )
+            self._base.execute("insert into batches values (?, ?, null, ?, ?, null)", batch)
             self._base.executemany(
                 "insert into requests (key, token) values (?, ?) on conflict (key) do update set "
                 "token = excluded.token, tries = tries + 1, status = null",
                 [(key, token) for key in keys],
             )
-        return batch
 
     def created(self, token: str, id: str | None) -> None:  # noqa: A002
         """Note the id of a batch; None if it is not known after all."""

@@ -200,14 +200,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _report(problem)
     if code == _INTERRUPTED:
         error("interrupted")
-        _end_at_the_next_interrupt()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the process while threads and servers stop
     return code if isinstance(code, int) else 0
-
-
-def _end_at_the_next_interrupt() -> None:
-    """Let a second Ctrl-C end the process without a traceback while threads and servers stop."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _report(problem: Exception) -> int:

@@ -154,15 +154,14 @@ def check_keys(program: AttentionMoA) -> None:
         ConfigurationError: if one is missing. The message names the agent, or the model and the environment variable
             for its key.
     """
-    agents = dict(zip((spec.name for spec in program.architecture.agents), program.agents, strict=True))
-    if program.aggregator is not None:
-        agents[program.aggregator.name or "aggregator"] = program.aggregator
-    for name, agent in agents.items():
+    agents = [*program.named_agents, *([] if program.aggregator is None else [program.aggregator])]
+    for agent in agents:
         if not isinstance(agent.lm, dspy.BaseLM):
             raise ConfigurationError(
-                f"agent {name!r} has no model; give it one in a --config file, under the same name"
+                f"agent {agent.name or 'aggregator'!r} has no model; give it one in a --config file, under the same "
+                "name"
             )
-    check_lms((agent.lm for agent in agents.values()), "or name another one (api_key_env) in a --config file")
+    check_lms((agent.lm for agent in agents), "or name another one (api_key_env) in a --config file")
     for remark in remarks_of(program.named_agents):
         note(remark)
 

@@ -329,12 +329,15 @@ def _write_outputs(job: _Job, records: Mapping[str, Record], path: str | Path) -
     files = {Path(path): benchmark.format_outputs(answered, job.name)}
     if Path(path).is_dir():
         judge = job.metric.judge_name if isinstance(job.metric, JudgeMetric) else "judge"
-        names = {"<name>": _safe_name(job.name), "<judge>": _safe_name(judge)}
-        files = {Path(path) / _filled(benchmark.official_outputs, names): files[Path(path)]}
+
+        def place(name: str) -> Path:
+            return Path(path) / name.replace("<name>", _safe_name(job.name)).replace("<judge>", _safe_name(judge))
+
+        files = {place(benchmark.official_outputs): files[Path(path)]}
         if benchmark.official_judgments and isinstance(job.metric, JudgeMetric):
             judged = [item for item in answered if item.details]
             judgments = benchmark.format_judgments(judged, job.name, judge)
-            files[Path(path) / _filled(benchmark.official_judgments, names)] = judgments
+            files[place(benchmark.official_judgments)] = judgments
     try:
         for file, text in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -352,12 +355,6 @@ def _answered(job: _Job, records: Mapping[str, Record]) -> list[Answered]:
         for key, example in job.examples.items()
         if key in records and records[key].outputs
     ]
-
-
-def _filled(name: str, values: Mapping[str, str]) -> str:
-    for mark, value in values.items():
-        name = name.replace(mark, value)
-    return name
 
 
 def _safe_name(name: str) -> str:

@@ -231,12 +231,9 @@ def _decode(data: Mapping[str, Any]) -> Any:
 def _decode_class(text: str) -> Any:
     """Return the class for a definition. Equal definitions give one class, as in the original program."""
     data = json.loads(text)
-    make = {"code": _decode_code, "enum": _decode_enum, "model": _decode_model}[data["type"]]
-    return make(data)
-
-
-def _decode_code(data: Mapping[str, Any]) -> Any:
-    return dspy.Code[_text(data["language"])]
+    if data["type"] == "code":
+        return dspy.Code[_text(data["language"])]
+    return {"enum": _decode_enum, "model": _decode_model}[data["type"]](data)
 
 
 def _decode_enum(data: Mapping[str, Any]) -> Any:

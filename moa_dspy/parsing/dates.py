@@ -8,10 +8,11 @@ from typing import Final
 
 __all__ = ["iso_date"]
 
-_MONTHS: Final = {
-    name: number
-    for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)  # noqa: SIM905
-}
+_NAMES: Final = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_MONTHS: Final = {form: number for number, name in enumerate(_NAMES, 1) for form in (name, name[:3])} | {"sept": 9}
 _DAY: Final = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _NAME: Final = r"(?P<name>[a-z]{3,9})\.?"
 _YEAR: Final = r"(?P<year>\d{4})"
@@ -47,16 +48,9 @@ def iso_date(text: str) -> str | None:
             return None
         month, day = min(months), max(months)
     else:
-        name = (parts.get("name") or "").lower()
-        month = _MONTHS.get(name[:3], 0) if name else int(parts["month"])
-        day = int(parts["day"])
-        if name and not _is_month(name):
-            return None
+        name = parts.get("name")
+        month, day = _MONTHS.get(name.lower(), 0) if name else int(parts["month"]), int(parts["day"])
     try:
         return date(int(parts["year"]), month, day).isoformat()
     except ValueError:
         return None
-
-
-def _is_month(name: str) -> bool:
-    return name in ("sept", *_MONTHS) or date(2000, _MONTHS.get(name[:3], 1), 1).strftime("%B").lower() == name

@@ -474,17 +474,15 @@ def _decimal(number: Fraction) -> str:
     return format(written, "f") if Fraction(written) == number else str(number)
 
 
+_adapter_of: Final[Callable[[Any], pydantic.TypeAdapter[Any]]] = functools.lru_cache(256)(pydantic.TypeAdapter)
+
+
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     try:
-        return _cached_adapter(annotation)
+        return _adapter_of(annotation)
     except pydantic.PydanticUserError as error:
         name = annotation.__qualname__ if isinstance(annotation, type) else annotation
         reason = str(error).partition("\n")[0].removesuffix(".")
         raise ConfigurationError(f"the type {name} cannot be read from text: {reason}") from None
     except TypeError:  # not hashable
         return pydantic.TypeAdapter(annotation)
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(annotation)

@@ -9,9 +9,10 @@ import asyncio
 import concurrent.futures
 import copy
 import dataclasses
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -116,11 +117,9 @@ class Rehearsal:
         requests = most_requests(getattr(self.parts.roles, step.stage), self.configured)
         spare = 0
         if step.stage == "critique" and step.target is None:
-            spare = sum(step.agent in self._names(of_one) for of_one in self.parts.architecture.critics(step.layer))
+            critics = itertools.chain.from_iterable(self.parts.architecture.critics(step.layer))
+            spare = sum(self.parts.agents[number].name == step.agent for number in critics)
         return (step.calls + spare) * requests
-
-    def _names(self, numbers: Iterable[int]) -> list[str]:
-        return [self.parts.agents[number].name for number in numbers]
 
     def _with_known_demos(self, predictors: Predictors) -> Predictors:
         """Return ``predictors``. Where the nearest demos are unknown, a copy has demos of median length."""

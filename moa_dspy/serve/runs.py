@@ -80,10 +80,6 @@ class Run:
         """Cancel the calls under way. A run that has ended stays as it is."""
         self.task.cancel("the client stopped the run")
 
-    def when_done(self, then: Any) -> None:
-        """Call ``then`` with this run when it has ended."""
-        self.task.add_done_callback(lambda _: then(self))
-
     async def result(self) -> Prediction:
         """Return the answer of the run. Cancelling the wait does not stop the run.
 
@@ -170,7 +166,7 @@ class Runs:
             )
         run = Run(model, program, inputs, budget, self.usage_file)
         self.running[run.id] = run
-        run.when_done(self._move)
+        run.task.add_done_callback(lambda _: self._move(run))
         return run
 
     def find(self, run_id: str) -> Run:
