@@ -42,9 +42,7 @@ class Entry:
     """The outcome of a request in a batch.
 
     Attributes:
-        key: identifies the request.
         status: HTTP status that a single request would have got; None if the request was not processed.
-        body: body of the reply.
     """
 
     key: str

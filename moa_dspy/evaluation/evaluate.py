@@ -253,14 +253,14 @@ def _run(
             earlier = done.get(item.key)
             record = done[item.key] = job.record(item, run, earlier)
             if file is not None:
-                file.append(record)
+                file.add(record)
             if show is not None:
                 totals.add(record, earlier)
                 show(totals.progress(record))
 
         def on_cut(item: Item, run: Run) -> None:
             if file is not None and (run.program_usage.calls or run.metric_usage.calls):
-                file.append(job.record(item, run, done.get(item.key)))  # so that a later start counts it
+                file.add(job.record(item, run, done.get(item.key)))  # so that a later start counts it
 
         if show is not None:
             show(totals.progress())

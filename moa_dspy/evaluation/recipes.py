@@ -42,8 +42,6 @@ class Recipe:
         name: such as ``alpaca_eval-large``.
         ensemble: ``large`` or ``small``.
         layers: 1 as in the authors' scripts, or 3, which is our setting.
-        benchmark: name of the benchmark.
-        split: split of the benchmark.
         judge: the official judge's model.
         aggregator: name of the agent whose model aggregates.
         published: the paper's figures, by the names of the benchmark's official figures.

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import dspy
 import pydantic
@@ -151,7 +151,7 @@ def difference(name: str, recorded: Any, current: Any) -> str:
     return f"its {name} differs" if recorded == current else f"its {name} is {recorded}, not {current}"
 
 
-class RecordFile:
+class RecordFile(AppendFile):
     """Appends the records of one run, and holds the records of earlier starts of the same run.
 
     Args:
@@ -168,22 +168,21 @@ class RecordFile:
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], contents: Mapping[str, str]) -> None:
-        self.path = Path(path)
-        self._file = AppendFile(path, "evaluation")
+        super().__init__(path, "evaluation")
         try:
             recorded, self.records, length = _read(self.path)
             if self.records and recorded is not None:
                 _check_run(self.path, recorded, run, latest(self.records), contents)
             self._header = None if self.records else {"format": FORMAT, "format_version": _VERSION, "run": dict(run)}
             length = length if self.records else 0  # a run that ended before its first record blocks no other one
-            self._file.truncate(length)
-            if length and self._file.rest(length - 1) != b"\n":
-                self._file.append(b"\n")
+            self.truncate(length)
+            if length and self.rest(length - 1) != b"\n":
+                self.append(b"\n")
         except BaseException:
-            self._file.__exit__()
+            self.__exit__()
             raise
 
-    def append(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Write a record durably: it is kept even if this process is killed afterwards.
 
         Raises:
@@ -196,13 +195,7 @@ class RecordFile:
         self._write({**record.model_dump(mode="python", exclude={"trace"}), **trace})
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        self._file.append((json.dumps(value) + "\n").encode("ascii"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.__exit__(*error)
+        self.append((json.dumps(value) + "\n").encode("ascii"))
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[Record], int]:

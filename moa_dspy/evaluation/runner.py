@@ -68,7 +68,6 @@ class Item:
 
     Attributes:
         key: identifies the item.
-        example: the example.
         prediction: the answer, if only the metric is to be called.
         again: whether what was read before could not be used, so that the response cache is bypassed.
     """
@@ -84,7 +83,6 @@ class Run(Judgement):
     """The run of a program on one example, with the metric's judgement of its answer.
 
     Attributes:
-        example: the example.
         prediction: the answer; None if the program failed.
         trace: the trace of the run, if traces are kept and the program makes one.
         program_usage: usage of the program's calls.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 from moa_dspy.cost.usage import Usage
 from moa_dspy.display import Displayed, Table
 from moa_dspy.evaluation.progress import cost_so_far
@@ -89,15 +91,6 @@ class RunResult(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values, without the answers."""
-        return {
-            "kind": "run",
-            "program": self.program,
-            "answered": self.answered,
-            "errors": self.errors,
-            "pending": self.pending,
-            "ended_by": self.ended_by,
-            "usage": self.usage.model_dump(),
-            "own_usage": self.own_usage.model_dump(),
-            "seconds": round(self.seconds, 3),
-            "path": None if self.path is None else str(self.path),
-        }
+        values = {"kind": "run", **vars(self), "seconds": round(self.seconds, 3)}
+        content: dict[str, Any] = to_jsonable_python(values, exclude={"answers"})
+        return content
