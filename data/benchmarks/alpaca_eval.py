@@ -93,11 +93,7 @@ class AlpacaEval(Benchmark):
             figures = score_annotations(items, self.auxiliary(path))
         except ConfigurationError as error:
             figures = {**score_annotations(items), "not_length_controlled": str(error)}
-        return {
-            **figures,
-            "unparsed": sum(int(item["unparsed"]) for item in items),
-            "protocols": protocols_of(items),
-        }
+        return {**figures, "unparsed": sum(int(item["unparsed"]) for item in items), "protocols": protocols_of(items)}
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:
         """Return the text of `model_outputs.json`: a list of instruction, output and generator."""

@@ -239,11 +239,7 @@ class Flask(Benchmark):
         items = list(details)
         table = aggregate((item["scores"] for item in items), (item["skills"] for item in items))
         counts = {name: value for name, value in vars(table).items() if name not in ("means", "reviews")}
-        return {
-            "skills": table.means,
-            **counts,
-            "protocols": protocols_of(items),
-        }
+        return {"skills": table.means, **counts, "protocols": protocols_of(items)}
 
     def format_outputs(self, answers: Iterable[Answered], name: str) -> str:  # noqa: ARG002 - the format has no name
         """Return the authors' `model_output` lines: `question_id` and `text`."""

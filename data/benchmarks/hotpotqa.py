@@ -32,10 +32,7 @@ class HotpotQa(Benchmark):
     scorer = F1()
     splits = ("validation", "train")
     hub = Hub("hotpotqa/hotpot_qa", configs=("distractor",))
-    files = {
-        "validation": ("hotpot_dev_distractor_v1.json",),
-        "train": ("hotpot_train_v1.1.json",),
-    }
+    files = {"validation": ("hotpot_dev_distractor_v1.json",), "train": ("hotpot_train_v1.1.json",)}
 
     def example(self, row: Row, part: str, position: int) -> dspy.Example:  # noqa: ARG002
         """Return an example. The hub has columns of titles and sentences; the authors' file has pairs."""

@@ -140,10 +140,7 @@ def check_outputs(benchmark: Benchmark, path: str | Path | None) -> None:
 
 
 def estimate_cost(
-    program: AttentionMoA,
-    examples: Sequence[dspy.Example],
-    metric: Callable[..., Any],
-    judge: dspy.BaseLM | None,
+    program: AttentionMoA, examples: Sequence[dspy.Example], metric: Callable[..., Any], judge: dspy.BaseLM | None
 ) -> tuple[CostEstimate, CostEstimate]:
     """Return the estimated cost of the program's calls and of the judge's calls.
 

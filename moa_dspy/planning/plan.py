@@ -241,11 +241,7 @@ def make_plan(
 
 
 def _run_estimate(
-    steps: Sequence[Step],
-    stopped_by: StoppedBy,
-    rehearsal: Rehearsal,
-    seconds_per_call: float | None,
-    most: int | None,
+    steps: Sequence[Step], stopped_by: StoppedBy, rehearsal: Rehearsal, seconds_per_call: float | None, most: int | None
 ) -> RunEstimate:
     """Return the figures of a rehearsed run. A budget allows ``most`` calls."""
     called = [step for step in steps if step.calls]

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from moa_dspy.cli.inputs import gather_inputs
 from moa_dspy.cli.options import Ask
-from moa_dspy.cli.output import (
-    check_files,
-    note,
-    printable,
-    settings,
-    warning,
-    write_file,
-    write_json,
-    write_result,
-)
+from moa_dspy.cli.output import check_files, note, printable, settings, warning, write_file, write_json, write_result
 from moa_dspy.cli.programs import budget_of, build_program, check_keys, note_default_agents
 from moa_dspy.cli.views.failures import failure_of
 from moa_dspy.cli.views.progress import note_totals, watching_run

@@ -11,15 +11,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.cli.costs import approval
 from moa_dspy.cli.examples import Job, data_name, find_benchmark, prepare, tuning_job
 from moa_dspy.cli.options import ExampleOptions, Optimize
-from moa_dspy.cli.output import (
-    check_files,
-    note,
-    settings,
-    write_file,
-    write_json,
-    write_parts,
-    write_program,
-)
+from moa_dspy.cli.output import check_files, note, settings, write_file, write_json, write_parts, write_program
 from moa_dspy.cli.programs import budget_of, check_lms, model_named
 from moa_dspy.cli.views.optimization import result_parts, watching
 from moa_dspy.config import load_config
