@@ -148,16 +148,18 @@ class Batcher:
 
     Args:
         options: how batches are used.
-        path: the journal; None keeps it in memory.
+        out: the file of the answers, beside which the journal is kept; None keeps it in memory.
         report: called with a line for people when a batch is sent or has ended.
 
     Raises:
         ConfigurationError: if the journal cannot be used.
     """
 
-    def __init__(self, options: Batches, path: Path | None = None, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, options: Batches, out: str | Path | None = None, report: Callable[[str], None] | None = None
+    ) -> None:
         self._options, self._reporter = options, report
-        self._journal = Journal(path)
+        self._journal = Journal(None if out is None else Path(f"{out}.batches.db"))
         self._links: dict[str, Link] = {}
         self._waiters: defaultdict[str, list[_Waiter]] = defaultdict(list)
         self._pending: dict[str, tuple[Link, bytes]] = {}

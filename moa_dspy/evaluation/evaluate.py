@@ -227,7 +227,7 @@ def _run(
         )
     with ExitStack() as stack:
         if batches is not None:
-            stack.enter_context(Batcher(batches, None if out is None else Path(f"{out}.batches.db")))
+            stack.enter_context(Batcher(batches, out))
         file = None if out is None else stack.enter_context(RecordFile(out, job.run, job.contents))
         done = {} if file is None else latest(file.records)
         for record in done.values():

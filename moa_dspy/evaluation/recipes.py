@@ -89,7 +89,6 @@ RECIPES: Final = {
     for ensemble, aggregators in _AGGREGATORS.items()
     for layers, suffix in ((1, ""), (3, "-3-layers"))
 }
-"""All recipes by name."""
 
 
 def recipe(name: str) -> Recipe:

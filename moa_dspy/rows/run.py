@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -183,16 +183,19 @@ class RowRun:
             def on_run(item: Item, run: Run) -> None:
                 answer = self._columns.of(item.key, run, run.program_usage)
                 answers.add(answer)
-                state.add(run)
+                state.usage += run.program_usage
+                state.answered += run.failure is None
+                state.errors += run.failure is not None
                 report(None if run.failure is None else f"row {item.key.number} failed: {answer['error'][:200]}")
 
             report()
             if self._batches is not None:
                 self._expect()
-                stack.enter_context(Batcher(self._batches, self._batch_journal, report))
+                stack.enter_context(Batcher(self._batches, self._out, report))
             stack.enter_context(few_replies_in_memory(_IN_MEMORY))
             ahead = _AHEAD if self._rows.replayable else 1
-            complete = event_loop.run(lambda: runner.run(self._items(), on_run, ahead, self._keep_cut))
+            items = (Item(row, row.example) for row, is_done in self._rows.answered(answers.done) if not is_done)
+            complete = event_loop.run(lambda: runner.run(items, on_run, ahead, self._keep_cut))
         own = state.usage + runner.cut_short["program"]
         return RunResult(
             program=label(self._program),
@@ -212,10 +215,6 @@ class RowRun:
         if run.program_usage.calls and self._out is not None:
             self._answers.add(self._columns.of(item.key, run, run.program_usage))
 
-    @property
-    def _batch_journal(self) -> Path | None:
-        return None if self._out is None else self._out.with_name(f"{self._out.name}.batches.db")
-
     def _expect(self) -> None:
         """Tell the budget what a row will use. In batches, no row has ended before all others have started."""
         limits = self._guard.budget
@@ -226,19 +225,9 @@ class RowRun:
             each = cost.times(1 / waiting)
             self._guard.expect(Amounts(each.calls, each.tokens, each.usd or 0.0))
 
-    def _items(self) -> Iterator[Item]:
-        return (Item(row, row.example) for row, is_done in self._rows.answered(self._answers.done) if not is_done)
-
 
 @dataclass
 class _State:
     answered: int
     usage: Usage = field(default_factory=Usage)
     errors: int = 0
-
-    def add(self, run: Run) -> None:
-        self.usage += run.program_usage
-        if run.failure is None:
-            self.answered += 1
-        else:
-            self.errors += 1
