@@ -1,18 +1,5 @@
 """Reading what models write: reasoning, turns, fields and values in their texts.
 
-    marks        tags and tokens, by shape and position
-    turns        what chat templates put around an answer
-    reasoning    reasoning and the answer after it
-    fields       named fields in any notation
-    phrases      where a text says what its answer is, and what surrounds a value
-    numbers      numbers
-    dates        dates
-    choices      members of a closed set, letters, yes or no
-    structures   JSON and Python literals
-    values       values of any type
-    partial      the certain beginning of an answer that is still being written
-    ends         how a reply ended, by the words of its provider
-
 Nothing here knows DSPy. Replies of agents, judges and metrics are read by the same rules.
 """
 
