@@ -1,7 +1,6 @@
 """The command line: ``moa-dspy ask``, ``show`` and the other commands.
 
-Each command has a module that declares its options. It imports its implementation only when it runs, so ``--help``
-loads neither DSPy nor a provider's library.
+A command imports its implementation only when it runs, so ``--help`` loads neither DSPy nor a provider's library.
 """
 
 from __future__ import annotations

@@ -173,11 +173,7 @@ for _command in COMMANDS:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
-
-    Args:
-        argv: the arguments without the program's name. Default: those of this process.
-    """
+    """Run the command line and return its exit code; see ``moa_dspy.cli.main``."""
     settings.debug, settings.quiet = os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"), False
     if sys.stdout is None:
         error("standard output is closed, so the result would be lost; leave it open, or send it to a file")

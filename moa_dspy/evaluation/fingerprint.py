@@ -51,13 +51,15 @@ def fingerprint(program: dspy.Module, benchmark: str, split: str, seed: int, met
     The examples are not included, because each record has the digest of its example. A run can therefore be extended to
     more examples.
     """
+    lm, adapter = dspy.settings.lm, dspy.settings.adapter  # what programs take from DSPy
+    ambient = [describe(lm), None if adapter is None else _name(adapter)]
     return {
-        "program": {"name": label(program), "digest": digest([describe(program), _ambient()])},
+        "program": {"name": label(program), "digest": digest([describe(program), ambient])},
         "benchmark": benchmark,
         "split": split,
         "seed": seed,
         "metric": {"name": _name(metric), "digest": digest(describe(metric))},
-        CONNECTION: connection_digest(program, metric, dspy.settings.lm),
+        CONNECTION: connection_digest(program, metric, lm),
     }
 
 
@@ -175,12 +177,6 @@ def _attributes(value: Any, without: tuple[type, ...] = ()) -> dict[str, Any]:
         for name, part in sorted(getattr(value, "__dict__", {}).items())
         if not name.startswith("_") and name not in _COUNTERS and not isinstance(part, without)
     }
-
-
-def _ambient() -> Any:
-    """Return the settings that programs take from DSPy: the LM of agents without one, and the adapter."""
-    adapter = dspy.settings.adapter
-    return [describe(dspy.settings.lm), None if adapter is None else _name(adapter)]
 
 
 def _name(value: Any) -> str:

@@ -82,11 +82,6 @@ class Rows:
         self._needed: Collection[str] = () if task is None else needed_inputs(task)
         self.replayable = str(inputs) != STDIN if isinstance(inputs, (str, Path)) else not isinstance(inputs, Iterator)
 
-    @property
-    def name(self) -> str:
-        """Return the name of the input in messages."""
-        return str(self._inputs) if isinstance(self._inputs, (str, Path)) else "the input"
-
     def refuse(self, out: str | Path) -> None:
         """Raise ConfigurationError if the file of answers or its journal is the input: the run would not end."""
         if isinstance(self._inputs, (str, Path)) and self.replayable:
@@ -126,7 +121,8 @@ class Rows:
                     chosen, step = chosen[::2], 2 * step
             waiting += 1
         if not total:
-            raise ConfigurationError(f"{self.name} is empty")
+            name = self._inputs if isinstance(self._inputs, (str, Path)) else "the input"
+            raise ConfigurationError(f"{name} is empty")
         return Survey(total, waiting, chosen[: 2 * sample : 2] if len(chosen) > sample else chosen)
 
     def answered(self, done: Mapping[bytes, int]) -> Iterator[tuple[Row, bool]]:

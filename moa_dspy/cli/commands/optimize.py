@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import dspy
-from optuna import Study
 
-from moa_dspy.architecture import Architecture
 from moa_dspy.cli.costs import approval
 from moa_dspy.cli.examples import Job, data_name, find_benchmark, prepare, tuning_job
 from moa_dspy.cli.options import ExampleOptions, Optimize
@@ -49,7 +47,10 @@ def _arguments(options: Optimize) -> dict[str, Any]:
         "objective": objective if len(objective) > 1 else options.objective,
         "parts": options.only or PARTS,
         "prompt_lm": _prompt_lm(options.prompt_lm),
-        "warm_start": [_warm(source) for source in options.warm_start or ()],
+        "warm_start": [
+            study_in(source) if is_storage(source) else SavedProgram.read(source).architecture
+            for source in options.warm_start or ()
+        ],
     }
     job = tuning_job(options)
     return arguments | {
@@ -59,10 +60,6 @@ def _arguments(options: Optimize) -> dict[str, Any]:
         "metric": job.metric,
         "space": _space(options.config),
     }
-
-
-def _warm(source: str) -> Study | Architecture:
-    return study_in(source) if is_storage(source) else SavedProgram.read(source).architecture
 
 
 def _optimize(options: Optimize, arguments: dict[str, Any]) -> OptimizeResult:

@@ -77,14 +77,9 @@ def note_totals(trace: Trace, architecture: Architecture | None = None) -> None:
         for title, points in trace.dissent_report:
             for point in points:
                 note(f"{title.replace('_', ' ')}: {point.point} ({', '.join(point.agents) or 'no agent'})")
-    note_cut(trace.usage)
+    if trace.usage.remark is not None:
+        note(trace.usage.remark)
     note(totals(trace, architecture))
-
-
-def note_cut(usage: Usage) -> None:
-    """Write how many replies were cut at ``max_tokens``, if any was."""
-    if usage.remark is not None:
-        note(usage.remark)
 
 
 class ExampleCounter:
