@@ -231,20 +231,30 @@ class AnswerFile(Answers):
     def _index(self) -> tuple[array[int], dict[int, Usage]]:
         """Return the places of the lines to keep, in the order of the rows, and the usage to add to some of them.
 
+        A failure that was tried again is left out: that of an equal row with the same number. A row may have moved
+        since an earlier start, so an answer of this start may also follow any failure of an earlier one.
+
         It takes 16 bytes for a line, and more for a failure.
         """
         places, numbers = array("q"), array("q")
-        failures, repaired = _Failures(self._began), dict[int, Usage]()
+        failures = defaultdict[str, list[_Failure]](list)
+        replaced, repaired = set[int](), dict[int, Usage]()
         for place, line in self._file.lines():
             answer = json.loads(line)
-            failure = failures.tried_again(answer, place)
-            if failure is not None:
+            number, row_id = answer["row"], answer["row_id"]
+            known = failures.get(row_id, [])
+            same = [failure for failure in known if failure.number == number]
+            moved = [failure for failure in known if failure.place < self._began <= place]
+            for failure in (same or moved)[:1]:
+                known.remove(failure)
+                replaced.add(failure.place)
                 repaired[place] = failure.used + repaired.pop(failure.place, Usage())
+            if answer["error"] is not None:
+                failures[row_id].append(_Failure(number, place, _usage_in(answer)))
             places.append(place)
-            numbers.append(answer["row"])
+            numbers.append(number)
         order = sorted(range(len(places)), key=numbers.__getitem__)
-        kept = (places[index] for index in order if places[index] not in failures.replaced)
-        return array("q", kept), repaired
+        return array("q", (places[index] for index in order if places[index] not in replaced)), repaired
 
     def _in_order(self) -> Iterator[dict[str, Any]]:
         places, repaired = self._index()
@@ -269,36 +279,6 @@ class _Failure(NamedTuple):
     number: int
     place: int
     used: Usage
-
-
-class _Failures:
-    """The failed runs in a file of answers, and which of them were tried again.
-
-    Attributes:
-        replaced: places of the failures that were tried again.
-    """
-
-    def __init__(self, began: int) -> None:
-        self._began = began
-        self._open: defaultdict[str, list[_Failure]] = defaultdict(list)
-        self.replaced: set[int] = set()
-
-    def tried_again(self, answer: Mapping[str, Any], place: int) -> _Failure | None:
-        """Return the earlier failure of the row of this answer; None if there is none.
-
-        It is that of an equal row with the same number. A row may have moved since an earlier start, so an answer of
-        this start may also follow any failure of an earlier one.
-        """
-        failures = self._open[answer["row_id"]] if answer["error"] is not None else self._open.get(answer["row_id"], [])
-        found = next((one for one in failures if one.number == answer["row"]), None)
-        if found is None and place >= self._began:
-            found = next((one for one in failures if one.place < self._began), None)
-        if found is not None:
-            failures.remove(found)
-            self.replaced.add(found.place)
-        if answer["error"] is not None:
-            failures.append(_Failure(answer["row"], place, _usage_in(answer)))
-        return found
 
 
 def _figures_of(used: Usage) -> dict[str, Any]:
