@@ -30,7 +30,7 @@ def watching(*, silent: bool) -> Iterator[Callable[[OptimizeProgress], None] | N
     if silent:
         yield None
     elif is_terminal(sys.stderr):
-        with _Bar() as bar:
+        with _bar() as bar:
             yield bar
     else:
         yield _Lines()
@@ -75,35 +75,32 @@ class _Lines:
         note(f"{at.number} of {at.of}: {at.part}{share}{', ' if at.detail else ''}{at.detail}; {_so_far(at)}")
 
 
-class _Bar:
+@contextmanager
+def _bar() -> Iterator[Callable[[OptimizeProgress], None]]:
     """Draw a bar for the current part, with cost and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+    columns += [TimeRemainingColumn(), TextColumn("{task.fields[so_far]}", style="dim")]
+    progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    task, part, lock = progress.add_task("", total=1.0, so_far=""), 0, threading.Lock()
 
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
-        columns += [TimeRemainingColumn(), TextColumn("{task.fields[so_far]}", style="dim")]
-        self._progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        self._task = self._progress.add_task("", total=1.0, so_far="")
-        self._part = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, at: OptimizeProgress) -> None:
-        with self._lock:
-            if not self._part:
-                self._progress.start()  # only now: an earlier start would hide the confirmation question
-            if at.number != self._part:
-                self._part = at.number
-                self._progress.reset(self._task, total=1.0)
+    def show(at: OptimizeProgress) -> None:
+        nonlocal part
+        with lock:
+            if not part:
+                progress.start()  # only now: an earlier start would hide the confirmation question
+            if at.number != part:
+                part = at.number
+                progress.reset(task, total=1.0)
             head = f"{at.number} of {at.of}: {at.part}"
-            self._progress.update(self._task, completed=at.done, description=head, so_far=f"{at.detail}  {_so_far(at)}")
+            progress.update(task, completed=at.done, description=head, so_far=f"{at.detail}  {_so_far(at)}")
+
+    try:
+        yield show
+    finally:
+        progress.stop()
 
 
 def _so_far(at: OptimizeProgress) -> str:
