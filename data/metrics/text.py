@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from typing import Final
 
 import dspy
+from dspy.evaluate import normalize_text
 
 from moa_dspy.data.metrics.metric import TextMetric
 from moa_dspy.parsing.negation import is_negated
 
 __all__ = ["F1", "Contains", "ExactMatch", "NormalizedMatch", "Stated", "f1", "normalize", "normalize_or_keep"]
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_PUNCTUATION = frozenset(string.punctuation)
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
 _ALTERNATIVES = re.compile(r"(?<!\bmore )\bor\b")
@@ -25,14 +24,8 @@ _RANGE_AFTER = re.compile(r"\s*(?:to|-|\u2013)\s*\d")
 _NEEDLESS_DECIMALS = re.compile(r"(?<=\d)\.0+(?!\d)")
 
 
-def normalize(text: str) -> str:
-    """Return a text in lower case, without ASCII punctuation and English articles, with single spaces.
-
-    These are the rules of the SQuAD and HotPotQA scripts, applied after Unicode NFD as in DSPy's own metric.
-    """
-    text = unicodedata.normalize("NFD", text).lower()
-    text = "".join(character for character in text if character not in _PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+normalize: Final[Callable[[str], str]] = normalize_text
+"""Return a text in lower case, without ASCII punctuation and English articles, by the rules of SQuAD and HotPotQA."""
 
 
 def normalize_or_keep(text: str) -> str:
