@@ -171,7 +171,10 @@ class Right(Metric):
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the verdict on a prediction."""
         (name,) = example.labels().keys()
-        truth, trace = example[name], prediction.trace
+        right = getattr(prediction, name) == example[name]
+        truth, trace = example[name], getattr(prediction, "trace", None)
+        if trace is None:  # the answer of a step, which may become a demo
+            return Verdict(right, "")
         stages: dict[str, list[bool]] = {}
         for step in trace.steps:
             if step.stage in ("propose", "refine", "aggregate"):
@@ -184,7 +187,7 @@ class Right(Metric):
             "any": any(proposals),
             "stopped_by": trace.stopped_by,
         }
-        return Verdict(getattr(prediction, name) == truth, "", details)
+        return Verdict(right, "", details)
 
 
 def contenders(task: Any, lm: dspy.BaseLM, other: dspy.BaseLM | None) -> Mapping[str, AttentionMoA]:

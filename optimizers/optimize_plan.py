@@ -163,7 +163,7 @@ class OptimizePlan:
                 "only, and neither the report nor a program file can hold it"
             )
         if "prompts" in self.parts:
-            check_method(self.method, self.program, final="architecture" not in self.parts)
+            check_method(self.method, self.program, self.tune, final="architecture" not in self.parts)
         check_storage(self.search["storage"])
         if "architecture" in self.parts:
             warm_designs(bind_space(self.program, self.search["space"]), self.search["warm_start"])

@@ -292,9 +292,9 @@ class _Run:
         """Return the predictor and the inputs of a proposal."""
         if not previous:
             predictor, slot = self.prompts["propose"][agent], self.agents[agent]
-            if slot.agent.module is not None:
-                module = ModulePredictor(slot.agent.proposer(), predictor, self.session.adapter, slot.name)
-                predictor = cast("dspy.Predict", module)
+            module = None if slot.agent.module is None else slot.agent.proposer()
+            if module is not None:
+                predictor = cast("dspy.Predict", ModulePredictor(module, predictor, self.session.adapter, slot.name))
             return predictor, self.roles.for_propose(self.inputs)
         texts = [answer.text for answer in previous]
         if self.architecture.residual == "answers":

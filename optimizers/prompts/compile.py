@@ -145,7 +145,7 @@ def compile(  # noqa: A001 (DSPy's word)
     """
     tuner = resolve_method(method, options)
     metric = _check(program, trainset, valset, metric, effort, concurrency)
-    check_method(tuner, program)
+    check_method(tuner, program, trainset)
     check_seed(seed)
     check_prompt_lm(prompt_lm)
     learn, hold = split_off(trainset, seed) if valset is None else (list(trainset), list(valset))

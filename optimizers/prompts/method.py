@@ -141,8 +141,8 @@ class BuiltInMethod:
             if value < least:
                 raise ConfigurationError(f"{option}={value!r} is too small; it must be at least {least}")
 
-    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
-        """Raise ConfigurationError if the program lacks what the method tunes.
+    def check(self, program: AttentionMoA, examples: Sequence[dspy.Example], *, final: bool = True) -> None:
+        """Raise ConfigurationError if the program lacks what the method tunes, or the examples what it needs.
 
         ``final`` says whether the program already has the architecture in which it will be tuned.
         """

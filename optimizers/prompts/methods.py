@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
@@ -17,6 +17,7 @@ from moa_dspy.optimizers.prompts.demos import right_demos_only
 from moa_dspy.optimizers.prompts.feedback import StageFeedback
 from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptMethod
 from moa_dspy.optimizers.prompts.stage_guide import StageGuide
+from moa_dspy.optimizers.prompts.student import fits
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, Vectorizer
 
@@ -48,6 +49,8 @@ MethodName: TypeAlias = Literal[
 class Labeled(BuiltInMethod):
     """Training examples as demos of the roles that answer the task from its inputs alone (DSPy's LabeledFewShot).
 
+    They must have all fields that these prompts ask for. Without the reasoning, a demo teaches not to think.
+
     Attributes:
         demos: the number of demos.
     """
@@ -55,6 +58,19 @@ class Labeled(BuiltInMethod):
     least: ClassVar = {"demos": 0}
 
     demos: int = 16
+
+    def check(self, program: AttentionMoA, examples: Sequence[dspy.Example], *, final: bool = True) -> None:  # noqa: ARG002
+        """Raise ConfigurationError if no example is a whole demo of any role."""
+        signatures: list[Any] = [predictor.signature for predictor in program.predictors()]
+        if not self.demos or any(fits(signature, example) for signature in signatures for example in examples):
+            return
+        outputs = signatures[0].output_fields  # of a proposal
+        lacking = [name for name in outputs if all(example.get(name) is None for example in examples)]
+        raise ConfigurationError(
+            f"method 'labeled' shows whole examples, and none has {', '.join(lacking) or 'all fields'}, which the "
+            "prompts ask for; use 'bootstrap', which makes demos of right answers, add the fields to the examples, or, "
+            "for the reasoning, build the program with reasoning=False"
+        )
 
     def tune(self, job: PromptJob) -> dspy.Module:
         """Return the student with demos."""
@@ -69,7 +85,8 @@ class Bootstrap(BuiltInMethod):
 
     Attributes:
         bootstrapped_demos: maximum number of runs to take demos from.
-        labeled_demos: maximum number of demos of a predictor; training examples fill up the bootstrapped demos.
+        labeled_demos: maximum number of demos of a predictor; training examples that have all its fields fill up the
+            bootstrapped demos.
         rounds: attempts per example, each with new samples; None: by effort.
         threshold: minimum score at which a run is accepted; None: any score above 0.
     """
@@ -391,7 +408,7 @@ class Reanchor(BuiltInMethod):
         optimizer = ReAnchor(job.score, num_threads=job.concurrency, require_cache=False)
         return optimizer.compile(_StopDecision(job.student), trainset=job.shuffled()).program
 
-    def check(self, program: AttentionMoA, *, final: bool = True) -> None:
+    def check(self, program: AttentionMoA, examples: Sequence[dspy.Example], *, final: bool = True) -> None:  # noqa: ARG002
         """Raise ConfigurationError if there is no stop decision, or if a model's answers are not cached."""
         architecture = program.architecture
         if final and not (architecture.synthesizes and architecture.early_stop):
@@ -477,10 +494,12 @@ def method_options(method: PromptMethod, *, changed_only: bool = False) -> dict[
     return {name: value for name, value in options.items() if value not in (defaults[name], None, {})}
 
 
-def check_method(method: PromptMethod, program: AttentionMoA, *, final: bool = True) -> None:
+def check_method(
+    method: PromptMethod, program: AttentionMoA, examples: Sequence[dspy.Example], *, final: bool = True
+) -> None:
     """Raise ConfigurationError if a built-in method cannot tune this program; see ``BuiltInMethod.check``."""
     if isinstance(method, BuiltInMethod):
-        method.check(program, final=final)
+        method.check(program, examples, final=final)
 
 
 def most_runs(method: PromptMethod, job: PromptJob) -> int:

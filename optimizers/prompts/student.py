@@ -67,12 +67,13 @@ def learned(student: dspy.Module, program: AttentionMoA) -> AttentionMoA:
 
 
 def fits(signature: Any, demo: Mapping[str, Any]) -> bool:
-    """Return whether ``demo`` has all fields of ``signature``, except the optional ones.
+    """Return whether ``demo`` has all fields of ``signature``, except the optional inputs.
 
-    Without this check, an example of the task would be an incomplete demo of a critique.
+    Without this check, an example of the task would be an incomplete demo of a critique. And one without the reasoning
+    that a prompt asks for would teach the model to answer without thinking: docs/benchmarks.md, "Real models".
     """
     needed = [name for name, field in signature.input_fields.items() if not _optional(field)]
-    needed += [name for name in signature.output_fields if name != "reasoning"]
+    needed += signature.output_fields
     return all(name in demo and demo[name] is not None for name in needed)
 
 

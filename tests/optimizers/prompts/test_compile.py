@@ -252,6 +252,21 @@ def test_the_students_rollouts_do_not_change_the_programs_own_draws():
     assert result.cost.paid_calls == 0
 
 
+def test_an_example_without_the_reasoning_that_a_prompt_asks_for_is_no_demo():
+    lm = ScriptedLM("Two and two are four.\n\n#### 4", "scripted/a")
+    train = [dspy.Example(question=f"What is {n}?", answer=n).with_inputs("question") for n in (3, 4, 5)]
+    held = [dspy.Example(question="What is 6?", answer=6).with_inputs("question")]
+    task: Any = {"trainset": train, "valset": held, "metric": lambda example, one, *_: example.answer == one.answer}
+    program = AttentionMoA("question -> answer: int", [lm], layers=1, attention="none", aggregation="none")
+    ((_, predictor),) = compile(program, method="bootstrap", **task).program.named_predictors()
+    assert [(demo.answer, demo.reasoning) for demo in predictor.demos] == [(4, "Two and two are four.")]
+    with pytest.raises(ConfigurationError, match=r"none has reasoning, .* use 'bootstrap'"):
+        compile(program, method="labeled", **task)
+    plain = program.replace(reasoning=False)
+    ((_, predictor),) = compile(plain, method="labeled", **task).program.named_predictors()
+    assert len(predictor.demos) == 3
+
+
 # What reflection sees
 
 
