@@ -245,10 +245,7 @@ def read_choice(
         rules.append(lambda: _found(text, known.mentioned, known))
     if prose:
         rules.append(lambda: _by_number(text, known) if known.numbers else _in_sentence(text, known))
-    for rule in rules:
-        if found := rule():
-            return agreed(found, text)
-    return None
+    return next((agreed(found, text) for rule in rules if (found := rule())), None)
 
 
 def choice_letter(text: str, choices: Sequence[str] | int = 26) -> str | None:
