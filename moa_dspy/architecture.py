@@ -203,7 +203,7 @@ class Architecture(_Frozen):
     @property
     def agreement_gate(self) -> Gate | None:
         """Return the gate, or None if it is off."""
-        return rule_of(self.gate)
+        return None if self.gate == "off" else rule_of(self.gate)
 
     @property
     def gate_calls(self) -> int:

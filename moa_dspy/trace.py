@@ -54,7 +54,7 @@ Grouping: TypeAlias = Literal["agent", "stage", "layer", "model"]
 
 # Models can write any text. These types make it storable as JSON and readable without change. Nearly all texts are that
 # already: a pattern, which only text that UTF-8 can encode matches, tells so without a call of Python.
-_Encodable: TypeAlias = Annotated[str, pydantic.Field(pattern="")]
+_Encodable: TypeAlias = Annotated[str, pydantic.Field(pattern="", strict=True)]
 _LEFT_TO_RIGHT: Final = pydantic.Field(union_mode="left_to_right")
 _Text: TypeAlias = Annotated[_Encodable | Annotated[str, pydantic.AfterValidator(json_safe)], _LEFT_TO_RIGHT]
 _Outputs: TypeAlias = Annotated[

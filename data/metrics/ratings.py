@@ -36,6 +36,7 @@ _ROUNDING = 1e-3
 
 _VERDICTS = {"A": 1.0, "B": 0.0, "tie": 0.5, "draw": 0.5, "a tie": 0.5, "a draw": 0.5}
 _OUT_OF = r"(?:/|out of(?: an? (?:possible|total of|maximum of))?)"
+_MARK = r"\d{1,4}(?:[.,]\d{1,4})?"
 _OF_TEN = re.compile(rf"(?<=\d)\s?{_OUT_OF}\s?10(?:\.0)?(?!\d|\.\d)", re.IGNORECASE)
 _OTHER_SCALE = re.compile(r"\d\s?(?:/|out of)\s?\d|\d\s?%")
 _GRADES = (
@@ -46,7 +47,8 @@ _GRADES = (
         re.IGNORECASE,
     ),
     re.compile(
-        rf"((?:\d[\d.,]*\s?)?[-\u2212\u2013\u2014+]?\s?\d[\d.,]*)(?=\s?{_OUT_OF}\s?10(?!\d|\.\d))", re.IGNORECASE
+        rf"(?<![\d.,])((?:{_MARK}[-\u2212\u2013\u2014])?[-\u2212+]?{_MARK})(?=\s?{_OUT_OF}\s?10(?!\d|\.\d))",
+        re.IGNORECASE,
     ),
 )
 _RATED = (

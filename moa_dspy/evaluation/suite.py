@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +104,11 @@ class Devset:
         if isinstance(devset, (str, Path, Benchmark)):
             return cls.load(devset, limit=limit, seed=seed or 0)
         if not isinstance(devset, Devset):
-            examples = list(devset) if isinstance(devset, Iterable) else [devset]
+            if isinstance(devset, dspy.Example) or not (hasattr(devset, "__iter__") or hasattr(devset, "__getitem__")):
+                raise ConfigurationError(
+                    f"pass a list of examples, each with example.with_inputs('question'), not {type(devset).__name__}"
+                )
+            examples = list(devset)
             if any(not has_input_keys(example) for example in examples):
                 raise ConfigurationError(
                     "an example does not say what its inputs are; pass examples with example.with_inputs('question')"

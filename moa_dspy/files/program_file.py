@@ -7,7 +7,6 @@ one-line error.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import re
@@ -300,22 +299,16 @@ def _self_hosted(program: AttentionMoA) -> list[str]:
 
 
 def _parts(program: AttentionMoA) -> dict[str, Any]:
-    task: Any = program.task  # hashable, as every class
+    task = program.task
     return {
         "architecture": program.architecture.model_dump(mode="json"),
-        "task": _task_content(task),
+        "task": {
+            "name": task.__name__,
+            "instructions": task.instructions,
+            "inputs": {name: _field_content(field) for name, field in task.input_fields.items()},
+            "outputs": {name: _field_content(field) for name, field in task.output_fields.items()},
+        },
         "predictors": {name: _predictor_content(predictor) for name, predictor in program.named_predictors()},
-    }
-
-
-@functools.lru_cache(maxsize=64)
-def _task_content(task: TaskSignature) -> dict[str, Any]:
-    """Return a task as JSON values. Tasks do not change, and each trace asks for the program's digest."""
-    return {
-        "name": task.__name__,
-        "instructions": task.instructions,
-        "inputs": {name: _field_content(field) for name, field in task.input_fields.items()},
-        "outputs": {name: _field_content(field) for name, field in task.output_fields.items()},
     }
 
 

@@ -28,7 +28,7 @@ from moa_dspy.runtime.agreement import Agreeing
 from moa_dspy.runtime.answer_stream import LastCall
 from moa_dspy.runtime.call import ask, write_prompt
 from moa_dspy.runtime.critiques import Critiques
-from moa_dspy.runtime.degrade import enough, last_resort, result_of
+from moa_dspy.runtime.degrade import enough, last_resort
 from moa_dspy.runtime.dissent import positions_of, report_dissent
 from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import OVERFLOW
@@ -267,8 +267,8 @@ class _Run:
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
             raise _first_cause(group_error) from None
-        answers = [result_of(refined[j]) or result_of(proposals[j]) for j in agents]
-        return [answer for answer in answers if answer is not None]
+        answers, own = ([None if one.cancelled() else one.result() for one in tasks] for tasks in (refined, proposals))
+        return [answer for pair in zip(answers, own, strict=True) if (answer := pair[0] or pair[1]) is not None]
 
     async def _propose(
         self,

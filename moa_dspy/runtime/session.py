@@ -183,7 +183,7 @@ class Session:
         """
         lms = {id(agent): agent.lm() for agent in agents}
         for agent, lm in lms.items():
-            self.lms[agent] = self.lm(lm)
+            self.lms[agent] = self.lms.get(id(lm)) or self.lm(lm)
 
     def lm(self, lm: Any) -> RunLM:
         """Return an LM, or the one of an agent that was added, within this run."""

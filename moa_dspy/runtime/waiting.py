@@ -1,6 +1,6 @@
 """The calls that wait for places within limits, and which of them is next.
 
-A release looks at no more calls than are under way, however many wait.
+A release looks at the groups under way and at one line for each limit and event loop, however many calls wait.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 __all__ = ["Claim", "Limit", "Queue"]
 
 T = TypeVar("T")
+
+_NONE: Final = object()  # no group; a group may be None
 
 
 @dataclass(eq=False)
@@ -62,7 +64,7 @@ class _Waiter:
         nested: whether another call, or a blocked loop, may be waiting for this one.
         loop: the event loop on which it waits; None if it blocks a thread.
         admit: called when it has its places; from any thread, and raises RuntimeError if the loop is closed.
-        number: its place in the queue: the smallest goes first.
+        number: its place in the queue: of calls that may go alike, the smallest goes first.
     """
 
     claim: Claim
@@ -115,10 +117,10 @@ class _Line:
         """
         if group in self._groups:
             rank = 0
-        else:
-            rank, group = next(
-                ((1, one) for one in self._groups if one not in under_way), (2, next(iter(self._groups)))
-            )
+        elif (fresh := next((one for one in self._groups if one not in under_way), _NONE)) is not _NONE:
+            rank, group = 1, fresh
+        else:  # as many groups as are under way, at most
+            rank, group = 2, min(self._groups, key=lambda one: self._groups[one][0].number)
         waiter = self._groups[group][0]
         return rank, waiter.number, waiter
 
@@ -250,9 +252,10 @@ class Queue:
 
 def _subtract_one(counter: Counter[T], key: T) -> None:
     """Count one less. A key without a count is removed. The operator of ``Counter`` looks at every key."""
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
+    if counter[key] > 1:
+        counter[key] -= 1
+    else:
+        counter.pop(key, None)
 
 
 def _admit(future: asyncio.Future[None]) -> None:
