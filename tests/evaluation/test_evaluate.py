@@ -617,6 +617,23 @@ def test_a_last_record_is_kept_if_only_its_line_end_is_missing(tmp_path: Path, c
     assert len(read_records(out)[1]) == 4
 
 
+def test_examples_may_be_any_object_with_a_length_and_items() -> None:
+    class Dataset:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> dspy.Example:
+            if index > 1:
+                raise IndexError
+            return dspy.Example(question=f"question {index}", answer="b").with_inputs("question")
+
+    devset: Any = Dataset()
+    assert evaluate(single(model()), devset, ExactMatch()).items == 2
+    one: Any = devset[0]
+    with pytest.raises(ConfigurationError, match="pass a list of examples"):
+        evaluate(single(model()), one, ExactMatch())
+
+
 @pytest.mark.parametrize("devset", [[{"question": "a", "answer": "b"}], [dspy.Example(question="a")], [None], None, 5])
 def test_examples_without_inputs_are_refused(devset: Any) -> None:
     with pytest.raises(ConfigurationError, match="with_inputs"):

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings, strategies as 
 
 import moa_dspy
 from moa_dspy import Agent, AttentionMoA, ConfigurationError, ProgramFileError, load, single_model
-from moa_dspy.files.program_file import FORMAT, FORMAT_VERSION
+from moa_dspy.files.program_file import FORMAT, FORMAT_VERSION, digest_of
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.testing import ScriptedLM, prompt_of
 
@@ -181,6 +181,21 @@ def test_a_process_that_knows_nothing_sends_the_same_prompts(tmp_path: Path):
     for case, new, old in zip(CASES, json.loads(done.stdout), expected, strict=True):
         assert new[0] == old[0], case
         assert new[1] == old[1], case
+
+
+def test_a_program_is_saved_with_the_instructions_that_its_task_has_now(tmp_path: Path):
+    class Task(dspy.Signature):
+        """Old."""
+
+        question: str = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    before = digest_of(AttentionMoA(Task, [ScriptedLM("x", "scripted/a")], layers=1))
+    Task.instructions = "New text."
+    program = AttentionMoA(Task, [ScriptedLM("x", "scripted/a")], layers=1)
+    program.save(tmp_path / "program.json")
+    assert load(tmp_path / "program.json", lms={"scripted/a": ScriptedLM("x")}).task.instructions == "New text."
+    assert digest_of(program) != before
 
 
 def test_the_loaded_types_read_answers_as_the_original_ones_do(tmp_path: Path):

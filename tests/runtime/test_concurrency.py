@@ -131,6 +131,31 @@ def test_a_free_place_finds_its_next_call_among_many_without_looking_at_all(monk
     assert looked < 4 * 600
 
 
+def test_the_oldest_call_goes_first_if_all_groups_are_under_way() -> None:
+    order: list[str] = []
+
+    async def main() -> None:
+        ends = {name: asyncio.Event() for name in ("A0", "B0", "C0")}
+
+        async def call(name: str) -> None:
+            async with admitted(MODEL, name[0]):
+                order.append(name)
+                await ends.get(name, asyncio.Event()).wait()
+
+        tasks = [asyncio.create_task(call(name)) for name in ("A0", "B0", "C0", "A1", "B1", "A2")]
+        await asyncio.sleep(0.01)
+        for name in ("A0", "C0"):
+            ends[name].set()
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    limit_concurrency(3, model=MODEL)
+    asyncio.run(main())
+    assert order[:5] == ["A0", "B0", "C0", "A1", "B1"]
+
+
 def test_limits_of_models_and_of_the_process_hold_together() -> None:
     gauges = {"all": Gauge()}
     limit_concurrency(3)

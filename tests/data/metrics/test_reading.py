@@ -370,6 +370,17 @@ def test_scores_out_of_range_or_several_are_not_read(judgment, score):
     assert parse_score(judgment) == score
 
 
+GRADES += [
+    *(
+        (reply, 8.0)
+        for reply in ("Turn 2 8 / 10", "GPT-4 8/10", "I counted 3 8/10", "Assistant 1 \u2014 8/10", "In 2024, 8/10")
+    ),
+    *((reply, 8.0) for reply in ("Turn 1 - 8/10", "Overall - 8/10", "Version 1.0, 8/10", "Score (1 to 10): 8")),
+    *((reply, None) for reply in ("7\u20138/10", "7-8/10", "-8/10", "1.5-2/10")),
+    ("8,5/10", 8.5),
+]
+
+
 @pytest.mark.parametrize(("reply", "grade"), GRADES)
 def test_grades(reply, grade):
     assert parse_grade(reply) == grade
@@ -442,6 +453,10 @@ def test_any_text_is_read_without_an_error(text):
         "\\boxed{",
         "answer: \n",
         " " * 50,
+        "1",
+        "5,",
+        "1.",
+        "7-",
         "1 = ",
         "it is ",
         "the ",
