@@ -93,8 +93,8 @@ class ChatRequest(_Model):
     stream_options: _StreamOptions | None = None
     response_format: _Format | None = None
     n: int | None = None
-    tools: tuple[pydantic.JsonValue, ...] | None = None
-    functions: tuple[pydantic.JsonValue, ...] | None = None
+    tool_choice: pydantic.JsonValue = None
+    function_call: pydantic.JsonValue = None
     logprobs: bool | None = None
     moa: MoaOptions = MoaOptions()
 
@@ -113,9 +113,11 @@ class ChatRequest(_Model):
             raise validation_problem(error) from None
         if request.n not in (None, 1):
             raise Problem("a program gives one answer; leave n out", param="n", code="unsupported")
-        for name in ("tools", "functions", "logprobs"):
-            if getattr(request, name):
-                raise Problem(f"programs do not support {name}; leave it out", param=name, code="unsupported")
+        if request.logprobs:
+            raise Problem("programs do not support logprobs; leave it out", param="logprobs", code="unsupported")
+        for name in ("tool_choice", "function_call"):  # a model may always answer without the tools that it is offered
+            if getattr(request, name) not in (None, "auto", "none"):
+                raise Problem(f"programs call no tools; leave {name} out", param=name, code="unsupported")
         return request
 
     @property

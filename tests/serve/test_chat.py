@@ -146,6 +146,18 @@ def test_a_provider_that_ignores_the_wish_for_a_stream_is_asked_for_whole_replie
     assert sum(bool(call.body.get("stream")) for call in provider.calls) == 1
 
 
+def test_tools_are_offered_in_vain_and_cannot_be_demanded():
+    tools = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}]
+    with Loopback(answering) as provider, serving({"p": program(provider)}) as server:
+        for choice in (None, "auto", "none"):
+            reply = server.ask(tools=tools, tool_choice=choice)
+            assert reply.json()["choices"][0]["message"]["content"] == ANSWER
+        for choice in ("required", {"type": "function", "function": {"name": "search"}}):
+            refused = server.ask(tools=tools, tool_choice=choice)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == "tool_choice"
+
+
 def test_openai_and_litellm_clients_ask_and_stream():
     with Loopback(answering) as provider, serving({"p": program(provider)}) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
