@@ -18,6 +18,7 @@ _RUNS_MAX = 100  # in a line
 _UNIT_MAX = 2
 _IS = re.compile(r"\b(?:is|are|equals?|gives?|gets?|becomes?|yields?|makes?)\b", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
+_DOLLAR = re.compile(r"(\\\\)|\\\$")  # or a line break, which may stand before a formula
 _DISPLAY = re.compile(r"\$\$[^$]{1,500}\$\$|\\\[.{1,500}?\\\]", re.DOTALL)
 _FORMULA = re.compile(r"\$\$([^$]{1,500})\$\$|(?<!\\)\$([^$]{1,500})(?<!\\)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]")
 _ARGUMENT = r"\\(?:text\w*|math\w+|mbox|begin|end|operatorname)\s?\{[^{}]{0,100}\}"
@@ -72,7 +73,8 @@ def final_expression(text: str) -> str:
     A formula or a code block that was cut off contains no answer, and neither does a sentence that only mentions an
     expression.
     """
-    text = text[-TEXT_MAX:].translate(WIDE).replace(r"\$", "")  # dollars, and no formula
+    text = text[-TEXT_MAX:].translate(WIDE)
+    text = _DOLLAR.sub(r"\1", text)  # dollars are no formula
     text = _DISPLAY.sub(lambda match: " ".join(match[0].split()), text)
     if boxed := [content.strip() for content, _ in boxes(text) if content.strip()]:
         return boxed[-1]

@@ -9,7 +9,16 @@ from typing import Any, Final
 
 from moa_dspy.parsing.structures import decode, read_structures
 
-__all__ = ["FieldValues", "field_start", "find_fields", "marked_text", "partial_fields", "plain_name", "without_end"]
+__all__ = [
+    "FieldValues",
+    "field_start",
+    "find_fields",
+    "marked_text",
+    "names_any",
+    "partial_fields",
+    "plain_name",
+    "without_end",
+]
 
 FieldValues = dict[str, list[Any]]
 """The values of each field in the order of the text. Values of JSON are decoded, others are texts."""
@@ -88,6 +97,18 @@ def field_start(text: str, names: Sequence[str], name: str) -> int | None:
 def plain_name(name: str) -> str:
     """Return a name without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def names_any(text: str, names: Sequence[str]) -> bool:
+    """Return whether a text names one of these fields where a value may follow: `age: 5`, `Age is 5`, `(age 5)`."""
+    if not names:
+        return False
+    spelt = _spelt(tuple(names))
+    pattern = (
+        rf"(?:^|[,;|(<])\W{{0,6}}(?:{spelt})\b|\b(?:{spelt})[\"'*_`]{{0,3}}\s?[=:]"
+        rf"|\b(?:{spelt})\s(?:is|was|are|\d)|^[^:=<\n]{{0,40}}\b(?:{spelt})\b[^:\n]{{0,40}}$"
+    )
+    return re.search(pattern, text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def _spelt(names: tuple[str, ...]) -> str:

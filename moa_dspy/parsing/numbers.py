@@ -11,10 +11,11 @@ from fractions import Fraction
 from itertools import islice, pairwise
 from typing import Final
 
-from moa_dspy.parsing.bounds import is_bound
+from moa_dspy.parsing.bounds import is_bound, is_compound
+from moa_dspy.parsing.corrections import correction_start
 from moa_dspy.parsing.negation import is_negated
 from moa_dspy.parsing.number_words import number_in_words
-from moa_dspy.parsing.phrases import CORRECTED, IDEOGRAPH, TEXT_MAX, WIDE, agreed, boxes, claims, undecorated
+from moa_dspy.parsing.phrases import IDEOGRAPH, TEXT_MAX, WIDE, agreed, boxes, claims, undecorated
 
 __all__ = ["Number", "numbers", "read_number", "stated_number", "tidied", "without_scale"]
 
@@ -44,7 +45,7 @@ _NUMBER: Final = re.compile(
         | \b\d{{1,2}}(?:st|nd|rd|th)?[ ](?:of[ ])?{_MONTH}(?![a-z])(?:,?[ ]\d{{4}}\b)? # 5 May
         | \b(?:step|question|problem|part|case|section|chapter|figure|table|item|example|equation)s?[ #]*\d{{1,3}}\b
         | ^[ \t]*\(?\d{{1,2}}[.)][ \t]+(?=\S) | ^[ \t]*\(\d{{1,2}}\)(?=[^\W\d]) # 1. first
-        | (?<![\d./])(?:0?[1-9]|1[0-2])/(?:19|20)\d\d(?![\d/])                           # 05/2024
+        | (?<![\d./])0[1-9]/(?:19|20)\d\d(?![\d/])                                       # 05/2024, no fraction
         | \b0[xob][\da-f]+\b                                                          # 0xFF
     )
     | (?P<power>\d[\d.,]*\s?(?:\^|\*\*)\s?\{{?\(?[-−]?\d+\)?\}}?|\d[\d.,]*[²³¹⁰⁴-⁹]+)            # 2^10
@@ -71,11 +72,6 @@ _RATIOS: Final = frozenset({5, 10, 20, 100})
 _ATTACHED: Final = re.compile(r"[^\W\d_²³¹⁰⁴-⁹]{1,12}[²³]?(?![\w^])|[^\W\d_]{1,4}\^\{?\d\}?")
 _SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
 _ARABIC: Final = str.maketrans("٫٬٪", ".,%")
-_CORRECTION: Final = re.compile(
-    rf"{CORRECTED}[\s,.:;—–]*(?:wait[\s,]*)?(?:it['’]?s |it is |it should be |make (?:it|that) |that['’]?s )?"
-    r"(?=[-−$€£]*\d)",
-    re.IGNORECASE,
-)
 _GROUP: Final = ",'’_ \u00a0\u2009\u202f"
 _DIGITS_MAX: Final = 400  # a longer run comes from a model stuck in a loop
 _SCANNED: Final = 10_000  # numbers in one text
@@ -100,12 +96,6 @@ _OPERATOR: Final = re.compile(
 """What stands between two numbers that are not one value: an operator, a colon, "or", "to"."""
 
 _LISTED: Final = re.compile(r"\s*(?:,|,?\s?(?:or|to|and|through))\s*[$€£]?", re.IGNORECASE)
-_COMPOUND: Final = re.compile(
-    r"\s?-?(?!(?:per|for|in|on|at|of|to|from|with|by|over|after|each|every|as|since|because|if|when|is|are|out)\b)"
-    r"[^\W\d]{1,12}\.?,?\s(?:(?:and|und|et|y|&)\s)?[$€£]?",
-    re.IGNORECASE,
-)
-"""What stands in a quantity of two units: `2 hours and 30 minutes`, `6 ft 2 in`."""
 
 _ARITHMETIC: Final = re.compile(
     r"[\s)%(\\$€£]*(?:[-+*/×·÷−–x]|\\times|\\cdot|\\div|plus|minus|times|divided by)[\s(\\$€£]*", re.IGNORECASE
@@ -120,7 +110,7 @@ _ADJUNCT: Final = re.compile(
 _PERIOD: Final = re.compile(r"\s?-?(?:second|minute|hour|day|week|month|year|night|trip|time|step)s?\b", re.IGNORECASE)
 _SENTENCE_END: Final = re.compile(r"(?<!\bapprox)(?<!\bca)(?<!\bno)[.!?;](?=\s|\Z)|\n")
 _ASIDE: Final = re.compile(r"(?<=[^\s(#:=])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
-_CITATION: Final = re.compile(r"(?<=[\w.%)])[ ]?(?:\[\^?\d{1,3}\])+(?=[\s.,;)]|\Z)")
+_CITATION: Final = re.compile(r"(\d[.%)]{0,2})[ ]?(?:\[\^?\d{1,3}\])+(?=[\s.,;)]|\Z)")  # right after a number
 _SCALE_OF: Final = re.compile(  # "(1-5):", "on a scale of 1 to 10"
     r"\(\s?\d{1,3}\s?(?:[-–—~]|to|through)\s?\d{1,3}\s?\)(?=[*_\s]*[:=])"
     r"|\b(?:on|in|using) (?:a|the) (?:\w+ )?scale (?:of|from|between) \d{1,3}\s?(?:[-–—]|to|and|through)\s?\d{1,3}\b",
@@ -171,6 +161,12 @@ def without_scale(text: str) -> str:
     return _SCALE_OF.sub("", text)
 
 
+def _without_citations(text: str) -> str:
+    """Return a text without sources, `42 [1]`. What is between brackets is the number if there is no other."""
+    cited = _CITATION.sub(r"\1", text)
+    return text if cited == text or next(_numbers(cited, None), None) is None else cited
+
+
 def _fraction(match: re.Match[str]) -> str:
     return f"{match[1]}{' ' if match[1] else ''}{unicodedata.normalize('NFKC', match[2]).replace('⁄', '/')}"
 
@@ -192,7 +188,7 @@ def read_number(text: str, *, prose: bool = True, integer: bool | None = None) -
         integer: True if a whole number is meant: 8/10 is 8. False if any number is meant: then 8/10 is unclear, because
             it may be a grade. None if it is a fraction.
     """
-    text = without_scale(_CITATION.sub("", tidied(text.strip())))
+    text = _without_citations(without_scale(tidied(text.strip())))
     inner = undecorated(text)
     if inner.casefold() == "nan" and integer is False:
         return math.nan
@@ -221,8 +217,7 @@ def _claimed(text: str, integer: bool | None) -> list[tuple[Fraction | None, int
     stated += [(claim.answer, claim.start, claim.final) for claim in claims(text)]
     found: list[tuple[Fraction | None, int, bool]] = []
     for content, start, final in sorted(stated, key=lambda one: one[1]):
-        corrected = _CORRECTION.search(content)
-        value = stated_number(content[corrected.end() :] if corrected else content, integer=integer)
+        value = stated_number(content[correction_start(content) :], integer=integer)
         if value is not None or next(_numbers(content, integer), None) is not None:
             found.append((value, start, final))
     return found
@@ -265,7 +260,7 @@ def _leading(text: str, found: Sequence[Number]) -> Fraction | None:
         return None
     if len(found) > 1:
         between = text[first.end : found[1].start]
-        if _LISTED.fullmatch(between) or _OPERATOR.fullmatch(between) or _COMPOUND.fullmatch(between):
+        if _LISTED.fullmatch(between) or _OPERATOR.fullmatch(between) or is_compound(text, first.end, found[1].end):
             return None
     return None if is_negated(text, first.start, first.end) else first.value
 

@@ -16,7 +16,7 @@ import json_repair
 
 from moa_dspy.parsing.marks import fences
 
-__all__ = ["NOTHING", "decode", "read_structure", "read_structures"]
+__all__ = ["NOTHING", "decode", "read_objects", "read_structure", "read_structures"]
 
 NOTHING: Final = object()
 """What is returned if a text contains no structure. None is a value in JSON."""
@@ -24,10 +24,20 @@ NOTHING: Final = object()
 _LITERAL_MAX: Final = 4000  # characters of a Python literal; more may exhaust the parser
 # What Python's parser warns of: letters after digits, unknown escapes.
 _WARNED_OF: Final = re.compile(r"\d[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
-_GROUPED: Final = re.compile(r"(?<![\d.,\"'])\d{1,3}(?:,\d{3})*,0\d{2}(?!\d)")  # 1,000 would be a 1 and a 0
-_SINGLE_QUOTED: Final = re.compile(r"\[\s*'([^\[\]]*)'\s*,?\s*\]\s*")  # its texts may contain apostrophes
+# A text between quotes, or an item of a list such as 1,000, which would be a 1 and a 0.
+_GROUPED: Final = re.compile(
+    r"\"(?:[^\"\\]|\\.)*+(?:\"|\Z)|'(?:[^'\\\n]|\\.)*+'(?=\s{0,9}[,:\]}])"
+    r"|:\s*+\d[\d,.]*+|[\[(,]\s*+(?P<number>\d{1,3}(?:,\d{3})*,0\d{2})(?=\s*+[\]),])",
+    re.DOTALL,
+)
+_DOUBLE_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)', re.DOTALL)
+_INNER: Final = r"(?:[^'{}\[\]\\]|\\[nrt'\"\\/]|(?<=\w)'(?=[ ]?\w))*+"
+"""A text between single quotes, which may contain apostrophes, but no quote beside a mark of the structure."""
+_SINGLE_QUOTED: Final = re.compile(rf"\[\s*('{_INNER}'(?:\s*+,\s*+'{_INNER}')*)\s*,?\s*\]\s*")
 _SINGLE_PAIR: Final = re.compile(
-    r"'(?P<key>\w{1,60})'\s{0,9}:\s{0,9}(?:'(?P<text>[^{}\[\]]*?)'|(?P<other>-?\d{1,15}(?:\.\d{1,15})?|True|False|None))"
+    r"'(?P<key>\w{1,60})'\s{0,9}:\s{0,9}(?:'(?P<text>"
+    + _INNER
+    + r")'|(?P<other>-?\d{1,15}(?:\.\d{1,15})?|True|False|None))"
     r"\s{0,9}(?:,\s{0,9}(?=')(?=(?:'\w{1,60}'\s{0,9}:))|,?\s{0,9}\})"
 )
 _SINGLE_PAIRS: Final = re.compile(rf"\{{\s{{0,9}}(?>{re.sub('[?]P<[a-z]+>', '?:', _SINGLE_PAIR.pattern)})+")
@@ -71,6 +81,18 @@ def read_structures(text: str, kind: type) -> list[Any]:
         return found
     value = _repaired(text, kind)
     return [] if value is NOTHING else [value]
+
+
+def read_objects(text: str) -> Any:
+    """Return the one object in a text, or those of its lines, or the items of a set in Python."""
+    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.strip() and not line.startswith("```")]
+    if len(lines) > 1 and all(line.startswith("{") for line in lines):
+        objects = [decode(line, dict) for line in lines]
+        if NOTHING not in objects:
+            return objects
+    text = text.strip()
+    is_set = text.startswith("{") and text.endswith("}") and ":" not in text
+    return decode(f"[{text[1:-1]}]", list) if is_set else read_structure(text, dict)
 
 
 def _is_too_deep(text: str) -> bool:
@@ -124,16 +146,16 @@ def decode(text: str, kind: type) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text, strict=False, parse_constant=_no_constant)
         return value if isinstance(value, kind) else NOTHING
-    if (
-        len(text) <= _LITERAL_MAX
-        and not _GROUPED.search(text)
-        and not _WARNED_OF.search(text)
-        and not _lacks_a_comma(text)
-    ):
+    if len(text) <= _LITERAL_MAX and not _is_grouped(text) and not _WARNED_OF.search(text) and not _lacks_a_comma(text):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(text)
             return value if isinstance(value, kind) else NOTHING
     return NOTHING
+
+
+def _is_grouped(text: str) -> bool:
+    """Return whether a list contains a number such as 1,000 outside of its texts."""
+    return any(match["number"] for match in _GROUPED.finditer(text))
 
 
 def _lacks_a_comma(text: str) -> bool:
@@ -155,9 +177,19 @@ def _single_quoted(text: str) -> dict[str, Any]:
     if not _SINGLE_PAIRS.fullmatch(text.strip()):
         return {}
     return {
-        match["key"]: match["text"] if match["text"] is not None else ast.literal_eval(match["other"])
+        match["key"]: _unescaped(match["text"]) if match["text"] is not None else ast.literal_eval(match["other"])
         for match in _SINGLE_PAIR.finditer(text)
     }
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r", "t": "\t"}.get(match[1], match[1]), text)
+
+
+def _is_torn(text: str) -> bool:
+    """Return whether texts between single quotes contain apostrophes, at which json_repair would end them."""
+    inside = _DOUBLE_QUOTED.sub('""', text[: max(text.rfind("}"), text.rfind("]")) + 1] or text)
+    return re.search(r"[\[{,:]\s*+'", inside) is not None and re.search(r"\w'\w", inside) is not None
 
 
 def _repaired(text: str, kind: type) -> Any:
@@ -166,12 +198,14 @@ def _repaired(text: str, kind: type) -> Any:
     part = text[at:]
     if len(part) > _REPAIR_MAX or len(part) * len(_LOOKED_FOR.findall(part)) > _REPAIR_EFFORT:
         return NOTHING
-    if _GROUPED.search(part):
+    if _is_grouped(part):
         return NOTHING
     if kind is dict and '"' not in part and (pairs := _single_quoted(part)):
         return pairs
     if kind is list and (quoted := _SINGLE_QUOTED.fullmatch(part)) and '"' not in part:
-        return re.split(r"'\s*,\s*'", quoted[1])
+        return [_unescaped(match[1]) for match in re.finditer(rf"'({_INNER})'(?=\s*(?:,|\Z))", quoted[1])]
+    if _is_torn(part):
+        return NOTHING
     with contextlib.suppress(Exception):
         value = json_repair.loads(part)
         if isinstance(value, kind) and value:

@@ -28,11 +28,11 @@ import pydantic
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.parsing.choices import read_bool, read_choice
 from moa_dspy.parsing.dates import iso_date
-from moa_dspy.parsing.fields import find_fields, plain_name
+from moa_dspy.parsing.fields import find_fields, names_any, plain_name
 from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.phrases import undecorated, unlabelled
 from moa_dspy.parsing.reasoning import split_reasoning
-from moa_dspy.parsing.structures import NOTHING, decode, read_structure
+from moa_dspy.parsing.structures import NOTHING, decode, read_objects, read_structure
 
 __all__ = ["UnreadableError", "is_closed", "parse_value"]
 
@@ -265,7 +265,7 @@ def _number(value: Any, annotation: Any, prose: bool) -> int | float:
 
 
 def _is_null(text: str) -> bool:
-    return undecorated(text).casefold() in _NULLS and text.strip() not in ("[]", "{}", "()")
+    return undecorated(text).casefold() in _NULLS
 
 
 def _is_absent(text: str, others: Sequence[Any]) -> bool:
@@ -274,6 +274,9 @@ def _is_absent(text: str, others: Sequence[Any]) -> bool:
         for kind in others:
             with contextlib.suppress(ValueError, TypeError):
                 return _parse(text, kind, False) is None  # "none" may be a member
+    empty = {"[]": (*_LISTS, Sequence, Iterable), "{}": (dict, Mapping)}.get(text.strip(), ())
+    if any(_origin(kind) in empty for kind in others):
+        return False
     return _is_null(text) or (str not in others and _ABSENT.fullmatch(undecorated(text) or text.strip()) is not None)
 
 
@@ -331,7 +334,7 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
         return lines  # brackets inside of items are none of the list
     found = read_structure(text, list)
     if found is NOTHING and (text.lstrip().startswith(("{", "[")) or (args and _is_object(args[0]))):
-        found = _objects(text)
+        found = read_objects(text)
     if found is not NOTHING or text.lstrip().startswith(("{", "[")):
         return found
     if _QUOTED.fullmatch(text.strip()):
@@ -342,23 +345,31 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     if text.rstrip("]) ").endswith(("...", "…")):
         return None  # there are more
     text = undecorated(unlabelled(text))
-    between = next((mark for mark in ("\n", ";") if mark in text), ",")  # a comma may belong to the items: 0,5; 1,5
-    parts = [part.strip() for part in re.split(rf"{between}(?:\s*and\s)?|\sand\s", text)]
-    if not is_closed(kind) or not all(parts) or re.search(r"\d,\d{3}(?!\d)", text):
+    if not is_closed(kind) or re.search(r"\d,\d{3}(?!\d)", text):
         return None
-    return parts if len(parts) > 1 or prose else None
+    between = next((mark for mark in (r",?[ \t]*\n", ";") if re.search(mark, text)), ",")
+    parts = _parts(text, between)
+    if between != "," and not all(_fits(part, kind) for part in parts):  # marks are mixed
+        decimal = float in (kind, *typing.get_args(kind))  # a comma may belong to the items: 0,5; 1,5
+        parts = _parts(text, r"(?:,[ \t]*)?[\n;]|" + (r"(?<!\d),|,(?!\d)" if decimal else ","))
+    return parts if all(parts) and (len(parts) > 1 or prose) else None
 
 
-def _objects(text: str) -> Any:
-    """Return the one object in a text, or those of its lines, or the items of a set in Python."""
-    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.strip() and not line.startswith("```")]
-    if len(lines) > 1 and all(line.startswith("{") for line in lines):
-        objects = [decode(line, dict) for line in lines]
-        if NOTHING not in objects:
-            return objects
-    text = text.strip()
-    is_set = text.startswith("{") and text.endswith("}") and ":" not in text
-    return decode(f"[{text[1:-1]}]", list) if is_set else read_structure(text, dict)
+def _parts(text: str, marks: str) -> list[str]:
+    return [part.strip() for part in re.split(rf"(?:{marks})(?:\s*and\s)?|\sand\s", text)]
+
+
+def _fits(text: str, kind: Any) -> bool:
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        _parse(text, kind, False)
+        return True
+    return False
+
+
+def _origin(annotation: Any) -> Any:
+    """Return a type without its arguments."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    return _origin(args[0]) if origin is typing.Annotated else origin or annotation
 
 
 def _is_object(annotation: Any) -> bool:
@@ -401,11 +412,10 @@ def _object_in(text: str, fields: Mapping[str, Any] | None, args: tuple[Any, ...
     if value is not NOTHING or "{" in text:
         return value
     if fields:
-        found = find_fields(text, tuple(fields), required or tuple(fields))
-        values = {name: found[name][0] for name in fields if len(found.get(name, ())) == 1}
-        others = "|".join(re.escape(name) for name in fields if name not in values) or "(?!)"
-        cut = any(re.search(rf"\b(?:{others})\s?[=:]", str(part), re.IGNORECASE) for part in values.values())
-        return values if values and not cut else NOTHING
+        names = tuple(fields)
+        found = find_fields(text, names, names) or find_fields(text, names, required or names)
+        values = {name: found[name][0] for name in names if len(found.get(name, ())) == 1}
+        return values if values and not names_any(text, [name for name in names if name not in values]) else NOTHING
     entries = [_ENTRY.fullmatch(line) for line in text.splitlines() if line.strip()]
     if len(args) == 2 and is_closed(args[1]) and all(entries):
         return {entry["key"].strip(): entry["value"] for entry in entries if entry}
