@@ -103,7 +103,7 @@ def names_any(text: str, names: Sequence[str]) -> bool:
     """Return whether a text names one of these fields where a value may follow: `age: 5`, `Age is 5`, `(age 5)`."""
     if not names:
         return False
-    spelt = _spelt(tuple(names))
+    spelt = "|".join("[ _-]?".join(map(re.escape, plain_name(name))) for name in names)
     pattern = (
         rf"(?:^|[,;|(<])\W{{0,6}}(?:{spelt})\b|\b(?:{spelt})[\"'*_`]{{0,3}}\s?[=:]"
         rf"|\b(?:{spelt})\s(?:is|was|are|\d)|^[^:=<\n]{{0,40}}\b(?:{spelt})\b[^:\n]{{0,40}}$"

@@ -87,7 +87,7 @@ _LEAD: Final = re.compile(
     r"|[=~≈#>:*_`\"'(\[{\s]|\.\s)*+",
     re.IGNORECASE,
 )
-_EQUALS: Final = re.compile(r"=+>?|≈|\\approx\b|\\implies\b|⇒|->|→")
+_EQUALS: Final = re.compile(r"(?<![<>!])=+>?|≈|\\approx\b|\\implies\b|⇒|->|→")
 _OPERATOR: Final = re.compile(
     r"[\s)%(\\$€£]*(?:[-+*/×·÷−–^:x]|\*\*|\\times|\\cdot|\\div|plus|minus|times|divided by|or|to|and|through)"
     r"[\s(\\$€£]*",
@@ -110,7 +110,9 @@ _ADJUNCT: Final = re.compile(
 _PERIOD: Final = re.compile(r"\s?-?(?:second|minute|hour|day|week|month|year|night|trip|time|step)s?\b", re.IGNORECASE)
 _SENTENCE_END: Final = re.compile(r"(?<!\bapprox)(?<!\bca)(?<!\bno)[.!?;](?=\s|\Z)|\n")
 _ASIDE: Final = re.compile(r"(?<=[^\s(#:=])\s+\((?:[^()\n]|\([^()\n]*\)){1,400}\)(?=[\s.!*_]*(?:\n|\Z))")
-_CITATION: Final = re.compile(r"(\d[.%)]{0,2})[ ]?(?:\[\^?\d{1,3}\])+(?=[\s.,;)]|\Z)")  # right after a number
+_CITATION: Final = re.compile(  # right after a number, and not after the numeral of a list
+    r"(^[ \t]*\(?\d{1,2}[.)][ ](?=\[)\S++)|(\d[.%)]{0,2})[ ]?(?:\[\^?\d{1,3}\])+(?=[\s.,;)]|\Z)", re.MULTILINE
+)
 _SCALE_OF: Final = re.compile(  # "(1-5):", "on a scale of 1 to 10"
     r"\(\s?\d{1,3}\s?(?:[-–—~]|to|through)\s?\d{1,3}\s?\)(?=[*_\s]*[:=])"
     r"|\b(?:on|in|using) (?:a|the) (?:\w+ )?scale (?:of|from|between) \d{1,3}\s?(?:[-–—]|to|and|through)\s?\d{1,3}\b",
@@ -163,7 +165,7 @@ def without_scale(text: str) -> str:
 
 def _without_citations(text: str) -> str:
     """Return a text without sources, `42 [1]`. What is between brackets is the number if there is no other."""
-    cited = _CITATION.sub(r"\1", text)
+    cited = _CITATION.sub(r"\1\2", text)
     return text if cited == text or next(_numbers(cited, None), None) is None else cited
 
 

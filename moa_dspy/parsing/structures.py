@@ -30,17 +30,12 @@ _GROUPED: Final = re.compile(
     r"|:\s*+\d[\d,.]*+|[\[(,]\s*+(?P<number>\d{1,3}(?:,\d{3})*,0\d{2})(?=\s*+[\]),])",
     re.DOTALL,
 )
-_DOUBLE_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)', re.DOTALL)
-_INNER: Final = r"(?:[^'{}\[\]\\]|\\[nrt'\"\\/]|(?<=\w)'(?=[ ]?\w))*+"
-"""A text between single quotes, which may contain apostrophes, but no quote beside a mark of the structure."""
-_SINGLE_QUOTED: Final = re.compile(rf"\[\s*('{_INNER}'(?:\s*+,\s*+'{_INNER}')*)\s*,?\s*\]\s*")
-_SINGLE_PAIR: Final = re.compile(
-    r"'(?P<key>\w{1,60})'\s{0,9}:\s{0,9}(?:'(?P<text>"
-    + _INNER
-    + r")'|(?P<other>-?\d{1,15}(?:\.\d{1,15})?|True|False|None))"
-    r"\s{0,9}(?:,\s{0,9}(?=')(?=(?:'\w{1,60}'\s{0,9}:))|,?\s{0,9}\})"
+_QUOTED: Final = re.compile(
+    r"""(?P<double>"(?:[^"\\]|\\.)*+(?:"|\Z))"""
+    # Apostrophes stay inside: between letters, or before a word, and no quote beside a mark of the structure.
+    r"""|(?<![^\s\[{,:(])'(?P<single>(?:[^'{}\[\]\\]|\\[nrt'"\\/]|(?<=\w)'(?=[ ]?\w))*+)'(?=\s*+(?:[,:}\]]|\Z))""",
+    re.DOTALL,
 )
-_SINGLE_PAIRS: Final = re.compile(rf"\{{\s{{0,9}}(?>{re.sub('[?]P<[a-z]+>', '?:', _SINGLE_PAIR.pattern)})+")
 _REPAIR_MAX: Final = 6000  # characters of broken JSON
 _REPAIR_EFFORT: Final = 120_000  # characters times characters that json_repair looks for
 _DEPTH_MAX: Final = 40
@@ -172,24 +167,23 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _single_quoted(text: str) -> dict[str, Any]:
-    """Return an object of texts and numbers between single quotes; empty if the text is none."""
-    if not _SINGLE_PAIRS.fullmatch(text.strip()):
-        return {}
-    return {
-        match["key"]: _unescaped(match["text"]) if match["text"] is not None else ast.literal_eval(match["other"])
-        for match in _SINGLE_PAIR.finditer(text)
-    }
-
-
 def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r", "t": "\t"}.get(match[1], match[1]), text)
 
 
-def _is_torn(text: str) -> bool:
-    """Return whether texts between single quotes contain apostrophes, at which json_repair would end them."""
-    inside = _DOUBLE_QUOTED.sub('""', text[: max(text.rfind("}"), text.rfind("]")) + 1] or text)
-    return re.search(r"[\[{,:]\s*+'", inside) is not None and re.search(r"\w'\w", inside) is not None
+def _with_double_quotes(text: str) -> str | None:
+    """Return a structure with double quotes around its texts; None if it is not clear where one of them ends."""
+    single = _QUOTED.sub(lambda match: '""' if match["single"] is None else match[0], text)
+    if not re.search(r"\w'[ ]?\w", single):
+        return text
+    quoted = _QUOTED.sub(
+        lambda match: match["double"] or json.dumps(_unescaped(match["single"]), ensure_ascii=False), text
+    )
+    rest = _QUOTED.sub('""', quoted[: max(quoted.rfind("}"), quoted.rfind("]")) + 1] or quoted)
+    if not re.search(r"""[\[{,:]\s*+'|\w'\w|:\s*+""\s*+:""", rest):
+        return quoted
+    is_torn = re.search(r"\w'\w", single) and re.search(r"[\[{,:]\s*+'", single)
+    return None if is_torn else text
 
 
 def _repaired(text: str, kind: type) -> Any:
@@ -200,12 +194,13 @@ def _repaired(text: str, kind: type) -> Any:
         return NOTHING
     if _is_grouped(part):
         return NOTHING
-    if kind is dict and '"' not in part and (pairs := _single_quoted(part)):
-        return pairs
-    if kind is list and (quoted := _SINGLE_QUOTED.fullmatch(part)) and '"' not in part:
-        return [_unescaped(match[1]) for match in re.finditer(rf"'({_INNER})'(?=\s*(?:,|\Z))", quoted[1])]
-    if _is_torn(part):
-        return NOTHING
+    if "'" in part:
+        quoted = _with_double_quotes(part)
+        if quoted is None:
+            return NOTHING
+        if quoted != part and (value := decode(quoted.strip(), kind)) is not NOTHING:
+            return value
+        part = quoted
     with contextlib.suppress(Exception):
         value = json_repair.loads(part)
         if isinstance(value, kind) and value:

@@ -349,9 +349,11 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
         return None
     between = next((mark for mark in (r",?[ \t]*\n", ";") if re.search(mark, text)), ",")
     parts = _parts(text, between)
-    if between != "," and not all(_fits(part, kind) for part in parts):  # marks are mixed
-        decimal = float in (kind, *typing.get_args(kind))  # a comma may belong to the items: 0,5; 1,5
-        parts = _parts(text, r"(?:,[ \t]*)?[\n;]|" + (r"(?<!\d),|,(?!\d)" if decimal else ","))
+    if between != ",":
+        # A comma may belong to the items: 0,5; 1,5. If not, marks may be mixed.
+        decimal = float in (kind, *typing.get_args(kind)) and not re.search(r"\d,\d+,\d", text)
+        mixed = _parts(text, r"(?:,[ \t]*)?[\n;]|" + (r"(?<!\d),|,(?!\d)" if decimal else ","))
+        parts = mixed if all(_fits(part, kind) for part in mixed) else parts
     return parts if all(parts) and (len(parts) > 1 or prose) else None
 
 
