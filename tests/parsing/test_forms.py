@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
@@ -57,6 +57,47 @@ CITIES = ["London", "Paris", "Rome", "Oslo"]
         ("Answer: 9. Sorry, it should be 18.", 18),
         ("The answer is 9. Actually, I used 3 steps.", 9),
         ("5, no 6", None),
+        # What follows a value changes nothing: asides, units, comparisons.
+        ("The answer is 5, actually 2 more than expected", 5),
+        ("The answer is 12, actually 3 less than 15.", 12),
+        ("Answer: 5. Sorry, 3 steps were needed.", 5),
+        ("The answer is 5. No, 4 are left", 5),
+        ("The answer is 5 (no, 4 is too low)", 5),
+        ("The answer is 9 cats. Wait, 18 cats.", 18),
+        ("The answer is 9, no, 18, because 9 is half.", 18),
+        ("The answer is 9. No, 18 - 3 = 15.", 15),
+        ("Answer: 9. Sorry, it should be 18 cats.", 18),
+        ("The answer is 5 units, 3 of which are red", 5),
+        ("Answer: 6 people, 2 of whom are tall", 6),
+        ("Answer: 4 stars, 5 being best", 4),
+        ("The answer is 12 eggs, 3 per box", 12),
+        ("The answer is 20 apples, 5 more than before.", 20),
+        ("Answer: 60 minutes, 1 hour", 60),
+        ("Answer: 5 miles, 8 km", 5),
+        ("Answer: 5 miles, 3 in total", 5),
+        ("Answer: 5 hours, 3 minutes of which are lost", 5),
+        ("Answer: 2 Stunden und 30 Minuten", None),
+        ("Answer: 3 dollars and 50 cents", None),
+        ("The answer is <5>", 5),
+        ("Answer: 7 > 6", 7),
+        ("Answer: 7 >= 6", 7),
+        ("<a href='https://example.org/" + "path/" * 40 + "'>5</a>", 5),
+        ("<a class='a-name-of-more-than-forty-characters-in-a-tag'>5", 5),
+        # A number between brackets is a citation only right after another one.
+        ("The answer is [5]", 5),
+        ("The final answer is [42]", 42),
+        ("Final answer [7]", 7),
+        ("so we get [15]", 15),
+        ("The result is [12]", 12),
+        ("Problem 12 [5]", 5),
+        ("1. [5]", 5),
+        ("It is 42. [3]", 42),
+        # Fractions are no months.
+        ("#### 1/2000", Fraction(1, 2000)),
+        (r"\boxed{\frac{1}{2000}}", Fraction(1, 2000)),
+        ("The answer is 3/2010.", Fraction(3, 2010)),
+        ("Answer: 7/1950", Fraction(7, 1950)),
+        ("P = 1/2024", Fraction(1, 2024)),
         # Quantities of two units.
         ("The answer is 2 hours and 30 minutes.", None),
         ("Answer: 6 ft 2 in", None),
@@ -236,7 +277,13 @@ class User(pydantic.BaseModel):
     age: int | None = None
 
 
+class Person(pydantic.BaseModel):
+    name: str
+    age: int = 0
+
+
 UNREADABLE = "unreadable"
+Color = Literal["red", "green", "blue"]
 Stars = Literal["1", "2", "3", "4", "5"]
 
 
@@ -265,6 +312,55 @@ Stars = Literal["1", "2", "3", "4", "5"]
         (list[float], "[0,5; 0,7]", [0.5, 0.7]),
         (list[int], "1, 2, ...", UNREADABLE),
         (list[str], "['it's', 'b']", ["it's", "b"]),
+        # 1,000 is two numbers in a list, and nowhere else.
+        (dict[str, str], "{'text': 'the sum is 1,000 dollars'}", {"text": "the sum is 1,000 dollars"}),
+        (list[str], "['a 1,000 b']", ["a 1,000 b"]),
+        (dict[str, Any], '{"text": "costs 1,000", "n": 1', {"text": "costs 1,000", "n": 1}),
+        (dict[str, Any], '{"text": "costs 1,000 dollars" "n": 5}', {"text": "costs 1,000 dollars", "n": 5}),
+        (dict[str, int], "{'a': 1,000}", {"a": 1000}),
+        (dict[str, int], '{"a": 1,000}', {"a": 1000}),
+        (dict[str, int], '{"a": 1,000, "b": 2,000,000}', {"a": 1000, "b": 2_000_000}),
+        (dict[str, list[int]], '{"a": [1,000]}', UNREADABLE),
+        # Apostrophes between single quotes.
+        (dict[str, str], "{'a': 'x', 'b': 'it's, 'c': 'y'}", UNREADABLE),
+        (dict[str, str], "{'a': 'x'b': 'y's'}", UNREADABLE),
+        (dict[str, str], r"{'a': 'x\ny's'}", {"a": "x\ny's"}),
+        (
+            dict[str, Any],
+            "{'a': 'the boys' \"old\" toys', 'b': 'it's', 'c': True}",
+            UNREADABLE,
+        ),
+        (dict[str, Any], "{'a': 'boys' toys', 'b': 'it's', 'c': True}", {"a": "boys' toys", "b": "it's", "c": True}),
+        (dict[str, Any], "{'a': 'I'm \"in\"', 'n': 3}", {"a": 'I\'m "in"', "n": 3}),
+        (dict[str, Any], "{'a': 'it's', 'b': 1", {"a": "it's", "b": 1}),
+        (list[str], "['don't, 'b']", UNREADABLE),
+        (list[str], "Here: ['it's', 'b'] done", ["it's", "b"]),
+        (list[str], "['rock 'n' roll', 'b']", ["rock 'n' roll", "b"]),
+        # Mixed separators.
+        (list[int], "1, 2\n3, 4", [1, 2, 3, 4]),
+        (list[int], "1,2;3,4", [1, 2, 3, 4]),
+        (list[int], "1, two; 3", [1, 2, 3]),
+        (list[Color], "red, green\nblue, red", ["red", "green", "blue", "red"]),
+        (list[Color], "red; green, blue", ["red", "green", "blue"]),
+        (list[Color], "red\ngreen, blue", ["red", "green", "blue"]),
+        (list[float], "0,5, 0,7\n1,5", [0.5, 0.7, 1.5]),
+        (list[float], "1,2,3\n4,5,6", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        (list[Literal["a, b", "c"]], "a, b\nc", ["a, b", "c"]),
+        # Nothing between brackets is no value, unless it is an empty one.
+        *[(kind | None, text, None) for kind in (str, int, float, bool, User, Color) for text in ("[]", "{}")],
+        (list[str] | None, "{}", None),
+        (dict[str, int] | None, "[]", None),
+        (Annotated[list[str], pydantic.Field(max_length=3)] | None, "[]", []),
+        # Fields that are not required.
+        (Person, "name: Bob, age: 5", Person(name="Bob", age=5)),
+        (Person, "name: Bob; age: 5; city: X", UNREADABLE),
+        (Person, "Name: Bob\nAge is 5", UNREADABLE),
+        (Person, "<name>Bob</name>\nage: 5", UNREADABLE),
+        (Person, "Name: Bob (age 5)", UNREADABLE),
+        (Person, "Name: Bob\n\nNo age is given.", UNREADABLE),
+        (Person, "name: Bob\nage: 5\nage: 6", UNREADABLE),
+        (Person, "Name: Bob of age", Person(name="Bob of age")),
+        (Person, "First: x\nName: Bob", Person(name="Bob")),
         (list[str], "- a\n  goes on\n- b\n\nThat is all.", ["a\ngoes on", "b"]),
         (User, '{"name": "Ann", "age": "thirty"}', User(name="Ann", age=30)),
         (User, "**Name:** Ann\n**Age:** 30", User(name="Ann", age=30)),

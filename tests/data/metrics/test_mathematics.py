@@ -150,6 +150,8 @@ def test_pairs(gold, answer, verdict):
     [
         (r"First \boxed{1}, so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         ("The answer is $x+1$.", "x+1"),
+        (r"The sum:\\$x+1$", r"\\$x+1$"),
+        (r"The answer is \$18.", "18"),
         ("steps\n42", "42"),
         ("", ""),
     ],
