@@ -27,7 +27,7 @@ _WARNED_OF: Final = re.compile(r"\d[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
 # A text between quotes, or an item of a list such as 1,000, which would be a 1 and a 0.
 _GROUPED: Final = re.compile(
     r"\"(?:[^\"\\]|\\.)*+(?:\"|\Z)|'(?:[^'\\\n]|\\.)*+'(?=\s{0,9}[,:\]}])"
-    r"|:\s*+\d[\d,.]*+|[\[(,]\s*+(?P<number>\d{1,3}(?:,\d{3})*,0\d{2})(?=\s*+[\]),])",
+    r"|:\s*+\d[\d,.]*+|[\[(,]\s*+(?P<number>\d{1,3}(?:,\d{3}){0,4},0\d{2})(?=\s*+[\]),])",
     re.DOTALL,
 )
 _QUOTED: Final = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import pydantic
 import pytest
@@ -284,6 +284,7 @@ class Person(pydantic.BaseModel):
 
 UNREADABLE = "unreadable"
 Color = Literal["red", "green", "blue"]
+Short = Annotated[list[str], pydantic.Field(max_length=3)]
 Stars = Literal["1", "2", "3", "4", "5"]
 
 
@@ -350,7 +351,7 @@ Stars = Literal["1", "2", "3", "4", "5"]
         *[(kind | None, text, None) for kind in (str, int, float, bool, User, Color) for text in ("[]", "{}")],
         (list[str] | None, "{}", None),
         (dict[str, int] | None, "[]", None),
-        (Annotated[list[str], pydantic.Field(max_length=3)] | None, "[]", []),
+        (Optional[Short], "[]", []),  # noqa: UP045
         # Fields that are not required.
         (Person, "name: Bob, age: 5", Person(name="Bob", age=5)),
         (Person, "name: Bob; age: 5; city: X", UNREADABLE),
