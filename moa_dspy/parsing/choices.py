@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
+from moa_dspy.parsing.members import CLOSE, SAYING, MemberSet, folded, member_set
 from moa_dspy.parsing.negation import is_negated
 from moa_dspy.parsing.numbers import read_number
 from moa_dspy.parsing.phrases import (
-    CORRECTED,
-    IDEOGRAPH,
+    CHINESE_CONDITION,
     TEXT_MAX,
     WIDE,
     agreed,
@@ -34,152 +33,7 @@ Found = tuple[Value | None, int, bool]
 
 _SENTENCE_MAX: Final = 1000  # characters of a text that states its answer without saying so
 _SCANNED: Final = 50  # places where a member may be
-_OPEN: Final = r"[\s*_$`\"'“‘(\[{<【]{0,8}"
-_CLOSE: Final = r"[*_$`\"'”’)\]}>】]{0,8}"
-_ADVERBS: Final = (
-    r"(?:[\s,]{1,3}(?:most|very|quite|almost|likely|probably|definitely|clearly|certainly|surely|obviously|undoubtedly|"
-    r"thus|therefore|hence|then|indeed|actually|simply|still|also|just|only|in fact|of course|I (?:think|believe|guess|"
-    r"would say|am confident)|in my opinion|indicated by|represented by|given by|labell?ed)\b,?){0,4}"
-)
-_IS: Final = rf"(?:\s(?:is|would be|should be|must be|will be|has to be)\b{_ADVERBS})?\s?[:：=>–—-]?"
-_NOUN: Final = (
-    r"(?:option|choice|letter|answer|statement|assistant|response|candidate|model|output|system|summary|completion"
-    r"|opción|opção|вариант)s?"
-)
-_KIND: Final = rf"(?:\s(?:la|el|die)(?=\s))?(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?)?"
-_SAYING: Final = (
-    r"(?:it is|it['’]s|it must be|that['’]s|that (?:is|would be)|i(?: would|['’]d| will|['’]ll)? (?:choose|pick|select"
-    r"|say|prefer|favou?r|go (?:with|for)|vote for)|i(?: am|['’]m) going with|"
-    r"(?:we|you) (?:choose|pick|select)|go with|my (?:choice|pick|vote) is)"
-)
-_SO: Final = (
-    r"(?:i (?:think|believe|guess)|probably|definitely|most likely|clearly|certainly|so|"
-    r"thus|therefore|hence|leaving|leaves|that leaves|conclusion)"
-    r"\b[,:]?"
-)
-_CHOSEN: Final = r"(?: (?:only|just|us with|it is|it['’]s|it must be|i choose|we choose|pick|choose))?"
-_SUBJECT: Final = (
-    r"[.:)]?(?: (?!(?:is|are|was|were|not|and|or|but|because|since|so|says|states|if|only|would)\b)"
-    r"[^\W\d][\w'’-]*+){0,8}?"
-)
-_RIGHT: Final = (
-    r"(?:correct|right|best|better|appropriate|suitable|likely|true|the answer|answer|accurate|superior|stronger"
-    r"|prefer(?:red|able)|winner)"
-)
-_DEGREE: Final = (
-    r"(?:(?:the|only|most|more|slightly|much|far|clearly|marginally|significantly|somewhat|a bit|a little) ){0,3}"
-)
-_DASHES: Final = "\u2010-\u2015\u2212-"
-_CHOOSES: Final = r"(?<![不非没])(?:选择?|選擇?|选项|選項)\s?[是为為:]?\s?"
-_ALSO: Final = r"(?:or|and|&|/|nor|vs\.?|versus|>|<)"
-_RATED: Final = r"(?<![\w'’])(?-i:[A-Z])[*\"'\s]{0,4}[:=(][\s*]{0,3}[-.]?\d"
-"""A letter with a number of its own: `A: 10%, B: 90%` chooses none."""
-_VERDICT_ENDS: Final = re.compile(rf"{_CLOSE}(?:[.,;:!—–]|\s[-–—]|\s*\n|\s*\Z|\s(?:because|since|as|for)\b)")
-
-
-class _Set(Generic[Value]):
-    """The members of one closed set, and the patterns that find them."""
-
-    def __init__(self, labels: Mapping[str, Value], texts: Sequence[str]) -> None:
-        self.labels, self.texts = labels, texts
-        self.folded: dict[str, list[str]] = {}
-        for label in labels:
-            self.folded.setdefault(_folded(label), []).append(label)
-        letters = [label for label in labels if len(label) == 1 and label.isalpha()]
-        words = sorted((label for label in labels if label not in letters and label.strip()), key=len, reverse=True)
-        spelt = [_spelt(word) for word in words]
-        end = rf"(?!(?!{IDEOGRAPH.pattern})[\w+#]|-\w|[-\u2212](?![\s\w])|[-\u2212]\s?\Z|[.,]\d|['’](?!s\b)\w)"
-        self.word = re.compile(rf"(?<![\w+#-])(?<!\d[.,])(?P<m>{'|'.join(spelt) or '(?!)'}){end}", re.IGNORECASE)
-        both = [*spelt, *map(re.escape, letters)]
-        capital = [*spelt, *(f"(?-i:{re.escape(letter.upper())})" for letter in letters)]
-        self.member = rf"{_OPEN}(?P<m>{'|'.join(both) or '(?!)'}){end}"
-        self.capital = rf"{_OPEN}(?P<m>{'|'.join(capital) or '(?!)'}){end}"
-        self.any = "|".join([*spelt, *(["[A-Za-z]"] if letters else [])]) or "(?!)"
-        also = _ALSO if letters else rf"(?:{_ALSO}|,)"  # a comma also separates a letter and what follows it
-        other = rf"{_CLOSE}\s?{also}\s?(?:the )?(?:{_NOUN})?\s?{_OPEN}(?:{self.any})(?![\w'’])"
-        self.several = rf"(?!{other})"
-        if letters:
-            self.several += (
-                rf"(?!{_CLOSE},\s?{_OPEN}(?-i:[A-Z]){_CLOSE}\s?(?:[,.;]|(?:or|and)\b|\Z)"
-                rf"|{_CLOSE} is {_OPEN}(?-i:[A-Z])(?![\w'’])"
-                rf"|{_CLOSE}[\s.#;+]{{0,8}}{_OPEN}(?-i:[A-Z]){_CLOSE}[\s.]*\Z)"
-            )
-        self.one_of_several = re.compile(rf"\A\s?{_KIND}{self.member}{other}", re.IGNORECASE)
-        self.letters = bool(letters)
-        numbers = [read_number(choice, prose=False) for choice in texts]
-        self.numbers = numbers if len(set(numbers)) == len(numbers) and None not in numbers else []
-
-    @functools.cached_property
-    def stated(self) -> list[re.Pattern[str]]:
-        """What follows a marker of an answer."""
-        return _compiled(
-            rf"\A{_ADVERBS}\s?{_KIND}{self.member}{self.several}",
-            rf"\A[^\n]{{0,40}}?\bnot\b{_KIND}{_OPEN}(?:{self.any}){_CLOSE},?\s(?:but|rather)\b(?: rather)?{_KIND}"
-            rf"{self.capital}",
-        )
-
-    @functools.cached_property
-    def asserted(self) -> list[re.Pattern[str]]:
-        """Sentences that call a member right, or choose it."""
-        end = rf"(?={_CLOSE}\s*(?:[.!;]|\n|\Z))"
-        return _compiled(
-            rf"\b(?:(?:correct|right|best|better|final|my|proper|preferred) (?:option|choice|letter|response|one)"
-            rf"|winner)\b[*_]{{0,3}}{_IS}{_KIND}{self.member}{self.several}",
-            rf"\b{_SAYING}\b:?{_ADVERBS}{_KIND}{self.capital}{self.several}",
-            rf"(?<![\w'’]){self.capital}{_CLOSE}{_SUBJECT}"
-            rf" (?:(?:is|must be|should be|would be)|(?:seems|looks|appears)(?: to be)?)"
-            rf" {_DEGREE}{_RIGHT}\b",
-            rf"(?<!\w){self.capital}{_CLOSE} (?:remains|wins|beats|outperforms|fits best|makes (?:the )?most sense)\b",
-            rf"{_CHOOSES}{self.capital}{self.several}",
-            rf"(?<!\w){self.capital}{_CLOSE}\s?(?:选项|選項)?是?(?:正确|正確|对的|對的)(?!吗)",
-            rf"\b{_SO}{_CHOSEN}{_KIND}{self.capital}{self.several}{end}",
-            rf"\bnot{_KIND}{_OPEN}(?:{self.any}){_CLOSE},? (?:but|rather)\b(?: rather)?{_KIND}{self.capital}",
-            rf"^[ \t#*_]{{0,8}}(?:my |final )?ans(?:wer|\.)?{self.member}{self.several}{end}",
-            rf"^[ \t#*_]{{0,8}}(?:choose|pick|select|mark|go with){_KIND}{self.capital}{self.several}",
-        )
-
-    @functools.cached_property
-    def labelled(self) -> list[re.Pattern[str]]:
-        """A line that is a member, or begins with one."""
-        beginning = (
-            rf"|{_CLOSE} ?[.:)\]】、][*_]* ?\S|{_CLOSE} [–—-] \S|{_CLOSE} [(\[][^()\[\]\n]{{1,80}}[)\]][\s.!*_]*\Z"
-            if self.letters
-            else ""
-        )
-        return _compiled(
-            rf"\A(?!\{{\s*[\"'])(?![^\n]{{0,200}}{_RATED}[^\n]{{0,200}}{_RATED})"
-            rf"(?:#{{1,6}} ?|[-=]?>+ ?|[→⇒∴] ?|[-*•] |\d{{1,2}}[.)] )?(?:{_NOUN}(?:\b|_))?{self.member}{self.several}"
-            rf"(?:[\s*_$`\"'.:!)\]}}>】]{{0,8}}\Z{beginning}|{_CLOSE},? (?:because|since|as|for|by far|by an?)\b"
-            rf"|{_CLOSE}, (?:obviously|clearly|definitely|certainly|i\.e\.))",
-        )
-
-    @functools.cached_property
-    def key(self) -> list[re.Pattern[str]]:
-        """A key of JSON, or a label for a choice."""
-        return _compiled(
-            rf"[\"'](?:final_?|correct_?)?(?:choice|option|letter)[\"']\s{{0,3}}:{self.member}{_CLOSE}\s{{0,3}}(?:[,}}]|\Z)",
-            rf"^[ \t#*_]{{0,8}}(?:(?:my|final|correct|best|selected|chosen) )?"
-            rf"(?:choice|option|letter|selection|winner|preference)[*_]{{0,3}}\s?[:=][*_]{{0,3}}"
-            rf"{_KIND}{self.member}{self.several}",
-        )
-
-    @functools.cached_property
-    def corrected(self) -> re.Pattern[str]:
-        """A member after words that take an earlier one back."""
-        end = rf"(?={_CLOSE}\s*(?:[.,;!\n]|\Z|is (?:right|correct)))"
-        return re.compile(rf"{CORRECTED}[^.!?\n]{{0,30}}?(?<!\w){self.capital}{end}", re.IGNORECASE)
-
-    @functools.cached_property
-    def mentioned(self) -> list[re.Pattern[str]]:
-        """A letter that is called an option, or stands in brackets or emphasis."""
-        return _compiled(
-            rf"\b(?:option|choice)\b{_IS}{self.member}{self.several}",
-            rf"\b(?:choose|pick|select)s?\b{_KIND}{self.capital}{self.several}",
-        )
-
-
-def _compiled(*patterns: str) -> list[re.Pattern[str]]:
-    return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns]
+_VERDICT_ENDS: Final = re.compile(rf"{CLOSE}(?:[.,;:!—–]|\s[-–—]|\s*\n|\s*\Z|\s(?:because|since|as|for)\b)")
 
 
 @overload
@@ -218,7 +72,7 @@ def read_choice(
     """
     text = text.translate(WIDE)
     labels = members.items() if isinstance(members, Mapping) else zip(members, members, strict=True)
-    known: _Set[Any] = _known(tuple(labels), tuple(texts))
+    known: MemberSet[Any] = member_set(tuple(labels), tuple(texts))
     if (whole := _whole(text.strip(), known)) is not None:
         return whole
     lines = dict.fromkeys((text[:TEXT_MAX].strip().partition("\n")[0], text[-TEXT_MAX:].strip().rpartition("\n")[2]))
@@ -279,43 +133,27 @@ def read_bool(text: str, *, prose: bool = True) -> bool | None:
     return read_choice(text, _TRUTH, prose=prose)
 
 
-def _folded(text: str) -> str:
-    return re.sub(rf"[\s_{_DASHES}]+", " ", text.strip()).casefold()
-
-
-def _spelt(word: str) -> str:
-    """Return a pattern of a member in which spaces, hyphens and dashes are equal. `A-` is not `A`."""
-    dash, parts = f"[{_DASHES}]", _folded(word).split()
-    before, after = (dash if _folded(word)[at] == " " else "" for at in (0, -1))
-    return before + rf"[\s_{_DASHES}]{{1,3}}".join(map(re.escape, parts)) + after
-
-
-@functools.lru_cache(maxsize=128)
-def _known(labels: tuple[tuple[str, Value], ...], texts: tuple[str, ...]) -> _Set[Value]:
-    return _Set({label.translate(WIDE): value for label, value in labels}, [text.translate(WIDE) for text in texts])
-
-
 _ECHO: Final = re.compile(r"[^\n:?]{1,60}[)\w]\s?[:?][*_]{0,3}\s+(?=\S)")
 """The question with its choices, repeated before the answer: `Yes or no? No`, `Answer (yes/no): no`."""
 
 
-def _whole(text: str, known: _Set[Value]) -> Value | None:
+def _whole(text: str, known: MemberSet[Value]) -> Value | None:
     """Return the member that the text is, with or without markup and a label; or the member whose text it is."""
     if text in known.labels:
         return known.labels[text]
     plain_text = undecorated(text[:TEXT_MAX] if len(text) > TEXT_MAX else text)
-    rest = unlabelled(plain_text)
-    label = plain_text[: len(plain_text) - len(rest)]
     echo = _ECHO.match(plain_text)
     if echo and len({one.casefold() for one in known.word.findall(echo[0])}) > 1:
-        return _whole(plain_text[echo.end() :], known)
-    named = label and (known.word.search(label) or any(_folded(label.rstrip(" :=")) == f for f in known.folded))
+        plain_text = undecorated(plain_text[echo.end() :])
+    rest = unlabelled(plain_text)
+    label = plain_text[: len(plain_text) - len(rest)]
+    named = label and (known.word.search(label) or any(folded(label.rstrip(" :=")) == f for f in known.folded))
     for form in (plain_text, plain_text if named else undecorated(rest)):
         if form in known.labels:
             return known.labels[form]
-        same = known.folded.get(_folded(form), []) or known.folded.get(_folded(form.strip("().:[] ")), [])
+        same = known.folded.get(folded(form), []) or known.folded.get(folded(form.strip("().:[] ")), [])
         qualified = re.fullmatch(r"<?[A-Za-z_]\w{0,40}\.(\w{1,80})(?::[^<>]{0,80}>)?", form)
-        same = same or (known.folded.get(_folded(qualified[1]), []) if qualified else [])
+        same = same or (known.folded.get(folded(qualified[1]), []) if qualified else [])
         if len(same) == 1:
             return known.labels[same[0]]
         if (by_text := _by_text(form, known)) is not None:
@@ -323,7 +161,7 @@ def _whole(text: str, known: _Set[Value]) -> Value | None:
     return None
 
 
-def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[Found[Value]]:
+def _claimed(said: Iterable[tuple[str, int, bool]], known: MemberSet[Value]) -> list[Found[Value]]:
     """Return the members that the contents of claims begin with, or are."""
     found: list[Found[Value]] = []
     for content, start, final in said:
@@ -332,7 +170,7 @@ def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[
         if value is None:
             first = _found(f" {answer}", known.stated, known)[:1]
             value = first[0][0] if first else _beginning(plain(answer), known)
-            if first and (value := _corrected(f" {answer}"[first[0][1] :], value, known)) is None:
+            if first and (value := _corrected(f" {answer}", first[0][1], value, known)) is None:
                 continue
         if value is None and not known.letters:
             named: list[Found[Value]] = _in_sentence(answer, known)
@@ -342,20 +180,25 @@ def _claimed(said: Iterable[tuple[str, int, bool]], known: _Set[Value]) -> list[
     return found
 
 
-def _corrected(text: str, value: Value | None, known: _Set[Value]) -> Value | None:
-    """Return what a text says instead of the member that it begins with (`A... no, B`); else that member."""
-    later = known.corrected.search(text)
-    if later is None or is_negated(text, later.start("m"), later.end("m")):
-        return value
-    return _member(later["m"], known)
+def _corrected(text: str, at: int, value: Value | None, known: MemberSet[Value]) -> Value | None:
+    """Return what a text says instead of the member at a position (`A... no, B`); else that member."""
+    written = known.beginning.match(text, at)
+    later = known.corrected.match(text[written.end() :]) if written else None
+    return value if later is None else _member(later["m"], known)
 
 
-def _labelled(line: str, known: _Set[Value]) -> list[Found[Value]]:
+_BRACKETED: Final = re.compile(r"\W{0,4}[A-Za-z]\W{0,4} [(\[]")
+"""A letter, and its text in brackets."""
+
+
+def _labelled(line: str, known: MemberSet[Value]) -> list[Found[Value]]:
+    if _BRACKETED.match(line) and (value := _by_text(line, known)) is not None:
+        return [(value, 0, False)]
     found = _found(line, known.labelled, known)
-    return [(_corrected(line[start + 1 :], value, known), start, final) for value, start, final in found]
+    return [(_corrected(line, start, value, known), start, final) for value, start, final in found]
 
 
-def _found(text: str, patterns: Iterable[re.Pattern[str]], known: _Set[Value]) -> list[Found[Value]]:
+def _found(text: str, patterns: Iterable[re.Pattern[str]], known: MemberSet[Value]) -> list[Found[Value]]:
     """Return the members that the patterns find and that are not negated, in the order of the text."""
     found: list[Found[Value]] = []
     for pattern in patterns:
@@ -368,10 +211,10 @@ def _found(text: str, patterns: Iterable[re.Pattern[str]], known: _Set[Value]) -
     return sorted(found, key=lambda one: one[1])
 
 
-def _member(written: str, known: _Set[Value]) -> Value | None:
+def _member(written: str, known: MemberSet[Value]) -> Value | None:
     if written in known.labels:
         return known.labels[written]
-    same = known.folded.get(_folded(written), [])
+    same = known.folded.get(folded(written), [])
     return known.labels[same[0]] if len(same) == 1 else None
 
 
@@ -383,7 +226,17 @@ def _is_word(match: re.Match[str]) -> bool:
     return member.casefold() == "no" and _VERDICT_ENDS.match(match.string, end) is None
 
 
-_OPEN_QUESTION: Final = re.compile(r"\b(?:whether|if|unless)\b[^,.!?;:\n]{0,60}\Z", re.IGNORECASE)
+_UNSURE: Final = (
+    r"(?:\b(?:wonder\w*|un(?:clear|sure|certain|known)|ask\w*|check|decid\w+|determin\w+|question is)"
+    r"|(?:\bnot|n['’]t) (?:sure|certain|clear)"
+    r"|(?:\b(?:hard|difficult|impossible|not)|n['’]t) (?:to )?(?:know|tell|say|see))"
+)
+_OPEN_QUESTION: Final = re.compile(
+    rf"(?:(?<!regardless of )(?<!no matter )\bwhether\b(?! or not\b)|{_UNSURE} if\b)[^,.!?;:\n]{{0,60}}\Z"
+    r"|\b(?:if|unless) (?:(?:it|this|that|the \w{1,12}) is |(?:only )?(?:option|answer) )?\W{0,4}\Z"
+    rf"|{CHINESE_CONDITION}",
+    re.IGNORECASE,
+)
 
 
 def _is_conditional(text: str, start: int, end: int) -> bool:
@@ -392,7 +245,7 @@ def _is_conditional(text: str, start: int, end: int) -> bool:
         _OPEN_QUESTION.search(text, max(0, start - 80), start) is not None
         or re.match(r"\s?(?:or|/)\s?not\b", text[end : end + 8], re.IGNORECASE) is not None
         or re.match(
-            rf"{_CLOSE}\s(?:would|could|might) be (?:right|correct|true|wrong)\b(?:[^.\n]{{0,20}}\b(?:if|for)\b)?",
+            rf"{CLOSE}\s(?:would|could|might) be (?:right|correct|true|wrong)\b(?:[^.\n]{{0,20}}\b(?:if|for)\b)?",
             text[end : end + 80],
         )
         is not None
@@ -400,14 +253,14 @@ def _is_conditional(text: str, start: int, end: int) -> bool:
 
 
 _NAMED: Final = re.compile(
-    rf"\b(?:{_SAYING}|(?:correct|right|best|final|my) (?:option|choice) (?:is|would be))\b[ :*\"'`]{{0,6}}"
+    rf"\b(?:{SAYING}|(?:correct|right|best|final|my) (?:option|choice) (?:is|would be))\b[ :*\"'`]{{0,6}}"
     r"(?P<rest>[^\n]{1,300})",
     re.IGNORECASE,
 )
 """What stands before a choice that is named by its text."""
 
 
-def _named(text: str, known: _Set[Value]) -> list[Found[Value]]:
+def _named(text: str, known: MemberSet[Value]) -> list[Found[Value]]:
     read = ((_beginning(plain(match["rest"]), known), match.start()) for match in islice(_NAMED.finditer(text), 50))
     return [(value, start, False) for value, start in read if value is not None]
 
@@ -418,7 +271,7 @@ _WEAKENED: Final = re.compile(
 )
 
 
-def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
+def _in_sentence(text: str, known: MemberSet[Value]) -> list[Found[Value]]:
     """Return the words, or texts of letters, that a text contains and does not deny."""
     if len(text) > _SENTENCE_MAX:
         return []
@@ -440,13 +293,22 @@ def _in_sentence(text: str, known: _Set[Value]) -> list[Found[Value]]:
     return found if all(one[0] == found[0][0] for one in found) else [(None, 0, True)]
 
 
-def _by_number(text: str, known: _Set[Value]) -> list[Found[Value]]:
-    """Return the member whose text is the number that a text states."""
+_NUMBERED: Final = re.compile(
+    r"(?:\b(?:option|choice|alternative|item|letter)s?\b(?:\s?(?:is\b|[:=(#]|no\.|number))*"
+    r"|\b(?:answer|statement)s?\b(?:\s?(?:#|no\.|number))?|#)[\s*_]{0,3}(\d{1,3})(?!\w|[.,]\d)",
+    re.IGNORECASE,
+)
+
+
+def _by_number(text: str, known: MemberSet[Value]) -> list[Found[Value]]:
+    """Return the member whose text is the number that a text states, if that is not the number of a choice as well."""
+    if any(int(match[1]) <= len(known.numbers) for match in islice(_NUMBERED.finditer(text), _SCANNED)):
+        return []
     number = read_number(text)
     return [(value, 0, True) for value, one in zip(known.labels.values(), known.numbers, strict=False) if one == number]
 
 
-def _by_text(text: str, known: _Set[Value]) -> Value | None:
+def _by_text(text: str, known: MemberSet[Value]) -> Value | None:
     """Return the only member whose text, or letter and text, equals a text."""
     wanted = _normal(text)
     equal = [
@@ -462,7 +324,7 @@ def _normal(text: str) -> str:
     return " ".join(re.sub(r"\b(?:a|an|the)\b(?=.)", " ", kept).split()) or text.strip().casefold()
 
 
-def _beginning(text: str, known: _Set[Value]) -> Value | None:
+def _beginning(text: str, known: MemberSet[Value]) -> Value | None:
     """Return the member with the longest text with which a text begins, if it does not go on to another one."""
     folded = text.casefold()
     fitting = [

@@ -40,7 +40,8 @@ _CLOSING: Final = frozenset({"end", "close", "closing", "stop", "suffix", "finis
 _FRAMING: Final = _CLOSING | {"start", "begin", "open", "opening", "prefix", "of", "the"}
 _ENDS_TURN: Final = frozenset({"eos", "eot", "eom", "eod", "eop", "return", "call"})
 _WORD: Final = re.compile(r"[^\W\d_]+")
-_CAMEL: Final = re.compile(r"[a-z][A-Z]")
+_CAMEL: Final = re.compile(r"(?!(?:antThinking|chainOfThought)\Z).*[a-z][A-Z]")
+"""Names of elements of XML or JSX (`getThought`), except those that can be nothing else than reasoning."""
 _BARS: Final = "|｜"
 _SLASHES: Final = "/／"
 
@@ -147,7 +148,7 @@ def _tag(text: str, match: re.Match[str]) -> Mark | None:
     name, rest = match["name"], match["rest"] or ""
     plain = match["opener"].endswith(("<", "＜", "◁", "&lt;"))
     words = words_of(name if "=" in rest else f"{name} {rest}")
-    if not has_cognition(f"{name} {rest}") or (name[:1].isupper() and _CAMEL.search(name)) or len(words) > 4:
+    if not has_cognition(f"{name} {rest}") or _CAMEL.match(name) or len(words) > 4:
         return None
     if not (plain or _is_bracketed_name(text, match)):
         return None

@@ -10,8 +10,12 @@ from typing import Final, NamedTuple, TypeVar
 from moa_dspy.parsing.negation import is_negated
 
 __all__ = [
+    "CHINESE_CLAUSE",
+    "CHINESE_CONDITION",
+    "CHINESE_END",
     "CORRECTED",
     "IDEOGRAPH",
+    "PARTICLE",
     "TEXT_MAX",
     "WIDE",
     "Claim",
@@ -32,6 +36,21 @@ WIDE: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """Translates wide letters, digits and signs, which Chinese and Japanese texts contain: `（Ｂ）` is `(B)`."""
 IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Matches a letter of the scripts that are written without spaces around Latin letters and digits."""
+CHINESE_CLAUSE: Final = (
+    r"(?:^|(?<=[,.;:!?。]))\s{0,4}(?:(?:所以|因此|因而|故|综上(?:所述)?|本题|此题|正?确?答案|我们?|最终|最后|那么|[就则應应会會只]|"
+    r"应该|應該|应当|只有|只能),?\s?){0,4}"
+)
+"""The beginning of a Chinese clause that says nothing else: `因此选B` chooses B, `为什么选B` and `不能选B` do not."""
+CHINESE_END: Final = (
+    r"\s?(?:选项|選項|[项項吧])?\s?(?:[.;:!。]|,(?!\s?(?:还是|還是|或|也))|\n|\Z|因[为為])(?!\s?[不错錯])"
+)
+"""The end of a Chinese clause, of the kind that is no question."""
+CHINESE_CONDITION: Final = r"(?:如果|假如|要是|若|是否|难道|為什麼|为什么|不知)[^。.!?;\n]{0,60}\Z"
+PARTICLE: Final = (
+    r"(?:です(?!か)|である|だ(?!\w)|입니다|이다|이며|번(?!\w)|(?:选项|選項|[项項吧])?(?:是?(?:正[确確]|[对對]的)的?)?(?:答案)?"
+    r"(?=[。、]|\W|\Z|因[为為])|[或和与與及]|还是|還是)"
+)
+"""What may be written after a value without a space, and leaves it as it is: `Bです`, `B正确`, `B项。`, `A或B`."""
 TEXT_MAX: Final = 20_000
 """Only this many characters at the end of a text are searched for an answer."""
 
@@ -224,6 +243,8 @@ def _claim(text: str, match: re.Match[str], remarks: bool) -> Claim | None:
     formal = hashes or bool(match["sign"] or match["other"])
     sentence_so_far = text[max(0, match.start() - 100) : match.start()]
     if not answer or (_REMARK.match(answer) and not remarks and (not formal or _NEGATION.match(answer))):
+        return None
+    if match["other"] and re.search(CHINESE_CONDITION, sentence_so_far):
         return None
     if not formal and (
         _CONDITION_BEFORE.search(sentence_so_far)
