@@ -33,7 +33,9 @@ _NOUN: Final = (
     r"(?:option|choice|letter|answer|statement|assistant|response|candidate|model|output|system|summary|completion"
     r"|opción|opção|вариант)s?"
 )
-_KIND: Final = rf"(?:\s(?:la|el|die)(?=\s))?(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?)?"
+_KIND: Final = (
+    rf"(?:\s(?:la|el|die)(?=\s))?(?:\s?(?:the )?(?:(?:correct|right|best) )?{_NOUN}(?:\b|_):?|\s?(?:选项|選項))?"
+)
 SAYING: Final = (
     r"(?:it is|it['’]s|it must be|that['’]s|that (?:is|would be)|i(?: would|['’]d| will|['’]ll)? (?:choose|pick|select"
     r"|say|prefer|favou?r|go (?:with|for)|vote for)|i(?: am|['’]m) going with|"
@@ -134,7 +136,7 @@ class MemberSet(Generic[Value]):
             rf"(?<!\w){self.capital}{CLOSE} (?:remains|fits best|makes (?:the )?most sense"
             r"|wins(?! (?:nothing|no)\b)"
             rf"|(?:beats|outperforms)\s(?:the (?:others?|rest)|both|all|{_KIND}{_OPEN}(?-i:[A-Z])(?=\W|\Z)))(?!\w)",
-            rf"{CHINESE_CLAUSE}(?:[选選][择擇]?|正[确確](?:选项|選項)是?)[:为為]?\s?{self.capital}{self.several}(?={CLOSE}{CHINESE_END})",
+            rf"{CHINESE_CLAUSE}(?:[选選][择擇]?|(?:我的选择|正[确確]的?(?:选项|選項))是?)[:为為]?\s?{self.capital}{self.several}(?={CLOSE}{CHINESE_END})",
             rf"{CHINESE_CLAUSE}(?:选项|選項)?{self.capital}{CLOSE}\s?(?:选项|選項|[项項])?是?(?:正[确確]|[对對]的)"
             rf"(?:的|答案|选项|選項){{0,2}}(?={CHINESE_END})",
             rf"\A\s*(?:选项|選項)[:是为為]?\s?{self.capital}{CLOSE}[\s.。]*\Z",

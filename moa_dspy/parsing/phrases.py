@@ -37,7 +37,7 @@ WIDE: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Matches a letter of the scripts that are written without spaces around Latin letters and digits."""
 CHINESE_CLAUSE: Final = (
-    r"(?:^|(?<=[,.;:!?。]))\s{0,4}(?:(?:所以|因此|因而|故|综上(?:所述)?|本题|此题|正?确?答案|我们?|最终|最后|那么|[就则應应会會只]|"
+    r"(?:^|(?<=[,.;:!?。]))\s{0,4}(?:(?:所以|因此|由此|可见|可知|因而|故|综上(?:所述)?|本题|此题|正?确?答案|我们?|最终|最后|那么|[就则應应会會只]|"
     r"应该|應該|应当|只有|只能),?\s?){0,4}"
 )
 """The beginning of a Chinese clause that says nothing else: `因此选B` chooses B, `为什么选B` and `不能选B` do not."""
@@ -48,9 +48,9 @@ CHINESE_END: Final = (
 CHINESE_CONDITION: Final = r"(?:如果|假如|要是|若|是否|难道|為什麼|为什么|不知)[^。.!?;\n]{0,60}\Z"
 PARTICLE: Final = (
     r"(?:です(?!か)|である|だ(?!\w)|입니다|이다|이며|번(?!\w)|(?:选项|選項|[项項吧])?(?:是?(?:正[确確]|[对對]的)的?)?(?:答案)?"
-    r"(?=[。、]|\W|\Z|因[为為])|[或和与與及]|还是|還是)"
+    r"(?=[。、]|\W|\Z|因[为為]))"
 )
-"""What may be written after a value without a space, and leaves it as it is: `Bです`, `B正确`, `B项。`, `A或B`."""
+"""What may be written after a value without a space, and leaves it as it is: `Bです`, `B正确`, `B项。`."""
 TEXT_MAX: Final = 20_000
 """Only this many characters at the end of a text are searched for an answer."""
 
@@ -98,7 +98,7 @@ _MARKER: Final = re.compile(
           \s{{0,3}}[:=]?
     )
     [ \t*_]{{0,8}}
-    | (?:答案|答え|回答|正解|正答|정답)\s?(?P<other>(?:应该?|應該?)?[:：=是为為选選は은】]{{1,2}})\s?
+    | (?:答案|答え|回答|正解|正答|정답)\s?(?P<other>(?:应该?|應該?)?(?:[:：=是为為は은】]|[选選](?![项項])){{1,2}})\s?
     | ^[ \t]{{0,8}}\#\#\#\#[ \t]{{0,8}}(?=[^\s\#])(?!\d{{1,2}}[.)]\s+[^\W\d]|[^\W\d]+[ \#]*\d+\b)
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,

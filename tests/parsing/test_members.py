@@ -81,6 +81,12 @@ def test_a_correction_is_a_member_right_after_its_word(text: str, letter: str) -
         "答案是A或B",
         "答案：A、B",
         "答案：A错误",
+        "答案是B的反面",
+        "答案:B是错误的",
+        "答えはBですか？",
+        "答えはBではない",
+        "정답은 B가 아닙니다",
+        "不正确的选项是B",
         "A、B",
         "A、B、C",
         "A、C都对",
@@ -110,6 +116,11 @@ def test_chinese_denials_questions_and_several_letters_choose_none(text: str) ->
         "只有B正确",
         "选项A错误，选项B正确。",
         "答案是B选项",
+        "答案：选项B",
+        "因此正确答案是选项B。",
+        "正确的选项是B。",
+        "由此可知选B",
+        "我选择B，而不是A。",
         "答案是B，不是A。",
         "정답: B번",
     ],
@@ -178,6 +189,11 @@ def test_a_condition_of_the_choice_is_no_question(text: str, letter: str | None)
 )
 def test_a_condition_of_yes_is_no_question(text: str, value: bool | None) -> None:
     assert read_bool(text) is value
+
+
+@pytest.mark.parametrize("text", ["正面和负面", "正面的反面", "不是正面", "答案是正面吗", "这不是正面的"])
+def test_a_chinese_word_in_a_sentence_is_no_choice(text: str) -> None:
+    assert read_choice(text, ("正面", "负面")) is None
 
 
 @pytest.mark.parametrize("text", ["If anything positive", "If I had to choose I'd say positive"])
