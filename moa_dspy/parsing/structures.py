@@ -23,7 +23,7 @@ NOTHING: Final = object()
 
 _LITERAL_MAX: Final = 4000  # characters of a Python literal; more may exhaust the parser
 # What Python's parser warns of: letters after digits, unknown escapes.
-_WARNED_OF: Final = re.compile(r"\d[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
+_WARNED_OF: Final = re.compile(r"\d\.?[A-Za-z_]|\\[^\\'\"nrtabfvxuUN0-7\n]")
 # A text between quotes, or an item of a list such as 1,000, which would be a 1 and a 0.
 _GROUPED: Final = re.compile(
     r"\"(?:[^\"\\]|\\.)*+(?:\"|\Z)|'(?:[^'\\\n]|\\.)*+'(?=\s{0,9}[,:\]}])"

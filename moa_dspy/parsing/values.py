@@ -347,7 +347,7 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
     text = undecorated(unlabelled(text))
     if not is_closed(kind) or re.search(r"\d,\d{3}(?!\d)", text):
         return None
-    between = next((mark for mark in (r",?[ \t]*\n", ";") if re.search(mark, text)), ",")
+    between = next((mark for mark in "\n;" if mark in text), ",")
     parts = _parts(text, between)
     if between != ",":
         # A comma may belong to the items: 0,5; 1,5. If not, marks may be mixed.
@@ -358,7 +358,8 @@ def _items(text: str, args: tuple[Any, ...], prose: bool) -> Any:
 
 
 def _parts(text: str, marks: str) -> list[str]:
-    return [part.strip() for part in re.split(rf"(?:{marks})(?:\s*and\s)?|\sand\s", text)]
+    parts = re.split(rf"(?:{marks})(?:\s{{0,9}}and\s)?|\sand\s", text)
+    return [part.strip().removesuffix(",").rstrip() for part in parts]
 
 
 def _fits(text: str, kind: Any) -> bool:
