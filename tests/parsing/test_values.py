@@ -8,6 +8,7 @@ import enum
 import sys
 import time
 import typing
+import warnings
 from decimal import Decimal
 from typing import Any, Literal, Optional, Union
 
@@ -494,6 +495,25 @@ def test_hostile_texts_are_read_or_refused_at_once(kind: Any, unit: str) -> None
     with contextlib.suppress(UnreadableError):
         parse_value(text, kind)
     assert time.process_time() - began < 0.3  # 0.1 s on a machine that does nothing else
+
+
+@pytest.mark.parametrize(
+    ("begin", "unit", "end"), [("9", "\t", "The answer is ["), ("1", "\n", "2"), ("1", " ", "and 2")]
+)
+@pytest.mark.parametrize("kind", [list[int], tuple[int, str]], ids=str)
+def test_a_long_gap_in_a_list_is_read_or_refused_at_once(kind: Any, begin: str, unit: str, end: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(UnreadableError):
+        parse_value(begin + unit * 64_000 + end, kind)
+    assert time.process_time() - began < 0.3
+
+
+def test_a_number_that_runs_into_a_word_gives_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("[1.or 2]", "[1.if", "{5.0and 3}", "[0x1for x"):
+            with contextlib.suppress(UnreadableError):
+                parse_value(text, list[int])
 
 
 @settings(deadline=None, max_examples=300)
