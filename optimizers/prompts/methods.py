@@ -62,7 +62,7 @@ class Labeled(BuiltInMethod):
     def check(self, program: AttentionMoA, examples: Sequence[dspy.Example], *, final: bool = True) -> None:  # noqa: ARG002
         """Raise ConfigurationError if no example is a whole demo of any role."""
         signatures: list[Any] = [predictor.signature for predictor in program.predictors()]
-        if not self.demos or any(fits(signature, example) for signature in signatures for example in examples):
+        if not self.demos or any(fits(signature, example.toDict()) for signature in signatures for example in examples):
             return
         outputs = signatures[0].output_fields  # of a proposal
         lacking = [name for name in outputs if all(example.get(name) is None for example in examples)]
