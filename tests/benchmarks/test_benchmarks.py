@@ -76,6 +76,7 @@ def test_throughput_is_measured_against_bare_calls() -> None:
     assert all(len(rates) == 1 for rates in figures.values())
 
 
+@pytest.mark.slow
 def test_cpu_of_waiting_calls_is_measured() -> None:
     assert len(cpu.main(["waiting", "--most", "600", "--repeats", "1"])["500"]) == 1
 
@@ -226,6 +227,7 @@ def test_the_server_is_measured_with_small_numbers() -> None:
     assert serve.main(["killed", "--requests", "8", "--kills", "1"])["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_agreement_is_measured_on_recorded_solutions_too(tmp_path: Path) -> None:
     rows = [
         {
