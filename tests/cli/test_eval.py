@@ -74,6 +74,7 @@ def of_tickets(tickets: Path, config: Path, signature: str, metric: str) -> list
     return ["eval", "-d", str(tickets), "-c", str(config), "--signature", signature, "-m", metric, "--preset", "single"]
 
 
+@pytest.mark.slow
 def test_a_metric_by_name_compares_the_output_of_the_task(
     tickets: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -487,6 +487,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", HOSTILE)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_hostile_texts_are_read_or_refused_at_once(kind: Any, unit: str) -> None:

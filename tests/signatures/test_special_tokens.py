@@ -98,6 +98,7 @@ def test_what_is_broken_up_stays_as_it_is(text: str) -> None:
     assert broken(broken(once)) == broken(once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["<", "[", "<|", "]~", "< ", "<a", "[A", "</", "<|a|>", "[ARGS]", "<x>"])
 def test_a_megabyte_takes_linear_time(piece: str) -> None:
     began = time.perf_counter()

@@ -440,6 +440,7 @@ def test_any_text_is_read_without_an_error(text):
         bbh.is_correct(text, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [
