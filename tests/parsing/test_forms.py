@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Optional
 
 import pydantic
 import pytest
+from support.values import UNREADABLE, assert_read
 
-from moa_dspy.parsing import UnreadableError, parse_value, read_bool, read_choice, read_number
+from moa_dspy.parsing import read_bool, read_choice, read_number
 from moa_dspy.parsing.choices import choice_letter
 
 CITIES = ["London", "Paris", "Rome", "Oslo"]
@@ -282,7 +283,6 @@ class Person(pydantic.BaseModel):
     age: int = 0
 
 
-UNREADABLE = "unreadable"
 Color = Literal["red", "green", "blue"]
 Short = Annotated[list[str], pydantic.Field(max_length=3)]
 Stars = Literal["1", "2", "3", "4", "5"]
@@ -378,10 +378,4 @@ Stars = Literal["1", "2", "3", "4", "5"]
     ],
 )
 def test_a_value_is_read_or_refused(kind: Any, written: str, value: Any) -> None:
-    if value == UNREADABLE:
-        with pytest.raises(UnreadableError):
-            parse_value(written, kind)
-    else:
-        found = parse_value(written, kind)
-        assert found == value
-        assert type(found) is type(value)
+    assert_read(kind, written, value)

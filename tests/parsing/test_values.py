@@ -16,13 +16,13 @@ import pydantic
 import pytest
 import typing_extensions
 from hypothesis import given, settings, strategies as st
+from support.values import UNREADABLE, assert_read
 
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.parsing import UnreadableError, parse_value
 
 Mood = Literal["positive", "negative"]
 Letter = Literal["A", "B", "C"]
-UNREADABLE = "unreadable"
 
 
 class Color(enum.Enum):
@@ -378,13 +378,7 @@ CASES: list[tuple[Any, Any, Any]] = [
     ("kind", "written", "value"), CASES, ids=lambda part: repr(sorted(part) if isinstance(part, set) else part)[:40]
 )
 def test_a_value_is_read_or_refused(kind: Any, written: Any, value: Any) -> None:
-    if value == UNREADABLE:
-        with pytest.raises(UnreadableError):
-            parse_value(written, kind)
-    else:
-        found = parse_value(written, kind)
-        assert found == value
-        assert type(found) is type(value)
+    assert_read(kind, written, value)
 
 
 MARKUP = [
