@@ -8,7 +8,7 @@ simulated agents answer questions: agreement, before and after ``calibrate`` on 
 other half.
 
 ``--recorded FOLDER`` adds the solutions that two real models gave to the problems of GSM8K's test set. The folder has
-OpenAI's files ``test.jsonl`` and ``example_model_solutions.jsonl``, or a part of the latter.
+OpenAI's file ``example_model_solutions.jsonl``, or a part of it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.common import arguments, table
 from moa_dspy import Agent, AttentionMoA
+from moa_dspy.data import gsm8k
 from moa_dspy.optimizers import calibrate, expected_calibration_error
 from moa_dspy.testing import INDEPENDENT, ScriptedLM, SimulatedLM, prompt_of
 
@@ -84,7 +85,7 @@ def recorded_errors(folder: Path) -> tuple[float, float]:
     """Return the same for two real models, whose recorded solutions of word problems are read as typed answers."""
     path = next(iter(sorted(folder.glob("*solutions*.jsonl"))))
     solved = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    answers = {one["question"]: _number(one["ground_truth"]) for one in solved}
+    answers = {one["question"]: float(gsm8k.final_number(one["ground_truth"]) or "nan") for one in solved}
     models = [name for name, value in solved[0].items() if isinstance(value, dict)]
     agents = [ScriptedLM(_recorded(name, solved), model=f"recorded/{name}") for name in models]
     program = AttentionMoA("question -> answer: float", agents, layers=1, attention="none", aggregation="vote")
@@ -93,16 +94,7 @@ def recorded_errors(folder: Path) -> tuple[float, float]:
 
 def _recorded(model: str, solved: Sequence[Mapping[str, Any]]) -> Callable[[Any], str]:
     solutions = {one["question"]: one[model]["solution"] for one in solved}
-
-    def reply(request: Any) -> str:
-        prompt = prompt_of(request)
-        return next(solution for question, solution in solutions.items() if question in prompt)
-
-    return reply
-
-
-def _number(solution: str) -> float:
-    return float(solution.rpartition("A:")[2].replace(",", "").replace("$", ""))
+    return lambda request: solutions[prompt_of(request).partition("Question: ")[2].rpartition("\n\n")[0]]
 
 
 def _errors(program: AttentionMoA, answers: Mapping[str, Any]) -> tuple[float, float]:

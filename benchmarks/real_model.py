@@ -171,8 +171,8 @@ class Right(Metric):
     def assess(self, example: dspy.Example, prediction: Any) -> Verdict:
         """Return the verdict on a prediction."""
         (name,) = example.labels().keys()
-        right = getattr(prediction, name) == example[name]
         truth, trace = example[name], getattr(prediction, "trace", None)
+        right = getattr(prediction, name) == truth
         if trace is None:  # the answer of a step, which may become a demo
             return Verdict(right, "")
         stages: dict[str, list[bool]] = {}

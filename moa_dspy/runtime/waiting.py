@@ -212,10 +212,10 @@ class Queue:
     def _withdraw(self, waiter: _Waiter) -> None:
         """Take a call that no longer waits out of the queue. If it was already admitted, pass its places on."""
         with self._lock:
-            if not self._removed(waiter):
+            if not self._remove(waiter):
                 self.leave(waiter.claim)
 
-    def _removed(self, waiter: _Waiter) -> bool:
+    def _remove(self, waiter: _Waiter) -> bool:
         """Take a call out of its line. Return whether it was there."""
         line = self._lines.get(waiter.line)
         if line is None or not line.remove(waiter):
@@ -227,7 +227,7 @@ class Queue:
     def _let_in(self, group: Hashable = None) -> None:
         """Give free places to waiting calls, first to calls of ``group``."""
         while (waiter := self._following(group)) is not None:
-            self._removed(waiter)
+            self._remove(waiter)
             with contextlib.suppress(RuntimeError):  # its loop is closed, so it no longer waits
                 waiter.admit()
                 self._take(waiter.claim)
