@@ -36,6 +36,13 @@ hypothesis.settings.register_profile("moa-dspy", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("moa-dspy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, so that what they share is made once. Groups of several files stay."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let garbage collections skip what the imports of DSPy and the tests have made: a quarter of the tests' time."""
     gc.collect()
