@@ -6,14 +6,16 @@ commands share. Nothing heavy is imported here, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, InputError
 
 __all__ = [
     "COMMANDS",
@@ -43,6 +45,8 @@ __all__ = [
 
 _TYPER: Final = "typer"
 _PROGRAM: Final = "A saved program; --config may add its connections and limits."
+_FILES: Final = frozenset({".json", ".jsonl", ".toml", ".yaml", ".yml", ".csv", ".parquet", ".db", ".txt", ".md"})
+"""Suffixes of files that a user may name in the place of a question."""
 
 
 def _argument(metavar: str, text: str, **default: Any) -> Any:
@@ -133,6 +137,14 @@ class QuestionOptions(ProgramOptions):
     input: list[str] | None = _option(
         "NAME=VALUE", "An input field; JSON if it is not text. Repeatable.", "--input", "-i"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.question is not None and _names_file(self.question):
+            raise InputError(
+                f"QUESTION {self.question} looks like a file; name a saved program with --program and a configuration "
+                f"with --config, or write --input NAME={self.question} to ask this text itself"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,6 +427,18 @@ class Mcp(ServingOptions):
 COMMANDS: Final[tuple[type[Command], ...]] = (
     *(Init, Doctor, Ask, Plan, Run, Eval, Optimize, Compare, Profile, Report, Show, Serve, Mcp),
 )
+
+
+def _names_file(text: str) -> bool:
+    """Return whether a question is the name of a file, by its suffix or its folder. Such a name has no spaces."""
+    if text.split() != [text] or "://" in text:
+        return False
+    path = Path(text)
+    if path.suffix.lower() in _FILES or text.startswith(("./", "../", "~/")):
+        return True
+    with contextlib.suppress(OSError, ValueError):  # too long for a name, or with a character that none has
+        return path.parent != Path() and path.parent != Path(path.anchor) and path.parent.is_dir()
+    return False
 
 
 def parameters(command: type[Command]) -> tuple[inspect.Parameter, ...]:

@@ -120,6 +120,32 @@ def test_a_question_may_come_from_standard_input(plan: Run, monkeypatch: pytest.
     assert as_json(plan, "-", *AGENTS)["full"]["calls"] == 19
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is in a.json?",
+        "Read a.json",
+        "a.json?",
+        "9.9",
+        "TCP/IP",
+        "3/4",
+        "/help",
+        "https://x.org/a.json",
+        "法国/德国",
+        "x" * 9999,
+    ],
+)
+def test_text_that_only_resembles_a_file_is_a_question(plan: Run, question: str) -> None:
+    assert as_json(plan, question, *AGENTS)["full"]["calls"] == 19
+
+
+def test_a_name_in_a_folder_that_exists_is_a_file(plan: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    code, _, err = plan("runs/program", *AGENTS)
+    assert (code, "QUESTION runs/program looks like a file" in err) == (2, True)
+    assert as_json(plan, "--input", "question=runs/program", *AGENTS)["full"]["calls"] == 19
+
+
 def test_on_a_terminal_the_tables_are_styled(plan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moa_dspy.cli.commands.plan.is_terminal", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "120")
