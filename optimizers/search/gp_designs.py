@@ -6,6 +6,7 @@ are paid only once, because the response cache answers them.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, P
 from moa_dspy.optimizers.search.gaussian_process import Array, GaussianProcess, Observation, expected_improvement
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import scores_of
+from moa_dspy.optimizers.search.workers import in_order
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
 __all__ = ["GaussianProcessDesigns", "Request", "Tried", "observations", "requests_of", "unpaid"]
@@ -70,7 +72,7 @@ class GaussianProcessDesigns:
         """Return the parameters of a design that has no trial, if one is found."""
         others = [
             Tried(design, other.params, scores_of(other))
-            for other in study.get_trials(deepcopy=False)
+            for other in in_order(study)
             if other.number != trial.number and (design := space.design_of(other)) is not None
         ]
         candidates = _candidates(space, others, generator)
@@ -163,7 +165,7 @@ def requests_of(design: Design, layers: int) -> frozenset[Request]:
 
 def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float:
     """Return the number of unpaid requests of a run, given the share of the examples on which each was made."""
-    return sum(1 - paid.get(request, 0.0) for request in requests)
+    return math.fsum(1 - paid.get(request, 0.0) for request in requests)  # exact, for their order is not the same twice
 
 
 def observations(scored: Sequence[Tried], objective: Objective, generator: np.random.Generator) -> list[Observation]:

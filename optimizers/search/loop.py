@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from optuna import Trial
@@ -13,10 +12,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError
-from moa_dspy.optimizers.search.designs import Design, Params
+from moa_dspy.optimizers.search.designs import Design
 from moa_dspy.optimizers.search.samplers import SpaceExhaustedError
 from moa_dspy.optimizers.search.trials import TrialRunner
-from moa_dspy.optimizers.search.workers import Watch, enqueue_again, give_up, this_process, working_on
+from moa_dspy.optimizers.search.workers import (
+    Watch,
+    enqueue_again,
+    give_up,
+    is_to_repeat,
+    next_trial,
+    this_process,
+    working_on,
+)
 
 __all__ = ["EndedBy", "TrialLoop"]
 
@@ -30,18 +37,17 @@ _OUTAGE: Final = 3
 class TrialLoop:
     """Runs trials until a study, which several processes may share, has enough. Failed ones do not count.
 
-    A new study tries the designs ``first`` after the usual ensembles. ``failures`` are the causes of the last
-    consecutive trials whose runs all failed.
+    ``failures`` are the causes of the last consecutive trials whose runs all failed.
     """
 
-    def __init__(self, runner: TrialRunner, n_trials: int, first: Sequence[Params] = ()) -> None:
-        self._runner, self._study, self._n_trials, self._first = runner, runner.study, n_trials, first
+    def __init__(self, runner: TrialRunner, n_trials: int) -> None:
+        self._runner, self._study, self._n_trials = runner, runner.study, n_trials
         self._watch = Watch(runner.study)
         self.failures: list[str] = []
 
     def run(self) -> EndedBy:
         """Run trials. Return why the loop ended."""
-        self._enqueue()
+        self._repeat()
         guard = self._runner.guard
         while True:
             self._watch.revive()
@@ -52,24 +58,20 @@ class TrialLoop:
                 continue
             if not guard.has_room():
                 return "budget"
-            trial, ended_by = self._study.ask(), None
+            trial, ended_by = next_trial(self._study), None
             # Another process may have considered this trial dead, and queued it again.
             with contextlib.suppress(UpdateFinishedTrialError), working_on(trial):
                 ended_by = self._run_one(trial)
             if ended_by is not None:
                 return ended_by
 
-    def _enqueue(self) -> None:
-        """Queue the baselines of a new study, and the trials whose runs all failed before."""
+    def _repeat(self) -> None:
+        """Queue the trials again that ended without a result in earlier calls, such as those whose runs all failed."""
         trials = self._study.get_trials(deepcopy=False)
-        if not trials:
-            bound = self._runner.bound
-            for params in bound.unique([*bound.baselines(), *self._first]).values():
-                self._study.enqueue_trial(params, skip_if_exists=True)
         repeated = {number for trial in trials for number in trial.user_attrs.get("retries_of", [])}
         for trial in trials:
-            if trial.user_attrs.get("failing") and trial.number not in repeated:
-                enqueue_again(self._study, trial, "every run failed")
+            if is_to_repeat(trial) and trial.number not in repeated:
+                enqueue_again(self._study, trial, str(trial.user_attrs.get("reason", "its search ended")))
 
     def _run_one(self, trial: Trial) -> EndedBy | None:
         try:
@@ -93,7 +95,7 @@ class TrialLoop:
             give_up(self._study, trial, "the budget of its search ended")
             return "budget"
         except BaseException as error:
-            again = isinstance(error, (KeyboardInterrupt, SystemExit))
+            again = isinstance(error, (KeyboardInterrupt, SystemExit))  # else the next call repeats it
             give_up(self._study, trial, type(error).__name__, again=again)
             raise
         with contextlib.suppress(ValueError):  # the trial has ended, as above

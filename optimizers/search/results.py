@@ -16,6 +16,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, pick_rule
+from moa_dspy.optimizers.search.workers import in_order, places_of
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
@@ -75,8 +76,8 @@ def rule_of(trial: FrozenTrial, objective: Objective) -> StopRule:
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """Return the trials that ran all examples."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Return the trials that ran all examples, in the order of an uninterrupted search."""
+    trials = [trial for trial in in_order(study) if trial.state == TrialState.COMPLETE]
     return [trial for trial in trials if "pruned_after" not in trial.user_attrs and "rule" in trial.user_attrs]
 
 
@@ -90,12 +91,12 @@ def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
     def merit(trial: FrozenTrial) -> tuple[float, ...]:
         one = scores_of(trial)[rule_of(trial, objective)]
         price = one.mean_price
-        return (-max(objective.excess(price), 0.0), one.score, -objective.cost(price), -trial.number)
+        return (-max(objective.excess(price), 0.0), one.score, -objective.cost(price))
 
     complete = finished(study)
     if complete:
         return max(complete, key=merit)
-    started = [trial for trial in study.get_trials(deepcopy=False) if "rules" in trial.user_attrs]
+    started = [trial for trial in in_order(study) if "rules" in trial.user_attrs]
     return max(started, key=lambda trial: (scores_of(trial).examples, *merit(trial)), default=None)
 
 
@@ -121,7 +122,8 @@ def front_of(study: Study, objective: Objective) -> list[FrontPoint]:
         if one.mean_price is not None
     ]
     best, front = -math.inf, []
-    for point in sorted(points, key=lambda one: (one.cost, -one.scores.score, one.trial.number, str(one.rule))):
+    places = places_of(study)
+    for point in sorted(points, key=lambda one: (one.cost, -one.scores.score, places[one.trial.number], str(one.rule))):
         if point.scores.score > best:
             front.append(point)
             best = point.scores.score

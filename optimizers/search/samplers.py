@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -14,7 +14,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace
+from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Params
+from moa_dspy.optimizers.search.workers import places_of
 
 __all__ = ["DesignSampler", "OptunaDesigns", "RandomDesigns", "SpaceExhaustedError", "TPEDesigns", "UniqueSampler"]
 
@@ -39,7 +40,7 @@ class DesignSampler(Protocol):
             space: the parameters and their choices.
             study: all trials so far, those of other processes included.
             trial: the trial that the design is for.
-            generator: depends on the search's seed, the trial's number and the attempt.
+            generator: depends on the search's seed, the trial's place in an uninterrupted search, and the attempt.
         """
         ...
 
@@ -99,11 +100,12 @@ class SpaceExhaustedError(Exception):
 class UniqueSampler(BaseSampler):
     """An Optuna sampler of designs that have no trial yet.
 
-    Random numbers depend only on the seed and the trial's number, so a study continues identically in another process.
+    Random numbers depend only on the seed and the trial's place, so a study continues identically in another process.
+    The first trials have the designs ``first``.
     """
 
-    def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int) -> None:
-        self._space, self._designs, self._seed = space, designs, seed
+    def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int, first: Iterable[Params] = ()) -> None:
+        self._space, self._designs, self._seed, self._first = space, designs, seed, list(first)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space: all parameters of a trial are chosen together."""
@@ -115,18 +117,21 @@ class UniqueSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the parameters of a new design. Raise SpaceExhaustedError if every design has a trial."""
         del search_space
-        if "fixed_params" in trial.system_attrs:
+        if trial.system_attrs.get("fixed_params") and "retries_of" not in trial.user_attrs:
             return {}
-        space = self._space
+        space, place = self._space, places_of(study)[trial.number]
         others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         known = {None, *map(space.design_of, others)}
         for attempt in range(_ATTEMPTS):
-            generator = np.random.default_rng([self._seed, trial.number, attempt])
-            proposed = self._designs.propose(space, study, trial, generator)
+            generator = np.random.default_rng([self._seed, place, attempt])
+            if attempt == 0 and place < len(self._first):
+                proposed: Mapping[str, Any] = self._first[place]
+            else:
+                proposed = self._designs.propose(space, study, trial, generator)
             params = {**space.draw(generator), **proposed}
             if space.design(params) not in known:
                 return params
-        generator = np.random.default_rng([self._seed, trial.number])
+        generator = np.random.default_rng([self._seed, place])
         listed = space.size <= ENUMERABLE
         candidates = space.designs() if listed else space.unique(space.draw(generator) for _ in range(_DRAWS))
         unknown = [params for design, params in candidates.items() if design not in known]
@@ -138,8 +143,9 @@ class UniqueSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw a parameter that an enqueued trial leaves open."""
-        del study, param_distribution
-        return self._space.pick(param_name, np.random.default_rng([self._seed, trial.number, *param_name.encode()]))
+        del param_distribution
+        place = places_of(study)[trial.number]
+        return self._space.pick(param_name, np.random.default_rng([self._seed, place, *param_name.encode()]))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Call the hook of the user's Optuna sampler."""

@@ -216,7 +216,8 @@ class _Search:
             study.set_user_attr("seed", seed)
             if isinstance(sampler, BaseSampler):
                 sampler = OptunaDesigns(sampler)
-            study.sampler = UniqueSampler(self.bound, sampler or GaussianProcessDesigns(self.objective), seed)
+            first = self.bound.unique([*self.bound.baselines(), *self.first]).values()
+            study.sampler = UniqueSampler(self.bound, sampler or GaussianProcessDesigns(self.objective), seed, first)
             runner = TrialRunner(
                 study=study,
                 bound=self.bound,
@@ -228,7 +229,7 @@ class _Search:
                 concurrency=self.concurrency,
                 on_batch=lambda trial, examples: self._tell(study, trial, examples, meter.usage),
             )
-            loop = TrialLoop(runner, self.n_trials, self.first)
+            loop = TrialLoop(runner, self.n_trials)
             ended_by = loop.run()
             return self._result(study, ended_by, loop.failures, meter.usage)
 

@@ -46,7 +46,7 @@ def _architectures(source: Any) -> list[Architecture]:
         raise ConfigurationError(
             f"warm_start={type(source).__name__} is no program, architecture or study; give moa_dspy.load(FILE)"
         )
-    best = sorted(finished(source), key=lambda trial: (-trial.user_attrs["score"], trial.number))
+    best = sorted(finished(source), key=lambda trial: -trial.user_attrs["score"])
     return [Architecture.model_validate(trial.user_attrs["architecture"]) for trial in best[:_OF_A_STUDY]]
 
 

@@ -21,7 +21,19 @@ from optuna import Study, Trial
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["BEAT", "GRACE", "Watch", "enqueue_again", "give_up", "this_process", "working_on"]
+__all__ = [
+    "BEAT",
+    "GRACE",
+    "Watch",
+    "enqueue_again",
+    "give_up",
+    "in_order",
+    "is_to_repeat",
+    "next_trial",
+    "places_of",
+    "this_process",
+    "working_on",
+]
 
 BEAT: Final = 10.0
 GRACE: Final = 60.0
@@ -104,6 +116,44 @@ def enqueue_again(study: Study, trial: FrozenTrial, why: str, deaths: int = 0) -
         before = list(trial.user_attrs.get("retries_of", []))
         attrs = {"retries_of": [*before, trial.number], "retried_because": why, "deaths": deaths}
         study.enqueue_trial(params, user_attrs=attrs)
+
+
+def is_to_repeat(trial: FrozenTrial) -> bool:
+    """Return whether the next call repeats a failed trial: its runs all failed, or its search ended by an error.
+
+    A process may also die after it has failed a trial and before it has queued it again.
+    """
+    attrs = trial.user_attrs
+    failed = trial.state == TrialState.FAIL and "reason" not in attrs and attrs.get("deaths", 0) < _RETRIES
+    return failed or bool(attrs.get("failing"))
+
+
+def next_trial(study: Study) -> Trial:
+    """Return a trial from the queue, else a new one. It has its process from the beginning, so a kill is noticed."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial({}, user_attrs={"worker": this_process()})
+    return study.ask()
+
+
+def places_of(study: Study) -> dict[int, int]:
+    """Return the place of each trial, by number: its number if no trial had been interrupted.
+
+    A repeated trial has the place of the first that it repeats. One that failed before it had a design has none to
+    give: the next new trial has the same place.
+    """
+    places, place = dict[int, int](), 0
+    for trial in study.get_trials(deepcopy=False):
+        first = next(iter(trial.user_attrs.get("retries_of", [])), None)
+        places[trial.number] = place if first is None else places[first]
+        if first is None and (trial.params or trial.system_attrs.get("fixed_params") or trial.state != TrialState.FAIL):
+            place += 1
+    return places
+
+
+def in_order(study: Study) -> list[FrozenTrial]:
+    """Return the trials in the order in which they would be if none had been interrupted."""
+    places = places_of(study)
+    return sorted(study.get_trials(deepcopy=False), key=lambda trial: (places[trial.number], trial.number))
 
 
 def _machine() -> str:

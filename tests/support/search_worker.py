@@ -21,7 +21,7 @@ N_TRIALS = 6
 SPACE = SearchSpace(samples=1, temperatures=(0.4, 0.9), attention=("full", "none"), aggregators=("a",), layers=(1,))
 
 
-def work(folder: Path, storage: str, name: str, latency: float) -> None:
+def work(folder: Path, storage: str, name: str, latency: float, n_trials: int = N_TRIALS) -> None:
     """Search, and write down every request that reaches a model, before and after its answer.
 
     Args:
@@ -30,6 +30,7 @@ def work(folder: Path, storage: str, name: str, latency: float) -> None:
         storage: of the study.
         name: of the process.
         latency: of a model, in seconds.
+        n_trials: of the study.
     """
     warnings.simplefilter("error")
     dspy.cache = Cache(enable_disk_cache=True, enable_memory_cache=True, disk_cache_dir=f"{folder}/cache")  # pyright: ignore[reportAttributeAccessIssue]
@@ -56,13 +57,13 @@ def work(folder: Path, storage: str, name: str, latency: float) -> None:
         space=SPACE,
         trainset=examples(8),
         metric=exact,
-        n_trials=N_TRIALS,
+        n_trials=n_trials,
         storage=storage,
         unit="calls",
         pruning=Pruning(first_batch=2, level=0.0),
         concurrency=2,
     )
-    result = {"score": found.score.value, "n_trials": N_TRIALS, "ended_by": found.report["ended_by"]}
+    result = {"score": found.score.value, "n_trials": n_trials, "ended_by": found.report["ended_by"]}
     (folder / f"result-{name}.json").write_text(json.dumps(result))
 
 

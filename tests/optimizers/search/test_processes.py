@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from support.search_worker import work
 
 from moa_dspy.optimizers.search.storage import open_storage
-from moa_dspy.optimizers.search.workers import Watch, give_up, this_process, working_on
+from moa_dspy.optimizers.search.workers import Watch, give_up, in_order, next_trial, places_of, this_process, working_on
 
 # Servers on which a user may create databases, such as postgresql+psycopg2://me@127.0.0.1/postgres; none by default.
 SERVERS = os.environ.get("MOA_DSPY_TEST_SERVERS", "").split()
@@ -157,6 +157,39 @@ def test_a_killed_process_loses_no_trial_and_its_calls_are_not_paid_again(
     assert set(again) <= unanswered
 
 
+@pytest.mark.slow
+def test_a_search_that_was_killed_several_times_tries_the_designs_of_one_that_was_not(
+    tmp_path: Path, processes: ForkServerContext
+) -> None:
+    (tmp_path / "whole").mkdir()
+    storage, whole = (f"sqlite:///{folder}/study.db" for folder in (tmp_path, tmp_path / "whole"))
+
+    def started(folder: Path, place: str, name: str, latency: float) -> BaseProcess:
+        process = processes.Process(target=work, args=(folder, place, name, latency, 10))
+        process.start()
+        return process
+
+    def calls(name: str) -> int:
+        file = tmp_path / f"calls-{name}.txt"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    result(tmp_path / "whole", "whole", started(tmp_path / "whole", whole, "whole", 0.0))
+    for name, most in (("first", 1), ("second", 30), ("third", 5), ("fourth", 60)):
+        victim = started(tmp_path, storage, name, 0.01)
+        while calls(name) < most and victim.is_alive():
+            time.sleep(0.002)
+        assert victim.is_alive()
+        victim.kill()
+        victim.join()
+    result(tmp_path, "last", started(tmp_path, storage, "last", 0.0))
+
+    def designs(study: optuna.Study) -> list[tuple[Any, ...]]:
+        trials = [trial for trial in in_order(study) if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        return [(trial.state, trial.params, trial.user_attrs["rules"]) for trial in trials]
+
+    assert designs(study_of(storage)) == designs(study_of(whole))
+
+
 def test_a_database_whose_tables_another_process_makes_at_the_same_moment_is_opened(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     first = iter([True])
@@ -214,6 +247,18 @@ class TestStaleTrials:
             assert give_up(study, trial, "a test", died=True)
             assert not give_up(study, trial, "a test", died=True)
         assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 4
+
+    def test_a_trial_whose_process_dies_before_it_has_a_design_is_seen_and_gives_its_place(self) -> None:
+        study = self.study()
+        assert study.user_attrs == {}
+        assert next_trial(study).user_attrs["worker"] == this_process()
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        study.enqueue_trial({}, user_attrs={"worker": {**this_process(), "pid": gone.pid}})
+        study.ask()
+        assert Watch(study).revive() == [1]
+        assert next_trial(study).number == 2
+        assert places_of(study) == {0: 0, 1: 1, 2: 1}
 
     def test_the_end_of_a_budget_is_no_death(self) -> None:
         study = self.study()

@@ -16,10 +16,20 @@ from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError
 from moa_dspy.cost.usage import Price
-from moa_dspy.optimizers import Pruning, SearchProgress, SearchSpace, measure, search
+from moa_dspy.optimizers import (
+    DesignSampler,
+    GaussianProcessDesigns,
+    Pruning,
+    RandomDesigns,
+    SearchProgress,
+    SearchSpace,
+    measure,
+    search,
+)
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, cannot_win, pick_rule
 from moa_dspy.optimizers.search.storage import open_storage
+from moa_dspy.optimizers.search.workers import in_order
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores, score_rules
 from moa_dspy.testing import ScriptedLM, SimulatedLM, prompt_of
@@ -345,6 +355,28 @@ class TestBudget:
         reference = found(whole, n_trials=50, pruning=Pruning(level=0.0))
         assert reached(lms) == reached(whole)
         assert result.score == reference.score
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("sampler", [GaussianProcessDesigns(), RandomDesigns()], ids=lambda one: type(one).__name__)
+    def test_a_search_in_many_calls_tries_the_designs_of_a_search_in_one(self, sampler: DesignSampler) -> None:
+        def designs(result: Any) -> list[dict[str, Any]]:
+            trials = [trial for trial in in_order(result.study) if trial.state.name in ("COMPLETE", "PRUNED")]
+            return [{"state": trial.state.name, **trial.params, **trial.user_attrs["rules"]} for trial in trials]
+
+        options: dict[str, Any] = {"n_trials": 14, "space": SearchSpace(samples=2, layers=(1,)), "sampler": sampler}
+        whole = found(agents(), **options)
+        dspy.cache.reset_memory_cache()
+        storage, calls = optuna.storages.InMemoryStorage(), 0
+        while True:
+            calls += 1
+            result = found(agents(), storage=storage, budget=Budget(calls=90), **options)
+            if result.report["ended_by"] == "trials":
+                break
+        assert calls > 5
+        assert any("retries_of" in trial for trial in result.report["trials"])
+        assert designs(result) == designs(whole)
+        assert (result.score, result.report["best"]["params"]) == (whole.score, whole.report["best"]["params"])
+        assert result.program.architecture == whole.program.architecture
 
     @pytest.mark.slow
     def test_seconds_end_it(self) -> None:
