@@ -192,7 +192,7 @@ def work_of(
         nothing = CostEstimate(), CostEstimate()
         asked, judged = estimate_cost(program, examples, job.metric, job.judge) if examples else nothing
         costs += [(name, asked), *([("judge", judged)] if job.judge is not None else [])]
-    parts = tuple(PartEstimate(part=name, most=cost, expected=cost) for name, cost in costs)
+    parts = tuple(PartEstimate(part=name, most=cost.at_most, expected=cost) for name, cost in costs)
     note = "calls that the response cache answers are included, and cost nothing; retries are not"
     return WorkEstimate(parts=parts, notes=(f"{len(examples)} examples, if nothing stops early; {note}",))
 

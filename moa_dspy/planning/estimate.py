@@ -103,7 +103,7 @@ class PartEstimate(_Record):
 
     Attributes:
         part: its name.
-        most: an upper bound on calls, with estimated tokens and dollars for them.
+        most: an upper bound on calls, if there is one (``WorkEstimate.bounded``), with estimated tokens and dollars.
         expected: a rough estimate of the likely cost.
     """
 
@@ -118,14 +118,16 @@ class WorkEstimate(_Record):
     Attributes:
         parts: each part, in order.
         notes: costs that the figures do not include.
+        bounded: whether the calls of ``most`` are an upper bound.
     """
 
     parts: tuple[PartEstimate, ...]
     notes: tuple[str, ...]
+    bounded: bool = True
 
     @property
     def most(self) -> CostEstimate:
-        """Return an upper bound on all calls, without retries.
+        """Return an upper bound on all calls, if there is one, without retries.
 
         It assumes the largest architectures, all examples and an empty response cache. Tokens and dollars assume texts
         of typical length, so they are not bounds.
@@ -140,14 +142,16 @@ class WorkEstimate(_Record):
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
         parts = [{"part": row.part, "most": _values(row.most), "expected": _values(row.expected)} for row in self._rows]
-        return {"kind": "estimate", "parts": parts, "notes": list(self.notes)}
+        return {"kind": "estimate", "parts": parts, "bounded": self.bounded, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         if all(part.most == part.expected for part in self.parts):
             rows = self._rows if len(self.parts) > 1 else self.parts
-            known = [("", "calls", "tokens", "dollars"), *((row.part, *_cells(row.most)) for row in rows)]
+            calls = "calls" if self.bounded else "no bound: calls"
+            known = [("", calls, "tokens", "dollars"), *((row.part, *_cells(row.most)) for row in rows)]
             return "\n".join([text_table(known, left=(0,)), *self.notes])
-        head = ("", "at most: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
+        limit = "at most" if self.bounded else "no bound"
+        head = ("", f"{limit}: calls", "about: tokens", "dollars", "a guess: calls", "tokens", "dollars")
         cells = [(row.part, *_cells(row.most), *_cells(row.expected)) for row in self._rows]
         return "\n".join([text_table([head, *cells], left=(0,)), *self.notes])
 

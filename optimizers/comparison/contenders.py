@@ -216,17 +216,21 @@ def nearest_size(price: Callable[[int], float], target: float, tolerance: float,
 def estimate(run: ComparisonRun, budget: Budget | None) -> WorkEstimate:
     """Return the estimated cost of ``compare``, by contender. No LM is called.
 
-    A few examples are planned, and their cost is scaled to all examples.
+    A few examples are planned, and their cost is scaled to all examples. Its calls are a bound if no baseline can run
+    twice: matched calls are known for each size, unless a reply that cannot be read is asked for again. What a size
+    takes of tokens or dollars is known when it has run.
     """
     match, singles, test = run.unit, run.singles, run.test
     price = partial(mean_cost, sample=evenly_spaced(test, _PLANNED))
 
-    def part(name: str, prices: Sequence[CostEstimate], count: float) -> PartEstimate:
-        """Return the part of runs of one of several programs, of which any may be chosen."""
-        most = reduce(CostEstimate.largest, prices, CostEstimate()).times(count)
+    def part(
+        name: str, prices: Sequence[CostEstimate], count: float, largest: Sequence[CostEstimate] = ()
+    ) -> PartEstimate:
+        """Return the part of runs of one of several programs, of which any may be chosen; ``largest`` if they grow."""
+        most = reduce(CostEstimate.largest, [*prices, *largest], CostEstimate()).at_most.times(count)
         return PartEstimate(part=name, most=most, expected=total(prices).times(count / max(1, len(prices))))
 
-    own = price(run.program)
+    own, bounded = price(run.program), True
     parts = [part(name, [price(one)], len(test)) for name, one in {PROGRAM: run.program, **run.own}.items()]
     if run.pilot:
         parts.append(part("pilot", [total(price(single.program) for single in singles)], len(run.pilot)))
@@ -235,12 +239,18 @@ def estimate(run: ComparisonRun, budget: Budget | None) -> WorkEstimate:
         if name == "single":
             parts.append(part(name, [price(single.program) for single in best], len(test)))
             continue
-        sized = [_sized(run, Ensemble(name, run.program, single), price, own) for single in best]
-        parts.append(part(name, sized, len(test) + (0 if match == "calls" else 2 * min(PROBE, len(test)))))
+        ensembles = [Ensemble(name, run.program, single) for single in best]
+        sized = [_sized(run, ensemble, price, own) for ensemble in ensembles]
+        largest = [_largest(run, ensemble, price, own) for ensemble in ensembles] if match == "calls" else []
+        bounded = bounded and match == "calls" and all(one.most_calls <= one.calls for one in largest)
+        parts.append(part(name, sized, len(test) + (0 if match == "calls" else 2 * min(PROBE, len(test))), largest))
     notes = [CACHED_NOTE]
-    if match != "calls":
-        notes.append(f"sizes follow from the measured {match}; one that spends too much runs again, smaller")
-    return WorkEstimate(parts=tuple(parts), notes=(*notes, *budget_notes(budget)))
+    if not bounded:
+        notes.append(
+            f"sizes follow from the measured {match}, and one that spends too much runs again, smaller; only a budget "
+            "is a bound"
+        )
+    return WorkEstimate(parts=tuple(parts), notes=(*notes, *budget_notes(budget)), bounded=bounded)
 
 
 def _sized(
@@ -252,4 +262,13 @@ def _sized(
         return float(cost.usd_at_least if run.unit == "usd" else getattr(cost, run.unit))
 
     size = nearest_size(lambda size: spend(price(ensemble.build(size))), spend(own), run.tolerance, SMALLEST)
+    return CostEstimate() if size is None else price(ensemble.build(size))
+
+
+def _largest(
+    run: ComparisonRun, ensemble: Ensemble, price: Callable[[AttentionMoA], CostEstimate], own: CostEstimate
+) -> CostEstimate:
+    """Return the planned price of a baseline at the largest size whose calls can match the program's."""
+    limit = own.at_most.calls * (1 + run.tolerance)
+    size = nearest_size(lambda size: ensemble.build(size).architecture.max_calls, limit, 0.0, SMALLEST)
     return CostEstimate() if size is None else price(ensemble.build(size))

@@ -60,7 +60,7 @@ def _estimate(prepared: RowRun, options: Run) -> None:
     survey, cost = prepared.survey, prepared.estimate()
     if survey.total is None or cost is None:
         raise ConfigurationError("--estimate: the rows are read as they are answered, so their number is not known")
-    part = PartEstimate(part=f"{survey.waiting:,} of {survey.total:,} rows", most=cost, expected=cost)
+    part = PartEstimate(part=f"{survey.waiting:,} of {survey.total:,} rows", most=cost.at_most, expected=cost)
     require_approval(options, lambda: WorkEstimate(parts=(part,), notes=()))
 
 

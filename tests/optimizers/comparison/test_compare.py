@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -13,10 +14,11 @@ from support.loopback import Loopback
 from support.simulated_tasks import exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, RunError, Tolerance, load, single_model
-from moa_dspy.optimizers import Comparison, compare
+from moa_dspy.optimizers import Comparison, DeclinedError, compare
 from moa_dspy.optimizers.comparison.baselines import Ensemble, singles_of
 from moa_dspy.optimizers.comparison.contenders import LARGEST, nearest_size
 from moa_dspy.optimizers.comparison.verdict import PROGRAM, ContenderScores, judge
+from moa_dspy.planning import WorkEstimate
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 TASKS = examples(60)
@@ -182,6 +184,63 @@ def test_a_budget_ends_it_with_what_to_do() -> None:
         compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=100))
     assert sum(len(agent.lm.requests) for agent in program.agents) <= 100  # type: ignore[union-attr]
     assert compare(program, baselines=["single"], devset=TASKS[:12], metric=exact, budget=Budget(calls=400)).use
+
+
+def announced(program: AttentionMoA, **options: Any) -> WorkEstimate:
+    """What is announced before a comparison, in which nothing is paid."""
+    shown: list[WorkEstimate] = []
+    with pytest.raises(DeclinedError):
+        compare(program, before=lambda cost: bool(shown.append(cost)), **options)
+    return shown[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"critiques": "joint"},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"layers": 2}, {"layers": 2, "attention": "none"})),
+    ],
+    ids=str,
+)
+def test_with_matched_calls_no_more_are_made_than_announced(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = ensemble(**options)
+    given: dict[str, Any] = {"devset": TASKS[:5], "metric": exact, "tolerance": 0.25, "pilot": TASKS[5:8]}
+    cost = announced(program, **given)
+    assert cost.bounded
+    assert "at most: calls" in str(cost)
+    for agent in program.agents:
+        assert agent.lm.requests == []  # type: ignore[union-attr]
+    monkeypatch.setattr(dspy, "cache", Cache(False, False, None))
+    assert compare(program, **given).cost.paid_calls <= cost.most.calls
+
+
+@pytest.mark.parametrize("match", ["tokens", "calls"])
+def test_where_the_calls_have_no_bound_that_is_said_and_a_budget_is_one(match: Any) -> None:
+    """Whether a reply can be read is known when it has come, and tokens are known when they have been used."""
+    lms = [ScriptedLM("It is 7.", f"scripted/{name}", temperature=1.0) for name in "ab"]
+    program = AttentionMoA(
+        "question -> number: int, unit: str" if match == "calls" else "question -> answer", lms, layers=1
+    )
+    given: dict[str, Any] = {"devset": TASKS[:6], "metric": lambda *_: 1.0, "match": match, "pilot": TASKS[6:8]}
+    cost = announced(program, baselines=["self-moa"], **given)
+    assert not cost.bounded
+    assert not cost.to_dict()["bounded"]
+    assert "no bound: calls" in str(cost)
+    assert f"sizes follow from the measured {match}" in str(cost)
+    limits = [Budget(calls=number) for number in (20, cost.most.calls)] if match == "tokens" else [Budget(calls=20)]
+    for budget in limits:
+        before = sum(len(lm.requests) for lm in lms)
+        with contextlib.suppress(RunError):
+            compare(program, baselines=["self-moa"], budget=budget, **given)
+        assert 0 < sum(len(lm.requests) for lm in lms) - before <= (budget.calls or 0)
+
+
+def test_a_comparison_without_sizes_is_bounded_in_any_unit() -> None:
+    given: dict[str, Any] = {"devset": TASKS[:12], "metric": exact, "match": "tokens"}
+    assert announced(ensemble(), baselines=["single"], **given).bounded
+    assert announced(ensemble(), baselines={"mine": ensemble(layers=2)}, **given).bounded
 
 
 def test_repeated_questions_and_the_programs_own_demos_are_no_evidence() -> None:
