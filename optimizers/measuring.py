@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import dspy
 
@@ -20,15 +20,18 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.evaluate import check_inputs
+from moa_dspy.evaluation.fingerprint import content_of
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
 from moa_dspy.evaluation.scoring import Metric, metric_name
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
+from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime import event_loop
 
 __all__ = [
+    "CachedRuns",
     "Measurement",
     "Metric",
     "Run",
@@ -98,6 +101,34 @@ class Measurement:
         return Score.of(self.scores)
 
 
+class CachedRuns:
+    """The examples on which a program has run before, so that DSPy's response cache answers its calls.
+
+    They are noted in that cache. Without a cache nothing is noted. A note may be wrong, for example for another server:
+    budgets are kept to all the same.
+    """
+
+    def __init__(self, program: dspy.Module) -> None:
+        self._digest: str | None = None
+        if isinstance(program, AttentionMoA) and all(getattr(lm, "cache", False) for lm in models_of(program)):
+            self._digest = digest_of(program)
+
+    def __contains__(self, example: dspy.Example) -> bool:
+        return self._digest is not None and dspy.cache.get(self._request(example)) is not None
+
+    def add(self, example: dspy.Example) -> None:
+        """Note that the program has run on an example."""
+        if self._digest is not None and example not in self:
+            dspy.cache.put(self._request(example), [True])
+
+    def lacks(self, examples: Iterable[dspy.Example]) -> list[dspy.Example]:
+        """Return the examples on which the program has not run."""
+        return [example for example in examples if example not in self]
+
+    def _request(self, example: dspy.Example) -> dict[str, Any]:
+        return {"moa_dspy": "run", "program": self._digest, "example": content_of(example)}
+
+
 def measure(
     program: dspy.Module,
     devset: Sequence[dspy.Example],
@@ -156,9 +187,12 @@ def run_examples(
         metric, _ = fit_metric(metric, output_fields_of(program), devset)
     check_concurrency(concurrency)
     runs: dict[int, Run] = {}
+    known = CachedRuns(program)
 
     def keep(item: Item, run: Run) -> None:
         runs[item.key] = run
+        if run.prediction is not None:
+            known.add(item.example)
         if on_run is not None:
             on_run(run)
 

@@ -15,6 +15,7 @@ from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.usage import Price
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import BudgetExhaustedError, BudgetTooSmallError
+from moa_dspy.optimizers.measuring import CachedRuns
 from moa_dspy.planning import CostEstimate, evenly_spaced, total
 from moa_dspy.program import AttentionMoA
 
@@ -27,6 +28,7 @@ __all__ = [
     "fraction_of",
     "is_limited",
     "least_calls",
+    "least_paid",
     "limits_of",
     "mean_cost",
     "share_of",
@@ -88,12 +90,28 @@ def least_calls(program: AttentionMoA, examples: Sequence[dspy.Example]) -> int:
     return math.floor(sum(program.plan(one).minimum.calls for one in few) / len(few) * len(examples))
 
 
-def check_covers(
-    guard: BudgetGuard, program: AttentionMoA, examples: Sequence[dspy.Example], what: str, further: int = 0
-) -> None:
-    """Check that a budget covers the runs of a program, and calls that must follow, before anything is paid for them.
+def least_paid(
+    program: AttentionMoA, examples: Sequence[dspy.Example], further: int = 0, *, of: AttentionMoA | None = None
+) -> int:
+    """Return the calls of ``least_calls`` that the response cache does not answer, and calls that must follow.
 
-    What the response cache answers is not considered.
+    If it answers all of them, it may answer those that follow, too, so these do not count. ``of`` is the program that
+    runs, if it is another form of ``program``.
+    """
+    unpaid = CachedRuns(of or program).lacks(examples)
+    return least_calls(program, unpaid) + further if unpaid else 0
+
+
+def check_covers(
+    guard: BudgetGuard,
+    program: AttentionMoA,
+    examples: Sequence[dspy.Example],
+    what: str,
+    further: int = 0,
+    *,
+    of: AttentionMoA | None = None,
+) -> None:
+    """Check that a budget covers what ``least_paid`` returns for the same arguments, before anything is paid for it.
 
     Raises:
         BudgetTooSmallError: if it does not. ``what`` names the runs.
@@ -101,7 +119,7 @@ def check_covers(
     left = guard.left.calls
     if left == math.inf:
         return
-    needed = least_calls(program, examples) + further
+    needed = least_paid(program, examples, further, of=of)
     if needed > left:
         raise BudgetTooSmallError(
             f"the budget does not cover {what} on {len(examples)} examples: they take at least {needed:,} calls, and "
@@ -121,11 +139,12 @@ def smallest_calls(stages: Sequence[str], needs: Mapping[str, int], test: CostEs
 
     def covers(calls: int) -> bool:
         left = Amounts(calls, math.inf, math.inf, math.inf)
-        shares = {stage: share_of(stages[number:], left, test) for number, stage in enumerate(stages) if stage in needs}
-        return any(
-            needs[stage] <= calls * (share if is_limited(stage) else 1.0) and needs[stage] + least <= calls
-            for stage, share in shares.items()
-        )
+        shares = {
+            stage: share_of(stages[number:], left, test) if is_limited(stage) else 1.0
+            for number, stage in enumerate(stages)
+            if stage in needs
+        }
+        return any(needs[stage] <= calls * share and needs[stage] + least <= calls for stage, share in shares.items())
 
     return bisect.bisect_left(range(sys.maxsize), True, key=covers)
 
@@ -135,6 +154,8 @@ def affordable(
 ) -> list[dspy.Example]:
     """Return the held-out examples, drawn by their content, on which the rest of a budget covers all programs.
 
+    Runs that the response cache answers cost nothing.
+
     Each program has the measured price of an example, or None if it must be planned.
 
     Raises:
@@ -143,7 +164,8 @@ def affordable(
     sample, price = evenly_spaced(held, _PLANNED), Price()
     for program, measured in programs.items():
         one = mean_cost(program, sample) if measured is None else measured
-        price += Price(calls=one.calls, tokens=one.tokens, usd=one.usd)
+        unpaid = len(CachedRuns(program).lacks(held)) / len(held)
+        price += Price(calls=one.calls * unpaid, tokens=one.tokens * unpaid, usd=one.usd and one.usd * unpaid)
     fraction = len(held) * _MARGIN * fraction_of(price, left)
     count = len(held) if fraction <= 1 else int(len(held) / fraction)
     if count < min(len(held), LEAST_HELD):

@@ -37,6 +37,7 @@ from moa_dspy.optimizers.optimize_budget import (
     LEAST_HELD,
     budget_notes,
     least_calls,
+    least_paid,
     limits_of,
     mean_cost,
     smallest_calls,
@@ -185,17 +186,17 @@ class OptimizePlan:
 
     @cached_property
     def needs(self) -> dict[str, int]:
-        """Return the calls that each part needs at least, by stage. Without them it finds nothing."""
+        """Return the calls that each part has to pay for at least, by stage. Without them it finds nothing."""
         needs: dict[str, int] = {}
         if self.only_gate:
-            return {"gate": least_calls(self.program, [*self.tune, *self.held])}
+            return {"gate": least_paid(self.program, [*self.tune, *self.held])}
         if "prompts" in self.parts:
             first = self.start_of(self.program, first="prompts again" in self.stages)
-            needs["prompts"] = least_calls(first, split_off(self.tune, self.seed)[1])
+            needs["prompts"] = least_paid(first, split_off(self.tune, self.seed)[1])
         if "architecture" in self.parts:  # the program itself, and a trial of one call
-            needs["architecture"] = least_calls(self.program, self.tune) + len(self.tune)
+            needs["architecture"] = least_paid(self.program, self.tune, len(self.tune))
         if "stop" in self.parts and (len(self.program.architecture.output_layers) > 1 or not needs):
-            needs["stop"] = least_calls(self.program, self.tune)
+            needs["stop"] = least_paid(self.program, self.tune, of=self.program.replace(early_stop=False))
         return needs
 
     @property

@@ -16,12 +16,12 @@ from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooS
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
-from moa_dspy.optimizers.analysis.contributions import Contributions, contributions
+from moa_dspy.optimizers.analysis.contributions import Contributions, contributions, without
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
 from moa_dspy.optimizers.leakage import demo_questions, question_of
-from moa_dspy.optimizers.measuring import Measurement, Run, measure
+from moa_dspy.optimizers.measuring import CachedRuns, Measurement, Run, measure
 from moa_dspy.optimizers.optimize_budget import affordable, check_covers, fraction_of, is_limited, share_of
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, OptimizeProgress, like, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
@@ -326,7 +326,8 @@ class OptimizeRun:
             self.notes.append("stop: the candidate has a custom stop condition, which is kept")
             return
         if share is not None:
-            check_covers(share, self.candidate, self._unlearnt, "the runs of the candidate")
+            deep = self.candidate.replace(early_stop=False)
+            check_covers(share, self.candidate, self._unlearnt, "the runs of the candidate", of=deep)
         runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
         fit = fit_stop_rule(
             self.candidate,
@@ -423,8 +424,9 @@ class OptimizeRun:
             parts = iter(range(1, agents + 2))
             options["progress"] = lambda what: self._say(next(parts) / (agents + 2), what)
             try:
-                cached = all(getattr(lm, "cache", False) for lm in plan.lms)
-                self._check_left(self.profile, agents if cached else agents + 1)  # or it runs whole once more
+                whole = 0 if all(getattr(lm, "cache", False) for lm in plan.lms) else 1  # it runs once more
+                rest = [CachedRuns(without(chosen, index)).lacks(plan.held) for index in range(agents)]
+                self._check_left(self.profile, whole + sum(map(len, rest)) / len(plan.held))
                 self.contributions = contributions(chosen, plan.held, plan.metric, **options)
             except BudgetExhaustedError:
                 self._cut(
@@ -432,7 +434,7 @@ class OptimizeRun:
                     "cover the runs without each agent"
                 )
 
-    def _check_left(self, one: Profile, programs: int) -> None:
+    def _check_left(self, one: Profile, programs: float) -> None:
         """Raise BudgetExhaustedError unless ``programs`` more runs over the held-out examples fit into the budget."""
         stages = [row for row in one.rows if row.agent is None]
         calls, tokens = sum(row.calls for row in stages), sum(row.tokens for row in stages)

@@ -566,6 +566,23 @@ class TestTheEnd:
         assert result.searched or result.compiled or result.stop
         assert result.cost.paid_calls <= smallest
 
+    @pytest.mark.parametrize("parts", [["architecture", "stop"], ["stop"], ["prompts"], ["gate"]], ids=str)
+    def test_a_second_call_that_the_cache_answers_needs_no_more_than_room_for_a_run(self, parts: Any) -> None:
+        lms = [simulated("a", knows=0.4), simulated("b", knows=0.6)]
+        program = AttentionMoA("question -> answer", lms, layers=2, attention="none")
+        asked: dict[str, Any] = {"trainset": examples(30), "metric": exact, "method": "bootstrap", "parts": parts}
+        asked |= SEARCH if "architecture" in parts else {}
+        first = optimize(program, **asked)
+        assert first.cost.paid_calls > 100
+        again = optimize(program, budget=Budget(calls=100), **asked)
+        assert again.cost.paid_calls == 0
+        assert again.report["verdict"] == first.report["verdict"]
+        assert digest_of(again.program) == digest_of(first.program)
+        assert again.acceptance is None or again.acceptance.reason == getattr(first.acceptance, "reason", None)
+        dspy.cache.reset_memory_cache()
+        with pytest.raises(ConfigurationError, match="1 calls covers no part of the optimization"):
+            optimize(program, budget=Budget(calls=1), **asked)
+
     def test_a_part_that_the_budget_does_not_cover_is_skipped_before_it_is_paid_for(self) -> None:
         lms = [simulated(name, cache=False) for name in "abc"]
         program = AttentionMoA("question -> answer", lms, layers=1, attention="full")
