@@ -85,7 +85,8 @@ class Schedule:
             predictor, values = self._moa.self_critique, roles.for_self_critique(inputs, own)
         else:
             predictor, values = self._moa.critique, roles.for_critique(inputs, own, proposals[target])
-        return roles.critique_of(await self._ask(predictor, self._slots[critic], values))
+        outputs = await self._ask(predictor, self._slots[critic], values)
+        return str(outputs[roles.names["critique"]])
 
     async def _ask(
         self, predictor: dspy.Predict | list[dspy.Predict], voice: AgentSlot, values: Mapping[str, Any]

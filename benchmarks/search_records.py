@@ -236,7 +236,7 @@ class _Steps:
         self._known: dict[int, tuple[Reply, Step]] = {}
 
     async def ask(
-        self, session: Session, step_id: StepId, predictor: Any, agent: Any, inputs: dict[str, Any], *reading: Any
+        self, session: Session, step_id: StepId, predictor: Any, agent: Any, inputs: dict[str, Any], last: Any = None
     ) -> Reply:
         """Answer as ``moa_dspy.runtime.call.ask`` does."""
         lm, target = session.lm(agent).lm, step_id.target_name if step_id.stage == "critique" else None
@@ -244,18 +244,18 @@ class _Steps:
         request = hash((lm.model, step_id.stage, *sorted(config.items()), *sorted(inputs.items())))
         self.asked.get().add(request)
         if request not in self._known and step_id.stage == "synthesize":
-            reply = await ask(session, step_id, predictor, agent, inputs, *reading)
+            reply = await ask(session, step_id, predictor, agent, inputs, last)
             self._known[request] = reply, session.recorded[-1][1]
             return reply
         if request not in self._known:
-            self._known[request] = self._direct(lm, config, step_id, predictor, inputs, reading[0])
+            self._known[request] = self._direct(session, lm, config, step_id, predictor, inputs)
         reply, step = self._known[request]
         same = {"layer": step_id.layer, "agent": step_id.agent_name, "target": step_id.target_name}
         session.recorded.append((step_id, step.model_copy(update=same)))
         return reply
 
     def _direct(
-        self, lm: Any, config: dict[str, Any], step_id: StepId, predictor: Any, inputs: dict[str, Any], text_of: Any
+        self, session: Session, lm: Any, config: dict[str, Any], step_id: StepId, predictor: Any, inputs: dict[str, Any]
     ) -> tuple[Reply, Step]:
         """Return an agent's reply and the step, without DSPy's client."""
         (adapter, *_), signature = default_adapters(predictor.signature, json_first=False), predictor.signature
@@ -265,7 +265,7 @@ class _Steps:
         with lm._drawing(config):
             outputs = adapter.parse(signature, lm.engine.answer(request).message.text)
         (only,) = outputs.values() if len(outputs) == 1 else (None,)
-        text = only if isinstance(only, str) else text_of(outputs)
+        text = only if isinstance(only, str) else session.parts.roles.answer_text(outputs)
         made: Any = {"layer": step_id.layer, "agent": step_id.agent_name, "target": step_id.target_name, "calls": 1}
         step = Step(stage=step_id.stage, model=lm.model, text=text, outputs=outputs, start=0.0, end=0.0, **made)
         return Reply(outputs, text), step

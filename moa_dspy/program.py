@@ -31,12 +31,13 @@ from moa_dspy.runtime import event_loop
 from moa_dspy.runtime.concurrency import nested_run
 from moa_dspy.runtime.conversation import check_history
 from moa_dspy.runtime.formats import most_calls
-from moa_dspy.runtime.layers import ROLES, Outcome, Predictors, RunParts, run_layers
+from moa_dspy.runtime.layers import Outcome, run_layers
+from moa_dspy.runtime.parts import ROLES, RunParts
 from moa_dspy.runtime.session import Session
 from moa_dspy.runtime.streamify import streamed
 from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.signatures import TaskSignature, derive_roles, needed_inputs, task_signature
-from moa_dspy.trace import StoppedBy, Trace
+from moa_dspy.trace import Trace
 
 __all__ = ["AttentionMoA", "Prediction", "load"]
 
@@ -118,6 +119,9 @@ class AttentionMoA(Displayed, dspy.Module):
         self.agents = tuple(agent_of(agent) for agent in agents)
         self.aggregator = None if aggregator is None else agent_of(aggregator)
         self._slots = slots_of(self.agents)
+        # Without a model of its own, the aggregator is the first agent's model without its persona.
+        aggregates = self.aggregator or replace(self.agents[0], name="aggregator", persona=None, module=None)
+        self._aggregator = AgentSlot(aggregates.name or "aggregator", aggregates, 0)
         self.architecture = validated(
             Architecture,
             {
@@ -179,21 +183,6 @@ class AttentionMoA(Displayed, dspy.Module):
         """Return the task's signature, including an added reasoning field."""
         return self.roles.task
 
-    @property
-    def _aggregator(self) -> AgentSlot:
-        """Return the aggregator's slot. It has the class of the agents' slots, which an optimizer may have replaced."""
-        made_of = self._slots[0], self.aggregator
-        known: tuple[Any, AgentSlot] | None = vars(self).get("_aggregator_slot")
-        if known is not None and all(one is other for one, other in zip(known[0], made_of, strict=True)):
-            return known[1]
-        agent = self.aggregator
-        if agent is None:
-            first = self._slots[0].agent
-            agent = Agent(first.lm, "aggregator", first.temperature, first.max_tokens, price=first.price)
-        slot = replace(self._slots[0], name=agent.name or "aggregator", agent=agent, sample=0)
-        self._aggregator_slot = made_of, slot
-        return slot
-
     def forward(self, *args: Any, budget: Budget | None = None, **inputs: Any) -> Prediction:
         """Run the program on the task's input fields, and block until it ends.
 
@@ -223,37 +212,30 @@ class AttentionMoA(Displayed, dspy.Module):
         return await streamed(stream, self.task, lambda: self._answer(values, budget))
 
     async def _answer(self, values: Mapping[str, Any], budget: Budget | None) -> Prediction:
-        session = Session(self.budget if budget is None else self.budget.within(budget), self.tolerance)
-        parts = self._parts(session.ambient)
-        session.add((*parts.agents, parts.aggregator))
-        outcome: Outcome | None = None
-        stopped_by: StoppedBy = "failure"
+        allowed = self.budget if budget is None else self.budget.within(budget)
+        session = Session(self._parts(), values, allowed, self.tolerance)
+        outcome = Outcome()
         try:
             async with nested_run():
-                outcome = await run_layers(parts, values, session)
-            stopped_by = outcome.stopped_by
-            answer = outcome.answer
+                outcome = await run_layers(session)
         except asyncio.CancelledError:
-            stopped_by = "cancelled"
+            outcome = replace(outcome, stopped_by="cancelled")
             raise
         finally:
-            trace = self._trace(outcome, stopped_by, session, values)
+            trace = self._trace(outcome, session)
             for watcher in session.watchers:
                 watcher(trace)
-        return Prediction(**answer.outputs, trace=trace)
+        return Prediction(**outcome.layers[-1].outputs, trace=trace)
 
-    def _parts(self, ambient: dspy.BaseLM | None) -> RunParts:
-        """Return the parts of a run. Agents without a model are numbered as samples of ``ambient``."""
+    def _parts(self) -> RunParts:
+        """Return the parts of a run. Agents without a model are numbered as samples of the one of DSPy's settings."""
         agents = self._slots
         if any(agent.agent.lm is None for agent in agents):
-            counted = slots_of(self.agents, ambient)
+            counted = slots_of(self.agents, dspy.settings.lm)
             agents = tuple(replace(one, sample=other.sample) for one, other in zip(agents, counted, strict=True))
-        return RunParts(self.architecture, self.roles, self._predictors, agents, self._aggregator)
-
-    @property
-    def _predictors(self) -> Predictors:
-        parts: dict[str, Any] = {name: vars(self).get(name) for name in ROLES}
-        return Predictors(**parts)
+        used = {role: part for role in ROLES if (part := vars(self).get(role)) is not None}
+        predictors = {role: part if isinstance(part, list) else [part] * len(agents) for role, part in used.items()}
+        return RunParts(self.architecture, self.roles, predictors, agents, self._aggregator)
 
     def plan(
         self,
@@ -283,7 +265,7 @@ class AttentionMoA(Displayed, dspy.Module):
         lengths = lengths or Lengths()
         given = inputs_of(example, inputs)
         return make_plan(
-            self._parts(dspy.settings.lm),
+            self._parts(),
             self._checked(given or assumed_inputs(self.signature, lengths)),
             assumed=not given,
             budget=self.budget.within(budget),
@@ -329,20 +311,17 @@ class AttentionMoA(Displayed, dspy.Module):
             return None if self.architecture.custom_parts else digest_of(self)
         return None
 
-    def _trace(
-        self, outcome: Outcome | None, stopped_by: StoppedBy, session: Session, inputs: Mapping[str, Any]
-    ) -> Trace:
-        layers = () if outcome is None else outcome.layers
+    def _trace(self, outcome: Outcome, session: Session) -> Trace:
         return Trace(
             steps=session.finish(),
-            outputs=tuple(self.roles.jsonable(layer.outputs) for layer in layers),
-            improved=() if outcome is None else outcome.improved,
-            stopped_by=stopped_by,
-            agreement=None if outcome is None else outcome.agreement,
-            positions=() if outcome is None else outcome.positions,
-            dissent_report=None if outcome is None else outcome.dissent_report,
+            outputs=tuple(self.roles.jsonable(layer.outputs) for layer in outcome.layers),
+            improved=outcome.improved,
+            stopped_by=outcome.stopped_by,
+            agreement=outcome.agreement,
+            positions=outcome.positions,
+            dissent_report=outcome.dissent_report,
             seconds=session.clock() - session.began,
-            inputs={name: to_jsonable_python(value, fallback=str) for name, value in inputs.items()},
+            inputs={name: to_jsonable_python(value, fallback=str) for name, value in session.inputs.items()},
             program=self._digest(),
             version=moa_dspy.__version__,
             date=session.date,
@@ -374,16 +353,12 @@ class AttentionMoA(Displayed, dspy.Module):
         without_history.__dict__.update((name, value) for name, value in vars(self).items() if name != "history")
         return super(AttentionMoA, without_history).named_parameters()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def set_lm(self, lm: dspy.BaseLM) -> None:
-        """Set the LM whose rollouts the agents follow. Every agent keeps its own model.
-
-        Optimizers that resample (SIMBA, BootstrapFewShot) pass an LM with a new ``rollout_id`` for each round. Agents
-        without their own model use the LM that DSPy is configured with.
-        """
-        super().set_lm(lm)
-
     def get_lm(self) -> dspy.BaseLM:
-        """Return the LM set by ``set_lm``, or the aggregator's."""
+        """Return the LM set by ``set_lm``, or the aggregator's.
+
+        Optimizers that resample (SIMBA, BootstrapFewShot) set an LM with a new ``rollout_id`` for each round. The
+        agents follow its rollouts, and keep their own models.
+        """
         first = self.propose[0] if isinstance(self.propose, list) else self.propose
         return first.lm or self._aggregator.lm()
 
@@ -451,14 +426,12 @@ class AttentionMoA(Displayed, dspy.Module):
         Raises:
             ConfigurationError: if the changed arguments do not fit together.
         """
-        shape = self.architecture
-        options: dict[str, Any] = {"signature": self.task, "agents": self.agents, "aggregator": self.aggregator}
-        options |= {name: getattr(shape, name) for name in Architecture.model_fields if name not in options}
-        options |= {"budget": self.budget, "tolerance": self.tolerance, **changes}
+        options = {**dict(self.architecture), "signature": self.task, "agents": self.agents}
+        options |= {"aggregator": self.aggregator, "budget": self.budget, "tolerance": self.tolerance, **changes}
         changed = copy.copy(self)
         for role in vars(self).keys() & set(ROLES):
             delattr(changed, role)
-        AttentionMoA.__init__(changed, options.pop("signature"), options.pop("agents"), **options)
+        AttentionMoA.__init__(changed, **options)
         changed.provenance = self.provenance
         if "signature" not in changes:
             count = len(changed.agents)
@@ -527,10 +500,10 @@ def load(
             embedding model or a module that is not allowed, or whose code is missing.
     """
     saved = SavedProgram.read(path)
-    shape, task, (agents, aggregator) = saved.architecture, saved.task, saved.agents(lms or {}, modules)
-    options = {name: getattr(shape, name) for name in Architecture.model_fields if name not in ("agents", "aggregator")}
+    agents, aggregator = saved.agents(lms or {}, modules)
+    options: dict[str, Any] = {**dict(saved.architecture), "agents": agents, "aggregator": aggregator}
     with saved.refusing_damage():
-        program = AttentionMoA(task, agents, aggregator=aggregator, **options)
+        program = AttentionMoA(saved.task, **options)
     saved.set_prompts(program, vectorizers)
     program.provenance = saved.provenance
     return program

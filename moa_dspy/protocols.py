@@ -1,6 +1,6 @@
 """What can be exchanged in a program: any object with the one method of a protocol replaces the built-in variants.
 
-The built-in variants are in ``attention.py``, ``runtime/aggregation.py`` and ``runtime/stopping.py``.
+The built-in variants are in ``attention.py``, ``runtime/aggregation.py`` and ``runtime/layers.py``.
 """
 
 from __future__ import annotations

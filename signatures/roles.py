@@ -182,14 +182,6 @@ class Roles:
         """Return the name of the output field for whether answers say the same."""
         return self.names[_SAME]
 
-    def critique_of(self, outputs: Mapping[str, Any]) -> str:
-        """Return the text of a critique."""
-        return str(outputs[self.names[_CRITIQUE]])
-
-    def critiques_of(self, outputs: Mapping[str, Any]) -> str:
-        """Return the text of several critiques, for `split_critiques`."""
-        return str(outputs[self.names[_CRITIQUES]])
-
     @property
     def decision(self) -> str:
         """Return the name of the output field for whether the newest layer improves."""

@@ -20,7 +20,7 @@ from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.planning.estimate import CostEstimate
 from moa_dspy.planning.lengths import Lengths, check_whole
 from moa_dspy.planning.rehearsal import Rehearsal
-from moa_dspy.runtime.layers import RunParts
+from moa_dspy.runtime.parts import RunParts
 from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage, Step, StoppedBy, model_names
 

@@ -29,7 +29,8 @@ from moa_dspy.positions import DissentReport
 from moa_dspy.runtime.embeddings import Embeddings
 from moa_dspy.runtime.formats import adapters_for, most_requests
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, demos_of_median_length
-from moa_dspy.runtime.layers import ROLES, Predictors, RunParts, run_layers
+from moa_dspy.runtime.layers import run_layers
+from moa_dspy.runtime.parts import RunParts
 from moa_dspy.runtime.session import Session
 from moa_dspy.runtime.shared_prefix import keeps, rereading, shared_text
 from moa_dspy.runtime.tolerance import Tolerance
@@ -84,7 +85,10 @@ class Rehearsal:
         adapter = _StandIns(self, self.configured, improved=improved)
         parts = dataclasses.replace(
             self.parts,
-            predictors=self._with_known_demos(self.parts.predictors),
+            predictors={
+                role: [self._with_known_demos(one) for one in of_role]
+                for role, of_role in self.parts.predictors.items()
+            },
             agents=tuple(adapter.replace_lm(agent) for agent in self.parts.agents),
             aggregator=adapter.replace_lm(self.parts.aggregator),
             key_of=lambda agent, _: str(agent if distinct is None else agent % distinct),
@@ -95,10 +99,9 @@ class Rehearsal:
             unseen |= {"usage_tracker": None, "track_usage": False, "warn_on_type_mismatch": False}
             with dspy.context(lm=None, adapter=adapter, **unseen):
                 tolerance = Tolerance(timeout=None, retries=0, strict=True)
-                session = Session(dataclasses.replace(budget, seconds=None), tolerance)
+                session = Session(parts, self.inputs, dataclasses.replace(budget, seconds=None), tolerance)
                 session.embeddings = Embeddings(assumed=True, in_dollars=budget.usd is not None)
-                session.add((*parts.agents, parts.aggregator))
-                outcome = await run_layers(parts, self.inputs, session)
+                outcome = await run_layers(session)
             return session.steps, outcome.stopped_by
 
         # A separate thread has its own contextvars, so callbacks and watchers do not see the rehearsal. It also works
@@ -121,31 +124,22 @@ class Rehearsal:
             spare = sum(self.parts.agents[number].name == step.agent for number in critics)
         return (step.calls + spare) * requests
 
-    def _with_known_demos(self, predictors: Predictors) -> Predictors:
-        """Return ``predictors``. Where the nearest demos are unknown, a copy has demos of median length."""
-
-        def known(predictor: dspy.Predict) -> dspy.Predict:
-            nearest = Nearest.of(predictor)
-            if nearest is None or len(predictor.demos) <= nearest.k:
-                return predictor
-            # A placeholder has no nearest demos, and a custom vectorizer may be a model.
-            if nearest.vectorizer == WORDS and not self.assumed:
-                return predictor
-            self.unknown_demos.add(nearest.k)
-            if nearest.embedding_model is not None:  # its calls are rehearsed
-                self.embedding_models.add(nearest.embedding_model)
-                return predictor
-            typical = copy.copy(predictor)
-            typical.demos = demos_of_median_length(predictor, nearest.k)
-            Nearest.set_on(typical, None)
-            return typical
-
-        changed: dict[str, Any] = {}
-        for role in ROLES:
-            part = getattr(predictors, role)
-            if part is not None:
-                changed[role] = [known(one) for one in part] if isinstance(part, list) else known(part)
-        return Predictors(**changed)
+    def _with_known_demos(self, predictor: dspy.Predict) -> dspy.Predict:
+        """Return ``predictor``, or a copy with demos of median length if its nearest demos are unknown."""
+        nearest = Nearest.of(predictor)
+        if nearest is None or len(predictor.demos) <= nearest.k:
+            return predictor
+        # A placeholder has no nearest demos, and a custom vectorizer may be a model.
+        if nearest.vectorizer == WORDS and not self.assumed:
+            return predictor
+        self.unknown_demos.add(nearest.k)
+        if nearest.embedding_model is not None:  # its calls are rehearsed
+            self.embedding_models.add(nearest.embedding_model)
+            return predictor
+        typical = copy.copy(predictor)
+        typical.demos = demos_of_median_length(predictor, nearest.k)
+        Nearest.set_on(typical, None)
+        return typical
 
 
 class _StandIns(dspy.Adapter):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,6 +38,7 @@ from moa_dspy.runtime.answer_stream import (
 )
 from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import REFUSED, failure_of, is_transient, is_unanswered, programming_error, unfinished
+from moa_dspy.runtime.forecast import Prompt
 from moa_dspy.runtime.formats import default_adapters
 from moa_dspy.runtime.knn_demos import shown_demos
 from moa_dspy.runtime.lm_proxy import proxy_of
@@ -50,26 +50,12 @@ from moa_dspy.runtime.step_meter import StepMeter
 from moa_dspy.runtime.step_span import in_span
 from moa_dspy.trace import Failure, Status, Step, StepStarted
 
-__all__ = ["Prompt", "Reply", "ask", "write_prompt"]
+__all__ = ["Reply", "ask", "write_prompt"]
 
+_NO_ANSWERS: Final = frozenset({"critique", "agree", "dissent"})  # stages that do not write the task's outputs
 # How many replies are drawn again if the response cache holds only unusable ones.
 _REDRAWS: Final = 5
 _AT_ONCE: Final = contextlib.nullcontext()
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The first request of a step.
-
-    Attributes:
-        lm: the LM that receives it.
-        messages: in OpenAI's format.
-        max_tokens: longest completion, in tokens; None if it is not limited.
-    """
-
-    lm: dspy.BaseLM
-    messages: list[dict[str, Any]]
-    max_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -79,12 +65,12 @@ class Reply:
     Attributes:
         outputs: by output field; None if the step failed.
         text: the text that other agents read.
-        failure: the cause of a failed step.
+        failed: the kind of failure of a failed step; empty if it succeeded.
     """
 
     outputs: dict[str, Any] | None
     text: str = ""
-    failure: Failure | None = None
+    failed: str = ""
 
 
 async def ask(
@@ -93,8 +79,6 @@ async def ask(
     predictor: dspy.Predict,
     agent: AgentSlot,
     inputs: Mapping[str, Any],
-    text_of: Callable[[Mapping[str, Any]], str],
-    visible: Sequence[str],
     last: LastCall | None = None,
 ) -> Reply:
     """Call ``predictor`` with an agent's LM, and record the step.
@@ -105,14 +89,12 @@ async def ask(
         predictor: the role's predictor; its own ``lm`` is not used.
         agent: the agent that answers.
         inputs: the role's input fields.
-        text_of: turns the outputs into the text that other agents read.
-        visible: output fields. At least one of them must contain something visible.
         last: given if the step writes the answer of the run, so that its text can be sent while it is written.
 
     Raises:
         StepFailedError: if the step failed and the run is strict.
     """
-    call = _Call(session, step_id, predictor, agent, inputs, text_of, visible, last)
+    call = _Call(session, step_id, predictor, agent, inputs, last)
     for watcher in session.watchers:
         watcher(StepStarted(step_id.layer, step_id.stage, step_id.agent_name, step_id.target_name))
     try:
@@ -134,14 +116,14 @@ async def ask(
             watcher(step)
     if call.failure is not None and session.tolerance.strict and call.failure.kind != "budget":
         raise StepFailedError(step_id.stage, step_id.agent_name, call.failure.kind, call.failure.message)
-    return Reply(call.outputs, call.text, call.failure)
+    return Reply(call.outputs, call.text, "" if call.failure is None else call.failure.kind)
 
 
 async def write_prompt(
     session: Session, step_id: StepId, predictor: dspy.Predict, agent: AgentSlot, inputs: Mapping[str, Any]
 ) -> Prompt:
     """Return the first request of ``ask`` without sending it. It has no messages if the adapter cannot write them."""
-    return await _Call(session, step_id, predictor, agent, inputs, str, ()).prompt()
+    return await _Call(session, step_id, predictor, agent, inputs).prompt()
 
 
 class _Call:
@@ -154,20 +136,18 @@ class _Call:
         predictor: dspy.Predict,
         agent: AgentSlot,
         inputs: Mapping[str, Any],
-        text_of: Callable[[Mapping[str, Any]], str],
-        visible: Sequence[str],
         last: LastCall | None = None,
     ) -> None:
         self.outputs: dict[str, Any] | None = None
         self.text = ""
         self.failure: Failure | None = None
-        self._session, self._id, self._predictor, self._inputs = session, step_id, predictor, inputs
-        self._text_of, self._visible, self._last = text_of, visible, last
+        self._session, self._id, self._predictor, self._inputs, self._last = session, step_id, predictor, inputs, last
         self._lm = known = session.lms[id(agent)]
         target = step_id.target_name if step_id.stage == "critique" else None
         self._config = agent.config(known.lm, predictor.lm or session.ambient, target, known.server)
         signature: Any = predictor.signature  # declared as an instance, but it is a class
         self._signature: Any = _with_persona(signature, agent.agent.persona)
+        self._adapters = session.reading or default_adapters(self._signature, known.enforces_schema)
         self._adapter: dspy.Adapter | None = None
         free = {known.lm.model, *session.free} if known.free else session.free
         self._meter = StepMeter(session.tracker, free=free)
@@ -187,7 +167,7 @@ class _Call:
 
     async def prompt(self) -> Prompt:
         """Return the first request."""
-        adapter, lm = self._adapters()[0], self._lm.lm
+        adapter, lm = self._adapters[0], self._lm.lm
         options = {**getattr(lm, "kwargs", {}), **self._config}
         limits = [options[name] for name in ("max_tokens", "max_completion_tokens") if options.get(name) is not None]
         messages: list[dict[str, Any]] = []
@@ -208,7 +188,7 @@ class _Call:
         retries = session.tolerance.retries
         if retries is None:
             retries = int(getattr(self._lm.lm, "num_retries", 0))
-        adapters: Iterator[dspy.Adapter] = iter(self._adapters())
+        adapters = iter(self._adapters)
         adapter: dspy.Adapter | None = next(adapters)
         retry = draw = 0
         while adapter is not None:
@@ -225,7 +205,11 @@ class _Call:
                 if second is None and draw < _REDRAWS and self._calls - self._meter.from_cache == paid:
                     draw += 1
                     continue
-                self.fail(self._cut(failure_of(error)))
+                failure = failure_of(error)
+                if self._truncated:
+                    message = f"the reply was cut at max_tokens; raise max_tokens: {failure.message}"
+                    failure = failure.model_copy(update={"message": message})
+                self.fail(failure)
                 adapters = adapters if second is None else iter((second,))
                 adapter, retry, draw = next(adapters, None), 0, 0
             except Exception as error:  # noqa: BLE001 (any error of a model or its adapter fails the step)
@@ -241,18 +225,6 @@ class _Call:
             else:
                 self.failure = None
                 return
-
-    def _cut(self, failure: Failure) -> Failure:
-        """Return the failure of an unreadable reply. If the reply was cut at ``max_tokens``, it says so."""
-        if not self._truncated:
-            return failure
-        return failure.model_copy(
-            update={"message": f"the reply was cut at max_tokens; raise max_tokens: {failure.message}"}
-        )
-
-    def _adapters(self) -> Sequence[dspy.Adapter]:
-        """Return the adapters to try, in order."""
-        return self._session.reading or default_adapters(self._signature, self._lm.enforces_schema)
 
     def fail(self, failure: Failure) -> None:
         """Record a failed attempt."""
@@ -286,13 +258,20 @@ class _Call:
             prediction = await predictor.acall(
                 lm=proxy, signature=self._signature, config=config, demos=demos, **self._inputs
             )
-        outputs = dict(prediction)
-        if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, self._visible):
+        outputs, roles, stage = dict(prediction), session.parts.roles, self._id.stage
+        wanted = tuple(self._signature.output_fields) if stage in _NO_ANSWERS else roles.voted
+        if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, wanted):
             raise unusable(
                 type(adapter).__name__, self._signature, str(outputs), "there is nothing in it that can be seen"
             )
         only = next(iter(outputs.values())) if len(outputs) == 1 else None
-        self.outputs, self.text = outputs, only if isinstance(only, str) else self._text_of(outputs)
+        if isinstance(only, str):
+            self.text = only
+        elif stage in _NO_ANSWERS:
+            self.text = str(outputs[wanted[0]] if stage == "critique" else outputs)
+        else:
+            self.text = roles.answer_text(outputs)
+        self.outputs = outputs
 
     async def _embed(self, model: str, texts: Sequence[str]) -> Any:
         """Return the vectors of texts by an embedding model. Its requests count as those of this step."""
@@ -321,9 +300,9 @@ class _Call:
         if known.refused is not None:
             raise _NotSentError(known.refused)
         if budget.limited and not budget.reserve(self._id.stage):
-            raise _NotSentError(_over_budget("the budget allows no further call"))
+            raise _NotSentError(Failure(kind="budget", message="the budget allows no further call"))
         waiting, sent, answered, reply, unanswered, sending = clock(), None, None, None, False, None
-        whole = asyncio.timeout(_finite(budget.seconds_left(self._id.stage)) if budget.limited else None)
+        whole = budget.timeout(self._id.stage) if budget.limited else asyncio.timeout(None)
         timeout = session.tolerance.timeout
         call = Sending(options.get("rollout_id"), timeout)
         turn = concurrency.admitted(lm.model, self._group) if concurrency.limiters else _AT_ONCE
@@ -351,7 +330,8 @@ class _Call:
             unanswered = sent is not None and is_unanswered(error) and not known.free
             if isinstance(error, TimeoutError) and whole.expired():
                 budget.refused = True
-                raise _NotSentError(_over_budget("the budget's time was over before the reply came")) from None
+                message = "the budget's time was over before the reply came"
+                raise _NotSentError(Failure(kind="budget", message=message)) from None
             if isinstance(error, UndeliveredError):
                 raise _UserError(error.error) from None
             if isinstance(error, Exception):
@@ -536,20 +516,12 @@ def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
     found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
 
 
-def _over_budget(message: str) -> Failure:
-    return Failure(kind="budget", message=message)
-
-
 def _status(failure: Failure | None, calls: int) -> Status:
     if failure is None:
         return "ok"
     if failure.kind in REFUSED | {"budget"} and not calls:
         return "skipped"
     return "cancelled" if failure.kind in ("cancelled", "budget") else "failed"
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == math.inf else max(seconds, 0.0)
 
 
 @functools.lru_cache(maxsize=256)

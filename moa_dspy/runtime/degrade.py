@@ -34,7 +34,7 @@ class RunBudget:
 
     Attributes:
         limits: the limits of the run.
-        limited: whether any limit is set. If not, nothing is reserved or settled.
+        limited: whether any limit is set. If not, nothing is reserved, admitted or settled.
         refused: whether a call or a part of a layer was skipped because of the budget.
     """
 
@@ -79,6 +79,11 @@ class RunBudget:
             return math.inf
         return self._guard.seconds_left - self._held_from(stage) * _LONGER * self._guard.largest.seconds
 
+    def timeout(self, stage: Stage) -> asyncio.Timeout:
+        """Return the context that ends with a TimeoutError when no seconds are left, if they are limited."""
+        seconds = self.seconds_left(stage)
+        return asyncio.timeout(None if seconds == math.inf else seconds)
+
     def first_layer(self, refinements: Sequence[int], finals: Sequence[Stage], further: int = 0) -> tuple[int, int]:
         """Return the number of proposals and of refinements that the first layer can afford.
 
@@ -87,7 +92,7 @@ class RunBudget:
             finals: the stages that write the layer's answer.
             further: the number of calls that choose demos before the first proposal.
         """
-        agents, left = len(refinements), self._guard.left.calls - further if self.limited else math.inf
+        agents, left = len(refinements), self._guard.left.calls - further
         proposals = int(max(1, min(agents, left - len(finals))))
         self._held = list(finals if left - proposals >= len(finals) else ())
         left, refined = left - len(self._held) - proposals, 0
@@ -124,8 +129,6 @@ class RunBudget:
             calls: number of the layer's calls.
             finals: the stages that write its answer.
         """
-        if not self.limited:
-            return True
         spent = self._guard.spent
         before = spent - self._before_layer
         larger = _GROWTH * calls / max(1, before.calls)
@@ -173,7 +176,7 @@ async def enough(
     waiting_since: float | None = None
     pending = set(tasks)
     while pending:
-        if waiting_since is None and sum(map(_answered, tasks)) >= quorum:
+        if waiting_since is None and sum(result_of(task) is not None for task in tasks) >= quorum:
             waiting_since = clock()
         grace = math.inf if waiting_since is None else waiting_since + tolerance.grace - clock()
         left = budget.seconds_left("refine")
@@ -192,7 +195,7 @@ async def enough(
 
 
 async def last_resort(
-    propose: Callable[[int], Awaitable[tuple[T | None, Failure | None]]],
+    propose: Callable[[int], Awaitable[tuple[T | None, str]]],
     asked: int,
     failures: Sequence[Failure | None],
     tolerance: Tolerance,
@@ -203,7 +206,7 @@ async def last_resort(
     Agents that were not asked come first, then those with a transient failure, in the order of their waits.
 
     Args:
-        propose: asks one agent.
+        propose: asks one agent. Returns the answer, and the kind of the failure.
         asked: number of agents that were asked.
         failures: the failure of each agent.
         tolerance: sets the longest wait.
@@ -220,8 +223,8 @@ async def last_resort(
                 waits[agent] = wait
     for agent in (*range(asked, len(failures)), *sorted(waits, key=lambda agent: waits[agent])):
         await asyncio.sleep(waits.get(agent, 0.0))
-        answer, failure = await propose(agent)
-        if answer is not None or (failure is not None and failure.kind == "budget"):
+        answer, failed = await propose(agent)
+        if answer is not None or failed == "budget":
             return answer
     return None
 
@@ -231,7 +234,3 @@ def result_of(task: asyncio.Task[T | None]) -> T | None:
     if not task.done() or task.cancelled() or task.exception() is not None:
         return None
     return task.result()
-
-
-def _answered(task: asyncio.Task[Any]) -> bool:
-    return result_of(task) is not None

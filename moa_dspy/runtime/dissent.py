@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-import dspy
-
-from moa_dspy.agents import AgentSlot
 from moa_dspy.json_safe import json_safe
 from moa_dspy.positions import DissentReport, Point, Position
 from moa_dspy.protocols import Answer
 from moa_dspy.runtime.call import ask
 from moa_dspy.runtime.session import Session, StepId
-from moa_dspy.signatures import NumberedPoint, Roles
+from moa_dspy.signatures import NumberedPoint
 from moa_dspy.trace import Step
 
 __all__ = ["positions_of", "report_dissent"]
@@ -23,16 +20,9 @@ _SHORT: Final = 100
 """Free texts of up to so many characters are compared like values."""
 
 
-def positions_of(
-    session: Session, roles: Roles, key_of: Callable[[int, Answer], str] | None = None
-) -> tuple[Position, ...]:
-    """Return the position of every agent that answered, by layer.
-
-    Args:
-        session: the run.
-        roles: compares answers.
-        key_of: returns a key of an agent's answer, equal for equal answers; None uses the vote's.
-    """
+def positions_of(session: Session) -> tuple[Position, ...]:
+    """Return the position of every agent that answered, by layer."""
+    roles, key_of = session.parts.roles, session.parts.key_of
     keys: dict[tuple[int, int, str], dict[str, str]] = {}
     short: set[str] = set()
     for step_id, step in _answers(session):
@@ -54,35 +44,25 @@ def positions_of(
     )
 
 
-async def report_dissent(
-    session: Session,
-    roles: Roles,
-    predictor: dspy.Predict,
-    aggregator: AgentSlot,
-    inputs: Mapping[str, Any],
-    positions: Sequence[Position],
-) -> DissentReport | None:
+async def report_dissent(session: Session, positions: Sequence[Position]) -> DissentReport | None:
     """Ask the aggregator's model what the agents' last answers have in common, and where they differ.
 
     Return None without a call if fewer than two agents answered or all answers are equal, and if the call fails.
 
     Args:
-        session: the run.
-        roles: the signature of each role.
-        predictor: the role that compares the answers.
-        aggregator: the agent in that role.
-        inputs: the task's inputs.
+        session: the run of a program that reports dissent.
         positions: those of the run.
     """
+    roles, agent = session.parts.roles, session.parts.aggregator
     last = [position for position in positions if position.layer == positions[-1].layer]
     groups = {position.answer for position in last}
     if len(last) < 2 or (len(groups) == 1 and None not in groups):
         return None
     texts = {step.agent: step.text for step_id, step in _answers(session) if step_id.layer == last[0].layer}
     names = list(texts)
-    step_id = StepId(max(step.layer for step in session.steps), "dissent", -1, aggregator.name)
-    asked = roles.for_dissent(inputs, list(texts.values()))
-    reply = await ask(session, step_id, predictor, aggregator, asked, str, tuple(roles.dissent.output_fields))
+    step_id = StepId(max(step.layer for step in session.steps), "dissent", -1, agent.name)
+    inputs = roles.for_dissent(session.inputs, list(texts.values()))
+    reply = await ask(session, step_id, session.parts.predictors["dissent"][0], agent, inputs)
     if reply.outputs is None:
         return None
     points = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import dspy
 
@@ -12,13 +13,25 @@ from moa_dspy.cost.prices import PriceTable, check_prices, offline_prices
 from moa_dspy.cost.tokens import TokenCounter
 from moa_dspy.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from moa_dspy.runtime.call import Prompt
-
-__all__ = ["ANSWER_TOKENS", "forecast"]
+__all__ = ["ANSWER_TOKENS", "Prompt", "forecast"]
 
 ANSWER_TOKENS: Final = 450
 """Assumed length of an answer. docs/plan.md gives the source."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The first request of a step.
+
+    Attributes:
+        lm: the LM that receives it.
+        messages: in OpenAI's format.
+        max_tokens: longest completion, in tokens; None if it is not limited.
+    """
+
+    lm: dspy.BaseLM
+    messages: list[dict[str, Any]]
+    max_tokens: int | None
 
 
 def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Amounts]:

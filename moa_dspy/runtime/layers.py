@@ -10,40 +10,35 @@ attention that depends on the answers wait for all proposals.
 from __future__ import annotations
 
 import asyncio
-import math
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import dspy
 
 from moa_dspy.agents import AgentSlot
-from moa_dspy.attention import critics_among, critics_of
+from moa_dspy.attention import critics_among
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.errors import AllProposalsFailedError
 from moa_dspy.positions import DissentReport, Position, agreement_in
-from moa_dspy.protocols import Answer
+from moa_dspy.protocols import Answer, StopCondition
 from moa_dspy.runtime.aggregation import rule_of
 from moa_dspy.runtime.agreement import Agreeing
 from moa_dspy.runtime.answer_stream import LastCall
-from moa_dspy.runtime.call import ask, write_prompt
-from moa_dspy.runtime.critiques import Critiques
-from moa_dspy.runtime.degrade import enough, last_resort
+from moa_dspy.runtime.call import Reply, ask, write_prompt
+from moa_dspy.runtime.critiques import start_critiques
+from moa_dspy.runtime.degrade import enough, last_resort, result_of
 from moa_dspy.runtime.dissent import positions_of, report_dissent
 from moa_dspy.runtime.event_loop import in_thread
 from moa_dspy.runtime.failures import OVERFLOW
 from moa_dspy.runtime.forecast import forecast
 from moa_dspy.runtime.knn_demos import embedding_models
 from moa_dspy.runtime.module_call import ModulePredictor
-from moa_dspy.runtime.parts import ROLES, Predictors, RunParts
 from moa_dspy.runtime.session import Session, StepId
-from moa_dspy.runtime.shared_prefix import are_long, rereading
-from moa_dspy.runtime.stopping import condition_of
-from moa_dspy.trace import Failure, Stage, Step, StoppedBy
+from moa_dspy.trace import Stage, Step, StoppedBy
 
-__all__ = ["ROLES", "Answer", "Outcome", "Predictors", "RunParts", "run_layers"]
-
-T = TypeVar("T")
+__all__ = ["Answer", "Outcome", "run_layers"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +46,7 @@ class Outcome:
     """The result of a run.
 
     Attributes:
-        answer: the last accepted output.
-        layers: the accepted output of each layer, oldest first.
+        layers: the accepted output of each layer, oldest first. The last one is the answer.
         improved: the decision of each residual synthesis; None if it failed.
         stopped_by: why no further layer ran.
         agreement: share of the agents in the largest group of equal proposals, in the last layer with a gate, else in
@@ -61,16 +55,15 @@ class Outcome:
         dissent_report: what a model stated about the agents' last answers, if it was asked.
     """
 
-    answer: Answer
-    layers: tuple[Answer, ...]
-    improved: tuple[bool | None, ...]
-    stopped_by: StoppedBy
+    layers: tuple[Answer, ...] = ()
+    improved: tuple[bool | None, ...] = ()
+    stopped_by: StoppedBy = "failure"
     agreement: float | None = None
     positions: tuple[Position, ...] = ()
     dissent_report: DissentReport | None = None
 
 
-async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Session) -> Outcome:
+async def run_layers(session: Session) -> Outcome:
     """Run the program on one set of inputs.
 
     Raises:
@@ -79,10 +72,7 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         ConfigurationError: if the budget does not cover one proposal, or is in dollars and a price is unknown.
         StepFailedError: if a step failed and the run is strict.
     """
-    run, architecture = _Run(parts, inputs, session), parts.architecture
-    if are_long(inputs):
-        models = [session.lm(agent).lm.model for agent in (*parts.agents, parts.aggregator)]
-        session.rereading = rereading(architecture, models[:-1], models[-1])
+    run, architecture = _Run(session), session.parts.architecture
     first_output, *later = architecture.output_layers
     first, stopped_by = await run.first_output(first_output)
     accepted, improved = [first], list[bool | None]()
@@ -90,22 +80,14 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         if run.agreeing.reached:
             break
         further = await run.further_layer(layer, accepted[-1:])
-        if not further:
-            stopped_by = "failure"
-            break
-        aggregate = await run.aggregate(layer, further)
-        if run.agreeing.reached:
-            accepted.append(aggregate)
-            break
-        decision: bool | None = None
-        answer: Answer | None = aggregate
-        if architecture.residual == "synthesis":
-            decision, answer = await run.synthesize(layer, [*accepted, aggregate])
+        answer, decision = await run.aggregate(layer, further) if further else None, None
+        if answer is not None and architecture.residual == "synthesis" and not run.agreeing.reached:
+            decision, answer = await run.synthesize(layer, [*accepted, answer])
             improved.append(decision)
         if answer is None:
             stopped_by = "failure"
             break
-        if condition_of(architecture.early_stop).stops(accepted, answer, decision):
+        if not run.agreeing.reached and _stops(architecture.early_stop, accepted, answer, decision):
             stopped_by = "no_improvement"
             break
         accepted.append(answer)
@@ -113,26 +95,33 @@ async def run_layers(parts: RunParts, inputs: Mapping[str, Any], session: Sessio
         stopped_by = "agreement"  # what a budget would have left out was not needed
     elif session.budget.refused:
         stopped_by = "budget"
-    positions = positions_of(session, parts.roles, parts.key_of)
+    positions = positions_of(session)
     agreement = agreement_in(positions, layer=1)
     if run.agreeing.share is None and agreement is not None:
         run.agreeing.share = agreement.share
-    report = await run.report_dissent(positions)
-    return Outcome(accepted[-1], tuple(accepted), tuple(improved), stopped_by, run.agreeing.share, positions, report)
+    report: DissentReport | None = None
+    if "dissent" in session.parts.predictors and not run.agreeing.reached:
+        report = await report_dissent(session, positions)
+    return Outcome(tuple(accepted), tuple(improved), stopped_by, run.agreeing.share, positions, report)
+
+
+def _stops(early_stop: bool | StopCondition, accepted: Sequence[Answer], newest: Answer, improved: bool | None) -> bool:
+    """Return whether the run ends without its newest output."""
+    if isinstance(early_stop, bool):
+        return early_stop and improved is False
+    return early_stop.stops(accepted, newest, improved)
 
 
 class _Run:
     """A run in progress: its parts, its inputs, and the stages of a layer."""
 
-    def __init__(self, parts: RunParts, inputs: Mapping[str, Any], session: Session) -> None:
-        self.architecture, self.roles, self.predictors = parts.architecture, parts.roles, parts.predictors
+    def __init__(self, session: Session) -> None:
+        parts = session.parts
+        self.session, self.inputs = session, session.inputs
+        self.architecture, self.roles, self.prompts = parts.architecture, parts.roles, parts.predictors
         self.agents, self.aggregator = parts.agents, parts.aggregator
-        self.prompts = parts.predictors.by_agent(len(parts.agents))
-        self.inputs, self.session = inputs, session
-        self._fields, self._voted = tuple(parts.roles.task.output_fields), parts.roles.voted
-        gate, predictor = parts.architecture.agreement_gate, parts.predictors.agree
-        self.critiques = Critiques(session, self.roles, self.prompts, self.agents, inputs)
-        self.agreeing = Agreeing(session, self.roles, inputs, gate, predictor, self.aggregator, parts.key_of)
+        self.agreeing = Agreeing(session)
+        self._fields = tuple(parts.roles.task.output_fields)
         self._asked = 0  # agents that the budget allowed to propose in the first layer
         self._final = self._may_stream()
 
@@ -144,7 +133,10 @@ class _Run:
         """
         answers = await self._first_layer()
         if not answers:
-            resort = await self._last_resort()
+            session = self.session
+            failures = {step.agent: step.error for step in session.steps if step.error is not None}
+            of_agents = [failures.get(agent.name) for agent in self.agents]
+            resort = await last_resort(self._propose_again, self._asked, of_agents, session.tolerance, session.budget)
             if resort is not None:
                 return resort, "layers"
             not_asked = {agent.name: "budget: it was used up before the agent was asked" for agent in self.agents}
@@ -162,26 +154,21 @@ class _Run:
 
     async def _first_layer(self) -> list[Answer]:
         """Return the first layer's answers, with as many proposals and refinements as the budget allows."""
-        session, critics = self.session, self._critics(1)
-        needs = await self._needs()
-        further = len(embedding_models(self.predictors.propose)) + self.gate_calls if session.budget.limited else 0
-        costs = [len(of_one) + bool(of_one) for of_one in critics]
-        if self.architecture.critiques == "joint":
-            # The first refinement needs all joint calls. Each other one needs one call more.
-            costs = [int(bool(of_one)) for of_one in critics]
-            costs[0] += self.architecture.critique_calls(critics)
-        proposing, refining = session.budget.first_layer(costs, self._finals(1), further)
-        kept = [critics[j] if j < refining else () for j in range(proposing)]
-        at_once = session.budget.at_once(needs) if needs else proposing
-        self._asked = proposing
-        return await self._layer(1, (), kept, at_once)
-
-    async def _last_resort(self) -> Answer | None:
-        """Return an answer that an agent can still give after a first layer without answers."""
-        session = self.session
-        failures = {step.agent: step.error for step in session.steps if step.error is not None}
-        of_agents = [failures.get(agent.name) for agent in self.agents]
-        return await last_resort(self._propose_again, self._asked, of_agents, session.tolerance, session.budget)
+        budget, critics = self.session.budget, self.architecture.critics(1)
+        at_once = len(critics)
+        if budget.limited:
+            needs = await self._needs()
+            costs = [len(of_one) + bool(of_one) for of_one in critics]
+            if self.architecture.critiques == "joint":
+                # The first refinement needs all joint calls. Each other one needs one call more.
+                costs = [int(bool(of_one)) for of_one in critics]
+                costs[0] += self.architecture.critique_calls(critics)
+            further = len(embedding_models(self.prompts["propose"])) + self.gate_calls
+            proposing, refining = budget.first_layer(costs, self._finals(1), further)
+            critics = [critics[j] if j < refining else () for j in range(proposing)]
+            at_once = budget.at_once(needs) if needs else proposing
+        self._asked = len(critics)
+        return await self._layer(1, (), critics, at_once)
 
     async def further_layer(self, layer: int, previous: Sequence[Answer]) -> list[Answer]:
         """Return a later layer's answers. There are none if the budget does not cover the layer or no agent answered.
@@ -190,40 +177,41 @@ class _Run:
             layer: its number.
             previous: the answers that its agents read.
         """
-        critics, finals = self._critics(layer), self._finals(layer)
-        calls = len(critics) + self.gate_calls + self.architecture.critique_calls(critics)
-        calls += sum(map(bool, critics)) + len(finals)
-        if not self.session.budget.further_layer(calls, finals):
-            return []
+        critics, budget = self.architecture.critics(layer), self.session.budget
+        if budget.limited:
+            finals = self._finals(layer)
+            calls = len(critics) + self.gate_calls + self.architecture.critique_calls(critics)
+            if not budget.further_layer(calls + sum(map(bool, critics)) + len(finals), finals):
+                return []
         return await self._layer(layer, previous, critics, len(critics))
 
     @property
     def gate_calls(self) -> int:
         """Return the largest number of calls in a layer that compare answers."""
-        return 0 if self.predictors.agree is None else self.architecture.gate_calls
+        return self.architecture.gate_calls if "agree" in self.prompts else 0
 
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
         """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
         inputs = self.roles.for_synthesize(self.inputs, [answer.text for answer in rounds])
-        predictor, last = self.prompts["synthesize"][-1], self.last_call(layer, decides=True)
-        for attempt, agent in enumerate(self._aggregators()):
-            step_id = StepId(layer, "synthesize", -1, agent.name, attempt=attempt)
-            reply = await ask(
-                self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted, last
-            )
-            if reply.outputs is not None:
-                answer = self._as_answer(reply.outputs, reply.text)
-                return self.roles.decision_of(reply.outputs), answer
-            if reply.failure is not None and reply.failure.kind == "budget":
-                break
-        return None, None
+        last = self.last_call(layer, decides=True)
+        reply = await self.ask_aggregator(layer, "synthesize", inputs, last, itertools.count())
+        return None if reply.outputs is None else self.roles.decision_of(reply.outputs), self.answer_in(reply)
 
-    async def report_dissent(self, positions: Sequence[Position]) -> DissentReport | None:
-        """Return what the aggregator states about the agents' last answers; None if it is not asked."""
-        predictor = self.predictors.dissent
-        if predictor is None or self.agreeing.reached:
-            return None
-        return await report_dissent(self.session, self.roles, predictor, self.aggregator, self.inputs, positions)
+    async def ask_aggregator(
+        self, layer: int, stage: Stage, inputs: Mapping[str, Any], last: LastCall | None, attempts: Iterator[int]
+    ) -> Reply:
+        """Return the reply of the aggregator, or of the first substitute (another model or server) that answers."""
+        by_model: dict[tuple[str, str | None], AgentSlot] = {}
+        for agent in (self.aggregator, *self.agents):
+            known = self.session.lms[id(agent)]
+            by_model.setdefault((known.lm.model, known.server), agent)
+        reply = Reply(None)
+        for agent in by_model.values():
+            step_id = StepId(layer, stage, -1, agent.name, attempt=next(attempts))
+            reply = await ask(self.session, step_id, self.prompts[stage][-1], agent, inputs, last)
+            if reply.outputs is not None or reply.failed == "budget":
+                break
+        return reply
 
     async def _layer(
         self, layer: int, previous: Sequence[Answer], critics: Sequence[Sequence[int]], at_once: int
@@ -249,15 +237,15 @@ class _Run:
                         proposals.append(group.create_task(self._propose(layer, i, previous, before, last)))
                     return proposals
 
-                if self.agreeing.gate is not None:
-                    answer = await self.agreeing.reach(layer, propose, len(critics), began)
+                if (gate := self.architecture.agreement_gate) is not None:
+                    answer = await self.agreeing.reach(gate, layer, propose, len(critics), began)
                     if answer is not None:
                         return [answer]
                 propose(len(critics))
-                if self.architecture.by_answer or self.predictors.joint_critique is not None:
+                if self.architecture.by_answer or "joint_critique" in self.prompts:
                     await self._enough(proposals, deadline=tolerance.layer_deadline, began=began)
                     critics = critics_among(self.architecture.attention, critics, self.agreeing.keys(proposals))
-                joint, critiques = self.critiques.start(group, layer, critics, proposals)
+                joint, critiques = start_critiques(self.session, group, layer, critics, proposals)
                 refined = [
                     group.create_task(self._refine(layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
                     for j in agents
@@ -267,8 +255,8 @@ class _Run:
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
             raise _first_cause(group_error) from None
-        answers, own = ([None if one.cancelled() else one.result() for one in tasks] for tasks in (refined, proposals))
-        return [answer for pair in zip(answers, own, strict=True) if (answer := pair[0] or pair[1]) is not None]
+        answers = (result_of(one) or result_of(other) for one, other in zip(refined, proposals, strict=True))
+        return [answer for answer in answers if answer is not None]
 
     async def _propose(
         self,
@@ -281,12 +269,15 @@ class _Run:
         if before is not None:
             await asyncio.wait({before})
         predictor, inputs = self._proposal(agent, previous)
-        answer, _ = await self._answer(self._id(layer, "propose", agent), predictor, inputs, last=last)
-        return answer
+        slot = self.agents[agent]
+        step_id = StepId(layer, "propose", agent, slot.name)
+        return self.answer_in(await ask(self.session, step_id, predictor, slot, inputs, last))
 
-    async def _propose_again(self, agent: int) -> tuple[Answer | None, Failure | None]:
+    async def _propose_again(self, agent: int) -> tuple[Answer | None, str]:
         predictor, inputs = self._proposal(agent, ())
-        return await self._answer(replace(self._id(1, "propose", agent), attempt=1), predictor, inputs)
+        slot = self.agents[agent]
+        reply = await ask(self.session, StepId(1, "propose", agent, slot.name, attempt=1), predictor, slot, inputs)
+        return self.answer_in(reply), reply.failed
 
     def _proposal(self, agent: int, previous: Sequence[Answer]) -> tuple[dspy.Predict, dict[str, Any]]:
         """Return the predictor and the inputs of a proposal."""
@@ -320,19 +311,14 @@ class _Run:
             task.cancel(cut)  # later critiques are not read
         texts = [task.result() for task in tasks if task.done() and not task.cancelled()]
         critiques = [text for text in texts if text is not None]
-        attempt = 0
-        while critiques:
+        predictor, slot, last = self.prompts["refine"][agent], self.agents[agent], self._only_call(layer)
+        for attempt in range(len(critiques)):
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)
-            step_id = replace(self._id(layer, "refine", agent, agent), attempt=attempt)
-            answer, failure = await self._answer(
-                step_id, self.prompts["refine"][agent], inputs, last=self._only_call(layer)
-            )
-            if answer is not None:
-                return answer
-            if failure is None or failure.kind != OVERFLOW:
-                break
+            step_id = StepId(layer, "refine", agent, slot.name, agent, slot.name, attempt)
+            reply = await ask(self.session, step_id, predictor, slot, inputs, last)
+            if reply.failed != OVERFLOW:
+                return self.answer_in(reply) or own
             critiques.remove(max(critiques, key=len))
-            attempt += 1
         return own
 
     async def _enough(self, tasks: Sequence[asyncio.Task[Any]], **options: Any) -> str | None:
@@ -386,22 +372,10 @@ class _Run:
         is_last = self.architecture.aggregation == "none" and tolerance.quorum is tolerance.layer_deadline is None
         return self.last_call(layer) if is_last else None
 
-    async def _answer(
-        self,
-        step_id: StepId,
-        predictor: dspy.Predict,
-        inputs: Mapping[str, Any],
-        agent: AgentSlot | None = None,
-        last: LastCall | None = None,
-    ) -> tuple[Answer | None, Failure | None]:
-        agent = agent or self.agents[step_id.agent]
-        reply = await ask(self.session, step_id, predictor, agent, inputs, self.roles.answer_text, self._voted, last)
-        if reply.outputs is None:
-            return None, reply.failure
-        return self._as_answer(reply.outputs, reply.text), None
-
-    def _as_answer(self, outputs: Mapping[str, Any], text: str) -> Answer:
-        return Answer({name: outputs[name] for name in self._fields}, text)
+    def answer_in(self, reply: Reply) -> Answer | None:
+        """Return the answer of a step; None if it failed."""
+        outputs = reply.outputs
+        return None if outputs is None else Answer({name: outputs[name] for name in self._fields}, reply.text)
 
     async def _needs(self) -> list[Amounts]:
         """Return the expected usage of the first proposals; empty if the budget limits neither tokens nor dollars."""
@@ -411,44 +385,20 @@ class _Run:
         prompts = []
         for number, agent in enumerate(self.agents):
             predictor, inputs = self._proposal(number, ())
-            step_id = self._id(1, "propose", number)
+            step_id = StepId(1, "propose", number, agent.name)
             prompts.append(await write_prompt(self.session, step_id, predictor, agent, inputs))
-        seconds = budget.seconds_left("propose")
         try:
-            async with asyncio.timeout(None if seconds == math.inf else seconds):
+            async with budget.timeout("propose"):
                 others = [self.session.lm(self.aggregator).lm, *self.session.extractors]
                 return await in_thread(forecast, budget.limits, prompts, others)
         except TimeoutError:
             budget.refused = True
             return []
 
-    def _critics(self, layer: int) -> list[tuple[int, ...]]:
-        agents = len(self.agents)
-        return [critics_of(target, self.architecture.attention, agents, layer) for target in range(agents)]
-
     def _finals(self, layer: int) -> list[Stage]:
         """Return the stages that write the answer of a layer."""
         aggregated: list[Stage] = ["aggregate"] * self.architecture.aggregate_calls
         return [*aggregated, "synthesize"] if layer > 1 and self.architecture.synthesizes else aggregated
-
-    def _aggregators(self) -> Iterator[AgentSlot]:
-        """Yield the aggregator, then its substitutes: agents on other models or servers."""
-        yield self.aggregator
-        tried = {self._model_of(self.aggregator)}
-        for agent in self.agents:
-            if self._model_of(agent) not in tried:
-                tried.add(self._model_of(agent))
-                yield agent
-
-    def _model_of(self, agent: AgentSlot) -> tuple[str, str | None]:
-        known = self.session.lm(agent)
-        return known.lm.model, known.server
-
-    def _id(self, layer: int, stage: Stage, agent: int, target: int | None = None) -> StepId:
-        name = self.agents[agent].name
-        if target is None:
-            return StepId(layer, stage, agent, name)
-        return StepId(layer, stage, agent, name, target, self.agents[target].name)
 
 
 class _Layer:
@@ -456,28 +406,21 @@ class _Layer:
 
     def __init__(self, run: _Run, layer: int, answers: int) -> None:
         self.layer, self.inputs = layer, run.inputs
-        self._run, self._attempts = run, 0
+        self._run, self._attempts = run, itertools.count()
         self._left = run.architecture.calls_to_aggregate(answers)  # texts that the rule may still ask for
 
     async def synthesize(self, answers: Sequence[Answer]) -> Answer | None:
         run = self._run
         inputs = run.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
-        predictor = run.prompts["aggregate"][-1]
         self._left -= 1
         last = run.last_call(self.layer) if self._left == 0 else None
-        for agent in run._aggregators():
-            step_id = StepId(self.layer, "aggregate", -1, agent.name, attempt=self._attempts)
-            self._attempts += 1
-            answer, failure = await run._answer(step_id, predictor, inputs, agent, last)
-            if answer is not None or (failure is not None and failure.kind == "budget"):
-                return answer
-        return None
+        return run.answer_in(await run.ask_aggregator(self.layer, "aggregate", inputs, last, self._attempts))
 
     def vote_key(self, answer: Answer) -> str:
         return self._run.roles.vote_key(answer.outputs)
 
     def record(self, name: str, answer: Answer) -> None:
-        step_id = StepId(self.layer, "aggregate", -1, name, attempt=self._attempts)
+        step_id = StepId(self.layer, "aggregate", -1, name, attempt=next(self._attempts))
         self._run.session.record_text(step_id, answer.text, self._run.roles.jsonable(answer.outputs))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Final
@@ -14,7 +14,6 @@ import dspy
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy._dspy import CALLERS, USAGE_TRACKER, can_stream, enforces_schema, needs_thread, pool_of, watched
-from moa_dspy.agents import AgentSlot
 from moa_dspy.batches.batcher import current_batcher
 from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.own_price import is_free, own_price
@@ -25,6 +24,8 @@ from moa_dspy.runtime.adapters import lenient
 from moa_dspy.runtime.answer_stream import current_answer
 from moa_dspy.runtime.degrade import RunBudget
 from moa_dspy.runtime.embeddings import Embeddings
+from moa_dspy.runtime.parts import RunParts
+from moa_dspy.runtime.shared_prefix import are_long, rereading
 from moa_dspy.runtime.tolerance import Tolerance
 from moa_dspy.trace import STAGES, Failure, Stage, Step, Watcher, current_watchers, prompts_recorded
 
@@ -108,12 +109,14 @@ class Session:
     """The state of one run. It reads DSPy's ambient settings once; calls get their settings explicitly.
 
     Args:
+        parts: the program.
+        inputs: the task's inputs.
         budget: limits of the run.
         tolerance: how it handles slow or failing calls.
 
     Attributes:
+        parts, inputs, tolerance: see above.
         budget: the limits and the spending.
-        tolerance: see above.
         ambient: the LM that DSPy is configured with.
         adapter: the adapter that DSPy is configured with.
         reading: the same, as it reads replies; empty if DSPy is configured with none.
@@ -137,14 +140,15 @@ class Session:
         date: start of the run, in UTC.
 
     Raises:
-        ConfigurationError: if the budget is in dollars and DSPy's history, which holds the prices, is off.
+        ConfigurationError: if the budget is in dollars and DSPy's history, which holds the prices, is off; or if an
+            agent has no LM, and DSPy is configured with none.
     """
 
     clock: Final = staticmethod(time.perf_counter)
 
-    def __init__(self, budget: Budget, tolerance: Tolerance) -> None:
+    def __init__(self, parts: RunParts, inputs: Mapping[str, Any], budget: Budget, tolerance: Tolerance) -> None:
         settings = dspy.settings
-        self.tolerance = tolerance
+        self.parts, self.inputs, self.tolerance = parts, inputs, tolerance
         self.ambient: dspy.BaseLM | None = settings.lm
         # While DSPy's optimizers run, the adapter is for the model that writes prompts.
         adapter: dspy.Adapter | None = getattr(settings.adapter, "of_programs", settings.adapter)
@@ -158,9 +162,7 @@ class Session:
         self.spans = _modules_are_watched()
         self.answer = current_answer.get()
         self.batcher = current_batcher.get()
-        self.lms: dict[int, RunLM] = {}
         self.record_prompts = prompts_recorded.get()
-        self.rereading: frozenset[str] | None = None
         self.free = {lm.model for lm in self.extractors if is_free(lm)}
         self._trace: list[Any] | None = settings.trace
         self._max_trace: int = settings.max_trace_size
@@ -174,19 +176,14 @@ class Session:
                 "a budget in dollars needs DSPy's history, which holds the prices; leave disable_history off and "
                 "max_history_size above 0, or limit calls, tokens or seconds instead"
             )
-
-    def add(self, agents: Iterable[AgentSlot]) -> None:
-        """Add the agents of the run.
-
-        Raises:
-            ConfigurationError: if an agent has no LM, and DSPy is configured with none.
-        """
-        lms = {id(agent): agent.lm() for agent in agents}
-        for agent, lm in lms.items():
-            self.lms[agent] = self.lms.get(id(lm)) or self.lm(lm)
+        self.lms: dict[int, RunLM] = {}
+        lms = {id(agent): agent.lm() for agent in (*parts.agents, parts.aggregator)}
+        self.lms |= {agent: self.lm(lm) for agent, lm in lms.items()}
+        *models, last = (lm.model for lm in lms.values())
+        self.rereading = rereading(parts.architecture, models, last) if are_long(inputs) else None
 
     def lm(self, lm: Any) -> RunLM:
-        """Return an LM, or the one of an agent that was added, within this run."""
+        """Return an LM, or the one of an agent, within this run."""
         known = self.lms.get(id(lm))
         if known is None:
             known = self.lms[id(lm)] = RunLM(lm)

@@ -19,7 +19,7 @@ from moa_dspy.agents import AgentSlot
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime.knn_demos import Nearest
-from moa_dspy.runtime.layers import Predictors
+from moa_dspy.runtime.parts import ROLES
 
 __all__ = ["ambient_lm", "fits", "instructions_of", "learned", "student_of"]
 
@@ -41,14 +41,17 @@ def student_of(program: AttentionMoA) -> AttentionMoA:
     """
     student: AttentionMoA = program.deepcopy()
     mark_uncompiled(student)
-    for role in Predictors.__dataclass_fields__:
+    for role in ROLES:
         predictors = vars(student).get(role)
         if isinstance(predictors, list):
             setattr(student, role, [_role_predictor(predictor, agent) for agent, predictor in enumerate(predictors)])
         elif predictors is not None:
             setattr(student, role, _role_predictor(predictors))
     at_rest = ambient_lm(program).kwargs.get("rollout_id")
-    student._slots = tuple(_Resampling(v.name, v.agent, v.sample, at_rest) for v in student._slots)
+    *slots, student._aggregator = (
+        _Resampling(v.name, v.agent, v.sample, at_rest) for v in (*student._slots, student._aggregator)
+    )
+    student._slots = tuple(slots)
     return student
 
 
