@@ -49,19 +49,10 @@ class _Loop:
                 continue  # asyncio raises a task's interrupt in the loop, too, not only in the waiting thread
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
+        """Start work on the loop, in a copy of this context that is one call deeper."""
         context = contextvars.copy_context()
         context.run(_depth.set, _depth.get() + 1)
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def start() -> None:
-            if future.cancelled():
-                return
-            task = self.loop.create_task(work(), context=context)
-            future.add_done_callback(lambda done: done.cancelled() and self.loop.call_soon_threadsafe(task.cancel))
-            task.add_done_callback(lambda done: _hand_over(done, future))
-
-        self.loop.call_soon_threadsafe(start)
-        return future
+        return context.run(asyncio.run_coroutine_threadsafe, work(), self.loop)
 
 
 _lock = threading.Lock()
@@ -122,21 +113,6 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):  # not available on Windows
     os.register_at_fork(after_in_child=_forget)
-
-
-def _hand_over(task: asyncio.Task[T], future: concurrent.futures.Future[T]) -> None:
-    """Pass the result of ``task`` to the waiting thread, unless it no longer waits."""
-    if task.cancelled():
-        future.cancel()
-        future.set_running_or_notify_cancel()
-        return
-    error = task.exception()
-    if not future.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(task.result())
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
