@@ -38,6 +38,8 @@ from dspy.clients import _litellm, base_lm
 from dspy.clients._litellm import get_litellm as _get_litellm
 from dspy.clients.call_result import usage_dict
 from dspy.clients.capabilities import resolve
+from dspy.clients.engines.litellm_errors import litellm_errors
+from dspy.clients.errors import error_boundary
 from dspy.lm15 import LM15Error, Message, ProviderError, Response, RouterConfig, ServerError, Usage
 from dspy.signatures.signature import _default_instructions
 from dspy.utils.caching import default_cache_dir
@@ -70,6 +72,7 @@ __all__ = [
     "get_litellm",
     "has_input_keys",
     "last_prefix",
+    "lm_errors",
     "mark_uncompiled",
     "missing_native_keys",
     "native_route",
@@ -104,6 +107,13 @@ _BAD_REQUEST: Final = 400
 
 cache_folder = default_cache_dir
 """Return the folder of the response cache that DSPy creates when its cache is first used."""
+
+
+@contextlib.contextmanager
+def lm_errors(model: str) -> Iterator[None]:
+    """Raise an error of LiteLLM within the block as DSPy's error of the same kind."""
+    with error_boundary(model, unexpected=True), litellm_errors(model=model):
+        yield
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from dspy.lm15 import (
     unregister_provider,
 )
 from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import LMAuthError, LMBillingError, LMRateLimitError, LMServerError, LMUnexpectedError
 from support.batch_server import BatchServer
 from support.loopback import Http, Loopback
 
@@ -209,6 +210,20 @@ def test_the_folder_of_the_response_cache_is_known_or_a_full_disk_is_not_noticed
 
 def test_litellm_is_loaded_like_dspy_loads_it() -> None:
     assert hasattr(_dspy.get_litellm(), "get_llm_provider")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, LMAuthError), (402, LMBillingError), (429, LMRateLimitError), (503, LMServerError)]
+)
+def test_errors_of_litellm_become_those_of_dspy_or_embeddings_are_not_repeated(status: int, kind: type) -> None:
+    class RefusedError(Exception):
+        status_code = status
+
+    with pytest.raises(kind, match="no") as caught, _dspy.lm_errors("openai/e"):
+        raise RefusedError("no")
+    assert caught.value.status == status
+    with pytest.raises(LMUnexpectedError), _dspy.lm_errors("openai/e"):
+        raise ValueError("no status")
 
 
 def test_litellm_reads_contents_in_one_place_or_lists_of_parts_cost_answers() -> None:

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from dspy.utils import exceptions
+from dspy.utils.exceptions import LMServerError
 
-from moa_dspy._dspy import get_litellm
+from moa_dspy._dspy import get_litellm, lm_errors
 from moa_dspy.cost.meter import UsageMeter
 from moa_dspy.cost.prices import offline_prices, price_list
 from moa_dspy.cost.tokens import TokenCounter
@@ -27,15 +27,6 @@ __all__ = ["EmbeddingModel", "Embeddings", "Request", "embedding_price"]
 
 _BATCH: Final = 200  # texts in a request
 _KEPT: Final = 4_000  # vectors in a process
-_ERRORS: Final = {
-    401: exceptions.LMAuthError,
-    402: exceptions.LMBillingError,
-    403: exceptions.LMAuthError,
-    404: exceptions.LMUnsupportedModelError,
-    408: exceptions.LMTimeoutError,
-    429: exceptions.LMRateLimitError,
-}
-_SERVER_ERRORS: Final = range(500, 600)
 
 
 class _NoRetries(int):
@@ -72,18 +63,15 @@ class EmbeddingModel:
         import numpy as np
 
         litellm = await in_thread(_litellm)
-        try:
-            # Retries and timeouts are those of the run.
+        with lm_errors(self.model):  # retries and timeouts are those of the run
             response = await litellm.aembedding(
                 model=self.model, input=list(texts), num_retries=0, max_retries=_NO_RETRIES
             )
-        except Exception as error:
-            raise _as_lm_error(error, self.model) from error
         vectors = [np.asarray(entry["embedding"], dtype=np.float32) for entry in response.data]
         reported = int(getattr(response.usage, "prompt_tokens", 0) or 0)
         await in_thread(self.report, texts, meter, reported)
         if len(vectors) != len(texts):
-            raise exceptions.LMServerError(f"{len(texts)} texts have {len(vectors)} embeddings", model=self.model)
+            raise LMServerError(f"{len(texts)} texts have {len(vectors)} embeddings", model=self.model)
         self.vectors.update(zip(texts, vectors, strict=True))
         return []
 
@@ -166,20 +154,6 @@ def _assumed(embedder: EmbeddingModel) -> Callable[..., Awaitable[list[Any]]]:
 def _litellm() -> Any:
     with offline_prices(unless_set=True):
         return get_litellm()
-
-
-def _as_lm_error(error: Exception, model: str) -> Exception:
-    """Return LiteLLM's error as DSPy's error of the same kind, which says whether a retry may help."""
-    status = getattr(error, "status_code", None)
-    kind = _ERRORS.get(status) if isinstance(status, int) else None
-    if kind is None and type(error).__name__ in ("Timeout", "APITimeoutError"):
-        kind = exceptions.LMTimeoutError
-    if kind is None and "Connection" in type(error).__name__:
-        return exceptions.LMTransportError(str(error), model=model)
-    if kind is None:
-        is_server = status in _SERVER_ERRORS
-        kind = exceptions.LMServerError if is_server else exceptions.LMInvalidRequestError
-    return kind(str(error), model=model, status=status)
 
 
 def _recalled(model: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
