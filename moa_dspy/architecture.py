@@ -181,6 +181,11 @@ class Architecture(_Frozen):
         return critics
 
     @property
+    def critics_by_layer(self) -> list[list[tuple[int, ...]]]:
+        """Return the critics of each agent's answer, for each layer in which agents propose."""
+        return [self.critics(layer) for layer in range(1, self.proposing_layers + 1)]
+
+    @property
     def critique_count(self) -> int:
         """Return C, the largest number of critiques in the first layer."""
         return sum(map(len, self.critics(1)))
@@ -203,7 +208,7 @@ class Architecture(_Frozen):
     @property
     def agreement_gate(self) -> Gate | None:
         """Return the gate, or None if it is off."""
-        return None if self.gate == "off" else rule_of(self.gate)
+        return rule_of(self.gate)
 
     @property
     def gate_calls(self) -> int:
@@ -244,7 +249,7 @@ class Architecture(_Frozen):
 
         A role stands for all that write the same: ``propose`` for ``improve``, and ``critique`` for other critiques.
         """
-        critics = [self.critics(layer) for layer in range(1, self.proposing_layers + 1)]
+        critics = self.critics_by_layer
         return {
             "propose": self.proposing_layers * len(self.agents),
             "agree": self.proposing_layers * self.gate_calls,
@@ -268,11 +273,8 @@ class Architecture(_Frozen):
         """Return the largest number of critiques that are asked for singly because a joint reply lacks them."""
         if self.critiques != "joint":
             return 0
-        spare = 0
-        for layer in range(1, self.proposing_layers + 1):
-            written = Counter(critic for of_one in self.critics(layer) for critic in of_one)
-            spare += sum(count for count in written.values() if count > 1)  # a single one is no joint call
-        return spare
+        written = (Counter(critic for of_one in layer for critic in of_one) for layer in self.critics_by_layer)
+        return sum(count for layer in written for count in layer.values() if count > 1)  # one alone is no joint call
 
     @property
     def depth(self) -> int:

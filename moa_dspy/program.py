@@ -42,11 +42,9 @@ from moa_dspy.trace import Trace
 __all__ = ["AttentionMoA", "Prediction", "load"]
 
 # Names that a program, its predictors or its predictions use for something else. Fields cannot have them.
-_RESERVED: Final[Mapping[str, frozenset[str]]] = {
-    "input": frozenset(
-        {"budget", "completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"}
-    ),
-    "output": frozenset({"base", "self", "trace"}),
+_RESERVED: Final[Mapping[str, set[str]]] = {
+    "input": {"budget", "completions", "config", "demos", "instance", "lm", "new_signature", "self", "signature"},
+    "output": {"base", "self", "trace"},
 }
 
 
@@ -149,8 +147,7 @@ class AttentionMoA(Displayed, dspy.Module):
 
     def _make_predictors(self) -> None:
         """Create the predictors of the roles that this architecture uses, in canonical order."""
-        shape, roles = self.architecture, self.roles
-        critics = [shape.critics(layer) for layer in range(1, shape.proposing_layers + 1)]
+        shape, roles, critics = self.architecture, self.roles, self.architecture.critics_by_layer
         pairs = {(i == j) for layer in critics for j, of_one in enumerate(layer) for i in of_one}
         critics_of_others, critics_of_self = False in pairs, True in pairs
         self.propose = self._per_agent(roles.propose)
@@ -354,11 +351,7 @@ class AttentionMoA(Displayed, dspy.Module):
         return super(AttentionMoA, without_history).named_parameters()  # pyright: ignore[reportAttributeAccessIssue]
 
     def get_lm(self) -> dspy.BaseLM:
-        """Return the LM set by ``set_lm``, or the aggregator's.
-
-        Optimizers that resample (SIMBA, BootstrapFewShot) set an LM with a new ``rollout_id`` for each round. The
-        agents follow its rollouts, and keep their own models.
-        """
+        """Return the LM set by ``set_lm``, whose rollouts the agents follow, or the aggregator's."""
         first = self.propose[0] if isinstance(self.propose, list) else self.propose
         return first.lm or self._aggregator.lm()
 
@@ -375,17 +368,6 @@ class AttentionMoA(Displayed, dspy.Module):
         """
         if save_program or modules_to_serialize or Path(path).suffix == ".pkl":
             raise ConfigurationError("programs are saved as one JSON file and never pickled; use save('program.json')")
-        objects = [agent.name for agent in self.named_agents if not isinstance(agent.module, str | None)]
-        if objects:
-            raise ConfigurationError(
-                f"program files contain no code, but the module of {', '.join(map(str, objects))} is an object; put it "
-                "into a file of yours and give the agent its place: module='package.module:name'"
-            )
-        if self.architecture.custom_parts:
-            raise ConfigurationError(
-                f"program files contain no code, but {', '.join(self.architecture.custom_parts)} is a custom "
-                "object; save a program with a built-in variant, and replace it after loading"
-            )
         save(self, path)
 
     def load(

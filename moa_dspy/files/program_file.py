@@ -51,8 +51,10 @@ def save(program: AttentionMoA, path: str | Path) -> None:
     """Write ``program`` to ``path``. An existing file is replaced atomically.
 
     Raises:
-        ConfigurationError: if a type or a value cannot be written as JSON, or the file cannot be written.
+        ConfigurationError: if the program has custom objects, a type or a value cannot be written as JSON, or the file
+            cannot be written.
     """
+    _refuse_code(program)
     try:
         content = {
             "format": FORMAT,
@@ -284,6 +286,20 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 # Writing
+
+
+def _refuse_code(program: AttentionMoA) -> None:
+    objects = [str(agent.name) for agent in program.named_agents if not isinstance(agent.module, str | None)]
+    if objects:
+        raise ConfigurationError(
+            f"program files contain no code, but the module of {', '.join(objects)} is an object; put it into a file "
+            "of yours and give the agent its place: module='package.module:name'"
+        )
+    if program.architecture.custom_parts:
+        raise ConfigurationError(
+            f"program files contain no code, but {', '.join(program.architecture.custom_parts)} is a custom object; "
+            "save a program with a built-in variant, and replace it after loading"
+        )
 
 
 def _self_hosted(program: AttentionMoA) -> list[str]:

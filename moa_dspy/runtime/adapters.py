@@ -146,23 +146,9 @@ class PlainTextAdapter(_Conversational, dspy.Adapter):
         request = self._request(lm, lm_kwargs, signature, demos, inputs)
         if request is None:
             return await super().acall(lm, lm_kwargs, signature, demos, inputs)
-        controls = _controls(lm, lm_kwargs)
+        options = {**getattr(lm, "kwargs", {}), **lm_kwargs}
+        controls = {name: options[name] for name in ("cache", "rollout_id") if options.get(name) is not None}
         response = await lm.acall(request, **controls)
-        return postprocess(self, signature, signature, [text_in(response)], lm, lm_kwargs)
-
-    def __call__(
-        self,
-        lm: dspy.BaseLM,
-        lm_kwargs: dict[str, Any],
-        signature: TaskSignature,
-        demos: list[dict[str, Any]],
-        inputs: dict[str, Any],
-    ) -> list[dict[str, Any]]:
-        """Call ``lm`` as ``acall`` does, and block until it replies."""
-        request = self._request(lm, lm_kwargs, signature, demos, inputs)
-        if request is None:
-            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
-        response = lm(request, **_controls(lm, lm_kwargs))
         return postprocess(self, signature, signature, [text_in(response)], lm, lm_kwargs)
 
     def format_system_message(self, signature: TaskSignature) -> str:
@@ -254,7 +240,8 @@ def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text:
         AdapterParseError: if it is broken JSON and too long or too nested to repair.
     """
     for part in _to_repair(adapter, signature, text, first):
-        if not (_is_short(part) or _is_json(part)):
+        is_short = len(part) <= _LONGEST and len(part) * len(_LOOKED_FOR.findall(part)) <= _EFFORT
+        if not (is_short or _is_json(part)):
             raise unusable(
                 type(adapter).__name__, signature, text, f"broken JSON of {len(part)} characters, too much to repair"
             )
@@ -296,10 +283,6 @@ def _without_echoed_tags(text: str) -> str:
     if _ECHOED_TAG.search(text) is None or _OTHER_MARKUP.search(text) is not None:
         return text
     return _ECHOED_END.sub("", _ECHOED_TAG.sub("", text))
-
-
-def _is_short(text: str) -> bool:
-    return len(text) <= _LONGEST and len(text) * len(_LOOKED_FOR.findall(text)) <= _EFFORT
 
 
 def _is_json(text: str) -> bool:
@@ -380,8 +363,3 @@ def _takes_requests(lm: dspy.BaseLM) -> bool:
     """Return whether DSPy's engine calls ``lm``. A custom ``forward`` may return any type."""
     kind, base = type(lm), dspy.LM
     return isinstance(lm, base) and kind.forward is base.forward and kind.aforward is base.aforward
-
-
-def _controls(lm: dspy.BaseLM, lm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    options = {**getattr(lm, "kwargs", {}), **lm_kwargs}
-    return {name: options[name] for name in ("cache", "rollout_id") if options.get(name) is not None}

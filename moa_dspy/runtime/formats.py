@@ -30,10 +30,8 @@ def adapters_for(
     An adapter that the user configured is the only one. Of the defaults, each attempt is one LM call, except the answer
     line, which may ask a second time.
     """
-    if configured is not None:
-        return (configured,)
     hashable: Any = signature
-    return default_adapters(hashable, enforces_schema(lm))
+    return default_adapters(hashable, enforces_schema(lm)) if configured is None else (configured,)
 
 
 @functools.lru_cache(maxsize=256)
@@ -55,7 +53,7 @@ def most_requests(signature: TaskSignature, configured: dspy.Adapter | None = No
     if configured is None:
         return 1 if is_free_text(signature) else 2
     if isinstance(configured, dspy.ChatAdapter) and not isinstance(configured, dspy.JSONAdapter):
-        return 2 if _has_fallback(configured) else 1
+        return 2 if getattr(configured, "use_json_adapter_fallback", False) else 1
     return 2 if isinstance(configured, dspy.TwoStepAdapter) else 1
 
 
@@ -64,7 +62,3 @@ def most_calls(architecture: Architecture, roles: Roles, configured: dspy.Adapte
     calls = architecture.calls_per_role
     calls["critique"] += architecture.spare_critiques
     return sum(count * most_requests(getattr(roles, role), configured) for role, count in calls.items())
-
-
-def _has_fallback(adapter: dspy.ChatAdapter) -> bool:
-    return bool(getattr(adapter, "use_json_adapter_fallback", False))

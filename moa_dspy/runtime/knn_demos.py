@@ -147,14 +147,10 @@ async def shown_demos(predictor: dspy.Predict, inputs: Mapping[str, Any], embed:
     return await asyncio.to_thread(nearest.choose, demos, inputs, vectors)
 
 
-def embedding_models(predictors: dspy.Predict | Sequence[dspy.Predict]) -> set[str]:
+def embedding_models(predictors: Sequence[dspy.Predict]) -> set[str]:
     """Return the embedding models that choose the demos of some predictors."""
-    found = set()
-    for predictor in [predictors] if isinstance(predictors, dspy.Predict) else predictors:
-        nearest = Nearest.of(predictor)
-        if nearest is not None and nearest.embedding_model is not None and len(predictor.demos) > nearest.k:
-            found.add(nearest.embedding_model)
-    return found
+    choices = ((Nearest.of(one), len(one.demos)) for one in predictors)
+    return {one.embedding_model for one, demos in choices if one and one.embedding_model and demos > one.k}
 
 
 def demos_of_median_length(predictor: dspy.Predict, k: int) -> list[Any]:
@@ -195,10 +191,7 @@ def _words(texts: list[str]) -> np.ndarray:
     for row, text in enumerate(texts):
         for word in re.findall(r"\w+", text.casefold()):
             for part in {word, word[:4]}:
-                vectors[row, _bucket(part)] += 1.0
+                hashed = hashlib.blake2b(part.encode(), digest_size=4).digest()
+                vectors[row, int.from_bytes(hashed, "big") % _DIMENSIONS] += 1.0
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, 1e-9)
-
-
-def _bucket(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") % _DIMENSIONS

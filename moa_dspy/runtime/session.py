@@ -159,7 +159,8 @@ class Session:
         self.tracker: UsageTracker | None = settings.get(USAGE_TRACKER)
         self.max_history: int = min(settings.max_history_size, _HISTORY)
         self.watchers: tuple[Watcher, ...] = current_watchers.get()
-        self.spans = _modules_are_watched()
+        # A tracing tool may have wrapped the calls of modules. A wrapper says that it is a function, its type does not.
+        self.spans = bool(settings.get("callbacks")) or type(vars(dspy.Module)["acall"]) is not FunctionType
         self.answer = current_answer.get()
         self.batcher = current_batcher.get()
         self.record_prompts = prompts_recorded.get()
@@ -236,9 +237,3 @@ class Session:
                         self._trace.pop(0)
                     self._trace.append(entry)
         return self.steps
-
-
-def _modules_are_watched() -> bool:
-    """Return whether DSPy has callbacks, or a tracing tool has wrapped the calls of modules."""
-    # A wrapper says that it is a function, but its type is not.
-    return bool(dspy.settings.get("callbacks")) or type(vars(dspy.Module)["acall"]) is not FunctionType

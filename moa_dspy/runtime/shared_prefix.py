@@ -62,12 +62,8 @@ def shared_text(signature: TaskSignature, inputs: Mapping[str, Any]) -> str:
 
 def are_long(inputs: Mapping[str, Any]) -> bool:
     """Return whether inputs are so long that they stand first. A conversation does not count."""
-    texts = (value if isinstance(value, str) else str(value) for value in inputs.values() if _counts(value))
-    return sum(map(len, texts)) >= SHARED_FROM
-
-
-def _counts(value: object) -> bool:
-    return value is not None and not isinstance(value, dspy.History)
+    counted = (value for value in inputs.values() if value is not None and not isinstance(value, dspy.History))
+    return sum(len(value if isinstance(value, str) else str(value)) for value in counted) >= SHARED_FROM
 
 
 def inputs_first(
@@ -112,9 +108,9 @@ def rereading(architecture: Architecture, agents: Sequence[str], aggregator: str
     first, later = Counter(agents), Counter(dict.fromkeys({aggregator} - {*agents}, -1))
     later[aggregator] += len(architecture.output_layers) * architecture.aggregate_calls
     later[aggregator] += (architecture.layers - 1) * architecture.synthesizes
-    for layer in range(1, architecture.proposing_layers + 1):
-        for target, critics in enumerate(architecture.critics(layer)):
-            later[agents[target]] += (layer > 1) + bool(critics)
+    for layer, of_layer in enumerate(architecture.critics_by_layer):
+        for target, critics in enumerate(of_layer):
+            later[agents[target]] += (layer > 0) + bool(critics)
             later.update(agents[critic] for critic in critics)
     return frozenset(model for model, calls in later.items() if 0.9 * calls > 0.25 * max(first[model], 1))
 
@@ -140,9 +136,9 @@ def marked(
     request: Request | None = args[0] if args and isinstance(args[0], Request) else None
     messages: list[dict[str, Any]] = [] if request is not None else options.get("messages") or []
     last = request.messages[-1].text if request is not None else messages[-1]["content"] if messages else None
-    if asked is None or not shared or not _starts_with(last, shared):
+    if asked is None or not shared or not isinstance(last, str) or not last.startswith(shared) or last == shared:
         return args, options
-    rest = str(last)[len(shared) :].lstrip("\n")
+    rest = last[len(shared) :].lstrip("\n")
     if lm.model.startswith("openai/"):
         beginning = shared[:SHARED_FROM].encode()  # other questions about the same document have it, too
         config = replace(asked, key=f"moa-{hashlib.blake2b(beginning, digest_size=12).hexdigest()}")
@@ -179,11 +175,6 @@ def _asked_for(lm: Any, options: Mapping[str, Any], *, reread: bool) -> CacheCon
     # Only DSPy's own engine can tell a provider. It passes calls with unusual options on to LiteLLM.
     is_usual = {*lm.kwargs, *options} <= _USUAL and (options.get("n") or 1) == 1
     return CacheConfig() if is_usual and native_route(lm)[0] is not None else None
-
-
-def _starts_with(content: Any, shared: str) -> bool:
-    """Return whether a message begins with the shared text and goes on after it."""
-    return isinstance(content, str) and len(content) > len(shared) and content.startswith(shared)
 
 
 @functools.lru_cache(maxsize=256)

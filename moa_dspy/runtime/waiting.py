@@ -134,9 +134,7 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[
-            tuple[tuple[Limit, ...], bool, asyncio.AbstractEventLoop | None], _Line
-        ] = {}  # without empty ones
+        self._lines: dict[_LineKey, _Line] = {}  # without empty ones
         self._numbers = count(1)
         self._under_way: Counter[Hashable] = Counter()  # by group
         self._blocked: Counter[asyncio.AbstractEventLoop] = Counter()

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.attention import critics_of
 from moa_dspy.cli.output import printable
 from moa_dspy.trace import Stage, Step, StepStarted
 
@@ -105,8 +104,7 @@ class LiveTable:
     def _expected(self, agent: int, stage: Stage) -> int:
         if stage != "critique":
             return 1
-        count, attention = len(self._architecture.agents), self._architecture.attention
-        targets = sum(agent in critics_of(target, attention, count, self._layer) for target in range(count))
+        targets = sum(agent in critics for critics in self._architecture.critics(self._layer))
         return targets + (self._architecture.critiques == "joint" and targets > 1)
 
     def _cell(self, cell: _Cell, expected: int) -> Text:
