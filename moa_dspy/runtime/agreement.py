@@ -57,8 +57,8 @@ class Agreeing:
         """
         tolerance = self.session.tolerance
         for turn, asked in enumerate(gate.rounds(agents)):
-            proposals, deadline = propose(asked), tolerance.layer_deadline
-            cut = await enough(proposals, tolerance, self.session.budget, deadline=deadline, began=began)
+            proposals = propose(asked)
+            cut = await enough(proposals, tolerance, self.session.budget, began=began)
             agreement = agreement_of(self.keys(proposals))
             self.share = None if agreement is None else agreement.share
             if agreement is None:

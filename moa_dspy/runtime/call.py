@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -154,7 +154,7 @@ class _Call:
         # Calls whose prompts begin alike: one agent's calls in one stage, except its critique of itself.
         self._group = (session, step_id.layer, step_id.stage, step_id.agent, step_id.agent == step_id.target)
         self._proxies: dict[int, dspy.BaseLM] = {}  # by the identity of the LM
-        self._probabilities: dict[str, float] = {}
+        self._probabilities: dict[str, float] = {}  # that decide yes-or-no outputs, by output field
         self._failures: list[Failure] = []
         self._prompts: list[str] = []
         self._calls = self._unanswered = 0
@@ -184,8 +184,7 @@ class _Call:
         After a failed attempt: if the reply came from the response cache, draw another one. If it could not be parsed,
         try the next adapter. If the failure is transient, wait and retry. Otherwise stop.
         """
-        session = self._session
-        retries = session.tolerance.retries
+        retries = self._session.tolerance.retries
         if retries is None:
             retries = int(getattr(self._lm.lm, "num_retries", 0))
         adapters = iter(self._adapters)
@@ -252,12 +251,13 @@ class _Call:
                 trace=entries,
                 **{CALLERS: [*session.callers, self._meter], USAGE_TRACKER: self._meter},
             ),
-            _probabilities_into(self._probabilities) if predictor.fields else contextlib.nullcontext(),
+            decision_evidence() if predictor.fields else contextlib.nullcontext(()) as evidence,
         ):
             proxy = self._proxy(self._lm)
             prediction = await predictor.acall(
                 lm=proxy, signature=self._signature, config=config, demos=demos, **self._inputs
             )
+        self._probabilities |= {name: float(found["noul"]) for _, name, found in evidence if "noul" in found}
         outputs, roles, stage = dict(prediction), session.parts.roles, self._id.stage
         wanted = tuple(self._signature.output_fields) if stage in _NO_ANSWERS else roles.voted
         if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, wanted):
@@ -398,7 +398,8 @@ class _Call:
             if "acall" in vars(lm):
                 return await lm.acall(*args, **options)
             if known.in_thread:
-                return await self._in_thread(functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options))
+                work = functools.partial(kind.__call__, self._proxies[id(lm)], *args, **options)
+                return await in_thread(concurrency.keeping_places(work))
             try:
                 return await known.acall(self._proxies[id(lm)], *args, **options)
             except Exception as error:
@@ -419,18 +420,6 @@ class _Call:
             return None
         is_whole = isinstance(adapter, PlainTextAdapter)
         return ReplyReader(answer, self._last, None if is_whole else tuple(self._signature.output_fields))
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        slot = concurrency.current_slot()
-        slot.hold()
-
-        def to_its_end() -> Any:
-            try:
-                return work()
-            finally:
-                slot.release()
-
-        return await in_thread(to_its_end)
 
     def _note_error(self, known: RunLM, error: Exception) -> None:
         """Raise a programming error of a user's LM as ``_UserError``. Remember a rejected key or account."""
@@ -506,14 +495,6 @@ class _UserError(BaseException):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-@contextlib.contextmanager
-def _probabilities_into(found: dict[str, float]) -> Iterator[None]:
-    """Collect the probabilities that decide a call's yes-or-no outputs in DSPy, by output field."""
-    with decision_evidence() as evidence:
-        yield
-    found.update({name: float(values["noul"]) for _, name, values in evidence if "noul" in values})
 
 
 def _status(failure: Failure | None, calls: int) -> Status:

@@ -19,8 +19,8 @@ import contextvars
 import math
 import os
 import threading
-from collections.abc import AsyncIterator, Hashable, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from moa_dspy._dspy import widen_pools
@@ -31,12 +31,13 @@ __all__ = [
     "admitted",
     "blocking_run",
     "connections",
-    "current_slot",
+    "keeping_places",
     "limit_by_default",
     "limit_concurrency",
     "nested_run",
 ]
 
+T = TypeVar("T")
 
 _FEWEST_CONNECTIONS: Final = 100  # of an LM; DSPy's own number
 _MOST_FILES: Final = 4096  # that may be connections, also if the process may open more
@@ -130,9 +131,20 @@ def _files() -> int:
     return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
 
 
-def current_slot() -> _Slot:
-    """Return the current call's slot, or an empty slot outside a call."""
-    return _current.get() or _Slot(Claim())
+def keeping_places(work: Callable[[], T]) -> Callable[[], T]:
+    """Return work for a thread. The current call keeps its places until it ends, also if nothing waits for it."""
+    slot = _current.get()
+    if slot is None:
+        return work
+    slot.hold()
+
+    def to_its_end() -> T:
+        try:
+            return work()
+        finally:
+            slot.release()
+
+    return to_its_end
 
 
 @contextlib.asynccontextmanager
@@ -146,12 +158,14 @@ async def nested_run() -> AsyncIterator[None]:
         yield
         return
     caller.suspend()
-    ending = _Ending()
+    patient = True
     try:
-        with ending:
-            yield
+        yield
+    except BaseException as error:
+        patient = isinstance(error, Exception)  # and neither cancelled nor interrupted
+        raise
     finally:
-        await caller.resume(patient=ending.patient)
+        await caller.resume(patient=patient)
 
 
 @contextlib.contextmanager
@@ -167,30 +181,20 @@ def blocking_run() -> Iterator[None]:
     token = _waited_for.set(_waited_for.get() or loop is not None)
     if loop is not None:
         _queue.block(loop)
-    ending = _Ending()
+    patient = True
     try:
-        with ending:
-            yield
+        yield
+    except BaseException as error:
+        patient = isinstance(error, Exception)
+        raise
     finally:
         _waited_for.reset(token)
         try:
             if caller is not None:
-                caller.resume_in_thread(patient=ending.patient)
+                caller.resume_in_thread(patient=patient)
         finally:
             if loop is not None:
                 _queue.unblock(loop)
-
-
-class _Ending:
-    """The end of a nested program. Its caller may wait for places afterwards unless it was cancelled or interrupted."""
-
-    patient = True
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.patient = kind is None or issubclass(kind, Exception)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -154,25 +154,24 @@ async def enough(
     budget: RunBudget,
     *,
     absent: int = 0,
-    deadline: float | None = None,
     began: float | None = None,
 ) -> str | None:
     """Wait until all tasks are done, the quorum has answered and its grace is over, or time is up.
 
     Args:
         tasks: the tasks.
-        tolerance: sets the quorum and its grace.
+        tolerance: sets the quorum with its grace, and the deadline.
         budget: sets the time left.
         absent: number of agents that count for the quorum but have no task here.
-        deadline: seconds; None for no deadline.
-        began: when they start to count, by the clock of the event loop; None is now.
+        began: start of the layer, by the clock of the event loop; None if its deadline does not count here.
 
     Returns:
         The reason why the remaining tasks are cancelled, or None if all are done.
     """
     clock = asyncio.get_running_loop().time
     quorum = len(tasks) if tolerance.quorum is None else max(1, min(tolerance.quorum - absent, len(tasks)))
-    latest = math.inf if deadline is None else deadline + (clock() if began is None else began)
+    deadline = tolerance.layer_deadline
+    latest = math.inf if deadline is None or began is None else deadline + began
     waiting_since: float | None = None
     pending = set(tasks)
     while pending:

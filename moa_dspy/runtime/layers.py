@@ -47,12 +47,7 @@ class Outcome:
 
     Attributes:
         layers: the accepted output of each layer, oldest first. The last one is the answer.
-        improved: the decision of each residual synthesis; None if it failed.
-        stopped_by: why no further layer ran.
-        agreement: share of the agents in the largest group of equal proposals, in the last layer with a gate, else in
-            the first; None if unknown.
-        positions: the agents' positions in each layer.
-        dissent_report: what a model stated about the agents' last answers, if it was asked.
+        improved, stopped_by, agreement, positions, dissent_report: see ``Trace``.
     """
 
     layers: tuple[Answer, ...] = ()
@@ -193,7 +188,7 @@ class _Run:
     async def synthesize(self, layer: int, rounds: list[Answer]) -> tuple[bool | None, Answer | None]:
         """Return whether the newest of ``rounds`` improves, and the synthesis. Both are None if all models failed."""
         inputs = self.roles.for_synthesize(self.inputs, [answer.text for answer in rounds])
-        last = self.last_call(layer, decides=True)
+        last = self.last_call(layer, "synthesize")
         reply = await self.ask_aggregator(layer, "synthesize", inputs, last, itertools.count())
         return None if reply.outputs is None else self.roles.decision_of(reply.outputs), self.answer_in(reply)
 
@@ -224,7 +219,6 @@ class _Run:
             critics: for each proposing agent, the critics of its answer.
             at_once: number of proposals that start at once. Each other proposal waits for one of them.
         """
-        agents, tolerance = range(len(critics)), self.session.tolerance
         began = asyncio.get_running_loop().time()
         proposals = list[asyncio.Task[Answer | None]]()
         try:
@@ -233,7 +227,7 @@ class _Run:
                 def propose(until: int) -> list[asyncio.Task[Answer | None]]:
                     for i in range(len(proposals), until):
                         before = proposals[i % at_once] if i >= at_once else None
-                        last = self._only_call(layer) if not critics[i] else None
+                        last = self.last_call(layer, "propose") if not critics[i] else None
                         proposals.append(group.create_task(self._propose(layer, i, previous, before, last)))
                     return proposals
 
@@ -243,14 +237,14 @@ class _Run:
                         return [answer]
                 propose(len(critics))
                 if self.architecture.by_answer or "joint_critique" in self.prompts:
-                    await self._enough(proposals, deadline=tolerance.layer_deadline, began=began)
+                    await self._enough(proposals, began=began)
                     critics = critics_among(self.architecture.attention, critics, self.agreeing.keys(proposals))
                 joint, critiques = start_critiques(self.session, group, layer, critics, proposals)
                 refined = [
                     group.create_task(self._refine(layer, j, proposals[j], [critiques[i, j] for i in critics[j]]))
-                    for j in agents
+                    for j in range(len(critics))
                 ]
-                cut = await self._enough(refined, deadline=tolerance.layer_deadline, began=began)
+                cut = await self._enough(refined, began=began)
                 for task in (*proposals, *joint, *critiques.values(), *refined):
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
@@ -311,7 +305,7 @@ class _Run:
             task.cancel(cut)  # later critiques are not read
         texts = [task.result() for task in tasks if task.done() and not task.cancelled()]
         critiques = [text for text in texts if text is not None]
-        predictor, slot, last = self.prompts["refine"][agent], self.agents[agent], self._only_call(layer)
+        predictor, slot, last = self.prompts["refine"][agent], self.agents[agent], self.last_call(layer, "refine")
         for attempt in range(len(critiques)):
             inputs = self.roles.for_refine(self.inputs, own.text, critiques)
             step_id = StepId(layer, "refine", agent, slot.name, agent, slot.name, attempt)
@@ -339,19 +333,18 @@ class _Run:
             context.record(type(aggregation).__name__, answer)
         return answer
 
-    def last_call(self, layer: int, *, decides: bool = False) -> LastCall | None:
-        """Return how the answer of the run is read from a call that ends a layer; None if it may not be the answer.
+    def last_call(self, layer: int, stage: Stage) -> LastCall | None:
+        """Return how the answer of the run is read from a call while it is written; None if it may not be the answer.
 
-        Args:
-            layer: its number.
-            decides: whether the call is a residual synthesis, and not an aggregation.
+        A proposal or refinement is the answer if it is that of the only agent, which nobody aggregates.
         """
-        architecture = self.architecture
-        if self._final is None or layer != architecture.layers:
+        shape, tolerance, final = self.architecture, self.session.tolerance, self._final
+        if final is None or layer != shape.layers or shape.synthesizes != (stage == "synthesize"):
             return None
-        if decides:
-            return replace(self._final, decision=self.roles.decision if architecture.early_stop else None)
-        return None if architecture.synthesizes and layer > 1 else self._final
+        if shape.synthesizes:
+            return replace(final, decision=self.roles.decision if shape.early_stop else None)
+        is_only = shape.aggregation == "none" and tolerance.quorum is tolerance.layer_deadline is None
+        return final if stage == "aggregate" or is_only else None
 
     def _may_stream(self) -> LastCall | None:
         """Return how the answer is read while it is written; None if it is not one text, or another one may follow.
@@ -365,12 +358,6 @@ class _Run:
             return None
         custom = not isinstance(architecture.early_stop, bool) or not isinstance(architecture.aggregation, (str, int))
         return None if custom else LastCall(field)
-
-    def _only_call(self, layer: int) -> LastCall | None:
-        """Return the same for a call of the only agent, whose answer nobody aggregates."""
-        tolerance = self.session.tolerance
-        is_last = self.architecture.aggregation == "none" and tolerance.quorum is tolerance.layer_deadline is None
-        return self.last_call(layer) if is_last else None
 
     def answer_in(self, reply: Reply) -> Answer | None:
         """Return the answer of a step; None if it failed."""
@@ -413,7 +400,7 @@ class _Layer:
         run = self._run
         inputs = run.roles.for_aggregate(self.inputs, [answer.text for answer in answers])
         self._left -= 1
-        last = run.last_call(self.layer) if self._left == 0 else None
+        last = run.last_call(self.layer, "aggregate") if self._left == 0 else None
         return run.answer_in(await run.ask_aggregator(self.layer, "aggregate", inputs, last, self._attempts))
 
     def vote_key(self, answer: Answer) -> str:
