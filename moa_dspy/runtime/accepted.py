@@ -17,6 +17,7 @@ import dspy
 from dspy.lm15 import Message, Request, TextPart
 from dspy.utils.exceptions import LMError
 
+from moa_dspy.agents import SAMPLING_OPTIONS
 from moa_dspy.model_limits import takes_system
 from moa_dspy.runtime.failures import OVERFLOW, REFUSED, failure_of
 
@@ -28,10 +29,7 @@ SYSTEM: Final = "system"
 STREAM: Final = "stream"
 """Stands in what a model rejects for replies in parts."""
 # Options without which a request still asks the same.
-_OPTIONAL: Final = (
-    *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
-    *("logit_bias", "reasoning_effort"),
-)
+_OPTIONAL: Final = SAMPLING_OPTIONS - {"stop"} | {"temperature"}
 _LIMITS: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _SPELT: Final = {name: re.compile(rf"\b{name.replace('_', '_?')}\b", re.IGNORECASE) for name in (*_OPTIONAL, *_LIMITS)}
 _REFUSING: Final = re.compile(
@@ -66,15 +64,7 @@ def rejected_by(lm: Any) -> set[str]:
 
 
 def learn(lm: Any, rejected: set[str], error: Exception, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
-    """Remember what the server rejected. Return whether the same call may succeed without it.
-
-    Args:
-        lm: the LM that was called.
-        rejected: what it is known to reject. This adds to it.
-        error: the error that it raised.
-        args: the positional arguments as they were sent.
-        options: the keyword arguments as they were sent.
-    """
+    """Add to ``rejected`` what the server rejected of a sent call. Return whether it may succeed without that."""
     found = {name for name in rejected_in(error) if _contains(name, lm, args, options)}
     rejected |= found
     return bool(found)

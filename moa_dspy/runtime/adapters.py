@@ -228,13 +228,9 @@ def fields_in_tags(adapter: dspy.Adapter, signature: TaskSignature) -> tuple[str
 
 
 def refuse_endless_repair(adapter: dspy.Adapter, signature: TaskSignature, text: str, *, first: bool) -> None:
-    """Check that a reply needs no long repair.
+    """Check that a reply needs no long repair by its adapter, which is not one of ``LENIENT``.
 
-    Args:
-        adapter: the adapter that will parse it, not one of ``LENIENT``.
-        signature: the signature of the outputs.
-        text: the reply.
-        first: whether it answers the adapter's first request; after that DSPy's ChatAdapter asks for JSON.
+    After its ``first`` request, DSPy's ChatAdapter asks for JSON.
 
     Raises:
         AdapterParseError: if it is broken JSON and too long or too nested to repair.

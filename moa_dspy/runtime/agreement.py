@@ -19,9 +19,6 @@ __all__ = ["Agreeing"]
 class Agreeing:
     """Measures how far the proposals of a run's layers agree.
 
-    Args:
-        session: the run.
-
     Attributes:
         share: share of equal proposals when they were last measured; None if fewer than two agents had answered.
         reached: whether the newest layer's proposals agree so far that the run ends with them.
@@ -48,12 +45,8 @@ class Agreeing:
     ) -> Answer | None:
         """Ask the agents in the rounds of the gate. Return the answer that stands if they agree, else None.
 
-        Args:
-            gate: the gate of the run.
-            layer: its number.
-            propose: starts the proposals of agents up to a number, and returns all proposals.
-            agents: number of agents that propose in this layer.
-            began: start of the layer, by the clock of the event loop.
+        ``propose`` starts the proposals of agents up to a number, and returns all proposals. The layer ``began`` at
+        that time of the event loop.
         """
         tolerance = self.session.tolerance
         for turn, asked in enumerate(gate.rounds(agents)):

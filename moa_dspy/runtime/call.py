@@ -81,15 +81,9 @@ async def ask(
     inputs: Mapping[str, Any],
     last: LastCall | None = None,
 ) -> Reply:
-    """Call ``predictor`` with an agent's LM, and record the step.
+    """Call the predictor of a role with an agent's LM, and record the step. The predictor's own ``lm`` is not used.
 
-    Args:
-        session: the shared state of the run's steps.
-        step_id: identifies the step.
-        predictor: the role's predictor; its own ``lm`` is not used.
-        agent: the agent that answers.
-        inputs: the role's input fields.
-        last: given if the step writes the answer of the run, so that its text can be sent while it is written.
+    ``last`` is given if the step writes the answer of the run, so that its text can be sent while it is written.
 
     Raises:
         StepFailedError: if the step failed and the run is strict.

@@ -80,11 +80,8 @@ def limit_by_default(calls: int, model: str) -> None:
 async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
     """Wait until a call of ``model`` may start, and hold its slot until the block ends.
 
-    Nested calls (of a program that a model's ``forward`` calls) are admitted before others.
-
-    Args:
-        model: the model string.
-        group: equal for calls whose prompts begin alike, so different for different runs.
+    Nested calls (of a program that a model's ``forward`` calls) are admitted before others. The group is equal for
+    calls whose prompts begin alike, so different for different runs.
     """
     limits = tuple(limit for key in (model, None) if (limit := limiters.get(key)) is not None)
     slot = _Slot(Claim(limits, group, asyncio.get_running_loop()))
@@ -103,11 +100,7 @@ def connections(pool: object, model: str) -> asyncio.Semaphore:
     """Return the connections that calls on the running event loop may open; each call takes one.
 
     There are as many as the limit on concurrent calls allows, if there is one. If not, the open files that a process
-    may have are divided among the pools in use.
-
-    Args:
-        pool: shared by the LMs that share connections.
-        model: the model string, which may have a limit.
+    may have are divided among the pools in use. LMs that share connections share a pool.
     """
     with _pools_lock:
         of_pool = _pools.setdefault(pool, WeakKeyDictionary())
@@ -248,31 +241,30 @@ class _Slot:
             patient: whether to wait until they are free. If not, or if the wait is cancelled, the limits are exceeded
                 until another call ends.
         """
-        with self._resumed() as missing:
-            if missing and patient:
+        with self._resumed(patient=patient) as waits:
+            if waits:
                 await _queue.enter(self._claim, nested=True)
-            elif missing:
-                _queue.enter_now(self._claim)
 
     def resume_in_thread(self, *, patient: bool) -> None:
         """Do as ``resume``, and block the thread."""
-        with self._resumed() as missing:
-            if missing and patient:
+        with self._resumed(patient=patient) as waits:
+            if waits:
                 _queue.enter_in_thread(self._claim)
-            elif missing:
-                _queue.enter_now(self._claim)
 
     @contextlib.contextmanager
-    def _resumed(self) -> Iterator[bool]:
-        """Yield whether the places must be taken again. After that, hold them unless the call has ended meanwhile."""
+    def _resumed(self, *, patient: bool) -> Iterator[bool]:
+        """Yield whether to wait for the places. After that, hold them unless the call has ended meanwhile."""
         with self._lock:
             self._nested -= 1
             missing = self._holders > 0 and not (self._nested or self._resuming)
             self._resuming |= missing
+        waits = missing and patient
+        if missing and not waits:
+            _queue.enter_now(self._claim)
         try:
-            yield missing
+            yield waits
         except BaseException:
-            if missing:
+            if waits:
                 _queue.enter_now(self._claim)
             raise
         finally:

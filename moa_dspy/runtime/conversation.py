@@ -25,12 +25,7 @@ _SYSTEM: Final = frozenset({"system", "developer"})
 
 
 def check_history(name: str, value: object, signature: TaskSignature) -> dspy.History:
-    """Return a conversation whose turns can be sent.
-
-    Args:
-        name: the task's input.
-        value: a ``dspy.History``, a dictionary with its messages, or None for an empty one.
-        signature: the task.
+    """Return the input ``name`` of the task as a conversation whose turns can be sent; None is an empty one.
 
     Raises:
         InputError: if it is no conversation, or a turn has neither a role and a content nor fields of the task.
@@ -97,11 +92,7 @@ def history_messages(
 ) -> list[Message]:
     """Return the messages of earlier turns: what they contain, without empty and added fields.
 
-    Args:
-        signature: the task, without its conversation.
-        turns: a role and a content each, or the task's fields.
-        user: formats the inputs of a turn.
-        assistant: formats its outputs.
+    A turn has a role and a content, or fields of the task. ``user`` formats its inputs, and ``assistant`` its outputs.
     """
     messages: list[Message] = []
     for turn in turns:

@@ -28,10 +28,6 @@ _UNLIMITED: Final = Budget()
 class RunBudget:
     """The budget of one run. It reserves the calls that write a layer's answer, and admits whole layers.
 
-    Args:
-        budget: the limits of the run.
-        clock: returns seconds.
-
     Attributes:
         limits: the limits of the run.
         limited: whether any limit is set. If not, nothing is reserved, admitted or settled.
@@ -87,10 +83,8 @@ class RunBudget:
     def first_layer(self, refinements: Sequence[int], finals: Sequence[Stage], further: int = 0) -> tuple[int, int]:
         """Return the number of proposals and of refinements that the first layer can afford.
 
-        Args:
-            refinements: the number of calls that refine each agent's answer, critiques included.
-            finals: the stages that write the layer's answer.
-            further: the number of calls that choose demos before the first proposal.
+        ``refinements`` are the numbers of calls that refine each agent's answer, critiques included. ``finals`` are the
+        stages that write the layer's answer, and ``further`` is the number of its other calls.
         """
         agents, left = len(refinements), self._guard.left.calls - further
         proposals = int(max(1, min(agents, left - len(finals))))
@@ -107,11 +101,7 @@ class RunBudget:
         return proposals, refined
 
     def at_once(self, needs: Sequence[Amounts]) -> int:
-        """Return how many of the first proposals may start before the usage of one is known; at least one.
-
-        Args:
-            needs: the expected usage of each.
-        """
+        """Return how many of the first proposals may start before the usage of one is known; at least one."""
         limits = self.limits
         fitting = sum(
             (limits.tokens is None or total.tokens < limits.tokens) and (limits.usd is None or total.usd < limits.usd)
@@ -122,12 +112,8 @@ class RunBudget:
     def further_layer(self, calls: int, finals: Sequence[Stage]) -> bool:
         """Return whether the budget covers another whole layer, and reserve its final calls if so.
 
-        The number of its calls is known. Each is assumed to need a quarter more tokens and dollars than a call of the
-        layer before. The layer is assumed to take as long as the layer before.
-
-        Args:
-            calls: number of the layer's calls.
-            finals: the stages that write its answer.
+        Each of its calls is assumed to need a quarter more tokens and dollars than a call of the layer before. The
+        layer is assumed to take as long as the layer before.
         """
         spent = self._guard.spent
         before = spent - self._before_layer
@@ -202,14 +188,8 @@ async def last_resort(
 ) -> T | None:
     """Return the first answer that an agent can still give within the remaining budget.
 
-    Agents that were not asked come first, then those with a transient failure, in the order of their waits.
-
-    Args:
-        propose: asks one agent. Returns the answer, and the kind of the failure.
-        asked: number of agents that were asked.
-        failures: the failure of each agent.
-        tolerance: sets the longest wait.
-        budget: the run's budget. If it refused nothing, no agent is asked.
+    Agents that were not asked come first, then those with a transient failure, in the order of their waits. No agent is
+    asked if the budget refused nothing. ``propose`` asks one and returns its answer, and the kind of its failure.
     """
     if not budget.refused:
         return None

@@ -48,10 +48,6 @@ async def report_dissent(session: Session, positions: Sequence[Position]) -> Dis
     """Ask the aggregator's model what the agents' last answers have in common, and where they differ.
 
     Return None without a call if fewer than two agents answered or all answers are equal, and if the call fails.
-
-    Args:
-        session: the run of a program that reports dissent.
-        positions: those of the run.
     """
     roles, agent = session.parts.roles, session.parts.aggregator
     last = [position for position in positions if position.layer == positions[-1].layer]

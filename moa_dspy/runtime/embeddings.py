@@ -45,9 +45,6 @@ _kept_lock: Final = threading.Lock()
 class EmbeddingModel:
     """An embedding model in the place of a language model, so that a step's requests to both take one way.
 
-    Args:
-        model: its name.
-
     Attributes:
         model: its name.
         vectors: by text, those of this run.

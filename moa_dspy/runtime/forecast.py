@@ -37,10 +37,7 @@ class Prompt:
 def forecast(budget: Budget, prompts: Sequence[Prompt], others: Iterable[dspy.BaseLM]) -> list[Amounts]:
     """Return the expected usage of each proposal: the tokens of its prompt and of an answer of assumed length.
 
-    Args:
-        budget: the run's budget, in tokens or dollars.
-        prompts: the first proposals' prompts, one for each agent.
-        others: other models that the run may call.
+    ``others`` are other models that the run may call.
 
     Raises:
         ConfigurationError: if the first proposal's prompt alone exceeds the budget, or the budget is in dollars and a

@@ -95,13 +95,7 @@ class Nearest:
         return self.vectorizer if isinstance(self.vectorizer, str) and self.vectorizer != WORDS else None
 
     def choose(self, demos: Sequence[Any], inputs: Mapping[str, Any], vectors: Mapping[str, Any]) -> list[Any]:
-        """Return the ``k`` demos nearest to ``inputs``, nearest first.
-
-        Args:
-            demos: all demos.
-            inputs: of the question.
-            vectors: of ``texts``, if an embedding model compares them.
-        """
+        """Return the ``k`` demos nearest to ``inputs``, nearest first. An embedding model made the vectors."""
         pool: list[Any] = [_Place(index, demo, self.fields) for index, demo in enumerate(demos)]
         found = dspy.KNN(self.k, pool, self._embedder(vectors))(**_compared(inputs, self.fields))
         return [demos[place.index] for place in found]
@@ -128,12 +122,9 @@ Embed: TypeAlias = "Callable[[str, Sequence[str]], Awaitable[Mapping[str, np.nda
 
 
 async def shown_demos(predictor: dspy.Predict, inputs: Mapping[str, Any], embed: Embed | None = None) -> list[Any]:
-    """Return the demos that ``predictor`` shows with ``inputs``.
+    """Return the demos that ``predictor`` shows with the inputs of a question.
 
-    Args:
-        predictor: it may choose among its demos.
-        inputs: of the question.
-        embed: asks an embedding model. Without vectors, the demos of median length stand for the nearest.
+    ``embed`` asks an embedding model. Without vectors, the demos of median length stand for the nearest.
     """
     nearest, demos = Nearest.of(predictor), list(predictor.demos)
     if nearest is None or len(demos) <= nearest.k:

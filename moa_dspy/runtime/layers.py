@@ -123,8 +123,7 @@ class _Run:
     async def first_output(self, output: int) -> tuple[Answer, StoppedBy]:
         """Return the first output of the run, and why no further layer would run if none does.
 
-        Args:
-            output: number of its layer. In MoA, the layers before it pass all their answers on.
+        In MoA, the layers before that of the output pass all their answers on.
         """
         answers = await self._first_layer()
         if not answers:
@@ -166,12 +165,7 @@ class _Run:
         return await self._layer(1, (), critics, at_once)
 
     async def further_layer(self, layer: int, previous: Sequence[Answer]) -> list[Answer]:
-        """Return a later layer's answers. There are none if the budget does not cover the layer or no agent answered.
-
-        Args:
-            layer: its number.
-            previous: the answers that its agents read.
-        """
+        """Return a later layer's answers; none if the budget does not cover the layer or no agent answered."""
         critics, budget = self.architecture.critics(layer), self.session.budget
         if budget.limited:
             finals = self._finals(layer)
@@ -249,8 +243,8 @@ class _Run:
                     task.cancel(cut)
         except BaseExceptionGroup as group_error:
             raise _first_cause(group_error) from None
-        answers = (result_of(one) or result_of(other) for one, other in zip(refined, proposals, strict=True))
-        return [answer for answer in answers if answer is not None]
+        pairs = zip(map(result_of, refined), map(result_of, proposals), strict=True)
+        return [answer for refinement, own in pairs if (answer := refinement or own) is not None]
 
     async def _propose(
         self,

@@ -103,12 +103,7 @@ class _BaseLMProxy(_CustomProxy, dspy.BaseLM):
 
 
 def proxy_of(lm: dspy.BaseLM, through: Through) -> dspy.BaseLM:
-    """Return a proxy of ``lm``.
-
-    Args:
-        lm: the LM.
-        through: called instead of the LM's ``acall``, with the LM and the arguments.
-    """
+    """Return a proxy of ``lm``. It calls ``through``, with the LM and the arguments, in place of the LM's ``acall``."""
     kind: Any = type(lm)
     return _proxy_class(kind)(lm, through)
 

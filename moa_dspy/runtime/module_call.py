@@ -16,7 +16,7 @@ from dspy.lm15 import Request
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.runtime.adapters import lenient
 from moa_dspy.runtime.lm_proxy import redirect
-from moa_dspy.signatures import ADDED
+from moa_dspy.runtime.outputs import is_added
 
 __all__ = ["ModulePredictor"]
 
@@ -52,7 +52,7 @@ class ModulePredictor:
         outputs = {}
         for name, field in signature.output_fields.items():
             value = prediction.get(name) if isinstance(prediction, (dspy.Prediction, dict)) else None
-            if value is None and not field.json_schema_extra.get(ADDED):
+            if value is None and not is_added(field):
                 raise ConfigurationError(
                     f"the module of agent {self._agent!r} returned no {name!r}; it must take the task's inputs and "
                     f"return a dspy.Prediction with {', '.join(signature.output_fields)}"

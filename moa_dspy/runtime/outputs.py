@@ -43,13 +43,7 @@ def value_type(field: Any) -> Any:
 def read_outputs(
     adapter: str, signature: TaskSignature, completion: str, *, json_first: bool = False
 ) -> dict[str, Any]:
-    """Return the outputs in a completion.
-
-    Args:
-        adapter: its name, for errors.
-        signature: the outputs with their types.
-        completion: the whole text.
-        json_first: whether JSON was asked for. Other notations are read, too.
+    """Return the outputs in a completion. If JSON was asked for, other notations are read, too.
 
     Raises:
         AdapterParseError: if an output is missing or unreadable.

@@ -108,15 +108,11 @@ class RunLM:
 class Session:
     """The state of one run. It reads DSPy's ambient settings once; calls get their settings explicitly.
 
-    Args:
+    Attributes:
         parts: the program.
         inputs: the task's inputs.
-        budget: limits of the run.
+        budget: the limits of the run, and the spending.
         tolerance: how it handles slow or failing calls.
-
-    Attributes:
-        parts, inputs, tolerance: see above.
-        budget: the limits and the spending.
         ambient: the LM that DSPy is configured with.
         adapter: the adapter that DSPy is configured with.
         reading: the same, as it reads replies; empty if DSPy is configured with none.
@@ -206,13 +202,7 @@ class Session:
         return sorted(self.recorded, key=lambda item: item[0].order)
 
     def record_text(self, step_id: StepId, text: str, outputs: Mapping[str, Any]) -> None:
-        """Record a step that needed no call of its own.
-
-        Args:
-            step_id: identifies the step.
-            text: the text that other agents read.
-            outputs: the output fields, as JSON values.
-        """
+        """Record a step that needed no call of its own. Its outputs are JSON values."""
         now = self.clock() - self.began
         step = Step(
             layer=step_id.layer,

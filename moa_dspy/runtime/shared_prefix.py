@@ -71,11 +71,7 @@ def inputs_first(
 ) -> list[dict[str, Any]]:
     """Return the messages of a prompt without demos, with long shared inputs in front of the instructions.
 
-    Args:
-        adapter: the adapter that wrote the messages.
-        signature: the role's signature.
-        inputs: its inputs.
-        messages: the system message with the instructions, earlier turns, and the inputs.
+    The adapter has written the system message with the instructions, earlier turns, and the inputs.
     """
     shared = shared_text(signature, inputs)
     if not shared or len(messages) < 2 or messages[0]["role"] != "system":
@@ -99,11 +95,6 @@ def rereading(architecture: Architecture, agents: Sequence[str], aggregator: str
 
     Anthropic charges a quarter more for a marked prompt and a tenth for a prompt read again. The proposals of a model
     start at once, so each of them writes.
-
-    Args:
-        architecture: the program's architecture.
-        agents: the model of each agent.
-        aggregator: the model of the aggregator.
     """
     first, later = Counter(agents), Counter(dict.fromkeys({aggregator} - {*agents}, -1))
     later[aggregator] += len(architecture.output_layers) * architecture.aggregate_calls
@@ -125,12 +116,8 @@ def marked(
     OpenAI and Anthropic are told, at their own addresses. ``dspy.LM(prompt_cache=CacheConfig())`` asks for it on any
     server, and ``CacheConfig(mode="off")`` forbids it.
 
-    Args:
-        lm: the LM that is called.
-        shared: the text; if it is empty, nothing is told.
-        args: a request, or nothing.
-        options: options of the call, with its messages if there is no request.
-        reread: whether later calls of the run save more than writing costs.
+    A call has a request, or else its messages in the options. Nothing is told if the shared text is empty. ``reread``
+    says whether later calls of the run save more than writing costs.
     """
     asked = _asked_for(lm, options, reread=reread)
     request: Request | None = args[0] if args and isinstance(args[0], Request) else None

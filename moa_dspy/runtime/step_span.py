@@ -42,13 +42,7 @@ class StepSpan(dspy.Module):
 
 
 async def in_span(step_id: StepId, run: Callable[[], Awaitable[None]], outcome: Callable[[], Any]) -> None:
-    """Do a step in a span of its own.
-
-    Args:
-        step_id: identifies the step.
-        run: does the step.
-        outcome: returns what the span shows as its output: the step's outputs, or its failure.
-    """
+    """Do a step in a span of its own. Its output is the outcome: the step's outputs, or its failure."""
     span = _kind(_name_of(step_id))(step_id, run, outcome)
     about = {"layer": span.layer, "stage": span.stage, "agent": span.agent, "target": span.target}
     await span.acall(**{name: value for name, value in about.items() if value is not None})

@@ -27,12 +27,9 @@ _NAME: Final = "self"  # as DSPy calls a program that is its own predictor
 
 
 async def streamed(stream: Any, task: TaskSignature, run: Callable[[], Awaitable[P]]) -> P:
-    """Return the answer of a run. Meanwhile, send what happens.
+    """Return the answer of a run. Meanwhile, send what happens to the stream of ``dspy.streamify``.
 
-    Args:
-        stream: of ``dspy.streamify``.
-        task: the task; a single text is sent while it is written.
-        run: starts the run.
+    The answer to a task is sent while it is written if it is a single text.
     """
     queue: asyncio.Queue[Any] = asyncio.Queue()
     sending = asyncio.create_task(_send_all(queue, stream))
