@@ -41,15 +41,8 @@ __all__ = [
 # LM settings that a program file may store. They contain no address and no key.
 SAMPLING_OPTIONS: Final = frozenset(
     {
-        "top_p",
-        "top_k",
-        "min_p",
-        "seed",
-        "stop",
-        "presence_penalty",
-        "frequency_penalty",
-        "reasoning_effort",
-        "logit_bias",
+        *("top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty"),
+        *("reasoning_effort", "logit_bias"),
     }
 )
 
@@ -89,8 +82,7 @@ class Agent:
         remember(getattr(self.lm, "kwargs", None) or {})
         price = OwnPrice.of(self.price)
         object.__setattr__(self, "price", price)
-        if self.module is not None:
-            self.proposer()  # an unknown module is an error now, and not in a run
+        self.proposer()  # an unknown module is an error now, and not in a run
         if isinstance(self.lm, str):
             object.__setattr__(self, "lm", make_lm(self.lm))
         elif self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
@@ -106,7 +98,25 @@ class Agent:
         Raises:
             ConfigurationError: if there is no such module, or it cannot be used.
         """
-        return None if self.module is None else _usable(self.module)
+        module = self.module
+        if module is None:
+            return None
+        found = _at(module) if isinstance(module, str) else module
+        if not isinstance(found, dspy.Module):
+            raise ConfigurationError(
+                f"module={module!r} is no DSPy module; give one, such as dspy.ReAct(...), or 'package.module:name'"
+            )
+        if not hasattr(found, "aforward"):
+            raise ConfigurationError(
+                f"module={module!r} has no aforward(), and agents run asynchronously; write its forward() as "
+                "async def aforward(self, ...)"
+            )
+        if any(predictor.lm is not None for predictor in found.predictors()):
+            raise ConfigurationError(
+                f"module={module!r} has a model of its own, whose calls would not be counted; call its set_lm(None), "
+                "and give the model to the agent"
+            )
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the agent itself, so that copied programs share its connection."""
@@ -224,26 +234,6 @@ def remarks_of(agents: Iterable[Agent]) -> list[str]:
 
 def _class_of(module: object) -> str:
     return f"{type(module).__module__}:{type(module).__qualname__}"
-
-
-def _usable(module: object) -> dspy.Module:
-    """Return a module, or the one at a place such as ``package.module:name``, if agents can use it."""
-    found = _at(module) if isinstance(module, str) else module
-    if not isinstance(found, dspy.Module):
-        raise ConfigurationError(
-            f"module={module!r} is no DSPy module; give one, such as dspy.ReAct(...), or 'package.module:name'"
-        )
-    if not hasattr(found, "aforward"):
-        raise ConfigurationError(
-            f"module={module!r} has no aforward(), and agents run asynchronously; write its forward() as "
-            "async def aforward(self, ...)"
-        )
-    if any(predictor.lm is not None for predictor in found.predictors()):
-        raise ConfigurationError(
-            f"module={module!r} has a model of its own, whose calls would not be counted; call its set_lm(None), and "
-            "give the model to the agent"
-        )
-    return found
 
 
 @functools.cache

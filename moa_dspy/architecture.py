@@ -73,19 +73,8 @@ class Architecture(_Frozen):
         agents: the proposers, at least one.
         layers: L, from 1 to 100.
         aggregator: the agent that aggregates and synthesizes; None for the first agent's model.
-        attention: the attention pattern, see ``moa_dspy.attention``.
-        residual: how layers are joined. ``"synthesis"``: by residual synthesis. ``"none"``: a layer's aggregate is
-            passed on. ``"answers"``: all answers of a layer are passed on, and the last layer is the aggregator alone
-            (MoA, arXiv 2406.04692).
-        early_stop: whether the run ends when a synthesis finds no improvement, or a custom ``StopCondition``.
-        shared_prompts: one prompt per role for all agents, or one per role and agent.
-        aggregation: how a layer's answers become one: by an LM (``"synthesis"``), by an LM in windows of k answers (a
-            number k), by vote, unchanged from a single agent (``"none"``), or by a custom ``AggregationRule``.
-        reasoning: whether a reasoning field precedes outputs that are not free text.
-        gate: whether a run ends with its proposals if they agree. Files without it mean ``"off"``.
-        critiques: one call for each critique (``"single"``), or one call in which a critic writes all its critiques
-            (``"joint"``). Files without it mean ``"single"``.
-        dissent: whether a last call states where the agents' answers agree and differ. Files without it mean False.
+        attention, residual, early_stop, shared_prompts, aggregation, reasoning, gate, critiques, dissent: as in
+            ``AttentionMoA``. Files without the last three mean ``"off"``, ``"single"`` and False.
     """
 
     agents: tuple[AgentSpec, ...] = pydantic.Field(strict=False)

@@ -64,7 +64,7 @@ class AttentionMoA(Displayed, dspy.Module):
             answer, one for each answer), ``"self"``, ``"none"``, k (itself and k peers, rotating with the layer), or a
             custom ``AttentionPattern``.
         residual: ``"synthesis"`` joins layers by residual synthesis, ``"none"`` passes a layer's aggregate on,
-            ``"answers"`` passes all answers of a layer on, and the last layer is the aggregator alone.
+            ``"answers"`` passes all answers of a layer on, and the last layer is the aggregator alone (MoA).
         early_stop: whether to end the run, with the last accepted output, when a synthesis finds no improvement; or a
             custom ``StopCondition``.
         shared_prompts: one prompt per role for all agents, or one per role and agent.
