@@ -513,7 +513,6 @@ def _failures(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _cut(steps: Sequence[Step]) -> Iterator[str]:
-    steps = list(steps)
     remark = usage_of(steps).remark
     if remark is not None:
         cut = dict.fromkeys(f"{step.stage} by {step.agent}" for step in steps if step.cut or step.truncated)

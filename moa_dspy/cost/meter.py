@@ -199,10 +199,7 @@ def metered(lms: Collection[dspy.BaseLM] = (), on_paid: Callable[[Usage], None] 
 class BudgetCallback(BaseCallback):
     """Reserve every LM call from a budget, including calls of models that write prompts.
 
-    The guard needs a meter, because DSPy does not pass a call's usage to a callback.
-
-    Args:
-        guard: the budget.
+    The budget's guard needs a meter, because DSPy does not pass a call's usage to a callback.
     """
 
     def __init__(self, guard: BudgetGuard) -> None:

@@ -89,13 +89,8 @@ class RunBudget:
         agents, left = len(refinements), self._guard.left.calls - further
         proposals = int(max(1, min(agents, left - len(finals))))
         self._held = list(finals if left - proposals >= len(finals) else ())
-        left, refined = left - len(self._held) - proposals, 0
-        if proposals == agents:
-            for count in refinements:
-                left -= count
-                if left < 0:
-                    break
-                refined += 1
+        left -= len(self._held) + proposals
+        refined = sum(total <= left for total in accumulate(refinements)) if proposals == agents else 0
         if len(self._held) < len(finals) or proposals < agents or refined < agents:
             self.refused = True
         return proposals, refined
