@@ -444,17 +444,18 @@ def test_an_unknown_price_is_said_and_never_a_zero() -> None:
     assert nothing.full.dollars == "unknown"
 
 
-def test_the_embedded_model_is_free_and_is_not_started() -> None:
+def test_the_embedded_model_is_free_and_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xllamacpp")
+    from moa_dspy.local import lm
+
+    monkeypatch.setattr(lm, "connections", lm.Connections())  # the process may have started it before
     plan = AttentionMoA("question -> answer: int", ["local", "local"], layers=2).plan(question="1+1?")
     (share,) = plan.full.models
     assert plan.full.usd == 0
     assert plan.full.dollars == "$0"
     assert share.price is not None
     assert share.price.source == "free"
-    from moa_dspy.local.lm import connections
-
-    assert connections.running("local") is None
+    assert lm.connections.running("local") is None
 
 
 # --------------------------------------------------------------------------------------------------------------------
