@@ -20,12 +20,11 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.evaluate import check_inputs
-from moa_dspy.evaluation.fingerprint import content_of
+from moa_dspy.evaluation.fingerprint import content_of, fingerprint
 from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
 from moa_dspy.evaluation.scoring import Metric, metric_name
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
-from moa_dspy.files.program_file import digest_of
 from moa_dspy.optimizers.leakage import check_examples
 from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime import event_loop
@@ -104,21 +103,24 @@ class Measurement:
 class CachedRuns:
     """The examples on which a program has run before, so that DSPy's response cache answers its calls.
 
-    They are noted in that cache. Without a cache nothing is noted. A note may be wrong, for example for another server:
-    budgets are kept to all the same.
+    They are noted in that cache. Without a cache nothing is noted, and no program that holds a user's code.
+    A note may be wrong, for example if the cache has dropped replies: budgets are kept to all the same.
     """
 
     def __init__(self, program: dspy.Module) -> None:
-        self._digest: str | None = None
-        if isinstance(program, AttentionMoA) and all(getattr(lm, "cache", False) for lm in models_of(program)):
-            self._digest = digest_of(program)
+        self._program: dict[str, Any] | None = None
+        if not isinstance(program, AttentionMoA) or program.architecture.custom_parts:
+            return
+        no_code = all(isinstance(agent.module, str | None) for agent in program.agents)
+        if no_code and all(getattr(lm, "cache", False) for lm in models_of(program)):
+            self._program = fingerprint(program, "run", "", 0, None)
 
     def __contains__(self, example: dspy.Example) -> bool:
-        return self._digest is not None and dspy.cache.get(self._request(example)) is not None
+        return self._program is not None and dspy.cache.get(self._request(example)) is not None
 
     def add(self, example: dspy.Example) -> None:
         """Note that the program has run on an example."""
-        if self._digest is not None and example not in self:
+        if self._program is not None and example not in self:
             dspy.cache.put(self._request(example), [True])
 
     def lacks(self, examples: Iterable[dspy.Example]) -> list[dspy.Example]:
@@ -126,7 +128,7 @@ class CachedRuns:
         return [example for example in examples if example not in self]
 
     def _request(self, example: dspy.Example) -> dict[str, Any]:
-        return {"moa_dspy": "run", "program": self._digest, "example": content_of(example)}
+        return {"moa_dspy": self._program, "example": content_of(example)}
 
 
 def measure(

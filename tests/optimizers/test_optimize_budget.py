@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import dspy
 import pytest
-from support.simulated_tasks import examples
+from support.simulated_tasks import examples, simulated
 
 from moa_dspy import AttentionMoA, BudgetExhaustedError, single_model
 from moa_dspy.cost.budget import Amounts
 from moa_dspy.cost.usage import Price
-from moa_dspy.optimizers.optimize_budget import affordable, share_of
+from moa_dspy.optimizers import measure
+from moa_dspy.optimizers.measuring import CachedRuns
+from moa_dspy.optimizers.optimize_budget import affordable, least_paid, share_of
 from moa_dspy.planning import CostEstimate
 from moa_dspy.testing import ScriptedLM
 
@@ -61,3 +65,55 @@ def test_measured_prices_count_more_than_planned_ones() -> None:
         affordable(held, {program: None}, left(tokens=3000))  # a long answer is planned
     assert len(affordable(held, {program: Price(calls=1, tokens=50)}, left(tokens=3000))) == 40
     assert len(affordable(held, {program: Price(calls=3, tokens=50)}, left(calls=75))) == 20
+
+
+class TestCachedRuns:
+    @pytest.mark.parametrize(
+        "value", [dataclasses.make_dataclass("Point", ["x"])(1), object()], ids=["typed", "object"]
+    )
+    def test_a_program_that_no_file_can_hold_is_measured(self, value: Any) -> None:
+        program = single_model("question -> answer", simulated("a"))
+        program.propose.demos = [dspy.Example(question=object(), answer="x")]  # type: ignore[union-attr]
+        assert measure(program, examples(2), lambda *_: 1.0).score().value == 1.0
+
+    def test_a_type_that_no_file_can_hold_is_measured(self) -> None:
+        kind = dataclasses.make_dataclass("Point", [("x", int)])
+        task = dspy.Signature({"question": (str, dspy.InputField()), "point": (kind, dspy.OutputField())})  # type: ignore[call-arg, arg-type]
+        lm = ScriptedLM('{"point": {"x": 1}}')
+        lm.cache = True
+        assert measure(single_model(task, lm), examples(2), lambda *_: 1.0).score().value == 1.0
+
+    def test_runs_are_told_apart_by_all_that_their_requests_depend_on(self) -> None:
+        asked = examples(2)
+
+        def unpaid(own: dspy.BaseLM | None = None, **settings: Any) -> int:
+            program = single_model("question -> answer", own)  # type: ignore[arg-type]
+            with dspy.context(**settings):
+                return least_paid(program, asked)
+
+        one, other = (dspy.LM(f"openai/{name}", api_base="http://127.0.0.1:1/v1") for name in "ab")
+        elsewhere = dspy.LM("openai/a", api_base="http://127.0.0.1:2/v1")
+        with dspy.context(lm=one):
+            for program in (single_model("question -> answer", one), single_model("question -> answer", None)):  # type: ignore[arg-type]
+                for example in asked:
+                    CachedRuns(program).add(example)
+        assert (unpaid(one, lm=one), unpaid(lm=one)) == (0, 0)
+        assert (unpaid(elsewhere, lm=one), unpaid(lm=other), unpaid(lm=elsewhere)) == (2, 2, 2)
+        assert unpaid(one, lm=one, adapter=dspy.JSONAdapter()) == 2
+
+    def test_runs_with_code_of_a_user_are_not_noted(self) -> None:
+        class Peers:
+            def __init__(self, *critics: int) -> None:
+                self._critics = critics
+
+            def critics(self, target: int, agents: int, layer: int) -> tuple[int, ...]:
+                del target, agents, layer
+                return self._critics
+
+        one, other = (
+            AttentionMoA("question -> answer", [simulated("a"), simulated("b")], layers=1, attention=Peers(*critics))
+            for critics in ((0,), (0, 1))
+        )
+        for example in examples(2):
+            CachedRuns(one).add(example)
+        assert len(CachedRuns(other).lacks(examples(2))) == 2
