@@ -17,6 +17,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import dspy
@@ -55,6 +56,11 @@ class _Loop:
         return context.run(asyncio.run_coroutine_threadsafe, work(), self.loop)
 
 
+@dataclass(frozen=True)
+class _Raised:
+    error: Exception
+
+
 _lock = threading.Lock()
 _loops: list[_Loop] = []
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("moa_dspy_call_depth", default=0)
@@ -67,10 +73,13 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     began, ended = threading.Event(), threading.Event()
 
-    async def watched() -> T:
+    async def watched() -> T | _Raised:
+        await asyncio.sleep(0)  # work that is cancelled before it begins ends here
         began.set()
         try:
             return await work()
+        except Exception as error:  # noqa: BLE001 (asyncio would pass on a copy of a TimeoutError, without its cause)
+            return _Raised(error)
         finally:
             ended.set()
 
@@ -79,13 +88,16 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         with dspy.context(send_stream=from_this_thread(dspy.settings.send_stream)):
             future = _loop(_depth.get()).submit(watched)
         try:
-            return future.result()
+            outcome = future.result()
         except BaseException:
             if not future.done():
                 future.cancel()
                 if began.is_set():
                     ended.wait(_UNWIND_SECONDS)
             raise
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        return outcome
 
 
 def let_callers_go_on() -> None:

@@ -40,16 +40,19 @@ def test_a_result_comes_back():
     assert event_loop.run(lambda: value_of(42)) == 42
 
 
-def test_an_exception_comes_back_as_it_was_raised_with_its_traceback():
-    class OwnError(Exception):
-        pass
+class OwnError(Exception):
+    pass
 
+
+@pytest.mark.parametrize("kind", [OwnError, TimeoutError])
+def test_an_exception_comes_back_as_it_was_raised_with_its_traceback_and_cause(kind: type[Exception]):
     async def the_culprit() -> None:
-        raise OwnError("because")
+        raise kind("because") from OSError("of this")
 
-    with pytest.raises(OwnError, match="because") as caught:
+    with pytest.raises(kind, match="because") as caught:
         event_loop.run(the_culprit)
     assert "the_culprit" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, StopIteration])
@@ -177,6 +180,45 @@ def test_ctrl_c_cancels_the_call_under_way_and_ends_promptly():
     assert out == "cancelled\nleft\n"
     assert child.returncode in (-signal.SIGINT, 130)
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+INTERRUPTED_EARLY = """
+import asyncio, gc, os, signal, threading, time
+from moa_dspy.runtime import event_loop
+
+def interrupted(work):
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        event_loop.run(work)
+    except KeyboardInterrupt:
+        print("interrupted")
+
+async def blocking():
+    time.sleep(0.6)
+
+async def late():
+    print("started")
+
+async def failing():
+    try:
+        await asyncio.sleep(9)
+    finally:
+        raise ValueError("at the end")
+
+busy = threading.Thread(target=event_loop.run, args=(blocking,))
+busy.start()
+time.sleep(0.1)
+interrupted(late)
+busy.join()
+interrupted(failing)
+event_loop.run(blocking)
+gc.collect()
+"""
+
+
+def test_work_that_ctrl_c_cancels_does_not_start_late_and_is_not_complained_about():
+    done = run_python(INTERRUPTED_EARLY)
+    assert (done.stdout, done.stderr) == ("interrupted\ninterrupted\n", "")
 
 
 FORKED = """
