@@ -253,7 +253,8 @@ class _Call:
             )
         self._probabilities |= {name: float(found["noul"]) for _, name, found in evidence if "noul" in found}
         outputs, roles, stage = dict(prediction), session.parts.roles, self._id.stage
-        wanted = tuple(self._signature.output_fields) if stage in _NO_ANSWERS else roles.voted
+        ours = [name for name in outputs if name in roles.names.values()]  # and not a reasoning that a user has added
+        wanted = ours if stage in _NO_ANSWERS else roles.voted
         if not isinstance(adapter, PlainTextAdapter) and not any_visible(outputs, wanted):
             raise unusable(
                 type(adapter).__name__, self._signature, str(outputs), "there is nothing in it that can be seen"

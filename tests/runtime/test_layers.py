@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import count
 from typing import Any
@@ -102,6 +103,18 @@ def prompts_with_reply(trace: moa_dspy.Trace, reply: str) -> str:
 
     (entry,) = [e for e in GLOBAL_HISTORY if any(reply in str(output) for output in e["outputs"])][-1:]
     return str(entry["messages"][-1]["content"])
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("reads", ["critique", ""])
+def test_a_reasoning_that_a_user_adds_to_a_role_is_no_critique(at_end: bool, reads: str) -> None:
+    lm = ScriptedLM(json.dumps({"reasoning": "thought", "critique": reads, "answer": "7"}))
+    program = AttentionMoA("question -> answer", [lm], layers=1, aggregation="none")
+    predictor: Any = program.self_critique
+    add = predictor.signature.append if at_end else predictor.signature.prepend
+    predictor.signature = add("reasoning", dspy.OutputField(), str)
+    steps = program(question="?").trace.steps
+    assert [step.text for step in steps if step.stage == "critique"] == [reads]
 
 
 def test_who_reads_what_in_every_stage_of_every_layer() -> None:
