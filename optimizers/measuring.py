@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -113,7 +113,8 @@ class CachedRuns:
             return
         no_code = all(isinstance(agent.module, str | None) for agent in program.agents)
         if no_code and all(getattr(lm, "cache", False) for lm in models_of(program)):
-            self._program = fingerprint(program, "run", "", 0, None)
+            with suppress(ConfigurationError, TypeError, ValueError, RecursionError):  # of what cannot be described
+                self._program = fingerprint(program, "run", "", 0, None)
 
     def __contains__(self, example: dspy.Example) -> bool:
         return self._program is not None and dspy.cache.get(self._request(example)) is not None

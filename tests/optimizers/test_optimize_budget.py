@@ -83,6 +83,10 @@ class TestCachedRuns:
         lm.cache = True
         assert measure(single_model(task, lm), examples(2), lambda *_: 1.0).score().value == 1.0
 
+    def test_a_model_of_dspy_that_no_agent_could_be_is_no_obstacle(self) -> None:
+        with dspy.context(lm=dspy.LM("openai/a", temperature=3.0)):
+            assert measure(single_model("question -> answer", simulated("a")), examples(2), lambda *_: 1.0).runs
+
     def test_runs_are_told_apart_by_all_that_their_requests_depend_on(self) -> None:
         asked = examples(2)
 
