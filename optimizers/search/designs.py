@@ -103,6 +103,8 @@ class BoundSpace:
         names: names of the agents.
         aggregators: the names of the agents whose model may aggregate.
         models: all agents and the models that only aggregate, by name.
+        sample_names: names of the settings of samples, in the order of the agents.
+        temperature_names: the same for temperatures; all equal if the agents share one.
         choices: the choices of every setting, fixed ones included.
         distributions: Optuna's parameters, which are the settings with several choices.
 
@@ -131,16 +133,18 @@ class BoundSpace:
         self.tuned = tuned
         self.models = {one.name: replace(one.agent, name=one.name) for one in named}
         self.names = tuple(self.models)[: len(agents)]
-        self._samples = [f"samples.{name}" for name in self.names]
+        self.sample_names = [f"samples.{name}" for name in self.names]
         shared = space.shared_temperature
-        self._temperatures = ["temperature" if shared else f"temperature.{name}" for name in self.names]
+        self.temperature_names = ["temperature" if shared else f"temperature.{name}" for name in self.names]
         self.aggregators = space.aggregators or tuple(self.models)
         _check_names("aggregators", self.aggregators, tuple(self.models))
         if isinstance(space.temperatures, Mapping):
             _check_names("temperatures", tuple(space.temperatures), self.names)
         self.choices = self._choices()
         self.distributions: dict[str, BaseDistribution] = {
-            name: IntDistribution(values[0], values[-1]) if name in self._samples else CategoricalDistribution(values)
+            name: IntDistribution(values[0], values[-1])
+            if name in self.sample_names
+            else CategoricalDistribution(values)
             for name, values in self.choices.items()
             if len(values) > 1
         }
@@ -172,13 +176,13 @@ class BoundSpace:
         Raises:
             KeyError: if a required parameter is missing.
         """
-        counts = tuple(self._value(params, name) for name in self._samples)
+        counts = tuple(self._value(params, name) for name in self.sample_names)
         agents = sum(counts)
         if not 1 <= agents <= self.space.max_agents:
             return None
         temperatures = tuple(
             self._value(params, name) if count and self._takes_temperature(agent) else None
-            for agent, name, count in zip(self.names, self._temperatures, counts, strict=True)
+            for agent, name, count in zip(self.names, self.temperature_names, counts, strict=True)
         )
         if self._has_equal_samples(counts, temperatures):
             return None
@@ -225,7 +229,7 @@ class BoundSpace:
     def draw(self, generator: np.random.Generator) -> Params:
         """Return random parameters, uniformly drawn. The number of agents is drawn first."""
         params = {name: self.pick(name, generator) for name in self.distributions}
-        counted = [name for name in self._samples if name in self.distributions]
+        counted = [name for name in self.sample_names if name in self.distributions]
         samples = [name for name in counted for _ in range(self.space.samples)]
         if samples:
             agents = int(generator.integers(1, min(self.space.max_agents, len(samples)) + 1))
@@ -240,7 +244,7 @@ class BoundSpace:
 
     def richest(self) -> Design:
         """Return a design of one sample of each agent with all roles of a layer, as far as the space has them."""
-        counts = {name: int(number < self.space.max_agents) for number, name in enumerate(self._samples)}
+        counts = {name: int(number < self.space.max_agents) for number, name in enumerate(self.sample_names)}
         counts = {name: max(count, self.choices[name][0]) for name, count in counts.items()}
         rank = {"none": 0, "self": 1}
         chosen = {**counts, "attention": max(self.choices["attention"], key=lambda pattern: rank.get(pattern, 2))}
@@ -283,39 +287,6 @@ class BoundSpace:
             grade(program, rule.threshold)
         return program
 
-    def baselines(self) -> list[Params]:
-        """Return the parameters of the usual ensembles, if the space has them.
-
-        Every agent alone, self-consistency, MoA, every agent with its own critiques (Self-Refine, Madaan et al. 2023),
-        and Attention-MoA. It costs most, so it comes last, when there is most to compare it with.
-        """
-        samples, most, count = self.space.samples, self.space.max_agents, len(self.names)
-        alone = [tuple(int(i == j) for j in range(count)) for i in range(count)]
-        every = tuple(int(i < most) for i in range(count)) if count > 1 else (samples,)
-        repeated = (min(samples, most), *[0] * (count - 1))
-        plain = "none" if "none" in self.space.residual else "synthesis"
-        moa = "answers" if "answers" in self.choices["residual"] else plain
-        own = "self" if "self" in self.choices["attention"] else "full"  # the same with one agent
-        wanted = [
-            *((counts, "none", plain) for counts in alone),
-            (repeated, "none", plain),
-            (every, "none", moa),
-            *((counts, own, plain) for counts in alone),
-            (every, "full", "synthesis"),
-        ]
-        usual = {  # the middle temperature, and the first choice of everything else
-            name: values[(len(values) - 1) // 2 if name in self._temperatures else 0]
-            for name, values in self.choices.items()
-        }
-        found: list[Params] = []
-        for counts, attention, residual in wanted:
-            settings: Params = {**dict(zip(self._samples, counts, strict=True)), "attention": attention}
-            if self.layers > 1:
-                settings["residual"] = residual
-            if all(value in self.choices[name] for name, value in settings.items()):
-                found.append(self.suggest({**usual, **settings}.__getitem__))
-        return list(self.unique(found).values())
-
     def to_dict(self) -> dict[str, Any]:
         """Return space, agents and options as JSON values. They are equal if trials are comparable."""
         specs = {name: agent.spec(name).model_dump(mode="json") for name, agent in self.models.items()}
@@ -338,7 +309,7 @@ class BoundSpace:
             f"temperature.{name}": space.temperatures_of(name) if name in taking else (None,) for name in self.names
         }
         return {
-            **dict.fromkeys(self._samples, range(least, space.samples + 1)),
+            **dict.fromkeys(self.sample_names, range(least, space.samples + 1)),
             **(shared if space.shared_temperature else apart),
             "attention": tuple(str(pattern) for pattern in space.patterns(typed=typed)),
             "critiques": space.critiques if self._has_peers else space.critiques[:1],

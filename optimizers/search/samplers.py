@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -14,7 +14,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Params
+from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace
+from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.search.workers import places_of
 
 __all__ = ["DesignSampler", "OptunaDesigns", "RandomDesigns", "SpaceExhaustedError", "TPEDesigns", "UniqueSampler"]
@@ -104,8 +105,8 @@ class UniqueSampler(BaseSampler):
     The first trials have the designs ``first``.
     """
 
-    def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int, first: Iterable[Params] = ()) -> None:
-        self._space, self._designs, self._seed, self._first = space, designs, seed, list(first)
+    def __init__(self, space: BoundSpace, designs: DesignSampler, seed: int, first: UsualDesigns | None = None) -> None:
+        self._space, self._designs, self._seed, self._first = space, designs, seed, first
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space: all parameters of a trial are chosen together."""
@@ -124,10 +125,8 @@ class UniqueSampler(BaseSampler):
         known = {None, *map(space.design_of, others)}
         for attempt in range(_ATTEMPTS):
             generator = np.random.default_rng([self._seed, place, attempt])
-            if attempt == 0 and place < len(self._first):
-                proposed: Mapping[str, Any] = self._first[place]
-            else:
-                proposed = self._designs.propose(space, study, trial, generator)
+            first = self._first.propose(place, study) if self._first and attempt == 0 else None
+            proposed = first or self._designs.propose(space, study, trial, generator)
             params = {**space.draw(generator), **proposed}
             if space.design(params) not in known:
                 return params

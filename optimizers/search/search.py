@@ -53,6 +53,7 @@ from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, Un
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
+from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.search.warm_start import WarmStart, warm_designs
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.program import AttentionMoA
@@ -216,7 +217,7 @@ class _Search:
             study.set_user_attr("seed", seed)
             if isinstance(sampler, BaseSampler):
                 sampler = OptunaDesigns(sampler)
-            first = self.bound.unique([*self.bound.baselines(), *self.first]).values()
+            first = UsualDesigns(self.bound, self.n_trials, self.first)
             study.sampler = UniqueSampler(self.bound, sampler or GaussianProcessDesigns(self.objective), seed, first)
             runner = TrialRunner(
                 study=study,

@@ -19,6 +19,7 @@ from moa_dspy.optimizers.search.designs import BoundSpace, Design
 from moa_dspy.optimizers.search.gaussian_process import GaussianProcess, Observation, expected_improvement
 from moa_dspy.optimizers.search.gp_designs import Tried, observations, requests_of, unpaid
 from moa_dspy.optimizers.search.objective import Objective
+from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
@@ -153,4 +154,4 @@ def test_designs_that_pass_all_answers_on_have_the_calls_and_the_one_depth_of_th
         assert space.rules(design)[0] == StopRule(3)
         assert len(requests_of(design, 3)) == space.program(design).architecture.max_calls
     assert set(bound(replace(SPACE, residual=("none", "answers"), layers=(1, 2))).choices["residual"]) == {"none"}
-    assert any(params.get("residual") == "answers" for params in space.baselines())
+    assert any(params.get("residual") == "answers" for params in UsualDesigns(space).params)

@@ -29,6 +29,7 @@ from moa_dspy.optimizers import (
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Incumbent, Objective, cannot_win, pick_rule
 from moa_dspy.optimizers.search.storage import open_storage
+from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.search.workers import in_order
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores, score_rules
@@ -462,7 +463,7 @@ class TestSpace:
 
     def test_every_agent_is_tried_alone(self) -> None:
         bound = BoundSpace(SearchSpace(samples=2), TASK, [simulated(name) for name in "abcdef"], {})
-        designs = [bound.design(params) for params in bound.baselines()]
+        designs = [bound.design(params) for params in UsualDesigns(bound).params]
         alone = [design.samples for design in designs if design is not None and sum(design.samples) == 1]
         assert len(set(alone)) == 6
 

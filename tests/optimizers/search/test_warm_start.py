@@ -10,6 +10,7 @@ from support.simulated_tasks import exact, examples, simulated
 from moa_dspy import Agent, AttentionMoA, ConfigurationError
 from moa_dspy.optimizers import SearchSpace, search
 from moa_dspy.optimizers.search.designs import BoundSpace
+from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.search.warm_start import warm_designs
 from moa_dspy.testing import ScriptedLM
 
@@ -56,6 +57,6 @@ def test_the_best_design_of_a_study_comes_after_the_usual_ensembles() -> None:
     options: dict[str, Any] = {"metric": exact, "unit": "calls", "space": space}
     before = search(TASK, lms, trainset=examples(12), n_trials=12, **options)
     after = search(TASK, lms, trainset=examples(24)[12:], n_trials=12, warm_start=before.study, **options)
-    usual = len(BoundSpace(space, TASK, lms, {}).baselines())
+    usual = len(UsualDesigns(BoundSpace(space, TASK, lms, {})).params)
     best = {trial["number"]: trial["params"] for trial in before.report["trials"]}[before.report["best"]["trial"]]
     assert best in [trial["params"] for trial in after.report["trials"][: usual + 1]]
