@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 
-__all__ = ["Array", "GaussianProcess", "Observation", "expected_improvement"]
+__all__ = ["Array", "Features", "GaussianProcess", "Observation", "expected_improvement"]
 
 Features: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -70,11 +70,6 @@ class GaussianProcess:
         mean = whitened.T @ self._whitened
         deviation = np.sqrt(np.maximum(self._sizes[-1] - np.sum(whitened**2, axis=0), _LEAST**2))
         return self._mean + self._deviation * mean, self._deviation * deviation
-
-    @property
-    def best(self) -> float:
-        """Return the highest predicted value of the observed designs."""
-        return float(self.predict([one.features for one in self._seen])[0].max())
 
     def _apart(self, features: Sequence[Features]) -> Array:
         """Return the distances to the observed designs by choice; shape (choices, observations, designs)."""

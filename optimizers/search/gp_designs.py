@@ -1,5 +1,6 @@
 """The default design sampler: expected improvement of a Gaussian process, divided by the square root of the price.
 
+With a price limit, the improvement is multiplied by the probability that the design is within it (Gardner et al. 2014).
 It learns from all trials, including pruned trials and running trials of other processes. Requests that designs share
 are paid only once, because the response cache answers them.
 """
@@ -15,11 +16,18 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
+from scipy.special import ndtr
 from threadpoolctl import threadpool_limits
 
 from moa_dspy.attention import critics_of
 from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace, Design, Params
-from moa_dspy.optimizers.search.gaussian_process import Array, GaussianProcess, Observation, expected_improvement
+from moa_dspy.optimizers.search.gaussian_process import (
+    Array,
+    Features,
+    GaussianProcess,
+    Observation,
+    expected_improvement,
+)
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import scores_of
 from moa_dspy.optimizers.search.workers import in_order
@@ -37,6 +45,8 @@ _CENTRES: Final = 5
 _PRICE_EXPONENT: Final = 0.5
 _BOTH: Final = 0.05
 """Weight of the sum of both objectives beside the worse one. A dominated point is then never best."""
+_LEAST_SHARE: Final = 1e-3
+"""Share of the price limit that a run costs at least, since free models have no logarithm."""
 _LEAST_VARIANCE: Final = 0.02
 """Variance of an example's score if all scores so far are equal."""
 
@@ -83,15 +93,33 @@ class GaussianProcessDesigns:
             return next(iter(candidates.values()))
         running = [other.design.features for other in others if not other.scores]
         designs = list(candidates)
+        features = [design.features for design in designs]
         # Threads of the linear algebra wait for one another in a loop. On a busy machine, with matrices of this size,
         # they take 25 times the CPU time of one thread.
         with threadpool_limits(1, "blas"):
             process = GaussianProcess(observations(scored, self._objective, generator))
             if running:
                 process = process.believing(running)
-            gain = expected_improvement(*process.predict([design.features for design in designs]), process.best)
+            known, _ = process.predict([*(other.design.features for other in scored), *running])
+            within = [any(map(self._affords, other.scores.values())) for other in scored] + [True] * len(running)
+            best = max(known[within], default=min(known))
+            gain = expected_improvement(*process.predict(features), best) * self._chances(scored, features)
         prices = _unpaid_calls(designs, others, space.layers)
         return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]
+
+    def _affords(self, one: ExampleScores) -> bool:
+        return bool(one.prices) and self._objective.excess(one.mean_price) <= 0
+
+    def _chances(self, scored: Sequence[Tried], features: Sequence[Features]) -> Array:
+        """Return the probabilities that designs are within the price limit under a stop rule; shape (designs,)."""
+        cost, limit = self._objective.cost, self._objective.price
+        if limit is None:
+            return np.ones(len(features))
+        costs = [min(cost(one.mean_price) for one in trial.scores.values() if one.prices) for trial in scored]
+        shares = [math.log(max(one / limit, _LEAST_SHARE)) for one in costs]
+        seen = [Observation(trial.design.features, share) for trial, share in zip(scored, shares, strict=True)]
+        mean, deviation = GaussianProcess(seen).predict(features)
+        return np.asarray(ndtr(-mean / deviation))
 
 
 def _candidates(space: BoundSpace, others: Sequence[Tried], generator: np.random.Generator) -> dict[Design, Params]:
@@ -171,14 +199,14 @@ def unpaid(requests: frozenset[Request], paid: Mapping[Request, float]) -> float
 def observations(scored: Sequence[Tried], objective: Objective, generator: np.random.Generator) -> list[Observation]:
     """Return one observation per trial, under the stop rule that is best for the objective.
 
-    With a price limit, rules above it count as the lowest score. With two objectives, every call draws new weights
-    (ParEGO, Knowles 2006), so that repeated calls cover the whole front.
+    With a price limit, rules within it come first, and else those nearest to it: a design that is too expensive shows
+    what its cheaper neighbours can do. With two objectives, every call draws new weights (ParEGO, Knowles 2006), so
+    that repeated calls cover the whole front.
     """
     offsets, two = _offsets(scored), objective.two
     answered = [[one for one in trial.scores.values() if one.prices] for trial in scored]
     every = [one for rules in answered for one in rules]
     weight = float(generator.random()) if two else 0.0
-    lowest = min(_estimated(one, offsets) for one in every)
     highest_cost = (max(objective.cost(one.mean_price) for one in every) if two else 0.0) or 1.0
 
     def value(one: ExampleScores) -> float:
@@ -186,9 +214,12 @@ def observations(scored: Sequence[Tried], objective: Objective, generator: np.ra
         if two:
             missing, spent = 1 - score, objective.cost(price) / highest_cost
             return -max(weight * missing, (1 - weight) * spent) - _BOTH * (missing + spent)
-        return score if objective.excess(price) <= 0 else lowest
+        return score
 
-    best = [max(rules, key=value) for rules in answered]
+    def merit(one: ExampleScores) -> tuple[float, float]:
+        return min(0.0, -objective.excess(one.mean_price)), value(one)
+
+    best = [max(rules, key=merit) for rules in answered]
     return [
         Observation(trial.design.features, value(one), _variance(one, max(offsets)))
         for trial, one in zip(scored, best, strict=True)

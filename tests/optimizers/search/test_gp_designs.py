@@ -17,7 +17,7 @@ from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import SearchSpace
 from moa_dspy.optimizers.search.designs import BoundSpace, Design
 from moa_dspy.optimizers.search.gaussian_process import GaussianProcess, Observation, expected_improvement
-from moa_dspy.optimizers.search.gp_designs import Tried, observations, requests_of, unpaid
+from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns, Tried, observations, requests_of, unpaid
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.stop_fitting.replay import StopRule
@@ -124,12 +124,26 @@ class TestEvidence:
         assert (whole.value, first.value) == (0.5, 0.5)
         assert whole.variance == 0 < first.variance
 
-    def test_what_is_too_dear_counts_as_the_least(self) -> None:
+    def test_what_is_too_dear_shows_what_its_neighbours_can_do(self) -> None:
         objective = Objective("score_at_price", price=12, unit="calls")
         dear, cheap, poor = self.values(
             *(self.tried([1, 1], 20), self.tried([1, 0], 10), self.tried([0, 0], 10)), objective=objective
         )
-        assert (dear.value, cheap.value, poor.value) == (0, 0.5, 0)
+        assert (dear.value, cheap.value, poor.value) == (1, 0.5, 0)
+
+    def test_designs_like_those_that_are_too_dear_are_unlikely_to_be_within_the_limit(self) -> None:
+        designs = list(bound().designs())[::3]
+        trials = [
+            Tried(one, {}, StopRuleScores({ONE: ExampleScores([1], [Price(calls=8 * sum(one.samples))])}))
+            for one in designs
+        ]
+        others = list(bound().designs())[1::3]
+        chances = GaussianProcessDesigns(Objective("score_at_price", price=12, unit="calls"))._chances(
+            trials, [one.features for one in others]
+        )
+        assert all((chance > 0.5) == (sum(one.samples) == 1) for one, chance in zip(others, chances, strict=True))
+        assert {sum(one.samples) for one in others} > {1}
+        assert set(GaussianProcessDesigns()._chances(trials, [others[0].features])) == {1.0}
 
     def test_with_two_objectives_what_is_bettered_is_never_best_and_the_front_takes_turns(self) -> None:
         objective = Objective(("score", "cost"), unit="calls")
