@@ -217,7 +217,7 @@ class _Search:
             study.set_user_attr("seed", seed)
             if isinstance(sampler, BaseSampler):
                 sampler = OptunaDesigns(sampler)
-            first = UsualDesigns(self.bound, self.n_trials, self.first)
+            first = UsualDesigns(self.bound, self.n_trials, len(self.trainset), self.first)
             study.sampler = UniqueSampler(self.bound, sampler or GaussianProcessDesigns(self.objective), seed, first)
             runner = TrialRunner(
                 study=study,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from optuna import Study
 
@@ -15,6 +15,8 @@ from moa_dspy.optimizers.search.workers import in_order
 
 __all__ = ["UsualDesigns"]
 
+_LEAST_EXAMPLES: Final = 30
+
 
 class UsualDesigns:
     """The usual ensembles, if the space has them, and then further designs.
@@ -22,28 +24,31 @@ class UsualDesigns:
     Every agent alone, self-consistency, MoA, every agent with its own critiques (Self-Refine, Madaan et al. 2023), and
     Attention-MoA. It costs most, so it comes last, when there is most to compare it with.
 
-    A run of one agent is cheap. So with enough trials every agent is tried alone at all its temperatures, and in an
-    ensemble it has the best one. Several samples of an agent must differ, so they keep the middle temperature.
+    A run of one agent is cheap. So with enough trials and examples, every agent is tried alone at all its temperatures.
+    In an ensemble it has the best one. Several samples of an agent must differ, so they keep the middle temperature.
 
     Args:
         bound: the space.
         n_trials: those of the search. Temperatures are tried if all of these designs take at most half of them.
+        n_examples: those of the search. Temperatures are tried with 30 or more; fewer cannot tell them apart.
         further: parameters of designs to try afterwards.
 
     Attributes:
         params: parameters of the designs, with the middle temperature where the best one has to be found out.
     """
 
-    def __init__(self, bound: BoundSpace, n_trials: int = 0, further: Iterable[Params] = ()) -> None:
+    def __init__(
+        self, bound: BoundSpace, n_trials: int = 0, n_examples: int = 0, further: Iterable[Params] = ()
+    ) -> None:
         self._bound = bound
         usual = bound.unique(_ensembles(bound))
         plain = [design for design in usual if sum(design.samples) == 1 and design.attention == "none"]
-        self._alone = {design.samples.index(1): design for design in plain}
-        alone = {} if bound.space.shared_temperature else self._alone
-        names = {bound.temperature_names[agent]: usual[design] for agent, design in alone.items()}
+        shared = bound.space.shared_temperature
+        self._alone = {} if shared else {design.samples.index(1): design for design in plain}
+        names = {bound.temperature_names[agent]: usual[design] for agent, design in self._alone.items()}
         warmer = [{**one, name: value} for name, one in names.items() for value in bound.choices.get(name, ())]
         every = bound.unique([*map(usual.__getitem__, plain), *warmer, *usual.values()])
-        designs = every if len(every) <= n_trials // 2 else usual
+        designs = every if len(every) <= n_trials // 2 and n_examples >= _LEAST_EXAMPLES else usual
         self.params = list(bound.unique([*designs.values(), *further]).values())
         self._ensembles = range(len(designs) - len(usual) + len(plain), len(designs))
 
@@ -51,17 +56,18 @@ class UsualDesigns:
         """Return the parameters for a place in the study; None if it comes after these designs."""
         if place not in self._ensembles:
             return self.params[place] if place < len(self.params) else None
-        params = self.params[place]
-        names, counts = self._bound.temperature_names, (params[name] for name in self._bound.sample_names)
-        best = {names[agent]: self._best_temperature(agent, study) for agent, count in enumerate(counts) if count == 1}
+        params, names = self.params[place], self._bound.temperature_names
+        design = self._bound.design(params)
+        single = [agent for agent in self._alone if design and design.samples[agent] == 1]
+        best = {names[agent]: self._best_temperature(agent, study) for agent in single}
         return params | {name: value for name, value in best.items() if value is not None}
 
     def _best_temperature(self, agent: int, study: Study) -> Any:
         """Return the temperature at which an agent was best alone, the middle one on a tie; None if it tried one."""
-        alone, scores = self._alone.get(agent), dict[Any, list[float]]()
+        alone, scores = self._alone[agent], dict[Any, list[float]]()
         for trial in in_order(study):  # of which that at the middle temperature is the first
             design, rules = self._bound.design_of(trial), scores_of(trial)
-            if rules and design and alone and replace(design, temperatures=alone.temperatures) == alone:
+            if rules and design and replace(design, temperatures=alone.temperatures) == alone:
                 scores[design.temperatures[agent]] = max(rules.values(), key=lambda one: one.score).scores
         common = min(map(len, scores.values()), default=0)
         best = max(scores, key=lambda value: statistics.fmean(scores[value][:common]), default=None)

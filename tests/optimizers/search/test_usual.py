@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ SPACE = SearchSpace(
 )
 
 
-def agents() -> list[SimulatedLM]:
+def everybody() -> list[SimulatedLM]:
     """Agents of which one is good at the lowest temperature, one at the highest, and one at all equally bad."""
     return [
         simulated("cold", knows=lambda request: 0.9 if request.config.temperature < 0.3 else 0.3),
@@ -35,9 +36,9 @@ def agents() -> list[SimulatedLM]:
     ]
 
 
-def tried(**options: Any) -> list[dict[str, Any]]:
-    given: dict[str, Any] = {"trainset": examples(24), "metric": exact, "unit": "calls", "space": SPACE, **options}
-    return [trial["params"] for trial in search(TASK, agents(), **given).report["trials"]]
+def tried(agents: Sequence[SimulatedLM] | None = None, **options: Any) -> list[dict[str, Any]]:
+    given: dict[str, Any] = {"trainset": examples(30), "metric": exact, "unit": "calls", "space": SPACE, **options}
+    return [trial["params"] for trial in search(TASK, agents or everybody(), **given).report["trials"]]
 
 
 def is_alone(params: dict[str, Any]) -> bool:
@@ -70,18 +71,27 @@ def test_with_few_trials_or_one_temperature_for_all_agents_the_middle_one_is_tak
     assert {one["temperature"] for one in shared} == {0.5}
 
 
-def test_temperatures_are_tried_if_all_usual_designs_take_at_most_half_of_the_trials() -> None:
-    bound = BoundSpace(SPACE, TASK, agents(), {})
-    few, many = UsualDesigns(bound, 29).params, UsualDesigns(bound, 30).params
+def test_temperatures_are_tried_if_trials_and_examples_suffice() -> None:
+    bound = BoundSpace(SPACE, TASK, everybody(), {})
+    few, many = UsualDesigns(bound, 29, 30).params, UsualDesigns(bound, 30, 30).params
     assert (len(few), len(many)) == (9, 15)
+    assert UsualDesigns(bound, 30, 29).params == few
     assert [one for one in many if one in few] == few, "the others keep their order"
 
 
 @pytest.mark.slow
 def test_designs_of_a_warm_start_keep_their_temperatures() -> None:
     space = replace(SPACE, attention=("none",))
-    bound = BoundSpace(space, TASK, agents(), {})
+    bound = BoundSpace(space, TASK, everybody(), {})
     cold = {"samples.cold": 1, "samples.warm": 1, "samples.weak": 0, "temperature.cold": 0.9, "temperature.warm": 0.1}
     program = bound.program(bound.design({**cold, "attention": "none", "residual": "synthesis"}))  # type: ignore[arg-type]
     params = tried(n_trials=30, space=space, warm_start=program)
     assert [one for one in params if cold.items() <= one.items()]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_single_agent_needs_no_number_of_samples(samples: int) -> None:
+    params = tried(n_trials=12, space=replace(SPACE, samples=samples, aggregators=None), agents=everybody()[:1])
+    assert [one["temperature.cold"] for one in params[:3]] == [0.5, 0.1, 0.9]
+    own = [one for one in params[3:] if one.get("samples.cold", 1) == 1]
+    assert own[0] == {**own[0], "attention": "full", "temperature.cold": 0.1}
