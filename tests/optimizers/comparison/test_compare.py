@@ -194,13 +194,9 @@ def announced(program: AttentionMoA, **options: Any) -> WorkEstimate:
     return shown[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"critiques": "joint"},
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"layers": 2}, {"layers": 2, "attention": "none"})),
-    ],
-    ids=str,
+    "options", [{}, {"critiques": "joint"}, {"layers": 2}, {"layers": 2, "attention": "none"}], ids=str
 )
 def test_with_matched_calls_no_more_are_made_than_announced(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch

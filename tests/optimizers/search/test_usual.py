@@ -89,7 +89,7 @@ def test_designs_of_a_warm_start_keep_their_temperatures() -> None:
     assert [one for one in params if cold.items() <= one.items()]
 
 
-@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("samples", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_single_agent_needs_no_number_of_samples(samples: int) -> None:
     params = tried(n_trials=12, space=replace(SPACE, samples=samples, aggregators=None), agents=everybody()[:1])
     assert [one["temperature.cold"] for one in params[:3]] == [0.5, 0.1, 0.9]
