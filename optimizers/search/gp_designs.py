@@ -108,7 +108,8 @@ class GaussianProcessDesigns:
         return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]
 
     def _affords(self, one: ExampleScores) -> bool:
-        return bool(one.prices) and self._objective.excess(one.mean_price) <= 0
+        price = one.mean_price
+        return price is not None and self._objective.affords(price)
 
     def _chances(self, scored: Sequence[Tried], features: Sequence[Features]) -> Array:
         """Return the probabilities that designs are within the price limit under a stop rule; shape (designs,)."""
@@ -205,16 +206,16 @@ def observations(scored: Sequence[Tried], objective: Objective, generator: np.ra
     """
     offsets, two = _offsets(scored), objective.two
     answered = [[one for one in trial.scores.values() if one.prices] for trial in scored]
-    every = [one for rules in answered for one in rules]
     weight = float(generator.random()) if two else 0.0
-    highest_cost = (max(objective.cost(one.mean_price) for one in every) if two else 0.0) or 1.0
+    costs = [objective.cost(one.mean_price) for rules in answered for one in rules] if two else []
+    highest_cost = max(costs, default=0.0) or 1.0
 
     def value(one: ExampleScores) -> float:
-        score, price = _estimated(one, offsets), one.mean_price
-        if two:
-            missing, spent = 1 - score, objective.cost(price) / highest_cost
-            return -max(weight * missing, (1 - weight) * spent) - _BOTH * (missing + spent)
-        return score
+        score = _estimated(one, offsets)
+        if not two:
+            return score
+        missing, spent = 1 - score, objective.cost(one.mean_price) / highest_cost
+        return -max(weight * missing, (1 - weight) * spent) - _BOTH * (missing + spent)
 
     def merit(one: ExampleScores) -> tuple[float, float]:
         return min(0.0, -objective.excess(one.mean_price)), value(one)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from optuna import Study
+from optuna.trial import FrozenTrial
 
 from moa_dspy.optimizers.search.designs import BoundSpace, Params
 from moa_dspy.optimizers.search.results import scores_of
@@ -46,8 +47,8 @@ class UsualDesigns:
         shared = bound.space.shared_temperature
         self._alone = {} if shared else {design.samples.index(1): design for design in plain}
         names = {bound.temperature_names[agent]: usual[design] for agent, design in self._alone.items()}
-        warmer = [{**one, name: value} for name, one in names.items() for value in bound.choices.get(name, ())]
-        every = bound.unique([*map(usual.__getitem__, plain), *warmer, *usual.values()])
+        tempered = [{**one, name: value} for name, one in names.items() for value in bound.choices.get(name, ())]
+        every = bound.unique([*map(usual.__getitem__, plain), *tempered, *usual.values()])
         designs = every if len(every) <= n_trials // 2 and n_examples >= _LEAST_EXAMPLES else usual
         self.params = list(bound.unique([*designs.values(), *further]).values())
         self._ensembles = range(len(designs) - len(usual) + len(plain), len(designs))
@@ -57,15 +58,15 @@ class UsualDesigns:
         if place not in self._ensembles:
             return self.params[place] if place < len(self.params) else None
         params, names = self.params[place], self._bound.temperature_names
-        design = self._bound.design(params)
+        design, trials = self._bound.design(params), in_order(study)
         single = [agent for agent in self._alone if design and design.samples[agent] == 1]
-        best = {names[agent]: self._best_temperature(agent, study) for agent in single}
+        best = {names[agent]: self._best_temperature(agent, trials) for agent in single}
         return params | {name: value for name, value in best.items() if value is not None}
 
-    def _best_temperature(self, agent: int, study: Study) -> Any:
+    def _best_temperature(self, agent: int, trials: Iterable[FrozenTrial]) -> Any:
         """Return the temperature at which an agent was best alone, the middle one on a tie; None if it tried one."""
         alone, scores = self._alone[agent], dict[Any, list[float]]()
-        for trial in in_order(study):  # of which that at the middle temperature is the first
+        for trial in trials:  # of which that at the middle temperature is the first
             design, rules = self._bound.design_of(trial), scores_of(trial)
             if rules and design and replace(design, temperatures=alone.temperatures) == alone:
                 scores[design.temperatures[agent]] = max(rules.values(), key=lambda one: one.score).scores
