@@ -78,7 +78,7 @@ class TestCachedRuns:
 
     def test_a_type_that_no_file_can_hold_is_measured(self) -> None:
         kind = dataclasses.make_dataclass("Point", [("x", int)])
-        task = dspy.Signature({"question": (str, dspy.InputField()), "point": (kind, dspy.OutputField())})  # type: ignore[call-arg, arg-type]
+        task: Any = dspy.Signature({"question": (str, dspy.InputField()), "point": (kind, dspy.OutputField())})  # type: ignore[call-arg, arg-type]
         lm = ScriptedLM('{"point": {"x": 1}}')
         lm.cache = True
         assert measure(single_model(task, lm), examples(2), lambda *_: 1.0).score().value == 1.0
