@@ -18,6 +18,7 @@ from moa_dspy.signatures.roles import (
     derive_roles,
     is_free_text,
     needed_inputs,
+    read_json_value,
     split_critiques,
     task_signature,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "needed_inputs",
     "quote",
     "read_input",
+    "read_json_value",
     "split_critiques",
     "task_signature",
 ]

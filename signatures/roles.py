@@ -6,6 +6,9 @@ answer, then a peer's. This gives servers the longest common prefix to reuse.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import decimal
 import functools
 import json
 import re
@@ -13,7 +16,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeAlias, cast
+from types import NoneType
+from typing import Any, Final, TypeAlias, cast, get_args
 
 import dspy
 import pydantic
@@ -34,6 +38,7 @@ __all__ = [
     "derive_roles",
     "is_free_text",
     "needed_inputs",
+    "read_json_value",
     "split_critiques",
     "task_signature",
 ]
@@ -59,13 +64,16 @@ _NAMES = (
 _RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_fields", "signature"})
 
 
-# The line before a critique in a reply with several: "Answer 2:", "### Critique of answer 2", "<critique number=2>".
+# The line before a critique in a reply with several: "Answer 2:", "### Critique of answer 2 (a peer's)", "Critique 2:",
+# "<critique number=2>".
 _NUMBERED: Final = re.compile(
-    r"^[ \t#*_>\-\[(]{0,8}(?:(?:critique|review|feedback|suggestions|comments)\s+(?:of|for|on|to)\s+)?(?:the\s+)?answer"
-    r"[ \t]*(?:number|no\.|#)?[ \t]*(\d{1,4})[\])]?[ \t*_]{0,4}(?:[:\u2013\u2014\uff1a-]+[ \t*_]{0,4}|$)"
-    r"|^[ \t]*<(?:critique|answer)\s[^<>\n]{0,40}?(\d{1,4})[\"']?\s*>",
+    r"^[ \t#*_>\-\[(]{0,8}(?:(?:(?:critique|review|feedback|suggestions|comments)\s+(?:of|for|on|to)\s+)?(?:the\s+)?"
+    r"answer|critique|review|feedback)[ \t]*(?:number|no\.|#)?[ \t]*(\d{1,4})[\])]?(?:[ \t]*\([^()\n]{0,40}\))?"
+    r"[ \t*_]{0,4}(?:[:\u2013\u2014\uff1a-]+[ \t*_]{0,4}|$)"
+    r"|(?:^[ \t]*|(?<=>))<(?:critique|answer)\s[^<>\n]{0,40}?(\d{1,4})[\"']?\s*>",
     re.IGNORECASE | re.MULTILINE,
 )
+_EXACT: Final = decimal.Context(decimal.MAX_PREC, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 _CLOSING: Final = re.compile(r"</(?:critique|answer)>\s*\Z", re.IGNORECASE)
 _MARKS: Final = 1000
 
@@ -207,16 +215,36 @@ class Roles:
     def vote_key(self, outputs: Mapping[str, Any]) -> str:
         """Return the key of an answer in votes and gates. Equal keys are one answer.
 
-        In free text, case, spacing, and markup and punctuation around the text are ignored.
+        In free text, case, spacing, and markup and punctuation around the text are ignored. Other outputs are compared
+        by value: the decimals 1.0 and 1.00 are equal, and so are sets in any order.
+
+        Args:
+            outputs: the task's outputs, or their JSON values.
         """
-        values, fields = self.jsonable(outputs), self.task.output_fields
-        folded = {name: _folded(str(values[name])) for name in self.voted if fields[name].annotation is str}
-        return json.dumps({name: folded.get(name, values[name]) for name in self.voted}, sort_keys=True)
+        values = self.jsonable(outputs)
+        return json.dumps({name: self._compared(name, values[name]) for name in self.voted}, sort_keys=True)
+
+    def _compared(self, name: str, value: Any) -> Any:
+        """Return the part of a vote's key that is made of an output's JSON value."""
+        if self._is_text(name):
+            return None if value is None else _folded(str(value))
+        try:
+            return _by_value(read_json_value(self._types[name], value))
+        except pydantic.ValidationError:
+            return _by_value(value)
+
+    @functools.cached_property
+    def _types(self) -> dict[str, pydantic.TypeAdapter[Any]]:
+        return {name: pydantic.TypeAdapter(self.task.output_fields[name].annotation) for name in self.voted}
+
+    def _is_text(self, name: str) -> bool:
+        annotation: Any = self.task.output_fields[name].annotation
+        return annotation is str or set(get_args(annotation)) == {str, NoneType}
 
     @property
     def compares_text(self) -> bool:
         """Return whether equality of answers depends on free text, which may say the same in other words."""
-        return any(self.task.output_fields[name].annotation is str for name in self.voted)
+        return any(map(self._is_text, self.voted))
 
     def _with(self, inputs: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, Any]:
         values = dict(inputs)
@@ -402,11 +430,49 @@ def _plain_task(task: TaskSignature, history: str | None) -> str:
     return texts.PLAIN_TASK.format(inputs=readable(task.input_fields), outputs=readable(task.output_fields))
 
 
+def read_json_value(kind: pydantic.TypeAdapter[Any], value: Any) -> Any:
+    """Return a value with its type again, from its JSON value.
+
+    Raises:
+        pydantic.ValidationError: if the type does not read what it writes.
+    """
+    try:
+        return kind.validate_python(value)
+    except pydantic.ValidationError:  # strict types take texts for dates and enums only from JSON
+        return kind.validate_json(json.dumps(value))
+
+
+def _by_value(value: Any) -> Any:
+    """Return a JSON value. It is the same for equal values."""
+    if isinstance(value, pydantic.BaseModel):
+        value = dict(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC)
+    elif isinstance(value, decimal.Decimal):
+        value = value.normalize(_EXACT) if value else 0
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, Mapping):
+        return {json.dumps(_by_value(key)): _by_value(part) for key, part in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_by_value, value), key=json.dumps)
+    if isinstance(value, (list, tuple)):
+        return list(map(_by_value, value))
+    return to_jsonable_python(value, fallback=str)
+
+
 @functools.lru_cache(maxsize=64)  # the gate, the vote and the trace of a run compare the same answers
 def _folded(text: str) -> str:
     """Return a text without what does not distinguish answers; not empty unless the text is."""
-    plain = unicodedata.normalize("NFKC", text)
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", "".join(map(_unraised, text)))
     return " ".join((undecorated(plain) or plain).casefold().split())
+
+
+def _unraised(letter: str) -> str:
+    """Mark a raised letter, which NFKC would make a usual one: 10\u2075 is not 105."""
+    return f"^{letter}" if unicodedata.decomposition(letter).startswith("<super>") else letter
 
 
 def _as_text(value: Any) -> str:

@@ -56,7 +56,8 @@ TEXT_MAX: Final = 20_000
 
 _PAIRS: Final = {"(": ")", "[": "]", "{": "}", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」", "【": "】", "<": ">"}
 _EDGES: Final = "*_`\"'~ \t\r\n"
-_END: Final = ".,;:!。，"
+_END: Final = ".,;:!。，…।۔"
+_VALUES: Final = re.compile(r"\A[(\[{].*[,;]", re.DOTALL)
 _LATEX: Final = re.compile(
     r"\A(?:\\boxed|\\fbox|\\text(?:bf|it)?|\\math(?:bf|rm))\s*\{(.*)\}\Z|\A\\[(\[](.*)\\[)\]]\Z|\A\$\$?(.*?)\$\$?\Z",
     re.DOTALL,
@@ -135,7 +136,10 @@ def answered_part(text: str) -> str:
 
 
 def undecorated(text: str) -> str:
-    """Return a text without markup, quotes, brackets and punctuation around it."""
+    """Return a text without markup, quotes, brackets and punctuation around it.
+
+    Brackets around several values stay: ``(0, 1)`` is not ``[0, 1]``.
+    """
     for _ in range(8):
         before = text
         text = text.strip(_EDGES).rstrip(_END).strip(_EDGES)
@@ -145,7 +149,12 @@ def undecorated(text: str) -> str:
             text = before.strip()[fenced.end() : -len(fenced[1])]
         elif latex:
             text = next(part for part in latex.groups() if part is not None)
-        elif text[:1] in _PAIRS and text.endswith(_PAIRS[text[0]]) and text.count(text[0]) == 1:
+        elif (
+            text[:1] in _PAIRS
+            and text.endswith(_PAIRS[text[0]])
+            and text.count(text[0]) == 1
+            and not _VALUES.match(text)
+        ):
             text = text[1:-1]
         elif typed := _TYPED.match(text):
             text = typed[1]

@@ -130,6 +130,8 @@ def test_missing_critiques_are_asked_for_singly(written: list[int], calls: int) 
             '<critique number="1">\nGood.\n</critique>\n<critique number="2">\nBad.\n</critique>',
             {1: "Good.", 2: "Bad."},
         ),
+        ("Answer 1 (your own):\nGood.\nCritique 2 (a peer):\nBad.", {1: "Good.", 2: "Bad."}),
+        ('<critique number="1">Good.</critique><critique number="2">Bad.</critique>', {1: "Good.", 2: "Bad."}),
         ("Answer 2 is better than the others.\nAnswer 1: Good.", {1: "Good."}),
         ("Answer 2:\nSee answer 1:\nAnswer 1: no\nAnswer 3: x", {2: "See answer 1:\nAnswer 1: no", 3: "x"}),
         ("Answer 1:\nAnswer 2:\nBad.", {2: "Bad."}),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import re
 import time
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 import dspy
@@ -99,6 +101,44 @@ def test_equal_votes_are_those_of_equal_answers_whatever_led_to_them() -> None:
     assert only.vote_key({"reasoning": 1}) != only.vote_key({"reasoning": 2})
     own = derive_roles("question -> reasoning: str, label: bool")
     assert own.vote_key({"reasoning": "a", "label": True}) == own.vote_key({"reasoning": "b", "label": True})
+
+
+class Item(pydantic.BaseModel):
+    price: Decimal
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "equal"),
+    [
+        (Decimal, Decimal("1.0"), Decimal("1.00"), True),
+        (Decimal, Decimal("1E+999999999"), Decimal("1E+999999998"), False),
+        (float, -0.0, 0.0, True),
+        (float, 0.1 + 0.2, 0.3, False),
+        (int | float, 1, 1.0, True),
+        (set[int], {0, 8}, {8, 0}, True),
+        (frozenset[str], frozenset("ab"), frozenset("ac"), False),
+        (list[int], [1, 2], [2, 1], False),
+        (dict[int, str], {1: "a", 2: "b"}, {2: "b", 1: "a"}, True),
+        (datetime, datetime(2026, 1, 1, 12, tzinfo=UTC), datetime.fromisoformat("2026-01-01T13:00+01:00"), True),
+        (date, date(2026, 1, 1), date(2026, 1, 2), False),
+        (list[Item], [Item(price=Decimal("1.0"))], [Item(price=Decimal("1.00"))], True),
+        (str | None, "Paris", " paris.", True),
+        (str | None, None, "None", False),
+        (int | None, None, 0, False),
+        (str, "10\u2075", "105", False),
+        (str, "10\u2075", "10^5", True),
+        (str, "\uff30\uff41ris\u2026", "paris", True),
+        (str, "\u092a\u0947\u0930\u093f\u0938\u0964", "\u092a\u0947\u0930\u093f\u0938", True),
+        (str, "(0, 1)", "[0, 1]", False),
+        (str, "(B)", "b", True),
+    ],
+)
+def test_answers_are_equal_by_value(kind: Any, one: Any, other: Any, equal: bool) -> None:
+    roles = derive_roles(make_signature({"question": (str, dspy.InputField()), "out": (kind, dspy.OutputField())}))
+    outputs = [{"reasoning": "", "out": value} for value in (one, other)]
+    recorded = [roles.jsonable(values) for values in outputs]
+    assert [roles.vote_key(values) for values in recorded] == [roles.vote_key(values) for values in outputs]
+    assert (roles.vote_key(outputs[0]) == roles.vote_key(outputs[1])) == equal
 
 
 def test_only_roles_whose_completion_is_the_answer_are_told_to_write_nothing_else() -> None:
