@@ -12,9 +12,10 @@ from moa_dspy._dspy import has_input_keys
 from moa_dspy.data.splitting import canonical
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import digest
+from moa_dspy.evaluation.runner import Run
 from moa_dspy.program import AttentionMoA
 
-__all__ = ["check_examples", "deduplicate", "demo_questions", "question_of", "refuse_overlap"]
+__all__ = ["check_examples", "deduplicate", "demo_questions", "distinct_runs", "question_of", "refuse_overlap"]
 
 
 def check_examples(examples: Sequence[dspy.Example]) -> None:
@@ -36,6 +37,15 @@ def deduplicate(examples: Iterable[dspy.Example]) -> list[dspy.Example]:
     first: dict[str, dspy.Example] = {}
     for example in examples:
         first.setdefault(question_of(example), example)
+    return list(first.values())
+
+
+def distinct_runs(runs: Iterable[Run]) -> list[Run]:
+    """Return the first run of each question that has a trace. Further runs of a question are not independent of it."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        if run.trace is not None:
+            first.setdefault(question_of(run.example), run)
     return list(first.values())
 
 

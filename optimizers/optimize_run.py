@@ -19,7 +19,7 @@ from moa_dspy.optimizers.analysis.ceiling import Ceiling, ceiling, known_ceiling
 from moa_dspy.optimizers.analysis.contributions import Contributions, contributions, without
 from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
-from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept
+from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept, looks
 from moa_dspy.optimizers.leakage import demo_questions, question_of
 from moa_dspy.optimizers.measuring import CachedRuns, Measurement, Run, measure
 from moa_dspy.optimizers.optimize_budget import affordable, check_covers, fraction_of, is_limited, share_of
@@ -394,10 +394,13 @@ class OptimizeRun:
         if any(run.metric_usage.calls for run in runs) and not plan.only_gate:
             self.notes.append("gate: not fitted, because the metric calls models; parts=['gate'] does it")
             return
-        # The held-out runs chose between two programs. At half the level for each, the bound holds for either.
-        programs, level = 1 if self.acceptance is None else 2, 1 - GATE_CONFIDENCE
-        options: Any = {"program": program, "concurrency": plan.concurrency}
-        fit = fit_gate(runs, plan.metric, plan.max_loss, 1 - level / programs, **options)
+        # The scores of the runs chose the program and which runs there are: the program's own on the tuning examples,
+        # with or without those of the test, or the candidate's; and the test may have ended halfway. The bound holds
+        # for any of these choices, because each has its share of the level.
+        choices = 1 if plan.only_gate else 2 * len(looks(len(plan.held), plan.alpha, interim=True))
+        choices += bool(self._own_runs)
+        level = (1 - GATE_CONFIDENCE) / choices
+        fit = fit_gate(runs, plan.metric, plan.max_loss, 1 - level, concurrency=plan.concurrency)
         self.gate = replace(fit, confidence=GATE_CONFIDENCE)
         self.notes.append(f"gate: {self.gate.verdict}")
         if self.gate.gate != "off":

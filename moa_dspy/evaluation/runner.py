@@ -35,6 +35,7 @@ from moa_dspy.errors import (
 from moa_dspy.evaluation.scoring import Judgement, Metric, failure_of, judge
 from moa_dspy.evaluation.suite import OwnData
 from moa_dspy.program import AttentionMoA
+from moa_dspy.signatures import TaskSignature
 from moa_dspy.trace import Failure, Step, StepStarted, Trace, watch
 
 __all__ = [
@@ -85,6 +86,7 @@ class Run(Judgement):
     Attributes:
         prediction: the answer; None if the program failed.
         trace: the trace of the run, if traces are kept and the program makes one.
+        task: the signature of the program that made the trace, which defines the types of its outputs.
         program_usage: usage of the program's calls.
         metric_usage: usage of the metric's calls.
         price: cost of the run without the response cache; None without a trace.
@@ -94,6 +96,7 @@ class Run(Judgement):
     example: dspy.Example
     prediction: dspy.Prediction | None = None
     trace: Trace | None = None
+    task: TaskSignature | None = None
     program_usage: Usage = field(default_factory=Usage)
     metric_usage: Usage = field(default_factory=Usage)
     price: Price | None = None
@@ -261,6 +264,7 @@ class ExampleRunner:
             example=item.example,
             prediction=prediction,
             trace=trace,
+            task=self.program.signature if trace is not None and isinstance(self.program, AttentionMoA) else None,
             program_usage=used["program"],
             metric_usage=used["metric"],
             price=price,

@@ -19,6 +19,7 @@ from moa_dspy.errors import AllRunsFailedError, ConfigurationError
 from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Score, check_share
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
+from moa_dspy.optimizers.leakage import deduplicate, distinct_runs
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
 from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
@@ -52,7 +53,7 @@ class Ceiling(Displayed, Tabulated):
     """What the agents of a program can reach; ``str`` gives a table, ``report`` JSON values.
 
     Attributes:
-        examples: number of examples.
+        examples: number of examples. Of a repeated question the first counts.
         all_wrong: number of examples on which all agents are wrong.
         most: upper bound of the accuracy of any vote, route or cascade of these agents on further examples: 1 minus the
             exact (Clopper-Pearson) lower bound of the rate of examples on which all are wrong.
@@ -67,6 +68,8 @@ class Ceiling(Displayed, Tabulated):
         partly: number of examples on which an answer scores above 0 and below ``right``. It counts as wrong, so the
             ceiling says little about such scores.
         failed: number of failed runs, which are left out.
+        room: upper bound of the gain of any selection over the best single agent on further examples, see
+            ``most_gain``.
         cost: amount paid.
     """
 
@@ -85,6 +88,7 @@ class Ceiling(Displayed, Tabulated):
     right: float = 1.0
     partly: int = 0
     failed: int = 0
+    room: float = 1.0
     cost: Usage = Usage()
 
     def _facts(self) -> Mapping[str, Any]:
@@ -101,11 +105,6 @@ class Ceiling(Displayed, Tabulated):
         return min(self.agents, key=lambda way: (-way.right.value, way.price.usd or 0.0, way.price.tokens))
 
     @property
-    def room(self) -> float:
-        """Return the largest gain over the best single agent that a selection may reach on further examples."""
-        return max(self.most - self.best.right.value, 0.0)
-
-    @property
     def sentence(self) -> str:
         """Return the ceiling in words."""
         many = len(self.agents) > 1
@@ -113,7 +112,8 @@ class Ceiling(Displayed, Tabulated):
         return (
             f"{who} wrong on {self.all_wrong} of {self.examples} examples: no vote, route or cascade of them is right "
             f"on more than {self.most:.1%} ({self.confidence:.0%} confidence; {self.selection.right.value:.1%} here). "
-            f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}"
+            f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}; "
+            f"a selection gains at most {self.room:.1%} on the best one ({self.confidence:.0%} confidence)"
             + (f". Scores below {self.right:g} count as wrong, also those above 0" if self.partly else "")
         )
 
@@ -178,7 +178,7 @@ def ceiling(
         raise ConfigurationError(f"right={right!r} is out of range; it must be above 0 and at most 1")
     asked = program if whole else proposals_of(program)
     measured = measure(
-        asked, devset, metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
+        asked, deduplicate(devset), metric, concurrency=concurrency, budget=budget, progress=progress, keep_traces=True
     )
     found = ceiling_of(
         asked,
@@ -233,7 +233,8 @@ def ceiling_of(
     """
     if not all(map(_asked_all(program), runs)):
         raise ConfigurationError("a gate left agents out, so their answers are not known; give the program gate='off'")
-    scored = attribute_runs(runs, metric, program, concurrency)
+    distinct = distinct_runs(runs)
+    scored = attribute_runs(distinct, metric, program, concurrency)
     if not scored:
         raise AllRunsFailedError("no run can show the ceiling: all of them failed")
     names = [spec.name for spec in program.architecture.agents]
@@ -259,7 +260,8 @@ def ceiling_of(
         lost=pairs.count((True, False)) if whole else None,
         right=right,
         partly=sum(any(0 < one.score < least for one in run.select(1, "propose")) for run in scored),
-        failed=len(runs) - len(scored),
+        failed=sum(run.trace is None for run in runs),
+        room=most_gain(table, confidence),
     )
 
 
@@ -268,6 +270,18 @@ def least_rate(count: int, of: int, confidence: float) -> float:
     from scipy.stats import beta  # takes most of a second to import
 
     return float(beta.ppf(1 - confidence, count, of - count + 1)) if count else 0.0
+
+
+def most_gain(table: Sequence[Sequence[bool]], confidence: float) -> float:
+    """Return an upper bound of what a selection gains over the best agent, from who is right on each example.
+
+    Over one agent, a selection gains at most the rate of examples on which it is wrong and another one right. Clopper
+    and Pearson's exact bounds of these rates share the level and hold together. So the smallest one holds, whichever
+    agent is the best.
+    """
+    agents = len(table[0])
+    no_gain = [sum(row[number] or not any(row) for row in table) for number in range(agents)]
+    return min(1 - least_rate(count, len(table), 1 - (1 - confidence) / agents) for count in no_gain)
 
 
 def _prices(runs: Sequence[StageScores], agent: str | None) -> list[Price]:

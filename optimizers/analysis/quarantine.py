@@ -18,6 +18,7 @@ from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import check_share, improvement_p_value
 from moa_dspy.optimizers.analysis.contributions import without
 from moa_dspy.optimizers.analysis.stages import attribute_runs
+from moa_dspy.optimizers.leakage import distinct_runs
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["QUARANTINE_LEVEL", "Quarantine", "drop", "p_values", "quarantine"]
@@ -38,7 +39,7 @@ class Quarantine:
         scores: mean score of each agent's first proposals.
         p: for each agent, the p value of "it scores at least half of what the others score on average".
         level: the largest p value for quarantine, divided among the agents.
-        examples: number of runs.
+        examples: number of runs, one of each question.
     """
 
     program: AttentionMoA
@@ -72,8 +73,8 @@ def quarantine(
 
     Args:
         program: the program that made the runs.
-        runs: runs with traces, on independent examples. An agent is compared on those in which it proposed. A failed
-            proposal shows nothing about what an agent answers.
+        runs: runs with traces, on independent examples. Of several runs of a question, the first counts. An agent is
+            compared on those in which it proposed. A failed proposal shows nothing about what an agent answers.
         metric: the task's metric, with scores from 0 to 1.
         level: see above.
         concurrency: number of runs scored at once.
@@ -82,7 +83,7 @@ def quarantine(
         ConfigurationError: if no run has a trace, or ``level`` is out of range.
     """
     check_share("level", level)
-    scored = attribute_runs(runs, metric, program, concurrency)
+    scored = attribute_runs(distinct_runs(runs), metric, program, concurrency)
     if not scored:
         raise ConfigurationError("no run has a trace; make the runs with measure(..., keep_traces=True)")
     known = [{one.step.agent: one.score for one in run.select(1, "propose")} for run in scored]

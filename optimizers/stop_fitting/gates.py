@@ -13,19 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import dspy
-
 from moa_dspy.cost.usage import Price
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, MetricError
 from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import check_share
 from moa_dspy.gate import Gate, GateChoice, gate_of
+from moa_dspy.optimizers.leakage import distinct_runs
 from moa_dspy.optimizers.stop_fitting.replay import gate_end
 from moa_dspy.optimizers.stop_fitting.rescoring import AnswerJudge
 from moa_dspy.optimizers.stop_fitting.risk import loss_bound, loss_p_value, losses_needed
-from moa_dspy.program import AttentionMoA
-from moa_dspy.signatures import Roles, derive_roles
 from moa_dspy.text_table import text_table
 
 __all__ = ["GATE_CONFIDENCE", "GateFit", "GateTrial", "Replays", "choose_gate", "fit_gate", "replay_gates"]
@@ -64,7 +61,8 @@ class GateFit:
         gate: the certified gate with the fewest calls; ``"off"`` if none is certified.
         trials: all gates in the order of the tests. Gates after a failed test are shown but not tested.
         full: mean price of a full run.
-        runs: number of runs.
+        runs: number of runs, one of each question.
+        repeated: number of further runs of the same questions, which are left out.
         failed: number of failed runs, which are left out: a gate changes nothing there.
         max_loss: the allowed loss of the mean score.
         confidence: probability that the chosen gate loses at most that.
@@ -81,6 +79,7 @@ class GateFit:
     max_loss: float
     confidence: float
     needed: int | None
+    repeated: int = 0
     errors: tuple[str, ...] = ()
 
     @property
@@ -132,7 +131,12 @@ class GateFit:
             )
             for trial in self.trials
         ]
-        return f"{text_table([head, *rows], left=(0,))}\n\n{self.verdict}"
+        lines = [text_table([head, *rows], left=(0,)), "", self.verdict]
+        if self.repeated:
+            lines.append(f"{self.repeated:,} further runs of the same questions are left out.")
+        if self.errors:
+            lines.append(f"The metric raised on {len(self.errors):,} answers, which score 0; first: {self.errors[0]}")
+        return "\n".join(lines)
 
     def _saved(self, trial: GateTrial) -> float:
         return 1 - trial.price.calls / self.full.calls if self.full.calls else 0.0
@@ -140,7 +144,7 @@ class GateFit:
     @property
     def verdict(self) -> str:
         """Return the choice in one sentence."""
-        allowed = f"a loss of at most {self.max_loss:g} with a confidence of {self.confidence:.0%}"
+        allowed = f"a loss of at most {self.max_loss:g} with a confidence of {100 * self.confidence:g}%"
         if self.chosen is not None:
             return f"gate {self.gate} saves {self.saved:.0%} of the calls; {self.runs} runs show {allowed}"
         if any(trial.certified for trial in self.trials):
@@ -156,7 +160,6 @@ def fit_gate(
     max_loss: float = 0.01,
     confidence: float = GATE_CONFIDENCE,
     *,
-    program: AttentionMoA | None = None,
     sequences: Sequence[Sequence[Gate]] | None = None,
     concurrency: int = 1,
 ) -> GateFit:
@@ -164,22 +167,22 @@ def fit_gate(
 
     Args:
         runs: runs of one program with ``gate="off"``, on independent examples, with traces
-            (``measure(..., keep_traces=True).runs``).
+            (``measure(..., keep_traces=True).runs``). Of several runs of a question, the first counts.
         metric: the task's metric, with scores from 0 to 1.
         max_loss: the allowed loss of the mean score, above 0 and below 1.
         confidence: probability that the chosen gate loses at most that, above 0 and below 1.
-        program: the program that made the runs, which defines the types of the task's fields. Without it, the types are
-            those of the recorded answers.
         sequences: gates in the order of their tests, each sequence from the strictest on. Default: all agents agree;
             then the first k agree, for falling k, and at least k of all agree, for falling k.
         concurrency: number of runs scored at once.
 
     Raises:
-        ConfigurationError: if no run has a trace, a run had a gate, or a number is out of range.
+        ConfigurationError: if no run has a trace, a run had a gate, the runs are of several programs, or a number is
+            out of range.
+        MetricError: if the metric raises on every answer.
     """
     check_share("max_loss", max_loss)
     check_share("confidence", confidence)
-    replays = replay_gates(runs, metric, program=program, sequences=sequences, concurrency=concurrency)
+    replays = replay_gates(runs, metric, sequences=sequences, concurrency=concurrency)
     return choose_gate(replays, max_loss, confidence)
 
 
@@ -192,22 +195,23 @@ class Replay:
     prices: dict[Gate, Price]
     full: Price
     errors: tuple[str, ...] = ()
+    judged: bool = True
 
 
 @dataclass(frozen=True)
 class Replays:
-    """Recorded runs under every gate, the sequences in which the gates are tested, and the number of failed runs."""
+    """Recorded runs under every gate, the sequences in which the gates are tested, and the runs that are left out."""
 
     runs: tuple[Replay, ...]
     sequences: tuple[tuple[Gate, ...], ...]
     failed: int = 0
+    repeated: int = 0
 
 
 def replay_gates(
     runs: Sequence[Run],
     metric: Metric,
     *,
-    program: AttentionMoA | None = None,
     sequences: Sequence[Sequence[Gate]] | None = None,
     concurrency: int = 1,
 ) -> Replays:
@@ -216,6 +220,8 @@ def replay_gates(
     if not traced:
         raise ConfigurationError("no run has a trace; make the runs with measure(..., keep_traces=True)")
     traces = [run.trace for run in traced if run.trace is not None]
+    if len({trace.program for trace in traces}) > 1:
+        raise ConfigurationError("the runs are of several programs; give those of the one that gets the gate")
     if any(trace.stopped_by == "agreement" for trace in traces):
         raise ConfigurationError("a run was ended by a gate; make the runs with program.replace(gate='off')")
     agents = max(len({step.agent for step in trace.select(stage="propose")}) for trace in traces)
@@ -227,8 +233,12 @@ def replay_gates(
     gates = list(dict.fromkeys(gate for sequence in sequences for gate in sequence))
     if any(gate.compare == "meaning" for gate in gates):
         raise ConfigurationError("a gate with compare='meaning' cannot be fitted, because runs record no such calls")
-    replays = in_threads(lambda run: _replay(run, gates, metric, program), traced, concurrency)
-    return Replays(tuple(replays), tuple(map(tuple, sequences)), len(runs) - len(traced))
+    distinct = distinct_runs(traced)
+    replays = in_threads(lambda run: _replay(run, gates, metric), distinct, concurrency)
+    if not any(replay.judged for replay in replays):
+        raise MetricError(f"the metric raised on every answer; the first one: {replays[0].errors[0]}")
+    left_out = len(runs) - len(traced), len(traced) - len(distinct)
+    return Replays(tuple(replays), tuple(map(tuple, sequences)), *left_out)
 
 
 def choose_gate(replays: Replays, max_loss: float, confidence: float) -> GateFit:
@@ -270,15 +280,16 @@ def choose_gate(replays: Replays, max_loss: float, confidence: float) -> GateFit
         max_loss=max_loss,
         confidence=confidence,
         needed=min((count for count in needed if count is not None), default=None),
+        repeated=replays.repeated,
         errors=tuple(error for run in runs for error in run.errors),
     )
 
 
-def _replay(run: Run, gates: Sequence[Gate], metric: Metric, program: AttentionMoA | None) -> Replay:
+def _replay(run: Run, gates: Sequence[Gate], metric: Metric) -> Replay:
     assert run.trace is not None
-    trace, roles = run.trace, _roles_of(run) if program is None else program.roles
-    answers = AnswerJudge(roles.task, trace, run.example, metric)
-    ends = {gate: gate_end(trace, gate, roles) for gate in gates}
+    assert run.task is not None
+    trace, answers = run.trace, AnswerJudge(run.task, run.trace, run.example, metric)
+    ends = {gate: gate_end(trace, gate) for gate in gates}
     full = answers.score(trace.outputs[-1])
     return Replay(
         losses={gate: 0.0 if end is None else full - answers.score(end.outputs) for gate, end in ends.items()},
@@ -286,17 +297,8 @@ def _replay(run: Run, gates: Sequence[Gate], metric: Metric, program: AttentionM
         prices={gate: price_of(trace) if end is None else end.price for gate, end in ends.items()},
         full=price_of(trace),
         errors=answers.errors,
+        judged=answers.judged,
     )
-
-
-def _roles_of(run: Run) -> Roles:
-    """Return the roles of a task with outputs of the types that the run's answer has."""
-    assert run.trace is not None
-    given = {} if run.prediction is None else dict(run.prediction.items())
-    fields: dict[str, Any] = {"question": (str, dspy.InputField())}
-    for name, value in run.trace.outputs[-1].items():
-        fields[name] = (type(given.get(name, value)), dspy.OutputField())
-    return derive_roles(dspy.make_signature(fields), reasoning=False)
 
 
 def _sequences(agents: int) -> list[list[Gate]]:

@@ -17,7 +17,6 @@ from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runner import price_of_steps
 from moa_dspy.gate import Gate, agreement_of
 from moa_dspy.program import AttentionMoA
-from moa_dspy.signatures import Roles
 from moa_dspy.trace import Trace
 
 __all__ = ["Decision", "End", "StopRule", "decisions_of", "end_of", "gate_end", "grade", "stop_rules", "thresholds_of"]
@@ -109,22 +108,23 @@ class GateEnd(NamedTuple):
     price: Price
 
 
-def gate_end(trace: Trace, gate: Gate, roles: Roles, layers: int | None = None) -> GateEnd | None:
+def gate_end(trace: Trace, gate: Gate, layers: int | None = None) -> GateEnd | None:
     """Return where a run that was recorded without a gate would have ended by ``gate``; None if nowhere.
 
-    ``gate`` compares texts; ``roles`` define what equal answers are. At most ``layers`` layers are looked at.
+    ``gate`` compares texts. Recorded positions say whose answers are equal. At most ``layers`` layers are looked at.
     """
+    groups = {(one.layer, one.agent): one.proposal for one in trace.positions if one.proposal is not None}
     agents = list(dict.fromkeys(step.agent for step in trace.select(layer=1, stage="propose")))
     for layer in range(1, (trace.layers if layers is None else layers) + 1):
         answered = {step.agent: step for step in trace.select(layer=layer, stage="propose") if step.status == "ok"}
-        keys = [roles.vote_key(answered[name].outputs) if name in answered else None for name in agents]
+        keys = [str(groups.get((layer, name), f"of {name}")) if name in answered else None for name in agents]
         for asked in gate.rounds(len(agents)):
             agreement = agreement_of(keys[:asked])
             if agreement is not None and gate.accepts(agreement, asked):
                 outputs, names = answered[agents[agreement.first]].outputs, agents[:asked]
                 proposed = [step for step in trace.select(layer=layer, stage="propose") if step.agent in names]
                 paid = [*(step for step in trace.steps if step.layer < layer), *proposed]
-                return GateEnd({name: outputs[name] for name in roles.task.output_fields}, price_of_steps(paid))
+                return GateEnd({name: outputs[name] for name in trace.outputs[-1]}, price_of_steps(paid))
     return None
 
 

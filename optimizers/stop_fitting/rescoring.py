@@ -33,7 +33,7 @@ from moa_dspy.optimizers.stop_fitting.replay import (
     thresholds_of,
 )
 from moa_dspy.program import AttentionMoA, Prediction
-from moa_dspy.signatures import TaskSignature
+from moa_dspy.signatures import TaskSignature, read_json_value
 from moa_dspy.trace import Trace
 
 __all__ = [
@@ -193,12 +193,8 @@ class AnswerJudge:
 
 def _restored(name: str, kind: Any, value: Any) -> Any:
     """Return a recorded value of an output with its type."""
-    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
     try:
-        try:
-            return adapter.validate_python(value)
-        except pydantic.ValidationError:  # strict types take texts for dates and enums only from JSON
-            return adapter.validate_json(json.dumps(value))
+        return read_json_value(pydantic.TypeAdapter(kind), value)
     except pydantic.ValidationError as error:
         where, why = ".".join(map(str, (name, *error.errors()[0]["loc"]))), error.errors()[0]["msg"]
         raise ConfigurationError(
@@ -217,7 +213,7 @@ def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) 
     readings = {rule: Reading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
     for rule, end in ends.items():
         gate = rule_of(gate_of(rule.gate))
-        agreed = None if gate is None else gate_end(trace, gate, program.roles, end.paid)
+        agreed = None if gate is None else gate_end(trace, gate, end.paid)
         if agreed is not None:
             readings[rule] = Reading(*agreed)
     return readings

@@ -832,9 +832,9 @@ class TestTheGate:
             paid.append(sum(len(agent.lm.requests) for agent in program.agents if isinstance(agent.lm, ScriptedLM)))
         assert result.gate is not None
         assert paid[0] == paid[1]
-        # Its runs chose between two programs, so each of the two is tested at half the level.
+        # The scores chose among the runs of the program with and without those of the test, and of the candidate.
         assert result.gate.confidence == 0.95
-        assert result.gate.trials[0].level == pytest.approx(0.025)
+        assert result.gate.trials[0].level == pytest.approx(0.05 / 3)
 
     def test_one_that_the_program_has_stays(self) -> None:
         program = self.program(knows=1.0).replace(gate="unanimous")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 from scipy.stats import binom
 from support.simulated_tasks import ANSWERS, exact, examples, simulated
 
 from moa_dspy import Agent, AttentionMoA, ConfigurationError
 from moa_dspy.optimizers import ceiling, measure
-from moa_dspy.optimizers.analysis.ceiling import least_rate, proposals_of
+from moa_dspy.optimizers.analysis.ceiling import least_rate, most_gain, proposals_of
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 
@@ -24,6 +25,29 @@ def test_the_bound_holds_as_often_as_it_says(of: int) -> None:
             holds = sum(binom.pmf(count, of, rate) for count, bound in enumerate(bounds) if bound <= rate + 1e-12)
             assert holds >= confidence - 1e-9, (of, rate, confidence)
     assert least_rate(of, of, 0.95) == pytest.approx(0.05 ** (1 / of))
+
+
+@pytest.mark.parametrize(
+    ("of", "agents", "skill", "shared"), [(20, 3, 0.9, 0.5), (50, 5, 0.5, 0.0), (150, 2, 0.5, 0.9)]
+)
+def test_the_room_is_seldom_below_what_a_selection_really_gains(
+    of: int, agents: int, skill: float, shared: float
+) -> None:
+    draw = np.random.default_rng(of)
+
+    def world(examples: int) -> Any:
+        same, own = draw.random((examples, 1)) < skill, draw.random((examples, agents)) < skill
+        return np.where(draw.random((examples, 1)) < shared, same, own)
+
+    truth = shared * skill + (1 - shared) * (1 - (1 - skill) ** agents) - skill
+    rooms = [most_gain(world(of).tolist(), 0.95) for _ in range(200)]
+    assert sum(room < truth for room in rooms) <= 18  # 10 are allowed on average
+
+
+def test_repeated_questions_are_no_further_evidence() -> None:
+    lm = knower("a", set(list(ANSWERS)[:3]))
+    found = ceiling(AttentionMoA("question -> answer", [lm], layers=1), examples(6) * 3, exact)
+    assert (found.examples, found.all_wrong, len(lm.requests)) == (6, 3, 6)
 
 
 def knower(name: str, known: set[str], **options: Any) -> ScriptedLM:
@@ -51,7 +75,7 @@ def test_what_selection_can_reach_what_synthesis_found_and_what_it_lost() -> Non
     assert (found.selection.right.value, found.program.right.value) == (0.6, 0.4)
     assert found.best.name == "a"
     assert found.most == pytest.approx(1 - least_rate(4, 10, 0.95))
-    assert found.room == pytest.approx(found.most - 0.4)
+    assert found.room == pytest.approx(1 - least_rate(8, 10, 0.975))  # b alone is right on two more than a
     text = str(found)
     assert "all 2 agents are wrong on 4 of 10 examples" in text
     assert "right on 2 of the 4 examples on which all agents are wrong, and wrong on 4 of the 6" in text

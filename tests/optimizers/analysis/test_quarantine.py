@@ -25,6 +25,8 @@ def test_a_liar_is_left_out_and_aggregates_no_longer() -> None:
     found = quarantine(asked, measure(asked, examples(40), exact, keep_traces=True).runs, exact)
     assert found.agents == ("a",)
     assert found.scores["a"] == 0
+    few = measure(asked, examples(4), exact, keep_traces=True).runs
+    assert quarantine(asked, few * 20, exact).agents == ()  # a question asked again shows nothing more
     assert "a (score 0.00" in str(found)
     better = program("a").replace(agents=found.program.agents, aggregator=found.program.aggregator)
     assert [spec.name for spec in better.architecture.agents] == ["b", "c", "d"]

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from moa_dspy import AttentionMoA, ConfigurationError, Gate
+from moa_dspy.errors import MetricError
 from moa_dspy.optimizers import SearchSpace, StopRule, fit_gate, measure
 from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.stop_fitting.gates import choose_gate, replay_gates
 from moa_dspy.optimizers.stop_fitting.replay import gate_end, stop_rules
 from moa_dspy.optimizers.stop_fitting.rescoring import readings_of
 from moa_dspy.optimizers.stop_fitting.risk import loss_bound, loss_p_value, losses_needed
-from moa_dspy.testing import SimulatedLM
+from moa_dspy.testing import ScriptedLM, SimulatedLM
 
 ANSWERS = {f"task {number:02}": str(number) for number in range(16)}
 EXAMPLES = [dspy.Example(question=task, answer=int(text)).with_inputs("question") for task, text in ANSWERS.items()]
@@ -43,7 +44,7 @@ def test_a_replay_is_what_the_gated_program_does(gate: Gate) -> None:
     for one, other in zip(recorded, ran, strict=True):
         assert one.trace is not None
         assert other.trace is not None
-        end = gate_end(one.trace, gate, full.roles)
+        end = gate_end(one.trace, gate)
         assert (end is not None) == (other.trace.stopped_by == "agreement")
         reading = readings_of(one.trace, [rule], full)[rule]
         assert (reading.outputs, reading.price.calls) == (other.trace.outputs[-1], other.trace.calls)
@@ -85,7 +86,7 @@ def test_a_gate_opens_only_as_far_as_the_runs_permit() -> None:
     assert closed.needed is not None
     assert closed.needed > 300
     assert "would take about" in str(closed)
-    wide = fit_gate(runs, exact, max_loss=0.4, program=full)
+    wide = fit_gate(runs, exact, max_loss=0.4)
     assert wide.chosen is not None
     assert wide.saved == pytest.approx(1 - wide.chosen.price.calls / full.architecture.max_calls)
     assert wide.chosen.bound <= 0.4
@@ -98,7 +99,7 @@ def test_a_gate_opens_only_as_far_as_the_runs_permit() -> None:
 
 def test_the_sequences_end_at_the_first_gate_that_fails() -> None:
     full = program(0.9, layers=1)
-    replays = replay_gates(measure(full, EXAMPLES, exact, keep_traces=True).runs, exact, program=full)
+    replays = replay_gates(measure(full, EXAMPLES, exact, keep_traces=True).runs, exact)
     names = [[str(gate) for gate in sequence] for sequence in replays.sequences]
     assert names == [["unanimous", "first=3", "first=2"], ["unanimous", "agreement=0.75"]]
     idle = [replace(run, prices=dict.fromkeys(run.prices, run.full)) for run in replays.runs]
@@ -120,6 +121,11 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         (gated, {}, "ended by a gate"),
         (single, {}, "two agents"),
         ([], {}, "no run has a trace"),
+        (
+            [*plain, *measure(program(1.0, layers=2), EXAMPLES[:2], exact, keep_traces=True).runs],
+            {},
+            "several programs",
+        ),
         (plain, {"max_loss": 0}, "max_loss"),
         (plain, {"confidence": 1}, "confidence"),
         (plain, {"sequences": []}, "no gate to test"),
@@ -129,6 +135,36 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     for runs, options, message in refused:
         with pytest.raises(ConfigurationError, match=message):
             fit_gate(runs, exact, **options)
+
+
+def test_a_gate_is_replayed_with_the_equality_of_the_task() -> None:
+    """In free text "A" and "a" are equal, among labels they are not."""
+    lms = [ScriptedLM(f"#### {label}", model=f"s/{number}") for number, label in enumerate("AaA")]
+    full = AttentionMoA("question -> answer: Literal['A', 'a']", lms, layers=1, attention="none", aggregation="vote")
+    examples = [dspy.Example(question=f"q{number}", answer="A").with_inputs("question") for number in range(3)]
+    fit = fit_gate(measure(full, examples, exact, keep_traces=True).runs, exact)
+    assert {str(trial.gate)[:9]: trial.opened for trial in fit.trials} == {"unanimous": 0, "first=2": 0, "agreement": 1}
+
+
+def test_answers_that_no_metric_judged_open_no_gate() -> None:
+    def fails_on(*wrong: int) -> Any:
+        def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+            return -1.0 if prediction.answer in wrong else 1.0
+
+        return metric
+
+    runs = measure(program(1.0, layers=1), EXAMPLES, exact, keep_traces=True).runs
+    with pytest.raises(MetricError, match=r"every answer; .*scores are from 0"):
+        fit_gate(runs, fails_on(*range(16)), 0.5)
+    assert "raised on 1 answers, which score 0" in str(fit_gate(runs, fails_on(3), 0.5))
+
+
+def test_repeated_questions_show_nothing_more() -> None:
+    runs = measure(program(1.0, layers=1), EXAMPLES, exact, keep_traces=True).runs
+    fit = fit_gate(runs * 30, exact)
+    assert (fit.gate, fit.runs, fit.repeated) == ("off", 16, 464)
+    assert fit.trials == fit_gate(runs, exact).trials
+    assert "464 further runs of the same questions are left out" in str(fit)
 
 
 def test_gates_and_critiques_are_choices_of_a_search() -> None:
