@@ -99,7 +99,7 @@ def fit(argv: Sequence[str]) -> dict[str, dict[str, float]]:
     for name, world in WORLDS.items():
         program = AttentionMoA("question -> answer", agents(options.pool, **world), layers=1)
         runs = measure(program, examples(options.pool), exact, keep_traces=True).runs
-        pool = replay_gates(runs, exact, program=program)
+        pool = replay_gates(runs, exact)
         whole = {str(trial.gate): trial for trial in choose_gate(pool, options.loss, options.confidence).trials}
         full, draw = fmean(run.full.calls for run in pool.runs), random.Random(options.seed)
         chosen = Counter[str]()

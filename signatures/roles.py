@@ -235,7 +235,8 @@ class Roles:
 
     @functools.cached_property
     def _types(self) -> dict[str, pydantic.TypeAdapter[Any]]:
-        return {name: pydantic.TypeAdapter(self.task.output_fields[name].annotation) for name in self.voted}
+        kinds: dict[str, Any] = {name: self.task.output_fields[name].annotation for name in self.voted}
+        return {name: pydantic.TypeAdapter(kind) for name, kind in kinds.items()}
 
     def _is_text(self, name: str) -> bool:
         annotation: Any = self.task.output_fields[name].annotation

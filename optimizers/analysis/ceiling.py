@@ -7,6 +7,7 @@ so recorded runs of the whole program also show how often that happened, and how
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -101,8 +102,9 @@ class Ceiling(Displayed, Tabulated):
 
     @property
     def best(self) -> Way:
-        """Return the best single agent, and the cheapest on a tie."""
-        return min(self.agents, key=lambda way: (-way.right.value, way.price.usd or 0.0, way.price.tokens))
+        """Return the best single agent, and the cheapest on a tie. An unknown price is above every known one."""
+        usd = {way.name: math.inf if way.price.usd is None else way.price.usd for way in self.agents}
+        return min(self.agents, key=lambda way: (-way.right.value, usd[way.name], way.price.tokens))
 
     @property
     def sentence(self) -> str:
@@ -112,8 +114,8 @@ class Ceiling(Displayed, Tabulated):
         return (
             f"{who} wrong on {self.all_wrong} of {self.examples} examples: no vote, route or cascade of them is right "
             f"on more than {self.most:.1%} ({self.confidence:.0%} confidence; {self.selection.right.value:.1%} here). "
-            f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}; "
-            f"a selection gains at most {self.room:.1%} on the best one ({self.confidence:.0%} confidence)"
+            f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}"
+            + (f"; a selection gains at most {self.room:.1%} on the best one ({self.confidence:.0%})" if many else "")
             + (f". Scores below {self.right:g} count as wrong, also those above 0" if self.partly else "")
         )
 

@@ -782,7 +782,7 @@ def test_where_the_ceiling_leaves_no_room_it_stops_after_one_call_of_each_agent_
     assert (result.acceptance, result.searched, result.profile) == (None, (), None)
     assert result.ceiling is not None
     assert result.ceiling.all_wrong == 20
-    assert "its agents' ceiling leaves room for a gain of 13.9%, less than 20.0%" in str(result)
+    assert "its agents' ceiling leaves room for a gain of 18.5%, less than 20.0%" in str(result)
     assert "Ceiling of the agents" in render([result.report])
 
 
