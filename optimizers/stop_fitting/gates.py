@@ -148,7 +148,8 @@ class GateFit:
         if self.chosen is not None:
             return f"gate {self.gate} saves {self.saved:.0%} of the calls; {self.runs} runs show {allowed}"
         if any(trial.certified for trial in self.trials):
-            return f"the gate stays off: those for which {self.runs} runs show {allowed} save no calls"
+            further = "" if self.needed is None else f"; to show it for a further one would take about {self.needed:,}"
+            return f"the gate stays off: those for which {self.runs} runs show {allowed} save no calls{further}"
         if self.needed is None:
             return f"the gate stays off: the observed loss is too large for {allowed}"
         return f"the gate stays off: {allowed} would take about {self.needed:,} runs like these {self.runs:,}"

@@ -103,7 +103,12 @@ def test_the_sequences_end_at_the_first_gate_that_fails() -> None:
     names = [[str(gate) for gate in sequence] for sequence in replays.sequences]
     assert names == [["unanimous", "first=3", "first=2"], ["unanimous", "agreement=0.75"]]
     idle = [replace(run, prices=dict.fromkeys(run.prices, run.full)) for run in replays.runs]
-    assert "save no calls" in str(choose_gate(replace(replays, runs=tuple(idle)), 0.9, 0.9))
+    assert str(choose_gate(replace(replays, runs=tuple(idle)), 0.9, 0.9)).endswith("save no calls")
+    for run in idle:
+        run.losses.update(dict.fromkeys(run.losses, 0.0))
+    few = choose_gate(replace(replays, runs=tuple(idle[:8])), 0.29, 0.9)
+    assert [trial.certified for trial in few.trials] == [True, False, False, False]
+    assert str(few).endswith(f"; to show it for a further one would take about {few.needed}")
     for run in replays.runs:
         run.losses.update(dict.fromkeys(run.losses, 0.0) | {Gate(first=3): 1.0})
     fit = choose_gate(replays, 0.4, 0.9)
