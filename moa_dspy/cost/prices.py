@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import importlib.util
 import json
@@ -208,18 +207,24 @@ def with_price(lm: Any, price: OwnPrice) -> Any:
     with contextlib.suppress(TypeError):  # an LM that cannot be a key has a new copy each time
         copies = _copies.setdefault(lm, copies)
     if price not in copies:
-        copied: Any = copy.copy(lm)
         kind: Any = type(lm)
         key: Any = price  # a frozen model is hashable, which its type does not say
-        copied.__class__ = _priced(vars(kind).get("_moa_unpriced", kind), key)
-        copied.__dict__ = vars(lm)
+        copied: Any = object.__new__(_priced(vars(kind).get("_moa_unpriced", kind), key))
+        object.__setattr__(copied, "__dict__", vars(lm))
+        state = object.__getstate__(lm)  # with slots, a pair: attributes and slots
+        for slot, value in (state[1] if isinstance(state, tuple) else {}).items():
+            object.__setattr__(copied, slot, value)
         copies[price] = copied
     return copies[price]
 
 
 @functools.lru_cache(maxsize=256)
 def _priced(kind: Any, price: OwnPrice) -> Any:
-    """Return a subclass of an LM's class that has the user's price, and records it."""
+    """Return a class that differs from an LM's class in one method: it records the user's price.
+
+    DSPy decides by the class of an LM how to call it, so this is a subclass. To the user it is none of theirs: neither
+    the hooks of their class nor its metaclass see it.
+    """
 
     def update_history(self: Any, entry: dict[str, Any]) -> None:
         """Record a call, with its cost (called by DSPy)."""
@@ -228,7 +233,14 @@ def _priced(kind: Any, price: OwnPrice) -> Any:
 
     parts = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (), "_moa_unpriced": kind}
     parts[ATTRIBUTE] = price
-    return type(kind.__name__, (kind,), {**parts, "update_history": update_history})
+    return type.__new__(type(kind), kind.__name__, (_Unhooked, kind), {**parts, "update_history": update_history})
+
+
+class _Unhooked:
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """End the chain of hooks here."""
 
 
 def _cost(price: OwnPrice, entry: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,8 @@ import dspy
 import pytest
 from support.runs import in_format
 
-from moa_dspy import AllProposalsFailedError, AttentionMoA
+from moa_dspy import Agent, AllProposalsFailedError, AttentionMoA, Budget
+from moa_dspy.cost.own_price import own_price
 from moa_dspy.testing import ScriptedLM
 
 SIGNATURE = "question -> answer"
@@ -246,6 +247,17 @@ ODD: dict[str, Any] = {
     "local class": local,
     "forward on the object": with_method,
 }
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_lm_of_any_class_can_have_a_price_of_its_own(kind: str) -> None:
+    lm = ODD[kind]()
+    priced = Agent(lm, price={"prompt": 1, "completion": 2})
+    moa = AttentionMoA(SIGNATURE, [priced, priced], layers=1, attention="none")
+    prediction = moa(question="?", budget=Budget(usd=1))
+    assert prediction.answer == "an answer"
+    assert prediction.trace.cost_usd > 0
+    assert own_price(lm) is None
 
 
 @pytest.mark.parametrize("kind", ODD)
