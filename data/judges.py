@@ -347,9 +347,13 @@ class JudgeMetric(Metric):
     @property
     def judge_name(self) -> str:
         """Return the name of the judge's model without its provider; "judge" without a model."""
-        judges = (value for value in vars(self).values() if isinstance(value, _Judge))
-        lm = next((judge.lm for judge in judges if judge.lm is not None), dspy.settings.lm)
+        lm = next((lm for lm in self.lms if lm is not None), dspy.settings.lm)
         return str(getattr(lm, "model", "judge")).rpartition("/")[2]
+
+    @property
+    def lms(self) -> list[dspy.BaseLM | None]:
+        """Return the models of its judges; None is DSPy's configured model."""
+        return [value.lm for value in vars(self).values() if isinstance(value, _Judge)]
 
     @abstractmethod
     def judge(self, example: dspy.Example, prediction: Any) -> tuple[float | None, str, dict[str, Any]]:

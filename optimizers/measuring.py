@@ -15,13 +15,21 @@ from typing import Any, Literal, TypeAlias
 import dspy
 
 from moa_dspy.cost.budget import Budget, BudgetGuard
-from moa_dspy.cost.prices import check_prices
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.splitting import unit_hash
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, ConfigurationError, RunError
 from moa_dspy.evaluation.evaluate import check_inputs
 from moa_dspy.evaluation.fingerprint import content_of, fingerprint
-from moa_dspy.evaluation.runner import FIRST_FAILURES, ExampleRunner, Item, Run, check_concurrency, mean_price
+from moa_dspy.evaluation.runner import (
+    FIRST_FAILURES,
+    ExampleRunner,
+    Item,
+    Run,
+    check_budget,
+    check_concurrency,
+    mean_price,
+    models_of,
+)
 from moa_dspy.evaluation.scoring import Metric, metric_name
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
@@ -235,18 +243,6 @@ def guard_of(budget: Budget | BudgetGuard | None, *programs: dspy.Module) -> Bud
     return BudgetGuard(budget)
 
 
-def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
-    """Raise ConfigurationError if it is no budget, or in dollars and cannot be enforced.
-
-    ``lms`` are all models that may be called; None is DSPy's configured model.
-    """
-    if Budget.of(budget).usd is None:
-        return
-    if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
-        raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
-    check_prices(lms)
-
-
 def check_seed(seed: object) -> None:
     """Raise ConfigurationError unless a seed is a whole number from 0."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -264,12 +260,3 @@ def check_program(program: object, name: str = "program") -> AttentionMoA:
     if not isinstance(program, AttentionMoA):
         raise ConfigurationError(f"{name} must be an AttentionMoA, not {type(program).__name__}")
     return program
-
-
-def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
-    """Return the models of an ``AttentionMoA``; none of another module, whose models are unknown."""
-    if not isinstance(program, AttentionMoA):
-        return []
-    agents = [*program.agents, *([] if program.aggregator is None else [program.aggregator])]
-    lms = [agent.lm or dspy.settings.lm for agent in agents]
-    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]

@@ -23,7 +23,15 @@ from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified,
 from moa_dspy.evaluation.progress import EvaluateProgress, Totals, progress_display
 from moa_dspy.evaluation.records import Record, RecordFile, latest, outputs_of, restored
 from moa_dspy.evaluation.results import EvaluateResult, by_category, paired_difference, read_other
-from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run, check_concurrency
+from moa_dspy.evaluation.runner import (
+    ExampleRunner,
+    Item,
+    Run,
+    calls_of_a_run,
+    check_budget,
+    check_concurrency,
+    models_of,
+)
 from moa_dspy.evaluation.scoring import Metric
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.evaluation.suite import Devset, fit_metric, output_fields_of
@@ -84,7 +92,8 @@ def evaluate(
         progress: called after each item; True shows progress on standard error.
 
     Raises:
-        ConfigurationError: if program, metric, data and files are incompatible.
+        ConfigurationError: if program, metric, data and files are incompatible, or if the budget is in dollars and the
+            price of a model is unknown.
         RunError: if the first ten items all failed, or if a file cannot be written.
     """
     data = Devset.of(devset, limit, seed)
@@ -218,8 +227,10 @@ def _run(
     if concurrency is None:
         concurrency = _AT_ONCE if batches is None else len(job.examples)
     check_concurrency(concurrency)
-    judged = job.metric.calls if isinstance(job.metric, JudgeMetric) else 0
+    judge = job.metric if isinstance(job.metric, JudgeMetric) else None
+    judged = 0 if judge is None else judge.calls
     calls = (calls_of_a_run(job.program) + judged) * turns_of(list(job.examples.values()))
+    check_budget(budget, [*models_of(job.program), *([] if judge is None else judge.lms)])
     guard = BudgetGuard(budget)
     if guard.budget.calls is not None and guard.budget.calls < calls:
         raise ConfigurationError(

@@ -151,12 +151,22 @@ def _module(module: dspy.Module) -> dict[str, Any]:
     if isinstance(module, AttentionMoA):
         for agent in (*module.agents, module.aggregator):
             _note_connection(None if agent is None else agent.lm)
-        own = {"architecture": describe(module.architecture), "budget": describe(module.budget)}
+        shape = module.architecture
+        own = {"architecture": describe(shape), "budget": describe(module.budget)}
+        if custom := {name: _code(getattr(shape, name)) for name in shape.custom_parts}:
+            own["custom"] = custom
     elif isinstance(module, dspy.Predict):
         own = {"config": describe(module.config)}
     else:
         own = _attributes(module, without=(dspy.Module,))
     return {"is": _name(module), "predictors": predictors, **own}
+
+
+def _code(value: Any) -> dict[str, Any]:
+    """Return the identity of an object that is used for what it does: its code and its settings, private ones too."""
+    attributes = getattr(value, "__dict__", {})
+    settings = {name: part for name, part in attributes.items() if isinstance(part, (bool, int, float, str, tuple))}
+    return {"object": describe(value), "source": _source(type(value)), "settings": describe(settings)}
 
 
 def _note_connection(lm: Any) -> None:

@@ -20,8 +20,9 @@ import dspy
 
 from moa_dspy.agents import Agent
 from moa_dspy.batches.batcher import Question, current_batcher
-from moa_dspy.cost.budget import Amounts, BudgetGuard
+from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.meter import CallsOfItem, metered
+from moa_dspy.cost.prices import check_prices
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.judges import asked_again
@@ -44,9 +45,11 @@ __all__ = [
     "Item",
     "Run",
     "calls_of_a_run",
+    "check_budget",
     "check_concurrency",
     "in_threads",
     "mean_price",
+    "models_of",
     "price_of",
     "price_of_steps",
 ]
@@ -366,6 +369,27 @@ def calls_of_a_run(program: dspy.Module) -> int:
         return 1
     most, allowed = program.architecture.max_calls, program.budget.calls
     return most if allowed is None else min(most, allowed)
+
+
+def check_budget(budget: Budget | None, lms: Iterable[str | dspy.BaseLM | None]) -> None:
+    """Raise ConfigurationError if it is no budget, or in dollars and cannot be enforced.
+
+    ``lms`` are all models that may be called; None is DSPy's configured model.
+    """
+    if Budget.of(budget).usd is None:
+        return
+    if dspy.settings.disable_history or dspy.settings.max_history_size == 0:
+        raise ConfigurationError("a budget in dollars needs DSPy's history, which holds the prices; it is switched off")
+    check_prices(lms)
+
+
+def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
+    """Return the models of an ``AttentionMoA``; none of another module, whose models are unknown."""
+    if not isinstance(program, AttentionMoA):
+        return []
+    agents = [*program.agents, *([] if program.aggregator is None else [program.aggregator])]
+    lms = [agent.lm or dspy.settings.lm for agent in agents]
+    return [lm for lm in lms if isinstance(lm, dspy.BaseLM)]
 
 
 def check_concurrency(concurrency: Any) -> None:

@@ -19,7 +19,15 @@ from moa_dspy.cost.usage import Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.fingerprint import label
 from moa_dspy.evaluation.progress import progress_display
-from moa_dspy.evaluation.runner import ExampleRunner, Item, Run, calls_of_a_run, check_concurrency
+from moa_dspy.evaluation.runner import (
+    ExampleRunner,
+    Item,
+    Run,
+    calls_of_a_run,
+    check_budget,
+    check_concurrency,
+    models_of,
+)
 from moa_dspy.planning import CostEstimate, total
 from moa_dspy.program import AttentionMoA
 from moa_dspy.rows.answers import AnswerFile, Answers, Columns
@@ -70,7 +78,8 @@ def run(
         progress: called after each row; True shows progress on standard error.
 
     Raises:
-        ConfigurationError: if program, rows and file are incompatible, or a row cannot be read.
+        ConfigurationError: if program, rows and file are incompatible, if a row cannot be read, or if the budget is in
+            dollars and the price of a model is unknown.
         RunError: if the first ten rows all failed, or the file cannot be written.
     """
     rows = Rows(inputs, program, fields=fields, split=split, limit=limit)
@@ -100,6 +109,7 @@ class RowRun:
         self._concurrency = (_AT_ONCE if self._batches is None else _IN_BATCHES) if concurrency is None else concurrency
         check_concurrency(self._concurrency)
         self._program, self._rows = program, rows
+        check_budget(budget, models_of(program))
         self._guard = BudgetGuard(budget)
         calls, allowed = calls_of_a_run(program), self._guard.budget.calls
         if allowed is not None and allowed < calls:

@@ -9,6 +9,7 @@ from typing import Any
 from moa_dspy.config import load_config
 from moa_dspy.cost.budget import Budget
 from moa_dspy.errors import ConfigurationError, MoAError
+from moa_dspy.evaluation.runner import check_budget, models_of
 from moa_dspy.files.program_file import digest_of
 from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA, load
@@ -36,7 +37,8 @@ def load_programs(
         modules: see ``moa_dspy.load``.
 
     Raises:
-        ConfigurationError: if a file is not a program, a folder has none, or two programs have the same name.
+        ConfigurationError: if a file is not a program, a folder has none, two programs have the same name, or a limit
+            is in dollars and the price of a model is unknown.
     """
     programs: dict[str, AttentionMoA] = {}
     for path in (file for given in paths for file in _files(Path(given))):
@@ -46,6 +48,7 @@ def load_programs(
         is_config = path.suffix == ".toml"
         program = load_config(path).program() if is_config else load(path, vectorizers=vectorizers, modules=modules)
         program.budget = program.budget.within(budget)
+        check_budget(program.budget, models_of(program))
         programs[name] = program
     return programs
 

@@ -16,8 +16,9 @@ import pydantic
 import pytest
 from dspy.utils.exceptions import LMRateLimitError
 
-from moa_dspy import AttentionMoA, Budget, ConfigurationError, Tolerance, evaluate, single_model
-from moa_dspy.data import ExactMatch, VoteMatch, sample
+from moa_dspy import Agent, AttentionMoA, Budget, ConfigurationError, Tolerance, evaluate, single_model
+from moa_dspy.data import ExactMatch, GradeJudge, VoteMatch, sample
+from moa_dspy.data.benchmarks.mt_bench import GradedTurns
 from moa_dspy.data.metrics.metric import field_of
 from moa_dspy.errors import RunError
 from moa_dspy.evaluation import Devset, EvaluateProgress, Score, compare_files, read_records
@@ -421,6 +422,18 @@ def test_a_budget_of_tokens_is_kept_with_many_items_under_way() -> None:
     result = run(single(lm), 20, budget=Budget(tokens=free // 2), concurrency=8)
     assert 0 < result.scored < 20
     assert result.tokens.total <= free // 2
+
+
+def test_a_budget_in_dollars_needs_the_prices_of_agents_and_judge() -> None:
+    lm, judge = model(), model(model="own/judge")
+    turned = [example.copy(turns=["?"], reference=[]) for example in items(2)]
+    with pytest.raises(ConfigurationError, match="the price of scripted/model is not known"):
+        run(single(lm), budget=Budget(usd=1))
+    priced = single(Agent(lm, price={"prompt": 1, "completion": 1}))
+    with pytest.raises(ConfigurationError, match="the price of own/judge is not known"):
+        evaluate(priced, mine(turned), GradedTurns(GradeJudge(judge)), budget=Budget(usd=1))
+    assert not lm.requests + judge.requests
+    assert run(priced, budget=Budget(usd=1)).scored == 12
 
 
 def test_a_budget_too_small_for_one_item_is_refused() -> None:

@@ -102,6 +102,13 @@ def test_a_second_start_asks_only_new_and_failed_rows(tmp_path: Path) -> None:
     assert sorted(int(row["calls"]) for row in rows if row["id"] == "2") == [1, 2]
 
 
+def test_a_budget_in_dollars_needs_prices() -> None:
+    model = program()
+    with pytest.raises(ConfigurationError, match="a budget in dollars cannot be kept: the price of scripted"):
+        run(model, ROWS, budget=Budget(usd=1))
+    assert not numbers(model)
+
+
 def test_a_budget_ends_the_run_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "answers.parquet"
     result = run(program(), ROWS, out=out, budget=Budget(calls=4))

@@ -332,6 +332,8 @@ def test_programs_are_named_after_files_and_folders(tmp_path: Path):
     assert {name: program.budget.calls for name, program in programs.items()} == {"one": 7, "two": 7}
     with pytest.raises(ConfigurationError, match="two programs would be called 'one'"):
         load_programs([str(tmp_path), str(tmp_path / "one.json")])
+    with pytest.raises(ConfigurationError, match="the price of openai/x is not known"):
+        load_programs([str(tmp_path / "two")], budget=Budget(usd=1))
     (tmp_path / "three").mkdir()
     with pytest.raises(ConfigurationError, match="contains no program"):
         load_programs([str(tmp_path / "three")])
