@@ -15,7 +15,7 @@ import pydantic
 from moa_dspy.attention import Attention, check_attention, critics_of, pattern_of
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.gate import Gate, GateChoice, gate_of, rule_of
-from moa_dspy.protocols import AggregationRule, AnswerPattern, AttentionPattern, StopCondition
+from moa_dspy.protocols import AggregationRule, AnswerPattern, AttentionPattern, StopCondition, is_object_of
 
 __all__ = [
     "RESERVED_NAMES",
@@ -124,7 +124,7 @@ class Architecture(_Frozen):
     def _check_aggregation(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 2:
             return value
-        if value in get_args(Aggregation) if isinstance(value, str) else isinstance(value, AggregationRule):
+        if value in get_args(Aggregation) if isinstance(value, str) else is_object_of(value, AggregationRule):
             return value
         raise ValueError(
             "input should be 'synthesis', 'vote', 'none', a window of 2 or more answers, or an object with a method "
@@ -134,7 +134,7 @@ class Architecture(_Frozen):
     @pydantic.field_validator("early_stop")
     @classmethod
     def _check_early_stop(cls, value: Any) -> Any:
-        if isinstance(value, (bool, StopCondition)):
+        if isinstance(value, bool) or is_object_of(value, StopCondition):
             return value
         raise ValueError("input should be a valid boolean, or an object with a method stops()")
 

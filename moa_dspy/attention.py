@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.protocols import AnswerPattern, AttentionPattern
+from moa_dspy.protocols import AnswerPattern, AttentionPattern, is_object_of
 
 __all__ = ["PATTERN_NAMES", "Attention", "check_attention", "critics_among", "critics_of", "pattern_of"]
 
@@ -120,7 +120,7 @@ def check_attention(attention: Any, agents: int) -> Any:
         attention = int(attention)
     if isinstance(attention, str) and attention in PATTERN_NAMES:
         return attention
-    if isinstance(attention, bool) or not isinstance(attention, (int, AttentionPattern)):
+    if isinstance(attention, bool) or not (isinstance(attention, int) or is_object_of(attention, AttentionPattern)):
         raise ConfigurationError(
             f"attention={attention!r} is not a pattern; use {', '.join(PATTERN_NAMES)}, a number of peers, or an "
             "object with a method critics()"

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["AggregationContext", "AggregationRule", "Answer", "AnswerPattern", "AttentionPattern", "StopCondition"]
+__all__ = [
+    "AggregationContext",
+    "AggregationRule",
+    "Answer",
+    "AnswerPattern",
+    "AttentionPattern",
+    "StopCondition",
+    "is_object_of",
+]
 
 
 @runtime_checkable
@@ -129,3 +137,8 @@ class StopCondition(Protocol):
             improved: the decision of the residual synthesis; None without one.
         """
         ...
+
+
+def is_object_of(value: Any, protocol: type) -> bool:
+    """Return whether a value is an object with the method of a protocol, and not a class of such objects."""
+    return isinstance(value, protocol) and not isinstance(value, type)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import dspy
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from moa_dspy.agents import Agent
@@ -48,6 +49,7 @@ from moa_dspy.optimizers.prompts.methods import check_method, method_name, metho
 from moa_dspy.optimizers.prompts.student import ambient_lm, student_of
 from moa_dspy.optimizers.search.designs import BoundSpace
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
+from moa_dspy.optimizers.search.samplers import DesignSampler, check_sampler
 from moa_dspy.optimizers.search.search import search
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import check_storage
@@ -91,6 +93,7 @@ class SearchOptions(TypedDict, total=False):
     storage: str | Path | BaseStorage | None
     study_name: str
     warm_start: WarmStart | Sequence[WarmStart]
+    sampler: DesignSampler | BaseSampler | None
 
 
 _DEFAULTS: Final = {name: inspect.signature(search).parameters[name].default for name in SearchOptions.__annotations__}
@@ -169,6 +172,7 @@ class OptimizePlan:
         if "architecture" in self.parts:
             warm_designs(bind_space(self.program, self.search["space"]), self.search["warm_start"])
             check_count("n_trials", self.search["n_trials"])
+            check_sampler(self.search["sampler"])
             self.bound = bind_space(self.program, self.space)
             self.notes += self.bound.notes
         check_budget(self.budget, self.lms)

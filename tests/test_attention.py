@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, strategies as st
 
+from moa_dspy import AttentionMoA
 from moa_dspy.attention import PATTERN_NAMES, Attention, check_attention, critics_of
 from moa_dspy.errors import ConfigurationError
+from moa_dspy.testing import ScriptedLM
 
 
 @given(agents=st.integers(1, 9), layer=st.integers(1, 12), data=st.data())
@@ -77,3 +80,37 @@ def test_more_peers_than_there_are_is_refused(k: object, agents: int) -> None:
 
 def test_a_number_may_come_as_text() -> None:
     assert check_attention("2", 3) == check_attention(" 2 ", 3) == check_attention("٢", 3) == 2
+
+
+class Everyone:
+    def critics(self, target: int, agents: int, layer: int) -> Sequence[int]:
+        return range(agents)
+
+
+class First:
+    async def aggregate(self, answers: Sequence[Any], context: Any) -> Any:
+        return answers[0]
+
+
+class Always:
+    def stops(self, accepted: Any, newest: Any, improved: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["attention", "aggregation", "early_stop"])
+def test_a_class_is_no_object_with_its_methods(name: str) -> None:
+    kind: Any = {"attention": Everyone, "aggregation": First, "early_stop": Always}[name]
+    agents = [ScriptedLM("yes")] * 2
+    assert AttentionMoA("question -> answer", agents, **{name: kind()})(question="?").answer == "yes"
+    with pytest.raises(ConfigurationError, match=rf"{name}.*an object with a method (critics|aggregate|stops)\(\)"):
+        AttentionMoA("question -> answer", agents, **{name: kind})
+
+
+def test_an_aggregation_rule_that_returns_no_answer_is_named() -> None:
+    class Text:
+        async def aggregate(self, answers: Sequence[Any], context: Any) -> Any:
+            return answers[0].text
+
+    moa = AttentionMoA("question -> answer", [ScriptedLM("yes")] * 2, layers=1, aggregation=Text())
+    with pytest.raises(TypeError, match=r"Text.aggregate\(\) must return an Answer, not 'yes'"):
+        moa(question="?")

@@ -324,6 +324,8 @@ class _Run:
         aggregation, context = self.architecture.aggregation, _Layer(self, layer, len(answers))
         answer = await rule_of(aggregation).aggregate(answers, context)
         if not isinstance(aggregation, (str, int)):
+            if not isinstance(answer, Answer):
+                raise TypeError(f"{type(aggregation).__name__}.aggregate() must return an Answer, not {answer!r:.100}")
             context.record(type(aggregation).__name__, answer)
         return answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args, runtime_checkable
 
 import dspy
 
@@ -105,6 +105,7 @@ class PromptJob:
         return {"light": light, "medium": medium, "heavy": heavy}[self.effort] if value is None else value
 
 
+@runtime_checkable
 class PromptMethod(Protocol):
     """A method that tunes prompts. Any object with ``tune`` can be the ``method`` of ``compile`` and ``optimize``.
 

@@ -19,6 +19,7 @@ from moa_dspy.optimizers.prompts.method import BuiltInMethod, PromptJob, PromptM
 from moa_dspy.optimizers.prompts.stage_guide import StageGuide
 from moa_dspy.optimizers.prompts.student import fits
 from moa_dspy.program import AttentionMoA
+from moa_dspy.protocols import is_object_of
 from moa_dspy.runtime.knn_demos import WORDS, Nearest, Vectorizer
 
 __all__ = [
@@ -462,7 +463,7 @@ def resolve_method(method: str | PromptMethod, options: Mapping[str, Any] | None
     """Return the named method with its options, or the given one. Raise ConfigurationError if something is unknown."""
     options = options or {}
     if not isinstance(method, str):
-        if not callable(getattr(method, "tune", None)):
+        if not is_object_of(method, PromptMethod):
             raise ConfigurationError(f"method={method!r} is neither a name nor an object with a method tune(job)")
         if options:
             raise ConfigurationError(f"options {', '.join(options)} go with a method's name; set them on {method!r}")

@@ -170,6 +170,20 @@ class BoundSpace:
         self.design(params)
         return dict(params)
 
+    def checked(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return parameters that a sampler proposes.
+
+        Raises:
+            ConfigurationError: if a parameter or its value is not among the choices.
+        """
+        for name, value in params.items():
+            if name not in self.choices:
+                raise ConfigurationError(f"a sampler proposes {name!r}; the parameters are {', '.join(self.choices)}")
+            if value not in self.choices[name]:
+                choices = ", ".join(map(repr, self.choices[name]))
+                raise ConfigurationError(f"a sampler proposes {name}={value!r}; the choices are {choices}")
+        return params
+
     def design(self, params: Mapping[str, Any]) -> Design | None:
         """Return the design of the parameters; None if they are incompatible. Equal architectures give equal designs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from optuna import Study
@@ -14,11 +14,21 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from moa_dspy.errors import ConfigurationError
 from moa_dspy.optimizers.search.designs import ENUMERABLE, BoundSpace
 from moa_dspy.optimizers.search.usual import UsualDesigns
 from moa_dspy.optimizers.search.workers import places_of
+from moa_dspy.protocols import is_object_of
 
-__all__ = ["DesignSampler", "OptunaDesigns", "RandomDesigns", "SpaceExhaustedError", "TPEDesigns", "UniqueSampler"]
+__all__ = [
+    "DesignSampler",
+    "OptunaDesigns",
+    "RandomDesigns",
+    "SpaceExhaustedError",
+    "TPEDesigns",
+    "UniqueSampler",
+    "check_sampler",
+]
 
 _ATTEMPTS: Final = 50
 """Proposals per trial before a design is drawn at random."""
@@ -26,6 +36,7 @@ _DRAWS: Final = 1000
 """Random draws in a larger space before it counts as exhausted."""
 
 
+@runtime_checkable
 class DesignSampler(Protocol):
     """Proposes the next design of a search. Any object with ``propose`` can be passed as ``sampler=``."""
 
@@ -44,6 +55,15 @@ class DesignSampler(Protocol):
             generator: depends on the search's seed, the trial's place in an uninterrupted search, and the attempt.
         """
         ...
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raise ConfigurationError unless it is None, an Optuna sampler, or a ``DesignSampler``."""
+    if sampler is not None and not isinstance(sampler, BaseSampler) and not is_object_of(sampler, DesignSampler):
+        raise ConfigurationError(
+            f"sampler={sampler!r} is neither an Optuna sampler nor an object with a method propose(), such as "
+            "TPEDesigns()"
+        )
 
 
 class RandomDesigns:
@@ -126,7 +146,7 @@ class UniqueSampler(BaseSampler):
         for attempt in range(_ATTEMPTS):
             generator = np.random.default_rng([self._seed, place, attempt])
             first = self._first.propose(place, study) if self._first and attempt == 0 else None
-            proposed = first or self._designs.propose(space, study, trial, generator)
+            proposed = first or space.checked(self._designs.propose(space, study, trial, generator))
             params = {**space.draw(generator), **proposed}
             if space.design(params) not in known:
                 return params

@@ -49,7 +49,7 @@ from moa_dspy.optimizers.search.gp_designs import GaussianProcessDesigns
 from moa_dspy.optimizers.search.loop import EndedBy, TrialLoop
 from moa_dspy.optimizers.search.objective import Objective, Unit, Wanted, check_unit
 from moa_dspy.optimizers.search.results import Point, best_trial, report_of, rule_of
-from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler
+from moa_dspy.optimizers.search.samplers import DesignSampler, OptunaDesigns, UniqueSampler, check_sampler
 from moa_dspy.optimizers.search.space import SearchSpace
 from moa_dspy.optimizers.search.storage import open_storage, open_study, storage_failures
 from moa_dspy.optimizers.search.trials import Pruning, TrialRunner
@@ -170,6 +170,7 @@ def search(
     """
     bound = BoundSpace(SearchSpace.of(space), task, agents, options, aggregators, prompts, tuned)
     first, wanted, limits = warm_designs(bound, warm_start), Objective(objective, price, unit), pruning or Pruning()
+    check_sampler(sampler)
     job = _Search(bound, wanted, trainset, metric, n_trials, budget, concurrency, limits, progress, first)
     return job.run(storage, study_name, sampler, seed)
 

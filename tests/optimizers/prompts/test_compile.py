@@ -570,6 +570,7 @@ def test_metrics_of_any_usual_kind_will_do():
     [
         ({"method": "magic"}, "method='magic' is unknown; use one of labeled, bootstrap"),
         ({"method": print}, "neither a name nor an object with a method tune"),
+        ({"method": Labeled}, "neither a name nor an object with a method tune"),
         ({"method": Labeled(2), "k": 3}, "options k go with a method's name"),
         ({"k": 3}, "method 'bootstrap' has no option k; it has bootstrapped_demos, labeled_demos, rounds, threshold"),
         ({"method": "copro", "breadth": 1}, "breadth=1 is too small"),

@@ -12,6 +12,7 @@ import pytest
 from support.simulated_tasks import exact, examples, simulated
 
 from benchmarks.search_worlds import SPACE, TASK
+from moa_dspy import AttentionMoA, ConfigurationError
 from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import (
     DesignSampler,
@@ -19,6 +20,7 @@ from moa_dspy.optimizers import (
     RandomDesigns,
     SearchSpace,
     TPEDesigns,
+    optimize,
     search,
 )
 from moa_dspy.optimizers.search.designs import BoundSpace
@@ -142,3 +144,45 @@ class TestSamplersOfUsers:
         assert result.report["ended_by"] == "space"
         complete = [trial for trial in result.report["trials"] if trial["state"] in ("complete", "pruned")]
         assert len(complete) == 8
+
+    @pytest.mark.parametrize("sampler", [RandomDesigns, object(), "tpe", len])
+    def test_what_is_no_sampler_is_refused_before_anything_is_paid_for(self, sampler: Any) -> None:
+        lms = [simulated(name, knows=0.5) for name in ("planner", "writer")]
+        arguments: dict[str, Any] = {"trainset": examples(20), "metric": exact, "sampler": sampler}
+        with pytest.raises(ConfigurationError, match="neither an Optuna sampler nor an object with a method propose"):
+            search("question -> answer", lms, **arguments)
+        with pytest.raises(ConfigurationError, match="neither an Optuna sampler nor an object with a method propose"):
+            optimize(AttentionMoA("question -> answer", lms), **arguments)
+        assert not any(lm.requests for lm in lms)
+
+    @pytest.mark.parametrize(
+        ("proposed", "said"),
+        [
+            ({"depth": 3}, "proposes 'depth'; the parameters are samples.planner, samples.writer, temperature"),
+            ({"attention": "ring"}, "proposes attention='ring'; the choices are 'full', 'none'"),
+        ],
+    )
+    def test_a_proposal_outside_the_space_is_refused(self, proposed: dict[str, Any], said: str) -> None:
+        class Outside:
+            def propose(self, *_: Any) -> Mapping[str, Any]:
+                return proposed
+
+        space = bound(SMALL)
+        with pytest.raises(ConfigurationError, match=said):
+            ask(study_of(space, Outside()), space)
+
+    def test_optimize_takes_a_sampler(self) -> None:
+        asked: list[int] = []
+
+        class Counting(RandomDesigns):
+            def propose(self, space: Any, study: Any, trial: Any, generator: Any) -> Mapping[str, Any]:
+                asked.append(trial.number)
+                return super().propose(space, study, trial, generator)
+
+        program = AttentionMoA("question -> answer", [simulated(name, knows=0.5) for name in ("planner", "writer")])
+        space = replace(SMALL, layers=(1,))
+        optimize(
+            program, trainset=examples(12), metric=exact, parts=["architecture"], space=space, n_trials=8,
+            sampler=Counting(), explain=False,
+        )  # fmt: skip
+        assert asked
