@@ -1,5 +1,6 @@
 from . import starter as starter
 from .benchmark import (
+    Answered as Answered,
     Benchmark as Benchmark,
     Hub as Hub,
 )
@@ -20,6 +21,8 @@ from .benchmarks.registry import (
     get_benchmark as get_benchmark,
 )
 from .benchmarks.win_rate import (
+    LengthControlledWinRate as LengthControlledWinRate,
+    WinRate as WinRate,
     length_controlled_win_rate as length_controlled_win_rate,
     raw_win_rate as raw_win_rate,
 )

@@ -7,6 +7,7 @@ from .architecture import (
 )
 from .batches import Batches as Batches
 from .cost.budget import Budget as Budget
+from .cost.own_price import OwnPrice as OwnPrice
 from .cost.usage import (
     Tokens as Tokens,
     Usage as Usage,
@@ -23,13 +24,17 @@ from .errors import (
     StepFailedError as StepFailedError,
 )
 from .evaluation import evaluate as evaluate
-from .gate import Gate as Gate
+from .gate import (
+    Agreement as Agreement,
+    Gate as Gate,
+)
 from .planning import (
     Lengths as Lengths,
     Plan as Plan,
 )
 from .positions import (
     Dissent as Dissent,
+    DissentPoint as DissentPoint,
     DissentReport as DissentReport,
     Position as Position,
 )
@@ -61,6 +66,8 @@ from .rows import (
 from .runtime.concurrency import limit_concurrency as limit_concurrency
 from .runtime.tolerance import Tolerance as Tolerance
 from .trace import (
+    Failure as Failure,
+    GroupUsage as GroupUsage,
     Step as Step,
     StepStarted as StepStarted,
     Trace as Trace,

@@ -12,7 +12,7 @@ from moa_dspy.gate import Agreement, agreement_of
 if TYPE_CHECKING:
     from moa_dspy.trace import Step
 
-__all__ = ["Dissent", "DissentReport", "Point", "Position", "agreement_in", "dissent_in"]
+__all__ = ["Dissent", "DissentPoint", "DissentReport", "Position", "agreement_in", "dissent_in"]
 
 
 class _Record(pydantic.BaseModel):
@@ -61,7 +61,7 @@ class Dissent(_Record):
     convinced: tuple[str, ...] = ()
 
 
-class Point(_Record):
+class DissentPoint(_Record):
     """A statement, and the agents that make it.
 
     Attributes:
@@ -83,10 +83,10 @@ class DissentReport(_Record):
         blind_spots: what matters and is missing, with the agents in whose answers it is missing.
     """
 
-    consensus: tuple[Point, ...] = ()
-    contradictions: tuple[Point, ...] = ()
-    unique_points: tuple[Point, ...] = ()
-    blind_spots: tuple[Point, ...] = ()
+    consensus: tuple[DissentPoint, ...] = ()
+    contradictions: tuple[DissentPoint, ...] = ()
+    unique_points: tuple[DissentPoint, ...] = ()
+    blind_spots: tuple[DissentPoint, ...] = ()
 
 
 def agreement_in(positions: Iterable[Position], layer: int) -> Agreement | None:

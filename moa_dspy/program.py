@@ -24,7 +24,8 @@ from moa_dspy.files.program_file import SavedProgram, digest_of, save
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.gate import GateChoice, gate_of
 from moa_dspy.json_safe import json_safe
-from moa_dspy.planning import Lengths, Plan, assumed_inputs, inputs_of, make_plan
+from moa_dspy.planning import Lengths, Plan, assumed_inputs
+from moa_dspy.planning.plan import inputs_of, make_plan
 from moa_dspy.prediction import Prediction
 from moa_dspy.protocols import AggregationRule, AttentionPattern, StopCondition
 from moa_dspy.runtime import event_loop

@@ -1,16 +1,22 @@
-"""Names of other packages that this package's functions return or raise, so that they can be imported from here."""
+"""Names of other packages in the signatures of this one, so that they can be imported from here."""
 
 from moa_dspy.cost.usage import Price
 from moa_dspy.errors import AllRunsFailedError, BudgetExhaustedError, BudgetTooSmallError, DeclinedError, MetricError
+from moa_dspy.evaluation.scoring import Judgement
 from moa_dspy.evaluation.statistics import Gain, Score
+from moa_dspy.files.provenance import CostRecord, DataRecord, ScoreRecord
 
 __all__ = [
     "AllRunsFailedError",
     "BudgetExhaustedError",
     "BudgetTooSmallError",
+    "CostRecord",
+    "DataRecord",
     "DeclinedError",
     "Gain",
+    "Judgement",
     "MetricError",
     "Price",
     "Score",
+    "ScoreRecord",
 ]

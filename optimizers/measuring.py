@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -56,10 +57,13 @@ __all__ = [
     "models_of",
     "output_fields_of",
     "run_examples",
+    "sharing",
 ]
 
 Unit: TypeAlias = Literal["calls", "tokens", "usd"]
 """A unit of prices."""
+
+_shared: ContextVar[BudgetGuard | None] = ContextVar("moa_dspy_shared_budget", default=None)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def measure(
     metric: Metric,
     *,
     concurrency: int = 8,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     progress: Callable[[Run], None] | None = None,
     keep_traces: bool = False,
 ) -> Measurement:
@@ -157,7 +161,7 @@ def measure(
         devset: examples with their inputs set.
         metric: the task's metric.
         concurrency: examples under way at once.
-        budget: limits. A ``BudgetGuard`` shares one budget among several calls.
+        budget: limits.
         progress: called with each run as it ends.
         keep_traces: whether runs keep their trace. A trace takes much more memory than the answer.
 
@@ -235,10 +239,21 @@ def failures_of(what: str) -> Iterator[None]:
         raise AllRunsFailedError(f"{what}: {error}") from None
 
 
-def guard_of(budget: Budget | BudgetGuard | None, *programs: dspy.Module) -> BudgetGuard:
-    """Return a guard as it is, and a new guard for a budget of the programs; see ``check_budget``."""
-    if isinstance(budget, BudgetGuard):
-        return budget
+@contextmanager
+def sharing(guard: BudgetGuard | None) -> Iterator[None]:
+    """Let all functions that are called without a budget within the block share this one."""
+    token = _shared.set(guard)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def guard_of(budget: Budget | None, *programs: dspy.Module) -> BudgetGuard:
+    """Return the shared guard, or a new one for a budget of the programs; see ``sharing`` and ``check_budget``."""
+    shared = _shared.get()
+    if budget is None and shared is not None:
+        return shared
     check_budget(budget, [lm for program in programs for lm in models_of(program)])
     return BudgetGuard(budget)
 

@@ -21,7 +21,7 @@ from moa_dspy.optimizers.analysis.profile import Profile, profile
 from moa_dspy.optimizers.analysis.quarantine import Quarantine, quarantine
 from moa_dspy.optimizers.comparison.acceptance import Acceptance, Side, accept, looks
 from moa_dspy.optimizers.leakage import demo_questions, question_of
-from moa_dspy.optimizers.measuring import CachedRuns, Measurement, Run, measure
+from moa_dspy.optimizers.measuring import CachedRuns, Measurement, Run, measure, sharing
 from moa_dspy.optimizers.optimize_budget import affordable, check_covers, fraction_of, is_limited, share_of
 from moa_dspy.optimizers.optimize_plan import OptimizePlan, OptimizeProgress, like, search_arguments
 from moa_dspy.optimizers.prompts.compile import CompileResult, compile, split_off  # noqa: A004 (DSPy's word)
@@ -162,14 +162,14 @@ class OptimizeRun:
 
     def _find_ceiling(self, _: BudgetGuard | None) -> None:
         plan = self.plan
-        self.ceiling = ceiling(
-            plan.program,
-            plan.tune,
-            plan.metric,
-            concurrency=plan.concurrency,
-            budget=self._guard,
-            progress=self._counter(len(plan.tune), "examples with every agent"),
-        )
+        with sharing(self._guard):
+            self.ceiling = ceiling(
+                plan.program,
+                plan.tune,
+                plan.metric,
+                concurrency=plan.concurrency,
+                progress=self._counter(len(plan.tune), "examples with every agent"),
+            )
         small = plan.least_gain is not None and self.ceiling.room < plan.least_gain
         self.hopeless = small and not self.ceiling.partly  # graded scores may gain where no answer is right
 
@@ -227,9 +227,8 @@ class OptimizeRun:
             check_covers(share, program, examples, "the runs of the program itself and of a trial", len(examples))
         count = self._counter(len(examples), "runs of the program itself")
         try:
-            own = measure(
-                program, examples, plan.metric, concurrency=workers, budget=share, progress=count, keep_traces=True
-            )
+            with sharing(share):
+                own = measure(program, examples, plan.metric, concurrency=workers, progress=count, keep_traces=True)
         except BudgetExhaustedError:
             raise BudgetTooSmallError(
                 f"skipped, because the budget ended while the program itself was run on the {len(examples)} examples "
@@ -329,16 +328,16 @@ class OptimizeRun:
             deep = self.candidate.replace(early_stop=False)
             check_covers(share, self.candidate, self._unlearnt, "the runs of the candidate", of=deep)
         runs = len(self._unlearnt) * (2 if architecture.synthesizes else 1)
-        fit = fit_stop_rule(
-            self.candidate,
-            trainset=self._unlearnt,
-            metric=plan.metric,
-            concurrency=plan.concurrency,
-            budget=share,
-            affordable=plan.objective.affords,
-            space=plan.search["space"],
-            progress=self._counter(runs, "runs"),
-        )
+        with sharing(share):
+            fit = fit_stop_rule(
+                self.candidate,
+                trainset=self._unlearnt,
+                metric=plan.metric,
+                concurrency=plan.concurrency,
+                affordable=plan.objective.affords,
+                space=plan.search["space"],
+                progress=self._counter(runs, "runs"),
+            )
         self.stops.append(fit)
         self.rounds[-1]["stop"] = fit.report
         self._best = fit.chosen.score.value
@@ -361,18 +360,18 @@ class OptimizeRun:
             self._held_runs[side].append(run)
             count(run)
 
-        self.acceptance = accept(
-            plan.program,
-            self.candidate,
-            valset=held,
-            metric=plan.metric,
-            tuned_on=plan.tune,
-            alpha=plan.alpha,
-            concurrency=plan.concurrency,
-            budget=self._guard,
-            progress=keep,
-            keep_traces="gate" in plan.parts,
-        )
+        with sharing(self._guard):
+            self.acceptance = accept(
+                plan.program,
+                self.candidate,
+                valset=held,
+                metric=plan.metric,
+                tuned_on=plan.tune,
+                alpha=plan.alpha,
+                concurrency=plan.concurrency,
+                progress=keep,
+                keep_traces="gate" in plan.parts,
+            )
         if self.acceptance.cut:
             self._cut(f"acceptance: on {self.acceptance.gain.examples} of {len(held)} examples, then the budget ended")
 
@@ -418,11 +417,12 @@ class OptimizeRun:
 
     def _explain(self, _: BudgetGuard | None) -> None:
         plan, chosen, agents = self.plan, self.decided, len(self.decided.agents)
-        options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard}
+        options: dict[str, Any] = {"concurrency": plan.concurrency}
         self._say(0.0, "stages")
         if self.acceptance is None and not plan.only_gate:  # else the runs were made, and the cache has them
             check_covers(self._guard, chosen, plan.held, "the runs of the program")
-        self.profile = profile(chosen, plan.held, plan.metric, **options)
+        with sharing(self._guard):
+            self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:
             parts = iter(range(1, agents + 2))
             options["progress"] = lambda what: self._say(next(parts) / (agents + 2), what)
@@ -430,7 +430,8 @@ class OptimizeRun:
                 whole = 0 if all(getattr(lm, "cache", False) for lm in plan.lms) else 1  # it runs once more
                 rest = [CachedRuns(without(chosen, index)).lacks(plan.held) for index in range(agents)]
                 self._check_left(self.profile, whole + sum(map(len, rest)) / len(plan.held))
-                self.contributions = contributions(chosen, plan.held, plan.metric, **options)
+                with sharing(self._guard):
+                    self.contributions = contributions(chosen, plan.held, plan.metric, **options)
             except BudgetExhaustedError:
                 self._cut(
                     "explanation: it shows the stages; what each agent adds is left out, because the budget does not "

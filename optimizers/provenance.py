@@ -14,7 +14,7 @@ from moa_dspy._dspy import get_dependency_versions
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.files.program_file import digest_of
-from moa_dspy.files.provenance import CostRecord, Data, Figure, Provenance
+from moa_dspy.files.provenance import CostRecord, DataRecord, Provenance, ScoreRecord
 from moa_dspy.optimizers.comparison.acceptance import Acceptance
 from moa_dspy.optimizers.comparison.compare import Comparison
 from moa_dspy.optimizers.comparison.reuse import set_digest
@@ -60,7 +60,7 @@ def provenance_of(
         method=method,
         metric=metric if metric is None or isinstance(metric, str) else metric_name(metric),
         data=tuple(
-            Data(
+            DataRecord(
                 use=use,
                 name=names.get(use),
                 examples=len(examples),
@@ -71,7 +71,7 @@ def provenance_of(
         ),
         seeds=dict(seeds or {}),
         settings=to_jsonable_python(dict(settings or {}), fallback=str),
-        scores=tuple(Figure(what=what, **value.model_dump()) for what, value in figures.items()),
+        scores=tuple(ScoreRecord(what=what, **value.model_dump()) for what, value in figures.items()),
         verdict=None if outcome is None else outcome.reason if isinstance(outcome, Acceptance) else outcome.verdict,
         cost=None
         if spent is None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import pydantic
 
-__all__ = ["CostRecord", "Data", "Figure", "Provenance"]
+__all__ = ["CostRecord", "DataRecord", "Provenance", "ScoreRecord"]
 
 _LONGEST: Final = 1000
 
@@ -37,7 +37,7 @@ class _Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, defer_build=True)
 
 
-class Data(_Record):
+class DataRecord(_Record):
     """The examples that were used for one purpose.
 
     Attributes:
@@ -60,7 +60,7 @@ class Data(_Record):
         return f"{self.examples} example{'' if self.examples == 1 else 's'}{name}, digest {self.digest}{reuse}"
 
 
-class Figure(_Record):
+class ScoreRecord(_Record):
     """A score or a difference of scores, with its interval.
 
     Attributes:
@@ -127,10 +127,10 @@ class Provenance(_Record):
 
     method: Text
     metric: Text | None = None
-    data: tuple[Data, ...] = ()
+    data: tuple[DataRecord, ...] = ()
     seeds: dict[str, int] = pydantic.Field(default_factory=dict)
     settings: Settings = pydantic.Field(default_factory=dict)
-    scores: tuple[Figure, ...] = ()
+    scores: tuple[ScoreRecord, ...] = ()
     verdict: Text | None = None
     cost: CostRecord | None = None
     versions: dict[str, str] = pydantic.Field(default_factory=dict)

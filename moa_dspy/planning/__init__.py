@@ -12,6 +12,7 @@ models. So no rule of the algorithm is implemented twice, and no LM is called.
 
 from __future__ import annotations
 
+from moa_dspy.cost.prices import ModelPrice
 from moa_dspy.planning.estimate import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.planning.lengths import Lengths, assumed_inputs
 from moa_dspy.planning.plan import (
@@ -19,8 +20,6 @@ from moa_dspy.planning.plan import (
     Plan,
     RunEstimate,
     StageEstimate,
-    inputs_of,
-    make_plan,
     model_rows,
     stage_rows,
     summary_lines,
@@ -30,6 +29,7 @@ __all__ = [
     "CostEstimate",
     "Lengths",
     "ModelEstimate",
+    "ModelPrice",
     "PartEstimate",
     "Plan",
     "RunEstimate",
@@ -37,8 +37,6 @@ __all__ = [
     "WorkEstimate",
     "assumed_inputs",
     "evenly_spaced",
-    "inputs_of",
-    "make_plan",
     "model_rows",
     "stage_rows",
     "summary_lines",

@@ -10,7 +10,7 @@ from moa_dspy.positions import Position
 from moa_dspy.run_view.word_diff import Piece, word_diff
 from moa_dspy.trace import Stage, Step, Trace
 
-__all__ = ["AgentView", "Bar", "LayerView", "RunView"]
+__all__ = ["AgentView", "LayerView", "RunView", "TimeBar"]
 
 _OF_AGENTS: Final[tuple[Stage, ...]] = ("propose", "critique", "refine")
 
@@ -74,7 +74,7 @@ class LayerView:
             )
 
 
-class Bar(NamedTuple):
+class TimeBar(NamedTuple):
     """A row of the waterfall.
 
     Attributes:
@@ -102,7 +102,7 @@ class RunView:
 
     trace: Trace
     layers: tuple[LayerView, ...]
-    bars: tuple[Bar, ...]
+    bars: tuple[TimeBar, ...]
 
     @classmethod
     def of(cls, trace: Trace) -> RunView:
@@ -130,7 +130,7 @@ class RunView:
         return [(position.agent, position.layer) for position in self.trace.positions if position.changed]
 
 
-def _waterfall(steps: Sequence[Step]) -> list[Bar]:
+def _waterfall(steps: Sequence[Step]) -> list[TimeBar]:
     called = sorted((step for step in steps if step.status != "skipped"), key=lambda step: (step.start, step.end))
     whole = max((step.end for step in called), default=0.0) or 1.0
     total: float | None = 0.0
@@ -140,5 +140,6 @@ def _waterfall(steps: Sequence[Step]) -> list[Bar]:
         paid[id(step)] = total
     widths = (max(0.5, 100 * (step.end - step.start) / whole) for step in called)
     return [
-        Bar(step, 100 * step.start / whole, width, paid[id(step)]) for step, width in zip(called, widths, strict=True)
+        TimeBar(step, 100 * step.start / whole, width, paid[id(step)])
+        for step, width in zip(called, widths, strict=True)
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from moa_dspy.json_safe import json_safe
-from moa_dspy.positions import DissentReport, Point, Position
+from moa_dspy.positions import DissentPoint, DissentReport, Position
 from moa_dspy.protocols import Answer
 from moa_dspy.runtime.call import ask
 from moa_dspy.runtime.session import Session, StepId
@@ -82,7 +82,7 @@ def _values(reported: Any) -> list[NumberedPoint]:
     return [] if isinstance(reported, str) else list(reported)
 
 
-def _point(value: NumberedPoint, names: Sequence[str]) -> Point:
+def _point(value: NumberedPoint, names: Sequence[str]) -> DissentPoint:
     """Return a point of the reply, with names instead of the numbers of the answers."""
     numbers = dict.fromkeys(number for number in value.answers if 1 <= number <= len(names))
-    return Point(point=json_safe(value.point), agents=tuple(names[number - 1] for number in numbers))
+    return DissentPoint(point=json_safe(value.point), agents=tuple(names[number - 1] for number in numbers))

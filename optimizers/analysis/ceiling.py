@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import dspy
 
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.display import Displayed
 from moa_dspy.errors import AllRunsFailedError, ConfigurationError
@@ -150,7 +150,7 @@ def ceiling(
     right: float = 1.0,
     confidence: float = 0.95,
     concurrency: int = 8,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> Ceiling:
     """Ask every agent once for every example, and return what a selection among their answers can reach.
@@ -166,7 +166,7 @@ def ceiling(
         right: the score from which an answer counts as right.
         confidence: probability that the bound holds.
         concurrency: maximum number of concurrent examples.
-        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        budget: limits.
         progress: called with each finished run.
 
     Raises:

@@ -9,11 +9,11 @@ import dspy
 
 from moa_dspy.agents import Agent
 from moa_dspy.architecture import AgentSpec
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
-from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, measure
+from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, run_examples
 from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -96,7 +96,7 @@ def contributions(
     metric: Metric,
     *,
     concurrency: int = 8,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contributions:
     """Run the whole ``program``, then run it without each of its agents. The arguments are those of ``profile``.
@@ -120,7 +120,7 @@ def contributions(
         if progress is not None:
             progress(f"{what}: {len(devset)} examples")
         with failures_of(what):
-            return measure(one, devset, metric, concurrency=concurrency, budget=guard)
+            return run_examples(one, devset, metric, concurrency=concurrency, guard=guard)
 
     whole = measured("the whole program", program)
     parts = [measured(f"without {spec.name}", without(program, index)) for index, spec in enumerate(specs)]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import dspy
 import pydantic
 
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.evaluation.runner import price_of, price_of_steps
 from moa_dspy.evaluation.statistics import Gain, Score
@@ -108,7 +108,7 @@ def profile(
     metric: Metric,
     *,
     concurrency: int = 8,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     progress: Callable[[Run], None] | None = None,
 ) -> Profile:
     """Run ``program`` on every example and score every stage of every run.
@@ -118,7 +118,7 @@ def profile(
         devset: examples, with their inputs set.
         metric: the task's metric; applied to the answers of each stage.
         concurrency: maximum number of concurrent runs.
-        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        budget: limits.
         progress: called with each finished run.
 
     Raises:

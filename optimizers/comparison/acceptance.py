@@ -125,7 +125,7 @@ def accept(
     alpha: float = 0.05,
     power: float = POWER,
     interim: bool = True,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     concurrency: int = 8,
     progress: Callable[[Side, Run], None] | None = None,
     keep_traces: bool = False,
@@ -141,7 +141,7 @@ def accept(
         alpha: probability of accepting a candidate that is not better.
         power: of the test for which ``needed`` is computed.
         interim: whether to end halfway if the result is clear; see ``looks``.
-        budget: limits; a ``BudgetGuard`` shares one budget among several calls.
+        budget: limits.
         concurrency: maximum number of concurrent runs.
         progress: called with ``baseline`` or ``candidate`` and each finished run.
         keep_traces: whether these runs keep their traces.

@@ -31,9 +31,9 @@ from moa_dspy.optimizers.measuring import (
     check_concurrency,
     check_seed,
     fit_metric,
-    measure,
     models_of,
     output_fields_of,
+    run_examples,
 )
 from moa_dspy.optimizers.optimize_budget import check_covers, fraction_of
 from moa_dspy.optimizers.prompts.method import Effort, PromptJob, PromptMethod, check_effort, check_prompt_lm
@@ -218,7 +218,7 @@ class _Compilation:
 
     def _measure(self, program: AttentionMoA) -> Measurement:
         job = self._job
-        return measure(program, job.valset, job.metric, concurrency=job.concurrency, budget=self._guard)
+        return run_examples(program, job.valset, job.metric, concurrency=job.concurrency, guard=self._guard)
 
     def _tune(self) -> dspy.Module:
         job = replace(self._job, metric=audible(self._job.metric), budget_ends=self._budget_ends)

@@ -31,21 +31,30 @@ __all__ = [
     "KINDS",
     "MODELS",
     "AcceptanceRecord",
+    "CategoryRow",
     "CeilingRecord",
     "CompareRecord",
+    "CompileErrors",
     "CompileRecord",
+    "CompileScores",
     "ContributionsRecord",
     "DamagedRecord",
     "DepthPoint",
     "EvaluationRecord",
+    "FoundArchitecture",
     "GatePoint",
     "GateRecord",
     "OptimizeRecord",
+    "OptimizeRound",
     "PredictorChange",
     "ProfileRecord",
+    "ProgramPart",
+    "ProgramPrompt",
     "ProgramRecord",
+    "ProgramSide",
     "ReportRecord",
     "SearchRecord",
+    "SpentRow",
     "StopRecord",
     "TraceRecord",
     "TrialRow",
@@ -156,7 +165,9 @@ class TrialRow(_Value):
         return f"{self.score:.3f} of {self.examples} examples" if self.interval is None else str(self.interval)
 
 
-class _FoundArchitecture(_Value):
+class FoundArchitecture(_Value):
+    """An architecture that a search found, with its trial."""
+
     trial: int | None = None
     params: dict[str, Any] = {}
     architecture: Architecture | None = None
@@ -183,8 +194,8 @@ class SearchRecord(_Value):
     score: Score | None = None
     cost: Usage | None = None
     depth_curve: tuple[DepthPoint, ...] = ()
-    pareto: tuple[_FoundArchitecture, ...] = ()
-    best: _FoundArchitecture | None = None
+    pareto: tuple[FoundArchitecture, ...] = ()
+    best: FoundArchitecture | None = None
     trials: tuple[TrialRow, ...] = ()
     history: tuple[dict[str, float | None], ...] = ()
 
@@ -215,13 +226,17 @@ class PredictorChange(_Value):
     decisions: Any = None
 
 
-class _CompileScores(_Value):
+class CompileScores(_Value):
+    """Scores on the validation set."""
+
     before: Score | None = None
     after: Score | None = None
     gain: Gain | None = None
 
 
-class _Errors(_Value):
+class CompileErrors(_Value):
+    """Answers that were not scored, and the first reasons."""
+
     count: int | None = None
     first: tuple[str, ...] = ()
 
@@ -236,10 +251,10 @@ class CompileRecord(_Value):
     seed: int | None = None
     prompt_lm: str | None = None
     examples: dict[str, int] = {}
-    score: _CompileScores = _CompileScores()
+    score: CompileScores = CompileScores()
     cost: Usage | None = None
     ended_by: str | None = None
-    errors: _Errors = _Errors()
+    errors: CompileErrors = CompileErrors()
     predictors: dict[str, PredictorChange] = {}
 
 
@@ -278,19 +293,25 @@ class CompareRecord(Comparison):
     kind: Literal["compare"] = "compare"
 
 
-class _Round(_Value):
+class OptimizeRound(_Value):
+    """The parts of a round."""
+
     block: CompileRecord | None = None
     search: SearchRecord | None = None
     prompts: CompileRecord | None = None
     stop: StopRecord | None = None
 
 
-class _ProgramSide(_Value):
+class ProgramSide(_Value):
+    """Architecture and instructions of a program before or after an optimization."""
+
     architecture: Architecture | None = None
     prompts: dict[str, str] = {}
 
 
-class _SpentRow(_Value):
+class SpentRow(_Value):
+    """The cost of a part."""
+
     stage: str
     cost: Usage | None = None
 
@@ -307,27 +328,31 @@ class OptimizeRecord(_Value):
     verdict: str | None = None
     score: Score | None = None
     data: dict[str, dict[str, int | str]] = {}
-    rounds: tuple[_Round, ...] = ()
+    rounds: tuple[OptimizeRound, ...] = ()
     acceptance: AcceptanceRecord | None = None
     profile: ProfileRecord | None = None
     contributions: ContributionsRecord | None = None
     ceiling: CeilingRecord | None = None
     gate: GateRecord | None = None
-    baseline: _ProgramSide = _ProgramSide()
-    candidate: _ProgramSide = _ProgramSide()
+    baseline: ProgramSide = ProgramSide()
+    candidate: ProgramSide = ProgramSide()
     cost: Usage | None = None
-    spent: tuple[_SpentRow, ...] = ()
+    spent: tuple[SpentRow, ...] = ()
     ended_by: str | None = None
     notes: tuple[str, ...] = ()
 
 
-class _ProgramPart(_Value):
+class ProgramPart(_Value):
+    """A part of a program's description."""
+
     title: str
     text: str = ""
     rows: tuple[tuple[str, str], ...] = ()
 
 
-class _Prompt(_Value):
+class ProgramPrompt(_Value):
+    """Instructions and demos of a predictor."""
+
     instructions: str | None = None
     demos: tuple[dict[str, Any], ...] = ()
 
@@ -337,8 +362,8 @@ class ProgramRecord(_Value):
 
     kind: Literal["program"] = "program"
     name: str | None = None
-    sections: tuple[_ProgramPart, ...] = ()
-    predictors: dict[str, _Prompt] = {}
+    sections: tuple[ProgramPart, ...] = ()
+    predictors: dict[str, ProgramPrompt] = {}
 
 
 class CategoryRow(NamedTuple):

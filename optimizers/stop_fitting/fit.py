@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.cost.budget import Budget, BudgetGuard
+from moa_dspy.cost.budget import Budget
 from moa_dspy.cost.usage import Price
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.runner import Run
@@ -62,7 +62,7 @@ def fit_stop_rule(
     trainset: Sequence[dspy.Example],
     metric: Metric,
     concurrency: int = 8,
-    budget: Budget | BudgetGuard | None = None,
+    budget: Budget | None = None,
     affordable: Callable[[Price], bool] = lambda _: True,
     space: SearchSpace | None = None,
     progress: Callable[[Run], None] | None = None,

@@ -18,7 +18,7 @@ from moa_dspy import AttentionMoA, __version__
 from moa_dspy.cli import main
 from moa_dspy.cost.usage import Usage
 from moa_dspy.evaluation.statistics import Score
-from moa_dspy.files.provenance import Figure, Provenance
+from moa_dspy.files.provenance import Provenance, ScoreRecord
 from moa_dspy.trace import Step, Trace
 
 
@@ -31,7 +31,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "record.json").write_text(json.dumps({"runs": [{**record, "cost": Usage(calls=7).model_dump()}]}))
     program = AttentionMoA("question -> answer", ["openai/gpt-4.1-mini", "openai/gpt-4.1-nano"], layers=1)
     dict(program.named_predictors())["propose"].demos = [{"question": "a <b>", "answer": "c" * 500}]
-    figure = Figure(what="after", value=0.5, examples=9)
+    figure = ScoreRecord(what="after", value=0.5, examples=9)
     date = datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC)
     earlier = Provenance(method="gepa", date=date, scores=(figure,))
     program.provenance = Provenance(method="accept", date=date, earlier=earlier)

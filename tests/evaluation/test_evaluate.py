@@ -429,7 +429,7 @@ def test_a_budget_in_dollars_needs_the_prices_of_agents_and_judge() -> None:
     turned = [example.copy(turns=["?"], reference=[]) for example in items(2)]
     with pytest.raises(ConfigurationError, match="the price of scripted/model is not known"):
         run(single(lm), budget=Budget(usd=1))
-    priced = single(Agent(lm, price={"prompt": 1, "completion": 1}))
+    priced = single_model("question -> answer", Agent(lm, price={"prompt": 1, "completion": 1}))
     with pytest.raises(ConfigurationError, match="the price of own/judge is not known"):
         evaluate(priced, mine(turned), GradedTurns(GradeJudge(judge)), budget=Budget(usd=1))
     assert not lm.requests + judge.requests

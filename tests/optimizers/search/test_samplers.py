@@ -164,7 +164,7 @@ class TestSamplersOfUsers:
     )
     def test_a_proposal_outside_the_space_is_refused(self, proposed: dict[str, Any], said: str) -> None:
         class Outside:
-            def propose(self, *_: Any) -> Mapping[str, Any]:
+            def propose(self, space: Any, study: Any, trial: Any, generator: Any) -> Mapping[str, Any]:
                 return proposed
 
         space = bound(SMALL)

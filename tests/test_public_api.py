@@ -1,0 +1,84 @@
+"""What users can import: every type in a public signature, and budgets wherever models are called."""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+PACKAGES = (
+    *("moa_dspy", "moa_dspy.optimizers", "moa_dspy.data", "moa_dspy.evaluation", "moa_dspy.rows", "moa_dspy.batches"),
+    *("moa_dspy.planning", "moa_dspy.testing", "moa_dspy.errors", "moa_dspy.run_view", "moa_dspy.local"),
+)
+CALL_MODELS = (
+    *("evaluate", "run", "optimize", "search", "compile", "compare", "measure", "profile", "contributions", "ceiling"),
+    *("accept", "fit_stop_rule", "forecast"),
+)
+
+
+@functools.cache
+def exported() -> dict[str, Any]:
+    modules = [importlib.import_module(name) for name in PACKAGES]
+    return {f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__}
+
+
+def parts(kind: Any) -> Iterator[type]:
+    if typing.get_origin(kind) is typing.Literal:
+        return
+    if isinstance(kind, type):
+        yield kind
+    for argument in (*typing.get_args(kind), typing.get_origin(kind) or ()):
+        for one in argument if isinstance(argument, (list, tuple)) else [argument]:
+            yield from parts(one)
+
+
+def annotated(value: Any) -> Iterator[Any]:
+    """The functions of a public name, and the class with its fields."""
+    if inspect.isfunction(value):
+        yield value
+    elif isinstance(value, type) and value.__module__.startswith("moa_dspy"):
+        yield value
+        for name, member in list(vars(value).items()):
+            function = getattr(member, "__func__", getattr(member, "fget", getattr(member, "func", member)))
+            own = name == "__init__" and not is_dataclass(value)  # of a dataclass, the fields say the same
+            if inspect.isfunction(function) and (own or not name.startswith("_")):
+                yield function
+
+
+def hints(value: Any) -> dict[str, Any]:
+    """Its annotations. Names that a module imports for type checkers alone are those of the exported names."""
+    try:
+        return typing.get_type_hints(value)
+    except NameError:
+        known = {name.rpartition(".")[2]: one for name, one in exported().items()}
+        return typing.get_type_hints(value, localns={**vars(collections.abc), "np": np, **known})
+
+
+@pytest.mark.slow
+def test_types_in_public_signatures_are_public() -> None:
+    public = {id(value) for value in exported().values()}
+    hidden = {
+        f"{kind.__module__}.{kind.__qualname__} in {name}"
+        for name, value in exported().items()
+        for function in annotated(value)
+        for annotation in hints(function).values()
+        for kind in parts(annotation)
+        if kind.__module__.startswith("moa_dspy") and id(kind) not in public
+    }
+    assert not hidden
+
+
+@pytest.mark.parametrize("name", CALL_MODELS)
+def test_what_calls_models_takes_a_budget(name: str) -> None:
+    functions = [value for place, value in exported().items() if place.rpartition(".")[2] == name]
+    assert functions
+    for function in functions:
+        assert inspect.signature(function).parameters["budget"].annotation == "Budget | None"
