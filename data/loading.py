@@ -122,7 +122,7 @@ def _own_examples(
     streaming: bool,
 ) -> Iterator[dspy.Example]:
     if path is not None:
-        raise ConfigurationError("path= is for benchmarks; give a file or folder of your own as the first argument")
+        raise ConfigurationError("path= is for benchmarks; leave it out, and name your own file or folder as the data")
     for argument, value in (("fields", fields), ("inputs", inputs)):
         if isinstance(value, str):
             raise ConfigurationError(f"{argument}={value!r} is one text; give a list of names, such as [{value!r}]")
@@ -143,7 +143,7 @@ def _rows(name: str | Path, split: str | None, config: str | None, *, streaming:
         return read_file(files[split])
     if isinstance(name, Path) or path.suffix.lower() in FORMATS or path.exists():
         if split is not None:
-            raise ConfigurationError(f"{path.name} is one file and has no split {split!r}; leave split out")
+            raise ConfigurationError(f"{path.name} is one file and has no split {split!r}; leave split= out")
         return read_file(path)
     if not _HUB_ID.fullmatch(str(name)):
         raise ConfigurationError(f"no such file or folder: {name}")

@@ -238,7 +238,8 @@ def _explain(error: BaseException, name: str, split: str, config: str | None) ->
     if kinds & _OFFLINE:
         return (
             f"{name} cannot be fetched without a network and is not in the local cache; "
-            f"give a folder with its files (path=, or the environment variable {DATA_VARIABLE})"
+            "give a folder with its files: in its place, as path= of a benchmark, or in the environment variable "
+            f"{DATA_VARIABLE}"
         )
     if kinds & _UNREADABLE:
         return f"{name} cannot be read: {' '.join(str(error.__cause__ or error).split())[:300]}"

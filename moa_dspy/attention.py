@@ -127,8 +127,9 @@ def check_attention(attention: Any, agents: int) -> Any:
         )
     if isinstance(attention, int) and not 1 <= attention <= agents - 1:
         peers = agents - 1
+        possible = "1" if peers == 1 else f"1 to {peers}"
         raise ConfigurationError(
             f"attention={attention} asks for {attention} peers of each answer, but {agents} agent(s) have {peers}; "
-            + (f"use 1 to {peers}, or 'full'" if peers else "add agents, or use 'self' or 'none'")
+            + (f"use {possible}, or 'full'" if peers else "add agents, or use 'self' or 'none'")
         )
     return attention

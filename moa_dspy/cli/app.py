@@ -38,6 +38,8 @@ _CACHE_ROOM: Final = 1 << 20  # bytes of a new response cache
 # Python arguments in messages of the library, and the matching command line options.
 _ARGUMENT: Final = re.compile(r"(?<![\w.-])(budget )?([a-z]\w*)=(\{[^}]*\}|\[[^\]]*\]|\w*\([^)]*\)|'[^']*'|[^\s,;:)]*)")
 _METRIC: Final = re.compile(r"(?P<kind>\w+)\(field='(?P<field>\w+)'\)")
+_GATE: Final = re.compile(r"(?<![\w-])gate (?=agreement=|first=|compare=|')")
+_OBJECT: Final = re.compile(r",? or an object with a method \w+\(\)")
 _OF_A_FILE: Final = re.compile(r"\S+\.toml: ")
 _PARAMETERS: Final = {each: {given.name: given for given in parameters(each)} for each in COMMANDS}
 _LIMITS: Final = ("calls", "tokens", "usd", "seconds")
@@ -51,6 +53,7 @@ _OPTIONS: Final = {
     "baselines": "--baseline",
     "vectorizers": "--vectorizer",
     "modules": "--module",
+    "rest": "--batch-rest",
 }
 
 app = typer.Typer(
@@ -221,7 +224,7 @@ def _report(problem: Exception) -> int:
 
 
 def with_options(message: str) -> str:
-    """Return a library message with Python arguments replaced by command line options.
+    """Return a library message with Python arguments replaced by command line options, and without objects of Python.
 
     ``match='tokens'`` becomes ``--match tokens`` and ``budget usd=0`` becomes ``--max-usd 0``.
     """
@@ -237,7 +240,9 @@ def with_options(message: str) -> str:
         text = _metric_option(value) if name == "metric" else value if value == "''" else value.strip("'")
         return f"{_OPTIONS[name]} {text}".rstrip()
 
-    return message if _OF_A_FILE.match(message) else _ARGUMENT.sub(option, message)
+    if _OF_A_FILE.match(message):
+        return message
+    return _GATE.sub("--gate ", _ARGUMENT.sub(option, _OBJECT.sub("", message)))
 
 
 def _metric_option(value: str) -> str:

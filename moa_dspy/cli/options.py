@@ -104,7 +104,29 @@ class LimitOptions(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramOptions(LimitOptions):
+class TrustOptions(Command):
+    """What a saved program may use besides the models of its agents."""
+
+    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
+    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForceOptions(Command):
+    """The option of every command that writes a file for people."""
+
+    force: bool = _flag("Replace files that exist.", "--force")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainOptions(Command):
+    """The option of every command that tests for a gain."""
+
+    gain: float | None = _option("SCORE", "A gain to detect; shows how many examples the test takes.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramOptions(TrustOptions, LimitOptions):
     """A program, and limits on what the command may spend."""
 
     program: str | None = _argument("PROGRAM", _PROGRAM, default=None)
@@ -118,8 +140,6 @@ class ProgramOptions(LimitOptions):
     dissent: bool | None = _option(None, "Also report where the agents differ, in one more call.", "--dissent")
     aggregator: str | None = _option("MODEL", "The aggregating model.  [default: the first agent's]")
     signature: str | None = _option("TEXT", "The task's fields.  [default: question -> answer]")
-    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
-    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
     def __post_init__(self) -> None:
         if self.program is not None and self.named_program not in (None, self.program):
@@ -165,7 +185,7 @@ class ExampleOptions(ProgramOptions, CallingOptions):
         "-m",
     )
     judge: str | None = _option("MODEL", "The judge, for a metric that needs one.")
-    seed: int = _option("N", "Seed of samples and searches.", default=0)
+    seed: int = _option("N", "Seed of samples and searches.", default=0, min=0)
     concurrency: int = _option("N", "Examples that run at once.", default=8, min=1)
 
     @property
@@ -251,7 +271,7 @@ class Run(ProgramOptions, CallingOptions, TraceOptions, CostOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize(ExampleOptions, CostOptions):
+class Optimize(ExampleOptions, CostOptions, GainOptions, ForceOptions):
     """Tune a program, and test the result.
 
     Prompts, architecture, stop rule and gate are tuned. The result is kept only if it is better on examples that it was
@@ -260,7 +280,6 @@ class Optimize(ExampleOptions, CostOptions):
     """
 
     valset: str | None = _option("FILE", "Held-out examples for the test.  [default: a third of the examples]")
-    gain: float | None = _option("SCORE", "A gain to detect; shows how many held-out examples that takes.")
     only: list[str] | None = _option(
         "PART", "Tune only prompts, architecture, stop or gate. Repeatable.  [default: all]"
     )
@@ -292,11 +311,10 @@ class Optimize(ExampleOptions, CostOptions):
     candidate: str | None = _option("FILE", "File for the tuned program, even if it was not accepted.")
     record: str | None = _option("FILE", "File for all results, as JSON for moa-dspy report.")
     report: str | None = _option("FILE", "File for all results, as an HTML page.")
-    force: bool = _flag("Replace files that exist.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(ExampleOptions, CostOptions):
+class Compare(ExampleOptions, CostOptions, GainOptions, ForceOptions):
     """Compare a program with simpler ones at matched spend.
 
     The simpler programs are its best single model, self-consistency, Self-MoA and MoA. The verdict may be to use the
@@ -311,10 +329,8 @@ class Compare(ExampleOptions, CostOptions):
     prefer: str = _option(
         "WHAT", "Among programs not shown to be worse: cheapest, or score for the highest.", default="cheapest"
     )
-    gain: float | None = _option("SCORE", "A gain to detect; shows how many examples that takes.")
     alpha: float = _option("LEVEL", "Significance level of the tests.", default=0.05)
     out: str | None = _option("FILE", "File for the winner, whichever it is.", "--out", "-o")
-    force: bool = _flag("Replace files that exist.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +346,7 @@ class Profile(ExampleOptions, CostOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Command):
+class Report(ForceOptions):
     """Show searches, tunings and programs as one HTML page.
 
     The page shows history, front, depth, stages, agents, prompts, scores and steps. It needs no network. No model is
@@ -345,11 +361,10 @@ class Report(Command):
     out: str = _option("FILE", "The page.", "--out", "-o", default="report.html")
     title: str | None = _option("TEXT", "Title of the page.")
     study_name: str | None = _option("NAME", "Name of the study in a storage that holds several.")
-    force: bool = _flag("Replace a file that exists.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(Command):
+class Show(ForceOptions):
     """Show a saved program or a recorded run.
 
     Of a program: its task, agents, architecture and prompts. Of a trace: its steps and totals, or with --html each
@@ -358,11 +373,10 @@ class Show(Command):
 
     file: str = _argument("FILE", "A saved program, or the trace of a run.")
     html: str | None = _option("FILE", "Write a trace as one HTML page.")
-    force: bool = _flag("Replace a file that exists.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Init(Command):
+class Init(ForceOptions):
     """Write a moa.toml for the models that you already have.
 
     Looks for keys of providers in the environment, and for Ollama, LM Studio, vLLM and llama.cpp on this machine.
@@ -370,7 +384,6 @@ class Init(Command):
     """
 
     out: str = _option("FILE", "The file to write.", "--out", "-o", default="moa.toml")
-    force: bool = _flag("Replace a file that exists.", "--force")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,15 +396,13 @@ class Doctor(ProgramOptions, CallingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServingOptions(LimitOptions, CallingOptions):
+class ServingOptions(TrustOptions, LimitOptions, CallingOptions):
     """Programs for other clients, and limits of each question."""
 
     programs: list[str] | None = _argument(
         "PROGRAM", "Saved programs, moa.toml files, or folders with them.  [default: the embedded model]", default=None
     )
     named_programs: list[str] | None = _option("FILE", "The same as PROGRAM. Repeatable.", "--program", "-p")
-    vectorizer: list[str] | None = _option("MODEL", "An embedding model that a saved program may call. Repeatable.")
-    module: list[str] | None = _option("PLACE", "A module that a saved program may import. Repeatable.")
 
     def __post_init__(self) -> None:
         named = dict.fromkeys([*(self.programs or ()), *(self.named_programs or ())])

@@ -143,7 +143,7 @@ def check_outputs(benchmark: Benchmark, path: str | Path | None) -> None:
     if path is None:
         return
     if not benchmark.official_outputs:
-        raise ConfigurationError(f"{benchmark.name} has no official format of outputs; leave the file of outputs out")
+        raise ConfigurationError(f"{benchmark.name} has no official format of answers; leave outputs= out")
     if not Path(path).is_dir() and not Path(path).parent.is_dir():
         raise ConfigurationError(f"cannot write {path}: its folder does not exist")
 

@@ -154,7 +154,7 @@ class Devset:
             source = benchmark.name if isinstance(name, Benchmark) else name
             examples = load(source, split, limit=limit, seed=sample_seed, fields=fields, inputs=inputs, path=path)
         elif fields is not None:
-            raise ConfigurationError(f"fields are for your own data; {benchmark.name} says its own")
+            raise ConfigurationError(f"fields= is for your own data; {benchmark.name} says its own")
         else:
             examples = benchmark.load(split, limit=limit, seed=sample_seed, path=path)
         return cls(benchmark, examples, split or benchmark.splits[0], seed, path)

@@ -121,7 +121,7 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
         return storage
     check_storage(storage)
     url = _url_of(storage)
-    shown = without_password(url)
+    shown = without_password(str(storage))
     try:
         if url.startswith("journal://"):
             return JournalStorage(_Journal(path_in(url)))
@@ -131,15 +131,15 @@ def open_storage(storage: str | Path | BaseStorage | None) -> BaseStorage:
             _refuse_other_tables(path_in(url))
         return _database(url)
     except ImportError as error:
-        raise ConfigurationError(f"storage {shown!r} needs a database driver: {error}") from error
+        raise ConfigurationError(f"storage={shown!r} needs a database driver: {error}") from error
     except OSError as error:
         advice = "; a journal:///FILE needs no locks" if error.errno == errno.ENOLCK else ""
-        raise ConfigurationError(f"storage {shown!r} cannot be written: {error.strerror}{advice}") from error
+        raise ConfigurationError(f"storage={shown!r} cannot be written: {error.strerror}{advice}") from error
     except ConfigurationError as error:
-        raise ConfigurationError(f"storage {shown!r} cannot be used: {error}") from None
+        raise ConfigurationError(f"storage={shown!r} cannot be used: {error}") from None
     except Exception as error:
         message = str(error).splitlines()[0].replace(url, shown)
-        raise ConfigurationError(f"storage {shown!r} cannot be opened: {message}") from error
+        raise ConfigurationError(f"storage={shown!r} cannot be opened: {message}") from error
 
 
 def check_storage(storage: str | Path | BaseStorage | None) -> None:
@@ -149,11 +149,11 @@ def check_storage(storage: str | Path | BaseStorage | None) -> None:
     url = _url_of(storage)
     if not url.startswith(("journal:///", "sqlite:///")) or ":memory:" in url:
         return
-    path, shown = Path(path_in(url).removeprefix("file:")), without_password(url)
+    path, shown = Path(path_in(url).removeprefix("file:")), without_password(str(storage))
     if not path.parent.is_dir():
-        raise ConfigurationError(f"storage {shown!r}: folder {str(path.parent)!r} does not exist; create it first")
+        raise ConfigurationError(f"storage={shown!r}: folder {str(path.parent)!r} does not exist; create it first")
     if path.is_dir():
-        raise ConfigurationError(f"storage {shown!r} is a folder; name a file in it")
+        raise ConfigurationError(f"storage={shown!r} is a folder; name a file in it")
 
 
 def open_study(
@@ -262,7 +262,7 @@ def _url_of(storage: str | Path) -> str:
         return name
     url = URL.create("sqlite", database=name).render_as_string()
     if make_url(url).database != name:  # SQLAlchemy before 2.1 does not escape it
-        raise ConfigurationError(f"storage {name!r} has a character that a database URL uses; give another name")
+        raise ConfigurationError(f"storage={name!r} has a character that a database URL uses; give another name")
     return url
 
 

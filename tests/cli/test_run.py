@@ -92,7 +92,7 @@ def test_replies_that_were_cut_are_counted_with_what_to_change(
     ("words", "expected"),
     [
         (["--out", "answers.xml"], "--out answers.xml has an unknown format"),
-        (["--out", "answers.csv", "--batch", "--batch-rest", "never"], "never"),
+        (["--out", "answers.csv", "--batch", "--batch-rest", "never"], "--batch-rest never is unknown"),
         (["--out", "answers.csv", "--fields", "question"], "lacks 'question'"),
         (["--out", "answers.csv.jsonl"], "answers.csv.jsonl is the journal of answers.csv; write --out answers.csv"),
         (["--out", "nowhere/answers.csv"], "cannot write nowhere/answers.csv"),

@@ -191,7 +191,7 @@ def test_what_is_not_there(arguments, message):
 
 def test_arguments_that_do_not_fit(tmp_path):
     file = write(tmp_path / "set.jsonl", [{"question": "a"}])
-    with pytest.raises(ConfigurationError, match="has no split 'test'; leave split out"):
+    with pytest.raises(ConfigurationError, match="has no split 'test'; leave split= out"):
         load(file, "test")
     with pytest.raises(ConfigurationError, match="fields, inputs and config are for your own data"):
         load("starter", fields=["question"])

@@ -83,7 +83,7 @@ def _settled(options: Eval, chosen: Recipe) -> Eval:
 
 def _prepare(options: Eval, chosen: Recipe | None) -> Job:
     """Return the checked job. Nothing has been called."""
-    if options.preset is None and options.samples is not None:
+    if options.samples is not None and options.preset not in ("self-consistency", "self-moa"):
         raise ConfigurationError("--samples is for --preset self-consistency and self-moa")
     if options.program is not None:
         refuse_beside("a saved program", options, ["preset"])
@@ -102,11 +102,11 @@ def _prepare(options: Eval, chosen: Recipe | None) -> Job:
 
 def _metric(options: Eval, benchmark: Benchmark, judge: dspy.BaseLM | None, *, official: bool) -> Metric:
     """Return the named metric, or the benchmark's. ``official`` asks for the official prompts, if they are there."""
+    if options.judge_prompts is not None and judge is None:
+        raise ConfigurationError("--judge-prompts: the metric needs no model here; leave it out")
     if options.metric is not None:
         return named_metric(options.metric)
     if options.judge_prompts is not None:
-        if judge is None:
-            raise ConfigurationError("--judge-prompts: the metric needs no model here; leave it out")
         if not Path(options.judge_prompts).exists():
             raise ConfigurationError(f"--judge-prompts {options.judge_prompts}: there is no such folder")
         return benchmark.metric(judge, options.judge_prompts)

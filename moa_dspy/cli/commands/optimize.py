@@ -25,6 +25,7 @@ from moa_dspy.optimizers.search.space import SearchSpace
 
 __all__ = ["run"]
 
+_OBJECTIVES: Final = ("score", "score_at_price", "score,cost")
 _SAME_NAME: Final = (
     "gain", "rounds", "method", "effort", "explain", "seed", "least_gain", "max_loss", "n_trials", "price", "unit",
     "storage", "study_name",
@@ -41,6 +42,8 @@ def run(options: Optimize) -> None:
 
 def _arguments(options: Optimize) -> dict[str, Any]:
     arguments: dict[str, Any] = {name: getattr(options, name) for name in _SAME_NAME}
+    if options.objective not in _OBJECTIVES:
+        raise ConfigurationError(f"--objective {options.objective} is unknown; use one of {' '.join(_OBJECTIVES)}")
     objective = tuple(options.objective.split(","))
     arguments |= {
         "budget": budget_of(options),

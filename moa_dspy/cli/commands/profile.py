@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moa_dspy.cli.costs import require_approval
 from moa_dspy.cli.examples import Job, tuning_job, work_of
 from moa_dspy.cli.options import Profile
@@ -13,7 +11,7 @@ from moa_dspy.cli.views.progress import ExampleCounter
 from moa_dspy.errors import BudgetExhaustedError, RunError
 from moa_dspy.optimizers.analysis.contributions import contributions, without
 from moa_dspy.optimizers.analysis.profile import profile
-from moa_dspy.optimizers.measuring import guard_of
+from moa_dspy.optimizers.measuring import guard_of, sharing
 from moa_dspy.planning import WorkEstimate
 
 __all__ = ["run"]
@@ -25,13 +23,14 @@ def run(options: Profile) -> None:
     job = tuning_job(options)
     guard = guard_of(budget, job.program)
     require_approval(options, lambda: _cost(job, contributions=options.contributions))
-    shared: dict[str, Any] = {"concurrency": options.concurrency, "budget": guard}
+    job_of, at_once = (job.program, job.examples, job.metric), options.concurrency
     counter = None if settings.quiet else ExampleCounter(len(job.examples))
     progress, agents = None if settings.quiet else note, None
     try:
-        stages = profile(job.program, job.examples, job.metric, progress=counter, **shared)
-        if options.contributions:
-            agents = contributions(job.program, job.examples, job.metric, progress=progress, **shared)
+        with sharing(guard):
+            stages = profile(*job_of, progress=counter, concurrency=at_once)
+            if options.contributions:
+                agents = contributions(*job_of, progress=progress, concurrency=at_once)
     except BudgetExhaustedError:
         raise RunError(
             "the budget ended before all examples had run; with a larger one the same command continues, "
