@@ -3,8 +3,8 @@
 Each item has a contract test in tests/test_dspy_seam.py, which says what would break. CONTRIBUTING.md has the command
 that runs these tests against the newest DSPy pre-release.
 
-What DSPy documents is used directly: what ``dspy``, ``dspy.lm15``, ``dspy.utils.exceptions``, ``dspy.utils.callback``,
-``dspy.utils.usage_tracker`` and ``dspy.teleprompt`` export.
+What DSPy documents is used directly: the names that ``dspy`` and the ``__all__`` of its packages export, and those of
+``dspy.teleprompt``, ``dspy.utils.exceptions``, ``dspy.utils.callback`` and ``dspy.utils.usage_tracker``.
 """
 
 from __future__ import annotations

@@ -5,8 +5,11 @@ CONTRIBUTING.md has the command that runs these tests against the newest DSPy pr
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import copy
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -33,6 +36,8 @@ from moa_dspy import _dspy
 from moa_dspy.cli.programs import _KEY_POLICIES
 from moa_dspy.testing import ScriptedLM
 
+ROOT = Path(__file__).parents[1]
+DOCUMENTED = ("dspy.teleprompt", "dspy.utils.exceptions", "dspy.utils.callback", "dspy.utils.usage_tracker")
 CHAT = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
 
 
@@ -69,6 +74,29 @@ def reported(lm: dspy.BaseLM, *, asynchronous: bool) -> list[tuple[str, Any]]:
 def task(text: str) -> Any:
     make: Any = dspy.Signature  # declared as a class, called as a function
     return make(text)
+
+
+def test_undocumented_dspy_code_is_used_in_one_file() -> None:
+    folders = [ROOT / name for name in ("moa_dspy", "signatures", "optimizers", "data")]
+    files = {path.resolve() for folder in folders for path in folder.rglob("*.py")} - {Path(_dspy.__file__).resolve()}
+    assert len(files) > 200
+    assert not [f"{path.relative_to(ROOT)}: {use}" for path in files for use in undocumented(path)]
+
+
+def undocumented(path: Path) -> Iterator[str]:
+    """Imports that DSPy does not export, and its private names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] == "dspy":
+            exported = dir if module in ("dspy", *DOCUMENTED) else lambda one: getattr(one, "__all__", ())
+            names = exported(importlib.import_module(module))
+            yield from (f"{module}.{one.name}" for one in node.names if one.name not in names or one.name[0] == "_")
+        elif isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name.startswith("dspy."))
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("dspy.") and node.attr[0] == "_":
+            if not node.attr.startswith("__"):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and node.value in ("_input_keys", "_compiled", "_engine_spec", "_demos"):
+            yield str(node.value)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -244,6 +272,32 @@ def test_types_of_fields_are_named_and_shown_as_in_prompts_or_prompts_change() -
     assert _dspy.get_annotation_name(list[int]) == "list[int]"
     field = task("question: list[str] -> answer").input_fields["question"]
     assert "a" in str(_dspy.format_field_value(field, ["a", "b"]))
+
+
+def test_values_of_fields_are_read_as_dspy_reads_them_or_typed_outputs_differ() -> None:
+    assert _dspy.parse_dspy_value("[1, 2]", list[int]) == [1, 2]
+    with pytest.raises((ValueError, TypeError)):
+        _dspy.parse_dspy_value("many", int)
+
+
+def test_missing_optional_outputs_have_their_default_or_replies_without_them_fail() -> None:
+    class Task(dspy.Signature):
+        question: str = dspy.InputField()
+        note: str | None = dspy.OutputField(default=None)
+        answer: str = dspy.OutputField()
+
+    assert _dspy.apply_output_field_defaults(Task, {"answer": "42"}) == {"answer": "42", "note": None}
+
+
+def test_an_engine_may_say_that_it_enforces_schemas() -> None:
+    class Engine:
+        supports_response_schema = True
+
+        def complete(self, request: Request) -> Response:
+            raise NotImplementedError
+
+    assert not _dspy.enforces_schema(dspy.LM("openai/gpt-4.1"))
+    assert _dspy.enforces_schema(dspy.LM("own/model", engine=Engine()))
 
 
 def test_a_signatures_default_instructions_are_known_or_every_task_shows_them() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy._dspy import has_input_keys
 from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.loading import STDIN, is_benchmark, stream
 from moa_dspy.errors import ConfigurationError
@@ -162,7 +163,8 @@ class Rows:
     def _with_inputs(self, example: dspy.Example) -> dspy.Example:
         if self._known is not None:
             return example.with_inputs(*(name for name in self._known if name in example))
-        return example if getattr(example, "_input_keys", None) else example.with_inputs(*example.keys())
+        marked = has_input_keys(example) and len(example.inputs()) > 0
+        return example if marked else example.with_inputs(*example.keys())
 
     def _check(self, example: dspy.Example) -> None:
         missing = [name for name in self._needed if name not in example]
