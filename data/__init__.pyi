@@ -34,6 +34,8 @@ from .judges import (
     UnparsedVerdictError as UnparsedVerdictError,
 )
 from .loading import (
+    ConfigurationError as ConfigurationError,
+    RunError as RunError,
     load as load,
     stream as stream,
 )

@@ -13,9 +13,16 @@ from moa_dspy.data.benchmark import Benchmark
 from moa_dspy.data.benchmarks.registry import benchmarks, get_benchmark
 from moa_dspy.data.sources import FORMATS, Row, read_file, read_hub, read_stdin
 from moa_dspy.data.splitting import first_or_sampled
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import ConfigurationError, RunError
 
-__all__ = ["STDIN", "is_benchmark", "load", "stream"]
+__all__ = [
+    "STDIN",
+    "ConfigurationError",
+    "RunError",
+    "is_benchmark",
+    "load",
+    "stream",
+]
 
 STDIN = "-"
 """The name under which `stream` reads standard input, as JSON lines."""

@@ -14,10 +14,12 @@ from .cost.usage import (
 )
 from .errors import (
     AllProposalsFailedError as AllProposalsFailedError,
+    AllRunsFailedError as AllRunsFailedError,
     BudgetExhaustedError as BudgetExhaustedError,
     ConfigurationError as ConfigurationError,
     InputError as InputError,
     LocalModelError as LocalModelError,
+    MetricError as MetricError,
     MoAError as MoAError,
     ProgramFileError as ProgramFileError,
     RunError as RunError,

@@ -42,6 +42,7 @@ from .exports import (
     AllRunsFailedError as AllRunsFailedError,
     BudgetExhaustedError as BudgetExhaustedError,
     BudgetTooSmallError as BudgetTooSmallError,
+    ConfigurationError as ConfigurationError,
     CostRecord as CostRecord,
     DataRecord as DataRecord,
     DeclinedError as DeclinedError,
@@ -49,6 +50,7 @@ from .exports import (
     Judgement as Judgement,
     MetricError as MetricError,
     Price as Price,
+    RunError as RunError,
     Score as Score,
     ScoreRecord as ScoreRecord,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import collections.abc
 import functools
 import importlib
@@ -9,10 +10,13 @@ import inspect
 import typing
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from moa_dspy import MoAError, errors
 
 PACKAGES = (
     *("moa_dspy", "moa_dspy.optimizers", "moa_dspy.data", "moa_dspy.evaluation", "moa_dspy.rows", "moa_dspy.batches"),
@@ -82,3 +86,19 @@ def test_what_calls_models_takes_a_budget(name: str) -> None:
     assert functions
     for function in functions:
         assert inspect.signature(function).parameters["budget"].annotation == "Budget | None"
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if hasattr(importlib.import_module(name), "__path__")])
+def test_errors_can_be_imported_from_the_package_that_raises_them(name: str) -> None:
+    package: Any = importlib.import_module(name)
+    users = {one for one in errors.__all__ if issubclass(getattr(errors, one), MoAError)} - {"CommandError"}
+    raised = {
+        used.id
+        for path in Path(package.__path__[0]).rglob("*.py")
+        if path.parent.name not in ("cli", "commands", "views", "optimizers") or name != "moa_dspy"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and node.exc is not None
+        for used in ast.walk(node.exc)
+        if isinstance(used, ast.Name) and used.id in users
+    }
+    assert raised <= set(package.__all__)

@@ -1,1 +1,5 @@
-from .batcher import Batches as Batches
+from .batcher import (
+    Batches as Batches,
+    ConfigurationError as ConfigurationError,
+    RunError as RunError,
+)

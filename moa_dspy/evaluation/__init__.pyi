@@ -1,4 +1,10 @@
-from .evaluate import evaluate as evaluate
+from .evaluate import (
+    AllRunsFailedError as AllRunsFailedError,
+    ConfigurationError as ConfigurationError,
+    MetricError as MetricError,
+    RunError as RunError,
+    evaluate as evaluate,
+)
 from .progress import EvaluateProgress as EvaluateProgress
 from .records import (
     Record as Record,

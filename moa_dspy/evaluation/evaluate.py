@@ -18,7 +18,7 @@ from moa_dspy.cost.budget import Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
 from moa_dspy.data.benchmark import Answered, Benchmark
 from moa_dspy.data.judges import JudgeMetric
-from moa_dspy.errors import ConfigurationError, MoAError, RunError
+from moa_dspy.errors import AllRunsFailedError, ConfigurationError, MetricError, MoAError, RunError
 from moa_dspy.evaluation.fingerprint import content_of, fingerprint, identified, label
 from moa_dspy.evaluation.progress import EvaluateProgress, Totals, progress_display
 from moa_dspy.evaluation.records import Record, RecordFile, latest, outputs_of, restored
@@ -42,7 +42,17 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.runtime import event_loop
 from moa_dspy.signatures import needed_inputs
 
-__all__ = ["check_inputs", "check_outputs", "estimate_cost", "evaluate", "turns_of"]
+__all__ = [
+    "AllRunsFailedError",
+    "ConfigurationError",
+    "MetricError",
+    "RunError",
+    "check_inputs",
+    "check_outputs",
+    "estimate_cost",
+    "evaluate",
+    "turns_of",
+]
 
 _AT_ONCE: Final = 8  # items
 _PLANNED: Final = 5  # number of examples planned for an estimate

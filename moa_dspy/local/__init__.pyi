@@ -1,4 +1,6 @@
 from .files import (
+    ConfigurationError as ConfigurationError,
+    LocalModelError as LocalModelError,
     check_local as check_local,
     is_local as is_local,
     model_path as model_path,

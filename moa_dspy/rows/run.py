@@ -16,7 +16,7 @@ from moa_dspy._dspy import few_replies_in_memory
 from moa_dspy.batches.batcher import PRICE, Batcher, Batches, may_have_batches
 from moa_dspy.cost.budget import Amounts, Budget, BudgetGuard
 from moa_dspy.cost.usage import Usage
-from moa_dspy.errors import ConfigurationError
+from moa_dspy.errors import AllRunsFailedError, ConfigurationError, RunError
 from moa_dspy.evaluation.fingerprint import label
 from moa_dspy.evaluation.progress import progress_display
 from moa_dspy.evaluation.runner import (
@@ -35,7 +35,13 @@ from moa_dspy.rows.reading import Inputs, Rows, Survey
 from moa_dspy.rows.results import RunProgress, RunResult
 from moa_dspy.runtime import event_loop
 
-__all__ = ["RowRun", "run"]
+__all__ = [
+    "AllRunsFailedError",
+    "ConfigurationError",
+    "RowRun",
+    "RunError",
+    "run",
+]
 
 _PLANNED: Final = 5  # number of rows planned for an estimate
 _AT_ONCE: Final = 8  # rows
