@@ -34,7 +34,7 @@ from moa_dspy.evaluation.suite import Devset, fit_metric, output_fields_of
 from moa_dspy.extras import install_command, missing_packages
 from moa_dspy.program import AttentionMoA, Prediction, load
 from moa_dspy.rows.answers import Columns, carried_name, output_name
-from moa_dspy.rows.reading import Row, Rows
+from moa_dspy.rows.reading import InputRow, Rows
 from moa_dspy.runtime.concurrency import limit_concurrency
 from moa_dspy.trace import Step, Trace, current_watchers
 
@@ -267,7 +267,7 @@ class _Asker:
         carried = {carried_name(name, own): batch[name] for name in batch.column_names}
         yield pa.table(carried | {name: self._column(name, [answer.get(name) for answer in answers]) for name in own})
 
-    async def _answer(self, row: Row) -> dict[str, Any]:
+    async def _answer(self, row: InputRow) -> dict[str, Any]:
         """Return the answer to a row. The loop over examples makes a failure a value."""
         answered: list[Run] = []
         async with self._places:

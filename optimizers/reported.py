@@ -10,16 +10,16 @@ import pydantic
 
 from moa_dspy.cost.usage import Price
 
-__all__ = ["Reported", "Row", "Tabulated", "price_cells"]
+__all__ = ["ReportRow", "Reported", "Tabulated", "price_cells"]
 
 
-class Row(pydantic.BaseModel):
+class ReportRow(pydantic.BaseModel):
     """A part of a result."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
-class Reported(Row):
+class Reported(ReportRow):
     """A result as JSON values. Programs in it are no part of them.
 
     Attributes:

@@ -102,3 +102,17 @@ def test_errors_can_be_imported_from_the_package_that_raises_them(name: str) -> 
         if isinstance(used, ast.Name) and used.id in users
     }
     assert raised <= set(package.__all__)
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    root = Path(errors.__file__).parents[1]
+    places: dict[str, list[str]] = {}
+    for folder in ("moa_dspy", "signatures", "optimizers", "data"):
+        for path in (root / folder).rglob("*.py"):
+            if path.name == "options.py":  # commands are called as what they make
+                continue
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(root)))
+    assert len(places) > 250
+    assert not {name: files for name, files in places.items() if len(files) > 1}

@@ -17,7 +17,7 @@ from dspy.lm15 import LM15Error, TimeoutError as NoReplyInTime
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send, divert_requests
 from moa_dspy.batches.journal import PRICE, Journal, SentBatch
-from moa_dspy.batches.wire import Entry, Job, Link, Refused, Request, is_lost, link_of, may_succeed_later
+from moa_dspy.batches.wire import BatchEntry, BatchJob, Link, Refused, Request, is_lost, link_of, may_succeed_later
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.redaction import redacted
 
@@ -235,7 +235,7 @@ class Batcher:
             return HttpReply(status=entry.status, reason="", headers=[], body=entry.body)
         reply = await self._send_single(request, send, call)
         if key in self._alone and not may_succeed_later(reply.status):
-            self._journal.add_single(Entry(key, reply.status, reply.body))
+            self._journal.add_single(BatchEntry(key, reply.status, reply.body))
         return reply
 
     async def _send_single(self, request: HttpRequest, send: Send, call: Sending) -> HttpReply:
@@ -411,9 +411,9 @@ class Batcher:
         if self._reporter is not None:
             self._reporter(line)
 
-    def _finish(self, batch: SentBatch, job: Job, entries: Iterable[Entry]) -> None:
+    def _finish(self, batch: SentBatch, job: BatchJob, entries: Iterable[BatchEntry]) -> None:
         keys = self._journal.keys(batch.token)
-        kept: dict[str, Entry] = {}
+        kept: dict[str, BatchEntry] = {}
         for entry in entries:
             if entry.status is not None and not may_succeed_later(entry.status):
                 kept.setdefault(entry.key, entry)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from moa_dspy.batches.wire import Entry
+from moa_dspy.batches.wire import BatchEntry
 from moa_dspy.errors import ConfigurationError
 
 __all__ = ["PRICE", "Journal", "SentBatch"]
@@ -74,7 +74,7 @@ class Journal:
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"cannot use the journal of batches {path}: {error}") from None
 
-    def reply(self, key: str) -> tuple[Entry, float] | None:
+    def reply(self, key: str) -> tuple[BatchEntry, float] | None:
         """Return the reply to a request, and its price as a share of that of a single call; None if there is none.
 
         A reply that has been returned since this start costs nothing.
@@ -86,9 +86,9 @@ class Journal:
             "update requests set used = ? where key = ? and used is not ?", (self._start, key, self._start)
         )
         price = 0.0 if not first.rowcount else 1.0 if row[2] == _ALONE else PRICE
-        return Entry(key, *row[:2]), price
+        return BatchEntry(key, *row[:2]), price
 
-    def add_single(self, entry: Entry) -> None:
+    def add_single(self, entry: BatchEntry) -> None:
         """Note the reply to a request that was sent alone."""
         self._base.execute(
             "insert into requests (key, token, status, reply, used) values (?, ?, ?, ?, ?) "
@@ -141,7 +141,7 @@ class Journal:
         """Return the keys of the requests of a batch."""
         return [row[0] for row in self._base.execute("select key from requests where token = ?", (token,))]
 
-    def end(self, token: str, entries: Iterable[Entry]) -> None:
+    def end(self, token: str, entries: Iterable[BatchEntry]) -> None:
         """Note that a batch has ended, and the replies to keep."""
         with self._base:
             self._base.execute("begin")

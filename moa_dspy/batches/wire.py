@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from moa_dspy._dspy import HttpReply, HttpRequest, Send
 
-__all__ = ["Entry", "Job", "Link", "Refused", "Request", "is_lost", "link_of", "may_succeed_later"]
+__all__ = ["BatchEntry", "BatchJob", "Link", "Refused", "Request", "is_lost", "link_of", "may_succeed_later"]
 
 _MEGABYTE: Final = 1_000_000
 _LISTED: Final = 100  # batches among which a lost one is searched
@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BatchEntry:
     """The outcome of a request in a batch.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A batch as its provider reports it.
 
     Attributes:
@@ -125,15 +125,15 @@ class Link(ABC):
     async def submit(self, token: str, requests: Sequence[Request]) -> str:
         """Create a batch under our name ``token``, and return its id."""
 
-    async def status(self, id: str) -> Job:  # noqa: A002
+    async def status(self, id: str) -> BatchJob:  # noqa: A002
         """Return the state of a batch."""
         return self._job(await self._json(f"{self._batches}/{id.rpartition('/')[2]}"))  # an id of Gemini is a path
 
-    async def entries(self, job: Job) -> list[Entry]:
+    async def entries(self, job: BatchJob) -> list[BatchEntry]:
         """Return the outcomes of the requests of an ended batch, in any order."""
         return [self._entry(item) for item in await self._items(job)]
 
-    async def jobs(self) -> list[Job]:
+    async def jobs(self) -> list[BatchJob]:
         """Return the newest batches."""
         listed = await self._json(f"{self._batches}?{self._limit}={_LISTED}")
         return [self._job(value) for value in listed.get(self._listed_in) or ()]
@@ -144,13 +144,13 @@ class Link(ABC):
         """Return the URL of the list of batches."""
 
     @abstractmethod
-    def _job(self, value: Mapping[str, Any]) -> Job: ...
+    def _job(self, value: Mapping[str, Any]) -> BatchJob: ...
 
     @abstractmethod
-    async def _items(self, job: Job) -> list[dict[str, Any]]: ...
+    async def _items(self, job: BatchJob) -> list[dict[str, Any]]: ...
 
     @abstractmethod
-    def _entry(self, item: Mapping[str, Any]) -> Entry: ...
+    def _entry(self, item: Mapping[str, Any]) -> BatchEntry: ...
 
     async def _text(self, url: str, body: bytes = b"", kind: str = "application/json") -> str:
         """Return the reply to a request: GET, or POST with a body.
@@ -222,22 +222,22 @@ class OpenAI(Link):
         }
         return str((await self._json(self._batches, payload))["id"])
 
-    def _job(self, value: Mapping[str, Any]) -> Job:
+    def _job(self, value: Mapping[str, Any]) -> BatchJob:
         ended = value.get("status") in ("completed", "failed", "expired", "cancelled")
         token = (value.get("metadata") or {}).get("moa_dspy")
         count = (value.get("request_counts") or {}).get("total")
-        return Job(str(value["id"]), ended, token, value.get("created_at"), count, value)
+        return BatchJob(str(value["id"]), ended, token, value.get("created_at"), count, value)
 
-    async def _items(self, job: Job) -> list[dict[str, Any]]:
+    async def _items(self, job: BatchJob) -> list[dict[str, Any]]:
         files = [job.content[name] for name in ("output_file_id", "error_file_id") if job.content.get(name)]
         texts = [await self._text(f"{self._base}/files/{file}/content") for file in files]
         return [item for text in texts for item in _lines(text)]
 
-    def _entry(self, item: Mapping[str, Any]) -> Entry:
+    def _entry(self, item: Mapping[str, Any]) -> BatchEntry:
         response = item.get("response") or {}
         status = response.get("status_code")
         body = response.get("body") or {"error": item.get("error")}
-        return Entry(str(item.get("custom_id")), int(status) if status else None, json.dumps(body).encode())
+        return BatchEntry(str(item.get("custom_id")), int(status) if status else None, json.dumps(body).encode())
 
 
 class Anthropic(Link):
@@ -254,27 +254,27 @@ class Anthropic(Link):
         items = b", ".join(b'{"custom_id": "%s", "params": %s}' % (one.key.encode(), one.body) for one in requests)
         return str(json.loads(await self._text(self._batches, b'{"requests": [%s]}' % items))["id"])
 
-    def _job(self, value: Mapping[str, Any]) -> Job:
+    def _job(self, value: Mapping[str, Any]) -> BatchJob:
         counts = value.get("request_counts") or {}
         count = sum(number for number in counts.values() if isinstance(number, int)) or None
         created = value.get("created_at")
         when = datetime.datetime.fromisoformat(created).timestamp() if isinstance(created, str) else None
-        return Job(str(value["id"]), value.get("processing_status") == "ended", None, when, count, value)
+        return BatchJob(str(value["id"]), value.get("processing_status") == "ended", None, when, count, value)
 
-    async def _items(self, job: Job) -> list[dict[str, Any]]:
+    async def _items(self, job: BatchJob) -> list[dict[str, Any]]:
         url = job.content.get("results_url")
         return list(_lines(await self._text(str(url)))) if url else []
 
-    def _entry(self, item: Mapping[str, Any]) -> Entry:
+    def _entry(self, item: Mapping[str, Any]) -> BatchEntry:
         key, result = str(item.get("custom_id")), item.get("result") or {}
         if result.get("type") == "succeeded":
-            return Entry(key, 200, json.dumps(result.get("message")).encode())
+            return BatchEntry(key, 200, json.dumps(result.get("message")).encode())
         if result.get("type") != "errored":
-            return Entry(key, None)
+            return BatchEntry(key, None)
         error = result.get("error") or {}
         error = error if "error" in error else {"type": "error", "error": error}
         status = _STATUS_OF_ANTHROPIC.get(str(error["error"].get("type")), 500)
-        return Entry(key, status, json.dumps(error).encode())
+        return BatchEntry(key, status, json.dumps(error).encode())
 
 
 class Gemini(Link):
@@ -296,25 +296,25 @@ class Gemini(Link):
         url = f"{self.url.removesuffix(':generateContent')}:batchGenerateContent"
         return str(json.loads(await self._text(url, batch % (token.encode(), items)))["name"])
 
-    def _job(self, value: Mapping[str, Any]) -> Job:
+    def _job(self, value: Mapping[str, Any]) -> BatchJob:
         about = value.get("metadata") or {}
         state = str(about.get("state") or "").rpartition("_STATE_")[2]
         ended = bool(value.get("done")) or state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
-        return Job(str(value["name"]), ended, about.get("displayName"), None, None, value)
+        return BatchJob(str(value["name"]), ended, about.get("displayName"), None, None, value)
 
-    async def _items(self, job: Job) -> list[dict[str, Any]]:
+    async def _items(self, job: BatchJob) -> list[dict[str, Any]]:
         found: Any = (job.content.get("response") or {}).get("inlinedResponses") or []
         return found.get("inlinedResponses") or [] if isinstance(found, dict) else found
 
-    def _entry(self, item: Mapping[str, Any]) -> Entry:
+    def _entry(self, item: Mapping[str, Any]) -> BatchEntry:
         key, error = str((item.get("metadata") or {}).get("key")), item.get("error")
         if item.get("response"):
-            return Entry(key, 200, json.dumps(item["response"]).encode())
+            return BatchEntry(key, 200, json.dumps(item["response"]).encode())
         code = (error or {}).get("code")
         if code in (1, 4, None):  # cancelled, deadline exceeded
-            return Entry(key, None)
+            return BatchEntry(key, None)
         status = _STATUS_OF_RPC.get(code, 500)
-        return Entry(key, status, json.dumps({"error": {**(error or {}), "code": status}}).encode())
+        return BatchEntry(key, status, json.dumps({"error": {**(error or {}), "code": status}}).encode())
 
 
 _LINKS: Final[Mapping[str, type[Link]]] = {
@@ -325,7 +325,7 @@ _LINKS: Final[Mapping[str, type[Link]]] = {
 }
 
 
-def is_lost(job: Job, token: str, began: float, count: int) -> bool:
+def is_lost(job: BatchJob, token: str, began: float, count: int) -> bool:
     """Return whether a batch is the one that was about to be created under ``token``."""
     if job.token is not None:
         return job.token == token

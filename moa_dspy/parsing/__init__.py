@@ -6,13 +6,13 @@ Nothing here knows DSPy. Replies of agents, judges and metrics are read by the s
 from moa_dspy.parsing.choices import read_bool, read_choice
 from moa_dspy.parsing.fields import find_fields, marked_text, without_end
 from moa_dspy.parsing.numbers import read_number
-from moa_dspy.parsing.reasoning import EDGES, PLAIN, Split, split_reasoning
+from moa_dspy.parsing.reasoning import EDGES, PLAIN, SplitReply, split_reasoning
 from moa_dspy.parsing.values import UnreadableError, is_closed, parse_value
 
 __all__ = [
     "EDGES",
     "PLAIN",
-    "Split",
+    "SplitReply",
     "UnreadableError",
     "find_fields",
     "is_closed",

@@ -23,7 +23,7 @@ from typing import Final
 from moa_dspy.parsing.marks import OPENING_SAYS, Mark, fences, has_cognition, is_mention, span_at, tags
 from moa_dspy.parsing.turns import split_turns
 
-__all__ = ["ANSWER_BEGINS", "EDGES", "PLAIN", "Split", "split_reasoning"]
+__all__ = ["ANSWER_BEGINS", "EDGES", "PLAIN", "SplitReply", "split_reasoning"]
 
 EDGES: Final = " \t\n\r\x0b\x0c\x85\xa0\u200b\u2028\u2029\u202f\u2060\u3000\ufeff"
 _ANSWER_NAME: Final = r"(?:final[ _-]?)?(?:answer|response|output|solution|conclusion|result|final)"
@@ -75,7 +75,7 @@ PLAIN: Final = re.compile(rf"(?![{EDGES}]*+(?i:{_HEADS}))[^<＜◁⟨〈《«‹
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitReply:
     """A text, divided into reasoning and answer.
 
     Attributes:
@@ -89,13 +89,13 @@ class Split:
     ended: bool = True
 
 
-def split_reasoning(text: str, keep: Collection[str] = ()) -> Split:
+def split_reasoning(text: str, keep: Collection[str] = ()) -> SplitReply:
     """Divide a model's text into reasoning and answer. Tags named in ``keep`` are fields of the reply."""
     return _split(text, tuple(keep))
 
 
 @functools.lru_cache(maxsize=16)  # a run and its adapter read the same reply, one after the other
-def _split(text: str, keep: tuple[str, ...]) -> Split:
+def _split(text: str, keep: tuple[str, ...]) -> SplitReply:
     turns = split_turns(text.strip(EDGES))
     reasoning, body, ended = list(turns.reasoning), turns.text.strip(EDGES), turns.ended
     headed = _split_headed(body)
@@ -116,7 +116,7 @@ def _split(text: str, keep: tuple[str, ...]) -> Split:
         reasoning.append(working[2])
         body = _unwrapped(body[working.end() :].strip(), kept)
     joined = "\n\n".join(part.strip() for part in reasoning if part.strip())
-    return Split(joined, body, ended or bool(body))
+    return SplitReply(joined, body, ended or bool(body))
 
 
 def _unwrapped(text: str, kept: Collection[str]) -> str:
@@ -127,16 +127,16 @@ def _unwrapped(text: str, kept: Collection[str]) -> str:
     return (wrapper[2] if wrapper.lastindex == 2 else text[wrapper.end() :]).strip(EDGES)
 
 
-def _split_headed(text: str) -> Split | None:
+def _split_headed(text: str) -> SplitReply | None:
     for first, second in _HEADED:
         head = first.match(text)
         if head is None:
             continue
         answer = second.search(text, head.end())
         if answer is not None:
-            return Split(text[head.end() : answer.start()], text[answer.end() :].strip())
+            return SplitReply(text[head.end() : answer.start()], text[answer.end() :].strip())
         if first in (_HEADED[-2][0], _HEADED[-1][0]):
-            return Split(text[head.end() :], "", ended=False)
+            return SplitReply(text[head.end() :], "", ended=False)
     return None
 
 
@@ -153,7 +153,7 @@ class _TagReader:
         self._first = 0  # index of the first character that is kept
         self._mentions = self._mentioned()
 
-    def read(self) -> Split:
+    def read(self) -> SplitReply:
         """Return the text without reasoning."""
         position, shown = 0, 0
         visible = self._first = self._visible_from(0)
@@ -190,9 +190,9 @@ class _TagReader:
             self._kept.append(part)
             self._any_kept = True
 
-    def _split(self, *, ended: bool) -> Split:
+    def _split(self, *, ended: bool) -> SplitReply:
         reasoning = "\n\n".join(part.strip() for part in self._reasoning if part.strip())
-        return Split(reasoning, "\n\n".join(self._kept), ended)
+        return SplitReply(reasoning, "\n\n".join(self._kept), ended)
 
     def _visible_from(self, position: int) -> int:
         match = _VISIBLE.search(self._text, position)

@@ -26,7 +26,7 @@ from moa_dspy.files.append_file import AppendFile
 from moa_dspy.files.atomic_write import check_writable, replacing
 from moa_dspy.json_safe import json_safe
 from moa_dspy.program import AttentionMoA
-from moa_dspy.rows.reading import Row
+from moa_dspy.rows.reading import InputRow
 from moa_dspy.rows.tables import SUFFIXES, journal_of, write_table
 
 __all__ = ["AnswerFile", "Answers", "Columns", "carried_name", "output_name"]
@@ -54,13 +54,13 @@ class Columns:
         self._program, self._trace = program, trace
         self._outputs = tuple(program.task.output_fields) if isinstance(program, AttentionMoA) else ()
 
-    def of(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
+    def of(self, row: InputRow, run: Run, used: Usage) -> dict[str, Any]:
         """Return the answer to a row, with the row's columns. ``used`` includes earlier failed runs."""
         own = self.own(row, run, used)
         carried = json_safe(outputs_of(dspy.Prediction(**row.example.toDict())))
         return {"row": row.number, **{carried_name(name, own): value for name, value in carried.items()}, **own}
 
-    def own(self, row: Row, run: Run, used: Usage) -> dict[str, Any]:
+    def own(self, row: InputRow, run: Run, used: Usage) -> dict[str, Any]:
         """Return the program's outputs and the figures of its run."""
         outputs = outputs_of(run.prediction)
         if isinstance(self._program, AttentionMoA):

@@ -20,7 +20,7 @@ from moa_dspy.program import AttentionMoA
 from moa_dspy.rows.tables import journal_of
 from moa_dspy.signatures import needed_inputs
 
-__all__ = ["Inputs", "Row", "Rows", "Survey"]
+__all__ = ["InputRow", "Inputs", "Rows", "Survey"]
 
 Inputs = str | Path | Benchmark | Iterable[Mapping[str, Any] | dspy.Example]
 
@@ -28,7 +28,7 @@ _DIGEST: Final = 16  # bytes
 
 
 @dataclass(frozen=True)
-class Row:
+class InputRow:
     """A row to answer.
 
     Attributes:
@@ -90,7 +90,7 @@ class Rows:
             if source in (Path(out).resolve(), journal_of(Path(out)).resolve()):
                 raise ConfigurationError(f"out={str(out)!r} would be written over its own input; give another file")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[InputRow]:
         for number, example in enumerate(self._examples(), start=1):
             if self._limit is not None and number > self._limit:
                 return
@@ -98,7 +98,7 @@ class Rows:
                 self._check(example)
             if lacking := [name for name in self._needed if example.get(name) is None]:
                 raise ConfigurationError(f"row {number:,} has no value for {', '.join(map(repr, lacking))}")
-            yield Row(number, bytes.fromhex(content_of(example, _DIGEST)), example)
+            yield InputRow(number, bytes.fromhex(content_of(example, _DIGEST)), example)
 
     def survey(self, done: Mapping[bytes, int], sample: int) -> Survey:
         """Read all rows, if they can be read again, so that a row that cannot be read is found before any is answered.
@@ -126,7 +126,7 @@ class Rows:
             raise ConfigurationError(f"{name} is empty")
         return Survey(total, waiting, chosen[: 2 * sample : 2] if len(chosen) > sample else chosen)
 
-    def answered(self, done: Mapping[bytes, int]) -> Iterator[tuple[Row, bool]]:
+    def answered(self, done: Mapping[bytes, int]) -> Iterator[tuple[InputRow, bool]]:
         """Yield all rows, and whether each has its answer. Of equal rows, the first ones have it."""
         met: Counter[bytes] = Counter()
         for row in self:

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 from moa_dspy._dspy import widen_pools
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.runtime.waiting import Claim, Limit, Queue
+from moa_dspy.runtime.waiting import CallClaim, Limit, Queue
 
 __all__ = [
     "admitted",
@@ -84,7 +84,7 @@ async def admitted(model: str, group: Hashable) -> AsyncIterator[None]:
     calls whose prompts begin alike, so different for different runs.
     """
     limits = tuple(limit for key in (model, None) if (limit := limiters.get(key)) is not None)
-    slot = _Slot(Claim(limits, group, asyncio.get_running_loop()))
+    slot = _Slot(CallClaim(limits, group, asyncio.get_running_loop()))
     try:
         await slot.enter(nested=_current.get() is not None or _waited_for.get())
         token = _current.set(slot)
@@ -203,7 +203,7 @@ class _Slot:
     While a program runs within the call, the call only waits for it, so it holds no place.
     """
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: CallClaim) -> None:
         self._claim = claim
         self._held = self._resuming = False
         self._holders = 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, TypeAlias, TypeVar
 
-__all__ = ["Claim", "Limit", "Queue"]
+__all__ = ["CallClaim", "Limit", "Queue"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Claim:
+class CallClaim:
     """One place in each of several limits.
 
     Attributes:
@@ -67,7 +67,7 @@ class _Waiter:
         number: its place in the queue: of calls that may go alike, the smallest goes first.
     """
 
-    claim: Claim
+    claim: CallClaim
     nested: bool
     loop: asyncio.AbstractEventLoop | None
     admit: Callable[[], object]
@@ -158,7 +158,7 @@ class Queue:
             _subtract_one(self._blocked, loop)
             self._let_in()
 
-    async def enter(self, claim: Claim, *, nested: bool) -> None:
+    async def enter(self, claim: CallClaim, *, nested: bool) -> None:
         """Wait for the places."""
         loop = asyncio.get_running_loop()
         admitted: asyncio.Future[None] = loop.create_future()
@@ -171,7 +171,7 @@ class Queue:
             self._withdraw(waiter)
             raise
 
-    def enter_in_thread(self, claim: Claim) -> None:
+    def enter_in_thread(self, claim: CallClaim) -> None:
         """Wait for the places of a call after its nested program, and block the thread."""
         admitted = threading.Event()
         waiter = _Waiter(claim, True, None, admitted.set)
@@ -183,12 +183,12 @@ class Queue:
             self._withdraw(waiter)
             raise
 
-    def enter_now(self, claim: Claim) -> None:
+    def enter_now(self, claim: CallClaim) -> None:
         """Take the places, even if none is free."""
         with self._lock:
             self._take(claim)
 
-    def leave(self, claim: Claim) -> None:
+    def leave(self, claim: CallClaim) -> None:
         """Release the places."""
         with self._lock:
             for limit in claim.limits:
@@ -242,7 +242,7 @@ class Queue:
     def _have_room(self, limits: Sequence[Limit], *, nested: bool) -> bool:
         return all(limit.has_room(self._blocked if nested else ()) for limit in limits)
 
-    def _take(self, claim: Claim) -> None:
+    def _take(self, claim: CallClaim) -> None:
         for limit in claim.limits:
             limit.taken[claim.loop] += 1
         self._under_way[claim.group] += 1

@@ -30,7 +30,7 @@ from moa_dspy.serve.guard import BodyLimits, Guard, read_body
 from moa_dspy.serve.problems import Problem, problem_of, response_of
 from moa_dspy.serve.programs import facts_of
 from moa_dspy.serve.requests import ChatRequest, check_format, inputs_of
-from moa_dspy.serve.runs import Run, Runs
+from moa_dspy.serve.runs import Runs, ServedRun
 from moa_dspy.serve.usage_file import UsageFile
 from moa_dspy.trace import Trace
 
@@ -133,7 +133,7 @@ class _Server:
         run = self._started(wished)
         return streamed(run, wished) if wished.stream else await whole(request, run, wished)
 
-    def _started(self, wished: ChatRequest) -> Run:
+    def _started(self, wished: ChatRequest) -> ServedRun:
         name = self._name_of(wished.model)
         program = self.programs[name]
         check_format(wished, program.task)
@@ -232,13 +232,13 @@ class _Server:
         return JSONResponse(_summary(run))
 
 
-def _record_of(run: Run) -> Trace:
+def _record_of(run: ServedRun) -> Trace:
     if run.trace is None:
         raise Problem("the run was refused before it began, so there is no record", 404, code="run_not_found")
     return run.trace
 
 
-def _summary(run: Run) -> dict[str, Any]:
+def _summary(run: ServedRun) -> dict[str, Any]:
     figures = {} if run.trace is None else run.trace.figures
     about = {"id": run.id, "model": f"moa/{run.model}", "title": run.title, "created": run.created}
     return {**about, "status": run.status, "page": f"/runs/{run.id}/page", **figures}

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from moa_dspy.serve.problems import Problem, error_body, problem_of, response_of
 from moa_dspy.serve.replies import ChunkMaker, answer_of, completion, step_line
 from moa_dspy.serve.requests import ChatRequest
-from moa_dspy.serve.runs import Run
+from moa_dspy.serve.runs import ServedRun
 from moa_dspy.trace import Step, StepStarted
 
 __all__ = ["SECONDS_BETWEEN_COMMENTS", "streamed", "whole"]
@@ -26,7 +26,7 @@ _DONE = "[DONE]"
 _ENDS_A_LAYER = ("aggregate", "synthesize")
 
 
-async def whole(request: Request, run: Run, wished: ChatRequest) -> Response:
+async def whole(request: Request, run: ServedRun, wished: ChatRequest) -> Response:
     """Return the answer as one completion. If the client disconnects, the run is stopped."""
     leaving = asyncio.create_task(_left(request))
     answering = asyncio.create_task(run.result())
@@ -51,7 +51,7 @@ async def _left(request: Request) -> None:
         pass
 
 
-def streamed(run: Run, wished: ChatRequest) -> Response:
+def streamed(run: ServedRun, wished: ChatRequest) -> Response:
     """Return the answer as a stream of chunks. If the client disconnects, the run is stopped."""
     return _RunResponse(run, _chunks(run, wished))
 
@@ -59,7 +59,7 @@ def streamed(run: Run, wished: ChatRequest) -> Response:
 class _RunResponse(EventSourceResponse):
     """A stream whose run ends with it, also if the client disconnected before the first chunk."""
 
-    def __init__(self, run: Run, chunks: AsyncIterator[ServerSentEvent]) -> None:
+    def __init__(self, run: ServedRun, chunks: AsyncIterator[ServerSentEvent]) -> None:
         super().__init__(chunks, ping=SECONDS_BETWEEN_COMMENTS, sep="\n")
         self._run = run
 
@@ -70,7 +70,7 @@ class _RunResponse(EventSourceResponse):
             self._run.stop()
 
 
-async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEvent]:
+async def _chunks(run: ServedRun, wished: ChatRequest) -> AsyncIterator[ServerSentEvent]:
     apart = wished.stream_options is not None and bool(wished.stream_options.include_usage)
     make = ChunkMaker(run, with_trace=wished.moa.trace, usage_apart=apart)
     try:
@@ -87,7 +87,7 @@ async def _chunks(run: Run, wished: ChatRequest) -> AsyncIterator[ServerSentEven
         yield ServerSentEvent(data=json.dumps(error_body(problem_of(error, run.id))))
 
 
-def _rest(run: Run, answer: str) -> str:
+def _rest(run: ServedRun, answer: str) -> str:
     """Return the part of the answer that was not sent yet."""
     sent = run.answer.sent
     if run.answer.finish(answer):
@@ -99,7 +99,7 @@ def _rest(run: Run, answer: str) -> str:
     )
 
 
-async def _deltas(run: Run, detail: str) -> AsyncIterator[dict[str, object]]:
+async def _deltas(run: ServedRun, detail: str) -> AsyncIterator[dict[str, object]]:
     """Yield the parts of the message during the run: steps as reasoning, drafts, and the answer."""
     layer, draft, answering = 1, "", False
     async for event in run.events():

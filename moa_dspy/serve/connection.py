@@ -10,12 +10,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moa_dspy.serve.problems import Problem, response_of
 
-__all__ = ["Connection"]
+__all__ = ["ClientConnection"]
 
 _MAY_ANSWER: Final = (h11.IDLE, h11.SEND_RESPONSE)
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """A connection that is closed if a request does not arrive in time, or if the client does not read its reply.
 
     Attributes:

@@ -13,7 +13,7 @@ from moa_dspy.json_safe import escaped_json, json_safe, json_text
 from moa_dspy.prediction import Prediction
 from moa_dspy.program import AttentionMoA
 from moa_dspy.serve.programs import outputs_of
-from moa_dspy.serve.runs import Run
+from moa_dspy.serve.runs import ServedRun
 from moa_dspy.signatures import is_free_text
 from moa_dspy.trace import Step, Trace
 
@@ -38,7 +38,7 @@ def answer_of(program: AttentionMoA, prediction: Prediction) -> str:
     return json_text(json_safe(outputs), indent=None)
 
 
-def completion(run: Run, prediction: Prediction, *, with_trace: bool) -> ChatCompletion:
+def completion(run: ServedRun, prediction: Prediction, *, with_trace: bool) -> ChatCompletion:
     """Return a whole answer."""
     message = ChatCompletionMessage(role="assistant", content=answer_of(run.program, prediction))
     choice = chat_completion.Choice(
@@ -59,7 +59,7 @@ def completion(run: Run, prediction: Prediction, *, with_trace: bool) -> ChatCom
 class ChunkMaker:
     """Makes the chunks of one stream. They have one id."""
 
-    def __init__(self, run: Run, *, with_trace: bool, usage_apart: bool) -> None:
+    def __init__(self, run: ServedRun, *, with_trace: bool, usage_apart: bool) -> None:
         self._run, self._with_trace, self._usage_apart = run, with_trace, usage_apart
 
     def delta(self, **parts: Any) -> str:
@@ -102,7 +102,7 @@ def step_line(step: Step) -> str:
     return f"Layer {step.layer}: {who}{about}{failed}"
 
 
-def _id(run: Run) -> str:
+def _id(run: ServedRun) -> str:
     return f"chatcmpl-{run.id}"
 
 
@@ -124,6 +124,6 @@ def _usage(trace: Trace) -> CompletionUsage:
     )
 
 
-def _figures(run: Run, trace: Trace, with_trace: bool) -> dict[str, Any]:
+def _figures(run: ServedRun, trace: Trace, with_trace: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"trace": trace.model_dump(mode="json")} if with_trace else {}
     return {"trace_id": run.id, **trace.figures, **record}

@@ -19,7 +19,7 @@ from moa_dspy.serve.problems import Problem
 from moa_dspy.serve.usage_file import UsageFile
 from moa_dspy.trace import Step, StepStarted, Trace, watch
 
-__all__ = ["Event", "Run", "Runs"]
+__all__ = ["Event", "Runs", "ServedRun"]
 
 Event: TypeAlias = StepStarted | Step | Trace | str
 """An event of a run: a step that starts or ends, a part of the answer, or the trace at the end."""
@@ -30,7 +30,7 @@ Status: TypeAlias = Literal["running", "ok", "failed", "stopped"]
 _TITLE: Final = 200
 
 
-class Run:
+class ServedRun:
     """A run of a program.
 
     Attributes:
@@ -144,14 +144,14 @@ class Runs:
     keep_letters: int = 50_000_000
     usage_file: UsageFile | None = None
     total: Usage = field(default_factory=Usage)
-    running: dict[str, Run] = field(default_factory=dict)
-    ended: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+    running: dict[str, ServedRun] = field(default_factory=dict)
+    ended: OrderedDict[str, ServedRun] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         if self.usage_file is not None:
             self.total += self.usage_file.before
 
-    def start(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> Run:
+    def start(self, model: str, program: AttentionMoA, inputs: Mapping[str, Any], budget: Budget) -> ServedRun:
         """Start a run.
 
         Raises:
@@ -164,12 +164,12 @@ class Runs:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
-        run = Run(model, program, inputs, budget, self.usage_file)
+        run = ServedRun(model, program, inputs, budget, self.usage_file)
         self.running[run.id] = run
         run.task.add_done_callback(lambda _: self._move(run))
         return run
 
-    def find(self, run_id: str) -> Run:
+    def find(self, run_id: str) -> ServedRun:
         """Return a run.
 
         Raises:
@@ -190,7 +190,7 @@ class Runs:
         if self.usage_file is not None:
             self.usage_file.close()
 
-    def _move(self, run: Run) -> None:
+    def _move(self, run: ServedRun) -> None:
         if run.trace is not None:
             self.total += run.trace.usage
         del self.running[run.id]

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from moa_dspy.errors import ConfigurationError, RunError
 from moa_dspy.program import AttentionMoA, Prediction
 from moa_dspy.serve.app import ServeOptions, create_app
-from moa_dspy.serve.connection import Connection
+from moa_dspy.serve.connection import ClientConnection
 from moa_dspy.serve.guard import is_loopback
 
 __all__ = ["LiveRun", "check_address", "config_of", "serve"]
@@ -118,7 +118,7 @@ def config_of(app: Starlette, host: str, port: int) -> uvicorn.Config:
         app,
         host=host,
         port=port,
-        http=Connection,
+        http=ClientConnection,
         ws="none",
         log_level="warning",
         access_log=False,

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from moa_dspy.errors import ConfigurationError
-from moa_dspy.optimizers.reported import Row, Tabulated
+from moa_dspy.optimizers.reported import ReportRow, Tabulated
 from moa_dspy.text_table import text_table
 
 __all__ = ["AgreementLevel", "Calibration", "calibrate", "expected_calibration_error"]
@@ -21,7 +21,7 @@ __all__ = ["AgreementLevel", "Calibration", "calibrate", "expected_calibration_e
 _BINS: Final = 10
 
 
-class AgreementLevel(Row):
+class AgreementLevel(ReportRow):
     """One level of agreement.
 
     Attributes:

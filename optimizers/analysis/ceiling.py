@@ -22,7 +22,7 @@ from moa_dspy.evaluation.statistics import Score, check_share
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.leakage import deduplicate, distinct_runs
 from moa_dspy.optimizers.measuring import Metric, Run, check_program, measure
-from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
+from moa_dspy.optimizers.reported import ReportRow, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
@@ -31,7 +31,7 @@ __all__ = ["Ceiling", "Way", "ceiling", "ceiling_of", "known_ceiling", "proposal
 _ROUNDING: Final = 1e-9
 
 
-class Way(Row):
+class Way(ReportRow):
     """One way to answer: an agent alone, the vote, the best selection, or the whole program.
 
     Attributes:

@@ -14,14 +14,14 @@ from moa_dspy.cost.usage import Price, Usage
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.evaluation.statistics import LEVEL, Gain, Score
 from moa_dspy.optimizers.measuring import Measurement, Metric, failures_of, guard_of, run_examples
-from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
+from moa_dspy.optimizers.reported import ReportRow, Tabulated, price_cells
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 
 __all__ = ["Contribution", "Contributions", "contributions", "without"]
 
 
-class Contribution(Row):
+class Contribution(ReportRow):
     """The contribution of one agent.
 
     Attributes:

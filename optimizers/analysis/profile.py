@@ -16,7 +16,7 @@ from moa_dspy.evaluation.statistics import Gain, Score
 from moa_dspy.evaluation.suite import fit_metric, output_fields_of
 from moa_dspy.optimizers.analysis.stages import StageScores, attribute_runs
 from moa_dspy.optimizers.measuring import Metric, Run, measure
-from moa_dspy.optimizers.reported import Row, Tabulated
+from moa_dspy.optimizers.reported import ReportRow, Tabulated
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
 from moa_dspy.trace import STAGES, Stage
@@ -24,7 +24,7 @@ from moa_dspy.trace import STAGES, Stage
 __all__ = ["Profile", "StageRow", "profile"]
 
 
-class StageRow(Row):
+class StageRow(ReportRow):
     """One stage of one layer, over all examples.
 
     Attributes:

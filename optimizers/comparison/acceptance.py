@@ -36,7 +36,7 @@ from moa_dspy.optimizers.measuring import (
     output_fields_of,
     run_examples,
 )
-from moa_dspy.optimizers.reported import Reported, Row
+from moa_dspy.optimizers.reported import Reported, ReportRow
 from moa_dspy.program import AttentionMoA
 
 __all__ = ["Acceptance", "Scores", "Side", "accept", "decide", "looks"]
@@ -50,7 +50,7 @@ _LEAST_INTERIM: Final = 20
 _NO_RUNS: Final = Measurement((), Usage())
 
 
-class Scores(Row):
+class Scores(ReportRow):
     """The decision of a paired test.
 
     Attributes:

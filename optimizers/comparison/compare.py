@@ -26,7 +26,7 @@ from moa_dspy.optimizers.analysis.ceiling import Ceiling, known_ceiling
 from moa_dspy.optimizers.comparison.baselines import NAMES, BaselineName, singles_of
 from moa_dspy.optimizers.comparison.contenders import UNKNOWN_PRICE, ComparisonRun, estimate
 from moa_dspy.optimizers.comparison.reuse import count_decision, reuse_note
-from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ContenderScores, Prefer, Verdict, judge
+from moa_dspy.optimizers.comparison.verdict import PROGRAM, RULE, ComparisonVerdict, ContenderScores, Prefer, judge
 from moa_dspy.optimizers.leakage import check_examples, deduplicate, demo_questions, question_of, refuse_overlap
 from moa_dspy.optimizers.measuring import (
     Metric,
@@ -39,7 +39,7 @@ from moa_dspy.optimizers.measuring import (
     models_of,
     output_fields_of,
 )
-from moa_dspy.optimizers.reported import Row, Tabulated, price_cells
+from moa_dspy.optimizers.reported import ReportRow, Tabulated, price_cells
 from moa_dspy.planning import WorkEstimate
 from moa_dspy.program import AttentionMoA
 from moa_dspy.text_table import text_table
@@ -50,7 +50,7 @@ _PILOT_SHARE: Final = 0.2
 _LEAST_PILOT: Final = 4
 
 
-class Contender(Row):
+class Contender(ReportRow):
     """A program in a comparison.
 
     Attributes:
@@ -263,7 +263,7 @@ def _comparison(run: ComparisonRun, prefer: Prefer, alpha: float, seed: int) -> 
     )
 
 
-def _contender(run: ComparisonRun, name: str, verdict: Verdict) -> Contender:
+def _contender(run: ComparisonRun, name: str, verdict: ComparisonVerdict) -> Contender:
     entry, target = run.entries[name], run.target
     ratio = run.spend(entry.measured) / target if target else 1.0
     return Contender(

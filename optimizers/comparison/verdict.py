@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from moa_dspy.evaluation.statistics import Gain, examples_needed, improvement_p_value
 
-__all__ = ["PROGRAM", "RULE", "ContenderScores", "Prefer", "Verdict", "judge"]
+__all__ = ["PROGRAM", "RULE", "ComparisonVerdict", "ContenderScores", "Prefer", "judge"]
 
 PROGRAM: Final = "program"
 
@@ -42,7 +42,7 @@ class ContenderScores:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonVerdict:
     """The name of the contender to use, and why.
 
     Attributes:
@@ -59,7 +59,7 @@ class Verdict:
 
 def judge(
     contenders: Mapping[str, ContenderScores], alpha: float, *, prefer: Prefer = "cheapest", tolerance: float = 0.1
-) -> Verdict:
+) -> ComparisonVerdict:
     """Apply ``RULE`` to the program, under the name ``PROGRAM``, and at least one baseline.
 
     If a contender is as good as all others, one that costs more is preferred to it with a probability of at most alpha.
@@ -84,7 +84,9 @@ def judge(
         why = "its score is the highest" if prefer == "score" else "it is the cheapest"
         sentence = f"use {contenders[use].words}: {why} of those that are not shown to be worse"
     others = [name for name in left if name != use]
-    return Verdict(use, sentence + (_not_excluded(left, use, others, level) if others else ""), gains, adjusted)
+    return ComparisonVerdict(
+        use, sentence + (_not_excluded(left, use, others, level) if others else ""), gains, adjusted
+    )
 
 
 def _directed(one: Sequence[float], other: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from typing import Final, Literal, Self, TypeAlias, TypeGuard
 
 from markupsafe import Markup
 
-__all__ = ["Axis", "Bar", "Line", "Look", "Mark", "bars", "plot"]
+__all__ = ["Axis", "Bar", "Line", "Look", "PlotMark", "bars", "plot"]
 
 Look: TypeAlias = Literal["plain", "best", "faint", "pruned", "failed", "second", "third"]
 Anchor: TypeAlias = Literal["start", "middle", "end"]
@@ -46,7 +46,7 @@ _GROUP: Final = Markup('<g class="{}"><title>{}</title>{}</g>')
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlotMark:
     """A point of a chart with its tooltip, the interval of ``y``, and a short text beside it.
 
     ``y`` None puts it on the axis, such as for a trial without a score. ``pruned`` is hollow, ``failed`` is a cross.
@@ -126,7 +126,7 @@ def plot(
     label: str,
     across: str,
     up: str,
-    marks: Sequence[Mark],
+    marks: Sequence[PlotMark],
     lines: Sequence[Line] = (),
     *,
     legend: str = "",
@@ -208,7 +208,7 @@ def _path(line: Line, points: Sequence[tuple[float, float]], horizontal: Axis, v
     return _LINE.format(line.look, " ".join(f"{x:.1f},{y:.1f}" for x, y in spots))
 
 
-def _point(mark: Mark, horizontal: Axis, vertical: Axis) -> Markup:
+def _point(mark: PlotMark, horizontal: Axis, vertical: Axis) -> Markup:
     x, y = horizontal.at(mark.x), float(_BOTTOM) if mark.y is None else vertical.at(mark.y)
     parts = []
     if _drawable(mark.low) and _drawable(mark.high):

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from moa_dspy.cost.usage import Price
 from moa_dspy.evaluation.statistics import Gain, Score
-from moa_dspy.optimizers.report.charts import Bar, Line, Look, Mark, bars, plot
+from moa_dspy.optimizers.report.charts import Bar, Line, Look, PlotMark, bars, plot
 from moa_dspy.optimizers.report.records import (
     CategoryRow,
     CompareRecord,
@@ -49,11 +49,11 @@ def history(record: SearchRecord) -> Markup:
     return plot("Score of each trial", "trial", "score", marks, [line], legend=_HISTORY, whole=True, empty=empty)
 
 
-def _trial(trial: TrialRow, best: int | None) -> Mark:
+def _trial(trial: TrialRow, best: int | None) -> PlotMark:
     look = "best" if trial.number == best else _LOOKS.get(trial.state, "faint")
     title = f"trial {trial.number}, {trial.state}: {trial.result or trial.reason or 'no score'}"
     low, high = (None, None) if trial.interval is None else (trial.interval.low, trial.interval.high)
-    return Mark(trial.number, trial.score, title, look, low, high)
+    return PlotMark(trial.number, trial.score, title, look, low, high)
 
 
 def front(record: SearchRecord) -> Markup:
@@ -65,13 +65,13 @@ def front(record: SearchRecord) -> Markup:
     for trial in record.trials:
         price = _amount(trial.price, unit)
         if price is not None and trial.score is not None:
-            marks.append(Mark(price, trial.score, f"trial {trial.number}: {trial.result}", "faint"))
+            marks.append(PlotMark(price, trial.score, f"trial {trial.number}: {trial.result}", "faint"))
     best = []
     for number, point in enumerate(record.pareto, 1):
         price, score = _amount(point.price, unit), point.score
         if price is not None and score is not None:
             title = f"{number}: {as_text(score)} at {price:g} {unit}"
-            best.append(Mark(price, score.value, title, "best", score.low, score.high, str(number)))
+            best.append(PlotMark(price, score.value, title, "best", score.low, score.high, str(number)))
     line = Line([(mark.x, mark.y) for mark in best if mark.y is not None], steps=True)
     across = f"{_UNITS[unit]} per example, nothing cached"
     return plot("Score against price", across, "score", [*marks, *best], [line], legend=_FRONT)
@@ -83,7 +83,7 @@ def _amount(price: Price | None, unit: str) -> float | None:
 
 def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
     """Return the score of each stop rule by depth; ``chosen`` is the rule in words."""
-    marks: list[Mark] = []
+    marks: list[PlotMark] = []
     lines: dict[Look, list[tuple[float, float]]] = {}
     for point in points:
         if point.score is None:
@@ -92,7 +92,7 @@ def depth(points: Sequence[DepthPoint], chosen: str | None) -> Markup:
         is_chosen = point.rule == chosen
         title = f"{point.rule}{' (chosen)' if is_chosen else ''}: {as_text(point.score)}"
         x, y, low, high = point.layers + offset, point.score.value, point.score.low, point.score.high
-        marks.append(Mark(x, y, title, "best" if is_chosen else look, low, high, "chosen" if is_chosen else ""))
+        marks.append(PlotMark(x, y, title, "best" if is_chosen else look, low, high, "chosen" if is_chosen else ""))
         if look != "third":
             lines.setdefault(look, []).append((x, y))
     curves = [Line(sorted(spots), look) for look, spots in lines.items()]
@@ -109,7 +109,7 @@ def gates(record: GateRecord) -> Markup:
         )
         look: Look = "best" if chosen else "plain" if point.certified else "pruned"
         label = "chosen" if chosen else ""
-        marks.append(Mark(100 * point.saved, point.loss, title, look, point.loss, point.bound, label))
+        marks.append(PlotMark(100 * point.saved, point.loss, title, look, point.loss, point.bound, label))
     ends = [min((mark.x for mark in marks), default=0.0), max((mark.x for mark in marks), default=0.0)]
     allowed = [] if record.max_loss is None or not marks else [Line([(end, record.max_loss) for end in ends])]
     return plot(

@@ -149,7 +149,7 @@ class Rescored(NamedTuple):
     judged: bool
 
 
-class Reading(NamedTuple):
+class RunReading(NamedTuple):
     """The outputs of a recorded run under a stop rule, as JSON values, and its price under the rule."""
 
     outputs: dict[str, Any]
@@ -203,19 +203,19 @@ def _restored(name: str, kind: Any, value: Any) -> Any:
         ) from None
 
 
-def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) -> dict[StopRule, Reading]:
+def readings_of(trace: Trace, rules: Sequence[StopRule], program: AttentionMoA) -> dict[StopRule, RunReading]:
     """Return the result under each rule of a run without early stopping, at least as deep as the deepest rule."""
     decisions = decisions_of(trace)
     ends = {rule: end_of(rule, decisions, len(trace.outputs)) for rule in rules}
     if program.architecture.residual == "answers":  # only the whole run has an output
         ends = dict.fromkeys(rules, End(len(trace.outputs), trace.layers))
     prices = {paid: price_of(trace, paid) for paid in {end.paid for end in ends.values()}}
-    readings = {rule: Reading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
+    readings = {rule: RunReading(trace.outputs[end.answer - 1], prices[end.paid]) for rule, end in ends.items()}
     for rule, end in ends.items():
         gate = rule_of(gate_of(rule.gate))
         agreed = None if gate is None else gate_end(trace, gate, end.paid)
         if agreed is not None:
-            readings[rule] = Reading(*agreed)
+            readings[rule] = RunReading(*agreed)
     return readings
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from moa_dspy.parsing import EDGES, PLAIN, Split, split_reasoning
+from moa_dspy.parsing import EDGES, PLAIN, SplitReply, split_reasoning
 
 # A reply and its answer.
 ANSWERED = [
@@ -264,7 +264,7 @@ def test_the_time_is_linear(unit: str, head: str) -> None:
 
 @pytest.mark.parametrize("reply", [reply for reply, _ in ANSWERED] + CUT)
 def test_a_reply_with_reasoning_is_never_taken_for_a_plain_one(reply: str) -> None:
-    if split_reasoning(reply) != Split("", reply.strip(EDGES)):
+    if split_reasoning(reply) != SplitReply("", reply.strip(EDGES)):
         assert not PLAIN.fullmatch(reply)
 
 
@@ -290,4 +290,4 @@ HEADS = [
 def test_a_plain_reply_is_its_own_answer(pieces: list[str]) -> None:
     text = "".join(pieces)
     if PLAIN.fullmatch(text) and text.strip(EDGES).strip():
-        assert split_reasoning(text) == Split("", text.strip(EDGES))
+        assert split_reasoning(text) == SplitReply("", text.strip(EDGES))

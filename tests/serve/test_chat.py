@@ -26,7 +26,7 @@ from moa_dspy.runtime import answer_stream
 from moa_dspy.runtime.answer_stream import AnswerStream, LastCall, ReplyReader, answer_streams
 from moa_dspy.serve.chat import streamed
 from moa_dspy.serve.requests import ChatRequest
-from moa_dspy.serve.runs import Run
+from moa_dspy.serve.runs import ServedRun
 from moa_dspy.testing import ScriptedLM, prompt_of
 
 ANSWER = "Use `a[0]` of [the list](x), if **a** < b.\n\n```\nx = [1, 2]\n```\nIt is\u2028 42\x85 & nothing else."
@@ -304,8 +304,8 @@ def test_a_long_reply_is_read_in_linear_time(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_run_ends_with_a_client_that_left_before_the_first_chunk():
-    async def leave() -> Run:
-        run = Run("p", single_model("question -> answer", ScriptedLM("yes")), {"question": "?"}, Budget())
+    async def leave() -> ServedRun:
+        run = ServedRun("p", single_model("question -> answer", ScriptedLM("yes")), {"question": "?"}, Budget())
 
         async def send(_: Any) -> None:
             await asyncio.Event().wait()

@@ -24,7 +24,7 @@ from moa_dspy import AttentionMoA, Budget, ConfigurationError, single_model
 from moa_dspy.cli.output import quiet_libraries
 from moa_dspy.files.provenance import Provenance
 from moa_dspy.serve.app import ServeOptions
-from moa_dspy.serve.connection import Connection
+from moa_dspy.serve.connection import ClientConnection
 from moa_dspy.serve.guard import BodyLimits
 from moa_dspy.serve.problems import Problem
 from moa_dspy.serve.programs import load_programs, warning_of
@@ -150,7 +150,7 @@ HEAD = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n
 def test_a_connection_without_a_whole_request_ends(
     sent: str, status: int | None, server: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Connection, "request_seconds", 0.1)
+    monkeypatch.setattr(ClientConnection, "request_seconds", 0.1)
     with connected(server) as raw:
         raw.sendall(sent.encode())
         if status is not None:
@@ -188,11 +188,11 @@ class Transport(asyncio.Transport):
 
 
 def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Connection, "write_seconds", 0.01)
+    monkeypatch.setattr(ClientConnection, "write_seconds", 0.01)
 
     async def write(*left: int) -> Transport:
         transport = Transport(*left)
-        connection = Connection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
+        connection = ClientConnection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
         connection.connection_made(transport)
         connection.pause_writing()
         await asyncio.sleep(0.1)
@@ -206,7 +206,7 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_nothing_is_kept_of_a_refused_connection():
     async def refuse() -> Any:
-        connection = Connection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
+        connection = ClientConnection(config_of(Starlette(), "127.0.0.1", 0), ServerState(), {})
         connection.connection_made(Transport())
         connection.data_received(b"\x16\x03\r\n\r\n")
         connection.connection_lost(OSError())

@@ -27,7 +27,7 @@ from moa_dspy import AttentionMoA, ConfigurationError, evaluate
 from moa_dspy.cost.usage import Price
 from moa_dspy.optimizers import SearchSpace, accept, ceiling, compare, compile, contributions, profile, search  # noqa: A004
 from moa_dspy.optimizers.prompts.student import instructions_of
-from moa_dspy.optimizers.report.charts import Bar, Line, Mark, bars, plot
+from moa_dspy.optimizers.report.charts import Bar, Line, PlotMark, bars, plot
 from moa_dspy.optimizers.report.page import render
 from moa_dspy.optimizers.report.records import KINDS, MODELS, parse, records_in
 from moa_dspy.optimizers.report.sources import is_storage, records_of_file
@@ -446,17 +446,17 @@ NUMBERS = st.one_of(
     st.sampled_from([0.0, 1.0, 0.5, 1e-9, 1e14, 1e-300]),
 )
 LOOKS = st.sampled_from(["plain", "best", "failed", "pruned"])
-MARKS = st.builds(Mark, NUMBERS, st.none() | NUMBERS, st.just("t"), LOOKS, NUMBERS, NUMBERS, st.text(max_size=200))
+MARKS = st.builds(PlotMark, NUMBERS, st.none() | NUMBERS, st.just("t"), LOOKS, NUMBERS, NUMBERS, st.text(max_size=200))
 ROWS = st.builds(Bar, st.text(max_size=300), NUMBERS, NUMBERS, NUMBERS, st.text(max_size=100))
 
 
 @settings(max_examples=150)
 @given(st.lists(MARKS, max_size=6), st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5), st.booleans())
 @example([], [], False)
-@example([Mark(3.0, 0.5, "one")], [(3.0, 0.5)], True)
-@example([Mark(0.1 + 1e-17, 1e14, "far"), Mark(0.1, -1e14, "away")], [], False)
-@example([Mark(float("nan"), 0.5, "no")], [], False)
-def test_points_and_lines_stay_inside(marks: list[Mark], line: list[tuple[float, float]], whole: bool) -> None:
+@example([PlotMark(3.0, 0.5, "one")], [(3.0, 0.5)], True)
+@example([PlotMark(0.1 + 1e-17, 1e14, "far"), PlotMark(0.1, -1e14, "away")], [], False)
+@example([PlotMark(float("nan"), 0.5, "no")], [], False)
+def test_points_and_lines_stay_inside(marks: list[PlotMark], line: list[tuple[float, float]], whole: bool) -> None:
     inside(plot("label", "x", "y", marks, [Line(line), Line(line, steps=True)], whole=whole))
 
 
@@ -497,7 +497,9 @@ def inside(markup: str) -> None:
 
 def test_ticks_tell_values_apart() -> None:
     for scores in ((0.5, 0.5), (0.0, 1.0), (0.301, 0.302), (1e-5, 3e-5), (10.0, 123_456.0)):
-        chart = plot("label", "x", "y", [Mark(number, score, "") for number, score in enumerate(scores)], whole=True)
+        chart = plot(
+            "label", "x", "y", [PlotMark(number, score, "") for number, score in enumerate(scores)], whole=True
+        )
         labels = [node.text for node in ET.fromstring(chart).iter("text")][:-2]
         assert labels[-2:] == ["0", "1"]
         assert len(set(labels[:-2])) == len(labels[:-2]) > 2
