@@ -94,18 +94,11 @@ class NumberedPoint(pydantic.BaseModel):
 class Roles:
     """The signature of each role, and the functions that build its inputs.
 
+    A role is made when it is first read: making the class of a signature takes DSPy a quarter of a millisecond.
+
     Attributes:
         task: the task, with a reasoning field if its outputs are not free text.
-        propose: writes the first answer; reads only the task's inputs.
-        improve: writes an answer in a later layer; also reads the previous layer's output.
-        critique: writes suggestions for a peer's answer.
-        self_critique: writes suggestions for the agent's own answer.
-        joint_critique: writes suggestions for several answers.
-        refine: rewrites the agent's answer with the help of its critiques.
-        aggregate: writes one answer from all agents' answers.
-        synthesize: decides whether the newest layer improves, and writes one answer from those of all layers.
-        agree: decides whether several answers say the same.
-        dissent: states what several answers agree on and where they differ.
+        described: the task's instructions, as every role is told them.
         history: name of the task's input of type `dspy.History`.
         reasoning: name of the output that leads to the answer and is not part of it: the added field, or a text output
             of the task called `reasoning` beside other outputs.
@@ -113,19 +106,84 @@ class Roles:
     """
 
     task: TaskSignature
-    propose: TaskSignature
-    improve: TaskSignature
-    critique: TaskSignature
-    self_critique: TaskSignature
-    joint_critique: TaskSignature
-    refine: TaskSignature
-    aggregate: TaskSignature
-    synthesize: TaskSignature
-    agree: TaskSignature
-    dissent: TaskSignature
+    described: str
     history: str | None
     reasoning: str | None
     names: Mapping[str, str]
+
+    @functools.cached_property
+    def propose(self) -> TaskSignature:
+        """Return the role that writes the first answer. It reads only the task's inputs."""
+        return self.task.with_instructions(self.described)
+
+    @functools.cached_property
+    def improve(self) -> TaskSignature:
+        """Return the role that writes an answer in a later layer. It also reads the previous layer's output."""
+        return self._answering(texts.IMPROVE, _PREVIOUS)
+
+    @functools.cached_property
+    def critique(self) -> TaskSignature:
+        """Return the role that writes suggestions for a peer's answer."""
+        return self._role(texts.CRITIQUE, (_OWN, _PEER), {self.names[_CRITIQUE]: (str, dspy.OutputField())})
+
+    @functools.cached_property
+    def self_critique(self) -> TaskSignature:
+        """Return the role that writes suggestions for the agent's own answer."""
+        return self._role(texts.SELF_CRITIQUE, (_OWN,), {self.names[_CRITIQUE]: (str, dspy.OutputField())})
+
+    @functools.cached_property
+    def joint_critique(self) -> TaskSignature:
+        """Return the role that writes suggestions for several answers."""
+        return self._role(texts.JOINT_CRITIQUE, (_OWN, _PEERS), {self.names[_CRITIQUES]: (str, dspy.OutputField())})
+
+    @functools.cached_property
+    def refine(self) -> TaskSignature:
+        """Return the role that rewrites the agent's answer with the help of its critiques."""
+        return self._answering(texts.REFINE, _OWN, _CRITIQUES)
+
+    @functools.cached_property
+    def aggregate(self) -> TaskSignature:
+        """Return the role that writes one answer from all agents' answers."""
+        return self._answering(texts.AGGREGATE, _CANDIDATES)
+
+    @functools.cached_property
+    def synthesize(self) -> TaskSignature:
+        """Return the role that decides whether the newest layer improves, and writes one answer from all layers'."""
+        outputs: list[tuple[str, Any]] = list(self.task.output_fields.items())
+        field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
+        after_reasoning = int(outputs[0][0] == self.reasoning)
+        outputs.insert(after_reasoning, (self.decision, (bool, field)))
+        return self._role(texts.SYNTHESIZE, (_ROUNDS,), dict(outputs))
+
+    @functools.cached_property
+    def agree(self) -> TaskSignature:
+        """Return the role that decides whether several answers say the same."""
+        field = dspy.OutputField(desc="true if all say the same, else false")
+        return self._role(texts.AGREE, (_COMPARED,), {self.sameness: (bool, field)})
+
+    @functools.cached_property
+    def dissent(self) -> TaskSignature:
+        """Return the role that states what several answers agree on and where they differ."""
+        reported = {self.names[name]: (list[NumberedPoint], dspy.OutputField()) for name in _REPORTED}
+        return self._role(texts.DISSENT, (_COMPARED,), reported)
+
+    def _answering(self, instructions: str, *extra: str) -> TaskSignature:
+        """Return a role that writes the task's outputs."""
+        alone = (texts.ALONE,) if is_free_text(self.task) else ()
+        return self._role(" ".join((instructions, *alone)), extra, self.task.output_fields)
+
+    def _role(self, instructions: str, extra: Sequence[str], outputs: Mapping[str, Any]) -> TaskSignature:
+        """Return a role that reads the task's inputs and then further ones, told its own instructions first."""
+        inputs: dict[str, Any] = dict(self.task.input_fields)
+        if self.history is not None:
+            del inputs[self.history]
+            inputs = {self.names[_CONVERSATION]: (str, dspy.InputField()), **inputs}
+        for name in extra:
+            field: Any = dspy.InputField()
+            field.json_schema_extra[ROLE_INPUT] = True
+            inputs[self.names[name]] = (str, field)
+        told = f"{instructions} {texts.MATERIAL}\n\nThe task: {self.described}"
+        return dspy.make_signature({**inputs, **outputs}, told)
 
     def answer_text(self, outputs: Mapping[str, Any]) -> str:
         """Return the task's outputs as the text that other agents read.
@@ -337,78 +395,7 @@ def derive_roles(signature: str | TaskSignature, *, reasoning: bool = True) -> R
         field.json_schema_extra[ADDED] = True
         task = task.prepend(lead, field, str)
     names = {name: _free_name(name, task) for name in _NAMES}
-    make = _RoleMaker(task, history, lead, names, described)
-    return Roles(
-        task=task,
-        propose=task.with_instructions(described),
-        improve=make.answering(texts.IMPROVE, _PREVIOUS),
-        critique=make.criticising(texts.CRITIQUE, _OWN, _PEER),
-        self_critique=make.criticising(texts.SELF_CRITIQUE, _OWN),
-        joint_critique=make.criticising(texts.JOINT_CRITIQUE, _OWN, _PEERS, output=_CRITIQUES),
-        refine=make.answering(texts.REFINE, _OWN, _CRITIQUES),
-        aggregate=make.answering(texts.AGGREGATE, _CANDIDATES),
-        synthesize=make.deciding(texts.SYNTHESIZE, _ROUNDS),
-        agree=make.comparing(texts.AGREE, _COMPARED),
-        dissent=make.reporting(texts.DISSENT, _COMPARED),
-        history=history,
-        reasoning=lead,
-        names=names,
-    )
-
-
-@dataclass(frozen=True)
-class _RoleMaker:
-    task: TaskSignature
-    history: str | None
-    reasoning: str | None
-    names: Mapping[str, str]
-    described: str
-
-    def answering(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return a role that writes the task's outputs."""
-        alone = (texts.ALONE,) if is_free_text(self.task) else ()
-        return self._reading(" ".join((instructions, *alone, texts.MATERIAL)), *extra)
-
-    def criticising(self, instructions: str, *extra: str, output: str = _CRITIQUE) -> TaskSignature:
-        """Return a role that writes a critique, or several."""
-        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
-        return role.append(self.names[output], dspy.OutputField(), str)
-
-    def deciding(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return a role that decides, and then writes the task's outputs."""
-        role = self._reading(f"{instructions} {texts.MATERIAL}", *extra)
-        field = dspy.OutputField(desc="true if the newest answer improves on the one before it, else false")
-        after_reasoning = int(next(iter(self.task.output_fields)) == self.reasoning)
-        return role.insert(after_reasoning, self.names[_IMPROVED], field, bool)
-
-    def comparing(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return a role that decides whether answers say the same."""
-        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
-        return role.append(self.names[_SAME], dspy.OutputField(desc="true if all say the same, else false"), bool)
-
-    def reporting(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return a role that states what answers agree on and where they differ."""
-        role = self._without_outputs(f"{instructions} {texts.MATERIAL}", *extra)
-        for name in _REPORTED:
-            role = role.append(self.names[name], dspy.OutputField(), list[NumberedPoint])
-        return role
-
-    def _without_outputs(self, instructions: str, *extra: str) -> TaskSignature:
-        role = self._reading(instructions, *extra)
-        for name in self.task.output_fields:
-            role = role.delete(name)
-        return role
-
-    def _reading(self, instructions: str, *extra: str) -> TaskSignature:
-        """Return the task with further instructions before its own and further inputs after its own."""
-        role = self.task.with_instructions(f"{instructions}\n\nThe task: {self.described}")
-        if self.history is not None:
-            role = role.delete(self.history).prepend(self.names[_CONVERSATION], dspy.InputField(), str)
-        for name in extra:
-            field: Any = dspy.InputField()
-            field.json_schema_extra[ROLE_INPUT] = True
-            role = role.append(self.names[name], field, str)
-        return role
+    return Roles(task, described, history, lead, names)
 
 
 def _own_reasoning(task: TaskSignature) -> str | None:
