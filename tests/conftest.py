@@ -18,6 +18,8 @@ for _name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BA
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+gc.disable()  # until all tests are collected: what the imports of DSPy and the tests make is never garbage
+
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let garbage collections skip what the imports of DSPy and the tests have made: a quarter of the tests' time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 class RealNetworkError(RuntimeError):
