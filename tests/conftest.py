@@ -38,11 +38,15 @@ hypothesis.settings.register_profile("moa-dspy", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("moa-dspy")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, so that what they share is made once. Groups of several files stay."""
+    """Keep the quick tests of a file on one worker, so that what they share is made once.
+
+    Slow tests go to the worker that is free. Groups of several files stay.
+    """
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        if item.get_closest_marker("xdist_group") is None and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

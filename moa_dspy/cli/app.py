@@ -5,6 +5,7 @@ A failure is one line on standard error and an exit code. A traceback appears on
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import inspect
@@ -175,6 +176,11 @@ for _command in COMMANDS:
     app.command(_command.__name__.lower())(_function(_command))
 
 
+@functools.cache
+def _group() -> Any:
+    return typer.main.get_command(app)
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; see ``moa_dspy.cli.main``."""
     settings.debug, settings.quiet = os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"), False
@@ -183,7 +189,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # models may write characters that the encoding lacks
-    group = typer.main.get_command(app)
+    group = _group()
     arguments = None if argv is None else list(argv)
     try:
         code = group.main(args=arguments, prog_name="moa-dspy", standalone_mode=False)
