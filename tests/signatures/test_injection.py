@@ -153,11 +153,11 @@ ENDLESS = {
     "parentheses": '("' * 50_000,
     "strings in lists": '["a""b"' * 20_000,
     "unquoted": '{"answer": "' + "{a:" * 30_000,
-    "backslashes": '{"answer": "' + "\\" * 1_000_000,
-    "quotes": '"' * 1_000_000,
+    "backslashes": '{"answer": "' + "\\" * 200_000,
+    "quotes": '"' * 200_000,
     "escapes": '["' + '"\\u' * 30_000,
-    "prose": "t" * 1_000_000,
-    "markers": "[[ ## " * 100_000 + "{" * 100_000,
+    "prose": "t" * 200_000,
+    "markers": "[[ ## " * 20_000 + "{" * 100_000,
 }
 
 
