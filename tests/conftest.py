@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 for _name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BASE", "_BASE_URL"))]:
     del os.environ[_name]
@@ -38,15 +39,12 @@ hypothesis.settings.register_profile("moa-dspy", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("moa-dspy")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the quick tests of a file on one worker, so that what they share is made once.
 
-    Slow tests go to the worker that is free. Groups of several files stay.
+    Slow tests go to the worker that is free. With pytest 9.2, xdist 3.8 ignores ``xdist_group`` without a word.
     """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    return LoadFileScheduling(config, log) if config.option.markexpr == "not slow" else None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
