@@ -15,8 +15,10 @@ import pytest
 from dspy.signatures.signature import make_signature
 from hypothesis import example, given, strategies as st
 
+from moa_dspy import AttentionMoA, single_model
 from moa_dspy.errors import ConfigurationError
 from moa_dspy.signatures import clean, derive_roles, is_free_text, quote, task_signature
+from moa_dspy.testing import ScriptedLM
 
 
 class Line(pydantic.BaseModel):
@@ -47,6 +49,14 @@ def test_roles_of_a_free_text_task() -> None:
     assert fields(roles.synthesize) == (["question", "rounds"], ["improved", "answer"])
     assert roles.synthesize.output_fields["improved"].annotation is bool
     assert all(is_free_text(getattr(roles, role)) for role in ROLES if role != "synthesize")
+
+
+def test_a_program_makes_only_the_roles_that_it_uses() -> None:
+    """The class of each signature takes time, and thousands of programs are made in a search."""
+    single, full = single_model("question -> answer", ScriptedLM("x")), AttentionMoA("q -> a", [ScriptedLM("x")] * 2)
+    assert [name for name in (*ROLES, "agree", "dissent") if name in vars(single.roles)] == ["propose"]
+    assert [name for name in (*ROLES, "agree", "dissent") if name in vars(full.roles)] == list(ROLES)
+    assert full.roles.refine is full.roles.refine
 
 
 @pytest.mark.parametrize(
