@@ -176,6 +176,6 @@ def test_any_text_is_read_and_read_again_alike(text: str):
 )
 def test_long_text_takes_little_time(unit: str):
     text = (unit * 20_000)[:20_000]
-    began = time.perf_counter()
+    began = time.process_time()
     redacted(text)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0

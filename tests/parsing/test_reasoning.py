@@ -258,8 +258,8 @@ def test_the_time_is_linear(unit: str, head: str) -> None:
         split_reasoning(text)
         return time.process_time() - began
 
-    assert any(seconds(64_000) < 0.5 for _ in range(2))
-    assert any(seconds(256_000) < 2.0 for _ in range(2))
+    assert seconds(64_000) < 0.5  # once: what was read is remembered
+    assert seconds(256_000) < 2.0
 
 
 @pytest.mark.parametrize("reply", [reply for reply, _ in ANSWERED] + CUT)
