@@ -45,14 +45,17 @@ class GaussianProcess:
     """A Gaussian process with an exponential kernel, fitted to at least one observation.
 
     If ``like`` is given, its kernel is reused instead of fitted.
+
+    Attributes:
+        spread: standard deviation of the observed values.
     """
 
     def __init__(self, observations: Sequence[Observation], like: GaussianProcess | None = None) -> None:
         self._seen = tuple(observations)
         values = np.array([one.value for one in observations], dtype=float)
-        self._mean, self._deviation = float(values.mean()), max(float(values.std()), _LEAST)
-        self._values = (values - self._mean) / self._deviation
-        self._noise = np.array([one.variance for one in observations]) / self._deviation**2 + _JITTER
+        self._mean, self.spread = float(values.mean()), max(float(values.std()), _LEAST)
+        self._values = (values - self._mean) / self.spread
+        self._noise = np.array([one.variance for one in observations]) / self.spread**2 + _JITTER
         self._distances = self._apart([one.features for one in observations])
         self._sizes: Array = self._fitted() if like is None else like._sizes  # the weights, then the amplitude
         self._factor, self._whitened = self._factored(self._sizes)
@@ -69,7 +72,7 @@ class GaussianProcess:
         whitened = solve_triangular(self._factor, kernel, lower=True)
         mean = whitened.T @ self._whitened
         deviation = np.sqrt(np.maximum(self._sizes[-1] - np.sum(whitened**2, axis=0), _LEAST**2))
-        return self._mean + self._deviation * mean, self._deviation * deviation
+        return self._mean + self.spread * mean, self.spread * deviation
 
     def _apart(self, features: Sequence[Features]) -> Array:
         """Return the distances to the observed designs by choice; shape (choices, observations, designs)."""

@@ -43,6 +43,8 @@ _STARTUP: Final = 6
 _DRAWS: Final = 1000
 _CENTRES: Final = 5
 _PRICE_EXPONENT: Final = 0.5
+_MARGIN: Final = 0.5
+"""Least improvement that counts, in standard deviations of the values so far. Else near ties take most of the calls."""
 _BOTH: Final = 0.05
 """Weight of the sum of both objectives beside the worse one. A dominated point is then never best."""
 _LEAST_SHARE: Final = 1e-3
@@ -102,7 +104,7 @@ class GaussianProcessDesigns:
                 process = process.believing(running)
             known, _ = process.predict([*(other.design.features for other in scored), *running])
             within = [any(map(self._affords, other.scores.values())) for other in scored] + [True] * len(running)
-            best = max(known[within], default=min(known))
+            best = max(known[within], default=min(known)) + _MARGIN * process.spread
             gain = expected_improvement(*process.predict(features), best) * self._chances(scored, features)
         prices = _unpaid_calls(designs, others, space.layers)
         return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]
