@@ -287,9 +287,12 @@ class Roles:
         if self._is_text(name):
             return None if value is None else _folded(str(value))
         try:
-            return _by_value(read_json_value(self._types[name], value))
-        except pydantic.ValidationError:
-            return _by_value(value)
+            read = read_json_value(self._types[name], value)
+            if _is_whole(read, value):
+                return _by_value(read)
+        except Exception:  # noqa: BLE001, S110 - validators and constructors of a user's type may raise anything
+            pass
+        return _by_value(value)
 
     @functools.cached_property
     def _types(self) -> dict[str, pydantic.TypeAdapter[Any]]:
@@ -298,7 +301,9 @@ class Roles:
 
     def _is_text(self, name: str) -> bool:
         annotation: Any = self.task.output_fields[name].annotation
-        return annotation is str or set(get_args(annotation)) == {str, NoneType}
+        return annotation is str or (
+            annotation_allows_none(annotation) and set(get_args(annotation)) == {str, NoneType}
+        )
 
     @property
     def compares_text(self) -> bool:
@@ -433,7 +438,7 @@ def read_json_value(kind: pydantic.TypeAdapter[Any], value: Any) -> Any:
 def _by_value(value: Any) -> Any:
     """Return a JSON value. It is the same for equal values."""
     if isinstance(value, pydantic.BaseModel):
-        value = dict(value)
+        value = {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, datetime.datetime) and value.tzinfo is not None:
@@ -449,6 +454,21 @@ def _by_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return list(map(_by_value, value))
     return to_jsonable_python(value, fallback=str)
+
+
+def _is_whole(read: Any, value: Any) -> bool:
+    """Return whether a value that was read from a JSON value has all of it. Fields with two names may be lost."""
+    if not isinstance(value, (dict, list)):
+        return True
+    written = to_jsonable_python(read, fallback=str)
+    return written == value or json.dumps(_in_order(written)) == json.dumps(_in_order(value))
+
+
+def _in_order(value: Any) -> Any:
+    """Return a JSON value with all lists sorted, because sets are written in any order."""
+    if isinstance(value, dict):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    return sorted(map(_in_order, value), key=json.dumps) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=64)  # the gate, the vote and the trace of a run compare the same answers

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
 import time
+import typing
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -117,6 +119,35 @@ class Item(pydantic.BaseModel):
     price: Decimal
 
 
+class Tags(pydantic.RootModel[list[str]]):
+    def __iter__(self) -> Any:
+        return iter(self.root)
+
+
+class Renamed(pydantic.BaseModel):
+    count: int = pydantic.Field(0, serialization_alias="n")
+
+
+@dataclasses.dataclass
+class Counted:
+    count: int = dataclasses.field(default=0, init=False)
+
+    @classmethod
+    def to(cls, count: int) -> Counted:
+        made = cls()
+        made.count = count
+        return made
+
+
+class Reply(pydantic.BaseModel):
+    size: int
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_reply(cls, value: Any) -> Any:
+        return {"size": len(value["words"])}
+
+
 @pytest.mark.parametrize(
     ("kind", "one", "other", "equal"),
     [
@@ -125,13 +156,21 @@ class Item(pydantic.BaseModel):
         (float, -0.0, 0.0, True),
         (float, 0.1 + 0.2, 0.3, False),
         (int | float, 1, 1.0, True),
+        (int | Decimal, 1, Decimal("1.00"), True),
         (set[int], {0, 8}, {8, 0}, True),
+        (list[set[Decimal]], [{Decimal(1), Decimal(8)}], [{Decimal("8.0"), Decimal("1.0")}], True),
         (frozenset[str], frozenset("ab"), frozenset("ac"), False),
         (list[int], [1, 2], [2, 1], False),
         (dict[int, str], {1: "a", 2: "b"}, {2: "b", 1: "a"}, True),
         (datetime, datetime(2026, 1, 1, 12, tzinfo=UTC), datetime.fromisoformat("2026-01-01T13:00+01:00"), True),
         (date, date(2026, 1, 1), date(2026, 1, 2), False),
         (list[Item], [Item(price=Decimal("1.0"))], [Item(price=Decimal("1.00"))], True),
+        (datetime, datetime.fromisoformat("9999-12-31T23:59-05:00"), datetime.max.replace(tzinfo=UTC), False),
+        (Tags, Tags(["a", "b"]), Tags(["a", "c"]), False),
+        (Renamed, Renamed(count=1), Renamed(count=2), False),
+        (Counted, Counted.to(1), Counted.to(2), False),
+        (Reply, Reply.model_construct(size=1), Reply.model_construct(size=2), False),
+        (typing.Dict[str, None], {"A": None}, {"a": None}, False),  # noqa: UP006
         (str | None, "Paris", " paris.", True),
         (str | None, None, "None", False),
         (int | None, None, 0, False),
