@@ -223,7 +223,9 @@ def run_examples(
     order = sorted(range(len(devset)), key=lambda index: unit_hash(devset[index]))  # the first few are like the rest
     began = time.perf_counter()
     items = [Item(index, devset[index]) for index in order]
-    if not event_loop.run(lambda: runner.run(items, keep)):
+    with sharing(None):  # what program and metric call is not a part of the optimization
+        whole = event_loop.run(lambda: runner.run(items, keep))
+    if not whole:
         raise BudgetExhaustedError(f"the budget ended after {len(runs)} of {len(devset)} examples")
     cost = sum((run.usage for run in runs.values()), start=Usage())
     cost = cost.model_copy(update={"seconds": time.perf_counter() - began})

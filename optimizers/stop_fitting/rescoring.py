@@ -23,6 +23,7 @@ from moa_dspy.evaluation.runner import Run, in_threads, price_of
 from moa_dspy.evaluation.scoring import Judgement, Metric, judge
 from moa_dspy.evaluation.statistics import Score
 from moa_dspy.gate import gate_of, rule_of
+from moa_dspy.optimizers.measuring import sharing
 from moa_dspy.optimizers.stop_fitting.replay import (
     End,
     StopRule,
@@ -177,7 +178,8 @@ class AnswerJudge:
         key = json.dumps(answer, sort_keys=True)
         if key not in self._known:
             typed = {name: _restored(name, self._fields[name].annotation, answer[name]) for name in answer}
-            self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
+            with sharing(None):  # what a metric calls is not a part of the optimization
+                self._known[key] = judge(self._metric, self._example, Prediction(**typed, trace=self._trace))
         return self._known[key].score or 0.0
 
     @property

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import dspy
 import pytest
 from support.simulated_tasks import examples, simulated
 
-from moa_dspy import AttentionMoA, BudgetExhaustedError, single_model
-from moa_dspy.cost.budget import Amounts
+from moa_dspy import AttentionMoA, Budget, BudgetExhaustedError, single_model
+from moa_dspy.cost.budget import Amounts, BudgetGuard
 from moa_dspy.cost.usage import Price
-from moa_dspy.optimizers import measure
-from moa_dspy.optimizers.measuring import CachedRuns
+from moa_dspy.optimizers import ceiling, measure, profile
+from moa_dspy.optimizers.measuring import CachedRuns, sharing
 from moa_dspy.optimizers.optimize_budget import affordable, least_paid, share_of
 from moa_dspy.planning import CostEstimate
 from moa_dspy.testing import ScriptedLM
@@ -121,3 +122,18 @@ class TestCachedRuns:
         for example in examples(2):
             CachedRuns(one).add(example)
         assert len(CachedRuns(other).lacks(examples(2))) == 2
+
+
+@pytest.mark.parametrize(("part", "calls"), [(measure, 3), (profile, 3), (ceiling, 2)])
+def test_what_a_metric_measures_is_counted_once_in_a_shared_budget(part: Callable[..., object], calls: int) -> None:
+    inner = single_model("question -> answer", ScriptedLM("x"))
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> float:
+        asked = dspy.Example(question=f"{example.question} Is it {prediction.answer}?").with_inputs("question")
+        return measure(inner, [asked], lambda *_: 1.0).score().value
+
+    program = AttentionMoA("question -> answer", [ScriptedLM("x")] * 2, layers=1, attention="none")
+    guard = BudgetGuard(Budget(calls=100))
+    with sharing(guard):
+        part(program, examples(4), metric)
+    assert guard.spent.calls == 4 * (calls + 1)
