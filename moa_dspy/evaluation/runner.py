@@ -110,6 +110,15 @@ class Run(Judgement):
         """Return the usage of program and metric together."""
         return self.program_usage + self.metric_usage
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for pickle, which cannot find the class of a signature: its fields and instructions."""
+        task: Any = self.task
+        return {**vars(self), "task": task and (dict(task.fields), task.instructions)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        task = state.get("task")
+        vars(self).update(state, task=task and dspy.make_signature(*task))
+
 
 @dataclass
 class ExampleRunner:

@@ -177,8 +177,8 @@ def fit_gate(
         concurrency: number of runs scored at once.
 
     Raises:
-        ConfigurationError: if no run has a trace, a run had a gate, the runs are of several programs, or a number is
-            out of range.
+        ConfigurationError: if no run has a trace, a run had a gate, the runs are not of one ``AttentionMoA``, or a
+            number is out of range.
         MetricError: if the metric raises on every answer.
     """
     check_share("max_loss", max_loss)
@@ -220,6 +220,8 @@ def replay_gates(
     traced = [run for run in runs if run.trace is not None and run.trace.outputs]
     if not traced:
         raise ConfigurationError("no run has a trace; make the runs with measure(..., keep_traces=True)")
+    if any(run.task is None for run in traced):
+        raise ConfigurationError("the runs are not of an AttentionMoA; make them with the program that gets the gate")
     traces = [run.trace for run in traced if run.trace is not None]
     if len({trace.program for trace in traces}) > 1:
         raise ConfigurationError("the runs are of several programs; give those of the one that gets the gate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -118,12 +119,25 @@ def test_the_sequences_end_at_the_first_gate_that_fails() -> None:
     }
 
 
+class Passing(dspy.Module):  # type: ignore[misc]
+    """Passes questions on to a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.program = program(1.0, layers=1)
+
+    def forward(self, question: str) -> Any:
+        return self.program(question=question)
+
+
 def test_what_cannot_be_fitted_is_refused() -> None:
     gated = measure(program(1.0, gate="unanimous", layers=1), EXAMPLES[:2], exact, keep_traces=True).runs
     plain = measure(program(1.0, layers=1), EXAMPLES[:2], exact, keep_traces=True).runs
     single = measure(program(agents=1, layers=1), EXAMPLES[:2], exact, keep_traces=True).runs
+    other = measure(Passing(), EXAMPLES[:2], exact, keep_traces=True).runs
     refused: list[tuple[Any, dict[str, Any], str]] = [
         (gated, {}, "ended by a gate"),
+        (other, {}, "not of an AttentionMoA"),
         (single, {}, "two agents"),
         ([], {}, "no run has a trace"),
         (
@@ -147,7 +161,9 @@ def test_a_gate_is_replayed_with_the_equality_of_the_task() -> None:
     lms = [ScriptedLM(f"#### {label}", model=f"s/{number}") for number, label in enumerate("AaA")]
     full = AttentionMoA("question -> answer: Literal['A', 'a']", lms, layers=1, attention="none", aggregation="vote")
     examples = [dspy.Example(question=f"q{number}", answer="A").with_inputs("question") for number in range(3)]
-    fit = fit_gate(measure(full, examples, exact, keep_traces=True).runs, exact)
+    runs = measure(full, examples, exact, keep_traces=True).runs
+    fit = fit_gate(runs, exact)
+    assert str(fit_gate(pickle.loads(pickle.dumps(runs)), exact)) == str(fit)
     assert {str(trial.gate)[:9]: trial.opened for trial in fit.trials} == {"unanimous": 0, "first=2": 0, "agreement": 1}
 
 
