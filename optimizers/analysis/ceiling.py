@@ -111,11 +111,14 @@ class Ceiling(Displayed, Tabulated):
         """Return the ceiling in words."""
         many = len(self.agents) > 1
         who = f"all {len(self.agents)} agents are" if many else "the agent is"
+        gain = ""
+        if many and self.room:  # records of older versions have none
+            gain = f"; a selection gains at most {self.room:.1%} on the best one ({self.confidence:.0%})"
         return (
             f"{who} wrong on {self.all_wrong} of {self.examples} examples: no vote, route or cascade of them is right "
             f"on more than {self.most:.1%} ({self.confidence:.0%} confidence; {self.selection.right.value:.1%} here). "
             f"The best single agent, {self.best.name}, is right on {self.best.right.value:.1%}"
-            + (f"; a selection gains at most {self.room:.1%} on the best one ({self.confidence:.0%})" if many else "")
+            + gain
             + (f". Scores below {self.right:g} count as wrong, also those above 0" if self.partly else "")
         )
 
