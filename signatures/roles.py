@@ -68,7 +68,7 @@ _RESERVED_NAMES = frozenset({"fields", "input_fields", "instructions", "output_f
 # "<critique number=2>".
 _NUMBERED: Final = re.compile(
     r"^[ \t#*_>\-\[(]{0,8}(?:(?:(?:critique|review|feedback|suggestions|comments)\s+(?:of|for|on|to)\s+)?(?:the\s+)?"
-    r"answer|critique|review|feedback)[ \t]*(?:number|no\.|#)?[ \t]*(\d{1,4})[\])]?(?:[ \t]*\([^()\n]{0,40}\))?"
+    r"answer|critique|review|feedback)[ \t]*+(?:(?:number|no\.|#)[ \t]*+)?(\d{1,4})[\])]?(?:[ \t]*\([^()\n]{0,40}\))?"
     r"[ \t*_]{0,4}(?:[:\u2013\u2014\uff1a-]+[ \t*_]{0,4}|$)"
     r"|(?:^[ \t]*|(?<=>))<(?:critique|answer)\s[^<>\n]{0,40}?(\d{1,4})[\"']?\s*>",
     re.IGNORECASE | re.MULTILINE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -142,6 +143,12 @@ def test_missing_critiques_are_asked_for_singly(written: list[int], calls: int) 
 )
 def test_a_reply_with_several_critiques_is_divided_safely(text: str, critiques: dict[int, str]) -> None:
     assert split_critiques(text, 3) == critiques
+
+
+def test_spaces_without_end_are_read_in_linear_time() -> None:
+    began = time.process_time()
+    assert split_critiques("Critique" + " " * 50_000, 3) == {}
+    assert time.process_time() - began < 1.0  # quadratic: 20 s
 
 
 def test_a_critic_that_fails_writes_no_single_critiques_but_one_that_cannot_be_read_does() -> None:
