@@ -122,7 +122,7 @@ def check_attention(attention: Any, agents: int) -> Any:
         return attention
     if isinstance(attention, bool) or not (isinstance(attention, int) or is_object_of(attention, AttentionPattern)):
         raise ConfigurationError(
-            f"attention={attention!r} is not a pattern; use {', '.join(PATTERN_NAMES)}, a number of peers, or an "
+            f"attention={attention!r} is not a pattern; use {', '.join(PATTERN_NAMES)} or a number of peers, or an "
             "object with a method critics()"
         )
     if isinstance(attention, int) and not 1 <= attention <= agents - 1:

@@ -277,7 +277,7 @@ WRONG = {
     "--samples is for --preset": ["--data", "{items}", "--metric", "exact", "--preset", "moa", "--samples", "3"],
     "--gate agreement=0.2": ["--data", "{items}", "--metric", "exact", "--gate", "0.2"],
     "--gate 'x' cannot be read": ["--data", "{items}", "--metric", "exact", "--gate", "x"],
-    "none, disagreeing, a number of peers\n": ["--benchmark", "starter", "--config", "{config}", "--attention", "x"],
+    "none, disagreeing or a number of peers\n": ["--benchmark", "starter", "--config", "{config}", "--attention", "x"],
     "--seed": ["--benchmark", "starter", "--seed", "-1"],
     "its folder does not exist": ["--benchmark", "starter", "--config", "{config}", "--out", "nosuch/x.jsonl"],
     "does not hold records": ["--benchmark", "starter", "--config", "{config}", "--out", "{items}"],
