@@ -243,7 +243,10 @@ def failures_of(what: str) -> Iterator[None]:
 
 @contextmanager
 def sharing(guard: BudgetGuard | None) -> Iterator[None]:
-    """Let all functions that are called without a budget within the block share this one."""
+    """Let all functions that are called without a budget within the block share this one.
+
+    What programs and metrics call has no share: it is counted as their usage.
+    """
     token = _shared.set(guard)
     try:
         yield
