@@ -174,8 +174,10 @@ class BoundSpace:
         """Return parameters that a sampler proposes.
 
         Raises:
-            ConfigurationError: if a parameter or its value is not among the choices.
+            ConfigurationError: if these are no parameters, or if one or its value is not among the choices.
         """
+        if not isinstance(params, Mapping):
+            raise ConfigurationError(f"a sampler proposes {params!r} in place of a mapping of parameters to values")
         for name, value in params.items():
             if name not in self.choices:
                 raise ConfigurationError(f"a sampler proposes {name!r}; the parameters are {', '.join(self.choices)}")

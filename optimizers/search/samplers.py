@@ -11,7 +11,7 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, GridSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from moa_dspy.errors import ConfigurationError
@@ -58,11 +58,15 @@ class DesignSampler(Protocol):
 
 
 def check_sampler(sampler: Any) -> None:
-    """Raise ConfigurationError unless it is None, an Optuna sampler, or a ``DesignSampler``."""
+    """Raise ConfigurationError unless it is None, a ``DesignSampler``, or an Optuna sampler that works here."""
     if sampler is not None and not isinstance(sampler, BaseSampler) and not is_object_of(sampler, DesignSampler):
         raise ConfigurationError(
             f"sampler={sampler!r} is neither an Optuna sampler nor an object with a method propose(), such as "
             "TPEDesigns()"
+        )
+    if isinstance(sampler, GridSampler):
+        raise ConfigurationError(
+            "sampler=GridSampler(...) works only in Optuna's own loop; BruteForceSampler() also tries every design"
         )
 
 

@@ -155,14 +155,22 @@ class TestSamplersOfUsers:
             optimize(AttentionMoA("question -> answer", lms), **arguments)
         assert not any(lm.requests for lm in lms)
 
+    def test_the_grid_of_optuna_is_refused_before_anything_is_paid(self) -> None:
+        grid = optuna.samplers.GridSampler({"attention": ["full", "none"]})
+        agent = simulated("planner", knows=0.5)
+        with pytest.raises(ConfigurationError, match="works only in Optuna's own loop"):
+            search(TASK, [agent], trainset=examples(4), metric=exact, space=SMALL, sampler=grid)
+        assert not agent.requests
+
     @pytest.mark.parametrize(
         ("proposed", "said"),
         [
             ({"depth": 3}, "proposes 'depth'; the parameters are samples.planner, samples.writer, temperature"),
             ({"attention": "ring"}, "proposes attention='ring'; the choices are 'full', 'none'"),
+            (None, "proposes None in place of a mapping"),
         ],
     )
-    def test_a_proposal_outside_the_space_is_refused(self, proposed: dict[str, Any], said: str) -> None:
+    def test_a_proposal_outside_the_space_is_refused(self, proposed: Any, said: str) -> None:
         class Outside:
             def propose(self, space: Any, study: Any, trial: Any, generator: Any) -> Mapping[str, Any]:
                 return proposed
