@@ -13,7 +13,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -92,8 +92,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Measured]:
 def _run(contender: Contender, lm: dspy.LM, agents: int, task: str, measured: Measured) -> None:
     moa = AttentionMoA(TASK, [Agent(lm, temperature=0.7 + 0.1 * i) for i in range(agents)], layers=1)
     if contender.peer_first:
-        moa.roles = replace(moa.roles, critique=_peer_first(moa.roles.critique))
-        moa.critique = dspy.Predict(moa.roles.critique)
+        moa.critique = dspy.Predict(_peer_first(moa.roles.critique))
     limit_concurrency(contender.limit, model=lm.model)
     try:
         run: Callable[..., tuple[int, int, float]] = _by_trace if contender.ours else _by_history

@@ -411,8 +411,10 @@ class OptimizeRun:
         if plan.only_gate:
             examples = [*plan.tune, *plan.held]
             count = self._counter(len(examples), "runs of the program")
-            options: dict[str, Any] = {"concurrency": plan.concurrency, "budget": self._guard, "progress": count}
-            return measure(program, examples, plan.metric, keep_traces=True, **options).runs
+            with sharing(self._guard):
+                return measure(
+                    program, examples, plan.metric, concurrency=plan.concurrency, progress=count, keep_traces=True
+                ).runs
         return [*self._own_runs, *self._held_runs["baseline"]] if original else self._held_runs["candidate"]
 
     def _explain(self, _: BudgetGuard | None) -> None:

@@ -30,6 +30,7 @@ from moa_dspy.optimizers.search.gaussian_process import (
 )
 from moa_dspy.optimizers.search.objective import Objective
 from moa_dspy.optimizers.search.results import scores_of
+from moa_dspy.optimizers.search.usual import LEAST_EXAMPLES
 from moa_dspy.optimizers.search.workers import in_order
 from moa_dspy.optimizers.stop_fitting.rescoring import ExampleScores, StopRuleScores
 
@@ -44,7 +45,10 @@ _DRAWS: Final = 1000
 _CENTRES: Final = 5
 _PRICE_EXPONENT: Final = 0.5
 _MARGIN: Final = 0.5
-"""Least improvement that counts, in standard deviations of the values so far. Else near ties take most of the calls."""
+"""Least improvement that counts, in standard deviations of the values so far. Else near ties take most of the calls.
+
+With few examples there are no near ties: one example more is an improvement.
+"""
 _BOTH: Final = 0.05
 """Weight of the sum of both objectives beside the worse one. A dominated point is then never best."""
 _LEAST_SHARE: Final = 1e-3
@@ -104,7 +108,9 @@ class GaussianProcessDesigns:
                 process = process.believing(running)
             known, _ = process.predict([*(other.design.features for other in scored), *running])
             within = [any(map(self._affords, other.scores.values())) for other in scored] + [True] * len(running)
-            best = max(known[within], default=min(known)) + _MARGIN * process.spread
+            best = max(known[within], default=min(known))
+            if max(other.scores.examples for other in scored) >= LEAST_EXAMPLES:
+                best += _MARGIN * process.spread
             gain = expected_improvement(*process.predict(features), best) * self._chances(scored, features)
         prices = _unpaid_calls(designs, others, space.layers)
         return candidates[designs[int(np.argmax(gain / prices**_PRICE_EXPONENT))]]

@@ -14,9 +14,10 @@ from moa_dspy.optimizers.search.designs import BoundSpace, Params
 from moa_dspy.optimizers.search.results import scores_of
 from moa_dspy.optimizers.search.workers import in_order
 
-__all__ = ["UsualDesigns"]
+__all__ = ["LEAST_EXAMPLES", "UsualDesigns"]
 
-_LEAST_EXAMPLES: Final = 30
+LEAST_EXAMPLES: Final = 30
+"""Fewer examples cannot tell designs apart that are nearly the same."""
 
 
 class UsualDesigns:
@@ -49,7 +50,7 @@ class UsualDesigns:
         names = {bound.temperature_names[agent]: usual[design] for agent, design in self._alone.items()}
         tempered = [{**one, name: value} for name, one in names.items() for value in bound.choices.get(name, ())]
         every = bound.unique([*map(usual.__getitem__, plain), *tempered, *usual.values()])
-        designs = every if len(every) <= n_trials // 2 and n_examples >= _LEAST_EXAMPLES else usual
+        designs = every if len(every) <= n_trials // 2 and n_examples >= LEAST_EXAMPLES else usual
         self.params = list(bound.unique([*designs.values(), *further]).values())
         self._ensembles = range(len(designs) - len(usual) + len(plain), len(designs))
 
