@@ -162,14 +162,13 @@ class OptimizeRun:
 
     def _find_ceiling(self, _: BudgetGuard | None) -> None:
         plan = self.plan
-        with sharing(self._guard):
-            self.ceiling = ceiling(
-                plan.program,
-                plan.tune,
-                plan.metric,
-                concurrency=plan.concurrency,
-                progress=self._counter(len(plan.tune), "examples with every agent"),
-            )
+        self.ceiling = ceiling(
+            plan.program,
+            plan.tune,
+            plan.metric,
+            concurrency=plan.concurrency,
+            progress=self._counter(len(plan.tune), "examples with every agent"),
+        )
         small = plan.least_gain is not None and self.ceiling.room < plan.least_gain
         self.hopeless = small and not self.ceiling.partly  # graded scores may gain where no answer is right
 
@@ -360,18 +359,17 @@ class OptimizeRun:
             self._held_runs[side].append(run)
             count(run)
 
-        with sharing(self._guard):
-            self.acceptance = accept(
-                plan.program,
-                self.candidate,
-                valset=held,
-                metric=plan.metric,
-                tuned_on=plan.tune,
-                alpha=plan.alpha,
-                concurrency=plan.concurrency,
-                progress=keep,
-                keep_traces="gate" in plan.parts,
-            )
+        self.acceptance = accept(
+            plan.program,
+            self.candidate,
+            valset=held,
+            metric=plan.metric,
+            tuned_on=plan.tune,
+            alpha=plan.alpha,
+            concurrency=plan.concurrency,
+            progress=keep,
+            keep_traces="gate" in plan.parts,
+        )
         if self.acceptance.cut:
             self._cut(f"acceptance: on {self.acceptance.gain.examples} of {len(held)} examples, then the budget ended")
 
@@ -411,10 +409,9 @@ class OptimizeRun:
         if plan.only_gate:
             examples = [*plan.tune, *plan.held]
             count = self._counter(len(examples), "runs of the program")
-            with sharing(self._guard):
-                return measure(
-                    program, examples, plan.metric, concurrency=plan.concurrency, progress=count, keep_traces=True
-                ).runs
+            return measure(
+                program, examples, plan.metric, concurrency=plan.concurrency, progress=count, keep_traces=True
+            ).runs
         return [*self._own_runs, *self._held_runs["baseline"]] if original else self._held_runs["candidate"]
 
     def _explain(self, _: BudgetGuard | None) -> None:
@@ -423,8 +420,7 @@ class OptimizeRun:
         self._say(0.0, "stages")
         if self.acceptance is None and not plan.only_gate:  # else the runs were made, and the cache has them
             check_covers(self._guard, chosen, plan.held, "the runs of the program")
-        with sharing(self._guard):
-            self.profile = profile(chosen, plan.held, plan.metric, **options)
+        self.profile = profile(chosen, plan.held, plan.metric, **options)
         if agents > 1:
             parts = iter(range(1, agents + 2))
             options["progress"] = lambda what: self._say(next(parts) / (agents + 2), what)
@@ -432,8 +428,7 @@ class OptimizeRun:
                 whole = 0 if all(getattr(lm, "cache", False) for lm in plan.lms) else 1  # it runs once more
                 rest = [CachedRuns(without(chosen, index)).lacks(plan.held) for index in range(agents)]
                 self._check_left(self.profile, whole + sum(map(len, rest)) / len(plan.held))
-                with sharing(self._guard):
-                    self.contributions = contributions(chosen, plan.held, plan.metric, **options)
+                self.contributions = contributions(chosen, plan.held, plan.metric, **options)
             except BudgetExhaustedError:
                 self._cut(
                     "explanation: it shows the stages; what each agent adds is left out, because the budget does not "
@@ -449,7 +444,7 @@ class OptimizeRun:
             raise BudgetExhaustedError
 
     def _do(self, part: str, work: Callable[[BudgetGuard | None], None]) -> None:
-        """Run a part with its share of the budget. Skip the part if the budget is too small.
+        """Run a part with its share of the budget, or on the whole rest of it. Skip the part if that is too small.
 
         If a part fails, the results of earlier parts are kept. If there are none, or if every run failed, the error is
         raised.
@@ -459,7 +454,8 @@ class OptimizeRun:
         self._say(0.0, "")
         try:
             share = share_of(stages, self._guard.left, self.plan.test_cost) if limited else 1.0
-            work(self._guard.share(share) if limited else None)
+            with sharing(None if is_limited(part) else self._guard):
+                work(self._guard.share(share) if limited else None)
         except BudgetExhaustedError:
             paid = (self.cost - before).paid_calls
             how, rest = ("cut short", "the rest") if paid else ("skipped", "it")
